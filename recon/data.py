@@ -1,0 +1,268 @@
+"""What travels along the one path: RawScan → KSpace → Measurement → Image, all frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.geometry import Geometry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recon.operators.base import Linear
+
+
+class ReconError(Exception):
+    """An error that its reader can mend: one sentence of what was found and what cures it."""
+
+
+class DataError(ReconError):
+    """The scan file holds something that cannot be reconstructed as it stands."""
+
+
+class MissingPackage(ReconError):
+    """An optional package is needed; the sentence holds its install command."""
+
+
+class Flag(IntEnum):
+    """Acquisition flags of ISMRMRD by their number; flag n is set in `flags` when bit n − 1 is."""
+
+    NOISE = 19
+    CALIBRATION = 20
+    CALIBRATION_AND_IMAGING = 21
+    REVERSE = 22
+    NAVIGATION = 23
+    PHASECORR = 24
+    LAST_IN_MEASUREMENT = 25
+    HPFEEDBACK = 26
+    DUMMY = 27
+    RTFEEDBACK = 28
+    SURFACE_COIL_CORRECTION = 29
+    PHASE_STABILIZATION_REFERENCE = 30
+    PHASE_STABILIZATION = 31
+    COMPRESSION1 = 53
+    COMPRESSION2 = 54
+    COMPRESSION3 = 55
+    COMPRESSION4 = 56
+
+
+def flag_bits(*flags: Flag) -> int:
+    """The 64-bit mask in which the given flags are set."""
+    return sum(1 << (int(f) - 1) for f in flags)
+
+
+#: Counters that separate images from one another; slices and encoding steps lie within an image, averages and segments
+#: are joined.
+FRAME_COUNTERS = ("contrast", "phase", "repetition", "set")
+
+#: One row per readout: what ISMRMRD's acquisition header says of it, under the same names.
+LINE = np.dtype(
+    [
+        ("flags", "<u8"),
+        ("encoding_space_ref", "<u2"),
+        ("number_of_samples", "<u2"),
+        ("active_channels", "<u2"),
+        ("discard_pre", "<u2"),
+        ("discard_post", "<u2"),
+        ("center_sample", "<u2"),
+        ("trajectory_dimensions", "<u2"),
+        ("sample_time_us", "<f4"),
+        ("acquisition_time_stamp", "<u4"),
+        ("position", "<f4", (3,)),
+        ("read_dir", "<f4", (3,)),
+        ("phase_dir", "<f4", (3,)),
+        ("slice_dir", "<f4", (3,)),
+        ("kspace_encode_step_1", "<u2"),
+        ("kspace_encode_step_2", "<u2"),
+        ("average", "<u2"),
+        ("slice", "<u2"),
+        ("contrast", "<u2"),
+        ("phase", "<u2"),
+        ("repetition", "<u2"),
+        ("set", "<u2"),
+        ("segment", "<u2"),
+        ("user", "<u2", (8,)),
+    ]
+)
+
+
+class Samples(Protocol):
+    """Access to the complex samples behind the lines of a RawScan; reads from the file when asked, never writes."""
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+        """Samples of the given lines, (line, coil, sample); all must have the same number of channels and samples."""
+        ...
+
+    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Trajectory of the given lines as stored, (line, sample, dimension); dimension 0 where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Range of a counter: minimum, maximum and the value at the centre of k-space."""
+
+    minimum: int
+    maximum: int
+    center: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One encoding space: `encoded` is the acquired grid with its oversampling, `recon` the image that was asked for.
+
+    Matrices and fields of view (mm) are in the order x, y, z.
+    """
+
+    encoded_matrix: tuple[int, int, int]
+    encoded_fov: tuple[float, float, float]
+    recon_matrix: tuple[int, int, int]
+    recon_fov: tuple[float, float, float]
+    trajectory: str = "cartesian"
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    acceleration: tuple[int, int] = (1, 1)
+    calibration_mode: str = ""
+    echo_train_length: int | None = None
+    trajectory_name: str = ""
+    trajectory_parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """The patient as the file states it. Goes into DICOM only: never into logs, messages or file names."""
+
+    name: str = field(default="", repr=False)
+    id: str = field(default="", repr=False)
+    birth_date: str = field(default="", repr=False)
+    sex: str = ""
+    weight_kg: float | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Study, series and frame of reference; dates are YYYYMMDD, times HHMMSS(.ffffff), empty where unknown."""
+
+    uid: str = ""
+    id: str = ""
+    date: str = ""
+    time: str = ""
+    description: str = ""
+    accession: str = field(default="", repr=False)
+    referring_physician: str = field(default="", repr=False)
+    series_description: str = ""
+    series_date: str = ""
+    series_time: str = ""
+    protocol: str = ""
+    measurement_id: str = ""
+    patient_position: str = ""
+    frame_of_reference_uid: str = ""
+    body_part: str = ""
+
+
+@dataclass(frozen=True)
+class System:
+    """The scanner."""
+
+    vendor: str = ""
+    model: str = ""
+    field_T: float | None = None
+    frequency_Hz: float | None = None
+    institution: str = ""
+    station: str = ""
+    device_id: str = ""
+    noise_bandwidth: float | None = None
+    coil_labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Timing of the pulse sequence: times in milliseconds, one per contrast; flip angles in degrees."""
+
+    name: str = ""
+    type: str = ""
+    TR: tuple[float, ...] = ()
+    TE: tuple[float, ...] = ()
+    TI: tuple[float, ...] = ()
+    flip_deg: tuple[float, ...] = ()
+    echo_spacing: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a scan file says beside its samples."""
+
+    patient: Patient = Patient()
+    study: Study = Study()
+    system: System = System()
+    sequence: Sequence = Sequence()
+    user: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """Raw data of one measurement, line by line, in the order of acquisition.
+
+    `lines` is an array of LINE, `samples` reads the complex data behind any of its rows. `notes` are sentences on what
+    the reader found odd and what it did about it, `rejected` counts imaging lines that broke a rule and were left out.
+    `source` names the format. Sources that store whole arrays (fastMRI, cfl, NumPy) are presented as lines too, so that
+    there is one path.
+    """
+
+    lines: NDArray[np.void]
+    samples: Samples = field(repr=False)
+    encodings: tuple[Encoding, ...]
+    header: Header = Header()
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class KSpace:
+    """Lines of one image or stack of slices on the encoded grid.
+
+    `data` is complex64 (slice, coil, kz, ky, kx), zero where nothing was measured; `mask` is bool
+    (slice, kz, ky, kx), `counts` uint16 (slice, kz, ky) says how many lines were averaged into each row.
+    """
+
+    data: NDArray[np.complex64]
+    mask: NDArray[np.bool_]
+    counts: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """y = A x + n with complex white noise of standard deviation `sigma` per real and imaginary part.
+
+    All that a solver or a network may know: `y` is what was measured, `A` the operator that predicts it.
+    """
+
+    y: Tensor
+    A: Linear
+    sigma: float = 1.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """A reconstructed volume or series of volumes.
+
+    `data` is complex64 or float32 with axes (*axes, z, y, x); `axes` names the leading ones, in the order of
+    FRAME_COUNTERS, and lists only those with more than one entry. `units` is "arbitrary" for MR intensities or "HU".
+    `provenance` holds the recipe and its hash, versions, method and seeds; `trust` the numbers that say how far the
+    image can be believed; `notes` sentences for the reader of the image.
+    """
+
+    data: NDArray[Any]
+    geometry: Geometry
+    axes: tuple[str, ...] = ()
+    units: Literal["arbitrary", "HU"] = "arbitrary"
+    header: Header = Header()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    trust: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

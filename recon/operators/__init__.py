@@ -1,0 +1,25 @@
+"""Linear operators of MRI and CT on torch tensors."""
+
+from recon.operators.base import Adjoint, Chain, Identity, Linear, LinearMap, Scale, Stack, Sum, chain
+from recon.operators.coils import COIL, Coils
+from recon.operators.fourier import Fourier, fft, ifft
+from recon.operators.sampling import Sample, Weight
+
+__all__ = [
+    "COIL",
+    "Adjoint",
+    "Chain",
+    "Coils",
+    "Fourier",
+    "Identity",
+    "Linear",
+    "LinearMap",
+    "Sample",
+    "Scale",
+    "Stack",
+    "Sum",
+    "Weight",
+    "chain",
+    "fft",
+    "ifft",
+]

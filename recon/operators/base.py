@@ -1,0 +1,223 @@
+"""Linear operators as values: `A(x)`, `A.H`, `A @ B`, `A + B`, `2j * A`, and `A.normal(inner)` with its short cuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+Self = TypeVar("Self", bound="Linear")
+
+
+class LinearMap(torch.autograd.Function):
+    """Autograd of a linear map given as two functions: its backward is its adjoint, to any order."""
+
+    @staticmethod
+    def forward(ctx: Any, forward: Any, adjoint: Any, x: Tensor) -> Tensor:
+        """Apply `forward` and remember both directions."""
+        ctx.maps = forward, adjoint
+        return cast(Tensor, forward(x))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[None, None, Any]:
+        """Apply the adjoint, itself differentiable."""
+        forward, adjoint = ctx.maps
+        return None, None, LinearMap.apply(adjoint, forward, grads[0])  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Apply the map to the tangent: a linear map is its own derivative."""
+        forward, adjoint = ctx.maps
+        return LinearMap.apply(forward, adjoint, tangents[-1])  # type: ignore[no-untyped-call]
+
+
+class Linear:
+    """y = A x. Subclasses are frozen dataclasses that give `forward` and `adjoint` and hold nothing that changes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Aᴴ y."""
+        raise NotImplementedError(f"{type(self).__name__} must define adjoint")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    @property
+    def H(self) -> Linear:
+        """The adjoint Aᴴ as an operator."""
+        return Adjoint(self)
+
+    def normal(self, inner: Linear | None = None) -> Linear:
+        """Aᴴ · inner · A (inner = identity when None); subclasses take every short cut that they know."""
+        return self.H @ self if inner is None else self.H @ inner @ self
+
+    def __matmul__(self, other: Linear) -> Linear:
+        return chain(self, other)
+
+    def __add__(self, other: Linear) -> Linear:
+        return Sum((self, other))
+
+    def __sub__(self, other: Linear) -> Linear:
+        return self + -1.0 * other
+
+    def __neg__(self) -> Linear:
+        return -1.0 * self
+
+    def __rmul__(self, a: complex) -> Linear:
+        return chain(Scale(a), self)
+
+    def to(self: Self, *args: Any, **kwargs: Any) -> Self:
+        """The same operator with every tensor in it moved by `Tensor.to(*args, **kwargs)`."""
+        parts = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        return cast(Self, replace(cast(Any, self), **{n: _to(v, args, kwargs) for n, v in parts.items()}))
+
+
+def _to(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if isinstance(value, Tensor | Linear):
+        return value.to(*args, **kwargs)
+    return tuple(_to(v, args, kwargs) for v in value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(Linear):
+    """x ↦ x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X itself."""
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Y itself."""
+        return y
+
+    @property
+    def H(self) -> Linear:
+        """Itself."""
+        return self
+
+    def normal(self, inner: Linear | None = None) -> Linear:
+        """The inner operator."""
+        return self if inner is None else inner
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Linear):
+    """x ↦ a x with one number."""
+
+    a: complex
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x."""
+        return self.a * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Conj(a) y."""
+        return (self.a.conjugate() if isinstance(self.a, complex) else self.a) * y
+
+    def normal(self, inner: Linear | None = None) -> Linear:
+        """|a|² · inner."""
+        square = Scale(abs(self.a) ** 2)
+        return square if inner is None else chain(square, inner)
+
+
+@dataclass(frozen=True, eq=False)
+class Adjoint(Linear):
+    """Aᴴ."""
+
+    of: Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Aᴴ x."""
+        return self.of.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A y."""
+        return self.of.forward(y)
+
+    @property
+    def H(self) -> Linear:
+        """A."""
+        return self.of
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(Linear):
+    """A₁ A₂ … Aₙ, outermost first."""
+
+    ops: tuple[Linear, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A₁(A₂(…x))."""
+        for op in reversed(self.ops):
+            x = op.forward(x)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """…A₂ᴴ(A₁ᴴ y)."""
+        for op in self.ops:
+            y = op.adjoint(y)
+        return y
+
+    @property
+    def H(self) -> Linear:
+        """The adjoints in reverse order."""
+        return Chain(tuple(op.H for op in reversed(self.ops)))
+
+    def normal(self, inner: Linear | None = None) -> Linear:
+        """Built from the outside in, so that each operator can simplify what it encloses."""
+        for op in self.ops:
+            inner = op.normal(inner)
+        return Identity() if inner is None else inner
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Linear):
+    """A₁ + A₂ + …"""
+
+    terms: tuple[Linear, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Σ Aᵢ x."""
+        out = self.terms[0].forward(x)
+        for term in self.terms[1:]:
+            out = out + term.forward(x)
+        return out
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Σ Aᵢᴴ y."""
+        out = self.terms[0].adjoint(y)
+        for term in self.terms[1:]:
+            out = out + term.adjoint(y)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Stack(Linear):
+    """Batch item b of the leading axis through its own operator: for volumes whose sampling differs, item by item."""
+
+    items: tuple[Linear, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply operator b to x[b]."""
+        return torch.stack([op.forward(v) for op, v in zip(self.items, x, strict=True)])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Apply the adjoint of operator b to y[b]."""
+        return torch.stack([op.adjoint(v) for op, v in zip(self.items, y, strict=True)])
+
+    def normal(self, inner: Linear | None = None) -> Linear:
+        """The stack of the normal operators."""
+        return Stack(tuple(op.normal() for op in self.items)) if inner is None else super().normal(inner)
+
+
+def chain(*ops: Linear) -> Linear:
+    """The product of operators with nested chains flattened and identities dropped."""
+    flat = [o for op in ops for o in (op.ops if isinstance(op, Chain) else (op,)) if not isinstance(o, Identity)]
+    if not flat:
+        return Identity()
+    return flat[0] if len(flat) == 1 else Chain(tuple(flat))

@@ -1,0 +1,1 @@
+"""From sorted lines to a Measurement: noise, readout, coil compression, sensitivity maps."""

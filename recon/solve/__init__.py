@@ -1,0 +1,1 @@
+"""Solvers: each takes a Measurement or an operator and knows nothing of coils or files."""
