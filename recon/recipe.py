@@ -1,0 +1,151 @@
+"""A recipe is everything that decides a picture; it reads from TOML, prints as TOML, and has a hash."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from recon.data import ReconError
+
+Method = Literal["auto", "combine", "grappa", "sense", "cs", "tv"]
+Weight = Annotated[float, Ge(0), Le(1e9)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(1), Le(10_000)]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """How raw lines become a measurement."""
+
+    #: "auto" whitens with the noise scan and estimates the noise from the data where there is none.
+    noise: Literal["auto", "estimate", "none"] = "auto"
+    #: What to do about the part of k-space that was left out on one side.
+    partial_fourier: Literal["zero-fill", "homodyne", "pocs"] = "zero-fill"
+    #: "svd" or "geometric" reduces to `virtual_coils` when there are more coils than that.
+    coil_compression: Literal["none", "svd", "geometric"] = "svd"
+    virtual_coils: Count = 12
+    maps: Literal["espirit", "walsh"] = "espirit"
+    #: Sets of sensitivity maps; two let SENSE explain wrap-around within the field of view.
+    map_sets: Literal[1, 2] = 1
+    espirit_kernel: Annotated[int, Ge(2), Le(16)] = 6
+    #: Singular values below this part of the largest are noise.
+    espirit_threshold: Fraction = 0.02
+    #: Voxels whose eigenvalue is below this hold no signal.
+    espirit_crop: Fraction = 0.8
+    #: Largest calibration region that is used, in samples along every axis.
+    calibration_size: Annotated[int, Ge(4), Le(256)] = 24
+    #: N/2 ghost correction of EPI from its navigator lines.
+    ghost_correction: bool = True
+    #: Reverse the image along readout or phase, for scanners whose convention is the opposite of ISMRMRD's.
+    flip_readout: bool = False
+    flip_phase: bool = False
+    #: Keep the readout's oversampled field of view.
+    keep_oversampling: bool = False
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Which method, and how hard it is regularised, in units of the whitened noise."""
+
+    method: Method = "auto"
+    #: Tikhonov weight of SENSE as a multiple of noise power over signal power.
+    l2: Weight = 1.0
+    #: Threshold of the wavelet coefficients, and weight of total variation, in noise standard deviations.
+    l1: Weight = 1.0
+    tv: Weight = 1.0
+    #: Zero takes the method's own number.
+    iterations: Annotated[int, Ge(0), Le(10_000)] = 0
+    tolerance: Fraction = 1e-4
+    wavelet: Literal["db1", "db2", "db3", "db4"] = "db2"
+    grappa_kernel: tuple[Count, Count] = (5, 5)
+    grappa_l2: Weight = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written of an image."""
+
+    #: Parts of the complex image that files hold.
+    part: Literal["magnitude", "complex", "phase"] = "magnitude"
+    series_description: str = ""
+    series_number: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a picture."""
+
+    name: str = "default"
+    prepare: Prepare = field(default_factory=Prepare)
+    solve: Solve = field(default_factory=Solve)
+    output: Output = field(default_factory=Output)
+
+
+def load(path: Path) -> Recipe:
+    """The recipe in a TOML file; raises ReconError for a file, key or value that is no recipe's."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReconError(f"there is no recipe at {path}; write one with `recon recipe > {path}`") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ReconError(f"{path} is not a TOML file ({e}); `recon recipe` prints one to start from") from None
+    return parse(table, str(path))
+
+
+def parse(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """The recipe of a mapping of sections; what it does not name keeps its default."""
+    _check_keys(Recipe, table, where, "")
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Recipe).validate_python(dict(table), strict=False)
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ReconError(f"in {where}, {key} = {first['input']!r}: {first['msg'].lower()}") from None
+
+
+def _check_keys(cls: Any, table: Mapping[str, Any], where: str, prefix: str) -> None:
+    known = {f.name: f for f in fields(cls)}
+    defaults = cls()
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; the keys are {', '.join(known)}"
+            raise ReconError(f"{where} has an unknown key {prefix}{key}{hint}")
+        section = getattr(defaults, key)
+        if is_dataclass(section):
+            if not isinstance(value, Mapping):
+                raise ReconError(f"in {where}, {prefix}{key} must be a section [{prefix}{key}], not {value!r}")
+            _check_keys(type(section), value, where, f"{prefix}{key}.")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with every key, so that `load` gives it back."""
+    import tomli_w
+
+    return tomli_w.dumps(asdict(recipe))
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 of all values but the name: equal for recipes that make the same picture."""
+    values = asdict(recipe)
+    values.pop("name")
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def with_method(recipe: Recipe, method: Method) -> Recipe:
+    """The recipe with another reconstruction method."""
+    return replace(recipe, solve=replace(recipe.solve, method=method))

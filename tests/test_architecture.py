@@ -1,0 +1,95 @@
+"""The house rules that a parser can check: imports run one way, and starting is cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Each part of the package and the parts that it may import at module level or inside functions.
+MAY_IMPORT = {
+    "geometry": set(),
+    "data": {"geometry"},
+    "masks": set(),
+    "metrics": {"data"},
+    "phantom": {"data", "geometry"},
+    "recipe": {"data"},
+    "kernels": set(),
+    "operators": {"kernels", "data"},
+    "solve": {"operators", "kernels", "data"},
+    "io": {"data", "geometry", "__init__"},
+    "prepare": {"operators", "kernels", "data", "geometry", "recipe"},
+    "info": {"data", "geometry", "prepare"},
+    "simulate": {"data", "geometry", "io", "phantom", "masks", "prepare"},
+    "plan": {"data", "recipe"},
+    "pipeline": {"data", "geometry", "io", "operators", "prepare", "solve", "recipe", "plan", "__init__"},
+    "doctor": {"data", "kernels", "__init__"},
+    "cli": {"*"},
+    "__main__": {"*"},
+    "__init__": {"*"},
+}
+
+
+def part_of(module: str) -> str:
+    """The part that a module of the package belongs to: `recon.io.dicom` → `io`."""
+    pieces = module.split(".")
+    return pieces[1] if len(pieces) > 1 else "__init__"
+
+
+def sources() -> list[Path]:
+    return sorted(p for p in (ROOT / "recon").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Names of the package's own modules that a file imports anywhere, but for those that serve type checking alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for n in ast.walk(block)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.split(".")[0] == "recon"}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "recon":
+            names = [a.name for a in node.names]
+            found |= {f"recon.{n}" for n in names} if node.module == "recon" else {node.module}
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    own = part_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert own in MAY_IMPORT, f"{path} is a new part of the package: say here what it may import"
+    allowed = MAY_IMPORT[own] | {own}
+    for module in imports(path):
+        part = part_of(module)
+        if not (ROOT / "recon" / part).is_dir() and not (ROOT / "recon" / f"{part}.py").is_file():
+            part = "__init__"
+        assert "*" in allowed or part in allowed, f"{path} imports {module}; {own} may import {sorted(allowed)} only"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_has_two_subjects(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("statement", ["import recon", "import recon.cli; recon.cli.main(['--help'])"])
+def test_starting_does_not_import_heavy_packages(statement: str) -> None:
+    code = (
+        "import sys\n"
+        f"try:\n    {statement}\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'sigpy', 'h5py', 'scipy', 'pydicom', 'nibabel', 'pydantic', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
