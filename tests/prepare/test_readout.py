@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recon.operators import fft
+from recon.prepare.readout import crop, inner_size, resample, to_hybrid
+
+
+def gaussian(n: int, spacing: float, centre: float = 7.3, width: float = 9.0) -> torch.Tensor:
+    """A smooth object at a known place in millimetres, sampled with index n // 2 at 0 mm."""
+    r = (torch.arange(n, dtype=torch.float64) - n // 2) * spacing
+    return (torch.exp(-0.5 * ((r - centre) / width) ** 2) * torch.exp(0.02j * r)).to(torch.complex128)
+
+
+@pytest.mark.parametrize("n_in", [64, 65])
+@pytest.mark.parametrize(("n_out", "spacing_out"), [(128, 1.0), (101, 1.3), (200, 0.7), (50, 2.5), (31, 2.0), (90, 2.0)])
+def test_an_object_stays_at_its_millimetre_on_any_grid(n_in: int, n_out: int, spacing_out: float) -> None:
+    found = resample(gaussian(n_in, 2.0), -1, 2.0, spacing_out, n_out)
+    expected = gaussian(n_out, spacing_out)
+    r = (torch.arange(n_out) - n_out // 2) * spacing_out
+    inside = (r > -n_in + 2) & (r < n_in - 4)
+    assert (found - expected).abs()[inside].max() < 1e-3
+
+
+def test_resampling_works_along_any_axis_and_leaves_its_input_alone() -> None:
+    x = torch.stack([gaussian(64, 2.0), 2 * gaussian(64, 2.0)])
+    before = x.clone()
+    assert torch.allclose(resample(x.T, 0, 2.0, 1.0, 128).T, resample(x, 1, 2.0, 1.0, 128))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(("n", "m"), [(512, 256), (511, 256), (512, 255), (9, 4)])
+def test_cropping_keeps_the_centre_at_half(n: int, m: int) -> None:
+    x = torch.zeros(n)
+    x[n // 2] = 1
+    assert crop(x, 0, m)[m // 2] == 1
+
+
+def test_oversampling_removal_keeps_the_object_and_the_noise_white() -> None:
+    wide = torch.zeros(3, 2, 256, dtype=torch.complex128)
+    wide[..., 64:192] = torch.randn(3, 2, 128, dtype=torch.complex128)
+    assert torch.allclose(to_hybrid(fft(wide, (-1,)), 128), wide[..., 64:192])
+    noise = torch.randn(4000, 1, 64, dtype=torch.complex128)
+    assert abs(float(to_hybrid(noise, 32).abs().square().mean()) - 1) < 0.02
+
+
+def test_sizes_follow_the_fields_of_view() -> None:
+    assert inner_size(512, 600.0, 300.0) == 256
+    assert inner_size(512, 600.004, 300.0) == 256
+    assert inner_size(160, 300.0, 256.0) == math.ceil(160 * 256 / 300)
+    assert inner_size(128, 256.0, 300.0) == 128
