@@ -1,0 +1,105 @@
+"""Outputs appear whole or not at all: written under a temporary name beside the final one, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recon.data import ReconError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space or write to another disk with --output",
+    errno.EDQUOT: "the disk quota is used up; free some space or write to another disk with --output",
+    errno.EFBIG: "the file would be larger than this system allows; raise the limit (ulimit -f) or write elsewhere",
+    errno.EACCES: "writing there is not permitted; choose a folder of your own with --output",
+    errno.EPERM: "writing there is not permitted; choose a folder of your own with --output",
+    errno.EROFS: "the disk is read-only; choose another with --output",
+    errno.ENOENT: "its folder does not exist; create it, or choose another with --output",
+    errno.ENOTDIR: "its folder is a file; choose another with --output",
+    errno.EISDIR: "a folder of that name exists; choose another name with --output",
+    errno.ENOTEMPTY: "the folder holds files; empty it or choose a new name with --output",
+    errno.EEXIST: "the folder holds files; empty it or choose a new name with --output",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one with --output",
+    errno.EIO: "the disk reports an error; write to another with --output",
+}
+
+
+def write_error(path: Path, error: OSError) -> ReconError:
+    """The sentence that tells why `path` was not written and what cures it."""
+    reason = _REASONS.get(error.errno or 0, f"the system says: {error.strerror or type(error).__name__}")
+    return ReconError(f"cannot write {path}: {reason}")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file (mode 0600, dot-prefixed, same folder) that becomes `path` when the block ends without error.
+
+    An existing file of that name is replaced in one step. On any error the temporary file is removed and `path` is as
+    it was; an OSError becomes a ReconError.
+    """
+    temporary = _sibling(path)
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        yield temporary
+        _sync(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """A temporary folder (mode 0700, dot-prefixed, beside `path`) that becomes `path` when the block ends well.
+
+    `path` must not exist or be an empty folder. On any error the temporary folder is removed with what it holds; an
+    OSError becomes a ReconError.
+    """
+    temporary = _sibling(path)
+    try:
+        os.mkdir(temporary, 0o700)
+        yield temporary
+        mask = _umask()
+        for folder, _, names in os.walk(temporary, topdown=False):
+            for name in names:
+                _sync(Path(folder, name))
+                os.chmod(Path(folder, name), 0o666 & ~mask)
+            _sync(Path(folder))
+            os.chmod(folder, 0o777 & ~mask)
+        os.rename(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sibling(path: Path) -> Path:
+    # The name is cut so that a long but legal final name does not make an illegal temporary one.
+    return path.parent / f".{path.name[:60]}.{secrets.token_hex(6)}.part"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; the rename is then as safe as they make it.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

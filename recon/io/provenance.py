@@ -1,0 +1,138 @@
+"""How an image came about, as JSON that travels in every output and can be read back from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recon.data import Image, ReconError
+
+#: Private block of DICOM, name in NIfTI's side-car, attribute of ISMRMRD images and text chunk of PNG.
+KEY = "recon"
+DICOM_GROUP = 0x0073
+DICOM_CREATOR = "RECON PROVENANCE"
+
+
+def record(image: Image) -> dict[str, Any]:
+    """Provenance, trust, notes and axes of an image as plain JSON values; holds nothing of the patient."""
+    content = {
+        "provenance": image.provenance,
+        "trust": image.trust,
+        "notes": list(image.notes),
+        "axes": list(image.axes),
+        "units": image.units,
+        "geometry_known": image.geometry.known,
+    }
+    return {k: plain(v) for k, v in content.items()}
+
+
+def as_json(image: Image, **extra: Any) -> str:
+    """`record` of an image as ASCII JSON with sorted keys; `extra` adds what a format has to say of itself."""
+    return json.dumps({**record(image), **{k: plain(v) for k, v in extra.items()}}, sort_keys=True)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: arrays as lists, NaN and infinity as null, everything unknown as its text."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    return str(value)
+
+
+def is_learned(image: Image) -> bool:
+    """Whether a trained network took part: provenance holds the weights' SHA-256 or says `learned`."""
+    return bool(image.provenance.get("weights_sha256") or image.provenance.get("learned"))
+
+
+def describe(image: Image) -> str:
+    """One line on how the image came about, for people: engine, version, method, recipe and hashes as far as known."""
+    p = image.provenance
+    words = [f"Reconstructed by {p.get('engine', KEY)} {p.get('version', '')}".strip()]
+    words += [f"{label} {p[key]}" for key, label in (("method", "method"), ("recipe", "recipe")) if p.get(key)]
+    words += [
+        f"{label} sha256:{p[key]}"
+        for key, label in (("recipe_hash", "recipe"), ("weights_sha256", "weights"))
+        if p.get(key)
+    ]
+    return ", ".join(words)
+
+
+def read_back(path: str | Path) -> dict[str, Any]:
+    """The record that an output of this engine carries (see `record`), whatever its format.
+
+    A folder is asked for its first DICOM file. Raises ReconError where the file cannot be read or holds no record.
+    """
+    path = Path(path)
+    readers = {".dcm": _dicom, ".nii": _nifti, ".gz": _nifti, ".png": _png, ".h5": _mrd, ".mrd": _mrd, ".json": _json}
+    if path.is_dir():
+        files = sorted(path.rglob("*.dcm"))
+        if not files:
+            raise ReconError(f"{path} holds no .dcm file; name the folder of a series")
+        path = files[0]
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ReconError(f"{path} is not one of {', '.join(readers)}, so it carries no record of a reconstruction")
+    try:
+        text = reader(path)
+        content = json.loads(text) if text else None
+    except (OSError, ValueError, KeyError) as error:
+        raise ReconError(
+            f"{path} cannot be read as {path.suffix}: {type(error).__name__}; is the file whole?"
+        ) from error
+    if not isinstance(content, dict) or "provenance" not in content:
+        raise ReconError(f"{path} carries no record of a reconstruction by this engine; write it again with recon")
+    return content
+
+
+def _dicom(path: Path) -> str | None:
+    import pydicom
+
+    # pydicom's own errors derive from Exception directly.
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        return str(data.private_block(DICOM_GROUP, DICOM_CREATOR)[0x01].value)
+    except pydicom.errors.InvalidDicomError as error:
+        raise ValueError from error
+
+
+def _nifti(path: Path) -> str | None:
+    name = path.name[:-7] if path.name.endswith(".nii.gz") else path.stem
+    return _json(path.with_name(name + ".json"))
+
+
+def _json(path: Path) -> str | None:
+    return json.dumps(json.loads(path.read_text(encoding="utf-8")).get(KEY))
+
+
+def _png(path: Path) -> str | None:
+    from PIL import Image as Picture
+
+    with Picture.open(path) as picture:
+        text = picture.info.get(KEY)
+        return None if text is None else str(text)
+
+
+def _mrd(path: Path) -> str | None:
+    import h5py
+    from defusedxml.ElementTree import fromstring
+
+    with h5py.File(path, "r") as file:
+        group = file["dataset"]
+        series = sorted(name for name in group if name.startswith("image_"))
+        text = group[series[0]]["attributes"][0]
+    for meta in fromstring(text if isinstance(text, bytes) else text.encode()).iter("meta"):
+        if meta.findtext("name") == KEY:
+            return meta.findtext("value")
+    return None
