@@ -1,0 +1,407 @@
+"""The XML header of ISMRMRD (MRD), read tolerantly and written to its schema."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+
+import defusedxml.ElementTree as safe
+from defusedxml.common import DefusedXmlException
+
+from recon.data import DataError, Encoding, Header, Limit, Patient, Sequence, Study, System
+
+NAMESPACE = "http://www.ismrm.org/ISMRMRD"
+
+#: Largest header that is read; scanners write some ten kilobytes.
+MAX_BYTES = 16 * 2**20
+
+#: Largest grid (voxels) that is believed.
+MAX_VOXELS = 2**31
+
+TRAJECTORIES = ("cartesian", "epi", "radial", "goldenangle", "spiral", "other")
+STEPS = ("kspace_encoding_step_0", "kspace_encoding_step_1", "kspace_encoding_step_2")
+COUNTERS = (
+    *STEPS,
+    *("average", "slice", "contrast", "phase", "repetition", "set", "segment"),
+    *(f"user_{i}" for i in range(8)),
+)
+
+#: XML name of each text in measurementInformation, and its field in Study. recon.io.mrd_xml writes by the same table.
+MEASUREMENT = {
+    "measurementID": "measurement_id",
+    "protocolName": "protocol",
+    "seriesDescription": "series_description",
+    "frameOfReferenceUID": "frame_of_reference_uid",
+}
+
+_USER = "userParameterLong userParameterDouble userParameterString userParameterBase64"
+_KNOWN: dict[str, frozenset[str]] = {
+    parent: frozenset(names.split())
+    for parent, names in {
+        "ismrmrdHeader": "version subjectInformation studyInformation measurementInformation "
+        "acquisitionSystemInformation experimentalConditions encoding sequenceParameters userParameters "
+        "waveformInformation",
+        "subjectInformation": "patientName patientWeight_kg patientHeight_m patientID patientBirthdate patientGender",
+        "studyInformation": "studyDate studyTime studyID accessionNumber referringPhysicianName studyDescription "
+        "studyInstanceUID bodyPartExamined",
+        "measurementInformation": "measurementID seriesDate seriesTime patientPosition relativeTablePosition "
+        "initialSeriesNumber protocolName sequenceName seriesDescription measurementDependency seriesInstanceUIDRoot "
+        "frameOfReferenceUID referencedImageSequence",
+        "acquisitionSystemInformation": "systemVendor systemModel systemFieldStrength_T relativeReceiverNoiseBandwidth "
+        "receiverChannels coilLabel institutionName stationName deviceID deviceSerialNumber",
+        "experimentalConditions": "H1resonanceFrequency_Hz",
+        "encoding": "encodedSpace reconSpace encodingLimits trajectory trajectoryDescription parallelImaging "
+        "echoTrainLength",
+        "encodedSpace": "matrixSize fieldOfView_mm",
+        "reconSpace": "matrixSize fieldOfView_mm",
+        "encodingLimits": " ".join(COUNTERS),
+        "parallelImaging": "accelerationFactor calibrationMode interleavingDimension multiband",
+        "sequenceParameters": "TR TE TI flipAngle_deg sequence_type echo_spacing diffusionDimension diffusion "
+        "diffusionScheme",
+        "trajectoryDescription": f"identifier comment {_USER}",
+        "userParameters": _USER,
+    }.items()
+}
+
+
+def parse(xml: bytes | str) -> tuple[Header, tuple[Encoding, ...], tuple[str, ...]]:
+    """Header, encodings and notes (what was odd and what was made of it) of an ISMRMRD XML header.
+
+    Unknown elements, a foreign namespace and missing limits are accepted with a note; the same verdict is reached
+    whatever XML packages are installed. Raises DataError for XML that is cut short or malformed, that declares
+    entities, that has another root or more than MAX_BYTES, and for matrices, fields of view and limits that are
+    no possible numbers. No note and no error repeats a value from the patient's, the study's or the user's part.
+    """
+    notes: list[str] = []
+    root = _root(xml, notes)
+    unknown = sorted(
+        {f"{e.tag}/{c.tag}" for e in root.iter() if e.tag in _KNOWN for c in e if c.tag not in _KNOWN[e.tag]}
+    )
+    if unknown:
+        shown = ", ".join(name[:80] for name in unknown[:8]) + (", …" if len(unknown) > 8 else "")
+        notes.append(f"the header holds elements that the schema does not know and that are ignored: {shown}")
+    found = root.findall("encoding")
+    if not found:
+        raise DataError(
+            "the header has no element encoding; write one encoding with its encodedSpace and reconSpace into it"
+        )
+    encodings = tuple(_encoding(e, f"encoding[{i}]", notes) for i, e in enumerate(found))
+    return _header(root, notes), encodings, tuple(notes)
+
+
+class _Open(TreeBuilder):
+    """A tree builder that knows which elements are open, for the message when the text ends too early."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def start(self, tag: str, attrs: dict[Any, Any], /) -> Element:
+        self.open.append(tag)
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> Element:
+        self.open.pop()
+        return super().end(tag)
+
+
+def _root(xml: bytes | str, notes: list[str]) -> Element:
+    text = xml.encode() if isinstance(xml, str) else bytes(xml)
+    if len(text) > MAX_BYTES:
+        raise DataError(f"the XML header has {len(text)} bytes; at most {MAX_BYTES} are read")
+    text = text.rstrip(b"\0 \t\r\n").lstrip()
+    latin = not _is_utf8(text) and re.search(rb"<\?xml[^>]*encoding", text[:200]) is None
+    if latin:
+        notes.append("the header is not UTF-8, as XML without a declared encoding must be; it is read as Latin-1")
+    builder = _Open()
+    try:
+        parser = safe.DefusedXMLParser(
+            target=builder,
+            forbid_dtd=True,
+            encoding="iso-8859-1" if latin else "utf-8" if isinstance(xml, str) else None,
+        )
+        parser.feed(text)
+        root = parser.close()
+    except DefusedXmlException:
+        raise DataError(
+            "the header declares a document type or entities (!DOCTYPE, !ENTITY), which ISMRMRD never needs; "
+            "remove them"
+        ) from None
+    except (ParseError, ValueError, LookupError) as error:
+        where = _local(builder.open[-1]) if builder.open else "ismrmrdHeader"
+        at = getattr(error, "position", (0, 0))
+        raise DataError(
+            f"the header is not well-formed XML: it breaks off or errs within element {where[:64]} (line {at[0]}, "
+            f"column {at[1]}); write the header anew"
+        ) from None
+    space = root.tag[1:].partition("}")[0] if root.tag.startswith("{") else ""
+    for element in root.iter():
+        element.tag = _local(element.tag)
+    if root.tag != "ismrmrdHeader":
+        raise DataError(f"the root element of the header is {root.tag[:64]}; ISMRMRD files have ismrmrdHeader")
+    if space != NAMESPACE:
+        notes.append("the header has another XML namespace than ISMRMRD's; it is read by element names")
+    return root
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
+    encoded_matrix, encoded_fov = _space(e, f"{path}/encodedSpace", notes)
+    recon_matrix, recon_fov = _space(e, f"{path}/reconSpace", notes)
+    trajectory = _text(e, "trajectory").lower()
+    if trajectory not in TRAJECTORIES:
+        meant = "other" if trajectory else "cartesian"
+        notes.append(f"{path}/trajectory is {_shown(trajectory)}; it is taken for {meant}")
+        trajectory = meant
+    limits = {}
+    for element in e.findall("encodingLimits/*"):
+        if element.tag in COUNTERS:
+            limit = _limit(element, f"{path}/encodingLimits/{element.tag}", notes)
+            if limit is not None:
+                limits[element.tag] = limit
+    if not limits:
+        notes.append(f"{path}/encodingLimits gives no limits: sizes and the centre are taken from the lines")
+    factors = [
+        _count(e, f"parallelImaging/accelerationFactor/kspace_encoding_step_{i}", path, notes, 1) for i in (1, 2)
+    ]
+    multiband = _number(_text(e, "parallelImaging/multiband/multiband_factor"))
+    if multiband is not None and multiband > 1:
+        notes.append(f"{path} was acquired with {multiband:g} slices at once (multiband)")
+    parameters = _user(e.find("trajectoryDescription"), f"{path}/trajectoryDescription", notes)
+    return Encoding(
+        encoded_matrix,
+        encoded_fov,
+        recon_matrix,
+        recon_fov,
+        trajectory,
+        limits,
+        (factors[0] or 1, factors[1] or 1),
+        _text(e, "parallelImaging/calibrationMode"),
+        _count(e, "echoTrainLength", path, notes, 0),
+        _text(e, "trajectoryDescription/identifier"),
+        {k: v for k, v in parameters.items() if isinstance(v, (int, float))},
+    )
+
+
+def _space(e: Element, path: str, notes: list[str]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    space = e.find(path.rpartition("/")[2])
+    if space is None:
+        raise DataError(f"the header has no element {path}; write its matrixSize and fieldOfView_mm into it")
+    matrix, fov = [], []
+    for axis in "xyz":
+        name, text = f"{path}/matrixSize/{axis}", _text(space, f"matrixSize/{axis}")
+        value = _number(text)
+        if value is None or abs(value - round(value)) > 0.05 or not 1 <= round(value) <= 65535:
+            raise DataError(f"{name} is {_shown(text)}; it must be a whole number from 1 to 65535")
+        if value != round(value):
+            notes.append(f"{name} is {_shown(text)}; it is rounded to {round(value)}")
+        matrix.append(round(value))
+        name, text = f"{path}/fieldOfView_mm/{axis}", _text(space, f"fieldOfView_mm/{axis}")
+        value = _number(text)
+        if value is None or not 0 < value < 1e5:
+            raise DataError(f"{name} is {_shown(text)}; it must be a length in millimetres above 0")
+        fov.append(value)
+    if math.prod(matrix) > MAX_VOXELS:
+        raise DataError(f"{path}/matrixSize is {matrix[0]}×{matrix[1]}×{matrix[2]}, more than {MAX_VOXELS} voxels")
+    return (matrix[0], matrix[1], matrix[2]), (fov[0], fov[1], fov[2])
+
+
+def _limit(e: Element, path: str, notes: list[str]) -> Limit | None:
+    values = []
+    for name in ("minimum", "maximum", "center"):
+        if e.find(name) is None:
+            notes.append(f"{path} has no {name}; this limit is treated as missing")
+            return None
+        text = _text(e, name) or "0"
+        value = _number(text)
+        if value is None or value != round(value) or not 0 <= value <= 65535:
+            raise DataError(f"{path}/{name} is {_shown(text)}; it must be a whole number from 0 to 65535")
+        values.append(round(value))
+    low, high, centre = values
+    if low > high:
+        raise DataError(f"{path} runs from {low} to {high}; the minimum must not exceed the maximum")
+    if path.rpartition("/")[2].startswith("kspace") and not low <= centre <= high:
+        notes.append(f"{path} has its centre {centre} outside {low} to {high}")
+    return Limit(low, high, centre)
+
+
+def _header(root: Element, notes: list[str]) -> Header:
+    user = _user(root.find("userParameters"), "userParameters", notes)
+    subject, study = _part(root, "subjectInformation"), _part(root, "studyInformation")
+    measurement, system = _part(root, "measurementInformation"), _part(root, "acquisitionSystemInformation")
+    timing = _part(root, "sequenceParameters")
+
+    sex = _text(subject, "patientGender").upper()
+    if sex not in ("", "M", "F", "O"):
+        notes.append("subjectInformation/patientGender is none of M, F and O; it is left empty")
+        sex = ""
+    patient = Patient(
+        _text(subject, "patientName"),
+        _text(subject, "patientID"),
+        _date(subject, "patientBirthdate", notes),
+        sex,
+        _positive(subject, "patientWeight_kg", notes),
+    )
+    texts = {
+        name: _text(measurement, element) or str(user.pop(f"measurementInformation/{element}", ""))
+        for element, name in MEASUREMENT.items()
+    }
+    for element in ("initialSeriesNumber", "seriesInstanceUIDRoot", "sequenceName"):
+        if _text(measurement, element):
+            user[f"measurementInformation/{element}"] = _text(measurement, element)
+    for dependency in measurement.findall("measurementDependency"):
+        kind = _text(dependency, "dependencyType")
+        user[f"measurementInformation/measurementDependency/{kind}"] = _text(dependency, "measurementID")
+    labels = [(_number(_text(c, "coilNumber")) or 0, _text(c, "coilName")) for c in system.findall("coilLabel")]
+    return Header(
+        patient,
+        Study(
+            uid=_text(study, "studyInstanceUID"),
+            id=_text(study, "studyID"),
+            date=_date(study, "studyDate", notes),
+            time=_time(study, "studyTime", notes),
+            description=_text(study, "studyDescription"),
+            accession=_text(study, "accessionNumber") or str(user.pop("studyInformation/accessionNumber", "")),
+            referring_physician=_text(study, "referringPhysicianName"),
+            body_part=_text(study, "bodyPartExamined"),
+            series_date=_date(measurement, "seriesDate", notes),
+            series_time=_time(measurement, "seriesTime", notes),
+            patient_position=_text(measurement, "patientPosition"),
+            **texts,
+        ),
+        System(
+            vendor=_text(system, "systemVendor"),
+            model=_text(system, "systemModel"),
+            field_T=_positive(system, "systemFieldStrength_T", notes),
+            frequency_Hz=_positive(_part(root, "experimentalConditions"), "H1resonanceFrequency_Hz", notes),
+            institution=_text(system, "institutionName"),
+            station=_text(system, "stationName"),
+            device_id=_text(system, "deviceID"),
+            noise_bandwidth=_positive(system, "relativeReceiverNoiseBandwidth", notes),
+            coil_labels=tuple(name for _, name in sorted(labels, key=lambda label: label[0])),
+        ),
+        Sequence(
+            name=str(user.get("measurementInformation/sequenceName", "")),
+            type=_text(timing, "sequence_type"),
+            TR=_series(timing, "TR", notes),
+            TE=_series(timing, "TE", notes),
+            TI=_series(timing, "TI", notes),
+            flip_deg=_series(timing, "flipAngle_deg", notes),
+            echo_spacing=_series(timing, "echo_spacing", notes),
+        ),
+        user,
+    )
+
+
+def _user(e: Element | None, path: str, notes: list[str]) -> dict[str, Any]:
+    """User parameters by name; a name that comes more than once has a tuple of its values."""
+    out: dict[str, Any] = {}
+    for item in () if e is None else e:
+        if not item.tag.startswith("userParameter"):
+            continue
+        name, text = _text(item, "name"), _text(item, "value")
+        value: Any = text
+        if item.tag in ("userParameterLong", "userParameterDouble"):
+            number = _number(text)
+            whole = number is not None and item.tag == "userParameterLong" and number == round(number)
+            value = text if number is None else round(number) if whole else number
+            if number is None:
+                notes.append(f"a {item.tag} of {path} is not a number; it is kept as text")
+        if name in out:
+            before = out[name] if isinstance(out[name], tuple) else (out[name],)
+            value = (*before, value)
+        out[name] = value
+    return out
+
+
+def _part(root: Element, name: str) -> Element:
+    found = root.find(name)
+    return Element(name) if found is None else found
+
+
+def _text(e: Element, path: str) -> str:
+    return (e.findtext(path) or "").strip().strip("\0")
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or None. Python's own extras (1_000, nan, infinity) are no numbers here."""
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _positive(e: Element, name: str, notes: list[str]) -> float | None:
+    text = _text(e, name)
+    value = _number(text)
+    if value is not None and value > 0:
+        return value
+    if text and value != 0:
+        notes.append(f"{e.tag}/{name} is no positive number; it is taken as unknown")
+    return None
+
+
+def _count(e: Element, name: str, path: str, notes: list[str], least: int) -> int | None:
+    text = _text(e, name)
+    value = _number(text)
+    if value is not None and value == round(value) and least <= value <= 65535:
+        return round(value)
+    if text:
+        notes.append(f"{path}/{name} is {_shown(text)}; it is taken as unknown")
+    return None
+
+
+def _series(e: Element, name: str, notes: list[str]) -> tuple[float, ...]:
+    values = [_number((item.text or "").strip()) for item in e.findall(name)]
+    if any(v is None or v < 0 for v in values):
+        notes.append(f"{e.tag}/{name} holds a value that is no time or angle; all of its values are taken as unknown")
+        return ()
+    return tuple(v for v in values if v is not None)
+
+
+def _date(e: Element, name: str, notes: list[str]) -> str:
+    text = _text(e, name)
+    match = re.match(r"(\d{4})-?(\d{2})-?(\d{2})(?!\d)", text, re.ASCII)
+    if match and 1 <= int(match[2]) <= 12 and 1 <= int(match[3]) <= 31:
+        return "".join(match.groups())
+    if text:
+        notes.append(f"{e.tag}/{name} is no date (YYYY-MM-DD); it is left empty")
+    return ""
+
+
+def _time(e: Element, name: str, notes: list[str]) -> str:
+    text = _text(e, name)
+    match = re.match(r"(\d{2}):?(\d{2}):?(\d{2})(\.\d{1,6})?", text, re.ASCII)
+    if match and int(match[1]) < 24 and int(match[2]) < 60 and int(match[3]) <= 60:
+        return "".join(part or "" for part in match.groups())
+    if text:
+        notes.append(f"{e.tag}/{name} is no time (HH:MM:SS); it is left empty")
+    return ""
+
+
+def _shown(text: str) -> str:
+    return f"'{text[:32]}{'…' if len(text) > 32 else ''}'" if text else "missing"
+
+
+def build(header: Header, encodings: tuple[Encoding, ...]) -> bytes:
+    """ISMRMRD XML of a header, valid by the schema; `parse` reads everything back.
+
+    What the schema has no type for (an alphanumeric accession number, a series whose patient position is unknown) goes
+    into userParameterString under its element's path.
+    """
+    from recon.io.mrd_xml import write
+
+    return write(header, encodings)
