@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "metrics": {"data"},
     "phantom": {"data", "geometry"},
     "recipe": {"data"},
+    "progress": set(),
     "kernels": set(),
     "operators": {"kernels", "data"},
     "solve": {"operators", "kernels", "data"},

@@ -1,0 +1,100 @@
+"""What this machine offers the engine: versions, processor, GPU, optional packages, and how to get what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+
+from recon import __version__
+
+#: Packages that the engine uses, by the extra that installs them ("" is the core).
+PACKAGES = {
+    "numpy": "", "scipy": "", "torch": "", "h5py": "", "ismrmrd": "", "nibabel": "", "pydicom": "",
+    "cupy": "gpu-cuda12", "finufft": "noncartesian", "twixtools": "twix", "fastmri": "fastmri",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The finding of `examine`; `missing` holds a sentence with its cure for each thing that is not there."""
+
+    recon: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    memory_GiB: float
+    threads: int
+    gpu: list[str]
+    packages: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def examine() -> Machine:
+    """Look at the machine; imports torch, runs nothing on a GPU."""
+    import psutil
+    import torch
+
+    packages, missing = {}, []
+    for name, extra in PACKAGES.items():
+        version = _version(name)
+        if version:
+            packages[name] = version
+        elif name == "cupy":
+            missing.append('cupy: CUDA kernels; pip install "recon[gpu-cuda12]" or "recon[gpu-cuda13]", by the driver')
+        else:
+            missing.append(f'{name}: pip install "recon[{extra}]"' if extra else f"{name}: pip install recon")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if not gpus:
+        missing.append("GPU: none that torch can use; everything runs on the CPU")
+    return Machine(
+        recon=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()}",
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        memory_GiB=round(psutil.virtual_memory().total / 2**30, 1),
+        threads=torch.get_num_threads(),
+        gpu=gpus,
+        packages=packages,
+        missing=missing,
+    )
+
+
+def text(machine: Machine) -> str:
+    """The finding as lines for a person."""
+    lines = [
+        f"recon       {machine.recon} on Python {machine.python}, {machine.system}",
+        f"processor   {machine.processor}, {machine.cores} cores, {machine.threads} threads, {machine.memory_GiB} GiB",
+        f"GPU         {', '.join(machine.gpu) or 'none'}",
+        "packages    " + ", ".join(f"{n} {v}" for n, v in machine.packages.items()),
+    ]
+    return "\n".join(lines + [f"missing     {m}" for m in machine.missing])
+
+
+def as_json(machine: Machine) -> str:
+    """The finding as JSON."""
+    return json.dumps(asdict(machine), indent=2)
+
+
+def _version(name: str) -> str:
+    """Version of an installed package without importing it; CuPy's distributions carry the CUDA version in their name."""
+    names = (name, "cupy-cuda12x", "cupy-cuda13x") if name == "cupy" else (name,)
+    for distribution in names:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "present" if importlib.util.find_spec(name) else ""
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
