@@ -1,0 +1,159 @@
+"""ESPIRiT: coil sensitivity maps as eigenvectors of the calibration's signal subspace."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from recon.data import DataError
+from recon.prepare.sensitivities import SensitivityMaps, dominant
+
+#: Pixels whose eigenvectors are computed together: what fits a processor's cache, and what fills a GPU.
+_CHUNK_CPU, _CHUNK_GPU = 4096, 1 << 18
+
+
+def espirit(
+    calibration: Tensor,
+    shape: tuple[int, int, int],
+    *,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+    soft: bool = False,
+    sets: int = 1,
+    width: int | None = 24,
+    chunk: int | None = None,
+) -> SensitivityMaps:
+    """Coil sensitivity maps from the fully sampled centre of k-space.
+
+        A[s, (c, p)] = d_c(s + p) = U Σ Vᴴ over kernel positions s and offsets p,   V∥ = columns with σ > threshold · σ_max
+        G_cc'(r) = (1/|kernel|) Σ_pq (V∥ V∥ᴴ)*[(c, p), (c', q)] exp(2πi r·(p − q)/N),   G(r) S(r) = λ(r) S(r),  λ ≈ 1
+
+    `calibration` is centred k-space (..., coil, cz, cy, cx) on the sample spacing of the grid `shape` = (z, y, x); an axis
+    of length 1 (2D) takes no part. Of it at most the central `width` samples per axis are used (None: all).
+    Maps (..., coil, z, y, x), or (..., set, coil, z, y, x) when `sets` > 1, have unit root-sum-of-squares and a phase
+    that makes the first principal coil of the calibration real and positive. Pixels with λ < `crop` are zero; with
+    `soft` the maps are multiplied by a weight that rises smoothly from 0 at λ = crop to 1 at λ = 1 instead.
+    `threshold` is a singular value relative to the largest: BART's `ecalib -t` is its square. `chunk` pixels are treated
+    at a time, which bounds the memory beside the result.
+
+    Raises DataError when the calibration is smaller than the kernel, empty or not finite.
+    Source: Uecker et al., Magn Reson Med 71:990, 2014.
+    """
+    coils = calibration.shape[-4]
+    _check(calibration, shape, kernel, sets)
+    chunk = chunk or (_CHUNK_GPU if calibration.is_cuda else _CHUNK_CPU)
+    batch = calibration.shape[:-4]
+    maps = calibration.new_zeros(math.prod(batch), sets, coils, *shape)
+    values = torch.zeros(math.prod(batch), sets, *shape, dtype=torch.float32, device=calibration.device)
+    for one, m, v in zip(calibration.reshape(-1, *calibration.shape[-4:]), maps, values):
+        data = _centre(one, width)
+        kernels = _projector(data, _kernel(data, kernel), threshold)
+        _eigenmaps(kernels, _first_coil(data), m, v, chunk)
+        m *= (_soft(v, crop) if soft else (v >= crop).to(v.dtype))[:, None]
+    lead = (*batch, sets) if sets > 1 else batch
+    return SensitivityMaps(maps.reshape(*lead, coils, *shape), values.reshape(*lead, *shape), sets > 1)
+
+
+def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int, sets: int) -> None:
+    size = tuple(calibration.shape[-3:])
+    if any(1 < n < kernel for n in size):
+        raise DataError(
+            f"the calibration region is {size} samples (z, y, x), smaller than the kernel of {kernel}: "
+            f"measure more calibration lines or choose a smaller kernel"
+        )
+    if any(c > n for c, n in zip(size, shape)):
+        raise DataError(
+            f"the calibration region {size} is larger than the matrix {shape} it belongs to: swap or crop it"
+        )
+    if not 1 <= sets <= calibration.shape[-4]:
+        raise DataError(f"{sets} sets of maps were asked of {calibration.shape[-4]} coils: choose 1 or 2 sets")
+    if not bool(torch.isfinite(torch.view_as_real(calibration)).all()):
+        raise DataError("the calibration region holds values that are not finite: leave out the damaged coil or lines")
+
+
+def _kernel(data: Tensor, kernel: int) -> tuple[int, ...]:
+    return tuple(1 if n == 1 else kernel for n in data.shape[1:])
+
+
+def _centre(data: Tensor, width: int | None) -> Tensor:
+    for axis in (1, 2, 3):
+        n = data.shape[axis]
+        if width is not None and n > width:
+            data = data.narrow(axis, n // 2 - width // 2, width)
+    peak = data.abs().max()
+    if float(peak) == 0:
+        raise DataError("the calibration region is all zero: choose lines that were measured")
+    return data / peak
+
+
+def _first_coil(data: Tensor) -> Tensor:
+    """Weights of the first principal coil, its largest one real and positive."""
+    return dominant((data.flatten(1) @ data.flatten(1).mH)[None])[1][0]
+
+
+def _projector(data: Tensor, kernel: tuple[int, ...], threshold: float) -> Tensor:
+    """Fourier coefficients (dz, dy, dx, c·c') of G: the diagonals of V∥ V∥ᴴ summed over kernel positions."""
+    gram = _gram(data, kernel)
+    values, vectors = torch.linalg.eigh(gram)
+    signal = vectors[:, values > threshold**2 * values[-1]]
+    return _diagonals((signal @ signal.mH).conj(), data.shape[0], kernel)
+
+
+def _gram(data: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """Aᴴ A, slab by slab along z, so that the calibration matrix A never exists as a whole."""
+    size = data.shape[0] * math.prod(kernel)
+    gram = data.new_zeros(size, size)
+    for z in range(data.shape[1] - kernel[0] + 1):
+        slab = data[:, z : z + kernel[0]].unfold(2, kernel[1], 1).unfold(3, kernel[2], 1)
+        rows = slab.permute(2, 3, 0, 1, 4, 5).reshape(-1, size)
+        gram += rows.mH @ rows
+    return gram
+
+
+def _diagonals(projector: Tensor, coils: int, kernel: tuple[int, ...]) -> Tensor:
+    lags = [2 * k - 1 for k in kernel]
+    blocks = projector.reshape(coils, *kernel, coils, *kernel) / math.prod(kernel)
+    # Lag p − q along each axis: for a fixed p, flipping q turns the sum into a shifted addition.
+    blocks = blocks.flip(5, 6, 7).permute(1, 2, 3, 5, 6, 7, 0, 4).reshape(*kernel, *kernel, coils * coils)
+    out = projector.new_zeros(*lags, coils * coils)
+    for p in product(*(range(k) for k in kernel)):
+        z, y, x = (slice(i, i + k) for i, k in zip(p, kernel))
+        out[z, y, x] += blocks[p]
+    return out
+
+
+def _waves(n: int, lags: int, like: Tensor) -> Tensor:
+    """exp(2πi r d / n) for the n centred positions r and the lags d."""
+    r = torch.arange(n, device=like.device, dtype=torch.float64) - n // 2
+    d = torch.arange(lags, device=like.device, dtype=torch.float64) - lags // 2
+    # The product of two integers is reduced modulo n first: no precision is lost at large angles.
+    angle = 2 * math.pi / n * (r[:, None] * d).remainder(n)
+    return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
+
+
+def _eigenmaps(kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, chunk: int) -> None:
+    """Write eigenvectors and eigenvalues of G(r) into (set, coil, z, y, x) and (set, z, y, x), a few rows at a time."""
+    sets, coils, nz, ny, nx = maps.shape
+    lz, ly, lx, pairs = kernels.shape
+    wave_y, wave_x = _waves(ny, ly, kernels), _waves(nx, lx, kernels)
+    in_z = (_waves(nz, lz, kernels) @ kernels.reshape(lz, -1)).reshape(nz, ly, lx * pairs)
+    rows = max(1, chunk // nx)
+    for z, y in product(range(nz), range(0, ny, rows)):
+        in_zy = (wave_y[y : y + rows] @ in_z[z]).reshape(-1, lx, pairs)
+        g = (wave_x @ in_zy).reshape(-1, coils, coils)
+        for s in range(sets):
+            value, vector = dominant(g)
+            if s + 1 < sets:
+                g = g - value[:, None, None] * vector[:, :, None] * vector[:, None].conj()
+            vector = vector * torch.polar(torch.ones_like(value), -(vector @ reference.conj()).angle())[:, None]
+            values[s, z, y : y + rows] = value.reshape(-1, nx)
+            maps[s, :, z, y : y + rows] = vector.T.reshape(coils, -1, nx)
+
+
+def _soft(values: Tensor, crop: float) -> Tensor:
+    t = ((values - crop) / (1 - crop)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
