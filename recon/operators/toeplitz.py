@@ -1,0 +1,113 @@
+"""Convolution with any kernel as long as the image: what a non-uniform Fourier transform and its adjoint make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from recon.operators.base import Linear, LinearMap
+
+#: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
+CHUNK, CHUNK_GPU = 1 << 16, 1 << 25
+
+
+@dataclass(frozen=True, eq=False)
+class Toeplitz(Linear):
+    """y[n] = Σ_m t[n − m] x[m] over the last `ndim` axes, m and n in 0 … N − 1, without periodicity.
+
+    The convolution of period 2N that holds it is split into its even and odd frequencies along each axis, which are
+    2^ndim convolutions of period N between phases:
+
+        T x = Σ_{a ∈ {0,1}^ndim} conj(D_a) F⁻¹ K_a F D_a x
+        D_a[n] = exp(−πi a·n/N),   K_a[k] = DFT_2N(t)[2k + a] / 2^ndim
+
+    so that nothing larger than the image is ever transformed (the embedding: Fessler et al., IEEE Trans Signal Process
+    53:3393, 2005). `kernels` are the K_a, shape (2^ndim, ..., N…), real where t is Hermitian, as it is for real
+    weights: T is then its own adjoint. Leading axes of the kernels broadcast against those of the image.
+    """
+
+    kernels: Tensor
+    ndim: int
+
+    @property
+    def H(self) -> Linear:
+        """Itself where the kernel is Hermitian."""
+        return super().H if self.kernels.is_complex() else self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """T x."""
+        return self._apply(x, self.kernels, self.kernels.conj())
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Tᴴ y."""
+        return self._apply(y, self.kernels.conj(), self.kernels)
+
+    def _apply(self, x: Tensor, kernels: Tensor, adjoint: Tensor) -> Tensor:
+        x = x if x.is_complex() else x.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
+        single = x.dtype == torch.complex64
+        kind = (torch.complex64, torch.float32) if single else (torch.complex128, torch.float64)
+        forward, back = (k.to(kind[not k.is_complex()]) for k in (kernels, adjoint))
+        ndim = self.ndim
+        return cast(
+            Tensor,
+            LinearMap.apply(  # type: ignore[no-untyped-call]
+                lambda v: _convolve(v, forward, ndim), lambda v: _convolve(v, back, ndim), x
+            ),
+        )
+
+
+def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toeplitz:
+    """The convolution with t given at lags −N … N − 1 (the first is not used) over the last `ndim` axes.
+
+    `real` says that t[−n] = conj(t[n]), `dtype` is the real precision in which the kernel is kept.
+    """
+    t = lags.resolve_conj().clone()
+    for axis in range(-ndim, 0):
+        t.select(axis, 0).zero_()  # lag −N meets no pair of voxels, and has no partner
+    axes = tuple(range(-ndim, 0))
+    spectrum = torch.fft.fftn(torch.fft.ifftshift(t, dim=axes), dim=axes) / 2**ndim
+    spectrum = spectrum.real if real else spectrum
+    split = []
+    for which in product((slice(0, None, 2), slice(1, None, 2)), repeat=ndim):
+        index = (Ellipsis, *which)
+        split.append(spectrum[index])
+    kind = dtype if real else (torch.complex64 if dtype == torch.float32 else torch.complex128)
+    return Toeplitz(torch.stack(split).to(kind).contiguous(), ndim)
+
+
+def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
+    shape = kernels.shape[-ndim:]
+    axes = tuple(range(-ndim, 0))
+    phases = [_phase(bits, shape, x) for bits in product((0, 1), repeat=ndim)]
+    lead = torch.broadcast_shapes(x.shape[:-ndim], kernels.shape[1:-ndim])  # type: ignore[no-untyped-call]
+    items = x.expand(*lead, *shape).reshape(-1, *shape)
+    shared = kernels.shape[1:-ndim].numel() == 1
+    kernels = kernels.reshape(-1, 1, *shape) if shared else kernels.expand(-1, *lead, *shape)
+    out = torch.empty_like(items, memory_format=torch.contiguous_format)
+    voxels = CHUNK_GPU if x.is_cuda else CHUNK * torch.get_num_threads()
+    step = max(1, voxels // math.prod(shape))
+    for first in range(0, len(items), step):
+        part, total = items[first : first + step], out[first : first + step]
+        for a, phase in enumerate(phases):
+            k = kernels[a] if shared else kernels[a].reshape(-1, *shape)[first : first + step]
+            v = torch.fft.fftn(part * phase if a else part, dim=axes).mul_(k)
+            v = torch.fft.ifftn(v, dim=axes)
+            if a:
+                total.addcmul_(v, phase.conj().resolve_conj())
+            else:
+                total.copy_(v)
+    return out.reshape(*lead, *shape)
+
+
+def _phase(bits: tuple[int, ...], shape: torch.Size, like: Tensor) -> Tensor:
+    angle = torch.zeros(shape, dtype=torch.float64, device=like.device)
+    for d, (bit, n) in enumerate(zip(bits, shape, strict=True)):
+        if bit:
+            ramp = torch.arange(n, dtype=torch.float64, device=like.device) * (-math.pi / n)
+            angle = angle + ramp.reshape(-1, *(1,) * (len(shape) - d - 1))
+    return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
