@@ -29,16 +29,16 @@ def espirit(
 ) -> SensitivityMaps:
     """Coil sensitivity maps from the fully sampled centre of k-space.
 
-        A[s, (c, p)] = d_c(s + p) = U Σ Vᴴ over kernel positions s and offsets p,   V∥ = columns with σ > threshold · σ_max
+        A[s, (c, p)] = d_c(s + p) = U Σ Vᴴ at kernel positions s, offsets p;   V∥ = columns with σ > threshold · σ_max
         G_cc'(r) = (1/|kernel|) Σ_pq (V∥ V∥ᴴ)*[(c, p), (c', q)] exp(2πi r·(p − q)/N),   G(r) S(r) = λ(r) S(r),  λ ≈ 1
 
-    `calibration` is centred k-space (..., coil, cz, cy, cx) on the sample spacing of the grid `shape` = (z, y, x); an axis
-    of length 1 (2D) takes no part. Of it at most the central `width` samples per axis are used (None: all).
+    `calibration` is centred k-space (..., coil, cz, cy, cx) on the sample spacing of the grid `shape` = (z, y, x); an
+    axis of length 1 (2D) takes no part. Of it at most the central `width` samples per axis are used (None: all).
     Maps (..., coil, z, y, x), or (..., set, coil, z, y, x) when `sets` > 1, have unit root-sum-of-squares and a phase
     that makes the first principal coil of the calibration real and positive. Pixels with λ < `crop` are zero; with
     `soft` the maps are multiplied by a weight that rises smoothly from 0 at λ = crop to 1 at λ = 1 instead.
-    `threshold` is a singular value relative to the largest: BART's `ecalib -t` is its square. `chunk` pixels are treated
-    at a time, which bounds the memory beside the result.
+    `threshold` is a singular value relative to the largest: BART's `ecalib -t` is its square. `chunk` pixels are
+    treated at a time, which bounds the memory beside the result.
 
     Raises DataError when the calibration is smaller than the kernel, empty or not finite.
     Source: Uecker et al., Magn Reson Med 71:990, 2014.

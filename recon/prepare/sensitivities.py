@@ -14,8 +14,8 @@ from recon.operators import COIL
 class SensitivityMaps:
     """Coil sensitivity maps with unit root-sum-of-squares over coils inside their support and zero outside.
 
-    `maps` is complex64 (..., [set,] coil, z, y, x), `eigenvalues` float32 (..., [set,] z, y, x): how well a pixel agrees
-    with the calibration, 1 where it does fully. `sets` says whether the set axis is there, as in `Coils`.
+    `maps` is complex64 (..., [set,] coil, z, y, x), `eigenvalues` float32 (..., [set,] z, y, x): how well a pixel
+    agrees with the calibration, 1 where it does fully. `sets` says whether the set axis is there, as in `Coils`.
     """
 
     maps: Tensor
@@ -64,13 +64,15 @@ def _trace(matrices: Tensor) -> Tensor:
 
 def rss(coil_images: Tensor) -> Tensor:
     """Root-sum-of-squares of coil images: (..., coil, z, y, x) → real (..., z, y, x), sqrt(Σ_c |x_c|²)."""
-    return torch.linalg.vector_norm(coil_images, dim=COIL)
+    image: Tensor = torch.linalg.vector_norm(coil_images, dim=COIL)
+    return image
 
 
 def combine(coil_images: Tensor, maps: Tensor) -> Tensor:
     """Image that best explains fully sampled coil images with white noise: x = Σ_c S_c* x_c / Σ_c |S_c|².
 
-    Both (..., coil, z, y, x) → (..., z, y, x); zero where the maps are. Source: Roemer et al., Magn Reson Med 16:192, 1990.
+    Both (..., coil, z, y, x) → (..., z, y, x); zero where the maps are.
+    Source: Roemer et al., Magn Reson Med 16:192, 1990.
     """
     weight = (maps.real.square() + maps.imag.square()).sum(COIL)
     image = (maps.conj() * coil_images).sum(COIL)
