@@ -55,14 +55,22 @@ def write_dicom(
     return found
 
 
-def write_dicom_file(image: Image, path: Path, *, series_number: int = 1, derived: bool = False) -> list[Path]:
+def write_dicom_file(
+    image: Image,
+    path: Path,
+    *,
+    parts: Sequence[Part] = ("magnitude",),
+    series_number: int = 1,
+    derived: bool = False,
+) -> list[Path]:
     """Write an image of one slice as one DICOM file. Raises ReconError for any that needs several files."""
-    if image.geometry.shape[0] * math.prod(image.data.shape[:-3]) != 1:
+    slices = len(parts) * math.prod(image.data.shape[:-2])
+    if slices != 1:
         raise ReconError(
-            f"{path.name} can hold one slice, and the image has {image.data.shape[:-2]}; write a series into a folder: "
-            f"--output {path.stem}/"
+            f"{path.name} can hold one slice, and the image has {slices}; write the series into a folder: --output "
+            f"{path.stem}/"
         )
-    (dataset,) = datasets(image, series_number=series_number, derived=derived)
+    (dataset,) = datasets(image, parts=parts, series_number=series_number, derived=derived)
     with atomic_file(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
     return [path]
@@ -140,7 +148,7 @@ def _scale(image: Image, name: Part, values: Sequence[NDArray[np.float32]]) -> S
 def _digest(image: Image) -> str:
     settings = {key: image.provenance.get(key) for key in _SETTINGS}
     g, digest = image.geometry, hashlib.sha256()
-    words = [settings, dataclasses.asdict(g), dataclasses.asdict(image.header), image.axes, image.units]
+    words = [settings, dataclasses.asdict(g), dataclasses.asdict(image.header), image.axes, image.units, image.notes]
     digest.update(json.dumps(plain(words), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(image.data).data)
     return digest.hexdigest()

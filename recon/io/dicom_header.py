@@ -15,7 +15,7 @@ from recon import __version__
 from recon.data import Image
 from recon.io import dicom_values as dv
 from recon.io.parts import Part, Scale, Volume
-from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, is_learned
+from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, is_learned, series_description
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -75,7 +75,7 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     _optional(d, "ProtocolName", dv.text(s.protocol))
     _optional(d, "BodyPartExamined", dv.code(s.body_part))
     d.Modality = "CT" if ct else "MR"
-    d.SeriesDescription = _description(image, series)
+    d.SeriesDescription = series_description(image, series.part, series.label)
     d.PatientPosition = s.patient_position if s.patient_position in _POSITIONS else ""
     if dv.code(s.body_part) not in _UNPAIRED:
         d.Laterality = ""
@@ -160,17 +160,6 @@ def _comments(image: Image, series: Series) -> str:
     if dv.one_line(p.id) != dv.text(p.id):
         words.append("The patient ID of the raw data does not fit DICOM and was cut.")
     return dv.text(" ".join([*words, *image.notes]), "LT")
-
-
-def _description(image: Image, series: Series) -> str:
-    study = image.header.study
-    tail = [str(image.provenance.get("recipe") or "recon"), "AI" if is_learned(image) else "", series.label]
-    tail.append("" if series.part == "magnitude" else series.part)
-    # The name of the scan gives way where both do not fit: what was done to it must stay legible.
-    end = dv.text(" ".join(w for w in tail if w))
-    start = dv.text(study.series_description or study.protocol)
-    start = dv.cut(start, max(0, dv.LONGEST["LO"] - len(end.encode()) - 1))
-    return dv.text(f"{start} {end}")
 
 
 def _frame_of_reference(image: Image, study: str, content: str) -> str:

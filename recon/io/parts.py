@@ -64,7 +64,7 @@ def part(data: NDArray[Any], name: Part) -> NDArray[np.float32]:
             return np.ascontiguousarray(data, dtype=np.float32)
         raise ReconError(f"the image holds real values and has no {name}; write its magnitude")
     if name == "phase":
-        return np.angle(data).astype(np.float32)
+        return np.asarray(np.angle(data), dtype=np.float32)
     value = {"magnitude": np.abs(data), "real": data.real, "imag": data.imag}[name]
     return np.ascontiguousarray(value, dtype=np.float32)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recon.data import Image, ReconError
+from recon.io import dicom_values as dv
 
 #: Private block of DICOM, name in NIfTI's side-car, attribute of ISMRMRD images and text chunk of PNG.
 KEY = "recon"
@@ -66,7 +67,18 @@ def describe(image: Image) -> str:
         for key, label in (("recipe_hash", "recipe"), ("weights_sha256", "weights"))
         if p.get(key)
     ]
-    return ", ".join(words)
+    return dv.one_line(", ".join(words))
+
+
+def series_description(image: Image, part: str = "magnitude", label: str = "") -> str:
+    """What lists of series show, at most 64 bytes: name of the scan, recipe, "AI" for a learned one, label, part."""
+    study = image.header.study
+    learned = "AI" if is_learned(image) else ""
+    tail = (str(image.provenance.get("recipe") or KEY), learned, label, "" if part == "magnitude" else part)
+    # The name of the scan gives way where both do not fit: what was done to it must stay legible.
+    end = dv.text(" ".join(w for w in tail if w))
+    start = dv.cut(dv.text(study.series_description or study.protocol), max(0, 63 - len(end.encode())))
+    return dv.text(f"{start} {end}")
 
 
 def read_back(path: str | Path) -> dict[str, Any]:

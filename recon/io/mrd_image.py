@@ -1,0 +1,216 @@
+"""Images as ISMRMRD: the messages that a scanner takes back, and the same in an HDF5 file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import Image, ReconError
+from recon.geometry import Geometry, Vector, centre_index
+from recon.io.atomic import atomic_file
+from recon.io.parts import Scale, Volume, part, scale, volumes
+from recon.io.provenance import KEY, as_json, describe, is_learned, series_description
+
+#: ISMRMRD's image header, 198 bytes without padding (ismrmrd.h, version 1).
+IMAGE_HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("data_type", "<u2"),
+        ("flags", "<u8"),
+        ("measurement_uid", "<u4"),
+        ("matrix_size", "<u2", (3,)),
+        ("field_of_view", "<f4", (3,)),
+        ("channels", "<u2"),
+        ("position", "<f4", (3,)),
+        ("read_dir", "<f4", (3,)),
+        ("phase_dir", "<f4", (3,)),
+        ("slice_dir", "<f4", (3,)),
+        ("patient_table_position", "<f4", (3,)),
+        ("average", "<u2"),
+        ("slice", "<u2"),
+        ("contrast", "<u2"),
+        ("phase", "<u2"),
+        ("repetition", "<u2"),
+        ("set", "<u2"),
+        ("acquisition_time_stamp", "<u4"),
+        ("physiology_time_stamp", "<u4", (3,)),
+        ("image_type", "<u2"),
+        ("image_index", "<u2"),
+        ("image_series_index", "<u2"),
+        ("user_int", "<i4", (8,)),
+        ("user_float", "<f4", (8,)),
+        ("attribute_string_len", "<u4"),
+    ]
+)
+_INT16, _FLOAT32, _COMPLEX64 = 2, 5, 7
+_TYPE = {"magnitude": 1, "phase": 2, "real": 3, "imag": 4, "complex": 5}
+
+ImagePart = Literal["magnitude", "phase", "real", "imag", "complex"]
+
+
+@dataclass(frozen=True)
+class ImageMessage:
+    """One ISMRMRD image: `header` is a scalar of IMAGE_HEADER, `pixels` have shape (channel, z, y, x)."""
+
+    header: NDArray[np.void]
+    attributes: str
+    pixels: NDArray[Any]
+
+    def body(self) -> bytes:
+        """The bytes that follow message id 1022 on the wire: header, length of attributes, attributes, pixels."""
+        text = self.attributes.encode()
+        header = self.header.copy()
+        header["attribute_string_len"] = len(text)
+        return bytes(header) + len(text).to_bytes(8, "little") + text + self.pixels.tobytes()
+
+
+def centre(g: Geometry) -> Vector:
+    """The position that ISMRMRD states for a volume or slice: inverse of `recon.geometry.from_centre`.
+
+    centre = position + i₀·Δx·r + j₀·Δy·c + k₀·Δz·s
+    """
+    out = np.asarray(g.position, dtype=np.float64)
+    for n, step, direction in zip(g.shape[::-1], g.voxel, (g.read_dir, g.phase_dir, g.slice_dir)):
+        out = out + centre_index(n) * step * np.asarray(direction)
+    return (float(out[0]), float(out[1]), float(out[2]))
+
+
+def messages(
+    image: Image,
+    *,
+    parts: Sequence[ImagePart] = ("magnitude",),
+    pixel: Literal["float32", "int16"] = "float32",
+    volume: bool = False,
+    series_index: int = 0,
+    bits: int = 12,
+) -> Iterator[ImageMessage]:
+    """The images as ISMRMRD messages: one for each slice, or one for each volume with `volume`.
+
+    Each part (magnitude, phase, …) has its own image_series_index, counted from `series_index`, so that a series has
+    one size and one type. position is the centre of the slice or volume in LPS mm (see `centre`), field_of_view the
+    extent of all its voxels, along z of a slice its thickness. `pixel` "int16" scales each part into `bits` bits
+    (0 … 2^bits − 1, with their sign where values are negative); the record in the attributes states the slope. Phase
+    is in radians, or −(2^bits − 1) … 2^bits − 1 for −π … π.
+    """
+    for n, name in enumerate(parts):
+        kind = _COMPLEX64 if name == "complex" else _INT16 if pixel == "int16" else _FLOAT32
+        everything = list(volumes(image))
+        values: list[NDArray[Any]] = [
+            v.data.astype(np.complex64) if name == "complex" else part(v.data, name) for v in everything
+        ]
+        scaled = _scale(name, values, (1 << bits) - 1)
+        index = 0
+        for v, array in zip(everything, values):
+            stored = scaled.stored(array).astype(np.int16) if kind == _INT16 else array
+            for k, g, block in _blocks(image.geometry, stored, volume):
+                index += 1
+                header = _header(g, v, kind, _TYPE[name], k, series_index + n, index)
+                text = _attributes(image, g, name, scaled, kind)
+                yield ImageMessage(header, text, np.ascontiguousarray(block[np.newaxis]))
+
+
+def write_mrd(image: Image, path: Path, *, parts: Sequence[ImagePart] = ("magnitude",)) -> list[Path]:
+    """Write an image as ISMRMRD HDF5 (`ismrmrd.Dataset(path).read_image("image_0", n)`), float32 or complex64.
+
+    One group image_<series index> for each part, one entry for each slice. Nothing of the patient is in the file.
+    """
+    import h5py
+
+    series: dict[int, list[ImageMessage]] = {}
+    for message in messages(image, parts=parts):
+        series.setdefault(int(message.header["image_series_index"]), []).append(message)
+    with atomic_file(path) as temporary:
+        try:
+            with h5py.File(temporary, "w") as file:
+                for n, group in series.items():
+                    where = file.create_group(f"dataset/image_{n}")
+                    where["header"] = np.stack([m.header for m in group])
+                    pixels = np.stack([m.pixels for m in group])
+                    if np.iscomplexobj(pixels):
+                        # ISMRMRD names the halves of a complex number differently from h5py.
+                        pixels = pixels.view(np.dtype([("real", "<f4"), ("imag", "<f4")]))
+                    where["data"] = pixels
+                    where.create_dataset("attributes", data=[m.attributes for m in group], dtype=h5py.string_dtype())
+        except RuntimeError as error:  # HDF5's word for a write that the system refused while closing
+            raise OSError(0, "HDF5 could not write the file") from error
+    return [path]
+
+
+def _scale(name: ImagePart, values: Sequence[NDArray[Any]], top: int) -> Scale:
+    if name == "phase":
+        return Scale(math.pi / top, True, -math.pi, math.pi)
+    if name == "complex":
+        return Scale(1.0, True, 0.0, 1.0)
+    return scale(values, top=top)
+
+
+def _blocks(g: Geometry, data: NDArray[Any], volume: bool) -> Iterator[tuple[int, Geometry, NDArray[Any]]]:
+    if volume:
+        yield 0, g, data
+        return
+    for k in range(g.shape[0]):
+        position = np.asarray(g.position) + k * g.voxel[2] * np.asarray(g.slice_dir)
+        one = replace(
+            g,
+            position=(float(position[0]), float(position[1]), float(position[2])),
+            shape=(1, *g.shape[1:]),
+            voxel=(*g.voxel[:2], g.thickness),
+        )
+        yield k, one, data[k : k + 1]
+
+
+def _header(g: Geometry, v: Volume, kind: int, image_type: int, k: int, series: int, index: int) -> NDArray[np.void]:
+    matrix = g.shape[::-1]
+    if max(*matrix, index, series) > 0xFFFF:
+        raise ReconError(
+            f"ISMRMRD counts voxels and images up to 65535, and this is image {index} of {matrix} voxels; write fewer "
+            "repetitions at once, or NIfTI or DICOM"
+        )
+    h = np.zeros((), dtype=IMAGE_HEADER)
+    h["version"], h["data_type"], h["channels"], h["image_type"] = 1, kind, 1, image_type
+    h["matrix_size"] = matrix
+    h["field_of_view"] = [n * step for n, step in zip(matrix, g.voxel)]
+    h["position"] = centre(g)
+    h["read_dir"], h["phase_dir"], h["slice_dir"] = g.read_dir, g.phase_dir, g.slice_dir
+    h["slice"], h["image_index"], h["image_series_index"] = k, index, series
+    for name, i in v.counters.items():
+        h[name] = i
+    return h
+
+
+def _attributes(image: Image, g: Geometry, name: ImagePart, scaled: Scale, kind: int) -> str:
+    unit = scaled.slope if kind == _INT16 else scaled.unit
+    low, high = scaled.low / unit, scaled.high / unit
+    meta: dict[str, list[str]] = {
+        "DataRole": ["Image"],
+        "ImageProcessingHistory": ["RECON", *(["AI"] if is_learned(image) else [])],
+        "SeriesDescription": [series_description(image, name)],
+        "ImageComment": [describe(image)],
+        # The scanner must not turn the image once more: the directions here and in the header are those of the pixels.
+        "Keep_image_geometry": ["1"],
+        "ImageRowDir": [f"{x:.18f}" for x in g.read_dir],
+        "ImageColumnDir": [f"{x:.18f}" for x in g.phase_dir],
+        "ImageSliceDir": [f"{x:.18f}" for x in g.slice_dir],
+        KEY: [as_json(image, part=name, slope=scaled.slope / scaled.unit if kind == _INT16 else 1.0)],
+    }
+    if name != "complex":
+        meta["WindowCenter"], meta["WindowWidth"] = [f"{(low + high) / 2:.9g}"], [f"{high - low:.9g}"]
+    return meta_xml(meta)
+
+
+def meta_xml(meta: Mapping[str, Sequence[str]]) -> str:
+    """ISMRMRD's attribute text of an image: <ismrmrdMeta><meta><name/><value/>…</meta>…</ismrmrdMeta>."""
+    root = ElementTree.Element("ismrmrdMeta")
+    for name, values in meta.items():
+        entry = ElementTree.SubElement(root, "meta")
+        ElementTree.SubElement(entry, "name").text = name
+        for value in values:
+            ElementTree.SubElement(entry, "value").text = value
+    return ElementTree.tostring(root, encoding="unicode")

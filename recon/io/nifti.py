@@ -1,0 +1,141 @@
+"""Images as NIfTI-1 with a BIDS side-car; neither holds anything of the patient."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import Image
+from recon.geometry import affine_ras
+from recon.io.atomic import atomic_file
+from recon.io.parts import Part, Volume, part, volumes
+from recon.io.provenance import KEY, as_json
+
+#: BIDS entity of each counter that has files of its own; BIDS has none for cardiac phases and sets.
+_ENTITY = {"contrast": "echo", "phase": "phase", "set": "set"}
+_PART = {"magnitude": "mag", "phase": "phase", "real": "real", "imag": "imag"}
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    values: NDArray[Any]
+    counters: Mapping[str, int]
+    part: str
+
+
+def write_nifti(
+    image: Image, path: Path, *, parts: Sequence[Part] = ("magnitude",), complex_: bool = False
+) -> list[Path]:
+    """Write an image as .nii or .nii.gz with a .json side-car each; returns all files.
+
+        (x, y, z)_RAS = affine_ras(geometry) · (i, j, k, 1),   data[i, j, k] = image[k, j, i]
+
+    float32 with slope 1 holds the engine's values as they are; `complex_` writes complex64 in place of `parts`.
+    Repetitions are the fourth dimension with pixdim[4] = TR in seconds (0 if unknown). Other counters get files of
+    their own: `name_echo-1.nii.gz`, `_phase-1`, `_set-1`; several parts `_part-mag`, `_part-phase`, … Both transform
+    codes are 1 (scanner) where the geometry is known, and 0 (unknown) where it is not. The same image gives the same
+    bytes. Raises ReconError for NaN or infinity.
+    """
+    written: list[Path] = []
+    # All files are complete before the first of them gets its name.
+    with ExitStack() as stack:
+        for file in _files(image, path, ("complex",) if complex_ else parts):
+            sidecar = file.path.with_name(_split(file.path)[0] + ".json")
+            _save(_nifti(image, file), stack.enter_context(atomic_file(file.path)), file.path.suffix == ".gz")
+            stack.enter_context(atomic_file(sidecar)).write_text(_sidecar(image, file), encoding="ascii")
+            written += [file.path, sidecar]
+    return written
+
+
+def _files(image: Image, path: Path, parts: Sequence[Any]) -> list[_File]:
+    stem, suffix = _split(path)
+    groups: dict[str, list[Volume]] = {}
+    for volume in volumes(image):
+        words = [f"_{_ENTITY[a]}-{i + 1}" for a, i in volume.counters.items() if a in _ENTITY]
+        groups.setdefault("".join(words), []).append(volume)
+    files = []
+    for entities, group in groups.items():
+        for name in parts:
+            values = [v.data.astype(np.complex64) if name == "complex" else part(v.data, name) for v in group]
+            ending = f"_part-{_PART[name]}" if len(parts) > 1 else ""
+            # (repetition, z, y, x) → [i, j, k, repetition]
+            array = np.stack(values).T if "repetition" in group[0].counters else values[0].T
+            files.append(_File(path.with_name(stem + entities + ending + suffix), array, group[0].counters, name))
+    return files
+
+
+def _nifti(image: Image, file: _File) -> Any:
+    import nibabel
+
+    g = image.geometry
+    affine = affine_ras(g)
+    create: Any = nibabel.Nifti1Image
+    out = create(file.values, affine if g.known else None)
+    out.header.set_xyzt_units("mm", "sec")
+    if g.known:
+        out.set_qform(affine, 1)
+        out.set_sform(affine, 1)
+    TR = _seconds(image.header.sequence.TR, file.counters.get("contrast", 0)) or 0.0
+    out.header.set_zooms((*g.voxel, *([TR] if file.values.ndim == 4 else [])))
+    out.header.set_slope_inter(1.0, 0.0)
+    provenance = image.provenance
+    words = (provenance.get("engine") or KEY, provenance.get("version"), provenance.get("method"))
+    out.header["descrip"] = " ".join(str(w) for w in words if w).encode("ascii", "replace")[:79]
+    return out
+
+
+def _save(image: Any, temporary: Path, compress: bool) -> None:
+    with open(temporary, "wb") as raw:
+        if compress:
+            # No name and no time in the gzip header: the same image gives the same bytes.
+            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            image.to_stream(raw)
+
+
+def _sidecar(image: Image, file: _File) -> str:
+    sequence, system, study = image.header.sequence, image.header.system, image.header.study
+    contrast = file.counters.get("contrast", 0)
+    angle = sequence.flip_deg
+    fields = {
+        "Modality": "CT" if image.units == "HU" else "MR",
+        "MagneticFieldStrength": system.field_T,
+        "ImagingFrequency": system.frequency_Hz and system.frequency_Hz / 1e6,
+        "Manufacturer": system.vendor,
+        "ManufacturersModelName": system.model,
+        "ProtocolName": study.protocol,
+        "PulseSequenceDetails": sequence.name,
+        "RepetitionTime": _seconds(sequence.TR, contrast),
+        "EchoTime": _seconds(sequence.TE, contrast),
+        "InversionTime": _seconds(sequence.TI, contrast),
+        "FlipAngle": angle[contrast] if contrast < len(angle) else angle[0] if len(angle) == 1 else None,
+        "EchoNumber": contrast + 1 if "contrast" in file.counters else None,
+        "SliceThickness": image.geometry.thickness,
+        "Units": {"phase": "rad"}.get(file.part, "HU" if image.units == "HU" else "arbitrary"),
+        "ConversionSoftware": str(image.provenance.get("engine") or KEY),
+        "ConversionSoftwareVersion": image.provenance.get("version"),
+        KEY: json.loads(as_json(image, part=file.part)),
+    }
+    return json.dumps({k: v for k, v in fields.items() if v not in (None, "")}, indent=2) + "\n"
+
+
+def _seconds(milliseconds: Sequence[float], i: int) -> float | None:
+    value = milliseconds[i] if i < len(milliseconds) else milliseconds[0] if len(milliseconds) == 1 else None
+    return None if value is None else value / 1000
+
+
+def _split(path: Path) -> tuple[str, str]:
+    for suffix in (".nii.gz", ".nii"):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)], path.name[-len(suffix) :]
+    return path.name, ".nii.gz"

@@ -1,0 +1,141 @@
+"""Where an image goes: the format follows from the name of the output, and is checked before the work begins."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from recon.data import Image, ReconError
+from recon.io.atomic import write_error
+from recon.io.parts import Part, check
+
+Kind = Literal["dicom folder", "dicom", "nifti", "png", "mrd"]
+
+SUFFIXES: dict[str, Kind] = {
+    ".dcm": "dicom",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".png": "png",
+    ".h5": "mrd",
+    ".mrd": "mrd",
+}
+
+
+def kind(path: str | os.PathLike[str]) -> Kind:
+    """The format of an output by its name: by suffix, or a DICOM folder for a folder, a final slash or no suffix.
+
+    Raises ReconError for a suffix that stands for no format.
+    """
+    name = os.fspath(path)
+    if name.endswith(("/", os.sep)) or Path(name).is_dir() or not Path(name).suffix:
+        return "dicom folder"
+    for suffix, found in SUFFIXES.items():
+        if name.lower().endswith(suffix) and len(Path(name).name) > len(suffix):
+            return found
+    wrong = Path(name).suffix.lower()
+    near = difflib.get_close_matches(wrong, SUFFIXES, n=1, cutoff=0.5)
+    raise ReconError(
+        f"{name} ends in {wrong}, which names no format; use {', '.join(SUFFIXES)}, or a folder for DICOM ({name}/)"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+def check_paths(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    needed_bytes: int = 0,
+) -> None:
+    """Raise ReconError unless every output can be written; to be asked before a long reconstruction.
+
+    The suffix must be known, the parent folder exist, be writable and have `needed_bytes` free; a DICOM folder must be
+    new or empty, since series of different runs in one folder cannot be told apart. No output may be one of `inputs` or
+    another output. A file that exists will be replaced.
+    """
+    taken: dict[Path, str] = {Path(i).resolve(): "the input" for i in inputs}
+    for item in paths:
+        found, path = kind(item), Path(item)
+        for target in _targets(path, found):
+            if target in taken:
+                raise ReconError(f"{item} would overwrite {taken[target]}; give each output a name of its own")
+            taken[target] = f"another output, {item}"
+        _check_place(path, found, needed_bytes)
+
+
+def write(
+    image: Image,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    parts: Sequence[Part] = ("magnitude",),
+    complex_: bool = False,
+    series_number: int = 1,
+    derived: bool = False,
+) -> list[Path]:
+    """Write an image to every one of `paths`, each in the format of its name (see `kind`); returns all files.
+
+    `parts` are the real parts of complex voxels to write (magnitude, phase, real, imag), `complex_` keeps NIfTI and
+    ISMRMRD complex; a PNG shows the magnitude always. `series_number` and `derived` go to DICOM. Each output appears
+    whole or not at all. Raises ReconError where an output cannot be written.
+    """
+    check(image)
+    if not parts:
+        raise ReconError("no part of the image was asked for; use magnitude, phase, real or imag")
+    written: list[Path] = []
+    for item in paths:
+        path, found = Path(item), kind(item)
+        if found == "nifti":
+            from recon.io.nifti import write_nifti
+
+            written += write_nifti(image, path, parts=parts, complex_=complex_)
+        elif found == "png":
+            from recon.io.png import write_png
+
+            written += write_png(image, path)
+        elif found == "mrd":
+            from recon.io.mrd_image import write_mrd
+
+            written += write_mrd(image, path, parts=("complex",) if complex_ else parts)
+        else:
+            from recon.io.dicom import write_dicom, write_dicom_file
+
+            if found == "dicom":
+                written += write_dicom_file(image, path, parts=parts, series_number=series_number, derived=derived)
+            else:
+                written += write_dicom(image, path, parts=parts, series_number=series_number, derived=derived)
+    return written
+
+
+def _targets(path: Path, found: Kind) -> list[Path]:
+    if found != "nifti":
+        return [path.resolve()]
+    # a.nii and a.nii.gz share the side-car a.json
+    stem = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+    return [path.resolve(), path.with_name(stem + ".json").resolve()]
+
+
+def _check_place(path: Path, found: Kind, needed_bytes: int) -> None:
+    if found == "dicom folder" and path.exists():
+        if not path.is_dir():
+            raise ReconError(f"{path} is a file, and DICOM series go into a folder; give another name")
+        held = sum(1 for _ in path.iterdir())
+        if held:
+            raise ReconError(
+                f"{path} holds {held} files already, and series of two runs in one folder cannot be told apart; give a "
+                "new folder or empty this one"
+            )
+    parent = path.parent
+    try:
+        free = shutil.disk_usage(parent).free
+    except OSError as error:
+        raise write_error(path, error) from error
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise write_error(path, PermissionError(13, "not permitted"))
+    if free < needed_bytes:
+        raise ReconError(
+            f"{parent} has {free / 1e6:.0f} MB free, and {needed_bytes / 1e6:.0f} MB are needed; free some space or "
+            "write to another disk with --output"
+        )
