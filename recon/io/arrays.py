@@ -45,7 +45,7 @@ def read(
             f"{path.name} holds real numbers ({array.dtype}) of shape {array.shape}, k-space is complex; save it as "
             "real + 1j·imaginary, or give images to `recon compare` instead"
         )
-    names = _names(axes)
+    names = axis_names(axes)
     if names is None:
         if array.ndim != 2:
             raise DataError(
@@ -201,7 +201,8 @@ def _mask(data: NDArray[Any], name: str) -> NDArray[np.bool_]:
     return out
 
 
-def _names(axes: Sequence[str] | None) -> tuple[str, ...] | None:
+def axis_names(axes: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Axes as a tuple of lower-case names, from a sequence or a string with commas; None stays None."""
     if axes is None:
         return None
     parts = axes.split(",") if isinstance(axes, str) else axes
