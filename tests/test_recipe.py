@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recon import recipe as recipes
+from recon.data import ReconError
+from recon.recipe import Recipe
+
+
+def test_a_recipe_printed_as_toml_reads_back_equal(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    made = recipes.parse({"name": "knee", "solve": {"method": "cs", "l1": 2, "grappa_kernel": [3, 5]}})
+    path.write_text(recipes.to_toml(made))
+    assert recipes.load(path) == made
+    assert made.solve.l1 == 2.0
+    assert made.solve.grappa_kernel == (3, 5)
+
+
+def test_what_a_file_does_not_name_keeps_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("[solve]\nmethod = 'tv'\n")
+    assert recipes.load(path) == recipes.with_method(Recipe(), "tv")
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"solve": {"methd": "cs"}}, "did you mean solve.method?"),
+        ({"prepar": {}}, "did you mean prepare?"),
+        ({"solve": {"method": "magic"}}, "solve.method = 'magic'"),
+        ({"solve": {"l2": -1}}, "solve.l2"),
+        ({"solve": {"l2": float("nan")}}, "solve.l2"),
+        ({"solve": 3}, "must be a section"),
+        ({"prepare": {"virtual_coils": 0}}, "prepare.virtual_coils"),
+        ({"prepare": {"map_sets": 7}}, "prepare.map_sets"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_cure(table: dict[str, object], says: str) -> None:
+    with pytest.raises(ReconError) as error:
+        recipes.parse(table)
+    assert says in str(error.value)
+
+
+def test_a_missing_or_broken_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ReconError, match="recon recipe"):
+        recipes.load(tmp_path / "absent.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[solve\n")
+    with pytest.raises(ReconError, match="not a TOML file"):
+        recipes.load(broken)
+
+
+def test_the_hash_follows_what_decides_the_picture_and_not_the_name() -> None:
+    assert recipes.digest(Recipe(name="a")) == recipes.digest(Recipe(name="b"))
+    assert recipes.digest(Recipe()) != recipes.digest(recipes.with_method(Recipe(), "cs"))
