@@ -1,0 +1,348 @@
+"""ISMRMRD (MRD version 1) raw data files: HDF5 with one record for each line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import LINE, DataError, RawScan
+from recon.io import line_rules, mrd_header
+from recon.io.atomic import atomic_file
+
+#: Bytes of records or samples that are handled at once.
+_BLOCK = 64 * 2**20
+
+_IDX = (
+    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
+    "segment", "user",
+)  # fmt: skip
+
+#: The acquisition header of MRD version 1, 340 bytes, in its order.
+HEAD = np.dtype(
+    [
+        ("version", "<u2"), ("flags", "<u8"), ("measurement_uid", "<u4"), ("scan_counter", "<u4"),
+        ("acquisition_time_stamp", "<u4"), ("physiology_time_stamp", "<u4", (3,)), ("number_of_samples", "<u2"),
+        ("available_channels", "<u2"), ("active_channels", "<u2"), ("channel_mask", "<u8", (16,)),
+        ("discard_pre", "<u2"), ("discard_post", "<u2"), ("center_sample", "<u2"), ("encoding_space_ref", "<u2"),
+        ("trajectory_dimensions", "<u2"), ("sample_time_us", "<f4"), ("position", "<f4", (3,)),
+        ("read_dir", "<f4", (3,)), ("phase_dir", "<f4", (3,)), ("slice_dir", "<f4", (3,)),
+        ("patient_table_position", "<f4", (3,)), ("idx", np.dtype([(n, LINE[n]) for n in _IDX])),
+        ("user_int", "<i4", (8,)), ("user_float", "<f4", (8,)),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class FileSamples:
+    """Samples of an ISMRMRD file; opened read-only for each request and closed after it.
+
+    `records[i]` is the place in the file of row i, `shapes` are its (channels, samples, trajectory dimensions).
+    Raises DataError where the file has changed since it was read, or where a record does not have its header's size.
+    """
+
+    path: Path
+    dataset: str
+    records: NDArray[np.intp]
+    shapes: NDArray[np.int64]
+    stamp: tuple[int, int]
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+        channels, samples, _ = self._shape(rows)
+        flat = self._fetch("data", rows, 2 * channels * samples)
+        return flat.view(np.complex64).reshape(len(rows), channels, samples)
+
+    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        _, samples, dimensions = self._shape(rows)
+        return self._fetch("traj", rows, samples * dimensions).reshape(len(rows), samples, dimensions)
+
+    def _shape(self, rows: NDArray[np.intp]) -> tuple[int, int, int]:
+        if not len(rows):
+            return 0, 0, 0
+        shapes = self.shapes[rows]
+        if (shapes != shapes[0]).any():
+            raise DataError(
+                "lines of different numbers of channels or samples cannot be read together; read each kind by itself"
+            )
+        channels, samples, dimensions = (int(n) for n in shapes[0])
+        return channels, samples, dimensions
+
+    def _fetch(self, field: str, rows: NDArray[np.intp], length: int) -> NDArray[np.float32]:
+        """The named field of the rows, (row, length) float32, in the order asked for."""
+        if not len(rows) or not length:
+            return np.zeros((len(rows), length), np.float32)
+        places, back = np.unique(self.records[rows], return_inverse=True)
+        with _open(self.path) as file:
+            if _stamp(self.path) != self.stamp:
+                raise DataError(f"{self.path.name} has changed since it was opened; read it again")
+            data = _group(file, self.dataset, self.path)["data"]
+            _records(data, field, places[:1], length)  # the header alone never decides what is allocated
+            out = np.empty((len(places), length), np.float32)
+            step = max(1, _BLOCK // (4 * length))
+            for i in range(0, len(places), step):
+                parts = _records(data, field, places[i : i + step], length)
+                np.concatenate(parts, out=out[i : i + step].reshape(-1), casting="same_kind")
+        ordered = len(back) == len(places) and bool((back == np.arange(len(back))).all())
+        return out if ordered else out[back]
+
+
+def read(path: str | Path, dataset: str | None = None) -> RawScan:
+    """The scan in an ISMRMRD file: its headers at once, its samples when they are asked for.
+
+    `dataset` names the group, by default "dataset" or the only one there is. The file is opened read-only and is closed
+    again at once. Lines that break a rule of `line_rules.check` are left out and counted. Raises DataError for files
+    that are cut short, hold no header or no lines, or whose records do not have the size that their headers state.
+    """
+    path = Path(path)
+    notes: list[str] = []
+    with _open(path) as file:
+        group = _group(file, dataset, path)
+        xml, data = _xml(group, path), _data(group, path)
+        header, encodings, found = mrd_header.parse(xml)
+        notes += found
+        lines = _lines(data, path)
+        waveforms = len(group["waveforms"]) if "waveforms" in group and group["waveforms"].shape else 0
+        name = str(group.name)
+    if waveforms:
+        notes.append(f"{waveforms} waveforms (ECG, respiration, …) are not used")
+    odd = ~(np.isfinite(lines["sample_time_us"]) & (lines["sample_time_us"] >= 0))
+    if odd.any():
+        lines["sample_time_us"][odd] = 0
+        notes.append(f"{int(odd.sum())} of {len(lines)} lines state no possible sample_time_us; it is taken as unknown")
+    encodings, filled = line_rules.complete_limits(lines, encodings)
+    keep, broken, rejected = line_rules.check(lines, encodings)
+    lines, records = lines[keep], np.nonzero(keep)[0]
+    shapes = np.stack(
+        [lines[n].astype(np.int64) for n in ("active_channels", "number_of_samples", "trajectory_dimensions")], axis=1
+    )
+    samples = FileSamples(path.absolute(), name, records, shapes, _stamp(path))
+    return RawScan(lines, samples, encodings, header, "ismrmrd", (*notes, *filled, *broken), rejected)
+
+
+def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
+    """Write a scan as an ISMRMRD file that any reader of the format opens; it appears whole or not at all.
+
+    Samples pass through in blocks. Raises ReconError where the file cannot be written.
+    """
+    import h5py
+
+    record = np.dtype([("head", HEAD), ("traj", h5py.vlen_dtype("<f4")), ("data", h5py.vlen_dtype("<f4"))])
+    n = len(scan.lines)
+    with atomic_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group(dataset)
+        xml = group.create_dataset("xml", (1,), h5py.string_dtype(), maxshape=(1,))
+        xml[0] = mrd_header.build(scan.header, scan.encodings).decode()
+        data = group.create_dataset("data", (n,), record, maxshape=(None,), chunks=(max(1, min(n, 64)),))
+        size = 8 * scan.lines["active_channels"].astype(np.int64) * scan.lines["number_of_samples"]
+        largest = max(1, int(size.max(initial=1)))
+        step = max(64, _BLOCK // largest // 64 * 64)
+        for start in range(0, n, step):
+            rows = np.arange(start, min(start + step, n))
+            data[rows[0] : rows[-1] + 1] = _pack(scan, rows, record)
+
+
+def _pack(scan: RawScan, rows: NDArray[np.intp], record: np.dtype[Any]) -> NDArray[np.void]:
+    lines = scan.lines[rows]
+    out = np.zeros(len(rows), record)
+    head = out["head"]
+    for name in LINE.names or ():
+        (head["idx"] if name in _IDX else head)[name] = lines[name]
+    head["version"] = 1
+    head["scan_counter"] = rows
+    head["available_channels"] = lines["active_channels"]
+    for channel in range(int(lines["active_channels"].max(initial=0))):
+        word, bit = divmod(channel, 64)
+        if word < 16:
+            head["channel_mask"][lines["active_channels"] > channel, word] |= np.uint64(1 << bit)
+    shapes = np.stack([lines[n] for n in ("active_channels", "number_of_samples", "trajectory_dimensions")], axis=1)
+    for shape in np.unique(shapes, axis=0):
+        here = np.nonzero((shapes == shape).all(axis=1))[0]
+        samples = np.ascontiguousarray(scan.samples.read(rows[here]), np.complex64)
+        flat = samples.reshape(len(here), -1).view(np.float32)
+        trajectory = scan.samples.trajectory(rows[here]) if shape[2] else np.zeros((len(here), 0), np.float32)
+        for i, values, k in zip(here, flat, np.asarray(trajectory, np.float32).reshape(len(here), -1), strict=True):
+            out["data"][i], out["traj"][i] = values, k
+    return out
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence."""
+    import h5py
+
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; check the name")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except PermissionError:
+        raise DataError(f"{path.name} cannot be opened: reading it is not permitted; ask its owner") from None
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(f"{path.name} {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    text = str(error)
+    if "lock" in text or "already open for write" in text:
+        return "is being written by another program; read it when that has ended"
+    if "signature not found" in text:
+        return "is no HDF5 file; ISMRMRD files are, so that it may be of another format or empty"
+    if "truncated" in text:
+        return "is cut short: it holds less than it says; copy it again from where it was made"
+    return f"cannot be read as HDF5: it is damaged or cut short ({path.stat().st_size} bytes); copy it again"
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+def _group(file: Any, dataset: str | None, path: Path) -> Any:
+    import h5py
+
+    groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+    if dataset is not None:
+        item = file.get(dataset)
+        if not isinstance(item, h5py.Group):
+            raise DataError(f"{path.name} has no group {dataset}; it has {', '.join(groups) or 'none'}")
+        return item
+    raw = [name for name in groups if "data" in file[name] and "xml" in file[name]]
+    candidates = raw or [name for name in groups if "data" in file[name] or "xml" in file[name]]
+    if "dataset" in candidates or len(candidates) == 1:
+        return file["dataset" if "dataset" in candidates else candidates[0]]
+    if candidates:
+        raise DataError(f"{path.name} holds several scans ({', '.join(candidates)}); choose one with --dataset")
+    raise DataError(
+        f"{path.name} is HDF5, but none of its groups ({', '.join(groups) or 'it has none'}) holds ISMRMRD's xml and "
+        "data; convert the scan with siemens_to_ismrmrd or its like"
+    )
+
+
+def _xml(group: Any, path: Path) -> bytes:
+    item = group.get("xml")
+    if item is None or not getattr(item, "size", 0) or item.dtype.itemsize > mrd_header.MAX_BYTES:
+        raise DataError(f"{path.name} has no XML header ({group.name}/xml); write it into the file")
+    value = np.asarray(item[()]).reshape(-1)[0]
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def _data(group: Any, path: Path) -> Any:
+    item = group.get("data")
+    if item is None or not hasattr(item, "dtype"):
+        raise DataError(f"{path.name} has no raw data ({group.name}/data); it may hold images alone")
+    names = item.dtype.names or ()
+    if item.ndim != 1 or "head" not in names or "data" not in names:
+        raise DataError(f"{group.name}/data of {path.name} is no list of acquisitions; write it in ISMRMRD's layout")
+    head = item.dtype["head"].names or ()
+    missing = [n for n in LINE.names or () if n not in (*head, *_IDX)] + [
+        n for n in _IDX if "idx" not in head or n not in (item.dtype["head"]["idx"].names or ())
+    ]
+    if missing:
+        raise DataError(f"the acquisition headers of {path.name} lack {', '.join(missing[:4])}; write them anew")
+    if item.shape[0] == 0:
+        raise DataError(f"{path.name} holds no lines: the scan was not recorded, or was cut off before the first one")
+    if item.id.get_storage_size() == 0:
+        raise DataError(f"{path.name} states {item.shape[0]} lines but stores none; copy it again")
+    return item
+
+
+def _lines(data: Any, path: Path) -> NDArray[np.void]:
+    """Headers of all lines, read block by block; the sizes of the records are compared with them on the way."""
+    n = data.shape[0]
+    if data.id.get_create_plist().get_nfilters() == 0 and data.id.get_storage_size() < n * data.dtype.itemsize:
+        raise DataError(f"{path.name} states {n} lines but stores fewer; copy it again")
+    out = np.zeros(n, LINE)
+    for start, head, lengths in _heads(data):
+        block = out[start : start + len(head)]
+        for name in LINE.names or ():
+            block[name] = head["idx"][name] if name in _IDX else head[name]
+        samples = block["number_of_samples"].astype(np.int64)
+        expected = {
+            "data": 2 * samples * block["active_channels"].astype(np.int64),
+            "traj": samples * block["trajectory_dimensions"],
+        }
+        for what, stored in lengths.items():
+            wrong = np.nonzero(stored != expected[what])[0]
+            if wrong.size:
+                i = int(wrong[0])
+                raise DataError(
+                    f"{wrong.size} lines of {path.name} hold another number of samples than their header says: line "
+                    f"{start + i} has {int(stored[i])} numbers in {what}, where {int(expected[what][i])} are expected; "
+                    "write the file anew"
+                )
+    return out
+
+
+def _heads(data: Any) -> Iterator[tuple[int, NDArray[np.void], dict[str, NDArray[np.uint32]]]]:
+    """Blocks of headers: first line, headers, and, where the file shows them, the lengths of what belongs to each.
+
+    Files that were written line by line have one chunk per line; taking the chunks as they are stored is ten times
+    faster there than reading through the selection, and shows the lengths without reading any samples.
+    """
+    n, size = data.shape[0], data.dtype.itemsize
+    plain = data.chunks is not None and data.id.get_create_plist().get_nfilters() == 0
+    layout = _with_lengths(data) if plain else None
+    if layout is None or data.id.get_num_chunks() * data.chunks[0] < n:
+        step = max(1, _BLOCK // size)
+        for start in range(0, n, step):
+            yield start, data.fields("head")[start : start + step], {}
+        return
+    per, step = data.chunks[0], max(1, _BLOCK // (data.chunks[0] * size))
+    for first in range(0, -(-n // per), step):
+        starts = range(first * per, min((first + step) * per, n), per)
+        raw = b"".join(data.id.read_direct_chunk((start,))[1] for start in starts)
+        block = np.frombuffer(raw, layout)[: n - starts[0]]
+        yield (
+            starts[0],
+            block["head"],
+            {what: block[what + "_length"] for what in ("traj", "data") if what in data.dtype.names},
+        )
+
+
+def _with_lengths(data: Any) -> np.dtype[Any] | None:
+    """Layout of a stored record, with the length that begins each variable-length member; None where it differs."""
+    kind, dtype = data.id.get_type(), data.dtype
+    if kind.get_size() != dtype.itemsize:
+        return None
+    names, formats, offsets = ["head"], [dtype["head"]], [dtype.fields["head"][1]]
+    for i in range(kind.get_nmembers()):
+        name = kind.get_member_name(i).decode()
+        if name in ("traj", "data"):
+            if kind.get_member_type(i).get_size() != 16:  # 4 bytes of length, 8 of address, 4 of index
+                return None
+            names.append(name + "_length")
+            formats.append(np.dtype("<u4"))
+            offsets.append(kind.get_member_offset(i))
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": dtype.itemsize})
+
+
+def _records(data: Any, field: str, places: NDArray[np.intp], length: int) -> list[NDArray[np.float32]]:
+    """The named field of some records (ascending), each checked to have `length` numbers."""
+    import h5py
+
+    if field not in data.dtype.names:
+        raise DataError(f"the records have no member {field}; write the file anew")
+    step = int(places[1] - places[0]) if len(places) > 1 else 1
+    if (np.diff(places) == step).all():
+        parts = data.fields(field)[int(places[0]) : int(places[-1]) + 1 : step]
+    else:
+        # Points, since HDF5 joins a list of rows to one selection in quadratic time.
+        memory = np.dtype([(field, data.dtype[field])])
+        space = data.id.get_space()
+        space.select_elements(places[:, None].astype(np.uint64))
+        out = np.empty(len(places), memory)
+        data.id.read(h5py.h5s.create_simple((len(places),)), space, out, h5py.h5t.py_create(memory))
+        parts = out[field]
+    for place, part in zip(places, parts):
+        if len(part) != length:
+            raise DataError(
+                f"line {int(place)} holds {len(part)} numbers in {field}, where its header states {length}; write the "
+                "file anew"
+            )
+    return list(parts)
