@@ -78,7 +78,7 @@ class FileSamples:
         if not len(rows) or not length:
             return np.zeros((len(rows), length), np.float32)
         places, back = np.unique(self.records[rows], return_inverse=True)
-        with _open(self.path) as file:
+        with open_hdf5(self.path) as file:
             if _stamp(self.path) != self.stamp:
                 raise DataError(f"{self.path.name} has changed since it was opened; read it again")
             data = _group(file, self.dataset, self.path)["data"]
@@ -101,7 +101,7 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
     """
     path = Path(path)
     notes: list[str] = []
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         group = _group(file, dataset, path)
         xml, data = _xml(group, path), _data(group, path)
         header, encodings, found = mrd_header.parse(xml)
@@ -172,7 +172,7 @@ def _pack(scan: RawScan, rows: NDArray[np.intp], record: np.dtype[Any]) -> NDArr
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def open_hdf5(path: Path) -> Iterator[Any]:
     """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence."""
     import h5py
 

@@ -11,6 +11,7 @@ import defusedxml.ElementTree as safe
 from defusedxml.common import DefusedXmlException
 
 from recon.data import DataError, Encoding, Header, Limit, Patient, Sequence, Study, System
+from recon.io import mrd_values as values
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
@@ -161,10 +162,10 @@ def _local(tag: str) -> str:
 def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
     encoded_matrix, encoded_fov = _space(e, f"{path}/encodedSpace", notes)
     recon_matrix, recon_fov = _space(e, f"{path}/reconSpace", notes)
-    trajectory = _text(e, "trajectory").lower()
+    trajectory = values.text(e, "trajectory").lower()
     if trajectory not in TRAJECTORIES:
         meant = "other" if trajectory else "cartesian"
-        notes.append(f"{path}/trajectory is {_shown(trajectory)}; it is taken for {meant}")
+        notes.append(f"{path}/trajectory is {values.shown(trajectory)}; it is taken for {meant}")
         trajectory = meant
     limits = {}
     for element in e.findall("encodingLimits/*"):
@@ -175,9 +176,9 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
     if not limits:
         notes.append(f"{path}/encodingLimits gives no limits: sizes and the centre are taken from the lines")
     factors = [
-        _count(e, f"parallelImaging/accelerationFactor/kspace_encoding_step_{i}", path, notes, 1) for i in (1, 2)
+        values.count(e, f"parallelImaging/accelerationFactor/kspace_encoding_step_{i}", path, notes, 1) for i in (1, 2)
     ]
-    multiband = _number(_text(e, "parallelImaging/multiband/multiband_factor"))
+    multiband = values.number(values.text(e, "parallelImaging/multiband/multiband_factor"))
     if multiband is not None and multiband > 1:
         notes.append(f"{path} was acquired with {multiband:g} slices at once (multiband)")
     parameters = _user(e.find("trajectoryDescription"), f"{path}/trajectoryDescription", notes)
@@ -189,9 +190,9 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
         trajectory,
         limits,
         (factors[0] or 1, factors[1] or 1),
-        _text(e, "parallelImaging/calibrationMode"),
-        _count(e, "echoTrainLength", path, notes, 0),
-        _text(e, "trajectoryDescription/identifier"),
+        values.text(e, "parallelImaging/calibrationMode"),
+        values.count(e, "echoTrainLength", path, notes, 0),
+        values.text(e, "trajectoryDescription/identifier"),
         {k: v for k, v in parameters.items() if isinstance(v, (int, float))},
     )
 
@@ -202,17 +203,17 @@ def _space(e: Element, path: str, notes: list[str]) -> tuple[tuple[int, int, int
         raise DataError(f"the header has no element {path}; write its matrixSize and fieldOfView_mm into it")
     matrix, fov = [], []
     for axis in "xyz":
-        name, text = f"{path}/matrixSize/{axis}", _text(space, f"matrixSize/{axis}")
-        value = _number(text)
+        name, text = f"{path}/matrixSize/{axis}", values.text(space, f"matrixSize/{axis}")
+        value = values.number(text)
         if value is None or abs(value - round(value)) > 0.05 or not 1 <= round(value) <= 65535:
-            raise DataError(f"{name} is {_shown(text)}; it must be a whole number from 1 to 65535")
+            raise DataError(f"{name} is {values.shown(text)}; it must be a whole number from 1 to 65535")
         if value != round(value):
-            notes.append(f"{name} is {_shown(text)}; it is rounded to {round(value)}")
+            notes.append(f"{name} is {values.shown(text)}; it is rounded to {round(value)}")
         matrix.append(round(value))
-        name, text = f"{path}/fieldOfView_mm/{axis}", _text(space, f"fieldOfView_mm/{axis}")
-        value = _number(text)
+        name, text = f"{path}/fieldOfView_mm/{axis}", values.text(space, f"fieldOfView_mm/{axis}")
+        value = values.number(text)
         if value is None or not 0 < value < 1e5:
-            raise DataError(f"{name} is {_shown(text)}; it must be a length in millimetres above 0")
+            raise DataError(f"{name} is {values.shown(text)}; it must be a length in millimetres above 0")
         fov.append(value)
     if math.prod(matrix) > MAX_VOXELS:
         raise DataError(f"{path}/matrixSize is {matrix[0]}×{matrix[1]}×{matrix[2]}, more than {MAX_VOXELS} voxels")
@@ -220,17 +221,17 @@ def _space(e: Element, path: str, notes: list[str]) -> tuple[tuple[int, int, int
 
 
 def _limit(e: Element, path: str, notes: list[str]) -> Limit | None:
-    values = []
+    found = []
     for name in ("minimum", "maximum", "center"):
         if e.find(name) is None:
             notes.append(f"{path} has no {name}; this limit is treated as missing")
             return None
-        text = _text(e, name) or "0"
-        value = _number(text)
+        text = values.text(e, name) or "0"
+        value = values.number(text)
         if value is None or value != round(value) or not 0 <= value <= 65535:
-            raise DataError(f"{path}/{name} is {_shown(text)}; it must be a whole number from 0 to 65535")
-        values.append(round(value))
-    low, high, centre = values
+            raise DataError(f"{path}/{name} is {values.shown(text)}; it must be a whole number from 0 to 65535")
+        found.append(round(value))
+    low, high, centre = found
     if low > high:
         raise DataError(f"{path} runs from {low} to {high}; the minimum must not exceed the maximum")
     if path.rpartition("/")[2].startswith("kspace") and not low <= centre <= high:
@@ -244,63 +245,66 @@ def _header(root: Element, notes: list[str]) -> Header:
     measurement, system = _part(root, "measurementInformation"), _part(root, "acquisitionSystemInformation")
     timing = _part(root, "sequenceParameters")
 
-    sex = _text(subject, "patientGender").upper()
+    sex = values.text(subject, "patientGender").upper()
     if sex not in ("", "M", "F", "O"):
         notes.append("subjectInformation/patientGender is none of M, F and O; it is left empty")
         sex = ""
     patient = Patient(
-        _text(subject, "patientName"),
-        _text(subject, "patientID"),
-        _date(subject, "patientBirthdate", notes),
+        values.text(subject, "patientName"),
+        values.text(subject, "patientID"),
+        values.date(subject, "patientBirthdate", notes),
         sex,
-        _positive(subject, "patientWeight_kg", notes),
+        values.positive(subject, "patientWeight_kg", notes),
     )
     texts = {
-        name: _text(measurement, element) or str(user.pop(f"measurementInformation/{element}", ""))
+        name: values.text(measurement, element) or str(user.pop(f"measurementInformation/{element}", ""))
         for element, name in MEASUREMENT.items()
     }
     for element in ("initialSeriesNumber", "seriesInstanceUIDRoot", "sequenceName"):
-        if _text(measurement, element):
-            user[f"measurementInformation/{element}"] = _text(measurement, element)
+        if values.text(measurement, element):
+            user[f"measurementInformation/{element}"] = values.text(measurement, element)
     for dependency in measurement.findall("measurementDependency"):
-        kind = _text(dependency, "dependencyType")
-        user[f"measurementInformation/measurementDependency/{kind}"] = _text(dependency, "measurementID")
-    labels = [(_number(_text(c, "coilNumber")) or 0, _text(c, "coilName")) for c in system.findall("coilLabel")]
+        kind = values.text(dependency, "dependencyType")
+        user[f"measurementInformation/measurementDependency/{kind}"] = values.text(dependency, "measurementID")
+    labels = [
+        (values.number(values.text(c, "coilNumber")) or 0, values.text(c, "coilName"))
+        for c in system.findall("coilLabel")
+    ]
     return Header(
         patient,
         Study(
-            uid=_text(study, "studyInstanceUID"),
-            id=_text(study, "studyID"),
-            date=_date(study, "studyDate", notes),
-            time=_time(study, "studyTime", notes),
-            description=_text(study, "studyDescription"),
-            accession=_text(study, "accessionNumber") or str(user.pop("studyInformation/accessionNumber", "")),
-            referring_physician=_text(study, "referringPhysicianName"),
-            body_part=_text(study, "bodyPartExamined"),
-            series_date=_date(measurement, "seriesDate", notes),
-            series_time=_time(measurement, "seriesTime", notes),
-            patient_position=_text(measurement, "patientPosition"),
+            uid=values.text(study, "studyInstanceUID"),
+            id=values.text(study, "studyID"),
+            date=values.date(study, "studyDate", notes),
+            time=values.time(study, "studyTime", notes),
+            description=values.text(study, "studyDescription"),
+            accession=values.text(study, "accessionNumber") or str(user.pop("studyInformation/accessionNumber", "")),
+            referring_physician=values.text(study, "referringPhysicianName"),
+            body_part=values.text(study, "bodyPartExamined"),
+            series_date=values.date(measurement, "seriesDate", notes),
+            series_time=values.time(measurement, "seriesTime", notes),
+            patient_position=values.text(measurement, "patientPosition"),
             **texts,
         ),
         System(
-            vendor=_text(system, "systemVendor"),
-            model=_text(system, "systemModel"),
-            field_T=_positive(system, "systemFieldStrength_T", notes),
-            frequency_Hz=_positive(_part(root, "experimentalConditions"), "H1resonanceFrequency_Hz", notes),
-            institution=_text(system, "institutionName"),
-            station=_text(system, "stationName"),
-            device_id=_text(system, "deviceID"),
-            noise_bandwidth=_positive(system, "relativeReceiverNoiseBandwidth", notes),
+            vendor=values.text(system, "systemVendor"),
+            model=values.text(system, "systemModel"),
+            field_T=values.positive(system, "systemFieldStrength_T", notes),
+            frequency_Hz=values.positive(_part(root, "experimentalConditions"), "H1resonanceFrequency_Hz", notes),
+            institution=values.text(system, "institutionName"),
+            station=values.text(system, "stationName"),
+            device_id=values.text(system, "deviceID"),
+            noise_bandwidth=values.positive(system, "relativeReceiverNoiseBandwidth", notes),
             coil_labels=tuple(name for _, name in sorted(labels, key=lambda label: label[0])),
         ),
         Sequence(
             name=str(user.get("measurementInformation/sequenceName", "")),
-            type=_text(timing, "sequence_type"),
-            TR=_series(timing, "TR", notes),
-            TE=_series(timing, "TE", notes),
-            TI=_series(timing, "TI", notes),
-            flip_deg=_series(timing, "flipAngle_deg", notes),
-            echo_spacing=_series(timing, "echo_spacing", notes),
+            type=values.text(timing, "sequence_type"),
+            TR=values.series(timing, "TR", notes),
+            TE=values.series(timing, "TE", notes),
+            TI=values.series(timing, "TI", notes),
+            flip_deg=values.series(timing, "flipAngle_deg", notes),
+            echo_spacing=values.series(timing, "echo_spacing", notes),
         ),
         user,
     )
@@ -312,10 +316,10 @@ def _user(e: Element | None, path: str, notes: list[str]) -> dict[str, Any]:
     for item in () if e is None else e:
         if not item.tag.startswith("userParameter"):
             continue
-        name, text = _text(item, "name"), _text(item, "value")
+        name, text = values.text(item, "name"), values.text(item, "value")
         value: Any = text
         if item.tag in ("userParameterLong", "userParameterDouble"):
-            number = _number(text)
+            number = values.number(text)
             whole = number is not None and item.tag == "userParameterLong" and number == round(number)
             value = text if number is None else round(number) if whole else number
             if number is None:
@@ -330,70 +334,6 @@ def _user(e: Element | None, path: str, notes: list[str]) -> dict[str, Any]:
 def _part(root: Element, name: str) -> Element:
     found = root.find(name)
     return Element(name) if found is None else found
-
-
-def _text(e: Element, path: str) -> str:
-    return (e.findtext(path) or "").strip().strip("\0")
-
-
-def _number(text: str) -> float | None:
-    """A finite number, or None. Python's own extras (1_000, nan, infinity) are no numbers here."""
-    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
-        return None
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def _positive(e: Element, name: str, notes: list[str]) -> float | None:
-    text = _text(e, name)
-    value = _number(text)
-    if value is not None and value > 0:
-        return value
-    if text and value != 0:
-        notes.append(f"{e.tag}/{name} is no positive number; it is taken as unknown")
-    return None
-
-
-def _count(e: Element, name: str, path: str, notes: list[str], least: int) -> int | None:
-    text = _text(e, name)
-    value = _number(text)
-    if value is not None and value == round(value) and least <= value <= 65535:
-        return round(value)
-    if text:
-        notes.append(f"{path}/{name} is {_shown(text)}; it is taken as unknown")
-    return None
-
-
-def _series(e: Element, name: str, notes: list[str]) -> tuple[float, ...]:
-    values = [_number((item.text or "").strip()) for item in e.findall(name)]
-    if any(v is None or v < 0 for v in values):
-        notes.append(f"{e.tag}/{name} holds a value that is no time or angle; all of its values are taken as unknown")
-        return ()
-    return tuple(v for v in values if v is not None)
-
-
-def _date(e: Element, name: str, notes: list[str]) -> str:
-    text = _text(e, name)
-    match = re.match(r"(\d{4})-?(\d{2})-?(\d{2})(?!\d)", text, re.ASCII)
-    if match and 1 <= int(match[2]) <= 12 and 1 <= int(match[3]) <= 31:
-        return "".join(match.groups())
-    if text:
-        notes.append(f"{e.tag}/{name} is no date (YYYY-MM-DD); it is left empty")
-    return ""
-
-
-def _time(e: Element, name: str, notes: list[str]) -> str:
-    text = _text(e, name)
-    match = re.match(r"(\d{2}):?(\d{2}):?(\d{2})(\.\d{1,6})?", text, re.ASCII)
-    if match and int(match[1]) < 24 and int(match[2]) < 60 and int(match[3]) <= 60:
-        return "".join(part or "" for part in match.groups())
-    if text:
-        notes.append(f"{e.tag}/{name} is no time (HH:MM:SS); it is left empty")
-    return ""
-
-
-def _shown(text: str) -> str:
-    return f"'{text[:32]}{'…' if len(text) > 32 else ''}'" if text else "missing"
 
 
 def build(header: Header, encodings: tuple[Encoding, ...]) -> bytes:

@@ -1,0 +1,78 @@
+"""Values in the elements of an ISMRMRD XML header: numbers, dates and times; what they are not is noted."""
+
+from __future__ import annotations
+
+import math
+import re
+from xml.etree.ElementTree import Element
+
+
+def text(e: Element, path: str) -> str:
+    """Text of the element at `path` below `e`, empty where there is none."""
+    return (e.findtext(path) or "").strip().strip("\0")
+
+
+def number(text: str) -> float | None:
+    """A finite number, or None. Python's own extras (1_000, nan, infinity) are no numbers here."""
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def positive(e: Element, name: str, notes: list[str]) -> float | None:
+    """The number of an element, or None with a note where it is not above 0."""
+    raw = text(e, name)
+    value = number(raw)
+    if value is not None and value > 0:
+        return value
+    if raw and value != 0:
+        notes.append(f"{e.tag}/{name} is no positive number; it is taken as unknown")
+    return None
+
+
+def count(e: Element, name: str, path: str, notes: list[str], least: int) -> int | None:
+    """The whole number of an element from `least` to 65535, or None with a note."""
+    raw = text(e, name)
+    value = number(raw)
+    if value is not None and value == round(value) and least <= value <= 65535:
+        return round(value)
+    if raw:
+        notes.append(f"{path}/{name} is {shown(raw)}; it is taken as unknown")
+    return None
+
+
+def series(e: Element, name: str, notes: list[str]) -> tuple[float, ...]:
+    """All numbers of the elements of one name; none of them, with a note, where one is negative or no number."""
+    values = [number((item.text or "").strip()) for item in e.findall(name)]
+    if any(v is None or v < 0 for v in values):
+        notes.append(f"{e.tag}/{name} holds a value that is no time or angle; all of its values are taken as unknown")
+        return ()
+    return tuple(v for v in values if v is not None)
+
+
+def date(e: Element, name: str, notes: list[str]) -> str:
+    """YYYYMMDD of an xs:date, empty with a note where it is none."""
+    raw = text(e, name)
+    match = re.match(r"(\d{4})-?(\d{2})-?(\d{2})(?!\d)", raw, re.ASCII)
+    if match and 1 <= int(match[2]) <= 12 and 1 <= int(match[3]) <= 31:
+        return "".join(match.groups())
+    if raw:
+        notes.append(f"{e.tag}/{name} is no date (YYYY-MM-DD); it is left empty")
+    return ""
+
+
+def time(e: Element, name: str, notes: list[str]) -> str:
+    """HHMMSS(.ffffff) of an xs:time, empty with a note where it is none."""
+    raw = text(e, name)
+    match = re.match(r"(\d{2}):?(\d{2}):?(\d{2})(\.\d{1,6})?", raw, re.ASCII)
+    if match and int(match[1]) < 24 and int(match[2]) < 60 and int(match[3]) <= 60:
+        return "".join(part or "" for part in match.groups())
+    if raw:
+        notes.append(f"{e.tag}/{name} is no time (HH:MM:SS); it is left empty")
+    return ""
+
+
+def shown(text: str) -> str:
+    """A value from the file as messages show it: quoted and cut."""
+    return f"'{text[:32]}{'…' if len(text) > 32 else ''}'" if text else "missing"

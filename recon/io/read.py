@@ -1,0 +1,150 @@
+"""Reading a scan of any format that is known, recognised by its content."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from recon.data import DataError, RawScan
+
+FORMATS = "ISMRMRD (.h5, .mrd), fastMRI (.h5), BART (.cfl with .hdr), NumPy (.npy, .npz) and Siemens twix (.dat)"
+
+#: Signatures of files that hold no raw data this engine reads, and what to do about each.
+_OTHERS = (
+    (0, b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (0, b"yardl", "is an MRD version 2 stream; convert it with mrd_to_ismrmrd"),
+    (128, b"DICM", "is a DICOM file, which holds an image or a vendor's own raw data"),
+    (344, b"n+1\0", "is a NIfTI file, which holds images and no raw data"),
+    (0, b"\x89PNG", "is a picture and no raw data"),
+    (0, b"<?xml", "is an XML file; give the file with the samples instead"),
+)
+
+
+def read(
+    path: str | Path,
+    *,
+    axes: Sequence[str] | None = None,
+    voxel: tuple[float, float, float] | None = None,
+    dataset: str | None = None,
+) -> RawScan:
+    """The scan in a file of any known format; its content decides, never its name.
+
+    `axes` names the axes of an array (NumPy, BART), `voxel` is its voxel size (x, y, z) in mm for formats that do not
+    know it, `dataset` chooses the scan in an ISMRMRD file that holds several. The file is opened read-only and samples
+    are read when asked for. Raises DataError for files of another kind, and where an option does not fit the format.
+    """
+    path = Path(path)
+    kind = recognise(path)
+    given = {"axes": axes, "voxel": voxel, "dataset": dataset}
+    fits = {"ismrmrd": {"dataset"}, "fastmri": {"voxel"}, "cfl": {"axes", "voxel"}, "numpy": {"axes", "voxel"}}
+    for option, value in given.items():
+        if value is not None and option not in fits.get(kind, set()):
+            raise DataError(
+                f"--{option} does not apply to {path.name}, which is {kind} and states it itself; leave it out"
+            )
+    if kind == "ismrmrd":
+        from recon.io import ismrmrd
+
+        return ismrmrd.read(path, dataset)
+    if kind == "fastmri":
+        from recon.io import fastmri
+
+        return fastmri.read(path, voxel=voxel)
+    if kind == "cfl":
+        from recon.io import cfl
+
+        return cfl.read(path, axes=axes, voxel=voxel)
+    if kind == "numpy":
+        from recon.io import arrays
+
+        return arrays.read(path, axes=axes, voxel=voxel)
+    from recon.io import twix
+
+    return twix.read(path)
+
+
+def recognise(path: str | Path) -> str:
+    """Format of a file: ismrmrd, fastmri, cfl, numpy or twix. Raises DataError for any other, saying what it is."""
+    path = Path(path)
+    if _is_cfl(path):
+        return "cfl"
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give one scan file of it")
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; check the name")
+    size = path.stat().st_size
+    if size == 0:
+        raise DataError(f"{path.name} is empty (0 bytes); copy it again from where it was made")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8192)
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read: {error.strerror}; ask its owner for permission") from None
+    if start.startswith(b"\x93NUMPY"):
+        return "numpy"
+    if start.startswith(b"PK\x03\x04") and _holds_arrays(path):
+        return "numpy"
+    if any(start[i : i + 8] == b"\x89HDF\r\n\x1a\n" for i in (0, 512, 1024, 2048, 4096)):
+        return _hdf5(path)
+    if _is_twix(start, size):
+        return "twix"
+    for offset, signature, sentence in _OTHERS:
+        if start[offset : offset + len(signature)] == signature:
+            raise DataError(f"{path.name} {sentence}; formats that are read are {FORMATS}")
+    raise DataError(
+        f"{path.name} is of no format that is known (it begins with the bytes {start[:4].hex(' ')}); formats that are "
+        f"read are {FORMATS}"
+    )
+
+
+def _is_cfl(path: Path) -> bool:
+    """Whether the path, with either suffix or none, names a pair whose .hdr begins as BART's do."""
+    base = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
+    header = Path(f"{base}.hdr")
+    if (path.suffix not in (".cfl", ".hdr") and path.is_file()) or not header.is_file():
+        return False
+    with header.open("rb") as file:
+        return file.read(64).lstrip().startswith(b"# Dimensions")
+
+
+def _holds_arrays(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        raise DataError(f"{path.name} is a ZIP or .npz archive that is cut short; copy it again") from None
+
+
+def _hdf5(path: Path) -> str:
+    """Which of the HDF5 formats the file is, by the names it holds."""
+    from recon.io.ismrmrd import open_hdf5
+
+    with open_hdf5(path) as file:
+        names = {name: set(file[name]) if hasattr(file[name], "keys") else None for name in file}
+    if names.get("kspace", set()) is None:
+        return "fastmri"
+    groups = {name: inside for name, inside in names.items() if inside is not None}
+    if any({"data", "xml"} & inside for inside in groups.values()):
+        return "ismrmrd"
+    found = ", ".join(sorted(names)[:8]) or "nothing"
+    if any({"header", "attributes"} <= inside for inside in groups.values()) or "reconstruction_rss" in names:
+        raise DataError(f"{path.name} holds images ({found}) and no raw data; give the file with the samples")
+    raise DataError(
+        f"{path.name} is HDF5 and holds {found}, but neither ISMRMRD's group with xml and data nor fastMRI's kspace; "
+        f"formats that are read are {FORMATS}"
+    )
+
+
+def _is_twix(start: bytes, size: int) -> bool:
+    """Siemens raw data: a table of measurements (VD and later), or the length and the buffers of one header (VB)."""
+    if len(start) < 64:
+        return False
+    first, second = struct.unpack_from("<II", start)
+    if first < 10000 and 1 <= second <= 64 and len(start) >= 32:
+        offset, length = struct.unpack_from("<QQ", start, 16)
+        return bool(8 + 152 * second <= offset <= size and length > 0)
+    # VB: the number of buffers, then the name of the first one.
+    name = start[8:40].partition(b"\0")[0]
+    return bool(32 <= first <= size and 1 <= second <= 64 and name.isalnum() and len(name) >= 3)
