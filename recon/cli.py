@@ -20,7 +20,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Scan = Annotated[Path, typer.Argument(help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat", metavar="SCAN")]
+Scan = Annotated[
+    Path, typer.Argument(help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat", metavar="SCAN")
+]
 Axes = Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")]
 Voxel = Annotated[str, typer.Option(help="Voxel size of a bare array in mm, x,y,z, for instance 0.9,0.9,5")]
 Key = Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")]
@@ -37,7 +39,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """MRI reconstruction: raw scans in, DICOM and NIfTI out."""
@@ -46,7 +50,9 @@ def _options(
 @app.command()
 def run(
     scan: Scan,
-    output: Annotated[list[Path], typer.Option("-o", "--output", help="folder/ (DICOM), .nii.gz, .png, .h5; repeat it")],
+    output: Annotated[
+        list[Path], typer.Option("-o", "--output", help="folder/ (DICOM), .nii.gz, .png, .h5; repeat it")
+    ],
     method: Annotated[str, typer.Option(help="auto, combine, grappa, sense, cs or tv")] = "",
     recipe: Annotated[Path | None, typer.Option(help="TOML file; `recon recipe` prints one")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
@@ -66,7 +72,9 @@ def run(
 
     plan = recipes.load(recipe) if recipe else recipes.Recipe()
     if method:
-        plan = recipes.parse({"name": plan.name, **_sections(plan), "solve": {**_sections(plan)["solve"], "method": method}})
+        plan = recipes.parse(
+            {"name": plan.name, **_sections(plan), "solve": {**_sections(plan)["solve"], "method": method}}
+        )
     writing.check_paths(output, replace=force)
     raw = _read(scan, axes, voxel, key, trajectory)
     from recon import pipeline
@@ -76,9 +84,7 @@ def run(
     chosen = list(range(len(stacks))) if stack == 0 else [stack - 1]
     with _progress(quiet) as report:
         for n in chosen:
-            image = pipeline.reconstruct(
-                raw, plan, device=device, memory=_bytes(memory), stack=n, progress=report
-            )
+            image = pipeline.reconstruct(raw, plan, device=device, memory=_bytes(memory), stack=n, progress=report)
             names = output if len(chosen) == 1 else [_numbered(p, n + 1) for p in output]
             written = writing.write(image, names, part=plan.output.part, replace=force)
             if not quiet:
@@ -116,7 +122,14 @@ def simulate(
 
     writing.check_absent(output, replace=force)
     settings = simulation.preset(
-        accel=accel, coils=coils, matrix=matrix, slices=slices, volume=volume, trajectory=trajectory, noise=noise, seed=seed
+        accel=accel,
+        coils=coils,
+        matrix=matrix,
+        slices=slices,
+        volume=volume,
+        trajectory=trajectory,
+        noise=noise,
+        seed=seed,
     )
     simulation.simulate_to(output, settings)
     typer.echo(f"wrote {output}")
@@ -124,7 +137,9 @@ def simulate(
 
 @app.command()
 def recipe(
-    file: Annotated[Path | None, typer.Argument(help="Recipe to complete with its defaults", metavar="[RECIPE]")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Recipe to complete with its defaults", metavar="[RECIPE]")
+    ] = None,
 ) -> None:
     """Print a recipe with every key, to start from."""
     from recon import recipe as recipes
@@ -160,7 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
     except MemoryError:
         if debug:
             raise
-        typer.echo("recon: the machine ran out of memory; give a lower limit with --memory, or fewer --threads", err=True)
+        typer.echo(
+            "recon: the machine ran out of memory; give a lower limit with --memory, or fewer --threads", err=True
+        )
         sys.exit(1)
     except Exception as e:
         if debug:

@@ -1,0 +1,196 @@
+"""Cartesian and EPI scans: batches of slices or slabs through calibration, solver and the image's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon import methods
+from recon import plan as planning
+from recon.data import Measurement
+from recon.job import Job
+from recon.operators import fft, ifft
+from recon.operators.sense import Sense
+from recon.prepare import compress, epi, hybrid, partial_fourier
+from recon.prepare.espirit import espirit
+from recon.prepare.finish import finish
+from recon.prepare.hybrid import Lines, Slab
+from recon.prepare.sampling import sampling
+from recon.prepare.sensitivities import combine
+from recon.prepare.sort import Frame
+from recon.prepare.walsh import walsh
+from recon.recipe import Method
+from recon.solve.grappa import grappa
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What the calibration lines of a slice tell: the coil compression, the calibration block and the maps."""
+
+    compression: Tensor | None
+    block: Tensor | None
+    maps: Tensor | None
+
+
+def volumes(
+    job: Job, report: Callable[[str, int, int], None]
+) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
+    """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes."""
+    lines = _lines(job)
+    acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
+    found = sampling(acquired[0, 0] > 0)
+    choice = methods.choose(job.recipe.solve.method, found, lines.whitening.matrix.shape[0])
+    top = max(int(c.max()) for c in acquired.values())
+    plan = planning.plan(_problem(job, lines, choice.method, acquired), planning.budget(job.memory))
+
+    shape = job.stack.geometry.shape if len(job.stack.slices) == 1 else (1, *job.stack.geometry.shape[1:])
+    out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
+    keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
+    notes: list[str] = []
+    last: tuple[NDArray[np.intp], Calibrated] | None = None
+    for start in range(0, len(keys), plan.batch):
+        batch, slabs, known = keys[start : start + plan.batch], [], []
+        for key in batch:
+            rows = _calibration_rows(job, job.frames[key], acquired[key])
+            if last is None or not np.array_equal(last[0], rows):
+                last = rows, _calibrate(lines, rows, choice.method, job)
+            known.append(last[1])
+            slabs.append(hybrid.slab(replace(lines, compression=last[1].compression), job.frames[key].rows))
+        images = _images(choice.method, slabs, known, top, job)
+        for key, slab, x in zip(batch, slabs, images, strict=True):
+            x, said = partial_fourier.complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
+            notes += said
+            image = finish(x, job.encoding, shape)
+            z = 0 if len(job.stack.slices) == 1 else key[1]
+            out[key[0], z : z + shape[0]] = image.cpu().numpy()
+        report("reconstruct", start + len(batch), len(keys))
+    return out, {"method": choice.method, "why": choice.why, "sampling": found.text()}, notes
+
+
+def _lines(job: Job) -> Lines:
+    prepare = job.recipe.prepare
+    columns = hybrid.inner_columns(job.encoding, prepare.keep_oversampling)
+    lines = Lines(job.scan, job.encoding, job.whitening, columns)
+    if job.encoding.trajectory != "epi":
+        return lines
+    correction = epi.prepare(job.scan, job.kinds.phasecorr, job.encoding, correct=prepare.ghost_correction)
+    return replace(lines, epi=correction)
+
+
+def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDArray[np.int32]]) -> planning.Problem:
+    headers, recipe = job.scan.lines[job.kinds.imaging], job.recipe.prepare
+    coils = int(headers["active_channels"][0])
+    compressed = recipe.coil_compression != "none"
+    return planning.Problem(
+        coils=coils,
+        virtual_coils=min(coils, recipe.virtual_coils) if compressed else coils,
+        grid=(*lines.shape, lines.nx),
+        samples=int(headers["number_of_samples"].max()),
+        lines=max(int((c > 0).sum()) for c in acquired.values()),
+        items=len(job.frames),
+        voxels=int(np.prod(job.stack.geometry.shape)) // len(job.stack.slices),
+        method=method,
+        map_sets=recipe.map_sets,
+    )
+
+
+def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Lines that calibrate a frame: those flagged for it in its slice, or the image's own where they are more.
+
+    Flagged lines of the same contrast and set come first; a scan that calibrates once serves all repetitions.
+    """
+    headers = job.scan.lines
+    rows = job.kinds.calibration
+    rows = rows[headers["slice"][rows] == frame.slice]
+    rows = rows[headers["encoding_space_ref"][rows] == headers["encoding_space_ref"][frame.rows[0]]]
+    for counter in ("contrast", "set", "phase", "repetition"):
+        same = rows[headers[counter][rows] == getattr(frame, counter)]
+        rows = same if len(same) else rows
+
+    def area(of: NDArray[np.intp] | None) -> int:
+        sampled = acquired > 0 if of is None else hybrid.counts(job.scan, of, job.encoding) > 0
+        z0, z1, y0, y1 = hybrid.central_block(sampled, job.recipe.prepare.calibration_size)
+        return (z1 - z0) * (y1 - y0)
+
+    return rows if len(rows) and area(rows) >= area(None) else frame.rows
+
+
+def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job) -> Calibrated:
+    prepare = job.recipe.prepare
+    coils = lines.whitening.matrix.shape[0]
+    shrink = prepare.coil_compression != "none" and coils > prepare.virtual_coils
+    needs_maps = method not in ("combine", "grappa") and coils > 1
+    if not (shrink or needs_maps or method == "grappa"):
+        return Calibrated(None, None, None)
+    block = hybrid.calibration(lines, rows, prepare.calibration_size)
+    compression = None
+    if shrink and prepare.coil_compression == "svd":
+        compression = compress.svd(block, prepare.virtual_coils).matrix
+        block = torch.tensordot(compression, block, 1)
+    elif shrink:
+        compression = compress.geometric(_hybrid(block, lines.nx), prepare.virtual_coils).matrix
+        block = hybrid.calibration(replace(lines, compression=compression), rows, prepare.calibration_size)
+    if not needs_maps:
+        return Calibrated(compression, block, None)
+    if prepare.maps == "walsh":
+        maps = walsh(ifft(_padded(block, (*lines.shape, lines.nx)), (-3, -2, -1))).maps
+    else:
+        maps = espirit(
+            block.to(job.device),
+            (*lines.shape, lines.nx),
+            kernel=prepare.espirit_kernel,
+            threshold=prepare.espirit_threshold,
+            crop=prepare.espirit_crop,
+            sets=prepare.map_sets,
+        ).maps
+    return Calibrated(compression, block, maps)
+
+
+def _images(method: Method, slabs: list[Slab], known: list[Calibrated], top: int, job: Job) -> Tensor:
+    """Complex images (item, z, y, x) of a batch on the encoded grid."""
+    y = torch.stack([s.y for s in slabs]).to(job.device)
+    counts = torch.stack([s.counts for s in slabs]).to(job.device)
+    if method == "grappa":
+        y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
+    if method in ("combine", "grappa"):
+        coil_images = ifft(y, (-3, -2))
+        return coil_images[:, 0] if y.shape[1] == 1 else combine(coil_images, walsh(coil_images).maps)
+    # n lines averaged into one have noise σ/√n: weighting by √n keeps it white.
+    weights = (counts / top).sqrt()[:, None, :, :, None]
+    sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
+    if y.shape[1] == 1:
+        maps = torch.ones_like(y)
+    else:
+        maps = torch.stack([k.maps for k in known if k.maps is not None]).to(job.device)
+    m = Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
+    x = methods.solve(method, m, job.recipe.solve, sets=sets)
+    # The first set is the object; the second takes up what wraps around.
+    return x[:, 0] if sets > 1 else x
+
+
+def _grappa(slab: Slab, known: Calibrated, job: Job) -> Tensor:
+    assert known.block is not None
+    solve = job.recipe.solve
+    k = fft(slab.y.to(job.device), (-1,))
+    mask, block = slab.counts.to(job.device) > 0, known.block.to(job.device)
+    full = grappa(k, mask, block, kernel=solve.grappa_kernel, lam=solve.grappa_l2)
+    return ifft(full, (-1,))
+
+
+def _hybrid(block: Tensor, nx: int) -> Tensor:
+    return ifft(_padded(block, (block.shape[1], block.shape[2], nx)), (-1,))
+
+
+def _padded(block: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The calibration block in the middle of an empty k-space."""
+    out = block.new_zeros(block.shape[0], *shape)
+    (z, y, x), (cz, cy, cx) = ((n // 2 for n in s) for s in (shape, block.shape[1:]))
+    nz, ny, nx = block.shape[1:]
+    out[:, z - cz : z - cz + nz, y - cy : y - cy + ny, x - cx : x - cx + nx] = block
+    return out

@@ -1,0 +1,86 @@
+"""Which method reconstructs a scan, and with what regularisation in units of the whitened noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon.data import Measurement, ReconError
+from recon.operators import COIL
+from recon.prepare.sampling import Sampling
+from recon.recipe import Method, Solve
+from recon.solve import cg, fista, pdhg
+
+#: Iterations that a method takes unless the recipe says otherwise.
+ITERATIONS = {"sense": 50, "cs": 60, "tv": 150}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that runs, and the sentence that says why."""
+
+    method: Method
+    why: str
+
+
+def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = True) -> Choice:
+    """The method that was asked for, or for "auto" the one that suits the sampling found in the data.
+
+    Fully sampled: combine. Undersampled with one channel, or at irregular positions: cs, since sensitivities alone
+    cannot tell the aliases apart or leave them incoherent. Otherwise, and non-Cartesian: sense. Raises ReconError for
+    a method that the sampling rules out.
+    """
+    if wanted == "grappa" and (not cartesian or coils == 1):
+        what = "is not Cartesian" if not cartesian else "has one channel"
+        raise ReconError(f"grappa needs several channels on a Cartesian grid and this scan {what}; use --method cs")
+    if wanted == "combine" and not cartesian:
+        raise ReconError("combine needs a Cartesian scan; use --method sense for this one")
+    if wanted != "auto":
+        return Choice(wanted, f"{wanted}: asked for")
+    if not cartesian:
+        return Choice("sense", "sense: the trajectory is not Cartesian")
+    if sampling.full:
+        return Choice("combine", "combine: k-space is fully sampled")
+    found = f"undersampled, R = {sampling.acceleration:.2g}"
+    if coils == 1:
+        return Choice("cs", f"cs: {found}, one channel")
+    if not sampling.regular:
+        return Choice("cs", f"cs: {found} at irregular positions")
+    return Choice("sense", f"sense: {found} at regular positions, {coils} channels")
+
+
+def solve(method: Method, m: Measurement, recipe: Solve, *, sets: int = 1) -> Tensor:
+    """The image (..., z, y, x), or (..., set, z, y, x), that explains the measurement.
+
+        sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · noise power / signal power
+        cs     min ½‖Ax − y‖² + λ‖Ψx‖₁,      λ = l1 · σ
+        tv     min ½‖Ax − y‖² + λ TV(x),     λ = tv · σ
+
+    Noise power is that of a voxel that was measured fully, 2σ²; signal power the mean over voxels, from the energy of
+    y. So one default serves every scan, whatever its scale.
+    """
+    n = recipe.iterations or ITERATIONS[method]
+    ndim = 3 if sets == 1 else 4
+    if method == "sense":
+        lam = recipe.l2 * noise_over_signal(m)
+        return cg.sense(m, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x
+    if method == "cs":
+        return fista.l1_wavelet(
+            m, lam=recipe.l1 * m.sigma, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim
+        )
+    return pdhg.tv(m, lam=recipe.tv * m.sigma, iterations=n, ndim=ndim)
+
+
+def noise_over_signal(m: Measurement) -> float:
+    """Noise power of a voxel over the mean signal power of the object: 2σ² n / (‖y‖² − 2σ² n), n samples measured.
+
+    The energy of y, less that of its noise, is the object's energy but for what was not measured, which lies at the
+    edge of k-space and is small.
+    """
+    measured = int((m.y != 0).sum())
+    voxels = m.y.numel() // m.y.shape[COIL]
+    noise = 2 * m.sigma**2
+    energy = float(m.y.abs().square().sum(dtype=torch.float64)) - noise * measured
+    return noise * voxels / max(energy, noise)

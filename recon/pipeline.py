@@ -1,0 +1,154 @@
+"""The one path: reconstruct(scan, recipe) → Image. Command line, scanner hook and benchmarks all call it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recon import __version__
+from recon.data import FRAME_COUNTERS, DataError, Image, RawScan, ReconError
+from recon.job import Job
+from recon.prepare import scan_noise, sort
+from recon.prepare import stacks as stacking
+from recon.prepare.sort import Frame
+from recon.prepare.stacks import Stack
+from recon.recipe import Recipe, digest
+
+Report = Callable[[str, int, int], None]
+
+
+def stacks(scan: RawScan) -> list[Stack]:
+    """The groups of parallel slices of a scan; `reconstruct` makes an image of one of them."""
+    return stacking.stacks(scan, sort.kinds(scan).imaging, scan.encodings[sort.choose_encoding(scan)])
+
+
+def reconstruct(
+    scan: RawScan,
+    recipe: Recipe = Recipe(),  # noqa: B008  (a frozen value)
+    *,
+    device: str = "auto",
+    memory: int | None = None,
+    stack: int = 0,
+    progress: Report | None = None,
+) -> Image:
+    """The image of a raw scan as its recipe says.
+
+    `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
+    `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
+    one value (FRAME_COUNTERS). Raises DataError for a scan that cannot be reconstructed as it stands, ReconError for a
+    recipe that does not fit it.
+    """
+    started = datetime.now(timezone.utc)
+    report = progress or (lambda stage, done, total: None)
+    job = prepare(scan, recipe, _device(device), memory, stack)
+    if job.encoding.trajectory in ("cartesian", "epi"):
+        from recon.cartesian import volumes
+    else:
+        from recon.noncartesian import volumes
+    data, how, notes = volumes(job, report)
+    data = _oriented(data, job)
+    shape = [len(np.unique([v[FRAME_COUNTERS.index(a)] for v in job.volumes])) for a in job.axes]
+    return Image(
+        data=data.reshape(*shape, *data.shape[-3:]),
+        geometry=job.stack.geometry,
+        axes=job.axes,
+        header=scan.header,
+        provenance={
+            "engine": "recon",
+            "version": __version__,
+            "method": how["method"],
+            "why": how["why"],
+            "recipe": recipe.name,
+            "recipe_hash": digest(recipe),
+            "recipe_values": {k: v for k, v in asdict(recipe).items() if k != "name"},
+            "noise": job.whitening.source,
+            "sampling": how["sampling"],
+            "seed": recipe.solve.seed,
+            "device": str(job.device),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+        notes=tuple(dict.fromkeys((*scan.notes, *job.notes, how["why"], *notes))),
+    )
+
+
+def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | None, stack: int) -> Job:
+    """Sort the lines of a scan, find its stack and frames, and measure its noise."""
+    kinds = sort.kinds(scan)
+    encoding = scan.encodings[sort.choose_encoding(scan)]
+    found = stacking.stacks(scan, kinds.imaging, encoding)
+    if not 0 <= stack < len(found):
+        raise ReconError(f"the scan has {len(found)} stacks of slices and no number {stack + 1}; see `recon info`")
+    chosen = found[stack]
+    rows = kinds.imaging[np.isin(scan.lines["slice"][kinds.imaging], chosen.slices)]
+    frames = sort.frames(scan, rows)
+    axes, volumes, complete, notes = _volumes(frames, chosen)
+    whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
+    return Job(
+        scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory,
+        (*kinds.notes, *chosen.notes, *whitening.notes, *notes),
+    )  # fmt: skip
+
+
+def _volumes(
+    frames: list[Frame], stack: Stack
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...], dict[tuple[int, int], Frame], list[str]]:
+    """Counters that vary, the volumes that are whole, their frames by (volume, slice), and what was left out.
+
+    A volume that lacks a slice is left out where others are whole: a cancelled scan ends in one.
+    """
+    by_volume: dict[tuple[int, ...], dict[int, Frame]] = {}
+    for f in frames:
+        by_volume.setdefault(tuple(getattr(f, c) for c in FRAME_COUNTERS), {})[f.slice] = f
+    whole = {v: s for v, s in by_volume.items() if all(n in s for n in stack.slices)}
+    notes = []
+    if not whole:
+        best = max(by_volume.values(), key=len)
+        raise DataError(
+            f"no volume has all of its {len(stack.slices)} slices (the fullest has {len(best)}); the scan is incomplete"
+        )
+    if len(whole) < len(by_volume):
+        notes.append(f"{len(by_volume) - len(whole)} of {len(by_volume)} volumes lack slices and were left out")
+    values = [sorted({v[i] for v in whole}) for i in range(len(FRAME_COUNTERS))]
+    axes = tuple(c for c, v in zip(FRAME_COUNTERS, values) if len(v) > 1)
+    grid = list(np.ndindex(*(len(v) for v in values)))
+    order = [tuple(values[i][j] for i, j in enumerate(index)) for index in grid]
+    missing = [v for v in order if v not in whole]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(order)} combinations of {', '.join(axes)} were not acquired; the counters of the "
+            "file do not span a regular series"
+        )
+    complete = {(n, k): whole[v][s] for n, v in enumerate(order) for k, s in enumerate(stack.slices)}
+    return axes, tuple(order), complete, notes
+
+
+def _oriented(data: NDArray[np.complex64], job: Job) -> NDArray[np.complex64]:
+    """The array turned about index N // 2 along the axes that the recipe names.
+
+    A scanner whose transform has the opposite sign stores k(−k): its pixel n is ours at −n. The geometry, which names
+    the scanner's directions, stays.
+    """
+    for turned, axis in ((job.recipe.prepare.flip_readout, -1), (job.recipe.prepare.flip_phase, -2)):
+        if turned:
+            data = np.flip(data, axis)
+            data = np.roll(data, 1, axis) if data.shape[axis] % 2 == 0 else data
+    return np.ascontiguousarray(data)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ReconError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ReconError("torch finds no CUDA device here; use --device cpu, or see `recon doctor`")
+    return device

@@ -1,0 +1,164 @@
+"""From the lines of a Cartesian scan to the measurement of one slice or slab in hybrid space.
+
+Hybrid space holds image along the readout and k-space along the phase encodes: the readout is fully sampled, so its
+Fourier transform is undone once and every later step works along the encodes alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.data import DataError, Encoding, RawScan
+from recon.operators import fft
+from recon.prepare import sort
+from recon.prepare.epi import Epi
+from recon.prepare.noise import Whitening
+from recon.prepare.readout import crop, inner_size, to_hybrid
+
+#: Samples that are transformed at once; bounds the memory of a 3D scan's raw lines.
+_BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Slab:
+    """One slice or 3D slab: `y` (coil, kz, ky, x) in hybrid space, the mean over averages, zero where not measured;
+    `counts` (kz, ky) says how many lines were averaged; `columns` (kx,) which samples of the readout were acquired."""
+
+    y: Tensor
+    counts: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How the readouts of a scan become hybrid lines: one encoding, whitening, EPI correction, coil compression."""
+
+    scan: RawScan
+    encoding: Encoding
+    whitening: Whitening
+    nx: int
+    epi: Epi | None = None
+    compression: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Encoded grid (nz, ny)."""
+        return self.encoding.encoded_matrix[2], self.encoding.encoded_matrix[1]
+
+
+def inner_columns(encoding: Encoding, keep_oversampling: bool = False) -> int:
+    """Voxels along the readout that are kept: the field of view asked for, or all of the encoded one."""
+    n = encoding.encoded_matrix[0]
+    return n if keep_oversampling else inner_size(n, encoding.encoded_fov[0], encoding.recon_fov[0])
+
+
+def hybrid_lines(lines: Lines, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+    """Whitened, oversampling-free, compressed hybrid readouts (line, coil, x) and the columns (kx,) that were acquired.
+
+    Works through the rows in blocks, so that the raw samples are never all in memory.
+    """
+    scan, nx = lines.scan, lines.encoding.encoded_matrix[0]
+    headers = scan.lines[rows]
+    out: Tensor | None = None
+    acquired = np.zeros(nx, np.bool_)
+    for part in _equal_shapes(headers):
+        one = int(headers["active_channels"][part[0]]) * max(int(headers["number_of_samples"][part[0]]), nx) * 8
+        step = max(1, _BLOCK_BYTES // one)
+        for at in (part[i : i + step] for i in range(0, len(part), step)):
+            block, sampled = _columns(lines, rows[at], nx)
+            acquired |= sampled
+            if out is None:
+                out = torch.zeros((len(rows), *block.shape[1:]), dtype=torch.complex64)
+            out[torch.from_numpy(at)] = block
+    if out is None:
+        raise DataError("no line is left for an image; `recon info` says which were ignored and why")
+    return out, torch.from_numpy(acquired)
+
+
+def _columns(lines: Lines, rows: NDArray[np.intp], nx: int) -> tuple[Tensor, NDArray[np.bool_]]:
+    headers = lines.scan.lines[rows]
+    samples = torch.from_numpy(lines.scan.samples.read(rows))
+    white = torch.matmul(lines.whitening.matrix.to(samples.dtype), samples)
+    if lines.epi is not None:
+        hybrid = crop(lines.epi.to_image(white, headers), -1, lines.nx)
+        sampled: NDArray[np.bool_] = np.ones(nx, np.bool_)
+    else:
+        columns, sampled = sort.place_readout(white.numpy(), headers, nx)
+        hybrid = to_hybrid(torch.from_numpy(columns), lines.nx)
+    if lines.compression is None:
+        return hybrid, sampled
+    if lines.compression.ndim == 3:  # geometric: a matrix for each x
+        return torch.einsum("xvc,ncx->nvx", lines.compression, hybrid), sampled
+    return torch.matmul(lines.compression, hybrid), sampled
+
+
+def slab(lines: Lines, rows: NDArray[np.intp]) -> Slab:
+    """The lines of one slice or slab, averages joined, placed on the encoded grid."""
+    ky, kz, valid = sort.row_index(lines.scan.lines[rows], lines.encoding)
+    rows, ky, kz = rows[valid], ky[valid], kz[valid]
+    hybrid, columns = hybrid_lines(lines, rows)
+    y, counts = sort.grid(hybrid.numpy(), ky, kz, lines.shape)
+    return Slab(torch.from_numpy(y), torch.from_numpy(counts.astype(np.int32)), columns)
+
+
+def counts(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> NDArray[np.int32]:
+    """How often each row (kz, ky) of the encoded grid was acquired; reads no samples."""
+    nz, ny = encoding.encoded_matrix[2], encoding.encoded_matrix[1]
+    ky, kz, valid = sort.row_index(scan.lines[rows], encoding)
+    flat = np.bincount(kz[valid].astype(np.intp) * ny + ky[valid], minlength=nz * ny)
+    return flat.reshape(nz, ny).astype(np.int32)
+
+
+def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
+    """Fully sampled block (coil, cz, cy, cx) around the centre of k-space, at most `size` along each axis.
+
+    `rows` are lines that together hold the block: separate calibration lines, or the ACS lines of the image. Raises
+    DataError where no block of at least four lines is fully sampled.
+    """
+    sampled = counts(lines.scan, rows, lines.encoding) > 0
+    z0, z1, y0, y1 = central_block(sampled, size)
+    if y1 - y0 < min(4, sampled.shape[1]) or z1 - z0 < min(4, sampled.shape[0]):
+        raise DataError(
+            f"only {y1 - y0}×{z1 - z0} lines around the centre of k-space are fully sampled, too few to calibrate coil "
+            "sensitivities; acquire ACS lines, or see the zero-filled image with --method combine"
+        )
+    ky, kz, valid = sort.row_index(lines.scan.lines[rows], lines.encoding)
+    inside = valid & (ky >= y0) & (ky < y1) & (kz >= z0) & (kz < z1)
+    hybrid, _ = hybrid_lines(lines, rows[inside])
+    block, _ = sort.grid(hybrid.numpy(), ky[inside] - y0, kz[inside] - z0, (z1 - z0, y1 - y0))
+    k = fft(torch.from_numpy(block), (-1,))
+    return crop(k, -1, min(size, k.shape[-1])).contiguous()
+
+
+def central_block(sampled: NDArray[np.bool_], size: int) -> tuple[int, int, int, int]:
+    """Largest fully sampled rectangle (z0, z1, y0, y1) around the centre of (kz, ky), at most `size` along each axis.
+
+    Grows from the centre row by row on whichever side is complete, so that it works for any pattern of sampling.
+    """
+    nz, ny = sampled.shape
+    cz, cy = nz // 2, ny // 2
+    if not sampled[cz, cy]:
+        return cz, cz, cy, cy
+    box = [cz, cz + 1, cy, cy + 1]
+    grown = True
+    while grown:
+        grown = False
+        for side in range(4):
+            wider = list(box)
+            wider[side] += -1 if side % 2 == 0 else 1
+            z0, z1, y0, y1 = wider
+            fits = z0 >= 0 and y0 >= 0 and z1 <= nz and y1 <= ny and z1 - z0 <= size and y1 - y0 <= size
+            if fits and sampled[z0:z1, y0:y1].all():
+                box, grown = wider, True
+    return box[0], box[1], box[2], box[3]
+
+
+def _equal_shapes(headers: NDArray[np.void]) -> list[NDArray[np.intp]]:
+    """Positions of lines that have the same number of channels and samples, group by group."""
+    key = headers["active_channels"].astype(np.int64) << 32 | headers["number_of_samples"].astype(np.int64)
+    return [np.nonzero(key == k)[0] for k in np.unique(key)]

@@ -1,0 +1,50 @@
+"""The noise of a scan: which lines tell it, and what was done when none do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from recon.data import Encoding, RawScan
+from recon.prepare.noise import BANDWIDTH, Whitening, whitener
+from recon.prepare.sort import Kinds
+
+#: Lines and noise samples that are looked at; more change nothing.
+_LINES, _SAMPLES = 512, 1 << 18
+
+
+def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Whitening:
+    """The matrix that whitens the imaging lines of a scan, by its noise lines or, without them, from the data.
+
+    `choice` is the recipe's: "auto" takes the noise scan where it fits, "estimate" the imaging lines always, "none"
+    leaves the channels alone. Every step aside from the noise scan is said in the notes.
+    """
+    lines = scan.lines
+    imaging = kinds.imaging
+    channels = int(lines["active_channels"][imaging[0]])
+    if choice == "none":
+        return Whitening(torch.eye(channels, dtype=torch.complex64), "none", ("noise was not whitened, as asked for",))
+    rows = kinds.noise[lines["active_channels"][kinds.noise] == channels]
+    if choice == "auto" and len(rows):
+        rows = rows[lines["number_of_samples"][rows] == lines["number_of_samples"][rows[0]]]
+        per_line = int(lines["number_of_samples"][rows[0]])
+        samples = scan.samples.read(rows[: max(1, _SAMPLES // per_line)])
+        found = whitener(
+            torch.from_numpy(np.ascontiguousarray(samples.transpose(1, 0, 2).reshape(channels, -1))),
+            dwell_data_us=float(lines["sample_time_us"][imaging[0]]),
+            dwell_noise_us=float(lines["sample_time_us"][rows[0]]),
+            bandwidth=scan.header.system.noise_bandwidth or BANDWIDTH,
+        )
+        return replace(found, notes=(f"noise from the noise scan ({len(rows)} lines)", *found.notes))
+    why = "the scan has no noise lines"
+    if len(kinds.noise):
+        why = f"the noise lines have other channels than the {channels} of the image"
+    if choice == "estimate":
+        why = "the recipe asks for it"
+    same = imaging[lines["number_of_samples"][imaging] == lines["number_of_samples"][imaging[0]]]
+    some = same[np.unique(np.linspace(0, len(same) - 1, min(_LINES, len(same))).astype(np.intp))]
+    oversampling = encoding.encoded_fov[0] / encoding.recon_fov[0]
+    found = whitener(None, lines=torch.from_numpy(scan.samples.read(some)), oversampling=max(1.0, oversampling))
+    return replace(found, notes=(f"noise was estimated from the data: {why}", *found.notes))

@@ -1,0 +1,91 @@
+"""Which slices of a scan belong together, and where they are in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import Encoding, RawScan
+from recon.geometry import Geometry, GeometryError, flip, from_centre, stack
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slice numbers in the order of their place along the slice direction, and the geometry of the volume they make.
+
+    A 3D slab is a stack of one slice number. `notes` are sentences on what was odd.
+    """
+
+    slices: tuple[int, ...]
+    geometry: Geometry
+    notes: tuple[str, ...] = ()
+
+
+def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[Stack]:
+    """Groups of parallel, equally spaced slices among the imaging lines `rows`, in the order of their first slice.
+
+    Slices of several orientations (a localiser) make several stacks, slices that no regular grid fits one stack each.
+    Where the file gives no usable directions, the axes are the array's and `geometry.known` is False.
+    """
+    lines = scan.lines[rows]
+    numbers, first = np.unique(lines["slice"], return_index=True)
+    notes: list[str] = []
+    slices = {
+        int(n): _slice_geometry(lines[i], encoding, int(k), notes) for k, (n, i) in enumerate(zip(numbers, first))
+    }
+    out = []
+    for group in _parallel(slices):
+        try:
+            if encoding.encoded_matrix[2] > 1 and len(group) > 1:
+                raise GeometryError("several 3D slabs are images of their own")
+            geometry, order = stack([slices[n] for n in group])
+            out.append(Stack(tuple(group[i] for i in order), geometry, tuple(dict.fromkeys(notes))))
+        except GeometryError as e:
+            why = f"{len(group)} slices are written one by one: {e}"
+            out += [Stack((n,), slices[n], (*dict.fromkeys(notes), why)) for n in group]
+    return out
+
+
+def oriented(geometry: Geometry, *, readout: bool, phase: bool) -> Geometry:
+    """The geometry after the array was reversed along readout (x) or phase (y)."""
+    if readout:
+        geometry = flip(geometry, "x")
+    return flip(geometry, "y") if phase else geometry
+
+
+def _slice_geometry(line: np.void, encoding: Encoding, index: int, notes: list[str]) -> Geometry:
+    fov, matrix = encoding.recon_fov, encoding.recon_matrix
+    if encoding.encoded_matrix[2] == 1:
+        matrix = (matrix[0], matrix[1], 1)
+    read, phase, normal = (tuple(float(v) for v in line[name]) for name in ("read_dir", "phase_dir", "slice_dir"))
+    try:
+        if not any((*read, *phase)):
+            raise GeometryError("the file gives no directions")
+        if not any(normal):
+            normal = tuple(float(v) for v in np.cross(read, phase))
+            notes.append("the file gives no slice direction; read × phase is taken")
+        geometry = from_centre(line["position"].astype(np.float64), read, phase, normal, fov, matrix)
+    except GeometryError as e:
+        notes.append(f"the place in the patient is unknown ({e}); the axes are those of the array")
+        axes = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+        centre = (0.0, 0.0, index * fov[2] if matrix[2] == 1 else 0.0)
+        geometry = from_centre(centre, *axes, fov, matrix, known=False)
+    return replace(geometry, thickness=fov[2]) if matrix[2] == 1 else geometry
+
+
+def _parallel(slices: dict[int, Geometry]) -> list[list[int]]:
+    """Slice numbers with equal directions, group by group."""
+    groups: list[list[int]] = []
+    for n, g in slices.items():
+        for group in groups:
+            other = slices[group[0]]
+            if g.known == other.known and np.allclose(
+                (*g.read_dir, *g.phase_dir), (*other.read_dir, *other.phase_dir), atol=1e-3
+            ):
+                group.append(n)
+                break
+        else:
+            groups.append([n])
+    return groups
