@@ -1,0 +1,181 @@
+"""What was sampled: acceleration, ACS block and partial Fourier, found from the rows that hold lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import Encoding
+
+Side = Literal["", "low", "high"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the phase encodes of one frame were sampled; pairs are in the order y, z.
+
+    `acceleration` is the spacing of a regular pattern outside the ACS block, (0, 0) where there is none; `caipi` is the
+    shift along y from one sampled partition to the next. `acs` is the largest fully sampled block around the centre as
+    half-open ranges, None where it is a single line. `partial_fourier` is the share of k-space between the
+    outermost lines where these lie at unequal distances of the centre, 1 elsewhere, and `missing` the side that was
+    left out. `effective` is rows of the grid per row sampled.
+    """
+
+    shape: tuple[int, int]
+    rows: int
+    acceleration: tuple[int, int]
+    caipi: int
+    acs: tuple[tuple[int, int], tuple[int, int]] | None
+    partial_fourier: tuple[float, float]
+    missing: tuple[Side, Side]
+    effective: float
+
+    @property
+    def full(self) -> bool:
+        """Whether every row of the grid was sampled."""
+        return self.rows == self.shape[0] * self.shape[1]
+
+    @property
+    def regular(self) -> bool:
+        """Whether the rows outside the ACS block lie on a lattice."""
+        return self.acceleration != (0, 0)
+
+
+def sampling(counts: NDArray[Any]) -> Sampling:
+    """The pattern in a mask or in counts of lines (nz, ny), or (ny,), with the centre of k-space at index N // 2."""
+    mask = np.atleast_2d(np.asarray(counts) > 0)
+    nz, ny = mask.shape
+    rows = int(mask.sum())
+    if not rows:
+        return Sampling((ny, nz), 0, (0, 0), 0, None, (1.0, 1.0), ("", ""), float("inf"))
+    block = central_block(mask)
+    acceleration, caipi = _lattice(mask, mask & ~_core(mask, block))
+    y, z = np.nonzero(mask.any(axis=0))[0], np.nonzero(mask.any(axis=1))[0]
+    (pf_y, side_y), (pf_z, side_z) = _partial_fourier(y, ny), _partial_fourier(z, nz)
+    single = block is None or (block[0][1] - block[0][0]) * (block[1][1] - block[1][0]) == 1
+    return Sampling(
+        (ny, nz),
+        rows,
+        acceleration,
+        caipi,
+        None if single and rows > 1 else block,
+        (pf_y, pf_z),
+        (side_y, side_z),
+        nz * ny / rows,
+    )
+
+
+def central_block(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Largest fully sampled rectangle of a mask (nz, ny) that holds the centre (N // 2), as ranges of y and of z.
+
+    None where the centre itself is not sampled. Of all partitions from z₀ to z₁ around the centre, the rectangle has
+    the rows that are sampled without a gap around the centre in every one of them.
+    """
+    nz, ny = mask.shape
+    cz, cy = nz // 2, ny // 2
+    if not mask[cz, cy]:
+        return None
+    holes = ~mask
+    low = (
+        np.where(holes[:, :cy].any(axis=1), cy - np.argmax(holes[:, :cy][:, ::-1], axis=1), 0)
+        if cy
+        else np.zeros(nz, int)
+    )
+    high = np.where(holes[:, cy:].any(axis=1), cy + np.argmax(holes[:, cy:], axis=1), ny)
+    run = mask[:, cy]
+    below = cz - (int(np.argmin(run[:cz][::-1])) if not run[:cz].all() else cz)
+    above = cz + (int(np.argmin(run[cz:])) if not run[cz:].all() else nz - cz)
+    low_down, high_down = (
+        np.maximum.accumulate(low[below : cz + 1][::-1]),
+        np.minimum.accumulate(high[below : cz + 1][::-1]),
+    )
+    low_up, high_up = np.maximum.accumulate(low[cz:above]), np.minimum.accumulate(high[cz:above])
+    width = np.minimum.outer(high_down, high_up) - np.maximum.outer(low_down, low_up)
+    height = np.arange(1, len(low_down) + 1)[:, None] + np.arange(len(low_up))[None, :]
+    down, up = np.unravel_index(int((width * height).argmax()), width.shape)
+    y0, y1 = max(low_down[down], low_up[up]), min(high_down[down], high_up[up])
+    return (int(y0), int(y1)), (cz - int(down), cz + int(up) + 1)
+
+
+def _core(mask: NDArray[np.bool_], block: tuple[tuple[int, int], tuple[int, int]] | None) -> NDArray[np.bool_]:
+    """The ACS region of any shape: the central block, all that solid 2×2 squares connect with it, and its rim."""
+    core = np.zeros_like(mask)
+    if block is None:
+        return core
+    (y0, y1), (z0, z1) = block
+    core[z0:z1, y0:y1] = True
+    if min(mask.shape) == 1:
+        return core
+    square = mask[:-1, :-1] & mask[1:, :-1] & mask[:-1, 1:] & mask[1:, 1:]
+    solid = np.zeros_like(mask)
+    for dz, dy in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        solid[dz : dz + square.shape[0], dy : dy + square.shape[1]] |= square
+    size = 0
+    while (now := int(core.sum())) != size:
+        size, core = now, core | (_grown(core) & solid)
+    return np.asarray(_grown(core) & mask)
+
+
+def _grown(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    out: NDArray[np.bool_] = region.copy()
+    out[1:] |= region[:-1]
+    out[:-1] |= region[1:]
+    out[:, 1:] |= region[:, :-1]
+    out[:, :-1] |= region[:, 1:]
+    return out
+
+
+def _lattice(mask: NDArray[np.bool_], outside: NDArray[np.bool_]) -> tuple[tuple[int, int], int]:
+    """Spacing (y, z) and shift of the lattice that the rows outside the ACS region lie on; ((0, 0), 0) without one."""
+    none = (0, 0), 0
+    if not outside.any():
+        return (1, 1), 0
+    partitions = np.nonzero(outside.any(axis=1))[0]
+    step_z = int(np.gcd.reduce(np.diff(partitions))) if len(partitions) > 1 else 1
+    rows = [np.nonzero(outside[z])[0] for z in partitions]
+    step_y = int(np.gcd.reduce(np.concatenate([np.diff(y) for y in rows]))) if max(map(len, rows)) > 1 else 0
+    step_y = 1 if mask.shape[1] == 1 else step_y
+    inside = np.arange(partitions[0], partitions[-1] + 1, step_z)
+    if step_y == 0 or not mask[inside].any(axis=1).all():
+        return none
+    first = np.array([y[0] % step_y for y in rows])
+    for z, start in zip(partitions, first):
+        extent = np.nonzero(mask[z])[0]
+        line = np.arange(extent[0], extent[-1] + 1)
+        if not mask[z, line[line % step_y == start]].all():
+            return none
+    turn = (partitions - partitions[0]) // step_z
+    near = np.nonzero(turn == 1)[0]
+    shift = int((first[near[0]] - first[0]) % step_y) if len(near) else 0
+    return none if ((first[0] + turn * shift - first) % step_y).any() else ((step_y, step_z), shift)
+
+
+def _partial_fourier(rows: NDArray[np.intp], n: int) -> tuple[float, Side]:
+    """Share of an axis between the outermost rows and the side that is missing, (1, "") where both reach as far.
+
+    Distances that differ by no more than the widest gap between rows count as equal.
+    """
+    centre, first, last = n // 2, int(rows[0]), int(rows[-1])
+    before, after = centre - first, last - centre
+    tolerance = int(np.diff(rows).max()) if len(rows) > 1 else 1
+    if len(rows) == 1 or abs(before - after) <= tolerance:
+        return 1.0, ""
+    whole = 2 * before if before > after else 2 * after + 2
+    return (last - first + 1) / max(min(whole, n), last - first + 1), "high" if before > after else "low"
+
+
+def disagreements(found: Sampling, encoding: Encoding, number: int = 0) -> tuple[str, ...]:
+    """Sentences on where the header's acceleration says something else than the lines; the lines are believed."""
+    stated, path = encoding.acceleration, f"encoding[{number}]/parallelImaging/accelerationFactor"
+    if found.regular and found.acceleration != stated and not (found.full and stated == (1, 1)):
+        a, b = found.acceleration
+        return (f"{path} is {stated[0]}×{stated[1]}, the lines are {a}×{b} undersampled; the lines are believed",)
+    if not found.regular and stated != (1, 1):
+        return (
+            f"{path} is {stated[0]}×{stated[1]}, but the lines lie on no lattice ({found.effective:.1f} rows of "
+            "the grid for each that was sampled); the lines are believed",
+        )
+    return ()
