@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -47,10 +48,9 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """The report as dictionaries, lists, numbers and strings."""
-    out: dict[str, Any] = _plain(asdict(report))
-    return out
+def as_json(report: Report) -> str:
+    """The report as JSON text."""
+    return json.dumps(_plain(asdict(report)), indent=2, ensure_ascii=False)
 
 
 def describe(scan: RawScan) -> Report:

@@ -217,7 +217,7 @@ def _group(file: Any, dataset: str | None, path: Path) -> Any:
     if "dataset" in candidates or len(candidates) == 1:
         return file["dataset" if "dataset" in candidates else candidates[0]]
     if candidates:
-        raise DataError(f"{path.name} holds several scans ({', '.join(candidates)}); choose one with --dataset")
+        raise DataError(f"{path.name} holds several scans ({', '.join(candidates)}); choose one with --key")
     raise DataError(
         f"{path.name} is HDF5, but none of its groups ({', '.join(groups) or 'it has none'}) holds ISMRMRD's xml and "
         "data; convert the scan with siemens_to_ismrmrd or its like"

@@ -27,18 +27,18 @@ def read(
     *,
     axes: Sequence[str] | None = None,
     voxel: tuple[float, float, float] | None = None,
-    dataset: str | None = None,
+    key: str | None = None,
 ) -> RawScan:
     """The scan in a file of any known format; its content decides, never its name.
 
     `axes` names the axes of an array (NumPy, BART), `voxel` is its voxel size (x, y, z) in mm for formats that do not
-    know it, `dataset` chooses the scan in an ISMRMRD file that holds several. The file is opened read-only and samples
+    know it, `key` chooses the array of an .npz or the group of an ISMRMRD file that holds several. The file is opened read-only and samples
     are read when asked for. Raises DataError for files of another kind, and where an option does not fit the format.
     """
     path = Path(path)
     kind = recognise(path)
-    given = {"axes": axes, "voxel": voxel, "dataset": dataset}
-    fits = {"ismrmrd": {"dataset"}, "fastmri": {"voxel"}, "cfl": {"axes", "voxel"}, "numpy": {"axes", "voxel"}}
+    given = {"axes": axes, "voxel": voxel, "key": key}
+    fits = {"ismrmrd": {"key"}, "fastmri": {"voxel"}, "cfl": {"axes", "voxel"}, "numpy": {"axes", "voxel", "key"}}
     for option, value in given.items():
         if value is not None and option not in fits.get(kind, set()):
             raise DataError(
@@ -47,7 +47,7 @@ def read(
     if kind == "ismrmrd":
         from recon.io import ismrmrd
 
-        return ismrmrd.read(path, dataset)
+        return ismrmrd.read(path, key)
     if kind == "fastmri":
         from recon.io import fastmri
 
@@ -59,7 +59,7 @@ def read(
     if kind == "numpy":
         from recon.io import arrays
 
-        return arrays.read(path, axes=axes, voxel=voxel)
+        return arrays.read(path, axes=axes, voxel=voxel, key=key)
     from recon.io import twix
 
     return twix.read(path)
