@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +102,7 @@ class Nufft(Linear):
             weights = torch.tensor(weights, dtype=kind, device=self.points.device)
         slices = self.points.shape[0] if self.points.ndim == 4 else 1
         y = weights.to(torch.complex128)
-        y = y.expand(torch.broadcast_shapes(y.shape, (slices, *self.lines)))  # type: ignore[no-untyped-call]
+        y = y.expand(np.broadcast_shapes(y.shape, (slices, *self.lines)))
         # The doubled grid reads points in cycles per doubled field of view: the angles per voxel stay as they are. A
         # kernel is made once and used many times, so that it is made in double precision.
         eps = self.eps / 10 if self.eps is not None else (1e-13 if exact else 1e-8)
@@ -153,11 +154,14 @@ def _on_cpu(op: Nufft, kind: _Kind, data: Tensor, out: Tensor) -> None:
             'trajectories off the Cartesian grid need finufft; install it with: pip install "recon[noncartesian]"'
         ) from error
 
+    eps = op.accuracy(data.dtype)
+
     def plan(s: int) -> Any:
         # One thread for each transform: threads that share one add in any order, which changes the last bits.
         made = Plan(
-            kind, op.shape, eps=op.accuracy(data.dtype), isign=1 if kind == 1 else -1,
-            dtype="complex64" if data.dtype == torch.complex64 else "complex128", nthreads=1, upsampfac=2.0,
+            kind, op.shape, eps=eps, isign=1 if kind == 1 else -1, nthreads=1,
+            dtype="complex64" if data.dtype == torch.complex64 else "complex128",
+            upsampfac=1.25 if eps >= 1e-4 else 2.0,
         )  # fmt: skip
         made.setpts(*(a.numpy() for a in op.angles(s, data.dtype)))
         return made

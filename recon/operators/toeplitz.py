@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,7 +85,7 @@ def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
     shape = kernels.shape[-ndim:]
     axes = tuple(range(-ndim, 0))
     phases = [_phase(bits, shape, x) for bits in product((0, 1), repeat=ndim)]
-    lead = torch.broadcast_shapes(x.shape[:-ndim], kernels.shape[1:-ndim])  # type: ignore[no-untyped-call]
+    lead = np.broadcast_shapes(x.shape[:-ndim], kernels.shape[1:-ndim])
     items = x.expand(*lead, *shape).reshape(-1, *shape)
     shared = kernels.shape[1:-ndim].numel() == 1
     kernels = kernels.reshape(-1, 1, *shape) if shared else kernels.expand(-1, *lead, *shape)
