@@ -59,8 +59,8 @@ def in_plane(modes: Modes, w: float) -> Modes:
 def received(shapes: Shapes, modes: Modes, kx: Floats, *lines: Floats) -> NDArray[np.complex64]:
     """K-space of each coil on Cartesian lines, (line, coil, sample): Σₘ aₘ F(k − m/P).
 
-    `kx` are the samples along every line, `lines` ky (and kz) of each line, cycles/mm. F is evaluated once on the product
-    of the axes refined by the shifts m/P, which repeat where P is a multiple of the encoded field of view.
+    `kx` are the samples along every line, `lines` ky (and kz) of each line, cycles/mm. F is evaluated once on the
+    product of the axes refined by the shifts m/P, which repeat where P is a multiple of the encoded field of view.
     """
     axes, at = [], []
     for d, k in enumerate((kx, *lines)):
@@ -74,8 +74,8 @@ def received(shapes: Shapes, modes: Modes, kx: Floats, *lines: Floats) -> NDArra
     step = max(1, 2**16 // len(kx))
     for first in range(0, len(out), step):
         some = slice(first, first + step)
-        where = tuple(a[some].T[:, :, None] for a in reversed(at[1:]))
-        patches = grid[(*where, at[0].T[:, None, :])]
+        rows = [a[some].T[:, :, None] for a in reversed(at[1:])]
+        patches = grid[tuple([*rows, at[0].T[:, None, :]])]
         part = coefficients @ patches.reshape(len(patches), -1)
         out[some] = part.reshape(len(coefficients), -1, len(kx)).swapaxes(0, 1)
     return out
@@ -87,7 +87,8 @@ def received_at(shapes: Shapes, modes: Modes, k: Floats) -> NDArray[np.complex64
     for index, coefficients in zip(modes.index, modes.coefficients.T):
         shifted = spectrum(shapes, k - index / np.asarray(modes.period), exact=False)
         out += coefficients[:, None, None] * shifted
-    return out.swapaxes(0, 1).astype(np.complex64)
+    samples: NDArray[np.complex64] = out.swapaxes(0, 1).astype(np.complex64)
+    return samples
 
 
 def coil_modes(

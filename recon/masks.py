@@ -57,7 +57,7 @@ def equispaced(shape: Sequence[int], R: Counts, acs: Counts = 0, seed: int | Non
     return out | centre(shape, acs)
 
 
-def equispaced_fraction(shape: Sequence[int], R: float, acs: int = 0, seed: int = 0) -> Mask:
+def equispaced_fraction(shape: Sequence[int], R: float, acs: Counts = 0, seed: int = 0) -> Mask:
     """Equally spaced lines whose spacing is widened so that, with the ACS lines, 1/R of all lines are measured.
 
         spacing = (N − acs) / (N/R − acs),   line ⌊(j + o)·spacing⌋ of those outside the ACS block

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def epi_readout(parameters: Mapping[str, float], columns: int) -> tuple[Floats, 
     delay, dwell, samples = (float(parameters[n]) for n in ("acqDelayTime", "dwellTime", "numSamples"))
     whole = up / 2 + flat + down / 2
 
-    def area(t: Floats) -> Floats:
+    def area(t: NDArray[np.floating[Any]]) -> Floats:
         late = up + flat + down - t
         ramp_up = t**2 / (2 * up) if up > 0 else 0 * t
         ramp_down = late**2 / (2 * down) if down > 0 else 0 * t
