@@ -17,8 +17,8 @@ def walsh(coil_images: Tensor, *, window: int = 5, chunk: int | None = None) -> 
 
         R_cc'(r) = mean of x_c x_c'* over a window around r,   R S = λ S
 
-    `coil_images` is complex (..., coil, z, y, x) with white noise, `window` an odd number of pixels per axis (an axis
-    shorter than it takes what there is). Maps (..., coil, z, y, x) have unit root-sum-of-squares and the phase that makes
+    `coil_images` is complex (..., coil, z, y, x) with white noise, `window` an odd number of pixels per axis (1 along
+    an axis of length 1). Maps (..., coil, z, y, x) have unit root-sum-of-squares and the phase that makes
     the first principal coil real and positive; they are zero where the images are. `eigenvalues` is λ / tr R, from
     1/coils in noise to 1 where one map explains all. The work is done on slabs of about `chunk` pixels.
 
