@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +109,8 @@ def stack(slices: Sequence[Geometry], *, tolerance_mm: float = 0.05) -> tuple[Ge
     """Geometry of parallel, equally spaced slices and the order that sorts them along their slice direction.
 
     Each of `slices` is the geometry of one slice (nz = 1). The order is by position · normal, never by slice number,
-    and keeps the hand of the given slice_dir. Raises GeometryError where slices are not parallel, have different in-plane
-    grids, coincide, are not equally spaced or are staggered in the plane by more than `tolerance_mm`.
+    and keeps the hand of the given slice_dir. Raises GeometryError where slices are not parallel, have different
+    in-plane grids, coincide, are not equally spaced or are staggered in the plane by more than `tolerance_mm`.
     """
     first = slices[0]
     if len(slices) == 1:
@@ -168,9 +168,8 @@ def flip(g: Geometry, axis: Literal["x", "y", "z"]) -> Geometry:
     names = ("read_dir", "phase_dir", "slice_dir")
     direction = np.asarray(getattr(g, names[i]))
     last = np.asarray(g.position) + (g.shape[2 - i] - 1) * g.voxel[i] * direction
-    turned: Vector = _vector(-direction)
-    moved = replace(g, position=_vector(last))
-    return (replace(moved, read_dir=turned), replace(moved, phase_dir=turned), replace(moved, slice_dir=turned))[i]
+    changes: dict[str, Any] = {"position": _vector(last), names[i]: _vector(-direction)}
+    return replace(g, **changes)
 
 
 def _vector(v: Sequence[float] | NDArray[np.float64]) -> Vector:

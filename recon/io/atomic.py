@@ -31,7 +31,12 @@ _REASONS = {
 
 def write_error(path: Path, error: OSError) -> ReconError:
     """The sentence that tells why `path` was not written and what cures it."""
-    reason = _REASONS.get(error.errno or 0, f"the system says: {error.strerror or type(error).__name__}")
+    known: BaseException | None = error
+    # Libraries pass an error on in words of their own; the first in the chain has the system's number.
+    while known is not None and not (isinstance(known, OSError) and known.errno):
+        known = known.__cause__ or known.__context__
+    number, words = (known.errno, known.strerror) if isinstance(known, OSError) else (0, type(error).__name__)
+    reason = _REASONS.get(number or 0, f"the system says: {words}")
     return ReconError(f"cannot write {path}: {reason}")
 
 

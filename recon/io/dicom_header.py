@@ -137,9 +137,9 @@ def _equipment(image: Image, when: datetime) -> Dataset:
     item.PurposeOfReferenceCodeSequence = [purpose]
     item.Manufacturer = item.ManufacturerModelName = dv.text(p.get("engine") or "recon")
     versions = [dv.text(p.get("version") or __version__)]
-    # A hash is cut to the 64 characters of a value; ContributionDescription holds it whole.
+    # 64 characters do not hold a whole SHA-256 and its name; ContributionDescription does.
     versions += [
-        dv.text(f"{word} sha256:{p[key]}")
+        dv.text(f"{word} sha256:{str(p[key])[:40]}")
         for key, word in (("recipe_hash", "recipe"), ("weights_sha256", "weights"))
         if p.get(key)
     ]

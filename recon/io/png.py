@@ -36,6 +36,11 @@ class Tile:
     right: Vector
     down: Vector
 
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Height and width in millimetres."""
+        return self.pixels.shape[0] * self.spacing[0], self.pixels.shape[1] * self.spacing[1]
+
 
 def write_png(image: Image, path: Path) -> list[Path]:
     """Write the first volume of an image as one PNG: see `contact_sheet`. Raises ReconError for NaN or infinity."""
@@ -63,43 +68,60 @@ def contact_sheet(volume: NDArray[np.float32], geometry: Geometry) -> Picture:
     low, high = (float(q) for q in np.percentile(volume, (0.5, 99.5)))
     low = min(low, 0.0)
     high = high if high > low else max(float(volume.max()), low + 1)
-    sections = tiles(volume, geometry)
-    height, width = (max(t.pixels.shape[i] * t.spacing[i] for t in sections) for i in (0, 1))
-    columns = min(len(sections), max(1, round(math.sqrt(len(sections) * height / width))))
-    rows = math.ceil(len(sections) / columns)
+    slices, across = tiles(volume, geometry)
+    height, width = slices[0].extent
+    columns = min(len(slices), max(1, round(math.sqrt(len(slices) * height / width))))
+    rows = [slices[i : i + columns] for i in range(0, len(slices), columns)] + ([across] if across else [])
     # Pixels for each millimetre: every voxel one pixel at least, unless the sheet would grow too large.
-    dense = max(1 / min(min(t.spacing) for t in sections), TILE / max(height, width))
-    dense = min(dense, (SHEET - _GAP * columns) / (width * columns), (SHEET - _GAP * rows) / (height * rows))
-    cell = (math.ceil(height * dense) + _GAP, math.ceil(width * dense) + _GAP)
-    sheet = pil.new("L", (columns * cell[1] - _GAP, rows * cell[0] - _GAP), 0)
-    for n, tile in enumerate(sections):
-        grey = np.clip((tile.pixels - low) / (high - low), 0, 1)
-        size = [max(1, round(n * step * dense)) for n, step in zip(tile.pixels.shape, tile.spacing)]
-        # A box filter averages where it shrinks and repeats voxels where it enlarges: neither invents detail.
-        picture = pil.fromarray(np.rint(grey * 255).astype(np.uint8)).resize((size[1], size[0]), pil.Resampling.BOX)
-        if geometry.known:
-            _label(picture, tile)
-        corner = ((n % columns) * cell[1], (n // columns) * cell[0])
-        sheet.paste(picture, (corner[0] + (cell[1] - _GAP - size[1]) // 2, corner[1] + (cell[0] - _GAP - size[0]) // 2))
+    dense = max(1 / min(min(t.spacing) for t in slices + across), TILE / max(height, width))
+    whole = (sum(max(t.extent[0] for t in row) for row in rows), max(sum(t.extent[1] for t in row) for row in rows))
+    dense = min(dense, SHEET / max(whole))
+    pictures = [[_picture(t, low, high, dense, geometry.known) for t in row] for row in rows]
+    size = (
+        max(sum(p.width + _GAP for p in row) for row in pictures) - _GAP,
+        sum(max(p.height for p in row) + _GAP for row in pictures) - _GAP,
+    )
+    sheet = pil.new("L", size, 0)
+    y = 0
+    for row in pictures:
+        x = 0
+        for picture in row:
+            sheet.paste(picture, (x, y))
+            x += picture.width + _GAP
+        y += max(p.height for p in row) + _GAP
     return sheet
 
 
-def tiles(volume: NDArray[np.float32], g: Geometry) -> list[Tile]:
-    """The sections that a contact sheet shows, in its order."""
+def tiles(volume: NDArray[np.float32], g: Geometry) -> tuple[list[Tile], list[Tile]]:
+    """The slices and the cross-sections that a contact sheet shows, in its order."""
     nz, ny, nx = volume.shape
     dx, dy, dz = g.voxel
     shown = np.unique(np.linspace(0, nz - 1, min(nz, SLICES)).round().astype(int))
-    out = [Tile(volume[k], (dy, dx), g.read_dir, g.phase_dir) for k in shown]
-    if nz >= CROSS:
-        out.append(Tile(volume[:, ny // 2, :], (dz, dx), g.read_dir, g.slice_dir))
-        out.append(Tile(volume[:, :, nx // 2], (dz, dy), g.phase_dir, g.slice_dir))
-    return out
+    slices = [Tile(volume[k], (dy, dx), g.read_dir, g.phase_dir) for k in shown]
+    if nz < CROSS:
+        return slices, []
+    return slices, [
+        Tile(volume[:, ny // 2, :], (dz, dx), g.read_dir, g.slice_dir),
+        Tile(volume[:, :, nx // 2], (dz, dy), g.phase_dir, g.slice_dir),
+    ]
 
 
 def side(direction: Vector) -> str:
     """Letter of the side of the patient that a direction in LPS points to most: R, L, A, P, S or I."""
     axis = int(np.argmax(np.abs(direction)))
     return _LETTERS[axis][direction[axis] > 0]
+
+
+def _picture(tile: Tile, low: float, high: float, dense: float, known: bool) -> Picture:
+    from PIL import Image as pil
+
+    grey = np.rint(np.clip((tile.pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    height, width = (max(1, round(mm * dense)) for mm in tile.extent)
+    # A box filter averages where it shrinks and repeats voxels where it enlarges: neither invents detail.
+    picture = pil.fromarray(grey).resize((width, height), pil.Resampling.BOX)
+    if known:
+        _label(picture, tile)
+    return picture
 
 
 def _label(picture: Picture, tile: Tile) -> None:

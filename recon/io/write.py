@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -128,12 +129,12 @@ def _check_place(path: Path, found: Kind, needed_bytes: int) -> None:
                 "new folder or empty this one"
             )
     parent = path.parent
-    try:
-        free = shutil.disk_usage(parent).free
-    except OSError as error:
-        raise write_error(path, error) from error
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise write_error(path, PermissionError(13, "not permitted"))
+    number = 0 if parent.is_dir() else errno.ENOTDIR if parent.exists() else errno.ENOENT
+    if not number and not os.access(parent, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    if number:
+        raise write_error(path, OSError(number, ""))
+    free = shutil.disk_usage(parent).free
     if free < needed_bytes:
         raise ReconError(
             f"{parent} has {free / 1e6:.0f} MB free, and {needed_bytes / 1e6:.0f} MB are needed; free some space or "

@@ -1,0 +1,120 @@
+"""NIfTI is read back with nibabel and compared with formulas of its own."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from recon.data import Image, Sequence
+from recon.geometry import from_centre
+from recon.io.nifti import write_nifti
+from recon.io.provenance import read_back
+from tests.io.pictures import HEADER, RECIPE, geometry, picture, whole_numbers
+
+
+def test_voxels_and_affine_are_those_of_the_image(tmp_path: Path) -> None:
+    g = from_centre((10, 20, 30), (1, 0, 0), (0, 1, 0), (0, 0, 1), (12, 21, 8), (6, 7, 2))
+    data = whole_numbers(np.random.default_rng(0), (2, 7, 6)) / 7
+    assert write_nifti(Image(data, g), tmp_path / "a.nii.gz") == [tmp_path / "a.nii.gz", tmp_path / "a.json"]
+    nifti = nib.load(tmp_path / "a.nii.gz")
+    assert nifti.shape == (6, 7, 2)
+    assert nifti.get_data_dtype() == np.float32
+    assert np.asarray(nifti.dataobj)[5, 0, 1] == data[1, 0, 5]
+    # Left is −x and anterior +y in RAS: the corner at LPS (10 − 6, 20 − 9, 30 − 4) is written as (−4, −11, 26).
+    expected = [[-2, 0, 0, -4], [0, -3, 0, -11], [0, 0, 4, 26], [0, 0, 0, 1]]
+    assert np.allclose(nifti.affine, expected, atol=1e-5)
+    assert np.allclose(nifti.get_qform(), expected, atol=1e-5)
+    header = nifti.header
+    assert (int(header["qform_code"]), int(header["sform_code"]), int(header["xyzt_units"])) == (1, 1, 10)
+    raw = gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
+    assert struct.unpack("<2f", raw[112:120]) == (1.0, 0.0)  # scl_slope and scl_inter
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_qform_and_sform_agree_for_both_hands(seed: int, tmp_path: Path) -> None:
+    g = geometry(np.random.default_rng(seed), (3, 7, 6), hand=(-1) ** seed)
+    write_nifti(picture(geometry=g), tmp_path / "a.nii")
+    header = nib.load(tmp_path / "a.nii").header
+    assert np.abs(header.get_qform() - header.get_sform()).max() < 1e-3
+    assert int(header["pixdim"][0]) == (-1) ** seed
+    assert np.sign(np.linalg.det(header.get_sform())) == (-1) ** seed
+
+
+def test_the_same_image_gives_the_same_bytes_under_any_name_at_any_time(tmp_path: Path) -> None:
+    write_nifti(picture(), tmp_path / "a.nii.gz")
+    write_nifti(picture(provenance={**RECIPE, "date": "2031-01-01"}), tmp_path / "b.nii.gz")
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_nothing_of_the_patient_is_in_the_files(tmp_path: Path) -> None:
+    files = write_nifti(picture(), tmp_path / "a.nii")
+    content = b"".join(f.read_bytes() for f in files)
+    for secret in (b"Marked", b"SECRET-42", b"1970", b"ACC42", b"20240506", b"61.5"):
+        assert secret not in content
+
+
+def test_the_side_car_is_in_seconds_and_carries_the_record(tmp_path: Path) -> None:
+    write_nifti(picture(trust={"residual": 1.25}), tmp_path / "a.nii")
+    sidecar = json.loads((tmp_path / "a.json").read_text())
+    assert (sidecar["EchoTime"], sidecar["RepetitionTime"], sidecar["FlipAngle"]) == (0.09, 4.0, 150.0)
+    assert sidecar["MagneticFieldStrength"] == 3.0
+    assert read_back(tmp_path / "a.nii")["trust"] == {"residual": 1.25}
+    assert read_back(tmp_path / "a.nii")["provenance"] == RECIPE
+
+
+def test_repetitions_are_the_fourth_dimension_with_tr_in_seconds(tmp_path: Path) -> None:
+    data = whole_numbers(np.random.default_rng(0), (4, 3, 7, 6))
+    write_nifti(picture(data=data, axes=("repetition",)), tmp_path / "a.nii")
+    nifti = nib.load(tmp_path / "a.nii")
+    assert nifti.shape == (6, 7, 3, 4)
+    assert nifti.header.get_zooms()[3] == 4.0
+    assert np.array_equal(nifti.get_fdata()[..., 2], data[2].T)
+
+
+def test_an_unknown_tr_is_zero(tmp_path: Path) -> None:
+    data = whole_numbers(np.random.default_rng(0), (4, 3, 7, 6))
+    header = replace(HEADER, sequence=Sequence())
+    write_nifti(picture(data=data, axes=("repetition",), header=header), tmp_path / "a.nii")
+    assert nib.load(tmp_path / "a.nii").header.get_zooms()[3] == 0
+    assert "RepetitionTime" not in json.loads((tmp_path / "a.json").read_text())
+
+
+def test_other_counters_and_parts_get_files_of_their_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = (rng.normal(size=(2, 4, 2, 3, 7, 6)) + 1j).astype(np.complex64)
+    header = replace(HEADER, sequence=Sequence(TE=(5.0, 10.0), TR=(20.0,)))
+    image = picture(data=data, axes=("contrast", "repetition", "set"), header=header)
+    write_nifti(image, tmp_path / "a.b.nii.gz", parts=("magnitude", "phase"))
+    names = {p.name for p in tmp_path.iterdir()}
+    expected = {f"a.b_echo-{e}_set-{s}_part-{p}" for e in (1, 2) for s in (1, 2) for p in ("mag", "phase")}
+    assert names == {n + e for n in expected for e in (".nii.gz", ".json")}
+    name = "a.b_echo-2_set-1_part-phase"
+    nifti = nib.load(tmp_path / f"{name}.nii.gz")
+    assert np.allclose(nifti.get_fdata()[..., 3], np.angle(data[1, 3, 0]).T, atol=1e-6)
+    sidecar = json.loads((tmp_path / f"{name}.json").read_text())
+    assert (sidecar["EchoTime"], sidecar["EchoNumber"], sidecar["Units"]) == (0.01, 2, "rad")
+
+
+def test_complex_voxels_stay_complex_when_asked(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = (rng.normal(size=(3, 7, 6)) + 1j * rng.normal(size=(3, 7, 6))).astype(np.complex64)
+    write_nifti(picture(data=data), tmp_path / "a.nii", complex_=True)
+    found = np.asarray(nib.load(tmp_path / "a.nii").dataobj)
+    assert found.dtype == np.complex64
+    assert np.array_equal(found, data.T)
+
+
+def test_an_unknown_geometry_has_codes_of_zero_and_keeps_its_voxel_size(tmp_path: Path) -> None:
+    g = replace(picture().geometry, known=False)
+    write_nifti(picture(geometry=g), tmp_path / "a.nii")
+    header = nib.load(tmp_path / "a.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 0)
+    assert np.allclose(header.get_zooms(), g.voxel)
+    assert json.loads((tmp_path / "a.json").read_text())["recon"]["geometry_known"] is False
