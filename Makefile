@@ -7,9 +7,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 .PHONY: demo test lint docs clean
 
 demo: $(VENV)/.core
-	$(BIN)/recon simulate -o demo/scan.h5 --accel 4 --coils 8 --force
+	rm -rf demo && mkdir demo
+	$(BIN)/recon simulate -o demo/scan.h5 --accel 4 --coils 8
 	$(BIN)/recon info demo/scan.h5
-	$(BIN)/recon run demo/scan.h5 -o demo/brain.nii.gz -o demo/brain_dicom/ -o demo/brain.png --force
+	$(BIN)/recon run demo/scan.h5 -o demo/brain.nii.gz -o demo/brain_dicom/ -o demo/brain.png
 	@echo "The pictures are in demo/: brain.png (contact sheet), brain.nii.gz (NIfTI), brain_dicom/ (DICOM series)."
 
 test: $(VENV)/.test lint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from recon.data import Measurement
 from recon.job import Job
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
-from recon.prepare import compress, epi, hybrid, partial_fourier
+from recon.prepare import compress, epi, hybrid
+from recon.prepare.complete import complete
 from recon.prepare.espirit import espirit
 from recon.prepare.finish import finish
 from recon.prepare.hybrid import Lines, Slab
@@ -64,13 +65,13 @@ def volumes(
             slabs.append(hybrid.slab(replace(lines, compression=last[1].compression), job.frames[key].rows))
         images = _images(choice.method, slabs, known, top, job)
         for key, slab, x in zip(batch, slabs, images, strict=True):
-            x, said = partial_fourier.complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
+            x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
             notes += said
             image = finish(x, job.encoding, shape)
             z = 0 if len(job.stack.slices) == 1 else key[1]
             out[key[0], z : z + shape[0]] = image.cpu().numpy()
         report("reconstruct", start + len(batch), len(keys))
-    return out, {"method": choice.method, "why": choice.why, "sampling": found.text()}, notes
+    return out, {"method": choice.method, "why": choice.why, "sampling": asdict(found)}, notes
 
 
 def _lines(job: Job) -> Lines:
@@ -115,7 +116,7 @@ def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> ND
 
     def area(of: NDArray[np.intp] | None) -> int:
         sampled = acquired > 0 if of is None else hybrid.counts(job.scan, of, job.encoding) > 0
-        z0, z1, y0, y1 = hybrid.central_block(sampled, job.recipe.prepare.calibration_size)
+        z0, z1, y0, y1 = hybrid.calibration_block(sampled, job.recipe.prepare.calibration_size)
         return (z1 - z0) * (y1 - y0)
 
     return rows if len(rows) and area(rows) >= area(None) else frame.rows
@@ -131,10 +132,10 @@ def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job) -
     block = hybrid.calibration(lines, rows, prepare.calibration_size)
     compression = None
     if shrink and prepare.coil_compression == "svd":
-        compression = compress.svd(block, prepare.virtual_coils).matrix
+        compression = compress.svd(block, virtual=prepare.virtual_coils).matrix
         block = torch.tensordot(compression, block, 1)
     elif shrink:
-        compression = compress.geometric(_hybrid(block, lines.nx), prepare.virtual_coils).matrix
+        compression = compress.geometric(_hybrid(block, lines.nx), virtual=prepare.virtual_coils).matrix
         block = hybrid.calibration(replace(lines, compression=compression), rows, prepare.calibration_size)
     if not needs_maps:
         return Calibrated(compression, block, None)
@@ -169,7 +170,9 @@ def _images(method: Method, slabs: list[Slab], known: list[Calibrated], top: int
     else:
         maps = torch.stack([k.maps for k in known if k.maps is not None]).to(job.device)
     m = Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
-    x = methods.solve(method, m, job.recipe.solve, sets=sets)
+    power = methods.power_of_samples(m.y, m.sigma).to(torch.float32)
+    power = power.reshape(-1, *(1,) * (3 if sets == 1 else 4))
+    x = methods.solve(method, m, job.recipe.solve, power=power, sets=sets)
     # The first set is the object; the second takes up what wraps around.
     return x[:, 0] if sets > 1 else x
 

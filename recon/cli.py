@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from recon import __version__
+from recon.data import ReconError
 
 app = typer.Typer(
     name="recon",
@@ -28,7 +29,7 @@ Voxel = Annotated[str, typer.Option(help="Voxel size of a bare array in mm, x,y,
 Key = Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")]
 Trajectory = Annotated[Path | None, typer.Option(help=".npy with k-space positions, for a scan that lacks them")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")]
 
 
 def _version(value: bool) -> None:
@@ -63,7 +64,6 @@ def run(
     voxel: Voxel = "",
     key: Key = "",
     trajectory: Trajectory = None,
-    force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Reconstruct a raw scan and write images."""
@@ -75,7 +75,7 @@ def run(
         plan = recipes.parse(
             {"name": plan.name, **_sections(plan), "solve": {**_sections(plan)["solve"], "method": method}}
         )
-    writing.check_paths(output, replace=force)
+    writing.check_paths(output, inputs=[scan])
     raw = _read(scan, axes, voxel, key, trajectory)
     from recon import pipeline
 
@@ -86,7 +86,14 @@ def run(
         for n in chosen:
             image = pipeline.reconstruct(raw, plan, device=device, memory=_bytes(memory), stack=n, progress=report)
             names = output if len(chosen) == 1 else [_numbered(p, n + 1) for p in output]
-            written = writing.write(image, names, part=plan.output.part, replace=force)
+            written = writing.write(
+                image,
+                names,
+                parts=plan.output.parts,
+                complex_=plan.output.complex,
+                series_number=plan.output.series_number + n,
+                derived=plan.output.derived,
+            )
             if not quiet:
                 for note in image.notes:
                     typer.echo(f"  {note}")
@@ -118,9 +125,9 @@ def simulate(
 ) -> None:
     """Write a raw scan of an analytic head phantom, with everything that a real one has."""
     from recon import simulate as simulation
-    from recon.io import write as writing
 
-    writing.check_absent(output, replace=force)
+    if output.exists() and not force:
+        raise ReconError(f"{output} exists; give another name, or --force to replace it")
     settings = simulation.preset(
         accel=accel,
         coils=coils,
@@ -161,8 +168,6 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given or bool(os.environ.get("RECON_DEBUG"))
     given = [a for a in given if a != "--debug"]
-    from recon.data import ReconError
-
     try:
         app(args=given, prog_name="recon", standalone_mode=True)
     except (KeyboardInterrupt, BrokenPipeError):
@@ -195,7 +200,6 @@ def _read(scan: Path, axes: str, voxel: str, key: str, trajectory: Path | None) 
         axes=tuple(a.strip() for a in axes.split(",")) if axes else None,
         voxel=_three(voxel) if voxel else None,
         key=key or None,
-        trajectory=trajectory,
     )
 
 

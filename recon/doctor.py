@@ -48,7 +48,8 @@ def examine() -> Machine:
             missing.append('cupy: CUDA kernels; pip install "recon[gpu-cuda12]" or "recon[gpu-cuda13]", by the driver')
         else:
             missing.append(f'{name}: pip install "recon[{extra}]"' if extra else f"{name}: pip install recon")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_name(i) for i in range(found)]
     if not gpus:
         missing.append("GPU: none that torch can use; everything runs on the CPU")
     return Machine(
@@ -82,7 +83,7 @@ def as_json(machine: Machine) -> str:
 
 
 def _version(name: str) -> str:
-    """Version of an installed package without importing it; CuPy's distributions carry the CUDA version in their name."""
+    """Version of an installed package without importing it; CuPy has a distribution for each CUDA version."""
     names = (name, "cupy-cuda12x", "cupy-cuda13x") if name == "cupy" else (name,)
     for distribution in names:
         try:

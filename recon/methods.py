@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement, ReconError
-from recon.operators import COIL
 from recon.prepare.sampling import Sampling
 from recon.recipe import Method, Solve
 from recon.solve import cg, fista, pdhg
@@ -43,7 +42,9 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
         return Choice("sense", "sense: the trajectory is not Cartesian")
     if sampling.full:
         return Choice("combine", "combine: k-space is fully sampled")
-    found = f"undersampled, R = {sampling.acceleration:.2g}"
+    if sampling.acceleration == (1, 1):
+        return Choice("combine", "combine: k-space is fully sampled but for its edge (partial Fourier or zero-filling)")
+    found = f"undersampled, R = {sampling.effective:.2f}"
     if coils == 1:
         return Choice("cs", f"cs: {found}, one channel")
     if not sampling.regular:
@@ -51,20 +52,20 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
     return Choice("sense", f"sense: {found} at regular positions, {coils} channels")
 
 
-def solve(method: Method, m: Measurement, recipe: Solve, *, sets: int = 1) -> Tensor:
+def solve(method: Method, m: Measurement, recipe: Solve, *, power: Tensor | float, sets: int = 1) -> Tensor:
     """The image (..., z, y, x), or (..., set, z, y, x), that explains the measurement.
 
-        sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · noise power / signal power
+        sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · 2σ² / power
         cs     min ½‖Ax − y‖² + λ‖Ψx‖₁,      λ = l1 · σ
         tv     min ½‖Ax − y‖² + λ TV(x),     λ = tv · σ
 
-    Noise power is that of a voxel that was measured fully, 2σ²; signal power the mean over voxels, from the energy of
-    y. So one default serves every scan, whatever its scale.
+    2σ² is the noise power of a voxel that was measured fully and `power` the mean signal power of a voxel, one number
+    or one per item: so a default serves every scan, whatever its scale.
     """
     n = recipe.iterations or ITERATIONS[method]
     ndim = 3 if sets == 1 else 4
     if method == "sense":
-        lam = recipe.l2 * noise_over_signal(m)
+        lam = recipe.l2 * 2 * m.sigma**2 / power
         return cg.sense(m, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x
     if method == "cs":
         return fista.l1_wavelet(
@@ -73,14 +74,19 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, sets: int = 1) -> Te
     return pdhg.tv(m, lam=recipe.tv * m.sigma, iterations=n, ndim=ndim)
 
 
-def noise_over_signal(m: Measurement) -> float:
-    """Noise power of a voxel over the mean signal power of the object: 2σ² n / (‖y‖² − 2σ² n), n samples measured.
+def signal_power(x: Tensor) -> float:
+    """Mean of |x|² over all voxels of an image, never zero."""
+    return max(float(x.abs().square().mean(dtype=torch.float64)), torch.finfo(torch.float32).tiny)
 
-    The energy of y, less that of its noise, is the object's energy but for what was not measured, which lies at the
-    edge of k-space and is small.
+
+def power_of_samples(y: Tensor, sigma: float) -> Tensor:
+    """Mean signal power of a voxel from the samples (item, coil, kz, ky, x) of each item: (‖y‖² − 2σ² n) / voxels.
+
+    By Parseval the energy of y, less that of its noise in n samples, is the object's but for what was not measured,
+    which lies at the edge of k-space and is small. Never below the noise of one voxel.
     """
-    measured = int((m.y != 0).sum())
-    voxels = m.y.numel() // m.y.shape[COIL]
-    noise = 2 * m.sigma**2
-    energy = float(m.y.abs().square().sum(dtype=torch.float64)) - noise * measured
-    return noise * voxels / max(energy, noise)
+    items = y.flatten(1)
+    measured = (items != 0).sum(1)
+    energy = items.abs().square().sum(1, dtype=torch.float64) - 2 * sigma**2 * measured
+    voxels = y[0].numel() // y.shape[1]
+    return (energy / voxels).clamp_min(2 * sigma**2 * 1e-3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from recon import __version__
-from recon.data import FRAME_COUNTERS, DataError, Image, RawScan, ReconError
+from recon.data import FRAME_COUNTERS, DataError, Header, Image, RawScan, ReconError
 from recon.job import Job
 from recon.prepare import scan_noise, sort
 from recon.prepare import stacks as stacking
@@ -58,7 +58,7 @@ def reconstruct(
         data=data.reshape(*shape, *data.shape[-3:]),
         geometry=job.stack.geometry,
         axes=job.axes,
-        header=scan.header,
+        header=_header(scan.header, recipe.output.series_description),
         provenance={
             "engine": "recon",
             "version": __version__,
@@ -140,6 +140,12 @@ def _oriented(data: NDArray[np.complex64], job: Job) -> NDArray[np.complex64]:
             data = np.flip(data, axis)
             data = np.roll(data, 1, axis) if data.shape[axis] % 2 == 0 else data
     return np.ascontiguousarray(data)
+
+
+def _header(header: Header, description: str) -> Header:
+    if not description:
+        return header
+    return replace(header, study=replace(header.study, series_description=description))
 
 
 def _device(name: str) -> torch.device:

@@ -18,8 +18,10 @@ _COIL_IMAGES = {"combine": 5, "grappa": 8, "sense": 4, "cs": 4, "tv": 4}
 
 @dataclass(frozen=True)
 class Problem:
-    """Sizes of one slice or slab: channels as acquired and as solved, grid (nz, ny, nx), readout samples, lines, sets of
-    maps; `items` problems in all, each with an image of `voxels` in the end."""
+    """Sizes of one slice or slab: channels as acquired and as solved, grid (nz, ny, nx), readout samples, lines.
+
+    There are `items` of them in all, each with an image of `voxels` in the end.
+    """
 
     coils: int
     virtual_coils: int
@@ -53,8 +55,8 @@ def plan(problem: Problem, budget: int) -> Plan:
     if batch < 1:
         need, have = (fixed + each) / 2**30, budget / 2**30
         raise ReconError(
-            f"one problem of {problem.virtual_coils} coils × {'×'.join(map(str, problem.grid))} needs {need:.1f} GiB and "
-            f"{have:.1f} GiB are allowed; raise --memory, or lower prepare.virtual_coils in the recipe"
+            f"one slice or slab of {problem.virtual_coils} coils × {'×'.join(map(str, problem.grid))} needs {need:.1f} "
+            f"GiB and {have:.1f} GiB are allowed; raise --memory, or lower prepare.virtual_coils in the recipe"
         )
     return Plan(int(batch), int(fixed + batch * each))
 

@@ -46,6 +46,8 @@ class Prepare:
     #: Reverse the image along readout or phase, for scanners whose convention is the opposite of ISMRMRD's.
     flip_readout: bool = False
     flip_phase: bool = False
+    #: Where a non-Cartesian file holds no k-space positions: "radial" or "golden" by its counters.
+    trajectory: Literal["", "radial", "golden"] = ""
     #: Keep the readout's oversampled field of view.
     keep_oversampling: bool = False
 
@@ -73,10 +75,14 @@ class Solve:
 class Output:
     """What is written of an image."""
 
-    #: Parts of the complex image that files hold.
-    part: Literal["magnitude", "complex", "phase"] = "magnitude"
+    #: Real parts of the complex image that files hold.
+    parts: tuple[Literal["magnitude", "phase", "real", "imag"], ...] = ("magnitude",)
+    #: NIfTI and ISMRMRD keep complex voxels.
+    complex: bool = False
+    #: DICOM: replaces the scan's own description; the number of the series; DERIVED where a site wants it for all.
     series_description: str = ""
-    series_number: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+    series_number: Annotated[int, Ge(1), Le(2**31 - 1)] = 1
+    derived: bool = False
 
 
 @dataclass(frozen=True)

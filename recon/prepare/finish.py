@@ -11,8 +11,8 @@ from recon.prepare.readout import resample
 def finish(x: Tensor, encoding: Encoding, shape: tuple[int, int, int]) -> Tensor:
     """The image (..., z, y, x) on the grid `shape` (nz, ny, nx) of the reconstructed field of view.
 
-    Cuts phase and slice oversampling and interpolates by zero-filling to the matrix that the header asks for. Voxels lie
-    where `geometry.from_centre` says: index N // 2 stays at the position of the slice.
+    Cuts phase and slice oversampling and interpolates by zero-filling to the matrix that the header asks for. Voxels
+    lie where `geometry.from_centre` says: index N // 2 stays at the position of the slice.
     """
     sizes = x.shape[-3:]
     fov_in = (encoding.encoded_fov[2], encoding.encoded_fov[1], None)

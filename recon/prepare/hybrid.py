@@ -15,10 +15,11 @@ from torch import Tensor
 
 from recon.data import DataError, Encoding, RawScan
 from recon.operators import fft
-from recon.prepare import sort
+from recon.prepare import noise, sort
 from recon.prepare.epi import Epi
 from recon.prepare.noise import Whitening
 from recon.prepare.readout import crop, inner_size, to_hybrid
+from recon.prepare.sampling import central_block
 
 #: Samples that are transformed at once; bounds the memory of a 3D scan's raw lines.
 _BLOCK_BYTES = 64 * 2**20
@@ -83,7 +84,7 @@ def hybrid_lines(lines: Lines, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
 def _columns(lines: Lines, rows: NDArray[np.intp], nx: int) -> tuple[Tensor, NDArray[np.bool_]]:
     headers = lines.scan.lines[rows]
     samples = torch.from_numpy(lines.scan.samples.read(rows))
-    white = torch.matmul(lines.whitening.matrix.to(samples.dtype), samples)
+    white = noise.apply(lines.whitening.matrix, samples)
     if lines.epi is not None:
         hybrid = crop(lines.epi.to_image(white, headers), -1, lines.nx)
         sampled: NDArray[np.bool_] = np.ones(nx, np.bool_)
@@ -121,7 +122,7 @@ def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
     DataError where no block of at least four lines is fully sampled.
     """
     sampled = counts(lines.scan, rows, lines.encoding) > 0
-    z0, z1, y0, y1 = central_block(sampled, size)
+    z0, z1, y0, y1 = calibration_block(sampled, size)
     if y1 - y0 < min(4, sampled.shape[1]) or z1 - z0 < min(4, sampled.shape[0]):
         raise DataError(
             f"only {y1 - y0}×{z1 - z0} lines around the centre of k-space are fully sampled, too few to calibrate coil "
@@ -135,27 +136,15 @@ def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
     return crop(k, -1, min(size, k.shape[-1])).contiguous()
 
 
-def central_block(sampled: NDArray[np.bool_], size: int) -> tuple[int, int, int, int]:
-    """Largest fully sampled rectangle (z0, z1, y0, y1) around the centre of (kz, ky), at most `size` along each axis.
-
-    Grows from the centre row by row on whichever side is complete, so that it works for any pattern of sampling.
-    """
-    nz, ny = sampled.shape
-    cz, cy = nz // 2, ny // 2
-    if not sampled[cz, cy]:
-        return cz, cz, cy, cy
-    box = [cz, cz + 1, cy, cy + 1]
-    grown = True
-    while grown:
-        grown = False
-        for side in range(4):
-            wider = list(box)
-            wider[side] += -1 if side % 2 == 0 else 1
-            z0, z1, y0, y1 = wider
-            fits = z0 >= 0 and y0 >= 0 and z1 <= nz and y1 <= ny and z1 - z0 <= size and y1 - y0 <= size
-            if fits and sampled[z0:z1, y0:y1].all():
-                box, grown = wider, True
-    return box[0], box[1], box[2], box[3]
+def calibration_block(sampled: NDArray[np.bool_], size: int) -> tuple[int, int, int, int]:
+    """Fully sampled rectangle (z0, z1, y0, y1) around the centre of (kz, ky), at most `size` along each axis."""
+    block = central_block(sampled)
+    if block is None:
+        return 0, 0, 0, 0
+    (y0, y1), (z0, z1) = block
+    cz, cy = sampled.shape[0] // 2, sampled.shape[1] // 2
+    z0, y0 = max(z0, cz - size // 2), max(y0, cy - size // 2)
+    return z0, min(z1, z0 + size), y0, min(y1, y0 + size)
 
 
 def _equal_shapes(headers: NDArray[np.void]) -> list[NDArray[np.intp]]:

@@ -1,0 +1,140 @@
+"""Radial, spiral and other non-Cartesian scans, in 2D, as stacks of equal planes, and in 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon import methods
+from recon.data import DataError, Measurement, ReconError
+from recon.job import Job
+from recon.operators import Coils, Weight, fft, ifft
+from recon.operators.nufft import Nufft
+from recon.prepare import compress, noise, trajectory
+from recon.prepare.density import pipe
+from recon.prepare.espirit import espirit
+from recon.prepare.readout import crop
+from recon.prepare.sampling import Sampling
+from recon.prepare.sort import Frame
+
+#: Any sampling that is not on a grid.
+_NONE = Sampling((0, 0), 0, (0, 0), 0, None, (1.0, 1.0), ("", ""), 0.0)
+
+
+def volumes(
+    job: Job, report: Callable[[str, int, int], None]
+) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
+    """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes."""
+    coils = job.whitening.matrix.shape[0]
+    choice = methods.choose(job.recipe.solve.method, _NONE, coils, cartesian=False)
+    out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
+    notes: list[str] = []
+    sampled: list[float] = []
+    keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
+    for done, key in enumerate(keys):
+        image, share, said = _frame(job, job.frames[key], choice.method)
+        z = 0 if len(job.stack.slices) == 1 else key[1]
+        out[key[0], z : z + image.shape[0]] = image.cpu().numpy()
+        sampled.append(share)
+        notes += said
+        report("reconstruct", done + 1, len(keys))
+    sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
+    return out, {"method": choice.method, "why": choice.why, "sampling": sampling}, notes
+
+
+def _frame(job: Job, frame: Frame, method: methods.Method) -> tuple[Tensor, float, tuple[str, ...]]:
+    """The image (z, y, x) of one slice or slab, how many samples it had for each voxel, and notes."""
+    matrix = job.encoding.recon_matrix
+    nz = matrix[2] if job.encoding.encoded_matrix[2] > 1 else 1
+    points, notes = trajectory.of_scan(
+        job.scan, frame.rows, job.encoding, standard=_standard(job.recipe.prepare.trajectory)
+    )
+    y = torch.from_numpy(job.scan.samples.read(frame.rows))
+    y = noise.apply(job.whitening.matrix, y).movedim(1, 0)  # (coil, line, sample)
+    if points.shape[-1] == 2 and nz > 1:
+        points, y, said = _planes(job, frame, points, y, nz)
+        notes = (*notes, *said)
+    else:
+        y = y[:, None]
+    shape = (matrix[1], matrix[0]) if points.shape[-1] == 2 else (nz, matrix[1], matrix[0])
+    # Samples beyond the grid's edge would fold back into it.
+    keep = torch.from_numpy(trajectory.inside(points, shape)).to(job.device)
+    k = torch.from_numpy(points).to(job.device, torch.float32)
+    k = torch.where(keep[..., None], k, torch.zeros_like(k))
+    y = y.to(job.device) * keep
+    nufft = Nufft(k, shape)
+    weights = pipe(k, shape) * keep
+    gridded = nufft.adjoint(weights * y)  # (coil, z, y, x)
+    if gridded.shape[0] > job.recipe.prepare.virtual_coils and job.recipe.prepare.coil_compression != "none":
+        matrix_c = compress.svd(_block(gridded, job), virtual=job.recipe.prepare.virtual_coils).matrix
+        y, gridded = torch.tensordot(matrix_c, y, 1), torch.tensordot(matrix_c, gridded, 1)
+    if gridded.shape[0] == 1:
+        maps, sets = torch.ones_like(gridded), 1
+    else:
+        sets = job.recipe.prepare.map_sets
+        found = espirit(
+            _block(gridded, job),
+            gridded.shape[1:],
+            kernel=job.recipe.prepare.espirit_kernel,
+            threshold=job.recipe.prepare.espirit_threshold,
+            crop=job.recipe.prepare.espirit_crop,
+            sets=sets,
+        )
+        maps = found.maps
+    operator = Weight(keep.to(torch.float32)) @ nufft @ Coils(maps, sets > 1)
+    m = Measurement(y, operator)
+    power = methods.signal_power(Coils(maps, sets > 1).adjoint(gridded))
+    x = methods.solve(method, m, job.recipe.solve, power=power, sets=sets)
+    return (x[0] if sets > 1 else x), float(keep.sum()) / np.prod(shape), notes
+
+
+def _block(gridded: Tensor, job: Job) -> Tensor:
+    """The middle of the gridded k-space (coil, cz, cy, cx), for calibration."""
+    size = job.recipe.prepare.calibration_size
+    axes = (-3, -2, -1) if job.encoding.encoded_matrix[2] > 1 else (-2, -1)
+    block = fft(gridded, axes)
+    for axis in axes:
+        block = crop(block, axis, min(size, block.shape[axis]))
+    return block.contiguous()
+
+
+def _planes(
+    job: Job, frame: Frame, points: NDArray[np.float64], y: Tensor, nz: int
+) -> tuple[NDArray[np.float64], Tensor, tuple[str, ...]]:
+    """A stack of equal planes: the Cartesian axis kz is transformed first, which leaves nz slices with one trajectory.
+
+    Raises DataError where partitions are missing or differ in their trajectory.
+    """
+    partition = job.scan.lines["kspace_encode_step_2"][frame.rows]
+    numbers = np.unique(partition)
+    encoded = job.encoding.encoded_matrix[2]
+    order = [np.nonzero(partition == n)[0] for n in numbers]
+    order = [
+        rows[np.argsort(job.scan.lines["kspace_encode_step_1"][frame.rows[rows]], kind="stable")] for rows in order
+    ]
+    same = len({len(rows) for rows in order}) == 1
+    if (
+        len(numbers) != encoded
+        or not same
+        or any(np.abs(points[rows] - points[order[0]]).max() > 0.05 for rows in order)
+    ):
+        raise DataError(
+            f"the stack of planes holds {len(numbers)} of {encoded} partitions, or partitions with trajectories of "
+            "their own; give three-dimensional k-space positions with --trajectory"
+        )
+    stacked = torch.stack([y[:, torch.from_numpy(rows)] for rows in order], dim=1)  # (coil, kz, line, sample)
+    hybrid = crop(ifft(stacked, (1,)), 1, nz) if nz <= encoded else ifft(stacked, (1,))
+    if nz > encoded:
+        raise ReconError(
+            f"reconSpace has {nz} partitions and only {encoded} were encoded; set them equal in the header"
+        )
+    return points[order[0]], hybrid, (f"{encoded} equal planes, transformed along the partitions first",)
+
+
+def _standard(name: str) -> Any:
+    return name or None
