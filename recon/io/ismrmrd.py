@@ -189,7 +189,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 def _reason(path: Path, error: Exception) -> str:
     text = str(error)
-    if "lock" in text or "already open for write" in text:
+    if "unable to lock" in text or "already open for write" in text:
         return "is being written by another program; read it when that has ended"
     if "signature not found" in text:
         return "is no HDF5 file; ISMRMRD files are, so that it may be of another format or empty"

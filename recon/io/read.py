@@ -32,8 +32,9 @@ def read(
     """The scan in a file of any known format; its content decides, never its name.
 
     `axes` names the axes of an array (NumPy, BART), `voxel` is its voxel size (x, y, z) in mm for formats that do not
-    know it, `key` chooses the array of an .npz or the group of an ISMRMRD file that holds several. The file is opened read-only and samples
-    are read when asked for. Raises DataError for files of another kind, and where an option does not fit the format.
+    know it, `key` chooses the array of an .npz or the group of an ISMRMRD file that holds several. The file is opened
+    read-only and samples are read when asked for. Raises DataError for files of another kind, and where an option does
+    not fit the format.
     """
     path = Path(path)
     kind = recognise(path)
