@@ -153,9 +153,8 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     is left of the signal makes the estimate too high, never much too low. Samples that are exactly zero, and outer
     k-space far below the rest (zero-filled by the scanner), are left out and reported.
 
-    Raises DataError when fewer than 8 lines or 16 columns were measured.
+    Raises DataError when fewer than 8 lines or 16 columns were measured, or all are zero.
     """
-    notes: tuple[str, ...] = ()
     picked = _subset(lines)
     live = torch.isfinite(torch.view_as_real(picked)).flatten(2).all(2).all(0) & (picked.abs().amax((0, 2)) > 0)
     if not bool(live.any()):
@@ -170,18 +169,17 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     if bool(mask.all()):
         hybrid = ifft(used, (-1,))
         inside = (torch.arange(nx, device=used.device) - nx // 2).abs() <= nx / (2 * oversampling) * 1.05
-        outside = ~inside if oversampling >= 1.25 else torch.ones_like(inside)
-        name = "the oversampled margin of the readout" if oversampling >= 1.25 else "the columns beside the object"
-        places[name] = _quiet(hybrid, mask, outside)
-        if oversampling >= 1.25:
-            del places["outer k-space"]
+        if oversampling >= 1.25 and int((~inside).sum()) >= 16:
+            places = {"the oversampled margin of the readout": _quiet(hybrid, mask, ~inside)}
+        else:
+            places["the columns beside the object"] = _quiet(hybrid, mask, torch.ones_like(inside))
     levels = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
     place = min(levels, key=lambda name: levels[name])
     notes = (f"no noise scan: the noise was estimated from {place} and may be too high where signal reaches it", *notes)
     if max(levels.values()) - min(levels.values()) > 2 * math.log(1.5):
         ratio = math.exp((max(levels.values()) - min(levels.values())) / 2)
         notes += (
-            f"the estimates in k-space and in the image differ {ratio:.1f}-fold: signal is in one, or a filter was used",
+            f"the estimates in k-space and image differ {ratio:.1f}-fold: signal is in one, or a filter was used",
         )
     whitening = _whiten(places[place], 2.0, "estimate", notes)
     if bool(live.all()):

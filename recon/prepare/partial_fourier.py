@@ -27,7 +27,7 @@ def homodyne(image: Tensor, axis: int, sampled: tuple[int, int], *, keep_phase: 
     if half is None:
         return image.clone() if keep_phase else image.abs().to(image.dtype)
     kspace = fft(image, (axis,))
-    position = _along(torch.arange(n, device=image.device) - n // 2, axis)
+    position = _along(torch.arange(n, device=image.device) - n // 2, axis).to(image.real.dtype)
     side = 1 if n // 2 - low < high - 1 - n // 2 else -1
     ramp = (1 + side * position / (half + 1)).clamp(0, 2)
     # The lowest frequency of an even length is its own partner.
