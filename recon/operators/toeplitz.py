@@ -84,31 +84,32 @@ def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toep
 def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
     shape = kernels.shape[-ndim:]
     axes = tuple(range(-ndim, 0))
-    phases = [_phase(bits, shape, x) for bits in product((0, 1), repeat=ndim)]
     lead = np.broadcast_shapes(x.shape[:-ndim], kernels.shape[1:-ndim])
     items = x.expand(*lead, *shape).reshape(-1, *shape)
-    shared = kernels.shape[1:-ndim].numel() == 1
-    kernels = kernels.reshape(-1, 1, *shape) if shared else kernels.expand(-1, *lead, *shape)
+    own = np.arange(kernels.shape[1:-ndim].numel()).reshape(kernels.shape[1:-ndim])
+    which = np.broadcast_to(own, lead).ravel().tolist()  # the kernel of each item
+    kernels = kernels.reshape(2**ndim, -1, *shape)
+    ramps = [_ramp(n, ndim - 1 - d, x) for d, n in enumerate(shape)]
     out = torch.empty_like(items, memory_format=torch.contiguous_format)
     voxels = CHUNK_GPU if x.is_cuda else CHUNK * torch.get_num_threads()
     step = max(1, voxels // math.prod(shape))
     for first in range(0, len(items), step):
-        part, total = items[first : first + step], out[first : first + step]
-        for a, phase in enumerate(phases):
-            k = kernels[a] if shared else kernels[a].reshape(-1, *shape)[first : first + step]
+        part, total, mine = items[first : first + step], out[first : first + step], which[first : first + step]
+        for a, bits in enumerate(product((False, True), repeat=ndim)):
+            k = kernels[a, mine] if len(set(mine)) > 1 else kernels[a, mine[0]]
+            phase = torch.ones((), dtype=x.dtype, device=x.device)
+            for ramp, bit in zip(ramps, bits, strict=True):
+                phase = phase * ramp if bit else phase
             v = torch.fft.fftn(part * phase if a else part, dim=axes).mul_(k)
             v = torch.fft.ifftn(v, dim=axes)
             if a:
-                total.addcmul_(v, phase.conj().resolve_conj())
+                total.addcmul_(v, phase.conj_physical())
             else:
                 total.copy_(v)
     return out.reshape(*lead, *shape)
 
 
-def _phase(bits: tuple[int, ...], shape: torch.Size, like: Tensor) -> Tensor:
-    angle = torch.zeros(shape, dtype=torch.float64, device=like.device)
-    for d, (bit, n) in enumerate(zip(bits, shape, strict=True)):
-        if bit:
-            ramp = torch.arange(n, dtype=torch.float64, device=like.device) * (-math.pi / n)
-            angle = angle + ramp.reshape(-1, *(1,) * (len(shape) - d - 1))
-    return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
+def _ramp(n: int, behind: int, like: Tensor) -> Tensor:
+    """exp(−πi m / n) along an axis that has `behind` axes behind it."""
+    angle = torch.arange(n, dtype=torch.float64, device=like.device) * (-math.pi / n)
+    return torch.polar(torch.ones_like(angle), angle).to(like.dtype).reshape(-1, *(1,) * behind)
