@@ -1,0 +1,226 @@
+"""The Cartesian multi-coil encoding as one operator: mask · Fourier · coils, arranged for the cache."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from recon.operators.base import Linear, LinearMap, chain
+from recon.operators.coils import COIL, Coils
+from recon.operators.fourier import Fourier
+from recon.operators.sampling import Sample, Weight
+
+#: Working set of one step on the CPU in bytes: coil images that stay in a second-level cache from the multiplication
+#: by the maps to the sum over coils. Other devices get 64 times as much.
+CACHE = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Sense(Linear):
+    """y_c = m · F(S_c x): the same map as `Sample(mask) @ Fourier(axes) @ Coils(maps, sets)`.
+
+    Image (..., z, y, x), or (..., set, z, y, x) when `sets`; k-space (..., coil, kz, ky, kx); `maps` as in `Coils`;
+    `mask` real and broadcast against k-space. Axes outside `axes` stay in image space. Results have the dtype of
+    the maps.
+
+    The centred transform is F = D_k · FFT · D_n with the phase ramps D_n = exp(2πi c n / N) and
+    D_k = exp(2πi c (k − c) / N), c = N // 2, for odd and even N alike. D_n is folded into the maps and D_k into the
+    mask, so nothing is shifted, and in AᴴA the ramps D_k cancel. Transformed axes are laid out last, and groups of
+    planes and coils go through while they are in the cache. Conjugation goes around the sum,
+    Σ conj(S) FFT⁻¹(v) = conj(Σ S FFT(conj v)), so no second copy of the maps is held.
+    """
+
+    maps: Tensor
+    mask: Tensor
+    axes: tuple[int, ...] = (-2, -1)
+    sets: bool = False
+
+    def plain(self) -> Linear:
+        """The chain that this operator stands for, differentiable in the maps and the mask too."""
+        return chain(Sample(self.mask), Fourier(self.axes), Coils(self.maps, self.sets))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """M F S x."""
+        return self.plain().forward(x) if self._learned else _linear(self._forward, self._adjoint, x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Σ_c conj(S_c) F⁻¹ m y_c."""
+        return self.plain().adjoint(y) if self._learned else _linear(self._adjoint, self._forward, y)
+
+    def normal(self, inner: Linear | None = None) -> Linear:
+        """Σ_c conj(S_c) F⁻¹ m² F S_c in one pass; a diagonal inner operator joins the mask."""
+        diagonal = inner.mask if isinstance(inner, Sample) else inner.w if isinstance(inner, Weight) else None
+        if self._learned or (inner is not None and diagonal is None):
+            return self.plain().normal(inner)
+        square = self.mask * self.mask
+        return SenseNormal(self, square if diagonal is None else square * diagonal)
+
+    @property
+    def _learned(self) -> bool:
+        return self.maps.requires_grad or self.mask.requires_grad
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The last three axes with the transformed ones at the end."""
+        return tuple(sorted((-3, -2, -1), key=lambda a: a in self.axes))
+
+    @cached_property
+    def folded(self) -> Tensor:
+        """Maps times D_n as (..., set, coil, plane, *transformed); `plane` runs over all axes left in image space."""
+        s = self.maps if self.sets else self.maps.unsqueeze(COIL - 1)
+        for a in self.axes:
+            s = s * _ramp(s.shape[a], 0, a, s)
+        return self.rows(s).contiguous()
+
+    def rows(self, t: Tensor) -> Tensor:
+        """(..., z, y, x) as (..., plane, *transformed), a view where strides allow."""
+        lead, d = t.shape[:-3], len(self.axes)
+        t = t.permute(*range(len(lead)), *(t.ndim + a for a in self.order))
+        return t.reshape(*lead, t.shape[len(lead) : -d].numel(), *t.shape[-d:])
+
+    def unrows(self, t: Tensor) -> Tensor:
+        """The inverse of `rows`."""
+        lead, shape = t.shape[: t.ndim - 1 - len(self.axes)], [self.maps.shape[a] for a in self.order]
+        back = (len(lead) + self.order.index(a) for a in (-3, -2, -1))
+        return t.reshape(*lead, *shape).permute(*range(len(lead)), *back).contiguous()
+
+    def weights(self, w: Tensor) -> Tensor:
+        """Weights of k-space as (..., coil, plane, *transformed), of size one where they broadcast."""
+        w = w.reshape((1,) * (4 - w.ndim) + w.shape)
+        shape = list(w.shape[-3:])
+        if any(w.shape[a] > 1 for a in self.order[: -len(self.axes)]):
+            for a in self.order[: -len(self.axes)]:
+                shape[a] = self.maps.shape[a]
+        return self.rows(w.expand(*w.shape[:-3], *shape))
+
+    def steps(self) -> Iterator[tuple[slice, slice]]:
+        """Groups of coils and planes that are worked on together."""
+        coils, planes, *rest = self.folded.shape[-2 - len(self.axes) :]
+        one = math.prod(rest) * self.folded.element_size()
+        budget = CACHE if self.maps.device.type == "cpu" else 64 * CACHE
+        some = max(1, min(planes, budget // one))
+        group = max(1, budget // (one * some))
+        for p in range(0, planes, some):
+            for c in range(0, coils, group):
+                yield slice(c, c + group), slice(p, p + some)
+
+    @cached_property
+    def _ramped(self) -> Tensor:
+        m = self.mask.reshape((1,) * (4 - self.mask.ndim) + self.mask.shape)
+        for a in self.axes:
+            n = self.maps.shape[a]
+            m = m * _ramp(n, n // 2, a, self.maps)
+        return self.weights(m * math.prod(self.maps.shape[a] for a in self.axes) ** -0.5)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        d, s, m = len(self.axes), self.folded, self._ramped
+        image = self.rows(x.to(s.dtype) if self.sets else x.to(s.dtype).unsqueeze(COIL))
+        lead = torch.broadcast_shapes(image.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
+        y = s.new_empty(*lead, *s.shape[-2 - d :])
+        for item in itertools.product(*map(range, lead)):
+            si, mi, xi = _item(s, item, 3 + d), _item(m, item, 2 + d), _item(image, item, 2 + d)
+            for c, p in self.steps():
+                torch.mul(_transform(_spread(si[:, c, p], xi[:, p]), d), _part(mi, c, p), out=y[item][c, p])
+        return self.unrows(y)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        d, s, m = len(self.axes), self.folded, self._ramped
+        k = self.rows(y.to(s.dtype))
+        lead = torch.broadcast_shapes(k.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
+        x = s.new_zeros(*lead, s.shape[-3 - d], *s.shape[-1 - d :])
+        for item in itertools.product(*map(range, lead)):
+            si, mi, ki = _item(s, item, 3 + d), _item(m, item, 2 + d), _item(k, item, 2 + d)
+            for c, p in self.steps():
+                v = (ki[c, p].conj() * _part(mi, c, p)).resolve_conj()
+                _gather(si[:, c, p], _transform(v, d), x[item][:, p])
+        x = self.unrows(x.conj_physical_())
+        return x if self.sets else x.squeeze(COIL)
+
+
+@dataclass(frozen=True, eq=False)
+class SenseNormal(Linear):
+    """x ↦ Σ_c conj(S_c) F⁻¹ w F S_c x with weights `w` broadcast against k-space; self-adjoint where w is real."""
+
+    sense: Sense
+    w: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """AᴴWA x."""
+        return _linear(self._apply, self._applied_conj, x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """AᴴWᴴA y."""
+        return _linear(self._applied_conj, self._apply, y)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        return self.sense.weights(self.w / math.prod(self.sense.maps.shape[a] for a in self.sense.axes))
+
+    def _apply(self, x: Tensor) -> Tensor:
+        return self._through(x, self._weights)
+
+    def _applied_conj(self, x: Tensor) -> Tensor:
+        return self._through(x, self._weights.conj().resolve_conj())
+
+    def _through(self, x: Tensor, w: Tensor) -> Tensor:
+        op = self.sense
+        d, s = len(op.axes), op.folded
+        image = op.rows(x.to(s.dtype) if op.sets else x.to(s.dtype).unsqueeze(COIL))
+        lead = torch.broadcast_shapes(image.shape[: -2 - d], s.shape[: -3 - d], w.shape[: -2 - d])
+        out = s.new_zeros(*lead, *image.shape[-2 - d :])
+        for item in itertools.product(*map(range, lead)):
+            si, wi, xi = _item(s, item, 3 + d), _item(w, item, 2 + d), _item(image, item, 2 + d)
+            for c, p in op.steps():
+                k = _transform(_spread(si[:, c, p], xi[:, p]), d)
+                k *= _part(wi, c, p)
+                _gather(si[:, c, p], _transform(k.conj_physical_(), d), out[item][:, p])
+        out = op.unrows(out.conj_physical_())
+        return out if op.sets else out.squeeze(COIL)
+
+
+def _linear(forward: object, adjoint: object, x: Tensor) -> Tensor:
+    return cast(Tensor, LinearMap.apply(forward, adjoint, x))  # type: ignore[no-untyped-call]
+
+
+def _ramp(n: int, origin: int, axis: int, like: Tensor) -> Tensor:
+    """exp(2πi c (m − origin) / n) for m = 0 … n − 1 and c = n // 2, along `axis`; exactly ±1 where n is even."""
+    turns = (n // 2) * (torch.arange(n, device=like.device) - origin) % n
+    angle = turns.to(torch.float64) * (2 * math.pi / n)
+    ramp = angle.cos().round() if n % 2 == 0 else torch.polar(torch.ones_like(angle), angle)
+    return ramp.to(like.real.dtype if n % 2 == 0 else like.dtype).reshape(-1, *(1,) * (-axis - 1))
+
+
+def _item(t: Tensor, item: tuple[int, ...], keep: int) -> Tensor:
+    """Batch item of a tensor whose axes before the last `keep` broadcast against the batch."""
+    lead = t.shape[: t.ndim - keep]
+    return t[tuple(0 if n == 1 else i for n, i in zip(lead, item[len(item) - len(lead) :]))]
+
+
+def _part(w: Tensor, c: slice, p: slice) -> Tensor:
+    return w[c if w.shape[0] > 1 else slice(None), p if w.shape[1] > 1 else slice(None)]
+
+
+def _transform(k: Tensor, d: int) -> Tensor:
+    return torch.fft.fftn(k, dim=tuple(range(-d, 0)))
+
+
+def _spread(s: Tensor, x: Tensor) -> Tensor:
+    """Σ_set S x, (coil, plane, *transformed)."""
+    k = s[0] * x[0]
+    for one, image in zip(s[1:], x[1:]):
+        k.addcmul_(one, image)
+    return k
+
+
+def _gather(s: Tensor, k: Tensor, x: Tensor) -> None:
+    """Add Σ_coil S k to every set of x, (set, plane, *transformed)."""
+    for one, image in zip(s, x):
+        for a, b in zip(one, k):
+            image.addcmul_(a, b)
