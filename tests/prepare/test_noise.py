@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import j1
+from torch import Tensor
+
+from recon.data import DataError
+from recon.operators import fft, ifft
+from recon.operators.whiten import Whiten
+from recon.prepare import noise
+from recon.prepare.noise import apply, covariance, estimate, whitener
+
+
+def white(*shape: int) -> Tensor:
+    """Complex noise with σ = 1 per real and imaginary part."""
+    return torch.view_as_complex(torch.randn(*shape, 2))
+
+
+def mixing(coils: int) -> Tensor:
+    """A matrix that correlates the noise of coils and gives them different levels."""
+    return torch.diag(torch.linspace(0.5, 3, coils)).to(torch.complex64) + 0.3 * white(coils, coils)
+
+
+@cache
+def _ellipses(ny: int, nx: int, coils: int, span: float) -> Tensor:
+    """Exact k-space (ky, coil, kx) of a few ellipses under smooth coils; the field of view along x is 1 / span."""
+    rng = np.random.default_rng(0)
+    ky, kx = np.meshgrid(np.arange(ny) - ny // 2, (np.arange(nx) - nx // 2) * span, indexing="ij")
+    shapes = [(0, 0, 0.42, 0.3, 1.0), (0, 0, 0.39, 0.27, -0.6)]
+    shapes += [
+        (*rng.uniform(-0.2, 0.2, 1), *rng.uniform(-0.15, 0.15, 1), *rng.uniform(0.02, 0.1, 2), rng.uniform(0.2, 0.6))
+        for _ in range(8)
+    ]
+    out = np.zeros((coils, ny, nx), complex)
+    for c in range(coils):
+        waves = [
+            (0, 0, 1),
+            (0.5, 0, 0.3 * np.exp(1j * c)),
+            (0, 0.5, 0.3 * np.exp(2j * c)),
+            (0, -0.5, 0.2 * np.exp(-1j * c)),
+        ]
+        for dy, dx, amplitude in waves:
+            for y, x, ry, rx, value in shapes:
+                r = 2 * np.pi * np.hypot((ky - dy) * ry, (kx - dx) * rx)
+                disc = np.where(r < 1e-9, 0.5, j1(r) / np.maximum(r, 1e-9)) * 2 * np.pi * ry * rx
+                out[c] += amplitude * value * disc * np.exp(-2j * np.pi * ((ky - dy) * y + (kx - dx) * x))
+    return torch.as_tensor(out * np.sqrt(ny * nx * span)).to(torch.complex64).transpose(0, 1).contiguous()
+
+
+def ellipses(ny: int, nx: int, coils: int, span: float = 1.0) -> Tensor:
+    return _ellipses(ny, nx, coils, span).clone()
+
+
+def levels(matrix: Tensor) -> Tensor:
+    """Noise σ per real and imaginary part of each coil that a whitening matrix believes in."""
+    inverse = torch.linalg.inv(matrix)
+    return (inverse @ inverse.mH).diagonal().real.sqrt()
+
+
+def test_the_covariance_keeps_the_mean() -> None:
+    x = white(3, 500) + 2
+    direct = sum(torch.outer(x[:, i], x[:, i].conj()) for i in range(500)).to(torch.complex128) / 499
+    torch.testing.assert_close(covariance(x), direct, rtol=1e-5, atol=1e-5)
+
+
+def test_the_covariance_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = white(3, 1000)
+    whole = covariance(x)
+    monkeypatch.setattr(noise, "_CHUNK", 100)
+    torch.testing.assert_close(covariance(x), whole)
+
+
+@pytest.mark.parametrize(("dwell_noise", "dwell_data"), [(5.0, 5.0), (5.0, 12.0), (7.8, 2.1)])
+@pytest.mark.parametrize("bandwidth", [0.793, 1.0])
+def test_whitened_data_of_another_dwell_time_have_unit_noise(
+    dwell_noise: float, dwell_data: float, bandwidth: float
+) -> None:
+    """Thermal noise of one density, sampled twice: its power is 1/dwell times what the filter lets pass."""
+    coils, count = 5, 40000
+    mix = mixing(coils)
+    passed = torch.zeros(count)
+    passed[: round(bandwidth * count)] = 1
+    scan = fft(ifft(mix @ white(coils, count) / dwell_noise**0.5, (-1,)) * passed, (-1,))
+    data = mix @ white(coils, count) / dwell_data**0.5
+
+    found = whitener(scan, dwell_data_us=dwell_data, dwell_noise_us=dwell_noise, bandwidth=bandwidth)
+    assert found.source == "noise scan"
+    assert found.notes == ()
+    y = apply(found.matrix, data[None])[0]
+    torch.testing.assert_close(y.real.std(1), torch.ones(coils), rtol=0.02, atol=0)
+    torch.testing.assert_close(y.imag.std(1), torch.ones(coils), rtol=0.02, atol=0)
+    torch.testing.assert_close(covariance(y), 2 * torch.eye(coils, dtype=torch.complex128), rtol=0, atol=0.06)
+
+
+def test_an_unknown_dwell_time_leaves_the_bandwidth_alone_and_says_so() -> None:
+    scan = mixing(4) @ white(4, 20000)
+    found = whitener(scan, dwell_data_us=0, dwell_noise_us=5)
+    torch.testing.assert_close(
+        covariance(found.matrix @ scan).real, 2 * torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-3
+    )
+    assert "dwell time is unknown" in found.notes[0]
+
+
+@pytest.mark.parametrize("broken", [0.0, float("nan")])
+def test_a_dead_coil_is_left_out_and_cannot_spread(broken: float) -> None:
+    scan, data = mixing(4) @ white(4, 20000), white(6, 4, 32)
+    scan[2], data[:, 2] = broken, broken
+    found = whitener(scan, dwell_data_us=1, dwell_noise_us=1)
+    assert found.matrix.shape == (3, 4)
+    assert "coils 2 of 4 are dead" in " ".join(found.notes)
+    assert bool(torch.isfinite(torch.view_as_real(apply(found.matrix, data))).all())
+    alone = whitener(scan[[0, 1, 3]], dwell_data_us=1, dwell_noise_us=1)
+    torch.testing.assert_close(apply(found.matrix, data), apply(alone.matrix, data[:, [0, 1, 3]]))
+
+
+def test_only_dead_coils_is_an_error_with_a_cure() -> None:
+    with pytest.raises(DataError, match="without prewhitening"):
+        whitener(torch.zeros(3, 100, dtype=torch.complex64))
+    with pytest.raises(DataError, match="no noise scan"):
+        whitener(None)
+
+
+def test_too_few_samples_scale_each_coil_alone() -> None:
+    scan = mixing(8) @ white(8, 15)
+    found = whitener(scan)
+    assert "only 15 noise samples for 8 coils" in " ".join(found.notes)
+    assert torch.count_nonzero(found.matrix) == 8
+    power = (found.matrix @ scan).abs().square().sum(1) / 14
+    torch.testing.assert_close(power, torch.full((8,), 2.0))
+
+
+def test_a_repeated_coil_scales_each_coil_alone() -> None:
+    scan = white(4, 5000)
+    scan[3] = 2 * scan[1]
+    found = whitener(scan)
+    assert "singular" in " ".join(found.notes)
+    assert torch.count_nonzero(found.matrix) == 4
+
+
+def test_a_clipped_noise_scan_is_noticed_and_a_coarse_one_is_not() -> None:
+    scan = white(3, 10000)
+    coarse = torch.view_as_complex((torch.view_as_real(scan) * 4).round())
+    assert not any("clipped" in note for note in whitener(coarse).notes)
+    clipped = torch.view_as_real(scan).clone()
+    clipped[1] = clipped[1].clamp(-1.5, 1.5)
+    assert any("clipped in coils 1:" in note for note in whitener(torch.view_as_complex(clipped)).notes)
+
+
+@pytest.mark.parametrize("coils", [1, 6])
+@pytest.mark.parametrize("snr", [10, 30, 100])
+@pytest.mark.parametrize(("shape", "tolerance"), [((256, 256), 0.1), ((192, 321), 0.1), ((128, 128), 0.15)])
+def test_noise_is_estimated_within_ten_percent_without_a_noise_scan(
+    shape: tuple[int, int], tolerance: float, snr: float, coils: int
+) -> None:
+    truth = torch.linspace(0.5, 1.5, coils + 2)[1:-1] / snr
+    lines = ellipses(*shape, coils)
+    found = estimate((lines + truth[:, None] * white(*lines.shape))[torch.randperm(len(lines))])
+    torch.testing.assert_close(levels(found.matrix), truth, rtol=tolerance, atol=0)
+    assert found.source == "estimate"
+    assert found.notes[0].startswith("no noise scan: the noise was estimated from")
+
+
+@pytest.mark.parametrize("snr", [10, 100])
+def test_the_oversampled_margin_is_used_and_the_slope_of_the_filter_is_not(snr: float) -> None:
+    truth = torch.tensor([0.5, 1.0, 1.5]) / snr
+    lines = ellipses(160, 400, 3, span=0.5)
+    x = (torch.arange(400) - 200).abs() / 200
+    slope = ((1 - x) / 0.06).clamp(0, 1)
+    hybrid = ifft(lines + truth[:, None] * white(*lines.shape), (-1,)) * slope
+    found = estimate(fft(hybrid, (-1,)), oversampling=2.0)
+    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.1, atol=0)
+    assert "oversampled margin" in found.notes[0]
+
+
+def test_the_estimate_tells_correlated_noise() -> None:
+    lines = ellipses(256, 256, 4)
+    mix = mixing(4) / 20
+    found = estimate(lines + mix @ white(*lines.shape))
+    whitened = covariance(found.matrix @ mix @ white(4, 50000))
+    torch.testing.assert_close(whitened, 2 * torch.eye(4, dtype=torch.complex128), rtol=0, atol=0.4)
+
+
+@pytest.mark.parametrize("filling", [0.0, 1e-4])
+def test_zero_filled_k_space_does_not_pass_for_a_quiet_scan(filling: float) -> None:
+    lines = ellipses(256, 256, 3)
+    truth = torch.full((3,), 1 / 30)
+    lines = lines + truth[:, None] * white(*lines.shape)
+    padded = filling * white(384, 3, 400)
+    padded[64:320, :, 72:328] = lines
+    found = estimate(padded)
+    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.1, atol=0)
+    if filling:
+        assert sum("zero-filled by the scanner" in note for note in found.notes) == 2
+
+
+def test_scattered_samples_are_enough() -> None:
+    truth = torch.tensor([0.5, 1.0, 1.5]) / 10
+    lines = ellipses(256, 256, 3)
+    lines = (lines + truth[:, None] * white(*lines.shape)) * (torch.rand(256, 1, 256) < 0.15)
+    found = estimate(lines)
+    # Only outer k-space is left to look at, where the weakest noise has signal beside it.
+    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.3, atol=0)
+    assert any("exactly zero" in note for note in found.notes)
+
+
+def test_a_stray_zero_is_a_sample_like_others() -> None:
+    lines = ellipses(256, 256, 1) + white(256, 1, 256) / 30
+    plain = estimate(lines)
+    lines[7, 0, 9] = 0
+    torch.testing.assert_close(estimate(lines).matrix, plain.matrix, rtol=0.01, atol=0)
+    assert len(estimate(lines).notes) == 1
+
+
+def test_a_dead_coil_is_left_out_of_the_estimate() -> None:
+    lines = ellipses(128, 128, 3) + white(128, 3, 128) / 10
+    lines[:, 1] = 0
+    found = estimate(lines)
+    assert found.matrix.shape == (2, 3)
+    assert bool((found.matrix[:, 1] == 0).all())
+    assert any("coils 1 of 3 are dead" in note for note in found.notes)
+
+
+def test_the_estimate_is_the_same_twice_and_changes_nothing() -> None:
+    lines = white(64, 2, 64)
+    before = lines.clone()
+    assert torch.equal(estimate(lines).matrix, estimate(lines).matrix)
+    assert torch.equal(lines, before)
+    assert torch.equal(whitener(None, lines=lines).matrix, estimate(lines).matrix)
+
+
+def test_too_little_data_is_an_error_with_a_cure() -> None:
+    with pytest.raises(DataError, match="give a noise scan"):
+        estimate(white(4, 2, 64))
+    with pytest.raises(DataError, match="zero or not finite"):
+        estimate(torch.zeros(64, 2, 64, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("name", ["bispmri_ulf055_fisp50", "bispmri_ulf055_tfisp50", "gpunufft_brain_t2_4ch"])
+def test_on_real_scans_the_estimate_agrees_with_the_corners_of_the_image(data_dir: Path, name: str) -> None:
+    k = torch.as_tensor(np.load(data_dir / f"public_test/{name}.npz")["kspace"])
+    k = k[None] if name.startswith("gpunufft") else k[:, None]
+    ny, nx = (n // 8 for n in k.shape[-2:])
+    rows = ifft(k, (-2, -1))[..., [*range(ny), *range(-ny, 0)], :]
+    air = rows[..., [*range(nx), *range(-nx, 0)]].transpose(0, 1).flatten(1)
+    lines = k.transpose(1, 2).flatten(0, 1)
+    corners = (air.abs().square().mean(1) / 2).sqrt()
+    torch.testing.assert_close(levels(estimate(lines).matrix), corners, rtol=0.15, atol=0)
+
+
+def test_apply_is_the_matrix_product_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, lines = white(2, 3), white(5, 7, 3, 11)
+    whole = torch.einsum("dc,abcx->abdx", matrix, lines)
+    before = lines.clone()
+    torch.testing.assert_close(apply(matrix, lines), whole)
+    monkeypatch.setattr(noise, "_CHUNK", 70)
+    torch.testing.assert_close(apply(matrix, lines), whole)
+    torch.testing.assert_close(apply(matrix, lines.transpose(0, 1)), whole.transpose(0, 1))
+    assert torch.equal(lines, before)
+
+
+def test_whiten_is_its_matrix_along_the_coil_axis() -> None:
+    matrix, x = white(2, 4).to(torch.complex128), white(3, 4, 2, 5, 6).to(torch.complex128)
+    y = white(3, 2, 2, 5, 6).to(torch.complex128)
+    operator = Whiten(matrix)
+    torch.testing.assert_close(operator(x), torch.einsum("dc,bczyx->bdzyx", matrix, x))
+    torch.testing.assert_close(operator.H(y), torch.einsum("dc,bdzyx->bczyx", matrix.conj(), y))
+    torch.testing.assert_close(operator.normal()(x), operator.H(operator(x)))
+    torch.testing.assert_close(operator.normal(operator @ operator.H)(x), operator.H(operator(operator.H(operator(x)))))
+    left, right = torch.vdot(operator(x).flatten(), y.flatten()), torch.vdot(x.flatten(), operator.H(y).flatten())
+    assert abs(left - right) / abs(left) < 1e-12
+    across = x.transpose(-1, -2)
+    torch.testing.assert_close(operator(across), operator(across.contiguous()))
+    assert torch.autograd.gradcheck(operator, x[0, :, :1, :2, :2].clone().requires_grad_())
