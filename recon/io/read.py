@@ -145,7 +145,8 @@ def _is_twix(start: bytes, size: int) -> bool:
     first, second = struct.unpack_from("<II", start)
     if first < 10000 and 1 <= second <= 64 and len(start) >= 32:
         offset, length = struct.unpack_from("<QQ", start, 16)
-        return bool(8 + 152 * second <= offset <= size and length > 0)
+        if 8 + 152 * second <= offset <= size and length > 0:
+            return True
     # VB: the number of buffers, then the name of the first one.
     name = start[8:40].partition(b"\0")[0]
     return bool(32 <= first <= size and 1 <= second <= 64 and name.isalnum() and len(name) >= 3)

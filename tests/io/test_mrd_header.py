@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import textwrap
+
+import ismrmrd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recon.data import DataError, Encoding, Header, Limit, Patient, Sequence, Study, System
+from recon.io import mrd_header
+from tests.io.mrd_files import XML
+
+SCHEMA = "/usr/share/ismrmrd/schema/ismrmrd.xsd"
+
+FULL = Header(
+    Patient("Doe^Jane", "4711", "19700131", "F", 61.5),
+    Study(
+        uid="1.2.3", id="7", date="20240229", time="123456.789", description="brain", accession="1234",
+        referring_physician="Roe", series_description="t1", series_date="20240229", series_time="130000",
+        protocol="t1_mprage", measurement_id="42_1", patient_position="HFS", frame_of_reference_uid="1.2.9",
+        body_part="HEAD",
+    ),
+    System(
+        "SIEMENS", "Prisma", 2.89, 123253101.0, "A hospital", "MR1", "D7", 0.793, ("H1", "H2", "H3"),
+    ),
+    Sequence("", "Flash", (2000.0,), (2.5, 5.0), (900.0,), (8.0,), (0.5,)),
+    {"BitsStored": 12, "factor": 0.25, "note": "a & b <c>", "list": (1, 2)},
+)  # fmt: skip
+
+EPI = Encoding(
+    (128, 96, 12), (480.0, 240.0, 60.0), (64, 96, 10), (240.0, 240.0, 50.0), "epi",
+    {
+        "kspace_encoding_step_1": Limit(0, 71, 24),
+        "kspace_encoding_step_2": Limit(0, 11, 6),
+        "slice": Limit(0, 3, 0),
+        "user_3": Limit(0, 1, 0),
+    },
+    (2, 3), "embedded", 48, "ConventionalEPI", {"etl": 48, "dwellTime": 2.5},
+)  # fmt: skip
+
+
+def test_what_is_built_is_parsed_back() -> None:
+    header, encodings, notes = mrd_header.parse(mrd_header.build(FULL, (EPI, EPI)))
+    assert header == FULL
+    assert encodings == (EPI, EPI)
+    assert notes == ()
+
+
+def test_what_is_built_is_read_by_the_ismrmrd_package() -> None:
+    theirs = ismrmrd.xsd.CreateFromDocument(mrd_header.build(FULL, (EPI,)))
+    assert theirs.subjectInformation.patientName == "Doe^Jane"
+    assert str(theirs.studyInformation.studyDate) == "2024-02-29"
+    assert theirs.encoding[0].encodingLimits.kspace_encoding_step_1.center == 24
+    assert theirs.encoding[0].parallelImaging.accelerationFactor.kspace_encoding_step_2 == 3
+    assert [label.coilName for label in theirs.acquisitionSystemInformation.coilLabel] == ["H1", "H2", "H3"]
+    assert theirs.sequenceParameters.TE == [2.5, 5.0]
+    assert theirs.experimentalConditions.H1resonanceFrequency_Hz == 123253101
+    assert {p.name: p.value for p in theirs.userParameters.userParameterDouble} == {"factor": 0.25}
+
+
+@pytest.mark.parametrize("header", [FULL, Header(), Header(study=Study(accession="A-17", protocol="x"))])
+def test_what_is_built_is_valid_by_the_schema(header: Header) -> None:
+    etree = pytest.importorskip("lxml.etree", reason="lxml is not installed; pip install lxml")
+    try:
+        schema = etree.XMLSchema(etree.parse(SCHEMA))
+    except OSError:
+        pytest.skip("the schema of ISMRMRD is not installed; on Debian: apt-get install ismrmrd-schema")
+    # Names that later versions of the schema added.
+    encoding = Encoding(**{**vars(EPI), "limits": {k: v for k, v in EPI.limits.items() if not k.startswith("user")}})
+    built = Header(header.patient, Study(**{**vars(header.study), "body_part": ""}), header.system, header.sequence)
+    schema.assertValid(etree.fromstring(mrd_header.build(built, (encoding,))))
+
+
+def test_what_the_schema_has_no_type_for_survives() -> None:
+    header = Header(study=Study(accession="A-17/x", protocol="t2", frame_of_reference_uid="1.2", patient_position=""))
+    assert mrd_header.parse(mrd_header.build(header, (EPI,)))[0] == header
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_any_text_can_be_written(name: str, value: str) -> None:
+    header = Header(patient=Patient(name=name), user={"x": value})
+    mrd_header.parse(mrd_header.build(header, (EPI,)))
+
+
+def test_the_packages_own_header_is_parsed() -> None:
+    theirs = ismrmrd.xsd.CreateFromDocument(mrd_header.build(FULL, (EPI,)))
+    header, encodings, notes = mrd_header.parse(ismrmrd.xsd.ToXML(theirs))
+    assert (header, encodings, notes) == (FULL, (EPI,), ())
+
+
+def put(old: str, new: str, xml: str = XML) -> str:
+    assert old in xml
+    return xml.replace(old, new, 1)
+
+
+STUDY_ID = "<studyInformation><studyID>\xe4</studyID></studyInformation>"
+BOMB = '<!DOCTYPE l [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>' + XML[22:]
+EXTERNAL = '<!DOCTYPE l [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + put("<x>32</x>", "<x>&x;</x>")[22:]
+NO_RECON_SPACE = XML[: XML.index("<reconSpace>")] + XML[XML.index("</reconSpace>") + 13 :]
+
+ACCEPTED = {
+    "fraction": (put("<x>32</x>", "<x>31.9996</x>"), "encodedSpace/matrixSize/x is '31.9996'; it is rounded to 32"),
+    "unknown element": (put("<experimentalC", "<brandNew><a>1</a></brandNew><experimentalC"), "ismrmrdHeader/brandNew"),
+    "another namespace": (put("www.ismrm.org/ISMRMRD", "example.org/X"), "another XML namespace"),
+    "no namespace": (put(' xmlns="http://www.ismrm.org/ISMRMRD"', ""), "another XML namespace"),
+    "trajectory": (put("cartesian", "rosette"), "trajectory is 'rosette'; it is taken for other"),
+    "limit without centre": (put("<center>12</center>", ""), "kspace_encoding_step_1 has no center"),
+    "centre outside": (put("<center>12</center>", "<center>40</center>"), "has its centre 40 outside 0 to 23"),
+    "frequency": (put("63500000", "many"), "experimentalConditions/H1resonanceFrequency_Hz is no positive number"),
+    "Latin-1": (put("<experimentalC", f"{STUDY_ID}<experimentalC"), ""),
+}  # fmt: skip
+
+REFUSED = {
+    "matrix 0": (put("<x>32</x>", "<x>0</x>"), r"encoding\[0\]/encodedSpace/matrixSize/x is '0'"),
+    "matrix negative": (put("<y>24</y>", "<y>-24</y>"), "encodedSpace/matrixSize/y is '-24'"),
+    "matrix abc": (put("<x>32</x>", "<x>abc</x>"), "encodedSpace/matrixSize/x is 'abc'"),
+    "matrix half": (put("<x>32</x>", "<x>31.5</x>"), "encodedSpace/matrixSize/x is '31.5'"),
+    "matrix missing": (put("<x>32</x>", ""), "encodedSpace/matrixSize/x is missing"),
+    "matrix absurd": (put("<x>32</x><y>24</y><z>1</z>", "<x>65535</x><y>65535</y><z>65535</z>"), "more than .* voxels"),
+    "field of view 0": (put("<x>480</x>", "<x>0</x>"), "encodedSpace/fieldOfView_mm/x is '0'"),
+    "field of view NaN": (put("<x>480</x>", "<x>NaN</x>"), "encodedSpace/fieldOfView_mm/x is 'NaN'"),
+    "limit negative": (put("<maximum>23</maximum>", "<maximum>-1</maximum>"), "kspace_encoding_step_1/maximum is '-1'"),
+    "limit turned": (put("<minimum>0</minimum>", "<minimum>30</minimum>"), "runs from 30 to 23"),
+    "no recon space": (NO_RECON_SPACE, "no element .*reconSpace"),
+    "no encoding": ("<ismrmrdHeader xmlns='http://www.ismrm.org/ISMRMRD'/>", "no element encoding"),
+    "truncated": (XML[:700], "within element"),
+    "end tag missing": (put("</encodedSpace>", ""), "within element encodedSpace"),
+    "other root": ("<html><body/></html>", "root element of the header is html"),
+    "no XML": ("Dummy XML header", "not well-formed"),
+    "empty": ("", "not well-formed"),
+    "zeros": ("\0" * 100, "not well-formed"),
+    "entity bomb": (BOMB, "declares a document type"),
+    "external entity": (EXTERNAL, "declares a document type"),
+    "deep": ("<a>" * 10**5, "within element a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_an_odd_header_is_accepted_with_a_note(case: str) -> None:
+    xml, sentence = ACCEPTED[case]
+    _, encodings, notes = mrd_header.parse(xml)
+    assert encodings[0].encoded_matrix == (32, 24, 1)
+    assert any(sentence in note for note in notes) or not sentence
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_broken_header_is_refused_naming_the_element(case: str) -> None:
+    xml, sentence = REFUSED[case]
+    with pytest.raises(DataError, match=sentence) as error:
+        mrd_header.parse(xml)
+    assert "\n" not in str(error.value)
+
+
+def test_more_than_the_largest_header_is_refused_at_once() -> None:
+    with pytest.raises(DataError, match="at most"):
+        mrd_header.parse(b" " * (mrd_header.MAX_BYTES + 1))
+
+
+def test_bytes_that_are_not_utf8_are_read_as_latin1() -> None:
+    header, _, notes = mrd_header.parse(ACCEPTED["Latin-1"][0].encode("latin-1"))
+    assert header.study.id == "ä"
+    assert any("Latin-1" in note for note in notes)
+
+
+def test_an_alphanumeric_accession_number_is_kept() -> None:
+    xml = put(
+        "<experimentalC", "<studyInformation><accessionNumber>AB12</accessionNumber></studyInformation><experimentalC"
+    )
+    header, _, notes = mrd_header.parse(xml)
+    assert header.study.accession == "AB12"
+    assert notes == ()
+
+
+def test_limits_may_be_missing() -> None:
+    start, end = XML.index("<encodingLimits>"), XML.index("</encodingLimits>") + 17
+    _, encodings, notes = mrd_header.parse(XML[:start] + XML[end:])
+    assert encodings[0].limits == {}
+    assert any("encodingLimits gives no limits" in note for note in notes)
+
+
+def test_the_patient_is_in_no_note_and_no_error() -> None:
+    subject = (
+        "<subjectInformation><patientName>Secret^Name</patientName><patientWeight_kg>Secret</patientWeight_kg>"
+        "<patientID>Secret</patientID><patientBirthdate>Secret</patientBirthdate><patientGender>Secret</patientGender>"
+        "</subjectInformation><experimentalC"
+    )
+    header, _, notes = mrd_header.parse(put("<experimentalC", subject))
+    assert len(notes) == 3
+    assert "Secret" not in " ".join(notes) + repr(header)
+    for cut in (400, 600, 900):
+        with pytest.raises(DataError) as error:
+            mrd_header.parse(put("<experimentalC", subject)[:cut])
+        assert "Secret" not in str(error.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, len(XML)), st.integers(0, 60))
+def test_any_damage_is_either_read_or_refused(noise: bytes, at: int, removed: int) -> None:
+    raw = XML.encode()
+    with contextlib.suppress(DataError):
+        mrd_header.parse(raw[:at] + noise + raw[at + removed :])
+
+
+@pytest.mark.parametrize("lxml", [True, False], ids=["with lxml", "without lxml"])
+def test_the_verdict_does_not_depend_on_lxml(lxml: bool) -> None:
+    if lxml:
+        pytest.importorskip("lxml", reason="lxml is not installed; pip install lxml")
+    code = f"""
+        import sys
+        if {lxml}:
+            import lxml.etree
+        else:
+            sys.modules["lxml"] = sys.modules["lxml.etree"] = None
+        from recon.data import DataError
+        from recon.io import mrd_header
+        from tests.io.test_mrd_header import ACCEPTED, REFUSED
+        for name, (xml, _) in (ACCEPTED | REFUSED).items():
+            try:
+                mrd_header.parse(xml)
+                print(name, "accepted")
+            except DataError as error:
+                print(name, "refused", error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    verdicts = done.stdout.splitlines()
+    assert len(verdicts) == len(ACCEPTED) + len(REFUSED)
+    assert sum("accepted" in v for v in verdicts) == len(ACCEPTED)
