@@ -64,6 +64,13 @@ def test_a_reader_that_follows_the_standard_finds_every_voxel(
         assert m.pixels[0, k, j, i] == image.data[int(h["slice"]) + k, j, i]
 
 
+def test_the_field_of_view_of_a_slice_is_its_thickness_and_that_of_a_volume_its_extent() -> None:
+    g = geometry(np.random.default_rng(0), (3, 7, 6), gap=2.0)
+    image = picture(geometry=g)
+    assert next(messages(image)).header["field_of_view"][2] == pytest.approx(g.thickness)
+    assert next(messages(image, volume=True)).header["field_of_view"][2] == pytest.approx(3 * 2 * g.thickness)
+
+
 def test_centre_undoes_from_centre() -> None:
     rng = np.random.default_rng(0)
     q, _ = np.linalg.qr(rng.normal(size=(3, 3)))

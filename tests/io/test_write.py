@@ -88,6 +88,13 @@ def test_files_obey_the_umask_and_replace_older_ones(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_who_reads_an_older_file_keeps_it_while_it_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_text("older")
+    with open(tmp_path / "a.nii") as reader:
+        write(picture(), [tmp_path / "a.nii"])
+        assert reader.read() == "older"
+
+
 def test_a_folder_that_holds_files_is_refused_and_an_empty_one_is_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
@@ -256,13 +263,13 @@ def test_a_nifti_pair_appears_only_when_both_are_complete(tmp_path: Path, monkey
     data = (whole_numbers(np.random.default_rng(0), (3, 7, 6)) * 1j).astype(np.complex64)
     calls = []
 
-    def third_fails(self: Path, *args: Any, **kwargs: Any) -> int:
+    def second_fails(self: Path, *args: Any, **kwargs: Any) -> int:
         calls.append(self)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "full")
-        return len(self.write_bytes(args[0].encode()) * b"")
+        return self.write_bytes(args[0].encode())
 
-    monkeypatch.setattr(Path, "write_text", third_fails)
+    monkeypatch.setattr(Path, "write_text", second_fails)
     with pytest.raises(ReconError, match="the disk is full"):
         write(picture(data=data), [tmp_path / "a.nii"], parts=("magnitude", "phase"))
     assert list(tmp_path.iterdir()) == []
