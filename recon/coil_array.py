@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.phantom import HEAD_MM, Shapes, grid_spectrum, spectrum
+from recon.phantom import HEAD_MM, Shapes, grid_spectrum, tabulated
 
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
@@ -82,12 +82,27 @@ def received(shapes: Shapes, modes: Modes, kx: Floats, *lines: Floats) -> NDArra
 
 
 def received_at(shapes: Shapes, modes: Modes, k: Floats) -> NDArray[np.complex64]:
-    """K-space of each coil at any points `k` (line, sample, dimension) in cycles/mm, (line, coil, sample)."""
-    out = np.zeros((len(modes.coefficients), *k.shape[:-1]), np.complex128)
-    for index, coefficients in zip(modes.index, modes.coefficients.T):
-        shifted = spectrum(shapes, k - index / np.asarray(modes.period), exact=False)
-        out += coefficients[:, None, None] * shifted
-    samples: NDArray[np.complex64] = out.swapaxes(0, 1).astype(np.complex64)
+    """K-space of each coil at any points `k` (line, sample, dimension) in cycles/mm, (line, coil, sample).
+
+    Σₘ aₘ F(k − m/P), summed for each shape as exp(−2πi k·centre) · Σₘ [aₘ exp(2πi m·centre/P)] · g(κ(k − m/P)).
+    """
+    flat = k.reshape(-1, k.shape[-1]).astype(np.float64)
+    out = np.zeros((len(modes.coefficients), len(flat)), np.complex128)
+    shift = modes.index / np.asarray(modes.period)
+    for centre, form, content, signal in zip(shapes.centre, shapes.form, shapes.content, shapes.signal):
+        weight = modes.coefficients * np.exp(2j * np.pi * (shift @ centre)) * signal * content
+        parts = np.ascontiguousarray(np.concatenate([weight.real, weight.imag]))
+        constant, slope = np.einsum("mi,ij,mj->m", shift, form, shift), -2 * shift @ form
+        for first in range(0, len(flat), 4096):
+            q = flat[first : first + 4096]
+            kappa = slope @ q.T
+            kappa += np.einsum("ni,ij,nj->n", q, form, q)
+            kappa += constant[:, None]
+            np.sqrt(np.maximum(kappa, 0, out=kappa), out=kappa)
+            kappa *= 2 * np.pi
+            real, imaginary = np.split(parts @ tabulated(kappa, shapes.ndim), 2)
+            out[:, first : first + 4096] += (real + 1j * imaginary) * np.exp(-2j * np.pi * (q @ centre))
+    samples: NDArray[np.complex64] = out.reshape(-1, *k.shape[:-1]).swapaxes(0, 1).astype(np.complex64)
     return samples
 
 
@@ -136,7 +151,7 @@ def loop_fields(coils: int, points: Floats) -> Complexes:
         field = np.zeros((len(flat), 3))
         for at, along in zip(centre + radius * wire, tangent):
             r = flat - at
-            field += np.cross(along, r) / (np.einsum("pi,pi->p", r, r) ** 1.5)[:, None]
+            field += radius * np.cross(along, r) / (np.einsum("pi,pi->p", r, r) ** 1.5)[:, None]
         out[c] = (field[:, 0] - 1j * field[:, 1]) * np.exp(2j * np.pi * 0.618 * c)
     return out.reshape(coils, *np.shape(points)[:-1])
 

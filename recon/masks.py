@@ -216,7 +216,7 @@ def _wanted(block: Mask, R: float) -> int:
 
 
 def _per_axis(value: Counts, shape: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
-    values = (value,) * len(shape) if isinstance(value, (int, np.integer)) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * len(shape)
     if len(values) != len(shape) or any(v < least or v != int(v) for v in values):
         raise ValueError(f"{value} does not give one whole number, at least {least}, for each axis of {shape}")
     return tuple(int(v) for v in values)

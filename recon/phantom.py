@@ -180,31 +180,27 @@ def plane(objects: Sequence[Ellipsoid], origin: Sequence[float], axes: Sequence[
     )
 
 
-def spectrum(shapes: Shapes, k: Floats, *, exact: bool = True) -> Complexes:
-    """Fourier transform of the shapes at `k` (…, dimension) in cycles/mm.
+def spectrum(shapes: Shapes, k: Floats) -> Complexes:
+    """Fourier transform of the shapes at `k` (…, dimension) in cycles/mm, exact to double precision.
 
         F(k) = Σ signal · content · g(κ) · exp(−2πi k·centre),   κ = 2π √(kᵀ form k)
         g(κ) = 2 J₁(κ)/κ for ellipses,   3 (sin κ − κ cos κ)/κ³ for ellipsoids
 
-    Unit: signal·mm² or signal·mm³. Exact to double precision, or to single precision and faster (see `grid_spectrum`).
-    Source: Van de Walle et al., IEEE TMI 1997 (ellipses); Koay et al., MRM 2007 (ellipsoids).
+    Unit: signal·mm² or signal·mm³. Source: Van de Walle et al., IEEE TMI 1997 (ellipses); Koay et al., MRM 2007
+    (ellipsoids).
     """
-    flat = np.reshape(k, (-1, shapes.ndim)).astype(np.float64)
-    out = np.zeros(len(flat), np.complex128)
+    k = np.asarray(k, np.float64)
+    out = np.zeros(k.shape[:-1], np.complex128)
     for centre, form, content, signal in _each(shapes):
-        for first in range(0, len(flat), 16384):
-            part = flat[first : first + 16384]
-            kappa = 2 * np.pi * np.sqrt(np.einsum("ni,ij,nj->n", part, form, part))
-            g = _profile(kappa, shapes.ndim) if exact else _read(kappa, shapes.ndim)
-            out[first : first + 16384] += signal * content * g * np.exp(-2j * np.pi * (part @ centre))
-    return out.reshape(np.shape(k)[:-1])
+        kappa = 2 * np.pi * np.sqrt(np.einsum("...i,ij,...j->...", k, form, k))
+        out += signal * content * _profile(kappa, shapes.ndim) * np.exp(-2j * np.pi * (k @ centre))
+    return out
 
 
 def grid_spectrum(shapes: Shapes, *axes: Floats, rows: int = 32) -> Complexes:
-    """`spectrum` on the product of k axes (kx, ky[, kz]), returned as ([kz,] ky, kx); fast.
+    """`spectrum` on the product of k axes (kx, ky[, kz]), returned as ([kz,] ky, kx), to single precision and fast.
 
-    g(κ) is read from a table by linear interpolation with steps of 10⁻³, whose error, 1.3·10⁻⁷ of the envelope of g,
-    is that of single precision. `rows` is the number of ky rows worked on at a time, so that they stay in the cache.
+    `rows` is the number of ky rows worked on at a time, so that they stay in the cache.
     """
     kx, ky, kz = (*axes, np.zeros(1))[:3]
     out = np.zeros((len(kz), len(ky), len(kx)), np.complex128)
@@ -222,7 +218,7 @@ def grid_spectrum(shapes: Shapes, *axes: Floats, rows: int = 32) -> Complexes:
                 p += (q[1, 1] * y + 2 * q[1, 2] * z) * y + q[2, 2] * z * z
                 np.sqrt(np.maximum(p, 0, out=p), out=p)
                 p *= 2 * np.pi
-                part = _read(p, shapes.ndim) * (shift[0] * amount)
+                part = tabulated(p, shapes.ndim) * (shift[0] * amount)
                 part *= shift[1][first : first + rows, None]
                 out[iz, first : first + rows] += part
     return out if shapes.ndim == 3 else out[0]
@@ -263,8 +259,11 @@ def voxel_means(shapes: Shapes, axes: Sequence[Floats], voxel: Sequence[float], 
 _STEP = 1e-3
 
 
-def _read(kappa: Floats, ndim: int) -> Floats:
-    """g(κ) by linear interpolation of its table; `kappa` is overwritten."""
+def tabulated(kappa: Floats, ndim: int) -> Floats:
+    """g(κ) of `spectrum` by linear interpolation of a table with steps of 10⁻³; `kappa` is overwritten.
+
+    The error, at most 1.3·10⁻⁷ of the envelope of g, is that of single precision.
+    """
     table, slope = _table(ndim, 1 << (int(kappa.max(initial=0)) + 1).bit_length())
     kappa /= _STEP
     at = kappa.astype(np.int32)
