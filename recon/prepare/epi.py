@@ -1,0 +1,281 @@
+"""Echo-planar readouts made Cartesian: regridded from their ramps, turned, and freed of the Nyquist ghost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import DataError, Encoding, Flag, RawScan, Samples, flag_bits
+
+#: When sample n is taken after the receiver starts, in dwell times: the middle of its interval. Forward and reversed
+#: readouts then mirror each other; Gadgetron's 1.0 puts them two half samples apart and leaves that to the navigators.
+SAMPLE_INSTANT = 0.5
+
+#: Singular values below this share of the flat top's, 1/√Δk, are left out of the pseudo-inverse. Samples on the flat
+#: top are wider apart than the grid, so the edge of the oversampled field of view is not determined: it stays dark.
+_CUT = 0.5
+
+_TIMES = ("rampUpTime", "flatTopTime", "rampDownTime", "acqDelayTime", "dwellTime")
+_GROUP = ("encoding_space_ref", "slice", "contrast", "phase", "set", "repetition")
+
+
+def ramp_sampled(encoding: Encoding) -> bool:
+    """Whether the readout is sampled on gradient ramps: an EPI with the timing of "ConventionalEPI" and a flat top."""
+    return encoding.trajectory == "epi" and encoding.trajectory_parameters.get("flatTopTime", 0) > 0
+
+
+def trajectory(encoding: Encoding, samples: int, *, reverse: bool = False) -> NDArray[np.float64]:
+    """Position of each sample, in order of time, on the encoded grid: k = 0 at the centre, steps of 1/FOV.
+
+        t = (n + ½)·dwell + delay
+        k(t) = t²/(2·up)  |  up/2 + (t − up)  |  up/2 + flat + down/2 − (up + flat + down − t)²/(2·down)
+        k₊ = s·(k − A/2),  k₋ = −k₊,  A = up/2 + flat + down/2
+
+    on the ramp up, the flat top and the ramp down; s = Nx / (area under the gradient while samples are taken). Raises
+    DataError for times that are missing, not positive, or leave samples outside of the gradient.
+    """
+    p = encoding.trajectory_parameters
+    if missing := [n for n in _TIMES if n not in p]:
+        raise DataError(
+            f"the echo-planar readout is sampled on ramps but the header lacks {', '.join(missing)}; add them to "
+            "trajectoryDescription"
+        )
+    up, flat, down, delay, dwell = (float(p[n]) for n in _TIMES)
+    end = up + flat + down
+    if min(up, flat, down, dwell) <= 0 or delay < 0 or delay + samples * dwell > end * (1 + 1e-6):
+        raise DataError(
+            f"{samples} samples of {dwell} µs from {delay} µs on do not fit a gradient of {up} + {flat} + {down} µs; "
+            "correct rampUpTime, flatTopTime, rampDownTime, acqDelayTime and dwellTime in trajectoryDescription"
+        )
+
+    n = np.concatenate([[0.0, float(samples)], np.arange(samples) + SAMPLE_INSTANT])
+    t = n * dwell + delay
+    rising, falling = t**2 / (2 * up), up / 2 + flat + down / 2 - (end - t) ** 2 / (2 * down)
+    area = np.where(t < up, rising, np.where(t <= up + flat, t - up / 2, falling))
+    scale = encoding.encoded_matrix[0] / (area[1] - area[0])
+    k = scale * (area[2:] - (up / 2 + flat + down / 2) / 2)
+    return np.asarray(-k if reverse else k)
+
+
+def ramp_matrix(encoding: Encoding, samples: int, *, reverse: bool = False) -> NDArray[np.complex64]:
+    """Matrix (nx, samples) from ramp samples, in order of time, to the even grid of a forward readout.
+
+        M = pinv(S) · diag(exp(2πi·x₀·(k − k_flat))),   S[n, m] = sinc(k_n − (m − Nx//2))
+
+    S interpolates the even grid at the samples. The phase is that of an image centre x₀ fields of view off the
+    isocentre (readoutOffcentre): the receiver's frequency follows the flat top, k_flat, on the ramps too. Where
+    readoutOffcentre is absent, x₀ = 0. Raises DataError as `trajectory`.
+    """
+    nx = encoding.encoded_matrix[0]
+    k = trajectory(encoding, samples, reverse=reverse)
+    u, s, vh = np.linalg.svd(np.sinc(k[:, None] - (np.arange(nx) - nx // 2)), full_matrices=False)
+    determined = s > _CUT / np.sqrt(np.abs(np.diff(k)).max())
+    inverse = (vh[determined].T / s[determined]) @ u[:, determined].T
+    offcentre = encoding.trajectory_parameters.get("readoutOffcentre", 0.0) / encoding.encoded_fov[0]
+    return np.asarray(inverse * np.exp(2j * np.pi * offcentre * (k - _flat(encoding, samples, k))), np.complex64)
+
+
+def noise_gain(encoding: Encoding, samples: int) -> float:
+    """Standard deviation of the regridded noise, in the middle half of the image, for white noise of 1 before."""
+    nx = encoding.encoded_matrix[0]
+    image = _ifft(ramp_matrix(encoding, samples).T).T[nx // 4 : nx - nx // 4]
+    return float(np.sqrt((np.abs(image) ** 2).sum(axis=1).mean()))
+
+
+def ghost_phase(
+    forward: NDArray[np.complexfloating[Any, Any]], backward: NDArray[np.complexfloating[Any, Any]]
+) -> tuple[float, float]:
+    """Constant (rad) and slope (rad per pixel from pixel N // 2) of the phase of forward against reversed readouts.
+
+        forward(x) ≈ backward(x) · exp(i(φ₀ + φ₁·x))
+
+    Both are (..., x) in image space. φ₁ starts from the phase between neighbours, Σ c(x+1)·c*(x) with c = f·b*, and
+    both are refined by a least-squares fit of the remaining angle weighted with |c|².
+    """
+    c = np.asarray(forward, complex) * np.conj(backward)
+    x = np.arange(c.shape[-1]) - c.shape[-1] // 2
+    slope = float(np.angle(np.sum(c[..., 1:] * np.conj(c[..., :-1]))))
+    constant = float(np.angle(np.sum(c * np.exp(-1j * slope * x))))
+    for _ in range(3):
+        rest = np.angle(c * np.exp(-1j * (constant + slope * x)))
+        w = np.abs(c) ** 2
+        s0, s1, s2 = w.sum(), (w * x).sum(), (w * x * x).sum()
+        if s0 * s2 <= s1 * s1:
+            break
+        r0, r1 = (w * rest).sum(), (w * x * rest).sum()
+        constant += float((s2 * r0 - s1 * r1) / (s0 * s2 - s1 * s1))
+        slope += float((s0 * r1 - s1 * r0) / (s0 * s2 - s1 * s1))
+    return constant, slope
+
+
+@dataclass(frozen=True, eq=False)
+class StraightSamples:
+    """Samples of echo-planar lines on the even grid, computed when asked from those of another scan.
+
+    Line i is line `origin[i]` of `inner`, multiplied with `matrices[matrix[i]]` (−1: none) and in image space with
+    `phases[phase[i]]`, (coil, x) (−1: none).
+    """
+
+    inner: Samples
+    origin: NDArray[np.intp]
+    matrix: NDArray[np.intp]
+    matrices: tuple[NDArray[np.complex64], ...]
+    phase: NDArray[np.intp]
+    phases: tuple[NDArray[np.complex64], ...]
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+        rows = np.asarray(rows, dtype=np.intp)
+        data = self.inner.read(self.origin[rows])
+        kinds = set(self.matrix[rows].tolist())
+        if kinds <= {-1}:
+            return data
+        sizes = {data.shape[2] if k < 0 else self.matrices[k].shape[0] for k in kinds}
+        if len(sizes) > 1:
+            raise DataError(f"lines of {sorted(sizes)} samples cannot be read together; read each kind by itself")
+        out = np.empty((*data.shape[:2], sizes.pop()), np.complex64)
+        for k in kinds:
+            here = self.matrix[rows] == k
+            out[here] = data[here] if k < 0 else data[here] @ self.matrices[k].T
+        for p in set(self.phase[rows].tolist()) - {-1}:
+            here = self.phase[rows] == p
+            out[here] = _fft(_ifft(out[here]) * self.phases[p])
+        return out
+
+    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return self.inner.trajectory(self.origin[rows])
+
+
+def straighten(scan: RawScan) -> RawScan:
+    """The scan with its echo-planar lines as ordinary forward readouts on the even grid, without its navigators.
+
+    Lines of encodings with trajectory "epi" are regridded where they were sampled on ramps (`ramp_matrix`), turned
+    where they were reversed, and freed of the Nyquist ghost: half of the phase that the navigators (PHASECORR) of the
+    same slice and frame show between forward and reversed readouts is taken from the ones, half added to the others,
+    for each coil. Frames without navigators take those of the nearest repetition of their slice; with none at all the
+    ghost stays, and a note says so. The encoding becomes cartesian; other lines stay as they are. A scan without EPI is
+    returned itself. Raises DataError as `trajectory`.
+    """
+    epi = [e.trajectory == "epi" for e in scan.encodings]
+    if not any(epi):
+        return scan
+    lines = scan.lines.copy()
+    treated = np.asarray(epi)[lines["encoding_space_ref"]] & ~_set(lines, Flag.NOISE)
+    reverse = _set(lines, Flag.REVERSE)
+    matrix = np.full(len(lines), -1, np.intp)
+    matrices: list[NDArray[np.complex64]] = []
+    kinds = np.stack([lines["encoding_space_ref"], lines["number_of_samples"], reverse], axis=1).astype(int)
+    for ref, ns, turned in np.unique(kinds[treated], axis=0).tolist():
+        encoding = scan.encodings[ref]
+        here = treated & (kinds == (ref, ns, turned)).all(axis=1)
+        matrix[here] = len(matrices)
+        if ramp_sampled(encoding):
+            matrices.append(ramp_matrix(encoding, ns, reverse=bool(turned)))
+            nx = encoding.encoded_matrix[0]
+            lines["number_of_samples"][here], lines["center_sample"][here] = nx, nx // 2
+            lines["discard_pre"][here] = lines["discard_post"][here] = 0
+        else:
+            order = np.arange(ns)[::-1] if turned else np.arange(ns)
+            matrices.append(np.eye(ns, dtype=np.complex64)[order])
+            if turned:
+                pre, post = lines["discard_post"][here], lines["discard_pre"][here]
+                lines["discard_pre"][here], lines["discard_post"][here] = pre, post
+                # A half sample of difference from the forward lines is left to the navigators.
+                forward = treated & ~reverse & (kinds[:, 0] == ref)
+                centre = lines["center_sample"][forward]
+                lines["center_sample"][here] = centre[0] if len(centre) else ns - 1 - lines["center_sample"][here]
+    lines["flags"][treated] &= ~np.uint64(flag_bits(Flag.REVERSE))
+    everything = np.arange(len(lines))
+    none = np.full(len(lines), -1, np.intp)
+    straight = StraightSamples(scan.samples, everything, matrix, tuple(matrices), none, ())
+    phase, phases, notes = _phases(scan.lines, straight, treated, reverse)
+    kept = np.nonzero(~(treated & _set(lines, Flag.PHASECORR)))[0]
+    samples = replace(straight, origin=kept, matrix=matrix[kept], phase=phase[kept], phases=phases)
+    encodings = tuple(replace(e, trajectory="cartesian") if is_epi else e for e, is_epi in zip(scan.encodings, epi))
+    return replace(scan, lines=lines[kept], samples=samples, encodings=encodings, notes=(*scan.notes, *notes))
+
+
+def _phases(
+    lines: NDArray[np.void], straight: StraightSamples, treated: NDArray[np.bool_], reverse: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], tuple[NDArray[np.complex64], ...], tuple[str, ...]]:
+    """Index of each line's phase factor, the factors (coil, x), and notes."""
+    navigator = treated & _set(lines, Flag.PHASECORR)
+    key = np.stack([lines[n] for n in _GROUP], axis=1).astype(int)
+    fits: dict[tuple[int, ...], NDArray[np.float64]] = {}
+    for group in np.unique(key[navigator], axis=0):
+        rows = np.nonzero(navigator & (key == group).all(axis=1))[0]
+        if (fit := _fit(straight, rows, reverse[rows])) is not None:
+            fits[tuple(group.tolist())] = fit
+    index = np.full(len(lines), -1, np.intp)
+    factors: list[NDArray[np.complex64]] = []
+    lost = 0
+    for group in np.unique(key[treated & ~navigator], axis=0):
+        here = treated & ~navigator & (key == group).all(axis=1)
+        fit = _nearest(fits, tuple(group.tolist()))
+        if fit is None:
+            lost += int(here.sum())
+            continue
+        n = int(straight.read(np.nonzero(here)[0][:1]).shape[2])
+        half = 0.5 * (fit[:, :1] + fit[:, 1:] * (np.arange(n) - n // 2))
+        for turned in (False, True):
+            index[here & (reverse == turned)] = len(factors)
+            factors.append(np.exp((1j if turned else -1j) * half).astype(np.complex64))
+    note = f"{lost} echo-planar lines have no navigators of both directions; their Nyquist ghost is not corrected"
+    return index, tuple(factors), (note,) if lost else ()
+
+
+def _fit(straight: StraightSamples, rows: NDArray[np.intp], reverse: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Constant and slope (coil, 2) from navigators in order of time, or None without both directions.
+
+    A line is compared with the mean of its two neighbours, which cancels the phase that a wrong frequency adds between
+    one echo and the next; two lines alone are compared with each other.
+    """
+    if reverse.all() or not reverse.any():
+        return None
+    x = _ifft(straight.read(rows))
+    forward, backward = [], []
+    for i in range(1, len(rows) - 1):
+        if reverse[i - 1] == reverse[i + 1] != reverse[i]:
+            pair = (x[i], (x[i - 1] + x[i + 1]) / 2)
+            forward.append(pair[int(reverse[i])])
+            backward.append(pair[1 - int(reverse[i])])
+    if not forward:
+        forward, backward = [x[~reverse].mean(axis=0)], [x[reverse].mean(axis=0)]
+    f, b = np.stack(forward, axis=1), np.stack(backward, axis=1)
+    return np.array([ghost_phase(f[c], b[c]) for c in range(len(f))])
+
+
+def _nearest(fits: dict[tuple[int, ...], NDArray[np.float64]], group: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Fit of the group, or else of the nearest repetition of the same slice and encoding."""
+    if group in fits:
+        return fits[group]
+    same = [g for g in fits if g[:2] == group[:2]]
+    distance = {g: (sum(a != b for a, b in zip(g[2:5], group[2:5])), abs(g[5] - group[5])) for g in same}
+    return fits[min(same, key=lambda g: distance[g])] if same else None
+
+
+def _flat(encoding: Encoding, samples: int, k: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the samples would lie if the gradient were the flat top's from the first sample to the last."""
+    p = encoding.trajectory_parameters
+    t = (np.arange(samples) + SAMPLE_INSTANT) * p["dwellTime"] + p["acqDelayTime"]
+    flat = (t >= p["rampUpTime"]) & (t <= p["rampUpTime"] + p["flatTopTime"])
+    if flat.sum() < 2:
+        return k
+    step, start = np.polyfit(np.arange(samples)[flat], k[flat], 1)
+    return np.asarray(start + step * np.arange(samples))
+
+
+def _set(lines: NDArray[np.void], flag: Flag) -> NDArray[np.bool_]:
+    return np.asarray((lines["flags"] & np.uint64(flag_bits(flag))) != 0)
+
+
+def _ifft(y: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    x = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(y, axes=-1), norm="ortho"), axes=-1)
+    return np.asarray(x, np.complex64)
+
+
+def _fft(x: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    y = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(x, axes=-1), norm="ortho"), axes=-1)
+    return np.asarray(y, np.complex64)
