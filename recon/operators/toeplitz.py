@@ -63,15 +63,12 @@ class Toeplitz(Linear):
 
 
 def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toeplitz:
-    """The convolution with t given at lags −N … N − 1 (the first is not used) over the last `ndim` axes.
+    """The convolution with t given at lags −N … N − 1 (the first meets no pair of voxels) over the last `ndim` axes.
 
     `real` says that t[−n] = conj(t[n]), `dtype` is the real precision in which the kernel is kept.
     """
-    t = lags.resolve_conj().clone()
-    for axis in range(-ndim, 0):
-        t.select(axis, 0).zero_()  # lag −N meets no pair of voxels, and has no partner
     axes = tuple(range(-ndim, 0))
-    spectrum = torch.fft.fftn(torch.fft.ifftshift(t, dim=axes), dim=axes) / 2**ndim
+    spectrum = torch.fft.fftn(torch.fft.ifftshift(lags, dim=axes), dim=axes) / 2**ndim
     spectrum = spectrum.real if real else spectrum
     split = []
     for which in product((slice(0, None, 2), slice(1, None, 2)), repeat=ndim):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.data import DataError, MissingPackage
-from recon.operators import Chain, Coils, Linear, Sample, Weight, fft
+from recon.operators import Chain, Coils, Linear, Sample, Weight, fft, toeplitz
 from recon.operators import nufft as module
 from recon.operators.nufft import Nufft
 from recon.operators.toeplitz import Toeplitz
@@ -125,6 +125,15 @@ def test_the_kernel_of_real_weights_is_real_and_its_own_adjoint() -> None:
     assert error(op.normal(Weight(w))(x), op.H(w * op(x))) < 1e-5
 
 
+def test_the_convolution_is_the_same_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    normal = Nufft(points((8, 9), 3), (8, 9)).normal()
+    x = torch.randn(2, 3, 8, 9, dtype=torch.complex128)
+    whole = normal(x)
+    for voxels in (1, 150, 300):
+        monkeypatch.setattr(toeplitz, "CHUNK", voxels)
+        torch.testing.assert_close(normal(x), whole)
+
+
 def test_an_inner_operator_that_is_not_diagonal_is_applied_as_it_is() -> None:
     op, mix = Nufft(points((8, 9)), (8, 9)), Whiten(torch.randn(2, 2, dtype=torch.complex128))
     x = torch.randn(2, 1, 8, 9, dtype=torch.complex128)
@@ -163,8 +172,8 @@ def test_runs_coils_and_threads_leave_the_bits_alone(shape: tuple[int, ...]) -> 
 
 
 def test_threads_may_share_an_operator() -> None:
-    op = Nufft(points((16, 16)), (16, 16))
-    xs = torch.randn(24, 4, 1, 16, 16, dtype=torch.complex64)
+    op = Nufft((torch.rand(60, 500, 2) - 0.5) * 128, (128, 128))
+    xs = torch.randn(12, 2, 1, 128, 128, dtype=torch.complex64)
     expected = [op(x) for x in xs]
     with ThreadPoolExecutor(4) as pool:
         for got, want in zip(pool.map(op.forward, xs), expected):

@@ -118,6 +118,14 @@ def test_a_ball_comes_back_at_its_height_in_three_dimensions() -> None:
         assert abs(image[(d > 9.5) & (d < 11)].mean()) < 0.02
 
 
+def test_each_line_stands_for_half_of_the_angles_beside_it() -> None:
+    angle = np.radians([90.0, 0.0, 30.0])[:, None]
+    r = np.arange(-8, 8)
+    w = ramp(torch.from_numpy(np.stack([r * np.sin(angle), r * np.cos(angle)], -1)))
+    np.testing.assert_allclose(w[:, 3], 5 * np.radians([75, 60, 45]))
+    np.testing.assert_allclose(w[:, 8], np.radians([75, 60, 45]) / 6)
+
+
 def test_lines_that_are_not_radial_have_no_ramp() -> None:
     with pytest.raises(DataError, match="pipe"):
         ramp(torch.from_numpy(trajectory.spiral(8, 64, 16)))
