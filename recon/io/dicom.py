@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 #: What decides the picture: part of every UID, so that a job sent again is recognised and a changed one is not.
-_SETTINGS = ("engine", "version", "method", "recipe", "recipe_hash", "weights_sha256", "seeds", "job", "input_sha256")
+_SETTINGS = (
+    "engine",
+    "version",
+    "method",
+    "recipe",
+    "recipe_hash",
+    "weights_sha256",
+    "seed",
+    "seeds",
+    "job",
+    "input_sha256",
+)
 #: Phase is written in milliradians: −π … π fits 16 bits in steps of 0.1 mrad.
 _MRAD = 1000.0
 

@@ -191,7 +191,9 @@ def _acquisition_type(image: Image) -> str:
 
 def _when(image: Image) -> datetime:
     try:
-        return datetime.fromisoformat(str(image.provenance.get("date", "")).replace("Z", "+00:00"))
+        stated = datetime.fromisoformat(str(image.provenance.get("date", "")).replace("Z", "+00:00"))
+        # DICOM states the time of the place; a date without zone is taken as such.
+        return stated.astimezone() if stated.tzinfo else stated
     except ValueError:
         return datetime.now()
 

@@ -97,7 +97,7 @@ def _save(image: Any, temporary: Path, compress: bool) -> None:
     with open(temporary, "wb") as raw:
         if compress:
             # No name and no time in the gzip header: the same image gives the same bytes.
-            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+            with gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as packed:
                 image.to_stream(packed)
         else:
             image.to_stream(raw)

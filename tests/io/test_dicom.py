@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +378,7 @@ def test_the_same_pixels_and_settings_give_the_same_uids_whenever_they_are_writt
     assert len(set(_uids(picture()))) == 3
 
 
-@pytest.mark.parametrize("key", ["recipe_hash", "weights_sha256", "seeds", "version", "job"])
+@pytest.mark.parametrize("key", ["recipe_hash", "weights_sha256", "seed", "version", "job"])
 def test_changed_settings_give_new_uids(key: str) -> None:
     assert not set(_uids(picture())) & set(_uids(picture(provenance={**RECIPE, key: "other"})))
 
@@ -426,6 +427,9 @@ def test_every_file_says_how_it_came_about(tmp_path: Path) -> None:
     assert "AI-assisted" in d.ImageComments
     assert "Line 3 was left out." in d.ImageComments
     assert d.ImageType[0] == "ORIGINAL"
+    assert item.ContributionDateTime == d.ContentDate + d.ContentTime
+    place = datetime.fromisoformat(RECIPE["date"]).astimezone()  # type: ignore[arg-type]
+    assert d.ContentDate + d.ContentTime == place.strftime("%Y%m%d%H%M%S.%f")
 
 
 def test_one_dcm_file_holds_one_slice_and_names_the_cure_for_more(tmp_path: Path) -> None:
