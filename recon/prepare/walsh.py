@@ -38,7 +38,7 @@ def walsh(coil_images: Tensor, *, window: int = 5, chunk: int | None = None) -> 
         scaled = images / peak
         reference = dominant((scaled.flatten(1) @ scaled.flatten(1).mH)[None])[1][0]
         for y in range(0, ny, rows):
-            low, high = max(0, y - window // 2), min(ny, y + rows + window // 2)
+            low, high = max(0, min(y, ny - rows) - window), min(ny, y + rows + window)
             r = _correlation(scaled[:, :, low:high], window)[:, :, :, y - low : y - low + rows]
             inside = r.shape[2:]
             flat = r.reshape(coils, coils, -1).permute(2, 0, 1)
@@ -54,7 +54,7 @@ def _correlation(images: Tensor, window: int) -> Tensor:
     """Local means of x_c x_c'*, (c, c, z, y, x), over the part of the window that lies inside."""
     pairs = images[:, None] * images[None].conj()
     planes = torch.view_as_real(pairs).movedim(-1, 0).flatten(0, 2)[:, None]
-    size = [window if n > 1 else 1 for n in images.shape[1:]]
+    size = [min(window, n - 1 + n % 2) for n in images.shape[1:]]
     mean = avg_pool3d(planes, size, stride=1, padding=[s // 2 for s in size], count_include_pad=False)
     real, imaginary = mean.reshape(2, *pairs.shape)
     return torch.complex(real, imaginary)
