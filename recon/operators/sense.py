@@ -122,7 +122,7 @@ class Sense(Linear):
     def _forward(self, x: Tensor) -> Tensor:
         d, s, m = len(self.axes), self.folded, self._ramped
         image = self.rows(x.to(s.dtype) if self.sets else x.to(s.dtype).unsqueeze(COIL))
-        lead = torch.broadcast_shapes(image.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
+        lead = _broadcast(image.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
         y = s.new_empty(*lead, *s.shape[-2 - d :])
         for item in itertools.product(*map(range, lead)):
             si, mi, xi = _item(s, item, 3 + d), _item(m, item, 2 + d), _item(image, item, 2 + d)
@@ -133,7 +133,7 @@ class Sense(Linear):
     def _adjoint(self, y: Tensor) -> Tensor:
         d, s, m = len(self.axes), self.folded, self._ramped
         k = self.rows(y.to(s.dtype))
-        lead = torch.broadcast_shapes(k.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
+        lead = _broadcast(k.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
         x = s.new_zeros(*lead, s.shape[-3 - d], *s.shape[-1 - d :])
         for item in itertools.product(*map(range, lead)):
             si, mi, ki = _item(s, item, 3 + d), _item(m, item, 2 + d), _item(k, item, 2 + d)
@@ -173,7 +173,7 @@ class SenseNormal(Linear):
         op = self.sense
         d, s = len(op.axes), op.folded
         image = op.rows(x.to(s.dtype) if op.sets else x.to(s.dtype).unsqueeze(COIL))
-        lead = torch.broadcast_shapes(image.shape[: -2 - d], s.shape[: -3 - d], w.shape[: -2 - d])
+        lead = _broadcast(image.shape[: -2 - d], s.shape[: -3 - d], w.shape[: -2 - d])
         out = s.new_zeros(*lead, *image.shape[-2 - d :])
         for item in itertools.product(*map(range, lead)):
             si, wi, xi = _item(s, item, 3 + d), _item(w, item, 2 + d), _item(image, item, 2 + d)
@@ -183,6 +183,10 @@ class SenseNormal(Linear):
                 _gather(si[:, c, p], _transform(k.conj_physical_(), d), out[item][:, p])
         out = op.unrows(out.conj_physical_())
         return out if op.sets else out.squeeze(COIL)
+
+
+def _broadcast(*shapes: torch.Size) -> tuple[int, ...]:
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
 def _linear(forward: object, adjoint: object, x: Tensor) -> Tensor:
@@ -208,7 +212,8 @@ def _part(w: Tensor, c: slice, p: slice) -> Tensor:
 
 
 def _transform(k: Tensor, d: int) -> Tensor:
-    return torch.fft.fftn(k, dim=tuple(range(-d, 0)))
+    out: Tensor = torch.fft.fftn(k, dim=tuple(range(-d, 0)))
+    return out
 
 
 def _spread(s: Tensor, x: Tensor) -> Tensor:

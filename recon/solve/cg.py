@@ -104,7 +104,7 @@ def noise_to_signal(measurement: Measurement, ndim: int = 3) -> Tensor:
     energy = dot(y, y, y.ndim - lead)
     samples = torch.count_nonzero(y.reshape(*y.shape[:lead], -1), dim=-1).to(energy.dtype)
     noise = 2 * measurement.sigma**2
-    voxels = x.shape[lead:].numel()
+    voxels = x.shape[-3:].numel()
     signal = (energy - noise * samples) / voxels
     return noise / torch.maximum(signal, torch.full_like(signal, noise))
 

@@ -23,10 +23,11 @@ def largest_eigenvalue(
     shape = like.shape[like.ndim - ndim :]
     v = torch.randn(shape, dtype=like.dtype, generator=generator).to(like.device).expand(like.shape).contiguous()
     value = torch.zeros_like(dot(v, v, ndim))
+    tiny, wide = torch.finfo(v.real.dtype).tiny, (..., *(None,) * ndim)
     for _ in range(iterations):
         u = normal(v)
-        previous, value = value, dot(v, u, ndim) / dot(v, v, ndim).clamp_min(torch.finfo(v.real.dtype).tiny)
-        v = u / dot(u, u, ndim).sqrt().clamp_min(torch.finfo(v.real.dtype).tiny)[(..., *(None,) * ndim)]
+        previous, value = value, dot(v, u, ndim) / dot(v, v, ndim).clamp_min(tiny)
+        v = u / dot(u, u, ndim).sqrt().clamp_min(tiny)[wide]
         if bool(((value - previous).abs() <= tolerance * value).all()):
             break
     return value

@@ -1,0 +1,154 @@
+"""Orthonormal discrete wavelet transforms of any size."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.operators.base import Identity, Linear
+
+
+@lru_cache(maxsize=32)
+def daubechies(order: int) -> NDArray[np.float64]:
+    """Scaling filter of Daubechies' extremal-phase wavelet with `order` vanishing moments: 2·order taps, Σ h = √2.
+
+    |H(ω)|² = 2 cos²ᵖ(ω/2) P(sin²(ω/2)) with P(y) = Σ_{k<p} C(p−1+k, k) yᵏ; the spectral factor takes the roots inside
+    the unit circle (Daubechies, Comm Pure Appl Math 41:909, 1988). Raises ValueError for orders outside 1 to 10.
+    """
+    if not 1 <= order <= 10:
+        raise ValueError(f"a Daubechies wavelet of order {order} was asked for; orders 1 to 10 (db1 … db10) are known")
+    roots = np.roots([math.comb(order - 1 + k, k) for k in range(order)][::-1])
+    # y = (2 − z − 1/z) / 4 turns each root into a pair z, 1/z.
+    half = 1 - 2 * roots.astype(complex)
+    z = half + np.sqrt(half - 1) * np.sqrt(half + 1)
+    z = np.where(abs(z) < 1, z, 1 / z)
+    taps = np.real(np.poly(np.concatenate([-np.ones(order), z])))
+    return np.asarray(taps * (math.sqrt(2) / taps.sum()))
+
+
+@lru_cache(maxsize=256)
+def analysis(n: int, order: int) -> NDArray[np.float64]:
+    """The orthonormal n × n matrix of one level: ⌈n/2⌉ rows of scaling functions, then ⌊n/2⌋ of wavelets.
+
+    Row k holds the filter at shift 2k, periodic. For odd n the last scaling function overlaps its periodic
+    neighbour; the rows are then made orthonormal with the least change (polar factor), scaling functions first, then
+    the wavelets within the complement.
+    """
+    low = daubechies(order)
+    high = low[::-1] * (-1.0) ** np.arange(low.size)
+    rows = np.zeros((n, n))
+    for first, filter_, count in ((0, low, (n + 1) // 2), ((n + 1) // 2, high, n // 2)):
+        for k in range(count):
+            np.add.at(rows[first + k], (2 * k + 1 - order + np.arange(low.size)) % n, filter_)
+    if n % 2:
+        m = (n + 1) // 2
+        rows[:m] = _polar(rows[:m])
+        rows[m:] = _polar(rows[m:] - rows[m:] @ rows[:m].T @ rows[:m])
+    return rows
+
+
+def _polar(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    u, _, v = np.linalg.svd(rows, full_matrices=False)
+    return np.asarray(u @ v)
+
+
+@dataclass(frozen=True, eq=False)
+class Wavelet(Linear):
+    """Separable, periodic, orthonormal wavelet transform along `axes`: WᴴW = WWᴴ = I for every size.
+
+    Image (..., z, y, x), real or complex → coefficients of the same shape: the approximation in the corner of lowest
+    indices (`coarse`), details around it, level by level. Daubechies wavelets "db1" (Haar) to "db10". Each level halves
+    (rounding up) every axis that is still at least `smallest` long, and no shorter than the filter; `levels` bounds
+    their number. Levels are matrix products along one axis.
+    """
+
+    axes: tuple[int, ...] = (-2, -1)
+    name: str = "db4"
+    levels: int | None = None
+    smallest: int = 16
+
+    @property
+    def order(self) -> int:
+        """Number of vanishing moments; ValueError names the wavelets that exist."""
+        number = self.name[2:]
+        if not (self.name.startswith("db") and number.isdigit() and 1 <= int(number) <= 10):
+            raise ValueError(f'the wavelet "{self.name}" is not known; choose "db1" (Haar) to "db10"')
+        return int(number)
+
+    def shapes(self, shape: torch.Size | tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Sizes along `axes` before each level and, last, of the approximation, for an image of this shape."""
+        least = max(self.smallest, 2 * self.order)
+        sizes = [tuple(shape[a] for a in self.axes)]
+        while (self.levels is None or len(sizes) <= self.levels) and max(sizes[-1], default=0) >= least:
+            sizes.append(tuple((n + 1) // 2 if n >= least else n for n in sizes[-1]))
+        return sizes
+
+    def coarse(self, coefficients: Tensor) -> Tensor:
+        """The approximation within coefficients, a view."""
+        return self._corner(coefficients, self.shapes(coefficients.shape)[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W x."""
+        planes = _planar(x)
+        sizes = self.shapes(x.shape)
+        for before, after in itertools.pairwise(sizes):
+            planes = self._level(planes, before, after, False)
+        return _unplanar(planes, x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Wᴴ y = W⁻¹ y."""
+        planes = _planar(y)
+        sizes = self.shapes(y.shape)[::-1]
+        for after, before in itertools.pairwise(sizes):
+            planes = self._level(planes, before, after, True)
+        return _unplanar(planes, y)
+
+    def normal(self, inner: Linear | None = None) -> Linear:
+        """The identity; around an inner operator Wᴴ · inner · W."""
+        return Identity() if inner is None else super().normal(inner)
+
+    def _level(self, x: Tensor, before: tuple[int, ...], after: tuple[int, ...], inverse: bool) -> Tensor:
+        """One level on the corner of the planar image that it concerns."""
+        part = corner = self._corner(x, before)
+        for a, n, m in zip(self.axes, before, after):
+            if m < n:
+                matrix = _matrix(n, self.order, x.dtype, x.device)
+                part = _along(matrix.mT if inverse else matrix, part, a)
+        if corner.shape == x.shape:
+            return part
+        x = x.clone()
+        self._corner(x, before).copy_(part)
+        return x
+
+    def _corner(self, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        for a, n in zip(self.axes, sizes):
+            x = x.narrow(a, 0, n)
+        return x
+
+
+@lru_cache(maxsize=64)
+def _matrix(n: int, order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(analysis(n, order)).to(device, dtype)
+
+
+def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Matrix product along one axis."""
+    if axis == -1:
+        return x @ matrix.mT
+    return (matrix @ x.flatten(axis + 1)).reshape(x.shape)
+
+
+def _planar(x: Tensor) -> Tensor:
+    """Real and imaginary part as two real images, (part, ..., z, y, x)."""
+    return torch.view_as_real(x).movedim(-1, 0).contiguous() if x.is_complex() else x.unsqueeze(0)
+
+
+def _unplanar(planes: Tensor, like: Tensor) -> Tensor:
+    return torch.complex(planes[0], planes[1]) if like.is_complex() else planes[0]
