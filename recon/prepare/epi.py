@@ -92,23 +92,13 @@ def ghost_phase(
 
         forward(x) ≈ backward(x) · exp(i(φ₀ + φ₁·x))
 
-    Both are (..., x) in image space. φ₁ starts from the phase between neighbours, Σ c(x+1)·c*(x) with c = f·b*, and
-    both are refined by a least-squares fit of the remaining angle weighted with |c|².
+    Both are (..., x) in image space. With c = f·b*, φ₁ is the angle of Σ c(x+1)·c*(x) and φ₀ that of Σ c·exp(−iφ₁·x):
+    both weigh each pixel by its signal, and neither needs a phase to be unwrapped.
     """
     c = np.asarray(forward, complex) * np.conj(backward)
-    x = np.arange(c.shape[-1]) - c.shape[-1] // 2
     slope = float(np.angle(np.sum(c[..., 1:] * np.conj(c[..., :-1]))))
-    constant = float(np.angle(np.sum(c * np.exp(-1j * slope * x))))
-    for _ in range(3):
-        rest = np.angle(c * np.exp(-1j * (constant + slope * x)))
-        w = np.abs(c) ** 2
-        s0, s1, s2 = w.sum(), (w * x).sum(), (w * x * x).sum()
-        if s0 * s2 <= s1 * s1:
-            break
-        r0, r1 = (w * rest).sum(), (w * x * rest).sum()
-        constant += float((s2 * r0 - s1 * r1) / (s0 * s2 - s1 * s1))
-        slope += float((s0 * r1 - s1 * r0) / (s0 * s2 - s1 * s1))
-    return constant, slope
+    x = np.arange(c.shape[-1]) - c.shape[-1] // 2
+    return float(np.angle(np.sum(c * np.exp(-1j * slope * x)))), slope
 
 
 @dataclass(frozen=True, eq=False)
