@@ -72,15 +72,35 @@ class Linear:
         return chain(Scale(a), self)
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
-        """The same operator with every tensor in it moved by `Tensor.to(*args, **kwargs)`."""
+        """The same operator with every tensor in it moved as by `Tensor.to(*args, **kwargs)`.
+
+        A dtype gives the precision alone: `.to(torch.complex64)` and `.to(torch.float32)` both leave complex maps
+        complex, real masks real, and integers and booleans as they are.
+        """
         parts = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
         return cast(Self, replace(cast(Any, self), **{n: _to(v, args, kwargs) for n, v in parts.items()}))
 
 
 def _to(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if isinstance(value, Tensor | Linear):
+    if isinstance(value, Linear):
         return value.to(*args, **kwargs)
+    if isinstance(value, Tensor):
+        return _tensor_to(value, args, kwargs)
     return tuple(_to(v, args, kwargs) for v in value) if isinstance(value, tuple) else value
+
+
+def _tensor_to(value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    asked = torch.empty(0, dtype=torch.int8, device=value.device).to(*args, **kwargs)
+    dtype = value.dtype
+    if asked.dtype.is_floating_point or asked.dtype.is_complex:
+        dtype = (
+            asked.dtype.to_complex()
+            if dtype.is_complex
+            else asked.dtype.to_real()
+            if dtype.is_floating_point
+            else dtype
+        )
+    return value.to(asked.device, dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,10 +36,10 @@ class Gradient(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """∇x."""
         out = x.new_zeros(len(self.axes), *x.shape)
-        for g, axis, w in zip(out, self.axes, self.weights):
+        for i, (axis, w) in enumerate(zip(self.axes, self.weights)):
             n = x.shape[axis] - 1
             step = x.narrow(axis, 1, n) - x.narrow(axis, 0, n)
-            g.narrow(axis, 0, n).copy_(step if w == 1 else w * step)
+            out[i].narrow(axis, 0, n).copy_(step if w == 1 else w * step)
         return out
 
     def adjoint(self, y: Tensor) -> Tensor:

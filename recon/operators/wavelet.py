@@ -147,7 +147,7 @@ def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
 
 def _planar(x: Tensor) -> Tensor:
     """Real and imaginary part as two real images, (part, ..., z, y, x)."""
-    return torch.view_as_real(x).movedim(-1, 0).contiguous() if x.is_complex() else x.unsqueeze(0)
+    return torch.view_as_real(x.resolve_conj()).movedim(-1, 0).contiguous() if x.is_complex() else x.unsqueeze(0)
 
 
 def _unplanar(planes: Tensor, like: Tensor) -> Tensor:
