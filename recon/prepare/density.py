@@ -11,7 +11,7 @@ from recon.data import DataError
 from recon.operators.nufft import Nufft
 
 
-def pipe(points: Tensor, shape: tuple[int, ...], iterations: int = 10) -> Tensor:
+def pipe(points: Tensor, shape: tuple[int, ...], iterations: int = 10, *, keep: Tensor | None = None) -> Tensor:
     """Weights w of any trajectory for which AᴴWA is nearest to the identity, with A = Nufft(points, shape).
 
         w ← w / Ψw,   (Ψw)_i = Σ_j |⟨a_i, a_j⟩|² w_j,   ⟨a_i, a_j⟩ = Π_d N_d⁻¹ Σ_n exp(2πi (k_j − k_i)_d n / N_d)
@@ -22,7 +22,8 @@ def pipe(points: Tensor, shape: tuple[int, ...], iterations: int = 10) -> Tensor
 
     `points` and `shape` as for Nufft; the result has the points' shape without its last axis. A weight is an area (2D)
     or volume (3D) of k-space in units of a Cartesian sample's: the weights of a full Cartesian grid are 1, and Aᴴ W y
-    is on the scale of the image. Samples at the rim stand for some of the empty space beside them as well.
+    is on the scale of the image. Samples at the rim stand for some of the empty space beside them as well. Where `keep`
+    is False or 0 the sample does not count and its weight is 0.
     """
     double = Nufft(points.double() * 2, tuple(2 * n for n in shape), 1e-6)
     window = torch.ones((), dtype=torch.float64, device=points.device)
@@ -30,6 +31,8 @@ def pipe(points: Tensor, shape: tuple[int, ...], iterations: int = 10) -> Tensor
         window = window[..., None] * (1 - (torch.arange(n, device=points.device) - n // 2).abs() / (n // 2))
     lines = points.shape[:-1] if points.ndim == 4 else (1, *double.lines)
     w = torch.ones(lines, dtype=torch.float64, device=points.device)
+    if keep is not None:
+        w = w * keep.to(w.dtype)
     for _ in range(iterations):
         spread = double.forward(window * double.adjoint(w)).real * 2 ** len(shape)
         w = w / spread.reshape(w.shape).clamp_min(torch.finfo(torch.float32).tiny)

@@ -78,6 +78,15 @@ def test_samples_measured_twice_share_their_weight() -> None:
     torch.testing.assert_close(w[3], w[12])
 
 
+def test_samples_that_do_not_count_take_no_weight_from_their_neighbours() -> None:
+    k = torch.from_numpy(trajectory.radial(20, 24, 16))
+    keep = torch.rand(20, 24) > 0.3
+    moved = torch.where(keep[..., None], k, torch.zeros_like(k))
+    w = pipe(moved, (16, 16), keep=keep)
+    assert bool((w[~keep] == 0).all())
+    torch.testing.assert_close(w[keep], pipe(k[keep], (16, 16)), atol=1e-5, rtol=1e-5)
+
+
 def test_pipe_comes_to_the_weights_of_least_squares() -> None:
     torch.manual_seed(3)
     points = (torch.rand(1, 40, 2, dtype=torch.float64) - 0.5) * torch.tensor([9.0, 8.0])
