@@ -104,11 +104,11 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
     with open_hdf5(path) as file:
         group = _group(file, dataset, path)
         xml, data = _xml(group, path), _data(group, path)
-        header, encodings, found = mrd_header.parse(xml)
-        notes += found
         lines = _lines(data, path)
         waveforms = len(group["waveforms"]) if "waveforms" in group and group["waveforms"].shape else 0
         name = str(group.name)
+    header, encodings, found = mrd_header.parse(xml)
+    notes += found
     if waveforms:
         notes.append(f"{waveforms} waveforms (ECG, respiration, …) are not used")
     odd = ~(np.isfinite(lines["sample_time_us"]) & (lines["sample_time_us"] >= 0))
@@ -183,7 +183,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
             yield file
     except PermissionError:
         raise DataError(f"{path.name} cannot be opened: reading it is not permitted; ask its owner") from None
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path.name} {_reason(path, error)}") from error
 
 
@@ -286,9 +286,8 @@ def _heads(data: Any) -> Iterator[tuple[int, NDArray[np.void], dict[str, NDArray
     faster there than reading through the selection, and shows the lengths without reading any samples.
     """
     n, size = data.shape[0], data.dtype.itemsize
-    plain = data.chunks is not None and data.id.get_create_plist().get_nfilters() == 0
-    layout = _with_lengths(data) if plain else None
-    if layout is None or data.id.get_num_chunks() * data.chunks[0] < n:
+    layout = _with_lengths(data) if _plain_chunks(data) else None
+    if layout is None:
         step = max(1, _BLOCK // size)
         for start in range(0, n, step):
             yield start, data.fields("head")[start : start + step], {}
@@ -303,6 +302,21 @@ def _heads(data: Any) -> Iterator[tuple[int, NDArray[np.void], dict[str, NDArray
             block["head"],
             {what: block[what + "_length"] for what in ("traj", "data") if what in data.dtype.names},
         )
+
+
+def _plain_chunks(data: Any) -> bool:
+    """Whether all chunks are there as they are, none packed and none of another size than it must have.
+
+    The sizes come from the file, and HDF5 does not survive a chunk that is larger than it should be.
+    """
+    if data.chunks is None or data.id.get_create_plist().get_nfilters() or not hasattr(data.id, "chunk_iter"):
+        return False
+    sizes: list[int] = []
+    data.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+    per = data.chunks[0]
+    if set(sizes) != {per * data.dtype.itemsize}:
+        raise OSError("chunks of a wrong size")
+    return bool(len(sizes) == -(-data.shape[0] // per))
 
 
 def _with_lengths(data: Any) -> np.dtype[Any] | None:
