@@ -1,4 +1,4 @@
-"""Cartesian and EPI scans: batches of slices or slabs through calibration, solver and the image's own grid."""
+"""Cartesian scans: batches of slices or slabs through calibration, solver and the image's own grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recon.data import Measurement
 from recon.job import Job
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
-from recon.prepare import compress, epi, hybrid
+from recon.prepare import compress, hybrid
 from recon.prepare.complete import complete
 from recon.prepare.espirit import espirit
 from recon.prepare.finish import finish
@@ -77,11 +77,7 @@ def volumes(
 def _lines(job: Job) -> Lines:
     prepare = job.recipe.prepare
     columns = hybrid.inner_columns(job.encoding, prepare.keep_oversampling)
-    lines = Lines(job.scan, job.encoding, job.whitening, columns)
-    if job.encoding.trajectory != "epi":
-        return lines
-    correction = epi.prepare(job.scan, job.kinds.phasecorr, job.encoding, correct=prepare.ghost_correction)
-    return replace(lines, epi=correction)
+    return Lines(job.scan, job.encoding, job.whitening, columns)
 
 
 def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDArray[np.int32]]) -> planning.Problem:
@@ -170,9 +166,7 @@ def _images(method: Method, slabs: list[Slab], known: list[Calibrated], top: int
     else:
         maps = torch.stack([k.maps for k in known if k.maps is not None]).to(job.device)
     m = Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
-    power = methods.power_of_samples(m.y, m.sigma).to(torch.float32)
-    power = power.reshape(-1, *(1,) * (3 if sets == 1 else 4))
-    x = methods.solve(method, m, job.recipe.solve, power=power, sets=sets)
+    x = methods.solve(method, m, job.recipe.solve, sets=sets)
     # The first set is the object; the second takes up what wraps around.
     return x[:, 0] if sets > 1 else x
 
@@ -182,7 +176,8 @@ def _grappa(slab: Slab, known: Calibrated, job: Job) -> Tensor:
     solve = job.recipe.solve
     k = fft(slab.y.to(job.device), (-1,))
     mask, block = slab.counts.to(job.device) > 0, known.block.to(job.device)
-    full = grappa(k, mask, block, kernel=solve.grappa_kernel, lam=solve.grappa_l2)
+    z, y, x = solve.grappa_kernel
+    full = grappa(k, mask, block, kernel=(z if k.shape[1] > 1 else 1, y, x), lam=solve.grappa_l2)
     return ifft(full, (-1,))
 
 

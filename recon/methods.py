@@ -12,6 +12,9 @@ from recon.prepare.sampling import Sampling
 from recon.recipe import Method, Solve
 from recon.solve import cg, fista, pdhg
 
+#: Error of sensitivity maps, as a share of the signal's power.
+MAPS_ERROR = 1e-4
+
 #: Iterations that a method takes unless the recipe says otherwise.
 ITERATIONS = {"sense": 50, "cs": 60, "tv": 150}
 
@@ -52,41 +55,29 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
     return Choice("sense", f"sense: {found} at regular positions, {coils} channels")
 
 
-def solve(method: Method, m: Measurement, recipe: Solve, *, power: Tensor | float, sets: int = 1) -> Tensor:
+def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None = None, sets: int = 1) -> Tensor:
     """The image (..., z, y, x), or (..., set, z, y, x), that explains the measurement.
 
-        sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · 2σ² / power
+        sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · (2σ² / power + 10⁻⁴)
         cs     min ½‖Ax − y‖² + λ‖Ψx‖₁,      λ = l1 · σ
         tv     min ½‖Ax − y‖² + λ TV(x),     λ = tv · σ
 
-    2σ² is the noise power of a voxel that was measured fully and `power` the mean signal power of a voxel, one number
-    or one per item: so a default serves every scan, whatever its scale.
+    2σ² is the noise power of a voxel that was measured fully and `power` the mean signal power of a voxel, by default
+    from the energy of a Cartesian y (see `noise_to_signal`): so one default serves every scan, whatever its scale. The
+    constant is the power of the error that sensitivity maps of about 1 % leave: without it a scan of very high SNR
+    would be fitted beyond what its maps can explain.
     """
     n = recipe.iterations or ITERATIONS[method]
     ndim = 3 if sets == 1 else 4
     if method == "sense":
-        lam = recipe.l2 * 2 * m.sigma**2 / power
+        ratio = cg.noise_to_signal(m, ndim) if power is None else 2 * m.sigma**2 / power
+        lam = recipe.l2 * (ratio + MAPS_ERROR)
         return cg.sense(m, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x
     if method == "cs":
-        return fista.l1_wavelet(
-            m, lam=recipe.l1 * m.sigma, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim
-        )
-    return pdhg.tv(m, lam=recipe.tv * m.sigma, iterations=n, ndim=ndim)
+        return fista.l1_wavelet(m, lam=recipe.l1, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim).x
+    return pdhg.tv(m, lam=recipe.tv, iterations=n, ndim=ndim).x
 
 
 def signal_power(x: Tensor) -> float:
     """Mean of |x|² over all voxels of an image, never zero."""
     return max(float(x.abs().square().mean(dtype=torch.float64)), torch.finfo(torch.float32).tiny)
-
-
-def power_of_samples(y: Tensor, sigma: float) -> Tensor:
-    """Mean signal power of a voxel from the samples (item, coil, kz, ky, x) of each item: (‖y‖² − 2σ² n) / voxels.
-
-    By Parseval the energy of y, less that of its noise in n samples, is the object's but for what was not measured,
-    which lies at the edge of k-space and is small. Never below the noise of one voxel.
-    """
-    items = y.flatten(1)
-    measured = (items != 0).sum(1)
-    energy = items.abs().square().sum(1, dtype=torch.float64) - 2 * sigma**2 * measured
-    voxels = y[0].numel() // y.shape[1]
-    return (energy / voxels).clamp_min(2 * sigma**2 * 1e-3)

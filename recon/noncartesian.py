@@ -21,6 +21,7 @@ from recon.prepare.espirit import espirit
 from recon.prepare.readout import crop
 from recon.prepare.sampling import Sampling
 from recon.prepare.sort import Frame
+from recon.recipe import Method
 
 #: Any sampling that is not on a grid.
 _NONE = Sampling((0, 0), 0, (0, 0), 0, None, (1.0, 1.0), ("", ""), 0.0)
@@ -47,7 +48,7 @@ def volumes(
     return out, {"method": choice.method, "why": choice.why, "sampling": sampling}, notes
 
 
-def _frame(job: Job, frame: Frame, method: methods.Method) -> tuple[Tensor, float, tuple[str, ...]]:
+def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple[str, ...]]:
     """The image (z, y, x) of one slice or slab, how many samples it had for each voxel, and notes."""
     matrix = job.encoding.recon_matrix
     nz = matrix[2] if job.encoding.encoded_matrix[2] > 1 else 1
@@ -79,7 +80,7 @@ def _frame(job: Job, frame: Frame, method: methods.Method) -> tuple[Tensor, floa
         sets = job.recipe.prepare.map_sets
         found = espirit(
             _block(gridded, job),
-            gridded.shape[1:],
+            (gridded.shape[-3], gridded.shape[-2], gridded.shape[-1]),
             kernel=job.recipe.prepare.espirit_kernel,
             threshold=job.recipe.prepare.espirit_threshold,
             crop=job.recipe.prepare.espirit_crop,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recon import __version__
 from recon.data import FRAME_COUNTERS, DataError, Header, Image, RawScan, ReconError
 from recon.job import Job
-from recon.prepare import scan_noise, sort
+from recon.prepare import epi, scan_noise, sort
 from recon.prepare import stacks as stacking
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
@@ -47,7 +47,7 @@ def reconstruct(
     started = datetime.now(timezone.utc)
     report = progress or (lambda stage, done, total: None)
     job = prepare(scan, recipe, _device(device), memory, stack)
-    if job.encoding.trajectory in ("cartesian", "epi"):
+    if job.encoding.trajectory == "cartesian":
         from recon.cartesian import volumes
     else:
         from recon.noncartesian import volumes
@@ -74,12 +74,13 @@ def reconstruct(
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
-        notes=tuple(dict.fromkeys((*scan.notes, *job.notes, how["why"], *notes))),
+        notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *notes))),
     )
 
 
 def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | None, stack: int) -> Job:
     """Sort the lines of a scan, find its stack and frames, and measure its noise."""
+    scan = epi.straighten(scan)
     kinds = sort.kinds(scan)
     encoding = scan.encodings[sort.choose_encoding(scan)]
     found = stacking.stacks(scan, kinds.imaging, encoding)

@@ -41,8 +41,6 @@ class Prepare:
     espirit_crop: Fraction = 0.8
     #: Largest calibration region that is used, in samples along every axis.
     calibration_size: Annotated[int, Ge(4), Le(256)] = 24
-    #: N/2 ghost correction of EPI from its navigator lines.
-    ghost_correction: bool = True
     #: Reverse the image along readout or phase, for scanners whose convention is the opposite of ISMRMRD's.
     flip_readout: bool = False
     flip_phase: bool = False
@@ -66,7 +64,8 @@ class Solve:
     iterations: Annotated[int, Ge(0), Le(10_000)] = 0
     tolerance: Fraction = 1e-4
     wavelet: Literal["db1", "db2", "db3", "db4"] = "db2"
-    grappa_kernel: tuple[Count, Count] = (5, 5)
+    #: Extent along kz, ky, kx; 1 along kz for a single slice.
+    grappa_kernel: tuple[Count, Count, Count] = (5, 5, 5)
     grappa_l2: Weight = 1e-3
     seed: int = 0
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from recon.data import DataError, Encoding, RawScan
 from recon.operators import fft
 from recon.prepare import noise, sort
-from recon.prepare.epi import Epi
 from recon.prepare.noise import Whitening
 from recon.prepare.readout import crop, inner_size, to_hybrid
 from recon.prepare.sampling import central_block
@@ -37,13 +36,12 @@ class Slab:
 
 @dataclass(frozen=True)
 class Lines:
-    """How the readouts of a scan become hybrid lines: one encoding, whitening, EPI correction, coil compression."""
+    """How the readouts of a scan become hybrid lines: one encoding, whitening, coil compression."""
 
     scan: RawScan
     encoding: Encoding
     whitening: Whitening
     nx: int
-    epi: Epi | None = None
     compression: Tensor | None = None
 
     @property
@@ -85,12 +83,8 @@ def _columns(lines: Lines, rows: NDArray[np.intp], nx: int) -> tuple[Tensor, NDA
     headers = lines.scan.lines[rows]
     samples = torch.from_numpy(lines.scan.samples.read(rows))
     white = noise.apply(lines.whitening.matrix, samples)
-    if lines.epi is not None:
-        hybrid = crop(lines.epi.to_image(white, headers), -1, lines.nx)
-        sampled: NDArray[np.bool_] = np.ones(nx, np.bool_)
-    else:
-        columns, sampled = sort.place_readout(white.numpy(), headers, nx)
-        hybrid = to_hybrid(torch.from_numpy(columns), lines.nx)
+    columns, sampled = sort.place_readout(white.numpy(), headers, nx)
+    hybrid = to_hybrid(torch.from_numpy(columns), lines.nx)
     if lines.compression is None:
         return hybrid, sampled
     if lines.compression.ndim == 3:  # geometric: a matrix for each x
