@@ -93,13 +93,10 @@ def _tensor_to(value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     asked = torch.empty(0, dtype=torch.int8, device=value.device).to(*args, **kwargs)
     dtype = value.dtype
     if asked.dtype.is_floating_point or asked.dtype.is_complex:
-        dtype = (
-            asked.dtype.to_complex()
-            if dtype.is_complex
-            else asked.dtype.to_real()
-            if dtype.is_floating_point
-            else dtype
-        )
+        if dtype.is_complex:
+            dtype = asked.dtype.to_complex()
+        elif dtype.is_floating_point:
+            dtype = asked.dtype.to_real()
     return value.to(asked.device, dtype)
 
 

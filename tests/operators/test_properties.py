@@ -181,8 +181,8 @@ def cases() -> Iterator[Case]:
     yield Case("sum of chains", lambda: Sum((Fourier() @ Coils(maps), 1j * Coils(maps))), (2, 4, 3), lambda: (
         f @ spread(maps) + 1j * spread(maps)
     ))  # fmt: skip
-    yield Case("stack", lambda: Stack((Coils(maps), Fourier() @ Coils(maps))), (2, 2, 4, 3), lambda: (
-        torch.block_diag(spread(maps), f @ spread(maps))
+    yield Case("stack", lambda: Stack((Coils(maps), Sample(mask(4, 3)) @ Fourier() @ Coils(maps))), (2, 2, 4, 3), lambda: (
+        torch.block_diag(spread(maps), diagonal(mask(4, 3), 3, 2, 4, 3) @ f @ spread(maps))
     ), lead=None)  # fmt: skip
 
 
