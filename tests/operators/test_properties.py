@@ -108,7 +108,7 @@ def haar(n: int) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    for y, x in ((4, 6), (5, 3), (6, 7)):
+    for y, x in ((4, 6), (5, 3)):
         size = f"{y}x{x}"
         yield Case(f"fourier {size}", Fourier, (2, y, x), lambda y=y, x=x: product(eye(2), dft(y), dft(x)))
         maps, sets = numbers(3, 2, y, x), numbers(2, 3, 2, y, x)
@@ -181,9 +181,11 @@ def cases() -> Iterator[Case]:
     yield Case("sum of chains", lambda: Sum((Fourier() @ Coils(maps), 1j * Coils(maps))), (2, 4, 3), lambda: (
         f @ spread(maps) + 1j * spread(maps)
     ))  # fmt: skip
-    yield Case("stack", lambda: Stack((Coils(maps), Sample(mask(4, 3)) @ Fourier() @ Coils(maps))), (2, 2, 4, 3), lambda: (
-        torch.block_diag(spread(maps), diagonal(mask(4, 3), 3, 2, 4, 3) @ f @ spread(maps))
-    ), lead=None)  # fmt: skip
+    sampled = diagonal(mask(4, 3), 3, 2, 4, 3) @ f @ spread(maps)
+    yield Case(
+        "stack", lambda: Stack((Coils(maps), Sample(mask(4, 3)) @ Fourier() @ Coils(maps))), (2, 2, 4, 3),
+        lambda: torch.block_diag(spread(maps), sampled), lead=None,
+    )  # fmt: skip
 
 
 CASES = list(cases())
