@@ -107,6 +107,7 @@ def test_a_mask_over_both_axes_gives_two_phase_encodings_and_the_picture_of_the_
     assert shown.geometry.shape == (1, 7, 10)
     assert shown.geometry.voxel == pytest.approx((1.0, 2.0, 5.0))
     assert shown.geometry.read_dir == (1, 0, 0)
+    assert shown.geometry.position == (2.0, 3.0, 1.0)
     assert shown.geometry.thickness == pytest.approx(5.0)
     assert any("phase encoded" in n for n in scan.notes)
 

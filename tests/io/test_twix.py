@@ -160,6 +160,7 @@ def test_patient_data_stay_out_of_what_is_printed(gre: Path, tmp_path: Path) -> 
     named = tmp_path / "named.dat"
     named.write_bytes(gre.read_bytes().replace(b'"xxxxxxx"', b'"DOEJANE"'))
     scan = read(named)
+    assert read(gre).header.patient.name == read(gre).header.patient.id == ""  # anonymised to x
     assert scan.header.patient.name == "DOEJANE"
     assert "DOE" not in repr(scan) + " ".join(scan.notes)
 
