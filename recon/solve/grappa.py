@@ -21,8 +21,8 @@ def grappa(
     mask: Tensor,
     calibration: Tensor,
     *,
-    kernel: tuple[int, int, int] = (4, 4, 5),
-    lam: float = 1e-3,
+    kernel: tuple[int, int, int] = (3, 3, 5),
+    lam: float = 0.02,
 ) -> Tensor:
     """Full k-space: each missing line as a linear combination of its measured neighbours in all coils.
 

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from recon.operators import Coils, Fourier, Sample, Weight
+from recon.operators import sense as module
+from recon.operators.sense import Sense
+
+AXES = [(-2, -1), (-3, -2), (-2,), (-1,), (-3, -1), (-3, -2, -1)]
+SHAPES = [(4, 6, 8), (3, 5, 7), (1, 5, 8)]
+
+
+def noise(*shape: int, dtype: torch.dtype = torch.complex128) -> Tensor:
+    return torch.randn(*shape, dtype=dtype)
+
+
+def build(axes: tuple[int, ...], shape: tuple[int, ...], sets: bool = False, lead: tuple[int, ...] = ()) -> Sense:
+    maps = noise(*lead, *((2,) if sets else ()), 3, *shape)
+    mask = (torch.rand([n if a in axes else 1 for a, n in zip((-3, -2, -1), shape)]) < 0.6).double()
+    return Sense(maps, mask[None], axes, sets)
+
+
+@pytest.mark.parametrize("axes", AXES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("sets", [False, True])
+@pytest.mark.parametrize("lead", [((), ()), ((2,), ()), ((2, 2), (2,))], ids=str)
+def test_it_is_the_chain_of_mask_fourier_and_coils(axes, shape, sets, lead) -> None:
+    A = build(axes, shape, sets, lead[1])
+    chain = Sample(A.mask) @ Fourier(axes) @ Coils(A.maps, sets)
+    x, y = noise(*lead[0], *((2,) if sets else ()), *shape), noise(*lead[0], 3, *shape)
+    for got, expected in [(A(x), chain(x)), (A.H(y), chain.H(y)), (A.normal()(x), chain.H(chain(x)))]:
+        assert got.shape == expected.shape
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.complex128, 1e-12), (torch.complex64, 1e-5)])
+@pytest.mark.parametrize("axes", [(-2, -1), (-3, -2), (-2,)], ids=str)
+def test_dot_test(axes, dtype, limit) -> None:
+    A = build(axes, (3, 9, 10)).to(dtype)
+    A = Sense(A.maps, A.mask.real, axes)
+    x, y = noise(3, 9, 10, dtype=dtype), noise(3, 3, 9, 10, dtype=dtype)
+    for op, u, v in [(A, x, y), (A.normal(), x, noise(3, 9, 10, dtype=dtype))]:
+        left, right = torch.vdot(v.flatten(), op(u).flatten()), torch.vdot(op.H(v).flatten(), u.flatten())
+        assert abs(left - right) < limit * (op(u).norm() * v.norm())
+
+
+def test_groups_of_coils_and_planes_give_the_answer_of_one_pass(monkeypatch) -> None:
+    A = build((-2, -1), (5, 6, 7))
+    x, y = noise(5, 6, 7), noise(3, 5, 6, 7)
+    whole = A(x), A.H(y), A.normal()(x)
+    for size in (1, 1 << 10, 1 << 12):
+        monkeypatch.setattr(module, "CACHE", size)
+        for one, other in zip(whole, (A(x), A.H(y), A.normal()(x))):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+
+
+def test_a_mask_that_varies_along_a_plane_axis_or_over_coils_is_followed() -> None:
+    maps, x = noise(3, 4, 5, 6), noise(4, 5, 6)
+    for shape in [(1, 4, 5, 1), (3, 1, 5, 1), (1, 1, 5, 6), (2, 1, 1, 5, 1)]:
+        A = Sense(maps, torch.rand(shape, dtype=torch.float64), (-2,))
+        torch.testing.assert_close(A(x), A.plain()(x), rtol=0, atol=1e-12)
+        torch.testing.assert_close(A.normal()(x), A.plain().H(A.plain()(x)), rtol=0, atol=1e-12)
+
+
+def test_weights_of_kspace_join_the_normal_operator() -> None:
+    A, x = build((-2, -1), (1, 5, 8)), noise(1, 5, 8)
+    w = torch.rand(1, 1, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(A.normal(Weight(w))(x), A.H(w * A(x)), rtol=0, atol=1e-12)
+    B = Weight(w) @ A
+    torch.testing.assert_close(B.normal()(x), B.H(B(x)), rtol=0, atol=1e-12)
+    complex_weights = Weight(noise(1, 1, 5, 8))
+    N, y = A.normal(complex_weights), noise(1, 5, 8)
+    torch.testing.assert_close(N(x), A.H(complex_weights(A(x))), rtol=0, atol=1e-12)
+    assert abs(torch.vdot(y.flatten(), N(x).flatten()) - torch.vdot(N.H(y).flatten(), x.flatten())) < 1e-11
+
+
+def test_gradients_reach_the_image_and_the_maps() -> None:
+    A = build((-2, -1), (1, 3, 4))
+    x = noise(1, 3, 4).requires_grad_()
+    for op in (A, A.normal()):
+        assert torch.autograd.gradcheck(op, (x,))
+    assert torch.autograd.gradcheck(A.adjoint, (noise(3, 1, 3, 4).requires_grad_(),))
+    maps = A.maps.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: Sense(m, A.mask).normal()(x), (maps,))
+
+
+def test_a_slice_alone_has_the_bits_it_has_in_a_batch() -> None:
+    A, x = build((-2,), (1, 9, 7), lead=(4,)), noise(4, 1, 9, 7)
+    for i in range(4):
+        one = Sense(A.maps[i], A.mask, A.axes)
+        assert torch.equal(A.normal()(x)[i], one.normal()(x[i]))
+        assert torch.equal(A(x)[i], one(x[i]))
+
+
+def test_inputs_stay_as_they_are_and_may_have_any_strides() -> None:
+    A = build((-3, -2), (3, 5, 7))
+    x, y = noise(7, 5, 3).permute(2, 1, 0), noise(3, 7, 5, 3).permute(0, 3, 2, 1)
+    kept = x.clone(), y.clone(), A.maps.clone()
+    torch.testing.assert_close(A(x), A.plain()(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(A.H(y), A.plain().H(y), rtol=0, atol=1e-12)
+    A.normal()(x)
+    assert all(torch.equal(a, b) for a, b in zip(kept, (x, y, A.maps)))
