@@ -100,7 +100,7 @@ def preset(
         oversampling=(1.0 if trajectory == "spiral" else 2.0, 1.0, 1.0),
         mask="caipi" if volume and kz > 1 else "equispaced",
         acceleration=(accel // kz, kz),
-        acs=min(24, matrix),
+        acs=min(24, partitions // 2) if volume else min(24, matrix),
         calibration="separate" if trajectory == "epi" else "embedded",
         trajectory=trajectory,  # type: ignore[arg-type]
         coils=coils,

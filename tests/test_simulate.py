@@ -574,7 +574,7 @@ def test_first_and_last_lines_of_each_slice_are_flagged() -> None:
     [
         (dict(), (32, 32, 1), 32),
         (dict(accel=4, coils=3, slices=2), (32, 32, 1), 52),
-        (dict(accel=4, slices=12, volume=True, coils=2), (32, 32, 12), 312),
+        (dict(accel=4, slices=12, volume=True, coils=2), (32, 32, 12), 123),
         (dict(volume=True, coils=1), (32, 32, 32), 1024),
         (dict(trajectory="radial", accel=2), (32, 32, 1), 26),
         (dict(trajectory="spiral"), (32, 32, 1), 2),
