@@ -343,9 +343,11 @@ def test_a_header_that_denies_whole_slices_is_not_believed(tmp_path: Path) -> No
     assert any("limit of slice is 0, but the lines count up to 2" in note for note in scan.notes)
 
 
-def test_counters_beyond_their_limit_that_leave_a_gap_are_not_believed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="12 have a counter slice beyond its limit"):
-        mrd.read(files.scan_file(tmp_path / "scan.h5", lambda a, n: setattr(a.idx, "slice", 9 * (n % 2))))
+@pytest.mark.parametrize(("every", "count"), [(2, 12), (1, 24)])
+def test_counters_beyond_their_limit_that_leave_a_gap_are_not_believed(every: int, count: int, tmp_path: Path) -> None:
+    path = files.scan_file(tmp_path / "scan.h5", lambda a, n: setattr(a.idx, "slice", 9 if n % every == 0 else 0))
+    with pytest.raises(DataError, match=f"{count} have a counter slice beyond its limit"):
+        mrd.read(path)
 
 
 def test_missing_limits_are_filled_in_where_all_lines_are_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import ismrmrd
 import pytest
@@ -48,6 +49,12 @@ def test_what_is_built_is_parsed_back() -> None:
     assert header == FULL
     assert encodings == (EPI, EPI)
     assert notes == ()
+
+
+@pytest.mark.parametrize(("factors", "mode"), [((2, 1), ""), ((1, 1), "external"), ((1, 3), "separate"), ((1, 1), "")])
+def test_acceleration_and_calibration_are_written_each_by_itself(factors: tuple[int, int], mode: str) -> None:
+    encoding = replace(EPI, acceleration=factors, calibration_mode=mode)
+    assert mrd_header.parse(mrd_header.build(FULL, (encoding,)))[1] == (encoding,)
 
 
 def test_what_is_built_is_read_by_the_ismrmrd_package() -> None:

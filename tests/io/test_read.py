@@ -58,6 +58,20 @@ def test_a_format_is_recognised_whatever_the_name_of_the_file(kind: str, tmp_pat
     assert recognise(path) == kind.split()[0]
 
 
+@pytest.mark.parametrize(("kind", "lines"), [("ismrmrd", 24), ("fastmri", 16), ("cfl", 8), ("numpy", 8)])
+def test_each_format_is_read_by_its_reader(kind: str, lines: int, tmp_path: Path) -> None:
+    path = tmp_path / ("scan.cfl" if kind == "cfl" else "scan.jpeg")
+    KNOWN[kind](path)
+    scan = read(path)
+    assert scan.source.startswith(kind)
+    assert len(scan.lines) == lines
+    assert scan.samples.read(np.arange(2)).shape[0] == 2
+
+
+def test_real_twix_files_are_read_by_their_reader(data_dir: Path) -> None:
+    assert len(read(data_dir / "formats" / "siemens_twix_gre_phantom.dat").lines) > 0
+
+
 def test_a_pair_of_bart_is_named_by_either_file_or_none(tmp_path: Path) -> None:
     _cfl(tmp_path / "scan.v2.cfl")
     for name in ("scan.v2", "scan.v2.cfl", "scan.v2.hdr"):

@@ -58,12 +58,13 @@ def test_one_dimensional_patterns_are_found_along_either_axis(factor: int, along
     assert y1 >= 40
 
 
-def test_an_elliptical_acs_region_does_not_hide_the_lattice() -> None:
+@pytest.mark.parametrize(("ry", "rz", "shift", "start"), [(2, 2, 1, 0), (3, 1, 0, 1), (4, 2, 0, 2)])
+def test_an_elliptical_acs_region_does_not_hide_the_lattice(ry: int, rz: int, shift: int, start: int) -> None:
     y, z = np.meshgrid(np.arange(-20, 20), np.arange(-16, 16))
-    mask = lattice(40, 32, 2, 2, 1) & (y**2 / 400 + z**2 / 256 <= 1)
+    mask = lattice(40, 32, ry, rz, shift, start) & (y**2 / 400 + z**2 / 256 <= 1)
     mask |= y**2 + z**2 <= 36
     s = sampling(mask)
-    assert (s.acceleration, s.caipi) == ((2, 2), 1)
+    assert (s.acceleration, s.caipi) == ((ry, rz), shift)
 
 
 @pytest.mark.parametrize("n", [64, 65, 128])
@@ -87,6 +88,14 @@ def test_zero_filling_on_both_sides_is_no_partial_fourier() -> None:
     line[32:96] = True
     s = sampling(line)
     assert (s.missing, s.acceleration, s.full) == (("", ""), (1, 1), False)
+
+
+def test_partial_fourier_is_a_share_of_what_was_to_be_acquired_not_of_the_zero_filled_grid() -> None:
+    for side, line in (("low", np.arange(128) >= 56), ("high", np.arange(128) < 72)):
+        line = line & (np.arange(128) >= 32) & (np.arange(128) < 96)
+        s = sampling(line)
+        assert s.missing[0] == side
+        assert s.partial_fourier[0] == pytest.approx(5 / 8, abs=0.01)
 
 
 def test_random_patterns_are_not_regular_and_keep_their_block() -> None:
