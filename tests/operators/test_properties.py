@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,8 +18,9 @@ from recon.operators.sense import Sense
 from recon.operators.toeplitz import Toeplitz
 from recon.operators.wavelet import Wavelet
 from recon.operators.whiten import Whiten
+from tests.operators.definitions import DOUBLE, dft, diagonal, difference, eye, haar, product, spread, waves
 
-DOUBLE, SINGLE = torch.complex128, torch.complex64
+SINGLE = torch.complex64
 
 
 @dataclass(frozen=True)
@@ -52,59 +52,6 @@ def positions(*shape: int, grid: tuple[int, ...]) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     part = torch.rand(*shape, len(grid), dtype=torch.float64, generator=generator) - 0.5
     return part * torch.tensor(grid)
-
-
-# Definitions, entry by entry.
-
-
-def dft(n: int) -> Tensor:
-    k = torch.arange(n, dtype=torch.float64) - n // 2
-    angle = -2 * math.pi * torch.outer(k, k) / n
-    return torch.polar(torch.full_like(angle, n**-0.5), angle)
-
-
-def product(*factors: Tensor) -> Tensor:
-    out = torch.ones(1, 1, dtype=DOUBLE)
-    for f in factors:
-        out = torch.kron(out, f.to(DOUBLE).resolve_conj().contiguous())
-    return out
-
-
-def eye(*shape: int) -> Tensor:
-    return torch.eye(math.prod(shape), dtype=DOUBLE)
-
-
-def diagonal(w: Tensor, *shape: int) -> Tensor:
-    return torch.diag(w.to(DOUBLE).expand(shape).flatten())
-
-
-def spread(maps: Tensor) -> Tensor:
-    """Maps ([set,] coil, z, y, x): blocks of diagonals, a row for each coil, a column for each set."""
-    sets = maps if maps.ndim == 5 else maps[None]
-    columns = [torch.cat([torch.diag(coil.flatten()) for coil in one]) for one in sets]
-    return torch.cat(columns, 1)
-
-
-def waves(k: Tensor, grid: tuple[int, ...]) -> Tensor:
-    axes = [(torch.arange(n, dtype=torch.float64) - n // 2) / n for n in grid]
-    at = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(grid))
-    angle = -2 * math.pi * (k.reshape(-1, len(grid)) @ at.T)
-    return torch.polar(torch.full_like(angle, math.prod(grid) ** -0.5), angle)
-
-
-def difference(n: int) -> Tensor:
-    d = torch.diag(torch.ones(n - 1), 1) - torch.eye(n)
-    d[-1] = 0
-    return d
-
-
-def haar(n: int) -> Tensor:
-    """One level: sums of pairs, then differences of pairs, over √2."""
-    pairs = torch.arange(n // 2)
-    w = torch.zeros(n, n, dtype=torch.float64)
-    w[pairs, 2 * pairs] = w[pairs, 2 * pairs + 1] = w[n // 2 + pairs, 2 * pairs] = 0.5**0.5
-    w[n // 2 + pairs, 2 * pairs + 1] = -(0.5**0.5)
-    return w
 
 
 def cases() -> Iterator[Case]:
