@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,13 +176,13 @@ def _slice_centres(g: Geometry, slices: int, nz: int) -> NDArray[np.float64]:
 
 def _gather(
     rows: NDArray[np.intp], group: NDArray[np.intp], part: Callable[[int, NDArray[np.intp]], NDArray[np.generic]]
-) -> NDArray:
+) -> NDArray[Any]:
     """Rows put together from the groups that hold them, in the order asked for."""
     rows = np.asarray(rows, np.intp)
     of = group[rows]
     if (of == of[0]).all():
         return part(int(of[0]), rows)
-    out: NDArray | None = None
+    out: NDArray[Any] | None = None
     for g in np.unique(of):
         here = np.nonzero(of == g)[0]
         piece = part(int(g), rows[here])
