@@ -86,7 +86,8 @@ def test_homodyne_weights_make_a_real_object_whole(n: int, side: str) -> None:
     spectrum = torch.zeros(n, dtype=torch.complex128)
     spectrum[n // 2 - 3 : n // 2 + 4] = torch.tensor([0.3j, -0.2, 0.5 + 0.1j, 9, 0.5 - 0.1j, -0.2, -0.3j])
     edge = torch.zeros_like(spectrum)
-    edge[n // 2 - 12], edge[n // 2 + 12] = 0.2 + 0.1j, 0.2 - 0.1j
+    for k in range(4, 15):
+        edge[n // 2 - k], edge[n // 2 + k] = 0.1 + 0.02j * k, 0.1 - 0.02j * k
     if n % 2 == 0 and side == "end missing":
         edge[0] = 0.4
     real = ifft(spectrum + edge, (0,)).real
