@@ -68,8 +68,11 @@ def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple
     k = torch.from_numpy(points).to(job.device, torch.float32)
     k = torch.where(keep[..., None], k, torch.zeros_like(k))
     y = y.to(job.device) * keep
+    if job.recipe.prepare.offcentre:
+        y, said = _shifted(job, frame, points, y, shape)
+        notes = (*notes, *said)
     nufft = Nufft(k, shape)
-    weights = pipe(k, shape) * keep
+    weights = pipe(k, shape, keep=keep)
     gridded = nufft.adjoint(weights * y)  # (coil, z, y, x)
     if gridded.shape[0] > job.recipe.prepare.virtual_coils and job.recipe.prepare.coil_compression != "none":
         matrix_c = compress.svd(_block(gridded, job), virtual=job.recipe.prepare.virtual_coils).matrix
@@ -135,6 +138,19 @@ def _planes(
             f"reconSpace has {nz} partitions and only {encoded} were encoded; set them equal in the header"
         )
     return points[order[0]], hybrid, (f"{encoded} equal planes, transformed along the partitions first",)
+
+
+def _shifted(
+    job: Job, frame: Frame, points: NDArray[np.float64], y: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Samples that were demodulated at the isocentre, moved to the position of the slice."""
+    line, encoding = job.scan.lines[frame.rows[0]], job.encoding
+    voxel = [f / n for f, n in zip(encoding.recon_fov, encoding.recon_matrix)]
+    directions = [line[name].astype(np.float64) for name in ("read_dir", "phase_dir", "slice_dir")]
+    shift = trajectory.isocentre_shift(line["position"].astype(np.float64), directions, voxel)
+    phase = trajectory.offcentre_phase(points, shift[-len(shape) :], shape)
+    moved = ", ".join(f"{s:.1f}" for s in shift[-len(shape) :])
+    return y * torch.from_numpy(phase).to(y.device), (f"moved from the isocentre to the slice by {moved} voxels",)
 
 
 def _standard(name: str) -> Any:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recon import __version__
 from recon.data import FRAME_COUNTERS, DataError, Header, Image, RawScan, ReconError
+from recon.io.arrays import plane
 from recon.job import Job
 from recon.prepare import epi, scan_noise, sort
 from recon.prepare import stacks as stacking
@@ -54,7 +55,7 @@ def reconstruct(
     data, how, notes = volumes(job, report)
     data = _oriented(data, job)
     shape = [len(np.unique([v[FRAME_COUNTERS.index(a)] for v in job.volumes])) for a in job.axes]
-    return Image(
+    image = Image(
         data=data.reshape(*shape, *data.shape[-3:]),
         geometry=job.stack.geometry,
         axes=job.axes,
@@ -68,6 +69,7 @@ def reconstruct(
             "recipe_hash": digest(recipe),
             "recipe_values": {k: v for k, v in asdict(recipe).items() if k != "name"},
             "noise": job.whitening.source,
+            "acquisition": "3D" if job.encoding.encoded_matrix[2] > 1 else "2D",
             "sampling": how["sampling"],
             "seed": recipe.solve.seed,
             "device": str(job.device),
@@ -76,6 +78,7 @@ def reconstruct(
         },
         notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *notes))),
     )
+    return plane(image) if scan.source in ("numpy", "cfl") else image
 
 
 def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | None, stack: int) -> Job:

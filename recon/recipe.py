@@ -46,6 +46,8 @@ class Prepare:
     flip_phase: bool = False
     #: Where a non-Cartesian file holds no k-space positions: "radial" or "golden" by its counters.
     trajectory: Literal["", "radial", "golden"] = ""
+    #: Non-Cartesian samples were demodulated at the isocentre and are to be moved to the position of the slice.
+    offcentre: bool = False
     #: Keep the readout's oversampled field of view.
     keep_oversampling: bool = False
 

@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recon.data import Encoding, RawScan
 from recon.prepare.noise import BANDWIDTH, Whitening, whitener
-from recon.prepare.sort import Kinds
+from recon.prepare.sort import Kinds, row_index
 
 #: Lines and noise samples that are looked at; more change nothing.
 _LINES, _SAMPLES = 512, 1 << 18
+#: Readouts shorter than this tell nothing of noise by themselves.
+_SHORT = 16
 
 
 def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Whitening:
@@ -43,8 +46,24 @@ def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> W
         why = f"the noise lines have other channels than the {channels} of the image"
     if choice == "estimate":
         why = "the recipe asks for it"
+    if int(lines["number_of_samples"][imaging].max()) < _SHORT:
+        found = _outermost(scan, imaging, encoding, channels)
+        return replace(found, notes=(f"noise was estimated from the data: {why}", *found.notes))
     same = imaging[lines["number_of_samples"][imaging] == lines["number_of_samples"][imaging[0]]]
     some = same[np.unique(np.linspace(0, len(same) - 1, min(_LINES, len(same))).astype(np.intp))]
     oversampling = encoding.encoded_fov[0] / encoding.recon_fov[0]
     found = whitener(None, lines=torch.from_numpy(scan.samples.read(some)), oversampling=max(1.0, oversampling))
     return replace(found, notes=(f"noise was estimated from the data: {why}", *found.notes))
+
+
+def _outermost(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding, channels: int) -> Whitening:
+    """Whitening by the quarter of the samples that lie farthest from the centre of k-space."""
+    ky, kz, valid = row_index(scan.lines[imaging], encoding)
+    _, ny, nz = encoding.encoded_matrix
+    distance = np.hypot((ky - ny // 2) / ny, (kz - nz // 2) / nz)[valid]
+    far = imaging[valid][distance >= np.quantile(distance, 0.75)]
+    far = far[scan.lines["number_of_samples"][far] == scan.lines["number_of_samples"][far[0]]]
+    samples = scan.samples.read(far)
+    found = whitener(torch.from_numpy(np.ascontiguousarray(samples.transpose(1, 0, 2).reshape(channels, -1))))
+    note = "no noise scan: the edge of k-space was taken for noise, which may be too high where signal reaches it"
+    return replace(found, source="estimate", notes=(note,))
