@@ -145,11 +145,11 @@ def _shifted(
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Samples that were demodulated at the isocentre, moved to the position of the slice."""
     line, encoding = job.scan.lines[frame.rows[0]], job.encoding
-    voxel = [f / n for f, n in zip(encoding.recon_fov, encoding.recon_matrix)]
-    directions = [line[name].astype(np.float64) for name in ("read_dir", "phase_dir", "slice_dir")]
-    shift = trajectory.isocentre_shift(line["position"].astype(np.float64), directions, voxel)
-    phase = trajectory.offcentre_phase(points, shift[-len(shape) :], shape)
-    moved = ", ".join(f"{s:.1f}" for s in shift[-len(shape) :])
+    voxel = [f / n for f, n in zip(encoding.recon_fov, encoding.recon_matrix)][::-1][-len(shape) :]
+    names = ("slice_dir", "phase_dir", "read_dir")[-len(shape) :]
+    shift = trajectory.isocentre_shift(line["position"], [line[name] for name in names], voxel)
+    phase = trajectory.offcentre_phase(points, shift, shape)
+    moved = ", ".join(f"{s:.1f}" for s in shift)
     return y * torch.from_numpy(phase).to(y.device), (f"moved from the isocentre to the slice by {moved} voxels",)
 
 

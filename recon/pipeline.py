@@ -17,6 +17,7 @@ from recon.io.arrays import plane
 from recon.job import Job
 from recon.prepare import epi, scan_noise, sort
 from recon.prepare import stacks as stacking
+from recon.prepare.oddities import oddities
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
 from recon.recipe import Recipe, digest
@@ -96,7 +97,7 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
     return Job(
         scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory,
-        (*kinds.notes, *chosen.notes, *whitening.notes, *notes),
+        (*oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes),
     )  # fmt: skip
 
 

@@ -235,3 +235,25 @@ def test_a_scan_without_calibration_says_what_to_do() -> None:
     scan = simulate(replace(HEAD, acceleration=(4, 1), acs=0, calibration="none"))
     with pytest.raises(DataError, match="--method combine"):
         pipeline.reconstruct(scan)
+
+
+def test_samples_taken_at_the_isocentre_are_moved_to_the_slice_when_asked() -> None:
+    settings = replace(HEAD, trajectory="radial", position=(12.0, -7.5, 0.0))
+    scan, expected = simulate(settings), seen(settings)
+
+    class Isocentre:
+        def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+            k = scan.samples.trajectory(rows)
+            samples = scan.samples.read(rows)
+            if not k.shape[-1]:
+                return samples
+            turns = k @ (np.array(settings.position[:2]) / (240 / 64))
+            return (samples * np.exp(-2j * np.pi * turns)[:, None]).astype(np.complex64)
+
+        def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+            return scan.samples.trajectory(rows)
+
+    moved = replace(scan, samples=Isocentre())
+    assert error(pipeline.reconstruct(moved), expected) > 0.3
+    asked = recipes.parse({"prepare": {"offcentre": True}})
+    assert error(pipeline.reconstruct(moved, asked), expected) < 0.08
