@@ -61,6 +61,8 @@ def neighbourhoods(
     the calibration `block` (lines along kz, ky); nothing farther away than the widest gap between measured lines is
     predicted.
     """
+    if mask.all():
+        return {}
     axes = [a for a in (0, 1) if (mask.any(a) & ~mask.all(a)).any()]
     count = int(np.prod([lines[a] for a in axes]))
     fit = [max(1, n - n // 4) for n in block]
@@ -83,7 +85,7 @@ def neighbourhoods(
             f"GRAPPA found {len(groups)} arrangements of measured lines around the missing ones where a regular "
             "pattern has some tens; choose the method sense for random sampling"
         )
-    if len(missing) and not groups:
+    if not groups:
         raise DataError(
             f"GRAPPA found no missing line whose measured neighbours fit into the calibration block of {block[0]} x "
             f"{block[1]} lines (kz x ky); provide more calibration lines or choose the method sense"

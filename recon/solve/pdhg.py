@@ -35,9 +35,9 @@ def pdhg(
 
     x⁺ = P_C(x − τ(Nx − b + Kᴴp)), p⁺ = prox_{s h*}(p + s K(2x⁺ − x)), with `bound` ≥ ‖N‖, `K_bound` ≥ ‖K‖² and
     1/τ − s‖K‖² ≥ ‖N‖/2 (Condat, J Optim Theory Appl 158:460, 2013; Vũ, Adv Comput Math 38:667, 2013). `dual_prox(p,
-    s)` is prox of s·h*, `project` the projection onto C. `balance` is s/τ-like: larger moves the dual faster. Kx and p
-    have one axis in front of those of x. The last `ndim` axes of `b` are one problem, done and frozen when
-    ‖x⁺ − x‖ ≤ `tolerance`·‖x⁺‖ and the same holds of p. Solution.residual is the larger relative change.
+    s)` is prox of s·h*, `project` the projection onto C. s = `balance` / ‖K‖: 1 suits denoising, 0.1 undersampled
+    data. Kx and p have one axis in front of those of x. The last `ndim` axes of `b` are one problem, done and frozen
+    when ‖x⁺ − x‖ ≤ `tolerance`·‖x⁺‖ and the same holds of p. Solution.residual is the larger relative change.
     """
     wide = (..., *(None,) * ndim)
     s = balance / K_bound**0.5
@@ -79,7 +79,7 @@ def tv(
     axes: tuple[int, ...] | None = None,
     spacing: tuple[float, ...] | None = None,
     constraint: Literal["none", "real", "nonnegative"] = "none",
-    balance: float = 1.0,
+    balance: float = 0.1,
     ndim: int = 3,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Solution:
@@ -112,6 +112,7 @@ def tv(
         bound=1 / step_size(A, normal, b, ndim),
         K_bound=gradient.squared_norm,
         balance=balance,
+        x0=b,
         project=None if constraint == "none" else real,
         iterations=iterations,
         tolerance=tolerance,

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recon.data import DataError
+from recon.operators import fft
+from recon.solve.grappa import grappa, neighbourhoods
+
+
+def scene(shape: tuple[int, int, int], coils: int = 6) -> Tensor:
+    """k-space of a smooth object seen by smooth coils: polynomials and phases of low order."""
+    z, y, x = (
+        torch.linspace(-1, 1, n, dtype=torch.float64) if n > 1 else torch.zeros(1, dtype=torch.float64) for n in shape
+    )
+    z, y, x = z[:, None, None], y[None, :, None], x[None, None]
+    body = ((x / 0.8) ** 2 + (y / 0.7) ** 2 + (z / 0.9) ** 2 < 1) * (1 + 0.3 * torch.cos(9 * x) * torch.cos(7 * y))
+    maps = []
+    for c in range(coils):
+        a = 2 * np.pi * c / coils
+        d = (x - np.cos(a)) ** 2 + (y - np.sin(a)) ** 2 + (z - (0.7 if c % 2 else -0.7)) ** 2 * (shape[0] > 1)
+        maps.append(torch.exp(-0.7 * d) * torch.polar(torch.ones_like(d), a + x * np.cos(a) + y))
+    return fft(torch.stack(maps) * body, (-3, -2, -1))
+
+
+def middle(k: Tensor, nz: int, ny: int) -> Tensor:
+    z, y = k.shape[-3] // 2 - nz // 2, k.shape[-2] // 2 - ny // 2
+    return k[..., z : z + nz, y : y + ny, :]
+
+
+def error(got: Tensor, full: Tensor) -> float:
+    return float((got - full).norm() / full.norm())
+
+
+@pytest.mark.parametrize(("R", "limit"), [(2, 0.01), (3, 0.03), (4, 0.2)])
+@pytest.mark.parametrize("embedded", [True, False])
+@pytest.mark.parametrize("ny", [96, 91])
+def test_equispaced_lines_are_filled(R: int, limit: float, embedded: bool, ny: int) -> None:
+    full = scene((1, ny, 80))
+    mask = torch.zeros(1, ny, dtype=torch.bool)
+    mask[:, 1::R] = True
+    if embedded:
+        mask[:, ny // 2 - 12 : ny // 2 + 12] = True
+    kspace = full * mask[..., None]
+    got = grappa(kspace, mask, middle(full, 1, 24), lam=1e-4)
+    assert error(got, full) < min(limit, 0.5 * error(kspace, full))
+    assert torch.equal(got[:, mask], full[:, mask])
+    assert torch.equal(kspace, full * mask[..., None])
+
+
+@pytest.mark.parametrize(("shift", "limit"), [(0, 0.1), (1, 0.05)])
+def test_volumes_undersampled_along_two_axes_are_filled(shift: int, limit: float) -> None:
+    full = scene((24, 32, 20), coils=8)
+    mask = torch.zeros(24, 32, dtype=torch.bool)
+    for z in range(0, 24, 2):
+        mask[z, (z // 2 * shift) % 2 :: 2] = True
+    mask[4:20, 8:24] = True
+    got = grappa(full * mask[..., None], mask, middle(full, 16, 16), kernel=(2, 2, 3), lam=1e-4)
+    assert error(got, full) < limit < 0.7 * error(full * mask[..., None], full)
+
+
+def test_lines_missing_along_kz_alone_are_filled() -> None:
+    full = scene((32, 9, 20), coils=8)
+    mask = torch.zeros(32, 9, dtype=torch.bool)
+    mask[::2] = True
+    got = grappa(full * mask[..., None], mask, middle(full, 20, 9), lam=1e-4)
+    assert error(got, full) < 0.06 < 0.3 * error(full * mask[..., None], full)
+
+
+def test_a_batch_is_its_items_and_strides_do_not_matter() -> None:
+    full = torch.stack([scene((1, 32, 20)), 3 * scene((1, 32, 20)).conj()])
+    mask = torch.zeros(1, 32, dtype=torch.bool)
+    mask[:, ::2] = True
+    kspace, block = full * mask[..., None], middle(full, 1, 16)
+    got = grappa(kspace, mask, block)
+    assert torch.equal(got[1], grappa(kspace[1], mask, block[1]))
+    turned = kspace.transpose(-1, -2).contiguous().transpose(-1, -2)
+    torch.testing.assert_close(grappa(turned, mask, block), got)
+
+
+def test_doubling_the_signal_doubles_the_answer() -> None:
+    full = scene((1, 32, 20))
+    mask = torch.zeros(1, 32, dtype=torch.bool)
+    mask[:, ::2] = True
+    one = grappa(full * mask[..., None], mask, middle(full, 1, 16))
+    two = grappa(2 * full * mask[..., None], mask, 2 * middle(full, 1, 16))
+    torch.testing.assert_close(two, 2 * one)
+
+
+def test_the_part_that_a_partial_fourier_scan_leaves_out_stays_zero() -> None:
+    full = scene((1, 64, 20))
+    mask = torch.zeros(1, 64, dtype=torch.bool)
+    mask[:, 24::2] = True
+    got = grappa(full * mask[..., None], mask, middle(full, 1, 16))
+    assert not got[:, :, :22].any()
+    assert got[:, :, 24:].abs().amin((0, 1, 3)).min() > 0
+
+
+def test_uniform_sampling_needs_few_arrangements() -> None:
+    mask = np.zeros((1, 256), bool)
+    mask[:, ::4] = True
+    found = neighbourhoods(mask, (1, 24), (3, 3))
+    assert len(found) <= 10
+    missing = np.concatenate(list(found.values()))
+    assert sorted(map(tuple, missing)) == sorted(map(tuple, np.argwhere(~mask)))
+    assert ((0, -1), (0, 3), (0, -5)) in found
+    for sources, lines in found.items():
+        for z, y in lines:
+            assert all(mask[z + a, y + b] for a, b in sources)
+
+
+def test_too_few_calibration_lines_and_random_sampling_are_refused_with_a_cure() -> None:
+    full = scene((1, 32, 20))
+    mask = torch.zeros(1, 32, dtype=torch.bool)
+    mask[:, ::4] = True
+    with pytest.raises(DataError, match=r"1 x 1 lines.*calibration lines.*sense"):
+        grappa(full * mask[..., None], mask, middle(full, 1, 1))
+    with pytest.raises(DataError, match=r"regular.*sense"):
+        neighbourhoods(np.random.default_rng(0).random((64, 64)) < 0.25, (24, 24), (3, 3))
+
+
+def test_nothing_missing_changes_nothing() -> None:
+    full = scene((1, 16, 12))
+    assert torch.equal(grappa(full, torch.ones(1, 16, dtype=torch.bool), middle(full, 1, 8)), full)
