@@ -322,6 +322,14 @@ def test_every_mask_makes_a_scan(kind: str) -> None:
     assert scan.encodings[0].calibration_mode == "embedded"
 
 
+def test_acceleration_factors_belong_to_ky_and_kz_in_this_order() -> None:
+    s = Settings(matrix=(8, 24, 16), fov=(240, 240, 240), coils=1, acceleration=(3, 2), calibration="none")
+    lines = simulate(s).lines
+    assert set(np.diff(np.unique(lines["kspace_encode_step_1"]))) == {3}
+    assert set(np.diff(np.unique(lines["kspace_encode_step_2"]))) == {2}
+    assert len(lines) == 8 * 8
+
+
 def test_reference_lines_off_the_pattern_are_for_calibration_alone() -> None:
     scan = simulate(replace(SMALL, acceleration=(3, 1), acs=9, calibration="reference"))
     only, both = is_set(scan.lines, Flag.CALIBRATION), is_set(scan.lines, Flag.CALIBRATION_AND_IMAGING)
