@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -186,7 +187,8 @@ class SenseNormal(Linear):
 
 
 def _broadcast(*shapes: torch.Size) -> tuple[int, ...]:
-    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    # torch.broadcast_shapes imports sympy, which takes a second.
+    return np.broadcast_shapes(*map(tuple, shapes))
 
 
 def _linear(forward: object, adjoint: object, x: Tensor) -> Tensor:
