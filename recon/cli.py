@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import signal
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from recon import __version__
 from recon.data import ReconError
+
+if TYPE_CHECKING:
+    from recon.data import Image, RawScan
+    from recon.recipe import Recipe
 
 app = typer.Typer(
     name="recon",
@@ -27,7 +37,6 @@ Scan = Annotated[
 Axes = Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")]
 Voxel = Annotated[str, typer.Option(help="Voxel size of a bare array in mm, x,y,z, for instance 0.9,0.9,5")]
 Key = Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")]
-Trajectory = Annotated[Path | None, typer.Option(help=".npy with k-space positions, for a scan that lacks them")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")]
 
@@ -52,7 +61,8 @@ def _options(
 def run(
     scan: Scan,
     output: Annotated[
-        list[Path], typer.Option("-o", "--output", help="folder/ (DICOM), .nii.gz, .png, .h5; repeat it")
+        list[str],
+        typer.Option("-o", "--output", help="folder/ (DICOM), .nii.gz, .png, .h5; repeat it", metavar="FILE"),
     ],
     method: Annotated[str, typer.Option(help="auto, combine, grappa, sense, cs or tv")] = "",
     recipe: Annotated[Path | None, typer.Option(help="TOML file; `recon recipe` prints one")] = None,
@@ -63,42 +73,55 @@ def run(
     axes: Axes = "",
     voxel: Voxel = "",
     key: Key = "",
-    trajectory: Trajectory = None,
+    trajectory: Annotated[
+        str, typer.Option(help="radial, golden, or .npy with k-space positions (line, sample, dimension)")
+    ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Reconstruct a raw scan and write images."""
-    from recon import recipe as recipes
     from recon.io import write as writing
 
-    plan = recipes.load(recipe) if recipe else recipes.Recipe()
-    if method:
-        plan = recipes.parse(
-            {"name": plan.name, **_sections(plan), "solve": {**_sections(plan)["solve"], "method": method}}
-        )
-    writing.check_paths(output, inputs=[scan])
-    raw = _read(scan, axes, voxel, key, trajectory)
+    size, limit = _three(voxel), _bytes(memory)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise typer.BadParameter(f"--device takes auto, cpu, cuda or cuda:N, not {device!r}")
+    with _usage():
+        plan = _recipe(recipe, method, trajectory)
+        for name in output:
+            writing.kind(name)
+    inputs: list[str | Path] = [scan, *([recipe] if recipe else [])]
+    inputs += [trajectory] if trajectory not in ("", *_STANDARD) else []
+    writing.check_paths(output, inputs=inputs)
+    raw = _trajectory(_read(scan, axes, size, key), trajectory)
     from recon import pipeline
+    from recon.progress import reporter
 
     _set_threads(threads)
-    stacks = pipeline.stacks(raw)
-    chosen = list(range(len(stacks))) if stack == 0 else [stack - 1]
-    with _progress(quiet) as report:
-        for n in chosen:
-            image = pipeline.reconstruct(raw, plan, device=device, memory=_bytes(memory), stack=n, progress=report)
-            names = output if len(chosen) == 1 else [_numbered(p, n + 1) for p in output]
-            written = writing.write(
-                image,
-                names,
-                parts=plan.output.parts,
-                complex_=plan.output.complex,
-                series_number=plan.output.series_number + n,
-                derived=plan.output.derived,
-            )
-            if not quiet:
-                for note in image.notes:
-                    typer.echo(f"  {note}")
-                for path in written:
-                    typer.echo(f"wrote {path}")
+    count = len(pipeline.stacks(raw))
+    chosen = list(range(count)) if stack == 0 else [stack - 1]
+    names = {n: [_numbered(name, n + 1) if len(chosen) > 1 else name for name in output] for n in chosen}
+    writing.check_paths([name for of_stack in names.values() for name in of_stack], inputs=inputs)
+    for n in chosen:
+        with reporter(quiet) as report:
+            image = pipeline.reconstruct(raw, plan, device=device, memory=limit, stack=n, progress=report)
+        if not quiet:
+            for note in image.notes:
+                typer.echo(f"  {_one_line(note)}", err=True)
+        _write(image, names[n], plan, n, quiet)
+
+
+def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: bool) -> None:
+    """Write each output and say so at once: what is there when a later one fails is whole."""
+    from recon.io import write as writing
+
+    out = plan.output
+    for name in names:
+        written = writing.write(
+            image, [name], parts=out.parts, complex_=out.complex, series_number=out.series_number + stack,
+            derived=out.derived,
+        )  # fmt: skip
+        if not quiet:
+            for path in written:
+                typer.echo(f"wrote {path}")
 
 
 @app.command()
@@ -106,7 +129,7 @@ def info(scan: Scan, axes: Axes = "", voxel: Voxel = "", key: Key = "", json: Js
     """Say what a scan file holds, what will be ignored, and which rule it breaks."""
     from recon import info as doctor
 
-    report = doctor.describe(_read(scan, axes, voxel, key, None))
+    report = doctor.describe(_read(scan, axes, _three(voxel), key))
     typer.echo(doctor.as_json(report) if json else doctor.text(report))
 
 
@@ -128,16 +151,17 @@ def simulate(
 
     if output.exists() and not force:
         raise ReconError(f"{output} exists; give another name, or --force to replace it")
-    settings = simulation.preset(
-        accel=accel,
-        coils=coils,
-        matrix=matrix,
-        slices=slices,
-        volume=volume,
-        trajectory=trajectory,
-        noise=noise,
-        seed=seed,
-    )
+    with _usage():
+        settings = simulation.preset(
+            accel=accel,
+            coils=coils,
+            matrix=matrix,
+            slices=slices,
+            volume=volume,
+            trajectory=trajectory,
+            noise=noise,
+            seed=seed,
+        )
     simulation.simulate_to(output, settings)
     typer.echo(f"wrote {output}")
 
@@ -151,7 +175,9 @@ def recipe(
     """Print a recipe with every key, to start from."""
     from recon import recipe as recipes
 
-    typer.echo(recipes.to_toml(recipes.load(file) if file else recipes.Recipe()), nl=False)
+    with _usage():
+        loaded = recipes.load(file) if file else recipes.Recipe()
+    typer.echo(recipes.to_toml(loaded), nl=False)
 
 
 @app.command()
@@ -164,84 +190,170 @@ def doctor(json: Json = False) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit 0 on success, 1 on a failed reconstruction, 2 on wrong usage."""
-    given = sys.argv[1:] if arguments is None else arguments
+    """Run the command line: exit 0 on success, 1 on a failed reconstruction, 2 on wrong usage.
+
+    An error is one line on standard error. `--debug`, anywhere, shows the traceback.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given or bool(os.environ.get("RECON_DEBUG"))
     given = [a for a in given if a != "--debug"]
+    # Finished by force, a run takes its temporary files away.
+    with _terminable(), warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+        sys.exit(_run(given, debug))
+
+
+def _run(given: list[str], debug: bool) -> int:
     try:
-        app(args=given, prog_name="recon", standalone_mode=True)
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.exit(130)
-    except ReconError as e:
-        if debug:
-            raise
-        typer.echo(f"recon: {e}", err=True)
-        sys.exit(1)
-    except MemoryError:
-        if debug:
-            raise
-        typer.echo(
-            "recon: the machine ran out of memory; give a lower limit with --memory, or fewer --threads", err=True
-        )
-        sys.exit(1)
+        code = app(args=given, prog_name="recon", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # Who read the output has gone; nothing more can be said, not even when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except Exception as e:
+        if hasattr(e, "format_message"):  # typer's own
+            return _refuse(e)
         if debug:
             raise
-        # The type alone: the text of an unforeseen error could hold something of the file.
-        typer.echo(f"recon: an error that was not foreseen ({type(e).__name__}); --debug shows where", err=True)
-        sys.exit(1)
+        _say(_sentence(e))
+        return 1
 
 
-def _read(scan: Path, axes: str, voxel: str, key: str, trajectory: Path | None) -> Any:
+def _refuse(e: Any) -> int:
+    """Say what is wrong with the arguments, or show the help where there are none."""
+    if type(e).__name__ == "NoArgsIsHelpError":
+        e.show()
+    else:
+        command = e.ctx.command_path if getattr(e, "ctx", None) else "recon"
+        message = e.format_message().removeprefix("Invalid value: ").rstrip(".")
+        _say(message if ";" in message else f"{message}; see {command} --help")
+    return int(e.exit_code)
+
+
+def _sentence(e: Exception) -> str:
+    if isinstance(e, ReconError):
+        return str(e)
+    # torch has no type of its own for a CPU that ran out.
+    if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and re.search("allocate|out of memory", str(e))):
+        return "the machine ran out of memory; give a lower limit with --memory, or fewer --threads"
+    # The type alone: the text of an unforeseen error could hold something of the file.
+    return f"an error that was not foreseen ({type(e).__name__}); --debug shows where"
+
+
+def _say(message: str) -> None:
+    print(f"recon: {_one_line(message)}", file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """The text without line ends and control characters, which names in a file may hold."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """What is wrong within is wrong with the arguments, whatever the scan."""
+    try:
+        yield
+    except ReconError as e:
+        raise typer.BadParameter(str(e)) from e
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the process as an exception does, so that nothing half-done stays behind."""
+
+    def stop(*_: object) -> None:
+        sys.exit(143)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+#: Trajectories that have a name.
+_STANDARD = ("radial", "golden")
+
+
+def _recipe(file: Path | None, method: str, trajectory: str) -> Recipe:
+    """The recipe in `file` or the default one, with what the command line says otherwise."""
+    from dataclasses import replace
+
+    from recon import recipe as recipes
+
+    plan = recipes.load(file) if file else recipes.Recipe()
+    known = get_args(recipes.Method)
+    if method and method not in known:
+        raise ReconError(f"--method takes {', '.join(known)}, not {method!r}")
+    if method:
+        plan = recipes.with_method(plan, method)  # type: ignore[arg-type]
+    if trajectory in _STANDARD:
+        plan = replace(plan, prepare=replace(plan.prepare, trajectory=trajectory))  # type: ignore[arg-type]
+    elif trajectory and not Path(trajectory).is_file():
+        raise ReconError(f"--trajectory takes radial, golden or a .npy file, and there is no file {trajectory}")
+    return plan
+
+
+def _read(scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str) -> RawScan:
     from recon.io.read import read
 
-    return read(
-        scan,
-        axes=tuple(a.strip() for a in axes.split(",")) if axes else None,
-        voxel=_three(voxel) if voxel else None,
-        key=key or None,
-    )
+    names = tuple(a.strip() for a in axes.split(",")) if axes else None
+    return read(scan, axes=names, voxel=voxel, key=key or None)
 
 
-def _three(text: str) -> tuple[float, float, float]:
+def _trajectory(raw: RawScan, trajectory: str) -> RawScan:
+    from recon.io import positions
+
+    if not trajectory:
+        return raw
+    if trajectory in _STANDARD:
+        return positions.with_standard(raw, trajectory)  # type: ignore[arg-type]
+    return positions.with_positions(raw, positions.load(trajectory))
+
+
+def _three(text: str) -> tuple[float, float, float] | None:
+    if not text:
+        return None
     try:
         x, y, z = (float(v) for v in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"--voxel takes three numbers x,y,z in mm, not {text!r}") from None
+        x = y = z = math.nan
+    if not all(0 < v < math.inf for v in (x, y, z)):
+        raise typer.BadParameter(f"--voxel takes three lengths x,y,z in mm, each above 0, not {text!r}")
     return x, y, z
 
 
 def _bytes(text: str) -> int | None:
     if not text:
         return None
-    units = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    try:
-        return int(float(number.removesuffix(unit)) * units[unit])
-    except (KeyError, ValueError):
-        raise typer.BadParameter(f"--memory takes a size such as 4GiB or 500M, not {text!r}") from None
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([kmgt]?)i?b?", text.strip().lower(), re.ASCII)
+    if found is None:
+        raise typer.BadParameter(f"--memory takes a size such as 4GiB or 500M, not {text!r}")
+    return int(float(found[1]) * 2 ** (10 * " kmgt".index(found[2] or " ")))
 
 
-def _sections(recipe: Any) -> dict[str, Any]:
-    from dataclasses import asdict
+def _numbered(name: str, n: int) -> str:
+    """The name of an output for stack n: a.nii.gz → a_stack-2.nii.gz, dicom/ → dicom_stack-2/."""
+    from recon.io.write import SUFFIXES, kind
 
-    return {k: v for k, v in asdict(recipe).items() if isinstance(v, dict)}
-
-
-def _numbered(path: Path, n: int) -> Path:
-    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
-    return path.with_name(f"{path.name.removesuffix(suffix)}_stack-{n}{suffix}")
+    if kind(name) == "dicom folder":
+        return f"{name.rstrip('/' + os.sep)}_stack-{n}/"
+    suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len)
+    return f"{name[: -len(suffix)]}_stack-{n}{name[-len(suffix) :]}"
 
 
 def _set_threads(threads: int) -> None:
+    import torch
+
     if threads:
-        import torch
-
         torch.set_num_threads(threads)
-
-
-def _progress(quiet: bool) -> Any:
-    from recon.progress import reporter
-
-    return reporter(quiet)
