@@ -43,7 +43,7 @@ def read(
     if array.dtype.kind != "c":
         raise DataError(
             f"{path.name} holds real numbers ({array.dtype}) of shape {array.shape}, k-space is complex; save it as "
-            "real + 1j·imaginary, or give images to `recon compare` instead"
+            "real + 1j·imaginary"
         )
     names = axis_names(axes)
     if names is None:

@@ -47,7 +47,7 @@ def check(image: Image) -> None:
     if bad:
         raise ReconError(
             f"{bad} of {image.data.size} voxels are NaN or infinite and cannot be written; reconstruct with another "
-            "method (--method) or look for faulty lines with recon check"
+            "method (--method) or look for faulty lines with `recon info`"
         )
 
 
