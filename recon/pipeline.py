@@ -159,7 +159,11 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ReconError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:N") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ReconError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ReconError("torch finds no CUDA device here; use --device cpu, or see `recon doctor`")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ReconError(f"torch finds {torch.cuda.device_count()} CUDA devices and no {name}; see `recon doctor`")
     return device
