@@ -36,7 +36,7 @@ _SETTINGS = (
     "seed",
     "seeds",
     "job",
-    "input_sha256",
+    "scan_sha256",
 )
 #: Phase is written in milliradians: −π … π fits 16 bits in steps of 0.1 mrad.
 _MRAD = 1000.0
@@ -109,7 +109,7 @@ def datasets(
     for NaN or infinity.
     """
     content = _digest(image)
-    study = dv.uid(image.header.study.uid) or dv.uid_of("study", image.provenance.get("input_sha256", ""), content)
+    study = dv.uid(image.header.study.uid) or _study(image, content)
     for n, series in enumerate(_series(image, parts)):
         uid = dv.uid_of("series", content, series.part, series.label, str(derived), str(series_number))
         base = series_header(image, series, study, content, derived)
@@ -154,6 +154,13 @@ def _scale(image: Image, name: Part, values: Sequence[NDArray[np.float32]]) -> S
     found = scale(values, step=1.0 if image.units == "HU" else None)
     # Values are divided by the slope as the file spells it, not by one with more digits.
     return replace(found, slope=float(dv.number(found.slope)), signed=found.signed or image.units == "HU")
+
+
+def _study(image: Image, content: str) -> str:
+    """A new StudyInstanceUID, shared by all images of one scan of one patient: its stacks, its recipes."""
+    scan = image.provenance.get("scan_sha256")
+    patient = json.dumps(dataclasses.asdict(image.header.patient), sort_keys=True)
+    return dv.uid_of("study", str(scan), patient) if scan else dv.uid_of("study", content)
 
 
 def _digest(image: Image) -> str:
