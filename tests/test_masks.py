@@ -80,6 +80,7 @@ def test_the_effective_factor_is_the_one_asked_for(name: str) -> None:
 def test_acs_lines_lower_the_effective_factor_of_the_regular_mask() -> None:
     plain, with_acs = masks.equispaced(ONE, 4), masks.equispaced(ONE, 4, 24)
     assert masks.effective(plain) == 4
+    assert np.array_equal(np.nonzero(masks.equispaced((11,), 3))[0], [2, 5, 8])
     assert masks.effective(with_acs) == pytest.approx(168 / (42 + 18))
     assert np.array_equal(np.nonzero(plain)[0] % 4, np.full(42, 84 % 4))
 
