@@ -136,8 +136,9 @@ def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
     n = len(scan.lines)
     with atomic_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group(dataset)
-        xml = group.create_dataset("xml", (1,), h5py.string_dtype(), maxshape=(1,))
-        xml[0] = mrd_header.build(scan.header, scan.encodings).decode()
+        # The C++ library opens headers of HDF5's ASCII type alone; their bytes are UTF-8 all the same.
+        xml = group.create_dataset("xml", (1,), h5py.string_dtype("ascii"), maxshape=(1,))
+        xml[0] = mrd_header.build(scan.header, scan.encodings)
         data = group.create_dataset("data", (n,), record, maxshape=(None,), chunks=(max(1, min(n, 64)),))
         size = 8 * scan.lines["active_channels"].astype(np.int64) * scan.lines["number_of_samples"]
         largest = max(1, int(size.max(initial=1)))

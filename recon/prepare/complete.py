@@ -9,7 +9,8 @@ from torch import Tensor
 
 from recon.prepare.partial_fourier import homodyne, pocs
 
-#: A gap counts as partial Fourier when one side reaches farther than the other by this share of the axis.
+#: K-space counts as cut when one side reaches farther than the other by this share of the axis, and by more than the
+#: widest gap between samples.
 _SHARE = 0.02
 
 
@@ -21,15 +22,15 @@ def complete(
     `sampled` is bool (kz, ky), `columns` bool (kx,) over the encoded readout, of which x shows the middle field of view.
     """
     ranges = {
-        -3: _extent(sampled.any(1), x.shape[-3]),
-        -2: _extent(sampled.any(0), x.shape[-2]),
-        -1: _extent(columns, x.shape[-1]),
+        -3: (_extent(sampled.any(1), x.shape[-3]), _gap(sampled.any(1))),
+        -2: (_extent(sampled.any(0), x.shape[-2]), _gap(sampled.any(0))),
+        -1: (_extent(columns, x.shape[-1]), 1),
     }
     notes = []
-    for axis, (low, high) in ranges.items():
+    for axis, ((low, high), gap) in ranges.items():
         n = x.shape[axis]
         reach_low, reach_high = n // 2 - low, high - 1 - n // 2
-        if n < 8 or abs(reach_low - reach_high) <= max(1, _SHARE * n):
+        if n < 8 or abs(reach_low - reach_high) <= max(gap, _SHARE * n):
             continue
         name = {-3: "partitions", -2: "phase encodes", -1: "readout"}[axis]
         notes.append(f"partial Fourier along the {name}, {(high - low) / n:.0%} of k-space: {method}")
@@ -38,6 +39,12 @@ def complete(
         elif method == "pocs":
             x = pocs(x, axis, (low, high))
     return x, notes
+
+
+def _gap(acquired: Tensor) -> int:
+    """Widest distance between neighbouring samples."""
+    where = acquired.nonzero()[:, 0]
+    return int(where.diff().max()) if len(where) > 1 else 1
 
 
 def _extent(acquired: Tensor, n: int) -> tuple[int, int]:
