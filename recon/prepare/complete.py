@@ -19,7 +19,8 @@ def complete(
 ) -> tuple[Tensor, list[str]]:
     """A coil-combined image (z, y, x) with the missing side of its k-space treated as `method` says, and notes.
 
-    `sampled` is bool (kz, ky), `columns` bool (kx,) over the encoded readout, of which x shows the middle field of view.
+    `sampled` is bool (kz, ky), `columns` bool (kx,) over the encoded readout, of which x shows the middle field of
+    view.
     """
     ranges = {
         -3: (_extent(sampled.any(1), x.shape[-3]), _gap(sampled.any(1))),
