@@ -40,6 +40,13 @@ def dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
     return out
 
 
+def rss(x: Tensor, *axes: int) -> Tensor:
+    """Root sum of squares |x|₂ over `axes`, which stay with length one; |x| without axes."""
+    # Several times faster on the CPU than the vector norm of complex numbers along leading axes.
+    square = x.real.square().addcmul_(x.imag, x.imag) if x.is_complex() else x.square()
+    return (square.sum(axes, keepdim=True) if axes else square).sqrt_()
+
+
 def cg(
     normal: Linear,
     b: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor
 from recon.data import Measurement
 from recon.operators import Linear
 from recon.operators.wavelet import Wavelet
-from recon.solve.cg import Solution, dot
+from recon.solve.cg import Solution, dot, rss
 from recon.solve.power import largest_eigenvalue, squared_norm_bound
 
 #: prox(v, step, k): argmin_x g(x) + ‖x − v‖² / (2 step) in iteration k.
@@ -83,7 +83,7 @@ def shrink(x: Tensor, threshold: float, *, p: float = 1.0, joint: int | None = N
     """
     if threshold <= 0:
         return x
-    size = x.abs() if joint is None else torch.linalg.vector_norm(x, dim=joint, keepdim=True)
+    size = rss(x) if joint is None else rss(x, joint)
     ratio = threshold / size.clamp_min(threshold)
     return x * (1 - (ratio if p == 1 else ratio ** (2 - p)))
 

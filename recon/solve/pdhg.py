@@ -11,7 +11,7 @@ from torch import Tensor
 from recon.data import Measurement
 from recon.operators import Linear
 from recon.operators.gradient import Gradient
-from recon.solve.cg import Solution, dot
+from recon.solve.cg import Solution, dot, rss
 from recon.solve.fista import step_size
 
 
@@ -97,7 +97,7 @@ def tv(
     gradient, limit = Gradient(axes, spacing), lam * measurement.sigma
 
     def clip(p: Tensor, _: float) -> Tensor:
-        size = torch.linalg.vector_norm(p, dim=(0, -4) if ndim == 4 else 0, keepdim=True)
+        size = rss(p, 0, -4) if ndim == 4 else rss(p, 0)
         return p * (limit / size.clamp_min(limit)) if limit > 0 else torch.zeros_like(p)
 
     def real(x: Tensor) -> Tensor:

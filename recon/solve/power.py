@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recon.operators import Chain, Coils, Fourier, Identity, Linear, Sample, Scale, Weight
 from recon.operators.sense import Sense
-from recon.solve.cg import dot
+from recon.solve.cg import dot, rss
 
 
 def largest_eigenvalue(
@@ -65,7 +65,10 @@ def squared_norm_bound(A: Linear) -> float | None:
 def _maps_bound(maps: Tensor, sets: bool) -> float:
     maps = maps.detach()
     if not sets:
-        return float(torch.linalg.vector_norm(maps, dim=-4).max()) ** 2
+        return float(rss(maps, -4).max()) ** 2
     s = maps.movedim((-5, -4), (-1, -2))
-    # Each row sum of |SᴴS| bounds its eigenvalues (Gershgorin) without an eigenvalue problem per voxel.
-    return float((s.mH @ s).abs().sum(-1).max())
+    gram = s.mH @ s
+    if gram.shape[-1] != 2:
+        return float(torch.linalg.eigvalsh(gram)[..., -1].max())
+    a, d, b = gram[..., 0, 0].real, gram[..., 1, 1].real, gram[..., 0, 1].abs()
+    return float(((a + d) / 2 + torch.hypot((a - d) / 2, b)).max())

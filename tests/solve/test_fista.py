@@ -11,6 +11,7 @@ from recon.operators import Identity, Linear, Sample
 from recon.operators.sense import Sense
 from recon.operators.wavelet import Wavelet
 from recon.solve.fista import fista, l1_wavelet, shrink, step_size
+from recon.solve.pdhg import tv
 
 
 def scene(seed: int = 0, shape: tuple[int, ...] = (1, 24, 24), sigma: float = 0.05) -> tuple[Measurement, Tensor]:
@@ -110,6 +111,19 @@ def test_sets_of_maps_share_their_threshold() -> None:
     truth[0, :, 5:12, 6:15] = 1
     got = l1_wavelet(Measurement(A(truth), A, 0.001), lam=1.0, iterations=300, ndim=4).x
     assert (got - truth).norm() < 0.02 * truth.norm()
+
+
+def test_mixing_the_sets_of_maps_mixes_the_answer_alike() -> None:
+    maps = torch.randn(2, 4, 1, 20, 20, dtype=torch.complex128)
+    mix, _ = torch.linalg.qr(torch.randn(2, 2, dtype=torch.complex128))
+    mask = (torch.rand(1, 1, 20, 1) < 0.6).double()
+    y = mask * torch.randn(4, 1, 20, 20, dtype=torch.complex128)
+    mixed = torch.einsum("ab,bczyx->aczyx", mix.conj(), maps)
+    one = Measurement(y, Sense(maps, mask, sets=True))
+    two = Measurement(y, Sense(mixed, mask, sets=True))
+    for solve in (l1_wavelet, tv):
+        expected = torch.einsum("ab,bzyx->azyx", mix, solve(one, iterations=20, ndim=4).x)
+        torch.testing.assert_close(solve(two, iterations=20, ndim=4).x, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])

@@ -9,7 +9,7 @@ from recon.data import Measurement
 from recon.operators import Identity
 from recon.operators.gradient import Gradient
 from recon.operators.sense import Sense
-from recon.solve.pdhg import tv
+from recon.solve.pdhg import pdhg, tv
 
 
 def test_a_step_moves_by_lambda_over_its_lengths() -> None:
@@ -112,3 +112,15 @@ def test_lambda_zero_is_least_squares_and_problems_do_not_touch() -> None:
         one = tv(Measurement(y[i], Identity()), lam=0.5, iterations=300, tolerance=1e-4)
         assert torch.equal(one.x, both.x[i])
         assert one.iterations == both.iterations[i]
+
+
+def test_an_iteration_is_that_of_condat_and_vu() -> None:
+    y = torch.randn(1, 3, 4, dtype=torch.complex128)
+    D, s = Gradient(), 0.5 / 8**0.5
+    tau, x, p = 1 / (0.5 + 8 * s), torch.zeros_like(y), torch.zeros(2, 1, 3, 4, dtype=torch.complex128)
+    for _ in range(5):
+        new = x - tau * (x - y + D.H(p))
+        p = 0.8 * (p + s * D(2 * new - x))
+        x = new
+    got = pdhg(Identity(), y, D, lambda q, _: 0.8 * q, bound=1.0, K_bound=8.0, balance=0.5, iterations=5, tolerance=0.0)
+    torch.testing.assert_close(got.x, x)
