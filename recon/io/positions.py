@@ -51,8 +51,8 @@ def load(path: str | Path) -> NDArray[np.float32]:
             f"{path.name} holds {getattr(array, 'dtype', 'several arrays')}; k-space positions are one array of real "
             "numbers (line, sample, dimension), saved with numpy.save"
         )
-    if not np.isfinite(array).all():
-        raise DataError(f"{path.name} holds NaN or infinite k-space positions; save finite ones")
+    if not np.isfinite(array).all() or not array.any():
+        raise DataError(f"{path.name} holds k-space positions that are NaN, infinite, or all zero; save the true ones")
     return array.astype(np.float32)
 
 
