@@ -73,7 +73,7 @@ def _relative(step: Tensor, of: Tensor, ndim: int, tiny: float) -> Tensor:
 def tv(
     measurement: Measurement,
     *,
-    lam: float = 1.0,
+    lam: float = 0.2,
     iterations: int = 200,
     tolerance: float = 1e-5,
     axes: tuple[int, ...] | None = None,
