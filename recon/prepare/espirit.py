@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -52,7 +53,7 @@ def espirit(
     for one, m, v in zip(calibration.reshape(-1, *calibration.shape[-4:]), maps, values):
         data = _centre(one, width)
         kernels = _projector(data, _kernel(data, kernel), threshold)
-        _eigenmaps(kernels, _first_coil(data), m, v, chunk)
+        _eigenmaps(kernels, _first_coil(data), m, v, crop, chunk)
         m *= (_soft(v, crop) if soft else (v >= crop).to(v.dtype))[:, None]
     lead = (*batch, sets) if sets > 1 else batch
     return SensitivityMaps(maps.reshape(*lead, coils, *shape), values.reshape(*lead, *shape), sets > 1)
@@ -126,32 +127,97 @@ def _diagonals(projector: Tensor, coils: int, kernel: tuple[int, ...]) -> Tensor
     return out
 
 
-def _waves(n: int, lags: int, like: Tensor) -> Tensor:
-    """exp(2πi r d / n) for the n centred positions r and the lags d."""
-    r = torch.arange(n, device=like.device, dtype=torch.float64) - n // 2
+def _waves(n: int, lags: int, like: Tensor, step: int = 1) -> Tensor:
+    """exp(2πi r d / n) for every `step`-th of the n centred positions r and the lags d."""
+    r = torch.arange(0, n, step, device=like.device, dtype=torch.float64) - n // 2
     d = torch.arange(lags, device=like.device, dtype=torch.float64) - lags // 2
     # The product of two integers is reduced modulo n first: no precision is lost at large angles.
     angle = 2 * math.pi / n * (r[:, None] * d).remainder(n)
     return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
 
 
-def _eigenmaps(kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, chunk: int) -> None:
-    """Write eigenvectors and eigenvalues of G(r) into (set, coil, z, y, x) and (set, z, y, x), a few rows at a time."""
-    sets, coils, nz, ny, nx = maps.shape
+def _matrices(
+    kernels: Tensor, shape: tuple[int, int, int], steps: tuple[int, int, int], chunk: int
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """G(r) of every `steps`-th pixel, (pixel, coil, coil), for a partition and some rows of that grid at a time."""
     lz, ly, lx, pairs = kernels.shape
-    wave_y, wave_x = _waves(ny, ly, kernels), _waves(nx, lx, kernels)
-    in_z = (_waves(nz, lz, kernels) @ kernels.reshape(lz, -1)).reshape(nz, ly, lx * pairs)
-    rows = max(1, chunk // nx)
-    for z, y in product(range(nz), range(0, ny, rows)):
+    wave_z, wave_y, wave_x = (_waves(n, lags, kernels, s) for n, lags, s in zip(shape, (lz, ly, lx), steps))
+    coils = math.isqrt(pairs)
+    in_z = (wave_z @ kernels.reshape(lz, -1)).reshape(len(wave_z), ly, lx * pairs)
+    rows = max(1, chunk // len(wave_x))
+    for z, y in product(range(len(wave_z)), range(0, len(wave_y), rows)):
         in_zy = (wave_y[y : y + rows] @ in_z[z]).reshape(-1, lx, pairs)
-        g = (wave_x @ in_zy).reshape(-1, coils, coils)
+        yield z, slice(y, min(y + rows, len(wave_y))), (wave_x @ in_zy).reshape(-1, coils, coils)
+
+
+def _eigenmaps(kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, crop: float, chunk: int) -> None:
+    """Write eigenvectors and eigenvalues of G(r) into (set, coil, z, y, x) and (set, z, y, x), a few rows at a time.
+
+    One set on a large grid is solved on every second pixel and interpolated, which is within a few power iterations of
+    the eigenvectors everywhere but at the rim of the object; pixels that are not there by then are solved for
+    themselves. Where λ stays well below `crop` nobody looks, and it is left at that.
+    """
+    sets, coils, nz, ny, nx = maps.shape
+    shape = (nz, ny, nx)
+    z2, y2, x2 = (2 if sets == 1 and n >= 4 * lags else 1 for n, lags in zip(shape, kernels.shape[:3]))
+    guess = None
+    if (z2, y2, x2) != (1, 1, 1):
+        guess = maps.new_zeros(coils, -(-nz // z2), -(-ny // y2), -(-nx // x2))
+        for z, y, g in _matrices(kernels, shape, (z2, y2, x2), chunk):
+            vector = _turned(dominant(g, 1e-2)[1], reference)
+            guess[:, z, y] = vector.T.reshape(coils, -1, guess.shape[-1])
+        for axis, (n, step) in enumerate(zip(shape, (z2, y2, x2)), start=1):
+            guess = _between(guess, axis, n) if step == 2 else guess
+    for z, y, g in _matrices(kernels, shape, (1, 1, 1), chunk):
         for s in range(sets):
-            value, vector = dominant(g)
+            near = None if guess is None else guess[:, z, y].reshape(coils, -1).T
+            value, vector = dominant(g) if near is None else _refined(g, near, 0.85 * crop)
             if s + 1 < sets:
                 g = g - value[:, None, None] * vector[:, :, None] * vector[:, None].conj()
-            vector = vector * torch.polar(torch.ones_like(value), -(vector @ reference.conj()).angle())[:, None]
-            values[s, z, y : y + rows] = value.reshape(-1, nx)
-            maps[s, :, z, y : y + rows] = vector.T.reshape(coils, -1, nx)
+            values[s, z, y] = value.reshape(-1, nx)
+            maps[s, :, z, y] = _turned(vector, reference).T.reshape(coils, -1, nx)
+
+
+def _turned(vector: Tensor, reference: Tensor) -> Tensor:
+    """Eigenvectors (pixel, coil) with the phase that makes their part along the reference real and positive."""
+    along = vector @ reference.conj()
+    return vector * torch.polar(torch.ones_like(along.real), -along.angle())[:, None]
+
+
+def _refined(
+    g: Tensor, guess: Tensor, least: float, iterations: int = 3, tolerance: float = 3e-4
+) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalue, if above `least`, and its eigenvector, by power iterations from a near guess, else anew."""
+    v = guess[:, :, None]
+    tiny = torch.finfo(g.real.dtype).tiny
+    for _ in range(iterations):
+        v = g @ v
+        v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(tiny)
+    moved = g @ v
+    value = (v.mH @ moved).real[:, 0, 0]
+    wrong = torch.linalg.vector_norm(moved - value[:, None, None] * v, dim=(1, 2)) > tolerance * value
+    wrong &= value > least
+    v = v[..., 0]
+    if bool(wrong.any()):
+        value[wrong], v[wrong] = dominant(g[wrong])
+    return value, v
+
+
+def _between(coarse: Tensor, axis: int, n: int) -> Tensor:
+    """Every second of n samples to all of them: cubic between four neighbours, periodic where n is even."""
+    m = coarse.shape[axis]
+    at = torch.arange(n // 2, device=coarse.device)
+    near = [(at + d) % m if n % 2 == 0 else (at + d).clamp(0, m - 1) for d in (-1, 0, 1, 2)]
+    taps = [coarse.index_select(axis, i) for i in near]
+    middle = (9 * (taps[1] + taps[2]) - taps[0] - taps[3]) / 16
+    shape = list(coarse.shape)
+    shape[axis] = n
+    out = coarse.new_empty(shape)
+    every = [slice(None)] * coarse.ndim
+    for start, part in ((0, coarse), (1, middle)):
+        every[axis] = slice(start, None, 2)
+        out[tuple(every)] = part
+    return out
 
 
 def _soft(values: Tensor, crop: float) -> Tensor:
