@@ -17,6 +17,10 @@ _CHUNK = 1 << 20
 BANDWIDTH = 0.793
 
 
+class NoNoise(DataError):
+    """The samples do not tell how large their noise is."""
+
+
 @dataclass(frozen=True)
 class Whitening:
     """The matrix that makes noise white, and where it comes from.
@@ -101,8 +105,9 @@ def _whiten(samples: Tensor, factor: float, source: str, notes: tuple[str, ...])
     finite = torch.isfinite(torch.view_as_real(samples)).flatten(1).all(1)
     live = finite & (samples.abs().amax(1) > 0)
     if not bool(live.any()):
-        raise DataError(
-            f"all {coils} coils of the noise samples are zero or not finite: reconstruct without prewhitening"
+        raise NoNoise(
+            f"all {coils} coils of the noise samples are zero or not finite: reconstruct without prewhitening "
+            '(noise = "none" in the recipe)'
         )
     if not bool(live.all()):
         dead = (~live).nonzero()[:, 0].tolist()
@@ -153,7 +158,8 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     is left of the signal makes the estimate too high, never much too low. Samples that are exactly zero, and outer
     k-space far below the rest (zero-filled by the scanner), are left out and reported.
 
-    Raises DataError when fewer than 8 lines or 16 columns were measured, or all are zero.
+    Raises NoNoise when fewer than 8 lines or 16 columns were measured or no noise is in them, DataError when all are
+    zero.
     """
     picked = _subset(lines)
     live = torch.isfinite(torch.view_as_real(picked)).flatten(2).all(2).all(0) & (picked.abs().amax((0, 2)) > 0)
@@ -162,8 +168,9 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     used, mask, notes = _measured(picked[:, live])
     n, _, nx = used.shape
     if n < 8 or nx < 16:
-        raise DataError(
-            f"{n} lines of {nx} samples are too few to estimate noise from: give a noise scan or switch whitening off"
+        raise NoNoise(
+            f"{n} lines of {nx} samples are too few to estimate noise from: give a noise scan, or set noise to "
+            '"auto" or "none" in the recipe'
         )
     places = {"outer k-space": _quiet(used, mask, torch.ones(nx, dtype=torch.bool, device=used.device))}
     if bool(mask.all()):
@@ -266,7 +273,11 @@ def _floor(energy: Tensor, count: Tensor) -> Tensor:
     The plateau is the lowest tenth of the entries whose spread is what so many samples of noise have; a slope below it,
     where the receiver's filter falls off, is passed over.
     """
-    valid = ((count > 0) & (energy > 0)).nonzero()[:, 0]
+    valid = ((count > 0) & (energy > 0) & torch.isfinite(energy)).nonzero()[:, 0]
+    if len(valid) < 8:
+        raise NoNoise(
+            'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
+        )
     logs = energy[valid].log()
     ordered = logs.sort().values
     size = min(max(4, len(ordered) // 10), len(ordered) - 1)
