@@ -98,11 +98,10 @@ def sorted_for_bart(path: Path, case: Case, work: Path) -> None:
     for frame in sort.frames(scan, kinds.imaging):
         ky, kz, _ = sort.row_index(scan.lines[frame.rows], encoding)
         out[frame.slice] = sort.grid(scan.samples.read(frame.rows), ky, kz, (1, out.shape[2]))[0][:, 0]
-    cfl.write(
-        work / "ksp", out.transpose(3, 2, 1, 0)[:, :, None, :, None, None, None, None, None, None, None, None, None]
-    )
-    noise = scan.samples.read(kinds.noise).transpose(1, 0, 2).reshape(case.coils, -1)
-    cfl.write(work / "noise", noise.T[:, None, None])
+    # BART's dimensions are ours reversed: x, y, z, coil, nine of length one, slice.
+    cfl.write(work / "ksp", out.reshape(case.slices, *(1,) * 9, case.coils, 1, *out.shape[2:]))
+    noise = scan.samples.read(kinds.noise).transpose(1, 0, 2)
+    cfl.write(work / "noise", np.ascontiguousarray(noise.reshape(case.coils, 1, 1, -1)))
 
 
 def bart(case: Case, work: Path) -> tuple[float, float, NDArray[np.float32]]:
