@@ -241,6 +241,8 @@ def _sentence(e: Exception) -> str:
     # torch has no type of its own for a CPU that ran out.
     if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and re.search("allocate|out of memory", str(e))):
         return "the machine ran out of memory; give a lower limit with --memory, or fewer --threads"
+    if isinstance(e, ModuleNotFoundError):
+        return f"the package {e.name} is missing; run pip install recon, and see recon doctor"
     # The type alone: the text of an unforeseen error could hold something of the file.
     return f"an error that was not foreseen ({type(e).__name__}); --debug shows where"
 

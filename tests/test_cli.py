@@ -137,6 +137,13 @@ def test_a_machine_out_of_memory_is_told_what_to_do(
     assert "--memory" in refused(recon("run", scan, "-o", tmp_path / "a.png"), code=1)
 
 
+def test_a_package_that_is_missing_is_named(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "recon.io.nifti", raising=False)
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    sentence = refused(recon("run", scan, "-o", tmp_path / "a.nii"), code=1)
+    assert "the package nibabel is missing; run pip install" in sentence
+
+
 def test_files_go_to_standard_output_and_all_else_to_standard_error(scan: Path, tmp_path: Path) -> None:
     end = recon("run", scan, "-o", tmp_path / "a.nii.gz", "-o", tmp_path / "a.png", "-o", f"{tmp_path}/a.v2/")
     assert end.code == 0

@@ -1,0 +1,54 @@
+"""What `recon doctor` says of a machine."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from recon import __version__, doctor
+from tests.command import recon
+
+
+def test_what_is_there_is_named_with_its_version() -> None:
+    machine = doctor.examine()
+    assert machine.packages["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert machine.cores >= 1
+    assert machine.memory_GiB > 0.1
+    assert machine.processor
+
+
+@pytest.mark.parametrize("missing", ["finufft", "twixtools", "cupy", "nibabel"])
+def test_what_is_missing_is_named_with_its_cure(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "" if name == missing else version(name))
+    text = recon("doctor").out
+    (line,) = [x for x in text.splitlines() if x.startswith(f"missing     {missing}")]
+    assert "pip install" in line
+    assert f"{missing} " not in next(x for x in text.splitlines() if x.startswith("packages"))
+
+
+def test_every_extra_that_is_advised_exists() -> None:
+    import importlib.metadata
+
+    stated = set(importlib.metadata.metadata("recon").get_all("Provides-Extra") or ())
+    assert {extra for extra in doctor.PACKAGES.values() if extra} <= stated
+
+
+def test_a_gpu_is_named_and_its_absence_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "GPU: none" in recon("doctor").out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"card {i}")
+    found = recon("doctor").out
+    assert re.search(r"^GPU +card 0, card 1$", found, re.MULTILINE)
+    assert "GPU: none" not in found
+
+
+def test_the_finding_is_json_too() -> None:
+    end = recon("doctor", "--json")
+    assert end.code == 0
+    assert json.loads(end.out)["recon"] == __version__
