@@ -16,7 +16,9 @@ def gaussian(n: int, spacing: float, centre: float = 7.3, width: float = 9.0) ->
 
 
 @pytest.mark.parametrize("n_in", [64, 65])
-@pytest.mark.parametrize(("n_out", "spacing_out"), [(128, 1.0), (101, 1.3), (200, 0.7), (50, 2.5), (31, 2.0), (90, 2.0)])
+@pytest.mark.parametrize(
+    ("n_out", "spacing_out"), [(128, 1.0), (101, 1.3), (200, 0.7), (50, 2.5), (31, 2.0), (90, 2.0)]
+)
 def test_an_object_stays_at_its_millimetre_on_any_grid(n_in: int, n_out: int, spacing_out: float) -> None:
     found = resample(gaussian(n_in, 2.0), -1, 2.0, spacing_out, n_out)
     expected = gaussian(n_out, spacing_out)
