@@ -60,8 +60,8 @@ class Solve:
     #: Tikhonov weight of SENSE as a multiple of noise power over signal power.
     l2: Weight = 4.0
     #: Threshold of the wavelet coefficients, and weight of total variation, in noise standard deviations.
-    l1: Weight = 4.0
-    tv: Weight = 4.0
+    l1: Weight = 1.0
+    tv: Weight = 0.5
     #: Zero takes the method's own number.
     iterations: Annotated[int, Ge(0), Le(10_000)] = 0
     tolerance: Fraction = 1e-4
