@@ -23,6 +23,9 @@ from recon.prepare.sampling import Sampling
 from recon.prepare.sort import Frame
 from recon.recipe import Method
 
+#: A k-space position, in cycles per field of view, that no grid reaches.
+_OUTSIDE = 1e6
+
 #: Any sampling that is not on a grid.
 _NONE = Sampling((0, 0), 0, (0, 0), 0, None, (1.0, 1.0), ("", ""), 0.0)
 
@@ -55,6 +58,7 @@ def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple
     points, notes = trajectory.of_scan(
         job.scan, frame.rows, job.encoding, standard=_standard(job.recipe.prepare.trajectory)
     )
+    points = _without_discarded(points, job.scan.lines[frame.rows])
     y = torch.from_numpy(job.scan.samples.read(frame.rows))
     y = noise.apply(job.whitening.matrix, y).movedim(1, 0)  # (coil, line, sample)
     if points.shape[-1] == 2 and nz > 1:
@@ -67,7 +71,12 @@ def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple
     keep = torch.from_numpy(trajectory.inside(points, shape)).to(job.device)
     k = torch.from_numpy(points).to(job.device, torch.float32)
     k = torch.where(keep[..., None], k, torch.zeros_like(k))
-    y = y.to(job.device) * keep
+    y = torch.where(keep, y.to(job.device), 0)
+    if not bool(torch.isfinite(torch.view_as_real(y)).all()):
+        raise DataError(
+            f"lines of slice {frame.slice} hold NaN or infinite samples; leave out these lines or channels, or convert "
+            "the scan anew"
+        )
     if job.recipe.prepare.offcentre:
         y, said = _shifted(job, frame, points, y, shape)
         notes = (*notes, *said)
@@ -95,6 +104,14 @@ def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple
     power = methods.signal_power(Coils(maps, sets > 1).adjoint(gridded))
     x = methods.solve(method, m, job.recipe.solve, power=power, sets=sets)
     return (x[0] if sets > 1 else x), float(keep.sum()) / np.prod(shape), notes
+
+
+def _without_discarded(points: NDArray[np.float64], lines: NDArray[np.void]) -> NDArray[np.float64]:
+    """The points (line, sample, dimension) with those of discarded samples far outside any grid."""
+    sample, samples = np.arange(points.shape[1]), lines["number_of_samples"].astype(np.int64)
+    late = sample >= (samples - lines["discard_post"])[:, None]
+    early = sample < lines["discard_pre"].astype(np.int64)[:, None]
+    return np.where((early | late)[..., None], _OUTSIDE, points)
 
 
 def _block(gridded: Tensor, job: Job) -> Tensor:

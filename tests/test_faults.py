@@ -234,6 +234,30 @@ def test_F21_F37_values_near_the_end_of_float32_give_a_picture_or_a_sentence(tmp
     assert np.corrcoef(x.ravel(), y.ravel())[0, 1] > 0.97
 
 
+def test_F21_a_radial_scan_with_nan_is_refused_and_discarded_samples_may_be_anything(tmp_path: Path) -> None:
+    raw = simulate(replace(SMALL, matrix=(32, 32, 1), trajectory="radial"))
+    spokes = raw.lines["trajectory_dimensions"] > 0
+    k = raw.samples.trajectory(np.nonzero(spokes)[0])
+
+    def saved(name: str, change: Callable[[np.ndarray], Any], discard: int = 0) -> Path:
+        data = raw.samples.read(np.nonzero(spokes)[0]).copy()
+        change(data)
+        lines = raw.lines[spokes].copy()
+        lines["discard_pre"] = discard
+        noise = raw.lines[~spokes], in_memory(raw.samples.read(np.nonzero(~spokes)[0]))
+        lines, samples = join(noise, (lines, in_memory(data, trajectories=[k])))
+        mrd.write(scene(tmp_path / name / "s.h5"), replace(raw, lines=lines, samples=samples))
+        return tmp_path / name / "s.h5"
+
+    def spoil(data: np.ndarray) -> None:
+        data[:, :, :5] = np.nan
+
+    plain = picture(run(saved("a", lambda data: None), tmp_path / "x"), tmp_path / "x")
+    found = picture(run(saved("b", spoil, discard=5), tmp_path / "y"), tmp_path / "y")
+    assert np.corrcoef(plain.ravel(), found.ravel())[0, 1] > 0.98
+    assert "NaN or infinite" in refuses(saved("c", spoil), tmp_path / "z")
+
+
 # F22: channels and noise
 
 
