@@ -49,18 +49,12 @@ def _gap(acquired: Tensor) -> int:
 
 
 def _extent(acquired: Tensor, n: int) -> tuple[int, int]:
-    """Range [low, high) of a centred axis of n samples that the acquired ones span, in units of its own samples.
-
-    Each acquired sample stands for those up to its neighbour: an undersampled axis that starts with its second sample
-    is not cut.
-    """
-    where = acquired.nonzero()[:, 0].tolist()
+    """Range [low, high) of a centred axis of n samples that the acquired ones span, in units of its own samples."""
+    where = acquired.nonzero()[:, 0]
     encoded = len(acquired)
-    if not where:
+    if not len(where):
         return 0, n
     scale = n / encoded
-    first = where[0] - (where[1] - where[0] - 1 if len(where) > 1 else 0)
-    last = where[-1] + (where[-1] - where[-2] - 1 if len(where) > 1 else 0)
-    low = n // 2 + math.ceil((first - encoded // 2) * scale - 1e-6)
-    high = n // 2 + math.floor((last - encoded // 2) * scale + 1e-6) + 1
+    low = n // 2 + math.ceil((int(where[0]) - encoded // 2) * scale - 1e-6)
+    high = n // 2 + math.floor((int(where[-1]) - encoded // 2) * scale + 1e-6) + 1
     return max(0, low), min(n, high)
