@@ -191,10 +191,10 @@ def test_F21_samples_that_are_no_numbers_never_reach_an_image(
 ) -> None:
     path = spoilt(tmp_path / "in" / "scan.h5", change, noise=noise)
     end = run(path, tmp_path / "out")
-    if end.code:
+    if change is _everything or noise:
+        # The noise scan says that all coils are alive: which lines or channels to leave out is the user's choice.
         assert "NaN or infinite" in refused(end) or "not finite" in refused(end)
     else:
-        assert change is not _everything
         assert "not finite" in end.err
         x = picture(end, tmp_path / "out")
         assert np.isfinite(x).all()
