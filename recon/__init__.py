@@ -1,9 +1,9 @@
 """recon: raw MRI data in, images out that say how far they can be trusted.
 
-    import recon
+import recon
 
-    image = recon.reconstruct(recon.read("scan.h5"))
-    recon.write(image, ["brain.nii.gz", "brain_dicom/"])
+image = recon.reconstruct(recon.read("scan.h5"))
+recon.write(image, ["brain.nii.gz", "brain_dicom/"])
 """
 
 from __future__ import annotations

@@ -75,8 +75,7 @@ def volumes(
 
 
 def _lines(job: Job) -> Lines:
-    prepare = job.recipe.prepare
-    columns = hybrid.inner_columns(job.encoding, prepare.keep_oversampling)
+    columns = hybrid.inner_columns(job.encoding)
     return Lines(job.scan, job.encoding, job.whitening, columns)
 
 

@@ -131,6 +131,7 @@ class Encoding:
     echo_train_length: int | None = None
     trajectory_name: str = ""
     trajectory_parameters: Mapping[str, float] = field(default_factory=dict)
+    multiband: int = 1
 
 
 @dataclass(frozen=True)

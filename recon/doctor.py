@@ -11,11 +11,20 @@ from dataclasses import asdict, dataclass, field
 
 from recon import __version__
 
-#: Packages that the engine uses, by the extra that installs them ("" is the core).
-PACKAGES = {
-    "numpy": "", "scipy": "", "torch": "", "h5py": "", "ismrmrd": "", "nibabel": "", "pydicom": "",
-    "cupy": "gpu-cuda12", "finufft": "noncartesian", "twixtools": "twix", "fastmri": "fastmri",
-}  # fmt: skip
+#: Packages that the engine uses; the last four are optional.
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "h5py",
+    "ismrmrd",
+    "nibabel",
+    "pydicom",
+    "cupy",
+    "finufft",
+    "twixtools",
+    "fastmri",
+)
 
 
 @dataclass(frozen=True)
@@ -40,14 +49,14 @@ def examine() -> Machine:
     import torch
 
     packages, missing = {}, []
-    for name, extra in PACKAGES.items():
+    for name in PACKAGES:
         version = _version(name)
         if version:
             packages[name] = version
         elif name == "cupy":
-            missing.append('cupy: CUDA kernels; pip install "recon[gpu-cuda12]" or "recon[gpu-cuda13]", by the driver')
+            missing.append("cupy: CUDA kernels; pip install cupy-cuda12x or cupy-cuda13x, by the driver")
         else:
-            missing.append(f'{name}: pip install "recon[{extra}]"' if extra else f"{name}: pip install recon")
+            missing.append(f"{name}: pip install {name}")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = [torch.cuda.get_device_name(i) for i in range(found)]
     if not gpus:

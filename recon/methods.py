@@ -37,6 +37,8 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
     if wanted == "grappa" and (not cartesian or coils == 1):
         what = "is not Cartesian" if not cartesian else "has one channel"
         raise ReconError(f"grappa needs several channels on a Cartesian grid and this scan {what}; use --method cs")
+    if wanted == "grappa" and not sampling.regular:
+        raise ReconError("grappa needs lines on a regular lattice and these are not; use --method cs or sense")
     if wanted == "combine" and not cartesian:
         raise ReconError("combine needs a Cartesian scan; use --method sense for this one")
     if wanted != "auto":
@@ -59,7 +61,7 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
     """The image (..., z, y, x), or (..., set, z, y, x), that explains the measurement.
 
         sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · (2σ² / power + 10⁻⁴)
-        cs     min ½‖Ax − y‖² + λ‖Ψx‖₁,      λ = l1 · σ
+        cs     min ½‖Ax − y‖² + λ‖Ψx‖_½,     λ = l1 · σ, a shrinkage that spares large coefficients more than l1's
         tv     min ½‖Ax − y‖² + λ TV(x),     λ = tv · σ
 
     2σ² is the noise power of a voxel that was measured fully and `power` the mean signal power of a voxel, by default

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon import methods
+from recon import plan as planning
 from recon.data import DataError, Measurement, ReconError
 from recon.job import Job
 from recon.operators import Coils, Weight, fft, ifft
@@ -39,6 +40,7 @@ def volumes(
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
     notes: list[str] = []
     sampled: list[float] = []
+    planning.plan(_problem(job, coils), planning.budget(job.memory))
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
     for done, key in enumerate(keys):
         image, share, said = _frame(job, job.frames[key], choice.method)
@@ -112,6 +114,23 @@ def _without_discarded(points: NDArray[np.float64], lines: NDArray[np.void]) -> 
     late = sample >= (samples - lines["discard_post"])[:, None]
     early = sample < lines["discard_pre"].astype(np.int64)[:, None]
     return np.where((early | late)[..., None], _OUTSIDE, points)
+
+
+def _problem(job: Job, coils: int) -> planning.Problem:
+    headers, recipe = job.scan.lines[job.kinds.imaging], job.recipe.prepare
+    nx, ny, nz = job.encoding.recon_matrix
+    items = len(job.frames)
+    return planning.Problem(
+        coils=coils,
+        virtual_coils=min(coils, recipe.virtual_coils) if recipe.coil_compression != "none" else coils,
+        grid=(nz if job.encoding.encoded_matrix[2] > 1 else 1, ny, nx),
+        samples=int(headers["number_of_samples"].max()),
+        lines=-(-len(headers) // items),
+        items=items,
+        voxels=int(np.prod(job.stack.geometry.shape)) // len(job.stack.slices),
+        method="noncartesian",
+        map_sets=recipe.map_sets,
+    )
 
 
 def _block(gridded: Tensor, job: Job) -> Tensor:

@@ -89,6 +89,11 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     scan = epi.straighten(scan)
     kinds = sort.kinds(scan)
     encoding = scan.encodings[sort.choose_encoding(scan)]
+    if encoding.multiband > 1:
+        raise DataError(
+            f"the scan excites {encoding.multiband} slices at once (multiband), which this engine cannot separate; "
+            "reconstruct it on the scanner or with a slice-GRAPPA"
+        )
     found = stacking.stacks(scan, kinds.imaging, encoding)
     if not 0 <= stack < len(found):
         raise ReconError(f"the scan has {len(found)} stacks of slices and no number {stack + 1}; see `recon info`")

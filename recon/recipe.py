@@ -48,8 +48,6 @@ class Prepare:
     trajectory: Literal["", "radial", "golden"] = ""
     #: Non-Cartesian samples were demodulated at the isocentre and are to be moved to the position of the slice.
     offcentre: bool = False
-    #: Keep the readout's oversampled field of view.
-    keep_oversampling: bool = False
 
 
 @dataclass(frozen=True)

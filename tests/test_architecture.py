@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "job": {"data", "prepare", "recipe"},
     "methods": {"data", "operators", "prepare", "recipe", "solve"},
     "cartesian": {"data", "job", "methods", "operators", "plan", "prepare", "recipe", "solve"},
-    "noncartesian": {"data", "job", "methods", "operators", "prepare", "recipe"},
+    "noncartesian": {"data", "job", "methods", "operators", "plan", "prepare", "recipe"},
     "pipeline": {"data", "io", "job", "cartesian", "noncartesian", "prepare", "recipe", "__init__"},
     "doctor": {"data", "kernels", "__init__"},
     "cli": {"*"},

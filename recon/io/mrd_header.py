@@ -194,6 +194,7 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
         values.count(e, "echoTrainLength", path, notes, 0),
         values.text(e, "trajectoryDescription/identifier"),
         {k: v for k, v in parameters.items() if isinstance(v, (int, float))},
+        max(1, round(multiband or 1)),
     )
 
 

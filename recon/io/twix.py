@@ -133,7 +133,7 @@ def _package() -> Any:
         import twixtools
     except ImportError:
         raise MissingPackage(
-            "Siemens .dat files need the package twixtools; install it with: pip install 'recon[twix]', or convert the "
+            "Siemens .dat files need the package twixtools; install it with: pip install twixtools, or convert the "
             "file with siemens_to_ismrmrd"
         ) from None
     return twixtools

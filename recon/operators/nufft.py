@@ -151,7 +151,7 @@ def _on_cpu(op: Nufft, kind: _Kind, data: Tensor, out: Tensor) -> None:
         from finufft import Plan
     except ImportError as error:
         raise MissingPackage(
-            'trajectories off the Cartesian grid need finufft; install it with: pip install "recon[noncartesian]"'
+            "trajectories off the Cartesian grid need finufft; install it with: pip install finufft"
         ) from error
 
     eps = op.accuracy(data.dtype)

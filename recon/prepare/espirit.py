@@ -34,12 +34,12 @@ def espirit(
         G_cc'(r) = (1/|kernel|) Σ_pq (V∥ V∥ᴴ)*[(c, p), (c', q)] exp(2πi r·(p − q)/N),   G(r) S(r) = λ(r) S(r),  λ ≈ 1
 
     `calibration` is centred k-space (..., coil, cz, cy, cx) on the sample spacing of the grid `shape` = (z, y, x); an
-    axis of length 1 (2D) takes no part. Of it at most the central `width` samples per axis are used (None: all).
-    Maps (..., coil, z, y, x), or (..., set, coil, z, y, x) when `sets` > 1, have unit root-sum-of-squares and a phase
-    that makes the first principal coil of the calibration real and positive. Pixels with λ < `crop` are zero; with
-    `soft` the maps are multiplied by a weight that rises smoothly from 0 at λ = crop to 1 at λ = 1 instead.
-    `threshold` is a singular value relative to the largest: BART's `ecalib -t` is its square. `chunk` pixels are
-    treated at a time, which bounds the memory beside the result.
+    axis of length 1 (2D) takes no part, and along a short one the kernel is at most half as long. At most the central
+    `width` samples per axis are used (None: all). Maps (..., coil, z, y, x), or (..., set, coil, z, y, x) when `sets` >
+    1, have unit root-sum-of-squares and a phase that makes the first principal coil of the calibration real and
+    positive. Pixels with λ < `crop` are zero; with `soft` the maps are multiplied by a weight that rises smoothly from
+    0 at λ = crop to 1 at λ = 1 instead. `threshold` is a singular value relative to the largest: BART's `ecalib -t` is
+    its square. `chunk` pixels are treated at a time, which bounds the memory beside the result.
 
     Raises DataError when the calibration is smaller than the kernel, empty or not finite.
     Source: Uecker et al., Magn Reson Med 71:990, 2014.
@@ -77,7 +77,9 @@ def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int, sets: 
 
 
 def _kernel(data: Tensor, kernel: int) -> tuple[int, ...]:
-    return tuple(1 if n == 1 else kernel for n in data.shape[1:])
+    # A kernel of more than half the calibration leaves too few positions to tell signal from noise: a slab of 8
+    # partitions would lose nearly all of its voxels.
+    return tuple(1 if n == 1 else min(kernel, max(2, n // 2)) for n in data.shape[1:])
 
 
 def _centre(data: Tensor, width: int | None) -> Tensor:

@@ -50,10 +50,9 @@ class Lines:
         return self.encoding.encoded_matrix[2], self.encoding.encoded_matrix[1]
 
 
-def inner_columns(encoding: Encoding, keep_oversampling: bool = False) -> int:
+def inner_columns(encoding: Encoding) -> int:
     """Voxels along the readout that are kept: the field of view asked for, or all of the encoded one."""
-    n = encoding.encoded_matrix[0]
-    return n if keep_oversampling else inner_size(n, encoding.encoded_fov[0], encoding.recon_fov[0])
+    return inner_size(encoding.encoded_matrix[0], encoding.encoded_fov[0], encoding.recon_fov[0])
 
 
 def hybrid_lines(lines: Lines, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def resample(x: Tensor, axis: int, spacing_in: float, spacing_out: float, n_out:
         y[j] = (1/N) Σ_k X[k] exp(2πi k r_j / N),   r_j = (j − n_out//2) · spacing_out / spacing_in
 
     with X the centred DFT of x. On equal spacings this crops or zero-pads in image space; a finer one is zero-filling
-    of k-space, a coarser one leaves out its edge. Values are kept (not the energy). Complex input; returns a new tensor.
+    of k-space, a coarser one leaves out its edge. Values are kept (not the energy). Complex input, new tensor.
     """
     n_in = x.shape[axis]
     if math.isclose(spacing_in, spacing_out, rel_tol=1e-4):

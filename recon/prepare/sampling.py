@@ -170,8 +170,9 @@ def _partial_fourier(rows: NDArray[np.intp], n: int) -> tuple[float, Side]:
 def disagreements(found: Sampling, encoding: Encoding, number: int = 0) -> tuple[str, ...]:
     """Sentences on where the header's acceleration says something else than the lines; the lines are believed."""
     stated, path = encoding.acceleration, f"encoding[{number}]/parallelImaging/accelerationFactor"
-    if found.regular and found.acceleration != stated and not (found.full and stated == (1, 1)):
-        a, b = found.acceleration
+    a, b = found.acceleration
+    # A CAIPI lattice of 2×2 is one of 4×1 with a shift: only the product is the header's to state.
+    if found.regular and a * b != stated[0] * stated[1] and not (found.full and stated == (1, 1)):
         return (f"{path} is {stated[0]}×{stated[1]}, the lines are {a}×{b} undersampled; the lines are believed",)
     if not found.regular and stated != (1, 1):
         return (
