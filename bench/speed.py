@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -48,16 +47,24 @@ class Case:
 CASES = {"slice": Case(8, 256, 1), "stack": Case(16, 320, 20)}
 
 
+#: Runs a command from a small process: a child's peak memory is never less than that of the process it was forked from.
+LAUNCHER = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+seconds = time.perf_counter() - start
+print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.stderr.write(done.stderr)
+sys.exit(done.returncode)
+"""
+
+
 def peak_run(command: Sequence[str], **more: Any) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a command; raises CalledProcessError when it fails."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **more)
-    assert process.stderr is not None
-    message = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise subprocess.CalledProcessError(status, list(command), stderr=message.decode(errors="replace"))
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    """Wall seconds and peak resident MiB of a command, its largest process; raises CalledProcessError when it fails."""
+    launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    done = subprocess.run(launched, capture_output=True, text=True, check=True, **more)
+    seconds, peak = done.stdout.split()
+    return float(seconds), int(peak) / 1024
 
 
 def simulate(case: Case, work: Path) -> tuple[Path, NDArray[np.float32]]:
