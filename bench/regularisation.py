@@ -25,8 +25,8 @@ from recon import recipe as recipes
 from recon.data import Encoding, Limit, RawScan
 from recon.io.samples import lines_from_array
 from recon.metrics import psnr
-from recon.scan_settings import Settings
-from recon.truth import truth_maps
+from recon.simulation.reference import truth_maps
+from recon.simulation.settings import Settings
 
 WEIGHTS = (0.1, 0.4, 1.0, 2.0, 4.0, 8.0, 16.0)
 

@@ -69,8 +69,8 @@ def peak_run(command: Sequence[str], **more: Any) -> tuple[float, float]:
 
 def simulate(case: Case, work: Path) -> tuple[Path, NDArray[np.float32]]:
     """The scan file and the truth as its whitened coils see it (slice, y, x)."""
-    from recon.simulate import noise_factor, preset, simulate_to
-    from recon.truth import truth, truth_maps
+    from recon.simulation import noise_factor, preset, simulate_to
+    from recon.simulation.reference import truth, truth_maps
 
     settings = preset(accel=case.accel, coils=case.coils, matrix=case.matrix, slices=case.slices)
     path = work / f"scan_{case.coils}x{case.matrix}x{case.slices}.h5"

@@ -147,7 +147,7 @@ def simulate(
     force: Force = False,
 ) -> None:
     """Write a raw scan of an analytic head phantom, with everything that a real one has."""
-    from recon import simulate as simulation
+    from recon import simulation
 
     if output.exists() and not force:
         raise ReconError(f"{output} exists; give another name, or --force to replace it")

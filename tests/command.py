@@ -14,8 +14,8 @@ from recon import cli
 from recon.data import RawScan
 from recon.io import ismrmrd
 from recon.io.samples import join
-from recon.scan_settings import Settings
-from recon.simulate import simulate
+from recon.simulation import simulate
+from recon.simulation.settings import Settings
 
 SMALL = Settings(matrix=(48, 48, 1), fov=(240, 240, 5), coils=4, sigma=0.01)
 

@@ -20,7 +20,7 @@ from recon import cli
 from recon import recipe as recipes
 from recon.data import DataError
 from recon.io import ismrmrd
-from recon.simulate import simulate
+from recon.simulation import simulate
 from tests.command import SMALL, chosen, localiser, recon, refused, scan_file
 
 

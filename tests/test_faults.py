@@ -23,7 +23,7 @@ from recon.data import Patient, RawScan
 from recon.io import ismrmrd as mrd
 from recon.io.provenance import read_back
 from recon.io.samples import in_memory, join
-from recon.simulate import simulate
+from recon.simulation import simulate
 from tests.command import SMALL, Ended, chosen, recon, refused, scan_file
 from tests.io import mrd_files as files
 from tests.io.test_ismrmrd import BROKEN

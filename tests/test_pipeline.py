@@ -13,8 +13,8 @@ from recon import recipe as recipes
 from recon.data import DataError, Image, RawScan, ReconError
 from recon.geometry import affine_lps
 from recon.recipe import Recipe
-from recon.simulate import Settings, noise_factor, simulate
-from recon.truth import truth, truth_maps
+from recon.simulation import Settings, noise_factor, simulate
+from recon.simulation.reference import truth, truth_maps
 
 HEAD = Settings(matrix=(64, 64, 1), fov=(240, 240, 5), coils=6, sigma=1e-4)
 TURNED = np.linalg.qr(np.array([[1.0, 0.25, -0.15], [-0.1, 1.0, 0.3], [0.2, -0.2, 1.0]]))[0].T * [[-1], [-1], [1]]

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from recon import phantom
-from recon.coil_array import (
+from recon.simulation import phantom
+from recon.simulation.coil_array import (
     coil_modes,
     in_plane,
     loop_fields,
@@ -18,7 +18,7 @@ from recon.coil_array import (
     received,
     received_at,
 )
-from recon.phantom import HEAD_MM, LETTER_MM, TISSUES, Ellipsoid, head, plane, volume
+from recon.simulation.phantom import HEAD_MM, LETTER_MM, TISSUES, Ellipsoid, head, plane, volume
 
 AXES = np.eye(3)
 OBLIQUE = np.linalg.qr(np.array([[1.0, 0.3, -0.2], [-0.1, 1.0, 0.4], [0.5, -0.2, 1.0]]))[0].T

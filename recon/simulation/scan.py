@@ -9,12 +9,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recon import masks, trajectories
-from recon.coil_array import Modes, received, received_at
+from recon import masks
 from recon.data import FRAME_COUNTERS, LINE, DataError, Flag, RawScan, flag_bits
 from recon.io.samples import InMemory
-from recon.scan_settings import Epi, Settings, acquired_rows, encoding_of, epi_parameters, header_of, readout_count
-from recon.truth import receive_modes, shapes, slice_modes, truth, truth_maps, unit_scale
+from recon.simulation import trajectories
+from recon.simulation.coil_array import Modes, received, received_at
+from recon.simulation.reference import receive_modes, shapes, slice_modes, truth, truth_maps, unit_scale
+from recon.simulation.settings import (
+    Epi,
+    Settings,
+    acquired_rows,
+    encoding_of,
+    epi_parameters,
+    header_of,
+    readout_count,
+)
 
 __all__ = ["Epi", "Settings", "noise_factor", "preset", "simulate", "simulate_to", "truth", "truth_maps"]
 

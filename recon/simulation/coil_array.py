@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.phantom import HEAD_MM, Shapes, grid_spectrum, tabulated
+from recon.simulation.phantom import HEAD_MM, Shapes, grid_spectrum, tabulated
 
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]

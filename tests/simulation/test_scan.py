@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recon import coil_array, phantom, truth
 from recon.data import DataError, Flag, RawScan, flag_bits
 from recon.geometry import affine_lps
-from recon.simulate import Epi, Settings, noise_factor, preset, simulate, simulate_to
-from recon.simulate import truth as truth_of
-from recon.truth import truth_maps
+from recon.simulation import Epi, Settings, coil_array, noise_factor, phantom, preset, reference, simulate, simulate_to
+from recon.simulation import truth as truth_of
+from recon.simulation.reference import truth_maps
 from tests.bart import bart
 from tests.tools import need
 
@@ -437,12 +436,12 @@ def test_ramp_samples_lie_where_the_trapezoid_puts_them() -> None:
     window = np.diff(np.interp([p["acqDelayTime"], p["acqDelayTime"] + p["numSamples"] * p["dwellTime"]], t, area))
     kx = 128 / window * (at - area[-1] / 2) / 480
     assert np.abs(np.diff(kx)).max() < 1 / 480
-    shapes = truth.shapes(s, 0, 0, 0, 0)
+    shapes = reference.shapes(s, 0, 0, 0, 0)
     for row in (10, 11):
         line, data = scan.lines[row], scan.samples.read(np.array([row]))[0, 0]
         ky = (int(line["kspace_encode_step_1"]) - 16) / 240
         sign = -1 if line["flags"] & np.uint64(1 << 21) else 1
-        exact = phantom.spectrum(shapes, np.stack([sign * kx, np.full_like(kx, ky)], -1)) * truth.unit_scale(s)
+        exact = phantom.spectrum(shapes, np.stack([sign * kx, np.full_like(kx, ky)], -1)) * reference.unit_scale(s)
         assert error(data, exact) < 1e-4
     assert line["sample_time_us"] == pytest.approx(p["dwellTime"])
 
@@ -470,8 +469,8 @@ def test_samples_off_the_grid_belong_to_the_stored_trajectory(kind: str, unit: s
     assert stored.dtype == np.float32
     reach = {"grid": 0.5, "fov": 16, "1/m": 1000 * 16 / 240}[unit]
     assert np.linalg.norm(stored, axis=-1).max() == pytest.approx(reach, rel=1e-5)
-    exact = phantom.spectrum(truth.shapes(s, 0 if solid else 1, 0, 0, 0), stored * (16 / 240 / reach))
-    assert error(scan.samples.read(rows)[:, 0], exact * truth.unit_scale(s)) < 1e-5
+    exact = phantom.spectrum(reference.shapes(s, 0 if solid else 1, 0, 0, 0), stored * (16 / 240 / reach))
+    assert error(scan.samples.read(rows)[:, 0], exact * reference.unit_scale(s)) < 1e-5
     assert scan.encodings[0].trajectory == ("radial" if solid else kind)
 
 
@@ -616,7 +615,7 @@ def test_impossible_scans_are_refused_with_a_sentence(change, says: str) -> None
 
 def test_maps_of_the_truth_are_the_series_that_made_the_scan() -> None:
     s = replace(GRIDS["oblique"], slices=3, gap=2.0)
-    modes = coil_array.coil_modes(4, s.position, TURNED, truth._period(s), 3)
+    modes = coil_array.coil_modes(4, s.position, TURNED, reference._period(s), 3)
     g = truth_of(s).geometry
     voxel = np.array([[7.0, 11.0, 2.0, 1.0], [30.0, 2.0, 0.0, 1.0]])
     mm = (affine_lps(g) @ voxel.T)[:3].T

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from recon import phantom
-from recon.coil_array import Modes, coil_modes, in_plane, maps, phase_mode, product, received
 from recon.data import FRAME_COUNTERS, Image
 from recon.geometry import Geometry, Vector, centre_index, from_centre, stack
-from recon.scan_settings import Settings, encoding_of, header_of
+from recon.simulation import phantom
+from recon.simulation.coil_array import Modes, coil_modes, in_plane, maps, phase_mode, product, received
+from recon.simulation.settings import Settings, encoding_of, header_of
 
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]

@@ -1,0 +1,5 @@
+"""Raw scans of an analytic head with everything that real ones have, and the images that they should give."""
+
+from recon.simulation.scan import Epi, Settings, noise_factor, preset, simulate, simulate_to, truth, truth_maps
+
+__all__ = ["Epi", "Settings", "noise_factor", "preset", "simulate", "simulate_to", "truth", "truth_maps"]
