@@ -1,0 +1,69 @@
+"""The plan is held against the memory that a reconstruction really takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recon import plan
+from recon.data import ReconError
+from recon.simulation import preset, simulate_to
+
+STACK = plan.Problem(16, 12, (1, 320, 320), 640, 98, 20, 320 * 320, "sense")
+
+RUN = """
+import resource, sys
+from recon import pipeline, plan, recipe
+from recon.io.read import read
+seen = []
+original = plan.plan
+def spy(problem, budget):
+    seen.append(original(problem, budget))
+    return seen[-1]
+plan.plan = spy
+pipeline.reconstruct(read(sys.argv[1]), recipe.parse({"solve": {"method": sys.argv[2], "iterations": 3}}))
+print(seen[0].peak / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.parametrize("method", ["combine", "sense", "cs", "tv", "grappa"])
+def test_the_predicted_peak_is_not_exceeded_nor_far_off(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    simulate_to(path, preset(coils=12, accel=2, matrix=192, slices=8))
+    # A child of a large process would report that process's peak: the command starts from a small one.
+    launch = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    command = [sys.executable, "-S", "-c", launch, sys.executable, "-c", RUN, str(path), method]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    predicted, measured = (float(v) for v in done.stdout.split())
+    assert measured < predicted < 2 * measured
+
+
+def test_a_smaller_budget_gives_smaller_batches_down_to_a_refusal() -> None:
+    batches = [plan.plan(STACK, budget * 2**20).batch for budget in (2048, 1100, 800, 640)]
+    assert batches == sorted(batches, reverse=True)
+    assert batches[0] > batches[-1] >= 1
+    assert all(plan.plan(STACK, b * 2**20).peak <= b * 2**20 for b in (2048, 1100, 800, 640))
+    with pytest.raises(ReconError, match="raise --memory"):
+        plan.plan(STACK, 2**29)
+
+
+def test_more_coils_sets_and_voxels_take_more() -> None:
+    least = plan.plan(STACK, 2**40).peak
+    for larger in (
+        replace(STACK, virtual_coils=16),
+        replace(STACK, map_sets=2),
+        replace(STACK, grid=(1, 384, 320)),
+        replace(STACK, items=40),
+    ):
+        assert plan.plan(larger, 2**40).peak > least
+
+
+def test_the_default_budget_leaves_room_and_a_given_one_is_taken() -> None:
+    import psutil
+
+    assert plan.budget(123) == 123
+    assert 0 < plan.budget(None) < psutil.virtual_memory().total
