@@ -242,7 +242,7 @@ def _sentence(e: Exception) -> str:
     if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and re.search("allocate|out of memory", str(e))):
         return "the machine ran out of memory; give a lower limit with --memory, or fewer --threads"
     if isinstance(e, ModuleNotFoundError):
-        return f"the package {e.name} is missing; run pip install recon, and see recon doctor"
+        return f"the package {e.name} is missing; run pip install {e.name}, and see recon doctor"
     # The type alone: the text of an unforeseen error could hold something of the file.
     return f"an error that was not foreseen ({type(e).__name__}); --debug shows where"
 

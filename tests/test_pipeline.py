@@ -275,3 +275,20 @@ def test_samples_taken_at_the_isocentre_are_moved_to_the_slice_when_asked() -> N
     assert error(pipeline.reconstruct(moved), expected) > 0.3
     asked = recipes.parse({"prepare": {"offcentre": True}})
     assert error(pipeline.reconstruct(moved, asked), expected) < 0.08
+
+
+def test_slices_are_sorted_by_their_place_and_not_by_their_number() -> None:
+    scan = simulate(replace(HEAD, slices=5, gap=2.0))
+    lines = scan.lines.copy()
+    lines["slice"] = np.array([3, 0, 4, 1, 2])[lines["slice"]]
+    renumbered, usual = pipeline.reconstruct(replace(scan, lines=lines)), pipeline.reconstruct(scan)
+    assert renumbered.geometry == usual.geometry
+    assert np.allclose(renumbered.data, usual.data)
+
+
+def test_a_scan_of_which_no_volume_is_whole_is_refused() -> None:
+    scan = simulate(replace(HEAD, matrix=(32, 32, 1), slices=2))
+    lines = scan.lines.copy()
+    lines["repetition"] = lines["slice"]
+    with pytest.raises(DataError, match="no volume has all of its 2 slices"):
+        pipeline.reconstruct(replace(scan, lines=lines))
