@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding, RawScan
-from recon.geometry import Geometry, GeometryError, flip, from_centre, stack
+from recon.geometry import Geometry, GeometryError, from_centre, stack
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,6 @@ def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[St
             why = f"{len(group)} slices are written one by one: {e}"
             out += [Stack((n,), slices[n], (*dict.fromkeys(notes), why)) for n in group]
     return out
-
-
-def oriented(geometry: Geometry, *, readout: bool, phase: bool) -> Geometry:
-    """The geometry after the array was reversed along readout (x) or phase (y)."""
-    if readout:
-        geometry = flip(geometry, "x")
-    return flip(geometry, "y") if phase else geometry
 
 
 def _slice_geometry(line: np.void, encoding: Encoding, index: int, notes: list[str]) -> Geometry:
