@@ -39,6 +39,7 @@ class Machine:
     memory_GiB: float
     threads: int
     gpu: list[str]
+    kernels: str
     packages: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -47,6 +48,8 @@ def examine() -> Machine:
     """Look at the machine; imports torch, runs nothing on a GPU."""
     import psutil
     import torch
+
+    from recon.kernels import build
 
     packages, missing = {}, []
     for name in PACKAGES:
@@ -59,6 +62,9 @@ def examine() -> Machine:
             missing.append(f"{name}: pip install {name}")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = [torch.cuda.get_device_name(i) for i in range(found)]
+    kernels = build.found()
+    if kernels.module is None:
+        missing.append(f"CPU kernels: {kernels.why}")
     if not gpus:
         missing.append("GPU: none that torch can use; everything runs on the CPU")
     return Machine(
@@ -70,6 +76,7 @@ def examine() -> Machine:
         memory_GiB=round(psutil.virtual_memory().total / 2**30, 1),
         threads=torch.get_num_threads(),
         gpu=gpus,
+        kernels=kernels.why,
         packages=packages,
         missing=missing,
     )
@@ -81,6 +88,7 @@ def text(machine: Machine) -> str:
         f"recon       {machine.recon} on Python {machine.python}, {machine.system}",
         f"processor   {machine.processor}, {machine.cores} cores, {machine.threads} threads, {machine.memory_GiB} GiB",
         f"GPU         {', '.join(machine.gpu) or 'none'}",
+        f"kernels     {machine.kernels}",
         "packages    " + ", ".join(f"{n} {v}" for n, v in machine.packages.items()),
     ]
     return "\n".join(lines + [f"missing     {m}" for m in machine.missing])

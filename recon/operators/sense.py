@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.kernels import sense as kernel
+from recon.operators import compiled
 from recon.operators.base import Linear, LinearMap, chain
 from recon.operators.coils import COIL, Coils
 from recon.operators.fourier import Fourier
@@ -61,7 +63,10 @@ class Sense(Linear):
         if self._learned or (inner is not None and diagonal is None):
             return self.plain().normal(inner)
         square = self.mask * self.mask
-        return SenseNormal(self, square if diagonal is None else square * diagonal)
+        w = _narrow(square if diagonal is None else square * diagonal)
+        # Along an axis that is weighted evenly the transform and its inverse cancel.
+        axes = tuple(a for a in self.axes if w.shape[a] > 1) or self.axes[-1:]
+        return SenseNormal(self if axes == self.axes else replace(self, axes=axes), w)
 
     @property
     def _learned(self) -> bool:
@@ -113,6 +118,15 @@ class Sense(Linear):
                 yield slice(c, c + group), slice(p, p + some)
 
     @cached_property
+    def _compiled(self) -> Tensor | None:
+        """The mask as the compiled kernels take it, centred and scaled, or None where they do not serve."""
+        w = compiled.weights(_narrow(self.mask), self.maps, self.axes)
+        if w is None or not all(kernel.smooth(self.maps.shape[a]) for a in self.axes):
+            return None
+        n = math.prod(self.maps.shape[a] for a in self.axes)
+        return (w / math.sqrt(n)).to(torch.float32).contiguous()
+
+    @cached_property
     def _ramped(self) -> Tensor:
         m = self.mask.reshape((1,) * (4 - self.mask.ndim) + self.mask.shape)
         for a in self.axes:
@@ -121,6 +135,9 @@ class Sense(Linear):
         return self.weights(m * math.prod(self.maps.shape[a] for a in self.axes) ** -0.5)
 
     def _forward(self, x: Tensor) -> Tensor:
+        quick = compiled.encode(x, self.maps, self._compiled, -3 in self.axes, self.sets)
+        if quick is not None:
+            return quick
         d, s, m = len(self.axes), self.folded, self._ramped
         image = self.rows(x.to(s.dtype) if self.sets else x.to(s.dtype).unsqueeze(COIL))
         lead = _broadcast(image.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
@@ -132,6 +149,9 @@ class Sense(Linear):
         return self.unrows(y)
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        quick = compiled.decode(y, self.maps, self._compiled, -3 in self.axes, self.sets)
+        if quick is not None:
+            return quick
         d, s, m = len(self.axes), self.folded, self._ramped
         k = self.rows(y.to(s.dtype))
         lead = _broadcast(k.shape[: -2 - d], s.shape[: -3 - d], m.shape[: -2 - d])
@@ -161,6 +181,11 @@ class SenseNormal(Linear):
         return _linear(self._applied_conj, self._apply, y)
 
     @cached_property
+    def _compiled(self) -> kernel.Filter | None:
+        w = compiled.weights(self.w, self.sense.maps, self.sense.axes)
+        return None if w is None else kernel.prepare(w, -3 in self.sense.axes)
+
+    @cached_property
     def _weights(self) -> Tensor:
         return self.sense.weights(self.w / math.prod(self.sense.maps.shape[a] for a in self.sense.axes))
 
@@ -172,6 +197,9 @@ class SenseNormal(Linear):
 
     def _through(self, x: Tensor, w: Tensor) -> Tensor:
         op = self.sense
+        quick = compiled.normal(x, op.maps, self._compiled, op.sets)
+        if quick is not None:
+            return quick
         d, s = len(op.axes), op.folded
         image = op.rows(x.to(s.dtype) if op.sets else x.to(s.dtype).unsqueeze(COIL))
         lead = _broadcast(image.shape[: -2 - d], s.shape[: -3 - d], w.shape[: -2 - d])
@@ -184,6 +212,16 @@ class SenseNormal(Linear):
                 _gather(si[:, c, p], _transform(k.conj_physical_(), d), out[item][:, p])
         out = op.unrows(out.conj_physical_())
         return out if op.sets else out.squeeze(COIL)
+
+
+def _narrow(w: Tensor) -> Tensor:
+    """Weights with at least four axes (..., coil, z, y, x), of size one along coil, z, y or x where they are even."""
+    w = w.reshape((1,) * (4 - w.ndim) + w.shape)
+    for a in (-4, -3, -2, -1):
+        first = w.narrow(a, 0, 1)
+        if w.shape[a] > 1 and (w.stride(a) == 0 or bool((w == first).all())):
+            w = first
+    return w
 
 
 def _broadcast(*shapes: torch.Size) -> tuple[int, ...]:

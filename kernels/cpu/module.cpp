@@ -1,0 +1,78 @@
+// The kernels as a Python module. It is compiled once for each level of vector instructions (RECON_MODULE names the
+// level); kernels/build.py imports the best one that the processor runs.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "sense.h"
+
+namespace py = pybind11;
+using recon::complex64;
+using recon::Encoding;
+
+typedef py::array_t<complex64, py::array::c_style> Complex;
+typedef py::array_t<float, py::array::c_style> Real;
+
+// maps (item, set, coil, z, y, x), weights (item, z, ky), k = (kz, ky) the lengths of the transforms
+static Encoding encoding(const Complex& maps, const Real& weights, long items, int kz, int ky) {
+    if (maps.ndim() != 6 || weights.ndim() != 3) throw std::invalid_argument("maps need six axes and weights three");
+    recon::Sizes s{items, long(maps.shape(0)), long(weights.shape(0)), int(maps.shape(1)), int(maps.shape(2)),
+                   int(maps.shape(3)), int(maps.shape(4)), int(maps.shape(5)), kz, ky};
+    bool fits = (s.map_items == 1 || s.map_items == items) && (s.weight_items == 1 || s.weight_items == items) &&
+                weights.shape(2) == ky && ky >= s.ny && (kz == 1 || kz >= s.nz) &&
+                (weights.shape(1) == kz || (kz == 1 && weights.shape(1) == s.nz));
+    if (!fits) throw std::invalid_argument("the shapes of maps, weights and transforms do not fit each other");
+    Encoding e(s, maps.data(), weights.data(), int(weights.shape(1)));
+    if (e.py->n == 0 || e.pz->n == 0) throw std::invalid_argument("a transform's length has a prime factor above 13");
+    return e;
+}
+
+static void check(const Complex& a, std::initializer_list<long> shape) {
+    bool same = a.ndim() == py::ssize_t(shape.size());
+    int axis = 0;
+    for (long n : shape) same = same && a.shape(axis++) == n;
+    if (!same) throw std::invalid_argument("an image or k-space array does not fit the maps");
+}
+
+static void sense_normal(const Complex& x, const Complex& maps, const Real& weights, int kz, int ky, Complex& out,
+                         int threads) {
+    Encoding e = encoding(maps, weights, x.shape(0), kz, ky);
+    for (const Complex* a : {&x, static_cast<const Complex*>(&out)}) check(*a, {e.s.items, e.s.sets, e.s.nz, e.s.ny, e.s.nx});
+    const complex64* from = x.data();
+    complex64* to = out.mutable_data();
+    py::gil_scoped_release released;
+    recon::normal(e, from, to, threads);
+}
+
+static void sense_encode(const Complex& x, const Complex& maps, const Real& weights, bool volume, Complex& y,
+                         int threads) {
+    Encoding e = encoding(maps, weights, x.shape(0), volume ? int(maps.shape(3)) : 1, int(maps.shape(4)));
+    check(x, {e.s.items, e.s.sets, e.s.nz, e.s.ny, e.s.nx});
+    check(y, {e.s.items, e.s.coils, e.s.nz, e.s.ny, e.s.nx});
+    const complex64* from = x.data();
+    complex64* to = y.mutable_data();
+    py::gil_scoped_release released;
+    recon::encode(e, from, to, threads);
+}
+
+static void sense_decode(const Complex& y, const Complex& maps, const Real& weights, bool volume, Complex& x,
+                         int threads) {
+    Encoding e = encoding(maps, weights, x.shape(0), volume ? int(maps.shape(3)) : 1, int(maps.shape(4)));
+    check(x, {e.s.items, e.s.sets, e.s.nz, e.s.ny, e.s.nx});
+    check(y, {e.s.items, e.s.coils, e.s.nz, e.s.ny, e.s.nx});
+    const complex64* from = y.data();
+    complex64* to = x.mutable_data();
+    py::gil_scoped_release released;
+    recon::decode(e, from, to, threads);
+}
+
+PYBIND11_MODULE(RECON_MODULE, m) {
+    m.doc() = "Kernels of the reconstruction engine for the CPU.";
+    m.attr("lanes") = recon::LANES;
+    m.def("fast_length", [](int n) { return recon::plan(n)->n == n; }, "Whether a transform of length n has a plan.");
+    m.def("sense_normal", &sense_normal, py::arg("x").noconvert(), py::arg("maps").noconvert(),
+          py::arg("weights").noconvert(), py::arg("kz"), py::arg("ky"), py::arg("out").noconvert(), py::arg("threads"));
+    m.def("sense_encode", &sense_encode, py::arg("x").noconvert(), py::arg("maps").noconvert(),
+          py::arg("weights").noconvert(), py::arg("volume"), py::arg("y").noconvert(), py::arg("threads"));
+    m.def("sense_decode", &sense_decode, py::arg("y").noconvert(), py::arg("maps").noconvert(),
+          py::arg("weights").noconvert(), py::arg("volume"), py::arg("x").noconvert(), py::arg("threads"));
+}

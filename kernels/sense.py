@@ -1,0 +1,97 @@
+"""Multi-coil encoding along one or two phase encodes: A = m F S, its adjoint and its normal operator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.kernels.build import native
+
+#: Longest prime factor that the transforms take; a length with a greater one is filtered in a longer transform.
+LARGEST_FACTOR = 13
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Weights of k-space as `sense_normal` takes them: (item, z, ky) in the FFT's order, scaled by 1/(kz·ky).
+
+    `length` = (kz, ky) are the transforms' lengths, kz = 1 where z stays in image space.
+    """
+
+    weights: Tensor
+    length: tuple[int, int]
+
+
+def smooth(n: int, least: int = 0) -> bool:
+    """Whether n has no prime factor above LARGEST_FACTOR and is at least `least`."""
+    if n < least:
+        return False
+    for p in (2, 3, 5, 7, 11, 13):
+        while n % p == 0:
+            n //= p
+    return n == 1
+
+
+def prepare(weights: Tensor, volume: bool) -> Filter:
+    """The filter F⁻¹ w F for centred, real weights (item, z, ky); `volume` transforms z too.
+
+    A length N with a large prime factor becomes a circular convolution of the next smooth length M ≥ 2N − 1: the
+    kernel c[d mod N] with d = −(N−1) … N−1 in M, whose spectrum is real since c[−d] = conj c[d].
+    """
+    axes = (-2, -1) if volume else (-1,)
+    w = torch.fft.ifftshift(weights.to(torch.float64), dim=axes)
+    for axis in axes:
+        n = w.shape[axis]
+        if smooth(n):
+            continue
+        m = next(m for m in range(2 * n - 1, 4 * n) if smooth(m))
+        lag = torch.arange(m, device=w.device)
+        lag = torch.where(lag < n, lag, lag - m)
+        kernel = torch.fft.ifft(w, dim=axis).index_select(axis, lag.remainder(n))
+        within = (lag > -n).reshape(-1, *(1,) * (-axis - 1))
+        w = torch.fft.fft(kernel * within, dim=axis).real
+    length = (w.shape[-2] if volume else 1, w.shape[-1])
+    return Filter((w / math.prod(length)).to(torch.float32).contiguous(), length)
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the compiled kernels take these tensors: complex64 (or float32) on the CPU."""
+    return native() is not None and all(
+        t.device.type == "cpu" and t.dtype in (torch.complex64, torch.float32) for t in tensors
+    )
+
+
+def normal(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
+    """Σ_c conj(S_c) F⁻¹ w F S_c x for x (item, set, z, y, x) and maps (item or 1, set, coil, z, y, x)."""
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    module = native()
+    assert module is not None
+    module.sense_normal(_array(x), _array(maps), _array(w.weights), *w.length, _array(out), torch.get_num_threads())
+    return out
+
+
+def encode(x: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
+    """w F(S_c x) as (item, coil, z, y, x); `weights` (item or 1, z or 1, ky), centred and scaled by (kz·ky)^(−½)."""
+    y = x.new_empty(x.shape[0], maps.shape[2], *x.shape[-3:])
+    module = native()
+    assert module is not None
+    module.sense_encode(_array(x), _array(maps), _array(weights), volume, _array(y), torch.get_num_threads())
+    return y
+
+
+def decode(y: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
+    """Σ_c conj(S_c) F⁻¹ (w y_c) as (item, set, z, y, x), the adjoint of `encode`."""
+    x = y.new_empty(y.shape[0], maps.shape[1], *y.shape[-3:])
+    module = native()
+    assert module is not None
+    module.sense_decode(_array(y), _array(maps), _array(weights), volume, _array(x), torch.get_num_threads())
+    return x
+
+
+def _array(t: Tensor) -> NDArray[np.generic]:
+    return t.detach().resolve_conj().resolve_neg().contiguous().numpy()

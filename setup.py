@@ -1,0 +1,38 @@
+"""What pyproject.toml cannot say: the CPU kernels in C++, compiled once for each level of vector instructions.
+
+Without a compiler the package installs all the same; torch does the work then, and `recon doctor` says so.
+"""
+
+import platform
+
+from setuptools import Extension, setup
+
+
+def extensions() -> list[Extension]:
+    """One module a level; kernels/build.py chooses among them when they are imported."""
+    try:
+        import pybind11
+    except ModuleNotFoundError:
+        return []
+    levels = {"_native": []}
+    if platform.machine() in ("x86_64", "AMD64"):
+        levels["_native_avx2"] = ["-mavx2", "-mfma"]
+        levels["_native_avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
+    return [
+        Extension(
+            f"recon.kernels.{name}",
+            ["kernels/cpu/module.cpp"],
+            depends=["kernels/cpu/fft.h", "kernels/cpu/sense.h", "kernels/shared/fft.h"],
+            include_dirs=[pybind11.get_include()],
+            define_macros=[("RECON_MODULE", name)],
+            # -fno-math-errno and no more: results must not depend on how a compiler reorders sums.
+            extra_compile_args=["-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden", *flags],
+            extra_link_args=["-fopenmp"],
+            language="c++",
+            optional=True,
+        )
+        for name, flags in levels.items()
+    ]
+
+
+setup(ext_modules=extensions())
