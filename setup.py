@@ -4,6 +4,7 @@ Without a compiler the package installs all the same; torch does the work then, 
 """
 
 import platform
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -22,7 +23,7 @@ def extensions() -> list[Extension]:
         Extension(
             f"recon.kernels.{name}",
             ["kernels/cpu/module.cpp"],
-            depends=["kernels/cpu/fft.h", "kernels/cpu/sense.h", "kernels/shared/fft.h"],
+            depends=sorted(str(p) for folder in ("cpu", "shared") for p in Path("kernels", folder).glob("*.h")),
             include_dirs=[pybind11.get_include()],
             define_macros=[("RECON_MODULE", name)],
             # -fno-math-errno and no more: results must not depend on how a compiler reorders sums.

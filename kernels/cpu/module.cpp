@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "sense.h"
+#include "vectors.h"
 
 namespace py = pybind11;
 using recon::complex64;
@@ -65,6 +66,46 @@ static void sense_decode(const Complex& y, const Complex& maps, const Real& weig
     recon::decode(e, from, to, threads);
 }
 
+typedef py::array_t<double, py::array::c_style> Double;
+
+// Arrays (item, n) of float32, all of one shape, and a number for each item.
+static void same(std::initializer_list<const Real*> arrays, const Real* numbers) {
+    const Real& first = **arrays.begin();
+    if (first.ndim() != 2) throw std::invalid_argument("vectors need the axes (item, n)");
+    for (const Real* a : arrays)
+        if (a->ndim() != 2 || a->shape(0) != first.shape(0) || a->shape(1) != first.shape(1))
+            throw std::invalid_argument("the vectors differ in shape");
+    if (numbers && (numbers->ndim() != 1 || numbers->shape(0) != first.shape(0)))
+        throw std::invalid_argument("one number is needed for each vector");
+}
+
+static Double dot(const Real& a, const Real& b, int threads) {
+    same({&a, &b}, nullptr);
+    Double out(a.shape(0));
+    recon::dot(a.data(), b.data(), a.shape(0), a.shape(1), out.mutable_data(), threads);
+    return out;
+}
+
+static Double curvature(const Real& p, Real& q, const Real& shift, int threads) {
+    same({&p, &q}, &shift);
+    Double out(p.shape(0));
+    recon::curvature(p.data(), q.mutable_data(), shift.data(), p.shape(0), p.shape(1), out.mutable_data(), threads);
+    return out;
+}
+
+static Double advance(Real& x, const Real& p, Real& r, const Real& q, const Real& step, int threads) {
+    same({&x, &p, &r, &q}, &step);
+    Double out(p.shape(0));
+    recon::advance(x.mutable_data(), p.data(), r.mutable_data(), q.data(), step.data(), p.shape(0), p.shape(1),
+                   out.mutable_data(), threads);
+    return out;
+}
+
+static void turn(Real& p, const Real& r, const Real& beta, int threads) {
+    same({&p, &r}, &beta);
+    recon::turn(p.mutable_data(), r.data(), beta.data(), p.shape(0), p.shape(1), threads);
+}
+
 PYBIND11_MODULE(RECON_MODULE, m) {
     m.doc() = "Kernels of the reconstruction engine for the CPU.";
     m.attr("lanes") = recon::LANES;
@@ -75,4 +116,11 @@ PYBIND11_MODULE(RECON_MODULE, m) {
           py::arg("weights").noconvert(), py::arg("volume"), py::arg("y").noconvert(), py::arg("threads"));
     m.def("sense_decode", &sense_decode, py::arg("y").noconvert(), py::arg("maps").noconvert(),
           py::arg("weights").noconvert(), py::arg("volume"), py::arg("x").noconvert(), py::arg("threads"));
+    m.def("dot", &dot, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("threads"));
+    m.def("curvature", &curvature, py::arg("p").noconvert(), py::arg("q").noconvert(), py::arg("shift").noconvert(),
+          py::arg("threads"));
+    m.def("advance", &advance, py::arg("x").noconvert(), py::arg("p").noconvert(), py::arg("r").noconvert(),
+          py::arg("q").noconvert(), py::arg("step").noconvert(), py::arg("threads"));
+    m.def("turn", &turn, py::arg("p").noconvert(), py::arg("r").noconvert(), py::arg("beta").noconvert(),
+          py::arg("threads"));
 }

@@ -68,13 +68,13 @@ inline void store(Row v, complex64* at, int count) {
     Lanes b = __builtin_shufflevector(v.re, v.im, 2, 6, 3, 7);
 #endif
     if (count >= LANES) {
-        std::memcpy(at, &a, sizeof a);
-        std::memcpy(reinterpret_cast<char*>(at) + sizeof a, &b, sizeof b);
+        std::memcpy(reinterpret_cast<float*>(at), &a, sizeof a);
+        std::memcpy(reinterpret_cast<float*>(at) + LANES, &b, sizeof b);
     } else {
         alignas(64) float part[2 * LANES];
         std::memcpy(part, &a, sizeof a);
         std::memcpy(part + LANES, &b, sizeof b);
-        std::memcpy(at, part, count * sizeof(complex64));
+        std::memcpy(reinterpret_cast<float*>(at), part, count * sizeof(complex64));
     }
 }
 

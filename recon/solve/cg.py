@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels import vectors
+from recon.kernels.vectors import dot
 from recon.operators import Linear
 
 
@@ -23,21 +24,6 @@ class Solution:
     x: Tensor
     iterations: Tensor
     residual: Tensor
-
-
-def dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
-    """Re⟨a, b⟩ over the last `ndim` axes.
-
-    On the CPU problem by problem, so that a problem gives the same bits alone and in a batch.
-    """
-    lead = a.shape[: a.ndim - ndim]
-    p, q = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
-    if a.device.type != "cpu":
-        return (p * q).flatten(len(lead)).sum(-1)
-    out = p.new_empty(lead)
-    for item in itertools.product(*map(range, lead)):
-        out[item] = torch.dot(p[item].reshape(-1), q[item].reshape(-1))
-    return out
 
 
 def rss(x: Tensor, *axes: int) -> Tensor:
@@ -69,31 +55,31 @@ def cg(
     """
     wide = (..., *(None,) * ndim)
     shift = torch.as_tensor(lam, dtype=b.real.dtype, device=b.device)
-    shift = shift[wide] if shift.ndim else shift
-    b = b if reference is None else b + shift * reference
-    x = torch.zeros_like(b) if x0 is None else x0.expand(b.shape).clone(memory_format=torch.contiguous_format)
-    r = b.clone(memory_format=torch.contiguous_format) if x0 is None else b - normal(x) - shift * x
+    wide_shift = shift[wide] if shift.ndim else shift
+    b = b if reference is None else b + wide_shift * reference
+    x = torch.zeros_like(b, memory_format=torch.contiguous_format)
+    r = b.clone(memory_format=torch.contiguous_format)
+    if x0 is not None:
+        x.copy_(x0.expand(b.shape))
+        r -= normal(x) + wide_shift * x
     p = r.clone()
     scale, rr = dot(b, b, ndim), dot(r, r, ndim)
     goal = tolerance**2 * scale
     active = rr > goal
     count = torch.zeros(rr.shape, dtype=torch.int64, device=b.device)
+    zero = torch.zeros_like(rr)
     for k in range(iterations):
         if not bool(active.any()):
             break
-        q = normal(p) + shift * p
-        curvature = dot(p, q, ndim)
+        q, curvature = vectors.curvature(p, normal(p), shift, ndim)
         active = active & (curvature > 0)
-        zero = torch.zeros_like(rr)
         step = torch.where(active, rr / curvature, zero)
-        x.addcmul_(p, step[wide].to(p.dtype))
-        r.addcmul_(q, -step[wide].to(p.dtype))
-        previous, rr = rr, torch.where(active, dot(r, r, ndim), rr)
+        previous, rr = rr, torch.where(active, vectors.advance(x, p, r, q, step, ndim), rr)
         count += active
         if callback is not None:
             callback(k, x)
         active = active & (rr > goal)
-        p.mul_(torch.where(active, rr / previous, zero)[wide]).add_(r)
+        vectors.turn(p, r, torch.where(active, rr / previous, zero), ndim)
     tiny = torch.finfo(rr.dtype).tiny
     return Solution(x, count, (rr / scale.clamp_min(tiny)).sqrt())
 
