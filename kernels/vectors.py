@@ -21,7 +21,7 @@ def dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
     """Re⟨a, b⟩ of each problem."""
     lead = a.shape[: a.ndim - ndim]
     if _served(a, b):
-        return _tensor(native().dot(_flat(a, ndim), _flat(b, ndim), torch.get_num_threads()), lead)  # type: ignore[union-attr]
+        return _tensor(native().dot(_flat(a, ndim), _flat(b, ndim), torch.get_num_threads()), lead)
     p, q = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
     if a.device.type != "cpu":
         return (p * q).flatten(len(lead)).sum(-1)
@@ -36,7 +36,7 @@ def curvature(p: Tensor, q: Tensor, shift: Tensor, ndim: int) -> tuple[Tensor, T
     """q + shift · p, in the memory of q where it may, and Re⟨p, q + shift · p⟩; `shift` has the batch axes."""
     if _served(p, q) and p.data_ptr() != q.data_ptr():  # the identity returns its argument
         n, lead = torch.get_num_threads(), p.shape[: p.ndim - ndim]
-        got = native().curvature(_flat(p, ndim), _flat(q, ndim), _numbers(shift, lead), n)  # type: ignore[union-attr]
+        got = native().curvature(_flat(p, ndim), _flat(q, ndim), _numbers(shift, lead), n)
         return q, _tensor(got, lead)
     q = q + _wide(shift, ndim) * p
     return q, dot(p, q, ndim)
@@ -47,7 +47,7 @@ def advance(x: Tensor, p: Tensor, r: Tensor, q: Tensor, step: Tensor, ndim: int)
     if _served(x, p, r, q):
         lead = p.shape[: p.ndim - ndim]
         vectors = (_flat(t, ndim) for t in (x, p, r, q))
-        got = native().advance(*vectors, _numbers(step, lead), torch.get_num_threads())  # type: ignore[union-attr]
+        got = native().advance(*vectors, _numbers(step, lead), torch.get_num_threads())
         return _tensor(got, lead)
     x.addcmul_(p, _wide(step, ndim).to(p.dtype))
     r.addcmul_(q, -_wide(step, ndim).to(p.dtype))
@@ -58,7 +58,7 @@ def turn(p: Tensor, r: Tensor, beta: Tensor, ndim: int) -> None:
     """p ← r + beta · p in place."""
     if _served(p, r):
         numbers = _numbers(beta, p.shape[: p.ndim - ndim])
-        native().turn(_flat(p, ndim), _flat(r, ndim), numbers, torch.get_num_threads())  # type: ignore[union-attr]
+        native().turn(_flat(p, ndim), _flat(r, ndim), numbers, torch.get_num_threads())
     else:
         p.mul_(_wide(beta, ndim)).add_(r)
 
@@ -89,4 +89,4 @@ def _tensor(values: NDArray[np.float64], lead: torch.Size) -> Tensor:
 
 
 def _wide(t: Tensor, ndim: int) -> Tensor:
-    return t[(..., *(None,) * ndim)] if t.ndim else t
+    return t.reshape(*t.shape, *(1,) * ndim) if t.ndim else t

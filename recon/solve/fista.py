@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels.vectors import dot
 from recon.operators import Linear
 from recon.operators.wavelet import Wavelet
-from recon.solve.cg import Solution, dot, rss
+from recon.solve.cg import Solution, rss
 from recon.solve.power import largest_eigenvalue, squared_norm_bound
 
 #: prox(v, step, k): argmin_x g(x) + ‖x − v‖² / (2 step) in iteration k.

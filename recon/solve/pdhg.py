@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels.vectors import dot
 from recon.operators import Linear
 from recon.operators.gradient import Gradient
-from recon.solve.cg import Solution, dot, rss
+from recon.solve.cg import Solution, rss
 from recon.solve.fista import step_size
 
 
@@ -67,7 +68,8 @@ def pdhg(
 
 
 def _relative(step: Tensor, of: Tensor, ndim: int, tiny: float) -> Tensor:
-    return (dot(step, step, ndim) / dot(of, of, ndim).clamp_min(tiny)).sqrt()
+    ratio: Tensor = dot(step, step, ndim) / dot(of, of, ndim).clamp_min(tiny)
+    return ratio.sqrt()
 
 
 def tv(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recon.kernels.vectors import dot
 from recon.operators import Chain, Coils, Fourier, Identity, Linear, Sample, Scale, Weight
 from recon.operators.sense import Sense
-from recon.solve.cg import dot, rss
+from recon.solve.cg import rss
 
 
 def largest_eigenvalue(

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels.vectors import dot
 from recon.operators import Coils, Fourier, Linear, Sample
 from recon.operators.sense import Sense
-from recon.solve.cg import cg, dot, noise_to_signal, sense
+from recon.solve.cg import cg, noise_to_signal, sense
 from recon.solve.power import largest_eigenvalue, squared_norm_bound
 
 
