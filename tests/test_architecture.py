@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "solve": {"operators", "kernels", "data"},
     "io": {"data", "geometry", "__init__"},
     "prepare": {"operators", "kernels", "data", "geometry", "recipe"},
+    "nets": {"data", "operators", "solve"},
+    "learn": {"data", "io", "masks", "nets", "operators", "prepare", "recipe"},
     "info": {"data", "geometry", "prepare"},
     "plan": {"data", "recipe"},
     "job": {"data", "prepare", "recipe"},

@@ -83,6 +83,30 @@ def test_random_shifts_beat_a_fixed_grid() -> None:
     assert error[True] < 0.95 * error[False]
 
 
+def test_a_falling_threshold_starts_at_its_multiple() -> None:
+    y = 3 * torch.randn(1, 32, 32, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    seen: list[Tensor] = []
+    l1_wavelet(
+        Measurement(y, Identity()), lam=0.2, p=1, wavelet="db2", levels=1, cycle_spin=False, iterations=10,
+        continuation=8.0, callback=lambda k, x: seen.append(x.clone()),
+    )  # fmt: skip
+    W = Wavelet((-2, -1), "db2", levels=1)
+    c = W(y)
+    kept = W.coarse(c).clone()
+    c = c * (1 - 1.6 / c.abs()).clamp_min(0)
+    W.coarse(c).copy_(kept)
+    torch.testing.assert_close(seen[0], W.H(c), rtol=0, atol=1e-10)
+
+
+def test_a_falling_threshold_ends_at_the_same_one() -> None:
+    y = torch.randn(1, 32, 32, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    plain, falling = (
+        l1_wavelet(Measurement(y, Identity()), lam=0.7, p=1, cycle_spin=False, iterations=60, continuation=c).x
+        for c in (1.0, 10.0)
+    )
+    torch.testing.assert_close(falling, plain, rtol=0, atol=1e-10)
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
     measurement, _ = scene()
     one, two, other = (l1_wavelet(measurement, iterations=10, seed=s).x for s in (3, 3, 4))

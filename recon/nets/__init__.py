@@ -1,0 +1,1 @@
+"""Networks that see a `Measurement(y, A, sigma)` and nothing of files or coils."""

@@ -1,0 +1,193 @@
+"""The house network: a classical picture, then cascades of learned correction and data consistency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from recon.data import Measurement
+from recon.nets.unet import UNet
+from recon.operators import Linear
+from recon.solve.fista import l1_wavelet
+
+#: Relative error of sensitivity maps: noise below this part of the signal is not what limits the data.
+MODEL_ERROR = 1e-3
+
+#: Logarithm of λ over the noise level before training: the classical picture is trusted more than single samples.
+TRUST = 4.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides the size of a network."""
+
+    cascades: int = 4
+    channels: tuple[int, ...] = (32, 64, 96)
+    condition: int = 32
+    #: Conjugate-gradient iterations of each data consistency.
+    iterations: int = 6
+    #: Iterations of the wavelet reconstruction that the network starts from.
+    start: int = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """All that the network is told of a measurement, in its own units; items of a batch have their own numbers.
+
+    `normal` is N = AᴴA, `b` = Aᴴy and `start` the classical picture, complex (..., z, y, x); `noise` is the standard
+    deviation √2·σ of a complex fully sampled pixel, `sampled` the share of k-space that was measured, 1/R; both have
+    the leading axes of `b`. `ndim` axes belong to one item: 3, or 4 with several sets of maps.
+    """
+
+    normal: Linear
+    b: Tensor
+    start: Tensor
+    noise: Tensor
+    sampled: Tensor
+    ndim: int = 3
+
+
+class Unrolled(nn.Module):
+    """x₀ = classical,  z = xₖ + Dₖ(xₖ, xₖ − x₀, Nxₖ − b; ν, R, d),  xₖ₊₁ = argmin ‖Ax − y‖² + λₖ‖x − z‖².
+
+    D is a U-Net whose last layer starts at zero: an untrained network is an iterated Tikhonov refinement of its start.
+    The quadratic problem is solved by conjugate gradients that start from z, λₖ = ν·exp(hₖ(ν, R, d, …)): the cleaner
+    the scan, the more it is trusted. Everything is divided by a norm of the start, hence f(a·y) = a·f(y) when σ is
+    scaled with y. ν is the noise of a fully sampled pixel over that norm. `denoise` d between 0 and 1 asks for the
+    picture of a full scan with all of its noise (0), with none (1), or with the share 1 − d of its amplitude.
+    (Aggarwal, Mani, Jacob: MoDL, IEEE Trans Med Imaging 38:394, 2019.)
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        n = shape.condition
+        self.embed = nn.Sequential(nn.Linear(4, n), nn.SiLU(), nn.Linear(n, n), nn.SiLU())
+        self.weight = nn.ModuleList(nn.Linear(n, 1) for _ in range(shape.cascades))
+        for head in self.weight:
+            nn.init.zeros_(cast(nn.Linear, head).weight)
+            nn.init.constant_(cast(nn.Linear, head).bias, TRUST)
+        self.correction = nn.ModuleList(UNet(6, 2, shape.channels, n) for _ in range(shape.cascades))
+
+    def forward(self, problem: Problem, denoise: float | Tensor = 0.0) -> Tensor:
+        """The image, of the shape of `problem.b`."""
+        p, wide = problem, (..., *(None,) * problem.ndim)
+        scale = size(p.start, p.ndim)
+        b, x0 = p.b / scale[wide], p.start / scale[wide]
+        nu = (p.noise / scale).clamp_min(1e-6)
+        x = x0
+        residual = p.normal(x) - b
+        condition = self.embed(_condition(nu, p.sampled, residual, denoise, p.ndim))
+        step = 1 / (nu + MODEL_ERROR)
+        for weight, correction in zip(self.weight, self.correction):
+            lam = nu * weight(condition)[..., 0].exp() + 1e-5
+            channels = torch.stack([x, 4 * (x - x0), 0.1 * residual * step[wide]], -p.ndim - 1)
+            z = x + _planes(cast(UNet, correction), channels, condition, p.ndim)
+            x = refine(p.normal, b, z, lam, self.shape.iterations, p.ndim)
+            residual = p.normal(x) - b
+        return x * scale[wide]
+
+
+def reconstruct(
+    network: Unrolled,
+    measurement: Measurement,
+    *,
+    denoise: float = 0.0,
+    ndim: int = 3,
+    start: Tensor | None = None,
+) -> Tensor:
+    """The network's image (..., z, y, x) of a measurement, complex64, in the units of AᴴA x = Aᴴy.
+
+    `ndim` is 3, or 4 for several sets of maps (..., set, z, y, x); `start` replaces the classical picture.
+    """
+    with torch.no_grad():
+        picture: Tensor = network(problem(measurement, network.shape.start, ndim=ndim, start=start), denoise)
+    return picture
+
+
+def problem(m: Measurement, iterations: int, *, ndim: int = 3, start: Tensor | None = None) -> Problem:
+    """What the network needs of a measurement; the classical picture is an L1-wavelet one unless `start` is given."""
+    b, normal = m.A.adjoint(m.y), m.A.normal()
+    x = classical(m, iterations, ndim) if start is None else start
+    noise = torch.full(b.shape[: b.ndim - ndim], math.sqrt(2) * m.sigma, device=b.device)
+    return Problem(normal, b, x, noise, sampled(normal, x, ndim), ndim)
+
+
+def classical(m: Measurement, iterations: int, ndim: int = 3) -> Tensor:
+    """The picture that the network starts from: L1-wavelet with a falling threshold, close to converged."""
+    return l1_wavelet(m, lam=1.0, iterations=iterations, wavelet="db1", continuation=15.0, ndim=ndim).x
+
+
+def size(x: Tensor, ndim: int) -> Tensor:
+    """(Σ|x|⁴ / Σ|x|²)^½ of each item: the root mean square weighted by energy, which empty space does not change."""
+    square = (x.real.square() + x.imag.square()).flatten(-ndim)
+    tiny = torch.finfo(square.dtype).tiny
+    # Divided by the largest first, so that no fourth power leaves the range of single precision.
+    peak = square.amax(-1, keepdim=True).clamp_min(tiny)
+    square = square / peak
+    return (square.square().sum(-1) / square.sum(-1).clamp_min(tiny) * peak[..., 0]).sqrt().clamp_min(tiny**0.5)
+
+
+def sampled(normal: Linear, x: Tensor, ndim: int) -> Tensor:
+    """Mean diagonal of N, weighted by |x|², from one random probe: the share of k-space that was measured.
+
+    E ⟨v, Nv⟩ / ⟨v, v⟩ with v = |x|·exp(iφ), φ uniform (Hutchinson, 1989). The probe is the same every time.
+    """
+    phases = torch.rand(x.shape[-ndim:], generator=torch.Generator().manual_seed(0)).to(x.device)
+    v = torch.polar(x.abs(), (2 * math.pi * phases).expand(x.shape))
+    power = _dot(v, v, ndim)
+    share = _dot(v, normal(v), ndim) / power.clamp_min(torch.finfo(power.dtype).tiny)
+    return share.clamp(1e-3, 1.0)
+
+
+def refine(normal: Linear, b: Tensor, z: Tensor, lam: Tensor, iterations: int, ndim: int = 3) -> Tensor:
+    """(N + λI)⁻¹ (b + λz) by a fixed number of conjugate-gradient iterations from z; differentiable in all of them."""
+    wide = (..., *(None,) * ndim)
+    tiny = torch.finfo(z.real.dtype).tiny * 1e6
+    x, r = z, b - normal(z)
+    p, rr = r, _dot(r, r, ndim)
+    for k in range(iterations):
+        q = normal(p) + lam[wide] * p
+        step = rr / _dot(p, q, ndim).clamp_min(tiny)
+        x = x + step[wide] * p
+        if k + 1 < iterations:
+            r = r - step[wide] * q
+            previous, rr = rr, _dot(r, r, ndim)
+            p = r + (rr / previous.clamp_min(tiny))[wide] * p
+    return x
+
+
+def _condition(nu: Tensor, share: Tensor, residual: Tensor, denoise: float | Tensor, ndim: int) -> Tensor:
+    """Noise level, acceleration, wish for denoising, and how far the start misses the data, (..., 4), each near 1."""
+    square = _dot(residual, residual, ndim) / math.prod(residual.shape[-ndim:])
+    misfit = square.sqrt() / (nu * share.sqrt())
+    d = torch.as_tensor(denoise, dtype=nu.dtype, device=nu.device).expand(nu.shape)
+    return torch.stack(
+        [nu.log() / 1.5 + 2.7, -share.log() / 0.5 - 2.5, 2 * d - 1, misfit.clamp(1e-3, 1e3).log() / 1.5], -1
+    )
+
+
+def _planes(network: UNet, channels: Tensor, condition: Tensor, ndim: int) -> Tensor:
+    """The network on every plane (y, x) of complex channels (..., channel, [set,] z, y, x) → (..., [set,] z, y, x)."""
+    c = channels.movedim(-ndim - 1, -3)
+    lead = c.shape[:-3]
+    items = torch.view_as_real(c).movedim(-1, -3).reshape(-1, 2 * c.shape[-3], *c.shape[-2:])
+    index = (..., *(None,) * (ndim - 2), slice(None))
+    each = condition[index].expand(*lead, -1).reshape(len(items), -1)
+    out = network(items, each).unflatten(0, lead)
+    return torch.complex(out[..., 0, :, :], out[..., 1, :, :])
+
+
+def _dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
+    return (a.real * b.real + a.imag * b.imag).flatten(-ndim).sum(-1)
+
+
+def parameters(network: nn.Module | Sequence[Tensor]) -> int:
+    """Number of trained numbers."""
+    tensors = network.parameters() if isinstance(network, nn.Module) else network
+    return sum(t.numel() for t in tensors)

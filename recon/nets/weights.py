@@ -1,0 +1,132 @@
+"""Weights as files: safetensors with a recorded hash, checked before any network is built from them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from recon.data import ReconError
+from recon.nets.unrolled import Shape, Unrolled
+
+FILE, HASH = "weights.safetensors", "SHA256"
+#: The header of a safetensors file is JSON of at most this size here; a network's takes a few kilobytes.
+_LARGEST_HEADER = 4 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network in evaluation mode, its name, and the SHA-256 of the file that it came from."""
+
+    network: Unrolled
+    name: str
+    sha256: str
+
+
+def load(name: str | Path, device: torch.device | str = "cpu") -> Loaded:
+    """The network of a folder, or of a name among those that ship with the package.
+
+    Raises ReconError, before a network runs, for a folder without weights or without their hash, a hash that differs,
+    a file that is no safetensors (a pickle above all), tensors that are missing, superfluous, of another shape, or not
+    finite.
+    """
+    folder = find(name)
+    path = folder / FILE
+    try:
+        content = path.read_bytes()
+        recorded = (folder / HASH).read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ReconError(
+            f"{folder} needs {FILE} and {HASH} ({type(e).__name__}); copy the whole folder again"
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if not recorded or recorded[0].lower() != found:
+        raise ReconError(f"{path} has the SHA-256 {found[:12]}…, not the one in {HASH}; fetch the weights again")
+    shape = _shape(path, content)
+    tensors = _tensors(path, content)
+    network = Unrolled(shape)
+    _check(path, network, tensors)
+    network.load_state_dict({key: value.float() for key, value in tensors.items()})
+    return Loaded(network.to(device).eval().requires_grad_(False), folder.name, found)
+
+
+def find(name: str | Path) -> Path:
+    """The folder of weights: a path that exists, or a name of those that ship."""
+    given = Path(name)
+    if given.is_dir():
+        return given
+    if given.is_file():
+        raise ReconError(f"{given} is a file; weights are a folder with {FILE} and {HASH}: name the folder")
+    shipped = available()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    names = ", ".join(sorted(shipped)) or "none"
+    raise ReconError(f'there are no weights "{name}"; these ship with the package: {names}; or give a folder')
+
+
+def available() -> dict[str, Path]:
+    """Names of the networks that ship with the package, and their folders."""
+    spec = importlib.util.find_spec("recon.trained")
+    roots = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+    return {p.parent.name: p.parent for root in roots for p in sorted(root.glob(f"*/{FILE}"))}
+
+
+def save(network: Unrolled, folder: Path, *, half: bool = True) -> str:
+    """Write weights and hash of a network into a folder, in half precision unless told otherwise; returns the hash."""
+    from safetensors.torch import save as encoded
+
+    dtype = torch.float16 if half else torch.float32
+    tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in network.state_dict().items()}
+    content = encoded(tensors, metadata={"kind": "unrolled", "network": json.dumps(asdict(network.shape))})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    (folder / HASH).write_text(f"{digest}  {FILE}\n", encoding="ascii")
+    return digest
+
+
+def _shape(path: Path, content: bytes) -> Shape:
+    """The network's shape in the header of the file."""
+    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+        raise ReconError(f"{path} is a pickle, which can run any program when opened; only safetensors are read")
+    try:
+        (length,) = struct.unpack("<Q", content[:8])
+        if length > _LARGEST_HEADER:
+            raise ValueError("header too long")
+        about = json.loads(content[8 : 8 + length])["__metadata__"]
+        if about["kind"] != "unrolled":
+            raise ReconError(f"{path} holds a network of kind {about['kind']!r}; this version knows unrolled")
+        values = json.loads(about["network"])
+        values["channels"] = tuple(int(c) for c in values["channels"])
+        return Shape(**values)
+    except (struct.error, KeyError, TypeError, ValueError, UnicodeDecodeError):
+        raise ReconError(f"{path} is no safetensors file that this engine wrote; fetch the weights again") from None
+
+
+def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as decoded
+
+    try:
+        return decoded(content)
+    except (SafetensorError, ValueError, KeyError):
+        raise ReconError(f"{path} is damaged: it is no valid safetensors file; fetch the weights again") from None
+
+
+def _check(path: Path, network: Unrolled, tensors: dict[str, torch.Tensor]) -> None:
+    wanted = network.state_dict()
+    if odd := sorted(set(wanted) ^ set(tensors)):
+        raise ReconError(f"{path} and its network differ in {len(odd)} tensors ({odd[0]} …); fetch the weights again")
+    for key, value in tensors.items():
+        if value.shape != wanted[key].shape:
+            raise ReconError(
+                f"{path}: {key} has the shape {tuple(value.shape)}, its network wants {tuple(wanted[key].shape)}; "
+                "fetch the weights again"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ReconError(f"{path}: {key} holds values that are not finite; fetch or train the weights again")

@@ -1,0 +1,117 @@
+"""Weights from files: what is written comes back, and everything odd is refused before a network runs."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from recon.data import ReconError
+from recon.nets import weights
+from recon.nets.unrolled import Shape, Unrolled
+
+SHAPE = Shape(cascades=1, channels=(4, 6), condition=6, iterations=2, start=3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    weights.save(Unrolled(SHAPE), tmp_path / "small")
+    return tmp_path / "small"
+
+
+def replaced(folder: Path, content: bytes) -> Path:
+    """The folder with other content whose hash is right."""
+    (folder / weights.FILE).write_bytes(content)
+    (folder / weights.HASH).write_text(hashlib.sha256(content).hexdigest() + "\n")
+    return folder
+
+
+def rewritten(folder: Path, change: dict[str, torch.Tensor | None]) -> Path:
+    """The folder with some tensors changed or left out, header and hash right."""
+    from safetensors import safe_open
+    from safetensors.torch import load, save
+
+    with safe_open(str(folder / weights.FILE), framework="pt") as stored:
+        about = stored.metadata()
+    tensors = {**load((folder / weights.FILE).read_bytes()), **change}
+    return replaced(folder, save({k: v for k, v in tensors.items() if v is not None}, metadata=about))
+
+
+def test_half_precision_keeps_three_digits_of_every_weight(folder: Path) -> None:
+    torch.manual_seed(0)
+    original, loaded = Unrolled(SHAPE), weights.load(folder)
+    assert loaded.network.shape == SHAPE
+    assert loaded.name == "small"
+    assert loaded.sha256 == hashlib.sha256((folder / weights.FILE).read_bytes()).hexdigest()
+    for key, value in original.state_dict().items():
+        torch.testing.assert_close(loaded.network.state_dict()[key], value, rtol=1e-3, atol=1e-6)
+    assert not any(p.requires_grad for p in loaded.network.parameters())
+
+
+def test_one_flipped_bit_is_refused(folder: Path) -> None:
+    content = bytearray((folder / weights.FILE).read_bytes())
+    content[-5] ^= 1
+    (folder / weights.FILE).write_bytes(content)
+    with pytest.raises(ReconError, match="SHA-256"):
+        weights.load(folder)
+
+
+def test_a_missing_hash_is_refused(folder: Path) -> None:
+    (folder / weights.HASH).unlink()
+    with pytest.raises(ReconError, match=r"needs weights\.safetensors and SHA256"):
+        weights.load(folder)
+
+
+def test_a_pickle_is_refused_and_never_run(folder: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    torch.save({"a": Bomb()}, tmp_path / "zip.pt")
+    for content in (pickle.dumps(Bomb()), (tmp_path / "zip.pt").read_bytes()):
+        with pytest.raises(ReconError, match="pickle"):
+            weights.load(replaced(folder, content))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 40, b"\xff" * 40, b"{}", b"\x10\x00\x00\x00\x00\x00\x00\x00garbage"]
+)
+def test_a_file_that_is_no_safetensors_is_refused(folder: Path, content: bytes) -> None:
+    with pytest.raises(ReconError, match="no safetensors"):
+        weights.load(replaced(folder, content))
+
+
+def test_a_truncated_file_is_refused(folder: Path) -> None:
+    with pytest.raises(ReconError, match="damaged"):
+        weights.load(replaced(folder, (folder / weights.FILE).read_bytes()[:-40]))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(folder: Path, odd: float) -> None:
+    bias = torch.zeros(6, dtype=torch.float16)
+    bias[3] = odd
+    with pytest.raises(ReconError, match="not finite"):
+        weights.load(rewritten(folder, {"embed.0.bias": bias}))
+
+
+def test_a_tensor_of_another_shape_is_refused(folder: Path) -> None:
+    with pytest.raises(ReconError, match=r"shape \(5,\), its network wants \(6,\)"):
+        weights.load(rewritten(folder, {"embed.0.bias": torch.zeros(5, dtype=torch.float16)}))
+
+
+@pytest.mark.parametrize("change", [{"embed.0.bias": None}, {"extra": torch.zeros(2, dtype=torch.float16)}])
+def test_missing_and_superfluous_tensors_are_refused(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
+    with pytest.raises(ReconError, match="differ in 1 tensors"):
+        weights.load(rewritten(folder, change))
+
+
+def test_an_unknown_name_is_told_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ReconError, match='no weights "nothing"'):
+        weights.load("nothing")
+    with pytest.raises(ReconError, match="is a file"):
+        weights.load(Path(__file__))

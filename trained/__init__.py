@@ -1,0 +1,1 @@
+"""Networks that ship: a folder each with weights.safetensors, SHA256, card.md and recipe.toml."""
