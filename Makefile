@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs clean bench-peers
 
 demo: $(VENV)/.core
 	rm -rf demo && mkdir demo
@@ -24,8 +24,25 @@ lint: $(VENV)/.test
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
+# Where a machine has no GPU, torch's own index spares gigabytes: make bench-peers TORCH="--index-url https://download.pytorch.org/whl/cpu"
+PEERS  := .venv-peers
+TORCH  ?=
+PEERS_PIP := $(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c bench/peers/requirements.txt
+
+bench-peers: $(PEERS)/.done
+	@command -v bart >/dev/null || echo "BART is missing: apt-get install bart, or build it from https://mrirecon.github.io/bart"
+	@cd bench && ../$(PEERS)/bin/python peers/check.py
+
+$(PEERS)/.done: bench/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) $(TORCH) torch
+	$(PEERS_PIP) -r bench/peers/requirements.txt
+	$(PEERS_PIP) --no-deps fastmri==0.3.0
+	$(PEERS_PIP) --no-deps --ignore-requires-python espirit==0.2.1
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist site *.egg-info
+	rm -rf $(VENV) $(PEERS) demo build dist site *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

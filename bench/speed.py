@@ -1,186 +1,73 @@
-"""Time of a whole reconstruction, process start to files on disk, beside BART doing the same steps.
+"""How fast, beside the peers: one record a case and size, `ratio` = the fastest equally accurate peer's time over ours.
 
-    python bench/speed.py [--case NAME] [--repeats 5] [--json FILE] [--work DIR]
+    make bench-peers                              # once: the peers' environment; BART comes from `apt-get install bart`
+    python bench/speed.py --json bench/results/speed.json
+    python bench/speed.py --quick                 # the 8-coil 256² cases, with whatever peers are installed
+    python bench/speed.py --case espirit --case radial
 
-Both get the same simulated scan, whiten it with its noise scan, remove oversampling, compress to 12 coils, make ESPIRiT
-maps from 24 ACS lines, run 30 iterations of CG-SENSE on every slice and write DICOM. In BART's favour, it starts from
-k-space that is sorted already and kept in memory files, while recon reads and sorts the ISMRMRD file; and its
-"proto-DICOM" has no geometry. Run it on an otherwise idle machine: times of a busy one mean nothing.
+Everybody gets the same data, threads and warm-up, in a process of its own, one after the other. A peer that fails or is
+missing is named with the reason, and so is one that is too inaccurate to count. Run it on an otherwise idle machine:
+times of a busy one mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+import importlib
 import json
-import os
-import platform
-import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
-from numpy.typing import NDArray
+from case import Case, measure
 
-RECIPE = "[solve]\nmethod = 'sense'\niterations = 30\ntolerance = 0.0\n"
-LAMBDA = 1e-3
-
-
-@dataclass(frozen=True)
-class Case:
-    """A simulated scan: coils, matrix (N×N), slices."""
-
-    coils: int
-    matrix: int
-    slices: int
-    accel: int = 4
+#: Files in `cases/`, in the order in which they run.
+FAMILIES = ("sense_normal", "espirit", "cg_sense", "wavelet", "grappa", "radial", "projection", "whole_run")
+CASES: dict[str, Case] = {c.name: c for family in FAMILIES for c in importlib.import_module(f"cases.{family}").CASES}
 
 
-CASES = {"slice": Case(8, 256, 1), "stack": Case(16, 320, 20)}
-
-
-#: Runs a command from a small process: a child's peak memory is never less than that of the process it was forked from.
-LAUNCHER = """
-import resource, subprocess, sys, time
-start = time.perf_counter()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
-seconds = time.perf_counter() - start
-print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.stderr.write(done.stderr)
-sys.exit(done.returncode)
-"""
-
-
-def peak_run(command: Sequence[str], **more: Any) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a command, its largest process; raises CalledProcessError when it fails."""
-    launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
-    done = subprocess.run(launched, capture_output=True, text=True, check=True, **more)
-    seconds, peak = done.stdout.split()
-    return float(seconds), int(peak) / 1024
-
-
-def simulate(case: Case, work: Path) -> tuple[Path, NDArray[np.float32]]:
-    """The scan file and the truth as its whitened coils see it (slice, y, x)."""
-    from recon.simulation import noise_factor, preset, simulate_to
-    from recon.simulation.reference import truth, truth_maps
-
-    settings = preset(accel=case.accel, coils=case.coils, matrix=case.matrix, slices=case.slices)
-    path = work / f"scan_{case.coils}x{case.matrix}x{case.slices}.h5"
-    if not path.exists():
-        simulate_to(path, settings)
-    maps = truth_maps(settings)
-    white = np.linalg.solve(noise_factor(settings), maps.reshape(len(maps), -1)).reshape(maps.shape)
-    return path, np.abs(truth(settings, band_limited=True).data * np.linalg.norm(white, axis=0)).astype(np.float32)
-
-
-def ours(path: Path, work: Path) -> tuple[float, float, NDArray[np.float32]]:
-    """`recon run` to DICOM: seconds, MiB and, from a second run to NIfTI, the image (slice, y, x)."""
-    recipe, folder = work / "recipe.toml", work / "dicom"
-    recipe.write_text(RECIPE)
-    shutil.rmtree(folder, ignore_errors=True)
-    run = [str(Path(sys.executable).with_name("recon")), "run", str(path), "--recipe", str(recipe), "--quiet"]
-    seconds, peak = peak_run([*run, "-o", f"{folder}/"])
-    nifti = work / "ours.nii.gz"
-    if not nifti.exists():
-        peak_run([*run, "-o", str(nifti)])
-    return seconds, peak, np.asarray(nibabel.load(nifti).dataobj, np.float32).transpose(2, 1, 0)
-
-
-def sorted_for_bart(path: Path, case: Case, work: Path) -> None:
-    """K-space (x, y, 1, coil, …, slice) and noise as cfl files; not timed."""
-    from recon.io import cfl, ismrmrd
-    from recon.prepare import sort
-
-    scan = ismrmrd.read(path)
-    kinds, encoding = sort.kinds(scan), scan.encodings[0]
-    out = np.zeros((case.slices, case.coils, encoding.encoded_matrix[1], encoding.encoded_matrix[0]), np.complex64)
-    for frame in sort.frames(scan, kinds.imaging):
-        ky, kz, _ = sort.row_index(scan.lines[frame.rows], encoding)
-        out[frame.slice] = sort.grid(scan.samples.read(frame.rows), ky, kz, (1, out.shape[2]))[0][:, 0]
-    # BART's dimensions are ours reversed: x, y, z, coil, nine of length one, slice.
-    cfl.write(work / "ksp", out.reshape(case.slices, *(1,) * 9, case.coils, 1, *out.shape[2:]))
-    noise = scan.samples.read(kinds.noise).transpose(1, 0, 2)
-    cfl.write(work / "noise", np.ascontiguousarray(noise.reshape(case.coils, 1, 1, -1)))
-
-
-def bart(case: Case, work: Path) -> tuple[float, float, NDArray[np.float32]]:
-    """The same steps as a shell pipeline."""
-    from recon.io import cfl
-
-    virtual = min(12, case.coils)
-    compress = (
-        f"bart cc -p {virtual} -A white small"
-        if case.coils > virtual
-        else "cp white.cfl small.cfl; cp white.hdr small.hdr"
-    )
-    each = "; ".join(
-        f"bart slice 13 {s} small one; bart ecalib -m 1 -r 24 one maps; "
-        f"bart pics -S -l2 -r {LAMBDA} -i 30 one maps im{s}"
-        for s in range(case.slices)
-    )
-    script = (
-        "set -e; bart fft -u -i 1 ksp a; bart resize -c 0 " + str(case.matrix) + " a b; bart fft -u 1 b c; "
-        "bart whiten c noise white; " + compress + "; " + each + "; "
-        "bart join 13 " + " ".join(f"im{s}" for s in range(case.slices)) + " all; bart toimg -d all proto"
-    )
-    seconds, peak = peak_run(["bash", "-c", script], cwd=work, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
-    image = np.abs(np.squeeze(cfl.load(work / "all"))).astype(np.float32)
-    return seconds, peak, image.reshape(case.slices, case.matrix, case.matrix)
-
-
-def error(x: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
-    """‖x − t‖ / ‖t‖ in the body after the best scale."""
-    body = truth > 0.1 * truth.max()
-    a, t = x[body].astype(np.float64), truth[body].astype(np.float64)
-    a *= (a @ t) / (a @ a)
-    return round(float(np.linalg.norm(a - t) / np.linalg.norm(t)), 4)
-
-
-def measure(run: Callable[[], tuple[float, float, NDArray[np.float32]]], repeats: int) -> tuple[float, float, Any]:
-    """Median seconds after one warm-up, largest peak, last image."""
-    results = [run() for _ in range(repeats + 1)][1:]
-    return statistics.median(r[0] for r in results), max(r[1] for r in results), results[-1][2]
+def row(record: dict[str, Any]) -> str:
+    """A record in one line."""
+    name = f"{record['case']:15} {record['size']['name']:15}"
+    if record["ours_s"] is None:
+        return f"{name} ours failed: {record['why_not']}"
+    text = f"{name} ours {record['ours_s']:9.4f} s, error {record['ours_error']:.3g}"
+    if record["peer"]:
+        text += f"; {record['peer']} {record['peer_s']:.4f} s, error {record['peer_error']:.3g}: {record['ratio']:.2f}×"
+    if "ratio_loop" in record:
+        text += f" (plain loop {record['ratio_loop']:.2f}×)"
+    reasons = [f"{n}: {p[k]}" for n, p in record["peers"].items() for k in ("why_not", "why_not_counted") if k in p]
+    return "\n    ".join([text, *reasons])
 
 
 def main() -> None:
     """Measure and print; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--case", choices=CASES, action="append")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--json", type=Path, help="write the records here")
+    parser.add_argument("--quick", action="store_true", help="the 8-coil 256² cases alone, two repeats unless said")
+    parser.add_argument("--case", choices=CASES, action="append", help="this case alone; may be given again")
+    parser.add_argument("--size", action="append", help="this size alone; may be given again")
+    parser.add_argument("--peer", action="append", help="this peer alone; may be given again")
+    parser.add_argument("--repeats", type=int, help="timed runs after one warm-up (default 5)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="name cases, sizes and peers")
     options = parser.parse_args()
-    base = Path(options.work or tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    records = []
-    for name in options.case or CASES:
-        case, work = CASES[name], base / name
-        work.mkdir(parents=True, exist_ok=True)
-        path, truth = simulate(case, work)
-        our_s, our_peak, image = measure(lambda: ours(path, work), options.repeats)  # noqa: B023
-        record: dict[str, Any] = {"case": f"recon run, CG-SENSE, {name}", "size": vars(case)}
-        record |= {"ours_s": round(our_s, 2), "ours_MiB": round(our_peak), "ours_error": error(image, truth)}
-        if shutil.which("bart"):
-            sorted_for_bart(path, case, work)
-            peer_s, peer_peak, theirs = measure(lambda: bart(case, work), options.repeats)  # noqa: B023
-            record |= {"peer": "bart", "peer_s": round(peer_s, 2), "peer_MiB": round(peer_peak)}
-            record |= {"peer_error": error(theirs, truth), "ratio": round(peer_s / our_s, 2)}
-        record |= {"threads": os.cpu_count(), "repeats": options.repeats}
-        record["versions"] = {p: importlib.metadata.version(p) for p in ("recon", "torch", "numpy")}
-        record |= {"machine": platform.processor() or platform.machine(), "date": str(date.today())}
-        records.append(record)
-        print(json.dumps(record), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
-    if options.work is None:
-        shutil.rmtree(base)
+    chosen = [CASES[n] for n in options.case or CASES]
+    if options.list:
+        for case in chosen:
+            print(f"{case.name:15} {', '.join(case.sizes):45} {', '.join(case.peers)}")
+        return
+    repeats = options.repeats or (2 if options.quick else 5)
+    peers = tuple(options.peer) if options.peer else None
+    records: list[dict[str, Any]] = []
+    for case in chosen:
+        for label in case.quick if options.quick else case.sizes:
+            if options.size is None or label in options.size:
+                more = {"repeats": repeats, "threads": options.threads, "peers": peers, "hurry": options.quick}
+                records.append(measure(case, label, **more))
+                print(row(records[-1]), flush=True)
+                if options.json:
+                    options.json.parent.mkdir(parents=True, exist_ok=True)
+                    options.json.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,214 @@
+"""What a case of the benchmark is, and one measurement of it: ours and the peers, one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HERE = Path(__file__).resolve().parent
+#: The environment that `make bench-peers` makes.
+PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
+
+Array = NDArray[Any]
+Data = dict[str, Array]
+Settings = Mapping[str, Any]
+
+#: A peer counts as equally accurate when its error is at most this many times ours, or below the case's floor.
+SLACK = 1.25
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task with sizes, common data, ours and its peers.
+
+    `module` holds our `function(data, settings)`; each peer's file holds a function of the case's `task`. `data(size,
+    folder)` makes the arrays that all of them read, and the settings. `error(data, settings, result, witness)` judges a
+    result, and `measure` says in words by what; `more` adds figures. Errors below `floor` count as equal. Peers stand
+    from the one that is expected to be fastest to the slowest; `slow` tells which are left out at a size, and why.
+    `target` is the ratio to reach, `target_s` the seconds.
+    """
+
+    name: str
+    task: str
+    module: str
+    sizes: Mapping[str, Settings]
+    quick: tuple[str, ...]
+    target: float | None
+    peers: tuple[str, ...]
+    data: Callable[[Settings, Path], tuple[Data, Settings]]
+    error: Callable[[Data, Settings, Array, Array | None], float]
+    measure: str
+    floor: float = 0.0
+    target_s: float | None = None
+    function: str = "ours"
+    slow: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    more: Callable[[Data, Settings, Array], dict[str, float]] | None = None
+
+
+def python_of(peer: str) -> str:
+    """The interpreter that runs a peer: that of the peers' environment, or ours where there is none."""
+    return sys.executable if peer == "ours" or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The same for everybody: a fixed number of threads, and waiting threads that leave the processor alone."""
+    names = ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
+    return {**os.environ, **{f"{n}_NUM_THREADS": str(threads) for n in names}, "OMP_WAIT_POLICY": "passive"}
+
+
+def worker(
+    peer: str,
+    module: str,
+    function: str,
+    folder: Path,
+    *,
+    repeats: int,
+    threads: int,
+    leader: float,
+    hurry: bool,
+    timeout: float,
+) -> dict[str, Any]:
+    """Seconds, MiB, versions, result and witness of one worker; {why_not} where it failed."""
+    out = folder / f"result_{peer}"
+    command = [python_of(peer), str(HERE / "harness.py"), module, function, str(folder), str(out)]
+    command += [str(repeats), str(threads), str(leader), "hurry" if hurry else "calm"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=environment(threads), timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return {"why_not": f"not done after {timeout:.0f} s"}
+    if done.returncode:
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        said = lines[-1].strip()[:300] if lines else f"exit status {done.returncode}"
+        return {
+            "why_not": said
+            + ("; run `make bench-peers`" if peer != "ours" and said.startswith("ModuleNotFoundError") else "")
+        }
+    said = json.loads(Path(f"{out}.json").read_text())
+    witness = Path(f"{out}.witness.npy")
+    said["result"] = np.load(f"{out}.npy")
+    said["witness"] = np.load(witness) if witness.exists() else None
+    for path in folder.glob(f"{out.name}.*"):
+        path.unlink()
+    return said
+
+
+def scratch() -> Path:
+    """A new folder, in memory where the machine has such a place."""
+    return Path(tempfile.mkdtemp(prefix="recon-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+
+
+def machine() -> str:
+    """Processor and number of cores."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model nam")
+        ]
+        name = found[0] if found else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def measure(
+    case: Case,
+    label: str,
+    *,
+    repeats: int = 5,
+    threads: int = 2,
+    peers: tuple[str, ...] | None = None,
+    hurry: bool = False,
+    timeout: float = 1200,
+) -> dict[str, Any]:
+    """One record: ours, every peer with its time, error and memory or the reason why not, and the ratio.
+
+    In a hurry, peers that are slower than another by far are run once, without a warm-up.
+    """
+    folder = scratch()
+    try:
+        data, settings = case.data(case.sizes[label], folder)
+        for name, array in data.items():
+            np.save(folder / f"{name}.npy", array)
+        (folder / "settings.json").write_text(json.dumps(dict(settings)))
+        versions: dict[str, str] = {}
+        rows: dict[str, dict[str, Any]] = {}
+        leader = float("inf")
+        for who in ("ours", *(case.peers if peers is None else [p for p in case.peers if p in peers])):
+            if (label, who) in case.slow:
+                rows[who] = {"why_not": case.slow[label, who]}
+                continue
+            module, function = (case.module, case.function) if who == "ours" else (f"peers.{who}", case.task)
+            said = worker(
+                who,
+                module,
+                function,
+                folder,
+                repeats=repeats,
+                threads=threads,
+                leader=leader,
+                hurry=hurry,
+                timeout=timeout,
+            )
+            rows[who] = said if "why_not" in said else _judged(case, data, settings, said)
+            versions |= rows[who].pop("versions", {})
+            if who != "ours" and "s" in rows[who]:
+                leader = min(leader, rows[who]["s"])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    size = {k: v for k, v in case.sizes[label].items() if isinstance(v, (int, str, list, tuple, float))}
+    return record(case, label, size, rows, versions) | {"threads": threads, "repeats": repeats}
+
+
+def _judged(case: Case, data: Data, settings: Settings, said: dict[str, Any]) -> dict[str, Any]:
+    result, witness = said.pop("result"), said.pop("witness")
+    seconds = said.pop("seconds")
+    row = {"s": statistics.median(seconds), "runs": len(seconds), **said}
+    row["error"] = float(f"{case.error(data, settings, result, witness):.4g}")
+    if case.more is not None:
+        row |= case.more(data, settings, result)
+    return row
+
+
+def record(
+    case: Case, label: str, size: Settings, rows: dict[str, dict[str, Any]], versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """The fields of a record; `ratio` is the fastest equally accurate peer's median over ours.
+
+    "loop" is a plain torch loop, nobody's package: it has its own ratio and never counts as the fastest peer.
+    """
+    ours, peers = rows["ours"], {n: r for n, r in rows.items() if n != "ours"}
+    out: dict[str, Any] = {"case": case.name, "size": {"name": label, **size}, "device": "cpu"}
+    out |= {"ours_s": ours.get("s"), "ours_error": ours.get("error"), "ours_MiB": ours.get("MiB")}
+    out |= {k: v for k, v in ours.items() if k not in ("s", "error", "MiB", "runs", "warmed_up", "why_not")}
+    limit = max(case.floor, SLACK * ours.get("error", float("inf")))
+    for row in peers.values():
+        if "why_not" not in row and not row["error"] <= limit:
+            row["why_not_counted"] = f"error {row['error']:.3g} above {limit:.3g}"
+    counted = {n: r for n, r in peers.items() if "s" in r and "why_not_counted" not in r and n != "loop"}
+    best = min(counted, key=lambda n: counted[n]["s"], default=None)
+    ratio = counted[best]["s"] / ours["s"] if best and "s" in ours else None
+    out |= {"peer": best, "peer_s": counted[best]["s"] if best else None}
+    out |= {"peer_error": counted[best]["error"] if best else None, "ratio": round(ratio, 3) if ratio else None}
+    if "s" in peers.get("loop", {}) and "s" in ours:
+        out["ratio_loop"] = round(peers["loop"]["s"] / ours["s"], 3)
+    if best and "s" in ours:
+        out["as_accurate"] = bool(ours["error"] <= max(case.floor, SLACK * counted[best]["error"]))
+    if "why_not" in ours:
+        out["why_not"] = ours["why_not"]
+    out |= {"target": case.target, "target_s": case.target_s, "error_is": case.measure, "peers": peers}
+    return out | {"versions": dict(versions), "machine": machine(), "date": str(date.today())}

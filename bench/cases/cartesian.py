@@ -1,0 +1,100 @@
+"""What the Cartesian cases share: masks, data, and the SENSE normal operator in plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import phantom
+from case import Array, Data, Settings
+
+#: The three sizes of the SENSE cases: one slice, a stack of slices, a volume; the readout is fully sampled in all.
+SIZES: dict[str, Settings] = {
+    "8x256x256": {"coils": 8, "shape": (1, 256, 256), "slices": 1},
+    "20x16x320x320": {"coils": 16, "shape": (1, 320, 320), "slices": 20},
+    "8x160x160x160": {"coils": 8, "shape": (160, 160, 160), "slices": 1},
+}
+QUICK = ("8x256x256",)
+
+
+def mask(shape: tuple[int, ...], pattern: str = "variable_density", acceleration: float = 4, acs: int = 24) -> Array:
+    """Measured phase encodes (kz, ky) as float32."""
+    from recon import masks
+
+    phase = shape[:2] if shape[0] > 1 else shape[1:2]
+    # Small grids, as in tests and sweeps, have fewer calibration lines.
+    lines = [min(acs, n // 4) for n in phase]
+    made = getattr(masks, pattern)(phase, acceleration, lines, 0)
+    return np.asarray(made, np.float32).reshape(shape[:2])
+
+
+def problem(
+    settings: Settings, sigma: float = 0.01, pattern: str = "variable_density", acceleration: float = 4
+) -> Data:
+    """Truth, maps, mask (kz, ky) and masked k-space of a size."""
+    shape = tuple(settings["shape"])
+    image, maps = phantom.stack(settings["slices"], settings["coils"], shape)
+    kept = mask(shape, pattern, acceleration)
+    return {"image": image, "maps": maps, "mask": kept, "kspace": phantom.kspace(image, maps, sigma) * kept[..., None]}
+
+
+def normal(maps: Array, kept: Array, dtype: Any = np.complex128) -> Callable[[Array], Array]:
+    """x ↦ Σ_c conj(S_c) F⁻¹ M F S_c x as a plain loop over coils, all axes transformed; (slice, z, y, x)."""
+    axes = [a for a in (-3, -2, -1) if maps.shape[a] > 1]
+
+    def apply(x: Array) -> Array:
+        out = np.zeros(x.shape, dtype)
+        for c in range(maps.shape[1]):
+            s = maps[:, c].astype(dtype)
+            out += s.conj() * phantom.fft(phantom.fft(s * x, axes) * kept[..., None], axes, inverse=True)
+        return out
+
+    return apply
+
+
+def adjoint(maps: Array, kspace: Array) -> Array:
+    """Σ_c conj(S_c) F⁻¹ y_c of masked k-space, (slice, z, y, x)."""
+    axes = [a for a in (-3, -2, -1) if maps.shape[a] > 1]
+    out = np.zeros((maps.shape[0], *maps.shape[2:]), np.complex128)
+    for c in range(maps.shape[1]):
+        out += maps[:, c].conj() * phantom.fft(kspace[:, c].astype(np.complex128), axes, inverse=True)
+    return out
+
+
+def relative(x: Array, truth: Array) -> float:
+    """‖x − t‖ / ‖t‖."""
+    return float(np.linalg.norm(x - truth) / np.linalg.norm(truth))
+
+
+def in_body(x: Array, truth: Array) -> float:
+    """‖x − t‖ / ‖t‖ where the truth is above a tenth of its maximum."""
+    body = np.abs(truth) > 0.1 * np.abs(truth).max()
+    return relative(x[body], truth[body])
+
+
+def undersampled(shape: Any) -> tuple[int, ...]:
+    """Axes that are not fully sampled: all but the readout."""
+    return (-3, -2) if shape[-3] > 1 else (-2,)
+
+
+def sense_of(data: Data) -> tuple[Any, Any]:
+    """Our operator over hybrid data, as the pipeline makes it, and the weights that it holds."""
+    import torch
+
+    from recon.operators.sense import Sense
+
+    maps = torch.from_numpy(data["maps"])
+    weights = torch.from_numpy(data["mask"])[:, :, None]
+    return Sense(maps, weights, undersampled(maps.shape)), weights
+
+
+def measurement(data: Data) -> Any:
+    """Our Measurement of the case's k-space: the readout is transformed once, which whitened noise survives."""
+    import torch
+
+    from recon.data import Measurement
+    from recon.operators import ifft
+
+    operator, _ = sense_of(data)
+    return Measurement(ifft(torch.from_numpy(data["kspace"]), (-1,)), operator, 1.0)

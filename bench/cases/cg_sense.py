@@ -1,0 +1,82 @@
+"""CG-SENSE from masked k-space to the image, until the residual of the normal equations is 1.6e-4.
+
+Everybody starts from zero and solves (AᴴA + λ) x = Aᴴy. Tools that only count iterations get the number that plain
+conjugate gradients need; whether they arrived is judged by the residual of what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from case import Array, Case, Data, Settings
+
+from cases import cartesian
+
+LAMBDA, RESIDUAL = 2e-3, 1.6e-4
+
+
+def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
+    made = cartesian.problem(settings)
+    iterations = needed(cartesian.normal(made["maps"], made["mask"], np.complex64), made)
+    return made, {**settings, "lam": LAMBDA, "residual": RESIDUAL, "iterations": iterations}
+
+
+def needed(normal: Callable[[Array], Array], made: Data) -> int:
+    """Iterations of plain conjugate gradients to the residual."""
+    r = cartesian.adjoint(made["maps"], made["kspace"]).astype(np.complex64)
+    p, x = r.copy(), np.zeros_like(r)
+    rr = start = np.vdot(r, r).real
+    for k in range(1, 200):
+        q = normal(p) + LAMBDA * p
+        step = rr / np.vdot(p, q).real
+        x += step * p
+        r -= step * q
+        rr, old = np.vdot(r, r).real, rr
+        if rr <= RESIDUAL**2 * start:
+            return k
+        p = r + (rr / old) * p
+    raise RuntimeError(f"conjugate gradients do not reach a residual of {RESIDUAL}")
+
+
+def ours(data: Data, settings: Settings) -> Callable[[], Any]:
+    from recon.solve.cg import cg
+
+    def run() -> Any:
+        m = cartesian.measurement(data)
+        b = m.A.adjoint(m.y)
+        return cg(m.A.normal(), b, lam=settings["lam"], tolerance=settings["residual"], iterations=200).x
+
+    return run
+
+
+def error(data: Data, settings: Settings, result: Array, witness: Array | None) -> float:
+    """‖b − (AᴴA + λ) x‖ / ‖b‖, over all slices."""
+    b = cartesian.adjoint(data["maps"], data["kspace"])
+    x = result.reshape(b.shape)
+    r = b - cartesian.normal(data["maps"], data["mask"])(x) - settings["lam"] * x
+    return float(np.linalg.norm(r) / np.linalg.norm(b))
+
+
+def nrmse(data: Data, settings: Settings, result: Array) -> dict[str, float]:
+    return {"nrmse": round(cartesian.in_body(result.reshape(data["image"].shape), data["image"]), 4)}
+
+
+CASES = (
+    Case(
+        name="cg_sense",
+        task="cg_sense",
+        module="cases.cg_sense",
+        sizes=cartesian.SIZES,
+        quick=cartesian.QUICK,
+        target=3.0,
+        peers=("bart", "deepinv", "mrpro", "sigpy", "loop"),
+        data=data,
+        error=error,
+        measure="relative residual of the normal equations",
+        floor=1.05 * RESIDUAL,
+        more=nrmse,
+    ),
+)

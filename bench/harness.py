@@ -1,0 +1,85 @@
+"""One measurement in a process of its own: loads arrays, warms up, repeats, writes times and the result.
+
+    python bench/harness.py MODULE FUNCTION FOLDER OUT REPEATS THREADS LEADER hurry|calm
+
+Ours and every peer run by this file alone, so that imports, threads and memory are counted alike. It needs numpy and
+nothing of recon. FUNCTION(data, settings) prepares, untimed, and returns a callable that does the work once; what that
+returns is the result, or a tuple (result, seconds, MiB) where a command was timed by itself. An attribute `witness` of
+the callable is stored beside the result. A task that is far slower than LEADER seconds is run once after its
+warm-up, or in a hurry not again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Packages whose versions are worth knowing, where they are in use.
+PACKAGES = """
+torch numpy scipy recon sigpy mrpro deepinv mri-nufft finufft pygrappa fastmri espirit astra-toolbox odl scikit-image
+torchkbnufft
+""".split()  # noqa: SIM905
+
+
+def versions() -> dict[str, str]:
+    """Versions of those packages that this process has imported."""
+    modules = {"mri-nufft": "mrinufft", "astra-toolbox": "astra", "scikit-image": "skimage"}
+    return {p: importlib.metadata.version(p) for p in PACKAGES if modules.get(p, p) in sys.modules}
+
+
+def timed(run: Any) -> tuple[Any, float, float | None]:
+    """Result, seconds and, where the task knows better than this process, MiB."""
+    start = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    return result if isinstance(result, tuple) else (result, seconds, None)
+
+
+def main(
+    module: str, function: str, folder: str, out: str, repeats: int, threads: int, leader: float, hurry: bool
+) -> None:
+    """Measure one task; see the module."""
+    data = {p.stem: np.load(p) for p in sorted(Path(folder).glob("*.npy"))}
+    settings = json.loads((Path(folder) / "settings.json").read_text())
+    worker = importlib.import_module(module)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    run = getattr(worker, function)(data, {**settings, "folder": folder, "threads": threads})
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    result, first, peak = timed(run)
+    times, peaks = [first], [peak]
+    if first > 2 and first > 3 * leader:
+        repeats = 1
+    if hurry and first > 0.5 and first > 1.5 * leader:
+        repeats = 0
+    if repeats:
+        times, peaks = [], []
+    for _ in range(repeats):
+        result, seconds, peak = timed(run)
+        times.append(seconds)
+        peaks.append(peak)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = max((p for p in peaks if p is not None), default=own)
+    np.save(f"{out}.npy", np.asarray(result))
+    if getattr(run, "witness", None) is not None:
+        np.save(f"{out}.witness.npy", np.asarray(run.witness))
+    said = {
+        "seconds": times,
+        "warmed_up": repeats > 0,
+        "MiB": round(peak),
+        "versions": versions() | getattr(worker, "VERSIONS", {}),
+    }
+    Path(f"{out}.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5], int(sys.argv[5]), int(sys.argv[6]), float(sys.argv[7]), sys.argv[8] == "hurry")
