@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include "eigen.h"
 #include "sense.h"
 #include "vectors.h"
 
@@ -66,6 +67,27 @@ static void sense_decode(const Complex& y, const Complex& maps, const Real& weig
     recon::decode(e, from, to, threads);
 }
 
+// kernels (z, y, lag, entry), waves (x, lag), reference (coil); planes first ... first + z of maps (coil, Z, y, x) and
+// values (Z, y, x) are written
+static void eigenmaps(const Complex& kernels, const Complex& waves, const Complex& reference, Complex& maps, Real& values,
+                      int first, float least, float tolerance, int iterations, int threads) {
+    bool fits = kernels.ndim() == 4 && waves.ndim() == 2 && reference.ndim() == 1 && maps.ndim() == 4 &&
+                values.ndim() == 3;
+    const long coils = fits ? reference.shape(0) : 0;
+    fits = fits && coils > 0 && kernels.shape(3) == coils * (coils + 1) / 2 && maps.shape(0) == coils &&
+           waves.shape(1) == kernels.shape(2) && waves.shape(1) > 0 && maps.shape(2) == kernels.shape(1) &&
+           maps.shape(3) == waves.shape(0) && first >= 0 && first + kernels.shape(0) <= maps.shape(1);
+    for (int axis = 0; fits && axis < 3; ++axis) fits = values.shape(axis) == maps.shape(axis + 1);
+    if (!fits) throw std::invalid_argument("the shapes of kernels, waves, maps and values do not fit each other");
+    const long plane = maps.shape(2) * maps.shape(3);
+    recon::EigenSizes s{int(coils), int(waves.shape(1)), int(kernels.shape(0)), int(maps.shape(2)), int(maps.shape(3)),
+                        long(maps.shape(1)) * plane};
+    complex64* to = maps.mutable_data() + first * plane;
+    float* value = values.mutable_data() + first * plane;
+    py::gil_scoped_release released;
+    recon::eigenmaps(s, {least, tolerance, iterations}, kernels.data(), waves.data(), reference.data(), to, value, threads);
+}
+
 typedef py::array_t<double, py::array::c_style> Double;
 
 // Arrays (item, n) of float32, all of one shape, and a number for each item.
@@ -116,6 +138,9 @@ PYBIND11_MODULE(RECON_MODULE, m) {
           py::arg("weights").noconvert(), py::arg("volume"), py::arg("y").noconvert(), py::arg("threads"));
     m.def("sense_decode", &sense_decode, py::arg("y").noconvert(), py::arg("maps").noconvert(),
           py::arg("weights").noconvert(), py::arg("volume"), py::arg("x").noconvert(), py::arg("threads"));
+    m.def("eigenmaps", &eigenmaps, py::arg("kernels").noconvert(), py::arg("waves").noconvert(),
+          py::arg("reference").noconvert(), py::arg("maps").noconvert(), py::arg("values").noconvert(), py::arg("first"),
+          py::arg("least"), py::arg("tolerance"), py::arg("iterations"), py::arg("threads"));
     m.def("dot", &dot, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("threads"));
     m.def("curvature", &curvature, py::arg("p").noconvert(), py::arg("q").noconvert(), py::arg("shift").noconvert(),
           py::arg("threads"));

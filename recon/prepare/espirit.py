@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError
+from recon.kernels import eigen
 from recon.prepare.sensitivities import SensitivityMaps, dominant
 
 #: Pixels whose eigenvectors are computed together: what fits a processor's cache, and what fills a GPU.
 _CHUNK_CPU, _CHUNK_GPU = 4096, 1 << 18
+
+#: Coefficients along x of all rows that the compiled kernel gets at a time.
+_PLANES_BYTES = 64 * 2**20
 
 
 def espirit(
@@ -27,6 +31,7 @@ def espirit(
     sets: int = 1,
     width: int | None = 24,
     chunk: int | None = None,
+    columns: tuple[int, int] | None = None,
 ) -> SensitivityMaps:
     """Coil sensitivity maps from the fully sampled centre of k-space.
 
@@ -39,7 +44,8 @@ def espirit(
     1, have unit root-sum-of-squares and a phase that makes the first principal coil of the calibration real and
     positive. Pixels with λ < `crop` are zero; with `soft` the maps are multiplied by a weight that rises smoothly from
     0 at λ = crop to 1 at λ = 1 instead. `threshold` is a singular value relative to the largest: BART's `ecalib -t` is
-    its square. `chunk` pixels are treated at a time, which bounds the memory beside the result.
+    its square. `chunk` pixels are treated at a time, which bounds the memory beside the result. `columns` = (first,
+    end) along x makes the maps of that part of the grid alone.
 
     Raises DataError when the calibration is smaller than the kernel, empty or not finite.
     Source: Uecker et al., Magn Reson Med 71:990, 2014.
@@ -48,15 +54,20 @@ def espirit(
     _check(calibration, shape, kernel, sets)
     chunk = chunk or (_CHUNK_GPU if calibration.is_cuda else _CHUNK_CPU)
     batch = calibration.shape[:-4]
-    maps = calibration.new_zeros(math.prod(batch), sets, coils, *shape)
-    values = torch.zeros(math.prod(batch), sets, *shape, dtype=torch.float32, device=calibration.device)
+    columns = columns or (0, shape[2])
+    part = (*shape[:2], columns[1] - columns[0])
+    maps = calibration.new_zeros(math.prod(batch), sets, coils, *part)
+    values = torch.zeros(math.prod(batch), sets, *part, dtype=torch.float32, device=calibration.device)
     for one, m, v in zip(calibration.reshape(-1, *calibration.shape[-4:]), maps, values):
         data = _centre(one, width)
         kernels = _projector(data, _kernel(data, kernel), threshold)
-        _eigenmaps(kernels, _first_coil(data), m, v, crop, chunk)
+        if sets == 1 and eigen.serves(kernels):
+            _compiled(kernels, _first_coil(data), m[0], v[0], shape[2], columns[0], crop)
+        else:
+            _eigenmaps(kernels, _first_coil(data), m, v, crop, chunk, shape[2], columns[0])
         m *= (_soft(v, crop) if soft else (v >= crop).to(v.dtype))[:, None]
     lead = (*batch, sets) if sets > 1 else batch
-    return SensitivityMaps(maps.reshape(*lead, coils, *shape), values.reshape(*lead, *shape), sets > 1)
+    return SensitivityMaps(maps.reshape(*lead, coils, *part), values.reshape(*lead, *part), sets > 1)
 
 
 def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int, sets: int) -> None:
@@ -129,21 +140,49 @@ def _diagonals(projector: Tensor, coils: int, kernel: tuple[int, ...]) -> Tensor
     return out
 
 
-def _waves(n: int, lags: int, like: Tensor, step: int = 1) -> Tensor:
-    """exp(2πi r d / n) for every `step`-th of the n centred positions r and the lags d."""
-    r = torch.arange(0, n, step, device=like.device, dtype=torch.float64) - n // 2
+def _waves(n: int, lags: int, like: Tensor, step: int = 1, part: tuple[int, int] | None = None) -> Tensor:
+    """exp(2πi r d / n) for every `step`-th of the n centred positions r, or those of a part, and the lags d."""
+    r = torch.arange(*(part or (0, n)), step, device=like.device, dtype=torch.float64) - n // 2
     d = torch.arange(lags, device=like.device, dtype=torch.float64) - lags // 2
     # The product of two integers is reduced modulo n first: no precision is lost at large angles.
     angle = 2 * math.pi / n * (r[:, None] * d).remainder(n)
     return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
 
 
+def _compiled(kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, nx: int, x0: int, crop: float) -> None:
+    """Write the eigenvectors (coil, z, y, x) and eigenvalues (z, y, x) of columns x0 and on of nx."""
+    lz, ly, lx, _ = kernels.shape
+    coils, nz, ny, part = maps.shape
+    upper = torch.triu_indices(coils, coils)
+    half = kernels.reshape(lz, ly, lx, coils, coils)[..., upper[0], upper[1]]
+    wave_z, wave_y = _waves(nz, lz, kernels), _waves(ny, ly, kernels)
+    wave_x = _waves(nx, lx, kernels, part=(x0, x0 + part))
+    step = max(1, _PLANES_BYTES // (8 * ny * lx * half.shape[-1]))
+    for z in range(0, nz, step):
+        in_z = (wave_z[z : z + step] @ half.reshape(lz, -1)).reshape(-1, ly, lx * half.shape[-1])
+        in_zy = (wave_y @ in_z).reshape(-1, ny, lx, half.shape[-1])
+        eigen.eigenmaps(in_zy, wave_x, reference, maps, values, z, least=0.85 * crop, tolerance=1e-4)
+        done = values[z : z + step]
+        at = (done < 0).nonzero(as_tuple=True)
+        if len(at[0]):
+            g = in_zy.new_zeros(len(at[0]), coils, coils)
+            g[:, upper[0], upper[1]] = torch.einsum("nl,nle->ne", wave_x[at[2]], in_zy[at[:2]])
+            g[:, upper[1], upper[0]] = g[:, upper[0], upper[1]].conj()
+            done[at], vector = dominant(g)
+            maps[:, at[0] + z, at[1], at[2]] = _turned(vector, reference).T
+
+
 def _matrices(
-    kernels: Tensor, shape: tuple[int, int, int], steps: tuple[int, int, int], chunk: int
+    kernels: Tensor, shape: tuple[int, int, int], steps: tuple[int, int, int], chunk: int, x0: int, part: int
 ) -> Iterator[tuple[int, slice, Tensor]]:
-    """G(r) of every `steps`-th pixel, (pixel, coil, coil), for a partition and some rows of that grid at a time."""
+    """G(r) of every `steps`-th pixel, (pixel, coil, coil), for a partition and some rows of that grid at a time.
+
+    `shape` is the whole grid, of which `part` columns from x0 on are wanted.
+    """
     lz, ly, lx, pairs = kernels.shape
-    wave_z, wave_y, wave_x = (_waves(n, lags, kernels, s) for n, lags, s in zip(shape, (lz, ly, lx), steps))
+    parts = (None, None, (x0, x0 + part))
+    sizes = zip(shape, (lz, ly, lx), steps, parts)
+    wave_z, wave_y, wave_x = (_waves(n, lags, kernels, s, p) for n, lags, s, p in sizes)
     coils = math.isqrt(pairs)
     in_z = (wave_z @ kernels.reshape(lz, -1)).reshape(len(wave_z), ly, lx * pairs)
     rows = max(1, chunk // len(wave_x))
@@ -152,25 +191,29 @@ def _matrices(
         yield z, slice(y, min(y + rows, len(wave_y))), (wave_x @ in_zy).reshape(-1, coils, coils)
 
 
-def _eigenmaps(kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, crop: float, chunk: int) -> None:
+def _eigenmaps(
+    kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, crop: float, chunk: int, width: int, x0: int
+) -> None:
     """Write eigenvectors and eigenvalues of G(r) into (set, coil, z, y, x) and (set, z, y, x), a few rows at a time.
 
+    The grid has `width` columns and the maps are those from x0 on.
     One set on a large grid is solved on every second pixel and interpolated, which is within a few power iterations of
     the eigenvectors everywhere but at the rim of the object; pixels that are not there by then are solved for
     themselves. Where λ stays well below `crop` nobody looks, and it is left at that.
     """
     sets, coils, nz, ny, nx = maps.shape
-    shape = (nz, ny, nx)
-    z2, y2, x2 = (2 if sets == 1 and n >= 4 * lags else 1 for n, lags in zip(shape, kernels.shape[:3]))
+    shape = (nz, ny, width)
+    whole = sets == 1 and nx == width
+    z2, y2, x2 = (2 if whole and n >= 4 * lags else 1 for n, lags in zip(shape, kernels.shape[:3]))
     guess = None
     if (z2, y2, x2) != (1, 1, 1):
         guess = maps.new_zeros(coils, -(-nz // z2), -(-ny // y2), -(-nx // x2))
-        for z, y, g in _matrices(kernels, shape, (z2, y2, x2), chunk):
+        for z, y, g in _matrices(kernels, shape, (z2, y2, x2), chunk, x0, nx):
             vector = _turned(dominant(g, 1e-2)[1], reference)
             guess[:, z, y] = vector.T.reshape(coils, -1, guess.shape[-1])
         for axis, (n, step) in enumerate(zip(shape, (z2, y2, x2)), start=1):
             guess = _between(guess, axis, n) if step == 2 else guess
-    for z, y, g in _matrices(kernels, shape, (1, 1, 1), chunk):
+    for z, y, g in _matrices(kernels, shape, (1, 1, 1), chunk, x0, nx):
         for s in range(sets):
             near = None if guess is None else guess[:, z, y].reshape(coils, -1).T
             value, vector = dominant(g) if near is None else _refined(g, near, 0.85 * crop)

@@ -1,0 +1,119 @@
+// Sensitivity maps as dominant eigenvectors of one Hermitian matrix a pixel, LANES neighbouring columns at once.
+//
+// Columns are independent: each goes down its rows, starting from the row above, so that a pixel's value depends
+// neither on threads nor on which other columns are asked for.
+#pragma once
+
+#include <cmath>
+
+#include "../shared/eigen.h"
+#include "sense.h"
+
+namespace recon {
+
+struct EigenSizes {
+    int coils, lags, nz, ny, nx;  // of the planes at hand
+    long coil_stride;             // between the maps of two coils, in complex values
+};
+
+struct EigenRule {
+    float least;      // eigenvalues below this need not be exact
+    float tolerance;  // |G v - lambda v| <= tolerance lambda
+    int iterations;   // at most
+};
+
+inline Lanes root(Lanes v) {
+    for (int i = 0; i < LANES; ++i) v[i] = std::sqrt(v[i]);
+    return v;
+}
+
+// kernels (nz, ny, lag, entry), waves (x, lag), reference (coil); maps (coil, nz, ny, nx) and values (nz, ny, nx) out.
+inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex64* kernels, const complex64* waves,
+                      const complex64* reference, complex64* maps, float* values, int threads) {
+    const int entries = s.coils * (s.coils + 1) / 2, strips = (s.nx + LANES - 1) / LANES;
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Buffer memory;
+        Row* wave = memory.at_least(s.lags + entries + 4 * s.coils);
+        Row *G = wave + s.lags, *v = G + entries, *y = v + s.coils, *start = y + s.coils, *towards = start + s.coils;
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < long(s.nz) * strips; ++task) {
+            const int z = int(task / strips), x0 = int(task % strips) * LANES;
+            const int count = s.nx - x0 < LANES ? s.nx - x0 : LANES;
+            for (int lag = 0; lag < s.lags; ++lag)
+                for (int i = 0; i < LANES; ++i) {
+                    complex64 w = waves[long(x0 + (i < count ? i : 0)) * s.lags + lag];
+                    wave[lag].re[i] = w.real(), wave[lag].im[i] = w.imag();
+                }
+            // A start that no eigenvector is orthogonal to, in all likelihood: golden-angle phases.
+            const float even = 1 / std::sqrt(float(s.coils));
+            for (int c = 0; c < s.coils; ++c) {
+                start[c] = {Lanes{} + even * std::cos(2.39996f * c), Lanes{} + even * std::sin(2.39996f * c)};
+                towards[c] = {Lanes{} + reference[c].real(), Lanes{} + reference[c].imag()};
+                v[c] = towards[c];
+            }
+            for (int row = 0; row < s.ny; ++row) {
+                const long plane = long(z) * s.ny + row;
+                pixel_matrix(reinterpret_cast<const float*>(kernels + plane * s.lags * entries), wave, s.lags, entries, G);
+                const Lanes bound = frobenius2(G, s.coils);
+                for (int c = 0; c < s.coils; ++c) v[c] = v[c] + Complex<Lanes>{start[c].re * 0.1f, start[c].im * 0.1f};
+                Lanes value{};
+                Lanes active{};  // 1 where a pixel is not there yet
+                for (int i = 0; i < LANES; ++i) active[i] = 1;
+                for (int k = 0; k < rule.iterations; ++k) {
+                    const Lanes size = norm2(v, s.coils);
+                    Lanes scale;
+                    for (int i = 0; i < LANES; ++i)  // frozen pixels keep their bits, whatever their neighbours still need
+                        scale[i] = active[i] == 0 ? 1 : size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
+                    for (int c = 0; c < s.coils; ++c) v[c].re *= scale, v[c].im *= scale;
+                    hermitian_times(G, v, y, s.coils);
+                    const Lanes rayleigh = inner(v, y, s.coils);
+                    // |y - rho v|^2 = |y|^2 - rho^2 loses all digits when it is small: subtract first.
+                    Lanes wrong{};
+                    for (int c = 0; c < s.coils; ++c) {
+                        Lanes re = y[c].re - rayleigh * v[c].re, im = y[c].im - rayleigh * v[c].im;
+                        wrong += re * re + im * im;
+                    }
+                    bool any = false;
+                    for (int i = 0; i < LANES; ++i) {
+                        if (active[i] == 0) continue;
+                        value[i] = rayleigh[i];
+                        const float limit = rule.tolerance * rayleigh[i];
+                        const bool there = k > 0 && wrong[i] <= limit * limit;
+                        const bool below = bound[i] < rule.least * rule.least ||
+                                           (k > 7 && rayleigh[i] + 2 * std::sqrt(wrong[i]) < rule.least);
+                        if (there || below) active[i] = 0;
+                        else any = true;
+                    }
+                    if (!any) break;
+                    for (int c = 0; c < s.coils; ++c) {  // frozen pixels keep their vector
+                        v[c].re += active * (y[c].re - v[c].re);
+                        v[c].im += active * (y[c].im - v[c].im);
+                    }
+                }
+                // The phase that makes the part along the reference real and positive.
+                Row along = zero();
+                for (int c = 0; c < s.coils; ++c) along = along + conj_product(towards[c], v[c]);
+                for (int i = 0; i < LANES; ++i) {
+                    const float size = std::hypot(along.re[i], along.im[i]);
+                    along.re[i] = size > 0 ? along.re[i] / size : 1;
+                    along.im[i] = size > 0 ? -along.im[i] / size : 0;
+                }
+                const Lanes size = norm2(v, s.coils);
+                for (int c = 0; c < s.coils; ++c) {
+                    Row turned_by = product(v[c], along);
+                    for (int i = 0; i < LANES; ++i) {
+                        const float scale = size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
+                        turned_by.re[i] *= scale, turned_by.im[i] *= scale;
+                    }
+                    v[c] = turned_by;
+                    store(turned_by, maps + c * s.coil_stride + plane * s.nx + x0, count);
+                }
+                value *= 1 - 2 * active;  // negative where it is not there: the caller solves for these pixels in another way
+                std::memcpy(values + plane * s.nx + x0, &value, count * sizeof(float));
+            }
+        }
+    }
+}
+
+}  // namespace recon

@@ -1,0 +1,41 @@
+"""Sensitivity maps as dominant eigenvectors of one small Hermitian matrix a pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recon.kernels.build import native
+
+#: Power iterations at most; in tissue, where the first eigenvalue stands apart, four or five are enough.
+ITERATIONS = 40
+
+
+def serves(t: Tensor) -> bool:
+    """Whether the compiled kernel takes this tensor: complex64 on the CPU."""
+    return native() is not None and t.device.type == "cpu" and t.dtype == torch.complex64
+
+
+def eigenmaps(
+    kernels: Tensor,
+    waves: Tensor,
+    reference: Tensor,
+    maps: Tensor,
+    values: Tensor,
+    first: int,
+    *,
+    least: float,
+    tolerance: float,
+) -> None:
+    """Write eigenvectors and eigenvalues of G(r) = Σ_lag waves[x, lag] · kernels[z, y, lag] for some partitions.
+
+    `kernels` (z, y, lag, entry) holds the upper triangle of G, row by row; they are partitions `first` and on of `maps`
+    (coil, Z, y, x) and `values` (Z, y, x), both contiguous. The part of a vector along `reference` (coil) is real and
+    positive. Eigenvalues below `least` need not be exact; others are when ‖Gv − λv‖ ≤ `tolerance` · λ. Where that was
+    not reached, at the rim of an object, where two eigenvalues are nearly equal, the value is negative.
+    """
+    module = native()
+    assert module is not None
+    given = (kernels.contiguous(), waves.contiguous(), reference.contiguous(), maps, values)
+    arrays = (t.resolve_conj().numpy() for t in given)
+    module.eigenmaps(*arrays, first, least, tolerance, ITERATIONS, torch.get_num_threads())
