@@ -17,7 +17,6 @@ from mrpro.data import KTrajectory, SpatialDimension
 from mrpro.operators import FastFourierOp, IdentityOp, NonUniformFastFourierOp, SensitivityOp, WaveletOp
 from mrpro.operators.functionals import L1NormViewAsReal, L2NormSquared
 
-
 Task = Callable[[], Any]
 Data = dict[str, Any]
 
@@ -100,10 +99,10 @@ def radial(data: Data, settings: Data) -> Task:
 
 def help(data: Data, settings: Data) -> Task:
     """Importing the package in a new interpreter; it has no command line."""
+    command = [sys.executable, "-c", "import peers.torchvision_operators, mrpro"]
 
     def run() -> Any:
-        seconds, peak = peak_run(
-            [sys.executable, "-c", "        )
+        seconds, peak = peak_run(command, cwd=Path(__file__).parent.parent)
         return torch.zeros(0), seconds, peak
 
     return run
