@@ -18,13 +18,17 @@ SIZES: dict[str, Settings] = {
 QUICK = ("8x256x256",)
 
 
-def mask(shape: tuple[int, ...], pattern: str = "variable_density", acceleration: float = 4, acs: int = 24) -> Array:
+def calibration_lines(n: int) -> int:
+    """24 of them, fewer on the small grids of tests and sweeps."""
+    return min(24, n // 6)
+
+
+def mask(shape: tuple[int, ...], pattern: str = "variable_density", acceleration: float = 4) -> Array:
     """Measured phase encodes (kz, ky) as float32."""
     from recon import masks
 
     phase = shape[:2] if shape[0] > 1 else shape[1:2]
-    # Small grids, as in tests and sweeps, have fewer calibration lines.
-    lines = [min(acs, n // 4) for n in phase]
+    lines = [calibration_lines(n) for n in phase]
     made = getattr(masks, pattern)(phase, acceleration, lines, 0)
     return np.asarray(made, np.float32).reshape(shape[:2])
 
@@ -71,6 +75,11 @@ def in_body(x: Array, truth: Array) -> float:
     """‖x − t‖ / ‖t‖ where the truth is above a tenth of its maximum."""
     body = np.abs(truth) > 0.1 * np.abs(truth).max()
     return relative(x[body], truth[body])
+
+
+def laid_out(data: Data, settings: Settings) -> Data:
+    """The arrays as they are, or with their axes in reversed order in memory where the settings say `strided`."""
+    return {k: np.asfortranarray(v) for k, v in data.items()} if settings.get("strided") else data
 
 
 def undersampled(shape: Any) -> tuple[int, ...]:

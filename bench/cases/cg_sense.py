@@ -44,6 +44,8 @@ def needed(normal: Callable[[Array], Array], made: Data) -> int:
 def ours(data: Data, settings: Settings) -> Callable[[], Any]:
     from recon.solve.cg import cg
 
+    data = cartesian.laid_out(data, settings)
+
     def run() -> Any:
         m = cartesian.measurement(data)
         b = m.A.adjoint(m.y)

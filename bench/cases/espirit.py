@@ -9,6 +9,8 @@ import numpy as np
 import phantom
 from case import Array, Case, Data, Settings
 
+from cases import cartesian
+
 SIZES: dict[str, Settings] = {
     "8x256x256": {"coils": 8, "shape": (1, 256, 256)},
     "16x320x320": {"coils": 16, "shape": (1, 320, 320)},
@@ -29,6 +31,7 @@ def ours(data: Data, settings: Settings) -> Callable[[], Array]:
 
     from recon.prepare.espirit import espirit
 
+    data = cartesian.laid_out(data, settings)
     kspace, width = torch.from_numpy(data["kspace"]), settings["width"]
     shape = tuple(kspace.shape[-3:])
 

@@ -21,7 +21,7 @@ SIZES: dict[str, Settings] = {
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     made = cartesian.problem(settings, pattern="equispaced", acceleration=settings["acceleration"])
     ny = settings["shape"][1]
-    acs = min(24, ny // 4)
+    acs = cartesian.calibration_lines(ny)
     block = made["kspace"][0][:, :, ny // 2 - acs // 2 : ny // 2 - acs // 2 + acs]
     return made | {"calibration": np.ascontiguousarray(block)}, {**settings, "lam": 0.1}
 

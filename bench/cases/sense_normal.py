@@ -20,6 +20,7 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 def ours(data: Data, settings: Settings) -> Callable[[], Array]:
     import torch
 
+    data = cartesian.laid_out(data, settings)
     normal, x = cartesian.sense_of(data)[0].normal(), torch.from_numpy(data["image"])
     return lambda: normal(x)
 

@@ -42,7 +42,8 @@ def _sense(data: Data, folder: str) -> int:
     slices, coils, nz, ny, nx = data["maps"].shape
     where = Path(folder)
     write(where / "maps", data["maps"], {0: nx, 1: ny, 2: nz, 3: coils, 13: slices})
-    write(where / "mask", np.repeat(data["mask"][..., None], nx, -1), {0: nx, 1: ny, 2: nz})
+    full = np.broadcast_to(data["mask"][..., None], (slices, nz, ny, nx))
+    write(where / "mask", full, {0: nx, 1: ny, 2: nz, 13: slices})
     if "kspace" in data:
         write(where / "kspace", data["kspace"], {0: nx, 1: ny, 2: nz, 3: coils, 13: slices})
     return 7 if nz > 1 else 3
