@@ -19,24 +19,29 @@ from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.prepare import compress, hybrid
 from recon.prepare.complete import complete
-from recon.prepare.espirit import espirit
+from recon.prepare.espirit import SignalSpace, eigenmaps, signal_space
 from recon.prepare.finish import finish
 from recon.prepare.hybrid import Lines, Slab
 from recon.prepare.sampling import sampling
-from recon.prepare.sensitivities import combine
+from recon.prepare.sensitivities import combine, first_coil
 from recon.prepare.sort import Frame
 from recon.prepare.walsh import walsh
 from recon.recipe import Method
+from recon.solve import cg
 from recon.solve.grappa import grappa
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What the calibration lines of a slice tell: the coil compression, the calibration block and the maps."""
+    """What the calibration lines of a slice tell: the coil compression, the calibration block and the maps.
+
+    A volume that is solved in parts has the `signal` space instead of maps, which are made for each part.
+    """
 
     compression: Tensor | None
     block: Tensor | None
     maps: Tensor | None
+    signal: SignalSpace | None = None
 
 
 def volumes(
@@ -60,10 +65,13 @@ def volumes(
         for key in batch:
             rows = _calibration_rows(job, job.frames[key], acquired[key])
             if last is None or not np.array_equal(last[0], rows):
-                last = rows, _calibrate(lines, rows, choice.method, job)
+                last = rows, _calibrate(lines, rows, choice.method, job, in_parts=plan.columns > 0)
             known.append(last[1])
             slabs.append(hybrid.slab(replace(lines, compression=last[1].compression), job.frames[key].rows))
-        images = _images(choice.method, slabs, known, top, job)
+        if plan.columns:
+            images = _by_columns(choice.method, slabs[0], known[0], top, job, plan.columns)
+        else:
+            images = _images(choice.method, slabs, known, top, job)
         for key, slab, x in zip(batch, slabs, images, strict=True):
             x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
             notes += said
@@ -117,7 +125,7 @@ def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> ND
     return rows if len(rows) and area(rows) >= area(None) else frame.rows
 
 
-def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job) -> Calibrated:
+def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *, in_parts: bool = False) -> Calibrated:
     prepare = job.recipe.prepare
     coils = lines.whitening.matrix.shape[0]
     shrink = prepare.coil_compression != "none" and coils > prepare.virtual_coils
@@ -136,27 +144,73 @@ def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job) -
         return Calibrated(compression, block, None)
     if prepare.maps == "walsh":
         maps = walsh(ifft(_padded(block, (*lines.shape, lines.nx)), (-3, -2, -1))).maps
-    else:
-        maps = espirit(
-            block.to(job.device),
-            (*lines.shape, lines.nx),
-            kernel=prepare.espirit_kernel,
-            threshold=prepare.espirit_threshold,
-            crop=prepare.espirit_crop,
-            sets=prepare.map_sets,
-        ).maps
-    return Calibrated(compression, block, maps)
+        return Calibrated(compression, block, maps)
+    signal = signal_space(
+        block.to(job.device),
+        (*lines.shape, lines.nx),
+        kernel=prepare.espirit_kernel,
+        threshold=prepare.espirit_threshold,
+    )
+    if in_parts:
+        return Calibrated(compression, block, None, signal)
+    return Calibrated(compression, block, _maps(signal, (*lines.shape, lines.nx), job))
 
 
-def _images(method: Method, slabs: list[Slab], known: list[Calibrated], top: int, job: Job) -> Tensor:
-    """Complex images (item, z, y, x) of a batch on the encoded grid."""
+def _maps(signal: SignalSpace, shape: tuple[int, int, int], job: Job, columns: tuple[int, int] | None = None) -> Tensor:
+    prepare = job.recipe.prepare
+    return eigenmaps(signal, shape, crop=prepare.espirit_crop, sets=prepare.map_sets, columns=columns).maps
+
+
+def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int) -> Tensor:
+    """The complex image (1, z, y, x) of a volume, some columns of its readout at a time.
+
+    What belongs to the volume as a whole is found first: its mean power, which sets λ, and the phase of its coils.
+    """
+    nx, halo = slab.y.shape[-1], planning.HALO[method]
+    weights = (slab.counts / top).sqrt()[:, :, None]
+    energy = torch.stack([(c * weights).abs().square().sum(dtype=torch.float64) for c in slab.y]).sum()
+    samples = torch.count_nonzero(slab.counts) * slab.y[:, 0, 0].numel()
+    power = float(cg.signal_power(energy, samples, top**-0.5, slab.y[0].numel()))
+    towards = first_coil(slab.y) if method == "combine" else None
+    out = torch.empty(1, *slab.y.shape[1:], dtype=slab.y.dtype, device=job.device)
+    for start in range(0, nx, columns):
+        end = min(nx, start + columns)
+        low, high = start - halo, end + halo
+        # For wavelets and total variation the grid is periodic; the window of the combination ends at its edges.
+        low, high = (max(0, low), min(nx, high)) if method == "combine" else (low, high)
+        around = torch.arange(low, high).remainder(nx)
+        maps = known.maps.index_select(-1, around.to(known.maps.device)) if known.maps is not None else None
+        if known.signal is not None:
+            maps = _maps(known.signal, (*slab.y.shape[1:3], nx), job, (low, high))
+        part = replace(slab, y=slab.y.index_select(-1, around))
+        x = _images(method, [part], [replace(known, maps=maps)], top, job, power=power, towards=towards)
+        out[..., start:end] = x[..., start - low : end - low]
+    return out
+
+
+def _images(
+    method: Method,
+    slabs: list[Slab],
+    known: list[Calibrated],
+    top: int,
+    job: Job,
+    *,
+    power: float | None = None,
+    towards: Tensor | None = None,
+) -> Tensor:
+    """Complex images (item, z, y, x) of a batch on the encoded grid.
+
+    `power` and `towards` are the mean power and the first coil of the whole volume where this is a part of one.
+    """
     y = torch.stack([s.y for s in slabs]).to(job.device)
     counts = torch.stack([s.counts for s in slabs]).to(job.device)
     if method == "grappa":
         y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
     if method in ("combine", "grappa"):
         coil_images = ifft(y, (-3, -2))
-        return coil_images[:, 0] if y.shape[1] == 1 else combine(coil_images, walsh(coil_images).maps)
+        return (
+            coil_images[:, 0] if y.shape[1] == 1 else combine(coil_images, walsh(coil_images, reference=towards).maps)
+        )
     # n lines averaged into one have noise σ/√n: weighting by √n keeps it white.
     weights = (counts / top).sqrt()[:, None, :, :, None]
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
@@ -165,7 +219,7 @@ def _images(method: Method, slabs: list[Slab], known: list[Calibrated], top: int
     else:
         maps = torch.stack([k.maps for k in known if k.maps is not None]).to(job.device)
     m = Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
-    x = methods.solve(method, m, job.recipe.solve, sets=sets)
+    x = methods.solve(method, m, job.recipe.solve, power=power, sets=sets)
     # The first set is the object; the second takes up what wraps around.
     return x[:, 0] if sets > 1 else x
 

@@ -1,7 +1,8 @@
-"""Predicts the peak memory of a reconstruction before it runs, and picks how many slices are worked on at once."""
+"""Predicts the peak memory of a reconstruction before it runs, and picks what is worked on at once."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from recon.data import ReconError
@@ -14,6 +15,14 @@ _COMPLEX = 8
 #: Measured on CPU for tests/test_plan.py; the maps and their making are counted apart.
 _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "noncartesian": 24}
 _COIL_IMAGES = {"combine": 8, "grappa": 11, "sense": 7, "cs": 7, "tv": 7, "noncartesian": 12}
+
+
+#: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent
+#: problems, the window of the adaptive combination, the reach of wavelets and of total variation.
+HALO = {"sense": 0, "combine": 4, "cs": 16, "tv": 16}
+
+#: Fewer columns at a time than this are not worth their halo.
+_LEAST_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plan:
-    """`batch` problems at a time, with the peak memory in bytes that this is predicted to take."""
+    """`batch` problems at a time, with the peak memory in bytes that this is predicted to take.
+
+    `columns` is 0, or how many columns of the readout of a volume are solved at a time.
+    """
 
     batch: int
     peak: int
+    columns: int = 0
 
 
 def plan(problem: Problem, budget: int) -> Plan:
@@ -47,11 +60,20 @@ def plan(problem: Problem, budget: int) -> Plan:
 
         peak = base + result + lines + batch · (images + coil images + maps) · voxels · 8 bytes
 
-    Raises ReconError when not even one problem at a time fits.
+    A volume that does not fit as a whole is solved in parts along its fully sampled readout, where k-space of all
+    columns and three images stay in memory. Raises ReconError when not even that fits.
     """
-    fixed = _BASE + problem.items * problem.voxels * _COMPLEX + _lines(problem)
+    fixed = _BASE + problem.items * problem.voxels * _COMPLEX + _lines(problem) + _calibration(problem)
     each = _each(problem)
     batch = min(16, problem.items, (budget - fixed) // each) if budget > fixed else 0
+    if batch < 1 and problem.grid[0] > 1 and problem.method in HALO:
+        nx, halo = problem.grid[2], HALO[problem.method]
+        whole = fixed + math.prod(problem.grid) * _COMPLEX * (3 + problem.virtual_coils)
+        columns = min(nx, int((budget - whole) // (each // nx)) - 2 * halo)
+        if columns >= _LEAST_COLUMNS:
+            columns = -(-nx // -(-nx // columns))  # parts of equal width
+            return Plan(1, int(whole + (columns + 2 * halo) * (each // nx)), columns)
+        each = whole - fixed + (_LEAST_COLUMNS + 2 * halo) * (each // nx)
     if batch < 1:
         need, have = (fixed + each) / 2**30, budget / 2**30
         raise ReconError(
@@ -81,6 +103,12 @@ def _lines(p: Problem) -> int:
     hybrid = p.lines * p.virtual_coils * p.grid[2] * _COMPLEX
     raw = min(p.lines * p.coils * p.samples * _COMPLEX, 64 * 2**20)
     return hybrid + 5 * raw
+
+
+def _calibration(p: Problem) -> int:
+    """The calibration of a volume: eigenvectors of a matrix of all coils and kernel positions, and its copies."""
+    needs_maps = p.grid[0] > 1 and p.method not in ("combine", "grappa") and p.virtual_coils > 1
+    return 4 * (6**3 * p.virtual_coils) ** 2 * _COMPLEX if needs_maps else 0
 
 
 def _container_limit() -> int:

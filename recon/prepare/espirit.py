@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import eigen
-from recon.prepare.sensitivities import SensitivityMaps, dominant
+from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
 #: Pixels whose eigenvectors are computed together: what fits a processor's cache, and what fills a GPU.
 _CHUNK_CPU, _CHUNK_GPU = 4096, 1 << 18
@@ -45,32 +46,73 @@ def espirit(
     positive. Pixels with λ < `crop` are zero; with `soft` the maps are multiplied by a weight that rises smoothly from
     0 at λ = crop to 1 at λ = 1 instead. `threshold` is a singular value relative to the largest: BART's `ecalib -t` is
     its square. `chunk` pixels are treated at a time, which bounds the memory beside the result. `columns` = (first,
-    end) along x makes the maps of that part of the grid alone.
+    end) along x makes the maps of that part of the grid alone, which is periodic: first may be negative.
 
     Raises DataError when the calibration is smaller than the kernel, empty or not finite.
     Source: Uecker et al., Magn Reson Med 71:990, 2014.
     """
-    coils = calibration.shape[-4]
-    _check(calibration, shape, kernel, sets)
-    chunk = chunk or (_CHUNK_GPU if calibration.is_cuda else _CHUNK_CPU)
+    if not 1 <= sets <= calibration.shape[-4]:
+        raise DataError(f"{sets} sets of maps were asked of {calibration.shape[-4]} coils: choose 1 or 2 sets")
     batch = calibration.shape[:-4]
+    blocks = calibration.reshape(-1, *calibration.shape[-4:])
+    signals = (signal_space(one, shape, kernel=kernel, threshold=threshold, width=width) for one in blocks)
+    made = [eigenmaps(s, shape, crop=crop, soft=soft, sets=sets, chunk=chunk, columns=columns) for s in signals]
+    maps, values = _joined([m.maps for m in made]), _joined([m.eigenvalues for m in made])
+    return SensitivityMaps(maps.reshape(*batch, *maps.shape[1:]), values.reshape(*batch, *values.shape[1:]), sets > 1)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0][None] if len(parts) == 1 else torch.stack(parts)  # no copy of a large volume
+
+
+@dataclass(frozen=True)
+class SignalSpace:
+    """What the calibration tells of the coils: Fourier coefficients of G (dz, dy, dx, c·c') and the first coil."""
+
+    kernels: Tensor
+    reference: Tensor
+
+
+def signal_space(
+    calibration: Tensor,
+    shape: tuple[int, int, int],
+    *,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    width: int | None = 24,
+) -> SignalSpace:
+    """The first half of `espirit`: the projector V∥ V∥ᴴ of one calibration block (coil, cz, cy, cx)."""
+    _check(calibration, shape, kernel)
+    data = _centre(calibration, width)
+    return SignalSpace(_projector(data, _kernel(data, kernel), threshold), first_coil(data))
+
+
+def eigenmaps(
+    signal: SignalSpace,
+    shape: tuple[int, int, int],
+    *,
+    crop: float = 0.8,
+    soft: bool = False,
+    sets: int = 1,
+    chunk: int | None = None,
+    columns: tuple[int, int] | None = None,
+) -> SensitivityMaps:
+    """The second half of `espirit`: the eigenvectors of G(r) on the grid, or on some columns of it."""
+    kernels, coils = signal.kernels, len(signal.reference)
+    chunk = chunk or (_CHUNK_GPU if kernels.is_cuda else _CHUNK_CPU)
     columns = columns or (0, shape[2])
     part = (*shape[:2], columns[1] - columns[0])
-    maps = calibration.new_zeros(math.prod(batch), sets, coils, *part)
-    values = torch.zeros(math.prod(batch), sets, *part, dtype=torch.float32, device=calibration.device)
-    for one, m, v in zip(calibration.reshape(-1, *calibration.shape[-4:]), maps, values):
-        data = _centre(one, width)
-        kernels = _projector(data, _kernel(data, kernel), threshold)
-        if sets == 1 and eigen.serves(kernels):
-            _compiled(kernels, _first_coil(data), m[0], v[0], shape[2], columns[0], crop)
-        else:
-            _eigenmaps(kernels, _first_coil(data), m, v, crop, chunk, shape[2], columns[0])
-        m *= (_soft(v, crop) if soft else (v >= crop).to(v.dtype))[:, None]
-    lead = (*batch, sets) if sets > 1 else batch
-    return SensitivityMaps(maps.reshape(*lead, coils, *part), values.reshape(*lead, *part), sets > 1)
+    m = kernels.new_zeros(sets, coils, *part)
+    v = torch.zeros(sets, *part, dtype=torch.float32, device=kernels.device)
+    if sets == 1 and eigen.serves(kernels):
+        _compiled(kernels, signal.reference, m[0], v[0], shape[2], columns[0], crop)
+    else:
+        _eigenmaps(kernels, signal.reference, m, v, crop, chunk, shape[2], columns[0])
+    m *= (_soft(v, crop) if soft else (v >= crop).to(v.dtype))[:, None]
+    return SensitivityMaps(m if sets > 1 else m[0], v if sets > 1 else v[0], sets > 1)
 
 
-def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int, sets: int) -> None:
+def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int) -> None:
     size = tuple(calibration.shape[-3:])
     if any(1 < n < kernel for n in size):
         raise DataError(
@@ -81,8 +123,6 @@ def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int, sets: 
         raise DataError(
             f"the calibration region {size} is larger than the matrix {shape} it belongs to: swap or crop it"
         )
-    if not 1 <= sets <= calibration.shape[-4]:
-        raise DataError(f"{sets} sets of maps were asked of {calibration.shape[-4]} coils: choose 1 or 2 sets")
     if not bool(torch.isfinite(torch.view_as_real(calibration)).all()):
         raise DataError("the calibration region holds values that are not finite: leave out the damaged coil or lines")
 
@@ -102,11 +142,6 @@ def _centre(data: Tensor, width: int | None) -> Tensor:
     if float(peak) == 0:
         raise DataError("the calibration region is all zero: choose lines that were measured")
     return data / peak
-
-
-def _first_coil(data: Tensor) -> Tensor:
-    """Weights of the first principal coil, its largest one real and positive."""
-    return dominant((data.flatten(1) @ data.flatten(1).mH)[None])[1][0]
 
 
 def _projector(data: Tensor, kernel: tuple[int, ...], threshold: float) -> Tensor:

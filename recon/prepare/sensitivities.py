@@ -59,6 +59,12 @@ def dominant(matrices: Tensor, tolerance: float = 1e-4) -> tuple[Tensor, Tensor]
     return values, vectors
 
 
+def first_coil(data: Tensor) -> Tensor:
+    """Weights (coil) of the first principal coil of images or k-space (coil, ...); its largest is real and positive."""
+    flat = data.flatten(1)
+    return dominant((flat @ flat.mH)[None])[1][0]
+
+
 def _square(vectors: Tensor) -> Tensor:
     return (vectors.mH @ vectors).real[:, 0, 0]
 

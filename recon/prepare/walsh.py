@@ -9,18 +9,20 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from recon.data import DataError
-from recon.prepare.sensitivities import SensitivityMaps, dominant
+from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
 
-def walsh(coil_images: Tensor, *, window: int = 5, chunk: int | None = None) -> SensitivityMaps:
+def walsh(
+    coil_images: Tensor, *, window: int = 5, chunk: int | None = None, reference: Tensor | None = None
+) -> SensitivityMaps:
     """Coil sensitivity maps as the dominant eigenvector of the coils' local correlation.
 
         R_cc'(r) = mean of x_c x_c'* over a window around r,   R S = λ S
 
     `coil_images` is complex (..., coil, z, y, x) with white noise, `window` an odd number of pixels per axis (1 along
-    an axis of length 1). Maps (..., coil, z, y, x) have unit root-sum-of-squares and the phase that makes
-    the first principal coil real and positive; they are zero where the images are. `eigenvalues` is λ / tr R, from
-    1/coils in noise to 1 where one map explains all. The work is done on slabs of about `chunk` pixels.
+    an axis of length 1). Maps (..., coil, z, y, x) have unit root-sum-of-squares and the phase that makes the first
+    principal coil, or `reference` (coil), real and positive; they are zero where the images are. `eigenvalues` is
+    λ / tr R, from 1/coils in noise to 1 where one map explains all. The work is done on slabs of about `chunk` pixels.
 
     Raises DataError for an even or non-positive window.
     Source: Walsh, Gmitro and Marcellin, Magn Reson Med 43:682, 2000.
@@ -36,14 +38,14 @@ def walsh(coil_images: Tensor, *, window: int = 5, chunk: int | None = None) -> 
         if float(peak) == 0:
             continue
         scaled = images / peak
-        reference = dominant((scaled.flatten(1) @ scaled.flatten(1).mH)[None])[1][0]
+        towards = first_coil(scaled) if reference is None else reference
         for y in range(0, ny, rows):
             low, high = max(0, min(y, ny - rows) - window), min(ny, y + rows + window)
             r = _correlation(scaled[:, :, low:high], window)[:, :, :, y - low : y - low + rows]
             inside = r.shape[2:]
             flat = r.reshape(coils, coils, -1).permute(2, 0, 1)
             value, vector = dominant(flat)
-            vector = vector * torch.polar(torch.ones_like(value), -(vector @ reference.conj()).angle())[:, None]
+            vector = vector * torch.polar(torch.ones_like(value), -(vector @ towards.conj()).angle())[:, None]
             trace = flat.diagonal(dim1=1, dim2=2).real.sum(1)
             m[:, :, y : y + rows] = vector.T.reshape(coils, *inside)
             v[:, y : y + rows] = (value / trace.clamp_min(torch.finfo(value.dtype).tiny)).reshape(inside)

@@ -95,11 +95,15 @@ def noise_to_signal(measurement: Measurement, ndim: int = 3) -> Tensor:
     x = measurement.A.adjoint(y)
     lead = x.ndim - ndim
     energy = dot(y, y, y.ndim - lead)
-    samples = torch.count_nonzero(y.reshape(*y.shape[:lead], -1), dim=-1).to(energy.dtype)
-    noise = 2 * measurement.sigma**2
-    voxels = x.shape[-3:].numel()
-    signal = (energy - noise * samples) / voxels
-    return noise / torch.maximum(signal, torch.full_like(signal, noise))
+    samples = torch.count_nonzero(y.reshape(*y.shape[:lead], -1), dim=-1)
+    return 2 * measurement.sigma**2 / signal_power(energy, samples, measurement.sigma, x.shape[-3:].numel())
+
+
+def signal_power(energy: Tensor, samples: Tensor, sigma: float, voxels: int) -> Tensor:
+    """Mean power of an image's voxels, τ² = (‖y‖² − 2σ²M) / V, from the energy of its M samples; at least 2σ²."""
+    noise = 2 * sigma**2
+    signal = (energy - noise * samples.to(energy.dtype)) / voxels
+    return torch.maximum(signal, torch.full_like(signal, noise))
 
 
 def sense(

@@ -40,7 +40,7 @@ def exact(block: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     kernels = module._projector(data, module._kernel(data, 6), 0.02)
     every = [g for _, _, g in module._matrices(kernels, shape, (1, 1, 1), 4096, 0, shape[2])]
     values, vectors = torch.linalg.eigh(torch.cat(every).to(torch.complex128))
-    turned = module._turned(vectors[..., -1].to(torch.complex64), module._first_coil(data))
+    turned = module._turned(vectors[..., -1].to(torch.complex64), module.first_coil(data))
     return values[:, -1].reshape(shape), turned.T.reshape(-1, *shape)
 
 
@@ -85,7 +85,7 @@ def test_the_maps_do_not_depend_on_threads() -> None:
         for n in (1, 3):
             torch.set_num_threads(n)
             maps, values = torch.zeros(4, 16, 20, 40, dtype=torch.complex64), torch.zeros(16, 20, 40)
-            module._compiled(kernels, module._first_coil(block), maps, values, 40, 0, 0.8)
+            module._compiled(kernels, module.first_coil(block), maps, values, 40, 0, 0.8)
             answers.append(maps)
     finally:
         torch.set_num_threads(threads)
