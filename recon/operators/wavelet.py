@@ -118,7 +118,9 @@ class Wavelet(Linear):
         """One level on the corner of the planar image that it concerns."""
         part = corner = self._corner(x, before)
         for a, n, m in zip(self.axes, before, after):
-            if m < n:
+            if m < n and self.order == 1 and n % 2 == 0:
+                part = _unpaired(part, a) if inverse else _paired(part, a)
+            elif m < n:
                 matrix = _matrix(n, self.order, x.dtype, x.device)
                 part = _along(matrix.mT if inverse else matrix, part, a)
         if corner.shape == x.shape:
@@ -136,6 +138,21 @@ class Wavelet(Linear):
 @lru_cache(maxsize=64)
 def _matrix(n: int, order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.from_numpy(analysis(n, order)).to(device, dtype)
+
+
+def _paired(x: Tensor, axis: int) -> Tensor:
+    """Haar's level along one even axis: sums of neighbours, then their differences, over √2."""
+    n = x.shape[axis] // 2
+    pairs = x.reshape(*x.shape[:axis], n, 2, *x.shape[x.ndim + axis + 1 :])
+    even, odd = pairs.unbind(axis)
+    return torch.cat([even + odd, even - odd], axis) * math.sqrt(0.5)
+
+
+def _unpaired(x: Tensor, axis: int) -> Tensor:
+    """The transpose of `_paired`."""
+    total, difference = x.chunk(2, axis)
+    even, odd = total + difference, total - difference
+    return (torch.stack([even, odd], axis) * math.sqrt(0.5)).reshape(x.shape)
 
 
 def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
