@@ -8,12 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 from annotated_types import Ge, Le
 
 from recon.data import ReconError
 
+T = TypeVar("T")
 Method = Literal["auto", "combine", "grappa", "sense", "cs", "tv"]
 Weight = Annotated[float, Ge(0), Le(1e9)]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -96,26 +97,35 @@ class Recipe:
 
 def load(path: Path) -> Recipe:
     """The recipe in a TOML file; raises ReconError for a file, key or value that is no recipe's."""
+    return parse(table(path), str(path))
+
+
+def table(path: Path) -> Mapping[str, Any]:
+    """What a TOML file holds; raises ReconError for a file that is none."""
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return found
     except FileNotFoundError:
         raise ReconError(f"there is no recipe at {path}; write one with `recon recipe > {path}`") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ReconError(f"{path} is not a TOML file ({e}); `recon recipe` prints one to start from") from None
-    return parse(table, str(path))
 
 
-def parse(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """The recipe of a mapping of sections; what it does not name keeps its default."""
-    _check_keys(Recipe, table, where, "")
+@overload
+def parse(table: Mapping[str, Any], where: str = ...) -> Recipe: ...
+@overload
+def parse(table: Mapping[str, Any], where: str, kind: type[T]) -> T: ...
+def parse(table: Mapping[str, Any], where: str = "the recipe", kind: Any = Recipe) -> Any:
+    """The recipe, a dataclass of dataclasses, of a mapping of sections; what it does not name keeps its default."""
+    _check_keys(kind, table, where, "")
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(Recipe).validate_python(dict(table), strict=False)
+        return TypeAdapter(kind).validate_python(dict(table), strict=False)
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

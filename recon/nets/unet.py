@@ -13,8 +13,9 @@ from torch import Tensor, nn
 class Conditioned(nn.Module):
     """Two 3×3 convolutions, each then h·(1 + γ) + β of its condition, a leaky rectifier (Perez, AAAI 2018)."""
 
-    def __init__(self, inputs: int, outputs: int, condition: int) -> None:
+    def __init__(self, inputs: int, outputs: int, condition: int, exact: bool = False) -> None:
         super().__init__()
+        self.exact = exact
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(condition, 4 * outputs)
@@ -24,7 +25,13 @@ class Conditioned(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Features (n, inputs, y, x) and condition (n, condition) → (n, outputs, y, x)."""
         g1, b1, g2, b2 = self.modulation(condition)[..., None, None].chunk(4, 1)
-        x = F.leaky_relu(torch.addcmul(b1, self.first(x), 1 + g1), 0.1)
+        if x.dtype == torch.float32 and self.exact:
+            # Fine detail beside large values is lost in half precision: whatever finds it must not round its input.
+            with torch.autocast(x.device.type, enabled=False):
+                h = self.first(x)
+        else:
+            h = self.first(x)
+        x = F.leaky_relu(torch.addcmul(b1, h, 1 + g1), 0.1)
         return F.leaky_relu(torch.addcmul(b2, self.second(x), 1 + g2), 0.1)
 
 
@@ -44,7 +51,7 @@ class UNet(nn.Module):
         self.downs, self.ups, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = 4 * inputs
         for i, c in enumerate(channels):
-            self.encoders.append(Conditioned(width, c, condition))
+            self.encoders.append(Conditioned(width, c, condition, exact=i == 0))
             if i + 1 < len(channels):
                 self.downs.append(nn.Conv2d(c, channels[i + 1], 2, 2))
                 self.ups.append(nn.ConvTranspose2d(channels[i + 1], c, 2, 2))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recon.data import Measurement
@@ -18,6 +19,9 @@ from recon.solve.fista import l1_wavelet
 #: Relative error of sensitivity maps: noise below this part of the signal is not what limits the data.
 MODEL_ERROR = 1e-3
 
+#: Expected error ε of the classical start relative to its size: log ε = a + b·log ν + c·log R, fitted to simulations.
+EXPECTED = (-2.33, 0.365, 0.83)
+
 #: Logarithm of λ over the noise level before training: the classical picture is trusted more than single samples.
 TRUST = 4.0
 
@@ -26,13 +30,13 @@ TRUST = 4.0
 class Shape:
     """What decides the size of a network."""
 
-    cascades: int = 4
+    cascades: int = 2
     channels: tuple[int, ...] = (32, 64, 96)
     condition: int = 32
     #: Conjugate-gradient iterations of each data consistency.
     iterations: int = 6
     #: Iterations of the wavelet reconstruction that the network starts from.
-    start: int = 30
+    start: int = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +57,10 @@ class Problem:
 
 
 class Unrolled(nn.Module):
-    """x₀ = classical,  z = xₖ + Dₖ(xₖ, xₖ − x₀, Nxₖ − b; ν, R, d),  xₖ₊₁ = argmin ‖Ax − y‖² + λₖ‖x − z‖².
+    """x₀ = classical,  z = xₖ + ε·Dₖ(xₖ, xₖ − x₀, Nxₖ − b, detail; ν, R, d),  xₖ₊₁ = argmin ‖Ax − y‖² + λₖ‖x − z‖².
 
     D is a U-Net whose last layer starts at zero: an untrained network is an iterated Tikhonov refinement of its start.
+    ε, the error that a classical picture of such noise and acceleration usually has, is its unit.
     The quadratic problem is solved by conjugate gradients that start from z, λₖ = ν·exp(hₖ(ν, R, d, …)): the cleaner
     the scan, the more it is trusted. Everything is divided by a norm of the start, hence f(a·y) = a·f(y) when σ is
     scaled with y. ν is the noise of a fully sampled pixel over that norm. `denoise` d between 0 and 1 asks for the
@@ -71,26 +76,33 @@ class Unrolled(nn.Module):
         self.weight = nn.ModuleList(nn.Linear(n, 1) for _ in range(shape.cascades))
         for head in self.weight:
             nn.init.zeros_(cast(nn.Linear, head).weight)
-            nn.init.constant_(cast(nn.Linear, head).bias, TRUST)
-        self.correction = nn.ModuleList(UNet(6, 2, shape.channels, n) for _ in range(shape.cascades))
+            nn.init.zeros_(cast(nn.Linear, head).bias)
+        self.correction = nn.ModuleList(UNet(8, 2, shape.channels, n) for _ in range(shape.cascades))
 
     def forward(self, problem: Problem, denoise: float | Tensor = 0.0) -> Tensor:
         """The image, of the shape of `problem.b`."""
+        return self.steps(problem, denoise)[-1]
+
+    def steps(self, problem: Problem, denoise: float | Tensor = 0.0) -> list[Tensor]:
+        """The image after every cascade."""
         p, wide = problem, (..., *(None,) * problem.ndim)
         scale = size(p.start, p.ndim)
         b, x0 = p.b / scale[wide], p.start / scale[wide]
         nu = (p.noise / scale).clamp_min(1e-6)
-        x = x0
+        a, slope, power = EXPECTED
+        error = (a + slope * nu.log() - power * p.sampled.log()).exp()[wide]
+        x, found = x0, list[Tensor]()
         residual = p.normal(x) - b
         condition = self.embed(_condition(nu, p.sampled, residual, denoise, p.ndim))
-        step = 1 / (nu + MODEL_ERROR)
+        step = (0.3 / (nu + MODEL_ERROR))[wide]
         for weight, correction in zip(self.weight, self.correction):
-            lam = nu * weight(condition)[..., 0].exp() + 1e-5
-            channels = torch.stack([x, 4 * (x - x0), 0.1 * residual * step[wide]], -p.ndim - 1)
-            z = x + _planes(cast(UNet, correction), channels, condition, p.ndim)
+            lam = nu * (TRUST + 3 * weight(condition)[..., 0]).exp() + 1e-5
+            channels = torch.stack([x, (x - x0) / error, residual * step, _detail(x, error)], -p.ndim - 1)
+            z = x + error * _planes(cast(UNet, correction), channels, condition, p.ndim)
             x = refine(p.normal, b, z, lam, self.shape.iterations, p.ndim)
             residual = p.normal(x) - b
-        return x * scale[wide]
+            found.append(x * scale[wide])
+        return found
 
 
 def reconstruct(
@@ -170,6 +182,14 @@ def _condition(nu: Tensor, share: Tensor, residual: Tensor, denoise: float | Ten
     return torch.stack(
         [nu.log() / 1.5 + 2.7, -share.log() / 0.5 - 2.5, 2 * d - 1, misfit.clamp(1e-3, 1e3).log() / 1.5], -1
     )
+
+
+def _detail(x: Tensor, error: Tensor) -> Tensor:
+    """What distinguishes a pixel from the mean of its neighbourhood, in units of ε, large values compressed."""
+    parts = torch.view_as_real(x).movedim(-1, 0)
+    mean = F.avg_pool2d(parts.reshape(-1, 1, *x.shape[-2:]), 5, 1, 2).reshape(parts.shape)
+    h = (x - torch.complex(mean[0], mean[1])) / error
+    return h * (1 + (h.real.square() + h.imag.square()) / 25).rsqrt()
 
 
 def _planes(network: UNet, channels: Tensor, condition: Tensor, ndim: int) -> Tensor:

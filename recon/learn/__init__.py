@@ -1,0 +1,1 @@
+"""Training: synthetic scans, losses, the training loop."""

@@ -1,0 +1,171 @@
+"""A pool of training scans on disk: what is expensive is made once, and drawn from again with variations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recon.data import Measurement
+from recon.io.atomic import atomic_file
+from recon.learn.draw import Draw
+from recon.learn.synth import Example
+from recon.nets import unrolled
+from recon.nets.unrolled import Problem
+from recon.operators.sense import Sense
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A scan of a pool: maps (coil, z, y, x), mask (y, x), and images (z, y, x) in units of the start's own size.
+
+    `noise` is the standard deviation of a complex fully sampled pixel, `sampled` the measured share of k-space; the
+    transformed axes are `axes`.
+    """
+
+    maps: Tensor
+    mask: Tensor
+    b: Tensor
+    start: Tensor
+    full: Tensor
+    clean: Tensor
+    noise: float
+    sampled: float
+    acceleration: float
+    known_clean: bool
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Items of one shape together: the problem, its answers without and with noise, and the weight of every pixel."""
+
+    problem: Problem
+    full: Tensor
+    clean: Tensor
+    weight: Tensor
+    known_clean: Tensor
+
+
+def prepared(e: Example, iterations: int) -> Item:
+    """An example with its classical start, everything divided by the start's size; maps in half precision."""
+    A = e.measurement.A
+    assert isinstance(A, Sense)
+    maps = torch.view_as_complex(torch.view_as_real(A.maps).half().float())
+    m = Measurement(e.measurement.y, Sense(maps, A.mask, A.axes), e.measurement.sigma)
+    start = unrolled.classical(m, iterations)
+    scale = unrolled.size(start, 3)
+    p = unrolled.problem(m, 0, start=start)
+    return Item(
+        maps, A.mask, p.b / scale, start / scale, e.full / scale, e.clean / scale,
+        math.sqrt(2) * m.sigma / float(scale), float(p.sampled), e.acceleration, e.known_clean, A.axes,
+    )  # fmt: skip
+
+
+def write(path: Path, item: Item) -> None:
+    """Store an item as one safetensors file."""
+    from safetensors.torch import save_file
+
+    tensors = {name: torch.view_as_real(getattr(item, name)).contiguous() for name in ("b", "start", "full", "clean")}
+    tensors["maps"] = torch.view_as_real(item.maps).half().contiguous()
+    tensors["mask"] = item.mask.contiguous()
+    names = ("noise", "sampled", "acceleration", "known_clean", "axes")
+    with atomic_file(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"scan": json.dumps({n: getattr(item, n) for n in names})})
+
+
+def read(path: Path) -> Item:
+    """The item in a file."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as stored:
+        t = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        scan = json.loads(stored.metadata()["scan"])
+    scan["axes"] = tuple(scan["axes"])
+    b, start, full, clean = (torch.view_as_complex(t[name]) for name in ("b", "start", "full", "clean"))
+    return Item(torch.view_as_complex(t["maps"].float()), t["mask"], b, start, full, clean, **scan)
+
+
+def fill(
+    folder: Path,
+    count: int,
+    make: Callable[[int], Item],
+    report: Callable[[str, int, int], None],
+    part: tuple[int, int] = (0, 1),
+) -> list[Path]:
+    """Files of `count` items in a folder; those that are missing are made, each from its number.
+
+    `part` (i, n) makes every n-th only, so that n processes can share the work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:06d}.safetensors" for i in range(count)]
+    mine = range(part[0], count, part[1])
+    for done, i in enumerate(mine, start=1):
+        if not paths[i].exists():
+            write(paths[i], make(i))
+            report("pool", done, len(mine))
+    return paths
+
+
+def buckets(items: Sequence[Item], width: int) -> list[list[int]]:
+    """Numbers of the items that can share a batch: equal rows and axes, and at least `width` columns to cut from."""
+    found = defaultdict(list)
+    for i, item in enumerate(items):
+        *_, ny, nx = item.b.shape
+        planar = -1 in item.axes
+        found[ny, nx if planar or nx < width else 0, item.axes].append(i)
+    return [found[key] for key in sorted(found)]
+
+
+def batch(items: Sequence[Item], width: int, draw: Draw | None) -> Batch:
+    """Items of one bucket as a batch, varied: columns cut out, mirrored left to right, turned in phase.
+
+    Cutting and mirroring along x leave the problem exact where x is not transformed. Coils are filled up with zeros.
+    Without `draw` nothing is varied and all columns stay.
+    """
+    parts = [_varied(item, width, draw) for item in items]
+    most = max(p[0].shape[0] for p in parts)
+    maps = torch.stack([torch.cat([p[0], p[0].new_zeros(most - len(p[0]), *p[0].shape[1:])]) for p in parts])
+    b, start, full, clean = (torch.stack([p[i] for p in parts]) for i in range(1, 5))
+    mask = torch.stack([item.mask for item in items])[:, None, None]
+    noise = torch.tensor([item.noise for item in items], device=b.device)
+    share = torch.tensor([item.sampled for item in items], device=b.device)
+    known = torch.tensor([item.known_clean for item in items], device=b.device)
+    normal = Sense(maps, mask, items[0].axes).normal()
+    seen = torch.where(known[:, None, None, None], clean.abs(), start.abs())
+    near = torch.nn.functional.max_pool2d(seen[:, 0], 9, 1, 4)[:, None]
+    weight = 0.05 + 0.95 * (near > 0.1)
+    return Batch(Problem(normal, b, start, noise, share), full, clean, weight, known)
+
+
+def to(made: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    p = made.problem
+    moved = Problem(
+        p.normal.to(device), p.b.to(device), p.start.to(device), p.noise.to(device), p.sampled.to(device), p.ndim
+    )
+    return Batch(
+        moved, made.full.to(device), made.clean.to(device), made.weight.to(device), made.known_clean.to(device)
+    )
+
+
+def _varied(item: Item, width: int, draw: Draw | None) -> list[Tensor]:
+    tensors = [item.maps, item.b, item.start, item.full, item.clean]
+    if draw is None:
+        return tensors
+    nx = item.b.shape[-1]
+    if -1 not in item.axes:
+        if nx > width:
+            first = draw.integer(0, nx - width)
+            tensors = [t[..., first : first + width] for t in tensors]
+        if draw.chance(0.5):
+            tensors = [t.flip(-1) for t in tensors]
+    angle = draw.uniform(-math.pi, math.pi)
+    turn = complex(math.cos(angle), math.sin(angle))
+    return [tensors[0], *(turn * t for t in tensors[1:])]

@@ -1,0 +1,72 @@
+"""The recipe of a training: network, data and loop, read from TOML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from recon import recipe
+from recon.learn.synth import Settings
+from recon.nets.unrolled import Shape
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many scans are made for training and for validation, and the seed of the first."""
+
+    size: int = 2500
+    seed: int = 1_000_000
+    validation: int = 24
+    validation_seed: int = 900_000_000
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The optimiser's path."""
+
+    minutes: float = 60.0
+    batch: int = 2
+    #: Columns of a training image; the whole image is shown where it is narrower or sampled along both axes.
+    width: int = 96
+    optimiser: Literal["muon", "adamw"] = "muon"
+    rate: float = 0.02
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup: int = 100
+    ema: float = 0.998
+    #: Share of the scans whose answer holds all noise, and none; the rest lies between.
+    noisy: float = 0.6
+    clean: float = 0.2
+    #: Structural similarity joins the loss in the last part of the time.
+    ssim: float = 0.3
+    ssim_from: float = 0.75
+    #: Convolutions run in bfloat16 until this part of the time.
+    bf16_until: float = 0.0
+    validate_minutes: float = 8.0
+    checkpoint_minutes: float = 3.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that decides the weights of a network."""
+
+    name: str = "untitled"
+    kind: Literal["unrolled"] = "unrolled"
+    network: Shape = field(default_factory=Shape)
+    data: Settings = field(default_factory=Settings)
+    #: What the scans of the validation set are drawn from.
+    check: Settings = field(
+        default_factory=lambda: Settings(
+            sizes=(256,), coils=(4, 6, 8, 12), real=1.0, raw=0.1, estimated_maps=1.0, planar=0.0, partial=0.0,
+            kinds=(1.0, 0.0, 0.0, 0.0), acceleration=(4.0, 8.0), acs=(16, 24), noise=(0.003, 0.04),
+        )
+    )  # fmt: skip
+    pool: Pool = field(default_factory=Pool)
+    loop: Loop = field(default_factory=Loop)
+
+
+def load(path: Path) -> Training:
+    """The training recipe in a TOML file; raises ReconError for a key or value that it does not know."""
+    return recipe.parse(recipe.table(path), str(path), Training)

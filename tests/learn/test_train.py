@@ -1,0 +1,212 @@
+"""The training loop on a tiny network: it learns, goes on after a kill unchanged, and leaves its outputs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from recon import metrics
+from recon.data import ReconError
+from recon.learn import losses, pool, settings, synth, train
+from recon.learn.draw import Draw
+from recon.learn.muon import Muon, orthogonal
+from recon.learn.settings import Loop, Pool, Training
+from recon.learn.synth import Settings
+from recon.learn.volumes import Sources
+from recon.nets.unrolled import Shape
+
+DATA = Settings(sizes=(32,), coils=(2, 4), acs=(8, 8), acceleration=(2.0, 3.0), estimated_maps=0.0, partial=0.0)
+TINY = Training(
+    name="tiny",
+    network=Shape(cascades=1, channels=(8, 8), condition=8, iterations=3, start=8),
+    data=DATA,
+    check=replace(DATA, planar=0.0),
+    pool=Pool(size=12, validation=4),
+    loop=Loop(batch=2, width=16, warmup=2, ema=0.9, ssim_from=0.5),
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def items() -> list[pool.Item]:
+    return [pool.prepared(synth.example(i, Sources(), DATA), 8) for i in range(12)]
+
+
+def steps(state: train.State, items: list[pool.Item], count: int) -> list[float]:
+    groups = pool.buckets(items, TINY.loop.width)
+    found = []
+    for _ in range(count):
+        drawn = train.batch_of(items, groups, TINY.loop, state.step, CPU)
+        found.append(train.step(state, TINY, drawn, 0.1)["loss"])
+    return found
+
+
+def error(state: train.State, items: list[pool.Item]) -> float:
+    """Mean logarithmic error against the start, noise wanted."""
+    found = []
+    for item in items:
+        made = pool.batch([item], 0, None)
+        with torch.no_grad():
+            x = state.network(made.problem, 0.0)
+        found.append(float(losses.log_error(x, made.full, made.problem.start, made.weight)))
+    return sum(found) / len(found)
+
+
+def test_training_lowers_the_error_below_that_of_the_classical_start(items: list[pool.Item]) -> None:
+    state = train.start(TINY, CPU)
+    before = error(state, items)
+    steps(state, items, 80)
+    assert error(state, items) < min(0.0, before) - 0.02
+
+
+def test_orthogonalised_momentum_has_singular_values_near_one_and_the_same_singular_vectors() -> None:
+    g = torch.Generator().manual_seed(0)
+    for shape in ((8, 30), (30, 8)):
+        m = torch.randn(*shape, generator=g) @ torch.diag(torch.logspace(0, -2, shape[1]))
+        u, _, v = torch.linalg.svd(m, full_matrices=False)
+        inner = u.mT @ orthogonal(m) @ v.mT
+        assert bool(((inner.diagonal() > 0.5) & (inner.diagonal() < 1.3)).all())
+        torch.testing.assert_close(inner, torch.diag(inner.diagonal()), rtol=0, atol=1e-2)
+
+
+def test_biases_follow_adam() -> None:
+    torch.manual_seed(0)
+    one = torch.nn.Parameter(torch.randn(5))
+    two = torch.nn.Parameter(one.detach().clone())
+    ours = Muon([one], rate=0.02, other=0.1)
+    theirs = torch.optim.Adam([two], lr=0.002, betas=(0.9, 0.99))
+    for k in range(10):
+        for p, o in ((one, ours), (two, theirs)):
+            o.zero_grad()
+            ((p - k) ** 3).sum().backward()
+            o.step()
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(
+    items: list[pool.Item], tmp_path: Path, optimiser: Literal["muon", "adamw"]
+) -> None:
+    recipe = replace(TINY, loop=replace(TINY.loop, optimiser=optimiser))
+    whole = train.start(recipe, CPU)
+    steps(whole, items, 6)
+    first = train.start(recipe, CPU)
+    steps(first, items, 3)
+    train.save(first, tmp_path / "c.pt")
+    second = train.start(replace(recipe, loop=replace(recipe.loop, seed=9)), CPU)
+    train.restore(second, tmp_path / "c.pt")
+    steps(second, items, 3)
+    for a, b in ((whole.network, second.network), (whole.average, second.average)):
+        for key, value in a.state_dict().items():
+            assert torch.equal(value, b.state_dict()[key]), key
+
+
+def test_every_parameter_receives_a_gradient(items: list[pool.Item]) -> None:
+    state = train.start(TINY, CPU)
+    steps(state, items, 2)
+    assert [name for name, p in state.network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_a_batch_is_a_pure_function_of_the_number_of_its_step(items: list[pool.Item]) -> None:
+    groups = pool.buckets(items, 16)
+    (a, d), (b, e), (c, _) = (train.batch_of(items, groups, TINY.loop, n, CPU) for n in (5, 5, 6))
+    assert torch.equal(a.full, b.full)
+    assert torch.equal(d, e)
+    assert a.full.shape != c.full.shape or not torch.equal(a.full, c.full)
+
+
+def test_items_come_back_from_disk_as_they_were(items: list[pool.Item], tmp_path: Path) -> None:
+    pool.write(tmp_path / "a.safetensors", items[0])
+    back = pool.read(tmp_path / "a.safetensors")
+    for name in ("maps", "mask", "b", "start", "full", "clean"):
+        assert torch.equal(getattr(back, name), getattr(items[0], name)), name
+    assert (back.noise, back.sampled, back.axes) == (items[0].noise, items[0].sampled, items[0].axes)
+
+
+def test_cutting_columns_and_mirroring_leave_the_problem_as_it_is(items: list[pool.Item]) -> None:
+    item = next(i for i in items if i.axes == (-2,) and i.known_clean)
+    for seed in range(4):
+        made = pool.batch([item], 16, Draw.seeded(seed))
+        p = made.problem
+        whole = pool.batch([item], 0, None).problem
+        residual = (p.normal(p.start) - p.b).abs()[0]
+        full = (whole.normal(whole.start) - whole.b).abs()[0]
+        found = [
+            float((residual - part).abs().max())
+            for part in (*full.unfold(-1, 16, 1).unbind(-2), *full.flip(-1).unfold(-1, 16, 1).unbind(-2))
+        ]
+        assert min(found) < 1e-4 * float(full.max())
+
+
+def test_scans_of_different_coils_share_a_batch(items: list[pool.Item]) -> None:
+    line = [i for i in items if i.axes == (-2,)]
+    one, two = (next(i for i in line if len(i.maps) == n) for n in (2, 4))
+    made = pool.batch([one, two], 0, None).problem
+    for i, item in enumerate((one, two)):
+        alone = pool.batch([item], 0, None).problem
+        torch.testing.assert_close(made.normal(made.start)[i], alone.normal(alone.start)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_counts_decibels_against_the_start() -> None:
+    g = torch.Generator().manual_seed(0)
+    target = torch.polar(1 + torch.rand(2, 1, 9, 9, generator=g), torch.zeros(2, 1, 9, 9))
+    off = 0.1 * torch.randn(2, 1, 9, 9, generator=g)
+    weight = torch.ones(2, 1, 9, 9)
+    loss = float(losses.log_error(target + off / 10, target, target + off, weight, floor=0.0))
+    assert loss * 20 / math.log(10) == pytest.approx(-20, abs=1e-3)
+    assert losses.gain(target + off / 10, target, target + off, weight).tolist() == pytest.approx([20, 20], abs=1e-3)
+
+
+def test_dissimilarity_is_one_minus_the_structural_similarity_of_the_metrics() -> None:
+    g = torch.Generator().manual_seed(1)
+    a, t = torch.rand(1, 1, 24, 20, generator=g), torch.rand(1, 1, 24, 20, generator=g)
+    expected = metrics.ssim(a[0].numpy(), t[0].numpy(), data_range=float(t.max()))
+    found = losses.dissimilarity(a.to(torch.complex64), t.to(torch.complex64), torch.ones(1, 1, 24, 20))
+    assert float(found) == pytest.approx(1 - expected, abs=1e-5)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    g = np.random.default_rng(0)
+    for which in ("train", "validation"):
+        (tmp_path / which).mkdir()
+        np.savez(tmp_path / which / "v.npz", image=g.integers(0, 500, (3, 40, 40)).astype(np.int16))
+    return tmp_path
+
+
+def test_a_run_leaves_checkpoint_log_and_pictures_and_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    short = replace(TINY, pool=Pool(size=4, validation=2))
+    out = tmp_path / "out"
+    state = train.train(short, data, out, minutes=0.02)
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == state.step > 0
+    assert {"validation_gain_dB", "validation_least_dB"} <= set(lines[-1])
+    assert (out / f"validation-{state.step:06d}.png").is_file()
+    with pytest.raises(ReconError, match="--resume"):
+        train.train(short, data, out, minutes=0.02)
+    more = train.train(short, data, out, minutes=0.03, resume=True)
+    assert more.step > state.step
+    assert more.seconds > state.seconds
+
+
+def test_a_pause_of_the_process_is_no_training() -> None:
+    recent = [1.0] * 20
+    assert train.counted(0.9, recent) == 0.9
+    assert train.counted(500.0, recent) == 3.0
+    assert train.counted(500.0, []) == 500.0
+
+
+def test_a_recipe_with_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("[network]\ncascade = 3\n")
+    with pytest.raises(ReconError, match=r"did you mean network\.cascades"):
+        settings.load(path)
+    path.write_text('name = "a"\n[network]\nchannels = [8, 16]\n[loop]\nminutes = 2\n')
+    assert settings.load(path).network.channels == (8, 16)
