@@ -77,7 +77,7 @@ def fft(x: NDArray[np.complexfloating], axes: Sequence[int], inverse: bool = Fal
     """Centred, unitary FFT along `axes`."""
     transform = scipy.fft.ifftn if inverse else scipy.fft.fftn
     shifted = scipy.fft.ifftshift(x, axes=axes)
-    return scipy.fft.fftshift(transform(shifted, axes=axes, norm="ortho", overwrite_x=True), axes=axes)
+    return scipy.fft.fftshift(transform(shifted, axes=axes, norm="ortho", overwrite_x=True, workers=-1), axes=axes)
 
 
 def noise(shape: Sequence[int], sigma: float, seed: int) -> Complexes:

@@ -1,7 +1,7 @@
 """CG-SENSE from masked k-space to the image, until the residual of the normal equations is 1.6e-4.
 
 Everybody starts from zero and solves (AᴴA + λ) x = Aᴴy. Tools that only count iterations get the number that plain
-conjugate gradients need; whether they arrived is judged by the residual of what they return.
+conjugate gradients need, for each slice where they take slices one by one; whether they arrived is judged by the residual of what they return.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ LAMBDA, RESIDUAL = 2e-3, 1.6e-4
 
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     made = cartesian.problem(settings)
-    iterations = needed(cartesian.normal(made["maps"], made["mask"], np.complex64), made)
-    return made, {**settings, "lam": LAMBDA, "residual": RESIDUAL, "iterations": iterations}
+    slices = [{**made, "maps": s[None], "kspace": y[None]} for s, y in zip(made["maps"], made["kspace"])]
+    alone = [needed(one) for one in slices]
+    together = needed(made) if len(slices) > 1 else alone[0]
+    settings = {**settings, "lam": LAMBDA, "residual": RESIDUAL}
+    return made, {**settings, "iterations": together, "iterations_of_slices": alone}
 
 
-def needed(normal: Callable[[Array], Array], made: Data) -> int:
-    """Iterations of plain conjugate gradients to the residual."""
+def needed(made: Data) -> int:
+    """Iterations of plain conjugate gradients to the residual, all slices as one problem."""
+    normal = cartesian.normal(made["maps"], made["mask"], np.complex64)
     r = cartesian.adjoint(made["maps"], made["kspace"]).astype(np.complex64)
     p, x = r.copy(), np.zeros_like(r)
     rr = start = np.vdot(r, r).real

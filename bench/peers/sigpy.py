@@ -49,12 +49,12 @@ def cg_sense(data: Data, settings: Data) -> Task:
     maps, mask = _squeezed(data)
     kspace = data["kspace"].reshape(maps.shape)
 
-    def one(y: Any, s: Any) -> Any:
+    def one(y: Any, s: Any, iterations: int) -> Any:
         return mr.app.SenseRecon(
-            y, s, lamda=settings["lam"], weights=mask, max_iter=settings["iterations"], tol=0, show_pbar=False
+            y, s, lamda=settings["lam"], weights=mask, max_iter=iterations, tol=0, show_pbar=False
         ).run()
 
-    return lambda: np.stack([one(y, s) for y, s in zip(kspace, maps)])
+    return lambda: np.stack([one(*each) for each in zip(kspace, maps, settings["iterations_of_slices"])])
 
 
 def l1_wavelet(data: Data, settings: Data) -> Task:
