@@ -2,10 +2,12 @@
 // level); kernels/build.py imports the best one that the processor runs.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "eigen.h"
 #include "sense.h"
 #include "vectors.h"
+#include "wavelet.h"
 
 namespace py = pybind11;
 using recon::complex64;
@@ -88,6 +90,36 @@ static void eigenmaps(const Complex& kernels, const Complex& waves, const Comple
     recon::eigenmaps(s, {least, tolerance, iterations}, kernels.data(), waves.data(), reference.data(), to, value, threads);
 }
 
+// One level along an axis (0 z, 1 y, 2 x) of the corner of x (item, z, y, x), in place.
+static void wavelet_level(Complex& x, std::array<int, 3> corner, int axis, const Real& taps, bool inverse, int threads) {
+    if (x.ndim() != 4 || axis < 0 || axis > 2 || corner[axis] % 2 || taps.ndim() != 1 || taps.shape(0) % 2)
+        throw std::invalid_argument("a level needs four axes, an even length along its axis and an even filter");
+    int size[3];
+    for (int a = 0; a < 3; ++a) {
+        size[a] = int(x.shape(a + 1));
+        if (corner[a] < 1 || corner[a] > size[a]) throw std::invalid_argument("the corner is larger than the image");
+    }
+    if (taps.shape(0) > corner[axis]) throw std::invalid_argument("the filter is longer than the axis");
+    recon::Filters filters(taps.data(), int(taps.shape(0)));
+    const long items = x.shape(0);
+    complex64* data = x.mutable_data();
+    py::gil_scoped_release released;
+    if (inverse) recon::wavelet_level<true>(data, items, size, corner.data(), axis, filters, threads);
+    else recon::wavelet_level<false>(data, items, size, corner.data(), axis, filters, threads);
+}
+
+// x max(0, 1 - (threshold / |x|)^exponent), in place.
+static void shrink(Complex& x, float threshold, float exponent, int threads) {
+    complex64* data = x.mutable_data();
+    const long n = x.size();
+    py::gil_scoped_release released;
+    using recon::Power;
+    if (exponent == 1) recon::shrink<Power::one>(data, n, threshold, exponent, threads);
+    else if (exponent == 1.5f) recon::shrink<Power::three_halves>(data, n, threshold, exponent, threads);
+    else if (exponent == 2) recon::shrink<Power::two>(data, n, threshold, exponent, threads);
+    else recon::shrink<Power::any>(data, n, threshold, exponent, threads);
+}
+
 typedef py::array_t<double, py::array::c_style> Double;
 
 // Arrays (item, n) of float32, all of one shape, and a number for each item.
@@ -141,6 +173,9 @@ PYBIND11_MODULE(RECON_MODULE, m) {
     m.def("eigenmaps", &eigenmaps, py::arg("kernels").noconvert(), py::arg("waves").noconvert(),
           py::arg("reference").noconvert(), py::arg("maps").noconvert(), py::arg("values").noconvert(), py::arg("first"),
           py::arg("least"), py::arg("tolerance"), py::arg("iterations"), py::arg("threads"));
+    m.def("wavelet_level", &wavelet_level, py::arg("x").noconvert(), py::arg("corner"), py::arg("axis"),
+          py::arg("taps").noconvert(), py::arg("inverse"), py::arg("threads"));
+    m.def("shrink", &shrink, py::arg("x").noconvert(), py::arg("threshold"), py::arg("exponent"), py::arg("threads"));
     m.def("dot", &dot, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("threads"));
     m.def("curvature", &curvature, py::arg("p").noconvert(), py::arg("q").noconvert(), py::arg("shift").noconvert(),
           py::arg("threads"));

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.kernels import wavelet as kernel
 from recon.operators.base import Identity, Linear
 
 
@@ -96,6 +97,8 @@ class Wavelet(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """W x."""
+        if kernel.serves(x):
+            return self._compiled(x, False)
         planes = _planar(x)
         sizes = self.shapes(x.shape)
         for before, after in itertools.pairwise(sizes):
@@ -104,6 +107,8 @@ class Wavelet(Linear):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Wᴴ y = W⁻¹ y."""
+        if kernel.serves(y):
+            return self._compiled(y, True)
         planes = _planar(y)
         sizes = self.shapes(y.shape)[::-1]
         for after, before in itertools.pairwise(sizes):
@@ -113,6 +118,26 @@ class Wavelet(Linear):
     def normal(self, inner: Linear | None = None) -> Linear:
         """The identity; around an inner operator Wᴴ · inner · W."""
         return Identity() if inner is None else super().normal(inner)
+
+    def _compiled(self, x: Tensor, inverse: bool) -> Tensor:
+        """The transform by the compiled kernels, in place on a copy; odd lengths by their matrix."""
+        out = x.clone(memory_format=torch.contiguous_format).resolve_conj()
+        items = out.view(-1, *out.shape[-3:])
+        sizes = self.shapes(x.shape)
+        taps = daubechies(self.order)
+        for before, after in itertools.pairwise(sizes[::-1] if inverse else sizes):
+            before, after = (after, before) if inverse else (before, after)
+            corner = list(items.shape[-3:])
+            for a, n in zip(self.axes, before):
+                corner[a] = n
+            for a, n, m in zip(self.axes, before, after):
+                if m < n and n % 2 == 0:
+                    kernel.level(items, (corner[0], corner[1], corner[2]), a, taps, inverse)
+                elif m < n:
+                    part = self._corner(items, before)
+                    matrix = _matrix(n, self.order, torch.float32, x.device)
+                    part.copy_(_unplanar(_along(matrix.mT if inverse else matrix, _planar(part), a), part))
+        return out
 
     def _level(self, x: Tensor, before: tuple[int, ...], after: tuple[int, ...], inverse: bool) -> Tensor:
         """One level on the corner of the planar image that it concerns."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels import wavelet as kernel
 from recon.kernels.vectors import dot
 from recon.operators import Linear
 from recon.operators.wavelet import Wavelet
@@ -84,6 +85,10 @@ def shrink(x: Tensor, threshold: float, *, p: float = 1.0, joint: int | None = N
     """
     if threshold <= 0:
         return x
+    if joint is None and kernel.serves(x):
+        out = x.clone(memory_format=torch.contiguous_format)
+        kernel.shrink(out, threshold, 2 - p)
+        return out
     size = rss(x) if joint is None else rss(x, joint)
     ratio = threshold / size.clamp_min(threshold)
     return x * (1 - (ratio if p == 1 else ratio ** (2 - p)))

@@ -1,0 +1,33 @@
+"""Levels of an orthonormal wavelet transform and shrinkage, in place on complex images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.kernels.build import native
+
+
+def serves(x: Tensor) -> bool:
+    """Whether the compiled kernels take this tensor: complex64 on the CPU, with no gradient to record."""
+    return native() is not None and x.device.type == "cpu" and x.dtype == torch.complex64 and not x.requires_grad
+
+
+def level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.float64], inverse: bool) -> None:
+    """One level along `axis` (−3, −2 or −1) of the corner (z, y, x) of each item of x (item, z, y, x), in place.
+
+    Row k of the analysis holds the scaling filter `taps` at 2k + 1 − p + t, periodic, t < 2p; the corner's length along
+    the axis is even and at least 2p.
+    """
+    module = native()
+    assert module is not None
+    module.wavelet_level(x.numpy(), corner, axis + 3, taps.astype(np.float32), inverse, torch.get_num_threads())
+
+
+def shrink(x: Tensor, threshold: float, exponent: float) -> None:
+    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous x, in place."""
+    module = native()
+    assert module is not None
+    module.shrink(x.view(-1).numpy(), threshold, exponent, torch.get_num_threads())
