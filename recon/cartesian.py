@@ -79,7 +79,8 @@ def volumes(
             z = 0 if len(job.stack.slices) == 1 else key[1]
             out[key[0], z : z + shape[0]] = image.cpu().numpy()
         report("reconstruct", start + len(batch), len(keys))
-    return out, {"method": choice.method, "why": choice.why, "sampling": asdict(found)}, notes
+    how = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
+    return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
 
 
 def _lines(job: Job) -> Lines:

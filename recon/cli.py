@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from recon import __version__
+from recon.cli_train import train
 from recon.data import ReconError
 
 if TYPE_CHECKING:
@@ -64,8 +65,12 @@ def run(
         list[str],
         typer.Option("-o", "--output", help="folder/ (DICOM), .nii.gz, .png, .h5; repeat it", metavar="FILE"),
     ],
-    method: Annotated[str, typer.Option(help="auto, combine, grappa, sense, cs or tv")] = "",
+    method: Annotated[str, typer.Option(help="auto, combine, grappa, sense, cs, tv or unrolled")] = "",
     recipe: Annotated[Path | None, typer.Option(help="TOML file; `recon recipe` prints one")] = None,
+    weights: Annotated[str, typer.Option(help="Network of --method unrolled: a name that ships, or a folder")] = "",
+    denoise: Annotated[
+        float | None, typer.Option(help="0 keeps a full scan's noise, 1 removes it", min=0, max=1)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     memory: Annotated[str, typer.Option(help="Upper limit such as 4GiB; default: what is free")] = "",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
@@ -85,7 +90,7 @@ def run(
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise typer.BadParameter(f"--device takes auto, cpu, cuda or cuda:N, not {device!r}")
     with _usage():
-        plan = _recipe(recipe, method, trajectory)
+        plan = _learned(_recipe(recipe, method, trajectory), weights, denoise)
         for name in output:
             writing.kind(name)
     inputs: list[str | Path] = [scan, *([recipe] if recipe else [])]
@@ -122,6 +127,9 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
         if not quiet:
             for path in written:
                 typer.echo(f"wrote {path}")
+
+
+app.command()(train)
 
 
 @app.command()
@@ -304,6 +312,15 @@ def _recipe(file: Path | None, method: str, trajectory: str) -> Recipe:
     elif trajectory and not Path(trajectory).is_file():
         raise ReconError(f"--trajectory takes radial, golden or a .npy file, and there is no file {trajectory}")
     return plan
+
+
+def _learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
+    """The recipe with other weights or another wish for denoising, where they were given."""
+    from dataclasses import replace
+
+    given: dict[str, Any] = {"weights": weights} if weights else {}
+    given |= {} if denoise is None else {"denoise": denoise}
+    return replace(plan, solve=replace(plan.solve, **given))
 
 
 def _read(scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str) -> RawScan:

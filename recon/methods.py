@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from recon.data import Measurement, ReconError
+from recon.nets import unrolled, weights
 from recon.prepare.sampling import Sampling
 from recon.recipe import Method, Solve
 from recon.solve import cg, fista, pdhg
@@ -39,6 +41,8 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
         raise ReconError(f"grappa needs several channels on a Cartesian grid and this scan {what}; use --method cs")
     if wanted == "grappa" and not sampling.regular:
         raise ReconError("grappa needs lines on a regular lattice and these are not; use --method cs or sense")
+    if wanted == "unrolled" and not cartesian:
+        raise ReconError("the networks that ship were trained on Cartesian scans; use --method cs for this one")
     if wanted == "combine" and not cartesian:
         raise ReconError("combine needs a Cartesian scan; use --method sense for this one")
     if wanted != "auto":
@@ -63,14 +67,18 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
         sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · (2σ² / power + 10⁻⁴)
         cs     min ½‖Ax − y‖² + λ‖Ψx‖_½,     λ = l1 · σ, a shrinkage that spares large coefficients more than l1's
         tv     min ½‖Ax − y‖² + λ TV(x),     λ = tv · σ
+        unrolled  the network in `weights`, see `recon.nets.unrolled`
 
     2σ² is the noise power of a voxel that was measured fully and `power` the mean signal power of a voxel, by default
     from the energy of a Cartesian y (see `noise_to_signal`): so one default serves every scan, whatever its scale. The
     constant is the power of the error that sensitivity maps of about 1 % leave: without it a scan of very high SNR
     would be fitted beyond what its maps can explain.
     """
-    n = recipe.iterations or ITERATIONS[method]
     ndim = 3 if sets == 1 else 4
+    if method == "unrolled":
+        network = _network(recipe.weights, str(m.y.device)).network
+        return unrolled.reconstruct(network, m, denoise=recipe.denoise, ndim=ndim)
+    n = recipe.iterations or ITERATIONS[method]
     if method == "sense":
         ratio = cg.noise_to_signal(m, ndim) if power is None else 2 * m.sigma**2 / power
         lam = recipe.l2 * (ratio + MAPS_ERROR)
@@ -78,6 +86,19 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
     if method == "cs":
         return fista.l1_wavelet(m, lam=recipe.l1, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim).x
     return pdhg.tv(m, lam=recipe.tv, iterations=n, ndim=ndim).x
+
+
+def evidence(method: Method, recipe: Solve) -> dict[str, str]:
+    """Name and SHA-256 of the weights behind an image, empty where no network takes part."""
+    if method != "unrolled":
+        return {}
+    loaded = _network(recipe.weights, "cpu")
+    return {"weights": loaded.name, "weights_sha256": loaded.sha256}
+
+
+@lru_cache(maxsize=4)
+def _network(name: str, device: str) -> weights.Loaded:
+    return weights.load(name, device)
 
 
 def signal_power(x: Tensor) -> float:

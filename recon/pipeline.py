@@ -68,6 +68,7 @@ def reconstruct(
             "scan_sha256": _fingerprint(job.scan, job.kinds.imaging),
             "method": how["method"],
             "why": how["why"],
+            **{key: how[key] for key in ("weights", "weights_sha256") if key in how},
             "recipe": recipe.name,
             "recipe_hash": digest(recipe),
             "recipe_values": {k: v for k, v in asdict(recipe).items() if k != "name"},

@@ -23,6 +23,7 @@ from recon.learn.draw import Draw
 from recon.learn.muon import Muon
 from recon.learn.pool import Batch, Item
 from recon.learn.settings import Loop, Training
+from recon.nets import weights
 from recon.nets.unrolled import Unrolled
 
 Report = Callable[[str, int, int], None]
@@ -89,6 +90,7 @@ def train(
             log.write(step=state.step, minutes=state.seconds / 60, **validate(state, held, output, place))
     save(state, checkpoint)
     log.write(step=state.step, minutes=state.seconds / 60, **validate(state, held, output, place))
+    weights.save(state.average, output / recipe.name)
     return state
 
 

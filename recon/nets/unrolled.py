@@ -22,6 +22,9 @@ MODEL_ERROR = 1e-3
 #: Expected error ε of the classical start relative to its size: log ε = a + b·log ν + c·log R, fitted to simulations.
 EXPECTED = (-2.33, 0.365, 0.83)
 
+#: Planes that go through the network together when it is not trained.
+PLANES = 4
+
 #: Logarithm of λ over the noise level before training: the classical picture is trusted more than single samples.
 TRUST = 4.0
 
@@ -199,7 +202,12 @@ def _planes(network: UNet, channels: Tensor, condition: Tensor, ndim: int) -> Te
     items = torch.view_as_real(c).movedim(-1, -3).reshape(-1, 2 * c.shape[-3], *c.shape[-2:])
     index = (..., *(None,) * (ndim - 2), slice(None))
     each = condition[index].expand(*lead, -1).reshape(len(items), -1)
-    out = network(items, each).unflatten(0, lead)
+    if torch.is_grad_enabled():
+        out = network(items, each)
+    else:
+        # A few planes at a time bound the memory that features take.
+        out = torch.cat([network(i, e) for i, e in zip(torch.split(items, PLANES), torch.split(each, PLANES))])
+    out = out.reshape(*lead, *out.shape[1:])
     return torch.complex(out[..., 0, :, :], out[..., 1, :, :])
 
 

@@ -1,0 +1,34 @@
+"""The verb `train` of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="TOML file of a training, such as trained/mri-small/recipe.toml")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of checkpoints, log, pictures and weights")],
+    data: Annotated[Path, typer.Option(help="Folder with `train` and `validation`")] = Path("../shared/data"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time", min=0)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Train a network on simulated scans; leaves weights that `run --weights` takes."""
+    import torch
+
+    from recon.learn import settings
+    from recon.learn import train as training
+    from recon.progress import reporter
+
+    plan = settings.load(recipe)
+    if threads:
+        torch.set_num_threads(threads)
+    with reporter(quiet) as report:
+        state = training.train(plan, data, output, device=device, minutes=minutes, resume=resume, report=report)
+    if not quiet:
+        typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")
