@@ -59,6 +59,10 @@ class Case:
     more: Callable[[Data, Settings, Array], dict[str, float]] | None = None
 
 
+#: Peers that two BLAS threads slow down by far, on their many small systems of equations: they get one.
+ONE_THREAD = ("pygrappa", "pygrappa_grappa")
+
+
 def python_of(peer: str) -> str:
     """The interpreter that runs a peer: that of the peers' environment, or ours where there is none."""
     return sys.executable if peer == "ours" or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
@@ -84,6 +88,7 @@ def worker(
 ) -> dict[str, Any]:
     """Seconds, MiB, versions, result and witness of one worker; {why_not} where it failed."""
     out = folder / f"result_{peer}"
+    threads = 1 if peer in ONE_THREAD else threads
     command = [python_of(peer), str(HERE / "harness.py"), module, function, str(folder), str(out)]
     command += [str(repeats), str(threads), str(leader), "hurry" if hurry else "calm"]
     try:

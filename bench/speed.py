@@ -43,7 +43,9 @@ def main() -> None:
     """Measure and print; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the records here")
-    parser.add_argument("--quick", action="store_true", help="the 8-coil 256² cases alone, two repeats unless said")
+    parser.add_argument(
+        "--quick", action="store_true", help="the 8-coil 256² cases alone, one repeat of what takes long"
+    )
     parser.add_argument("--case", choices=CASES, action="append", help="this case alone; may be given again")
     parser.add_argument("--size", action="append", help="this size alone; may be given again")
     parser.add_argument("--peer", action="append", help="this peer alone; may be given again")
@@ -56,7 +58,7 @@ def main() -> None:
         for case in chosen:
             print(f"{case.name:15} {', '.join(case.sizes):45} {', '.join(case.peers)}")
         return
-    repeats = options.repeats or (2 if options.quick else 5)
+    repeats = options.repeats or (1 if options.quick else 5)
     peers = tuple(options.peer) if options.peer else None
     records: list[dict[str, Any]] = []
     for case in chosen:
