@@ -5,7 +5,9 @@
 #include <pybind11/stl.h>
 
 #include "eigen.h"
+#include "projector.h"
 #include "sense.h"
+#include "toeplitz.h"
 #include "vectors.h"
 #include "wavelet.h"
 
@@ -120,6 +122,27 @@ static void shrink(Complex& x, float threshold, float exponent, int threads) {
     else recon::shrink<Power::any>(data, n, threshold, exponent, threads);
 }
 
+// x and out (item, y, x), spectra (4, kernel, y, x) in the FFT's order and scaled, which (item) numbers the kernels.
+static void toeplitz(const Complex& x, const Real& spectra, const py::array_t<int, py::array::c_style>& which,
+                     Complex& out, int threads) {
+    if (x.ndim() != 3 || spectra.ndim() != 4 || which.ndim() != 1) throw std::invalid_argument("axes are missing");
+    check(out, {long(x.shape(0)), long(x.shape(1)), long(x.shape(2))});
+    bool fits = spectra.shape(0) == 4 && spectra.shape(2) == x.shape(1) && spectra.shape(3) == x.shape(2) &&
+                which.shape(0) == x.shape(0);
+    for (py::ssize_t i = 0; fits && i < which.shape(0); ++i) fits = which.at(i) >= 0 && which.at(i) < spectra.shape(1);
+    if (!fits) throw std::invalid_argument("the spectra do not fit the images");
+    const int ny = int(x.shape(1)), nx = int(x.shape(2));
+    if (!recon::plan(ny)->n || !recon::plan(nx)->n)
+        throw std::invalid_argument("a transform's length has a prime factor above 13");
+    const complex64* from = x.data();
+    complex64* to = out.mutable_data();
+    const float* k = spectra.data();
+    const int* kernel = which.data();
+    const long items = x.shape(0), kernels = spectra.shape(1);
+    py::gil_scoped_release released;
+    recon::toeplitz(from, to, k, kernel, items, kernels, ny, nx, threads);
+}
+
 typedef py::array_t<double, py::array::c_style> Double;
 
 // Arrays (item, n) of float32, all of one shape, and a number for each item.
@@ -160,6 +183,66 @@ static void turn(Real& p, const Real& r, const Real& beta, int threads) {
     recon::turn(p.mutable_data(), r.data(), beta.data(), p.shape(0), p.shape(1), threads);
 }
 
+// One projector in one precision: rays (view, detector, 3), views (view, 6), detector (beam, centre, per, margin).
+template <class T>
+struct Projector {
+    typedef py::array_t<T, py::array::c_style> Array;
+    const recon::Ray<T>* rays;
+    const recon::View<T>* views;
+    recon::Detector<T> d;
+    recon::Grid g;
+    long items;
+
+    Projector(const Array& image, const Array& sinogram, const Array* r, const Array& v, int beam, double centre, double per,
+              double margin)
+        : rays(r ? reinterpret_cast<const recon::Ray<T>*>(r->data()) : nullptr),
+          views(reinterpret_cast<const recon::View<T>*>(v.data())), d{beam, T(centre), T(per), T(margin)} {
+        bool fits = image.ndim() == 3 && sinogram.ndim() == 3 && image.shape(0) == sinogram.shape(0) && v.ndim() == 2 &&
+                    v.shape(0) == sinogram.shape(1) && v.shape(1) == 6 && beam >= 0 && beam <= recon::CURVED;
+        if (fits && r) fits = r->ndim() == 3 && r->shape(0) == v.shape(0) && r->shape(1) == sinogram.shape(2) && r->shape(2) == 3;
+        if (!fits) throw std::invalid_argument("the shapes of images, sinograms, rays and views do not fit each other");
+        g = {int(image.shape(1)), int(image.shape(2)), int(sinogram.shape(1)), int(sinogram.shape(2))};
+        items = image.shape(0);
+    }
+};
+
+template <class T>
+static void define_projector(py::module_& m) {
+    typedef Projector<T> P;
+    typedef typename P::Array Array;
+    auto project = [](const Array& x, const Array& r, const Array& v, int beam, double centre, double per, double margin,
+                      Array& y, int threads) {
+        P p(x, y, &r, v, beam, centre, per, margin);
+        const T* from = x.data();
+        T* to = y.mutable_data();
+        py::gil_scoped_release free;
+        recon::xray_project(from, p.rays, p.g, p.items, to, threads);
+    };
+    auto adjoint = [](const Array& y, const Array& r, const Array& v, int beam, double centre, double per, double margin,
+                      Array& x, int threads) {
+        P p(x, y, &r, v, beam, centre, per, margin);
+        const T* from = y.data();
+        T* to = x.mutable_data();
+        py::gil_scoped_release free;
+        recon::xray_adjoint(from, p.rays, p.views, p.d, p.g, p.items, to, threads);
+    };
+    auto smear = [](const Array& y, const Array& v, int beam, double centre, double per, double margin, Array& x,
+                    int threads) {
+        P p(x, y, nullptr, v, beam, centre, per, margin);
+        const T* from = y.data();
+        T* to = x.mutable_data();
+        py::gil_scoped_release free;
+        recon::xray_smear(from, p.views, p.d, p.g, p.items, to, threads);
+    };
+    const py::arg beam("beam"), centre("centre"), per("per"), margin("margin"), threads("threads");
+    m.def("xray_project", project, py::arg("image").noconvert(), py::arg("rays").noconvert(), py::arg("views").noconvert(),
+          beam, centre, per, margin, py::arg("sinogram").noconvert(), threads);
+    m.def("xray_adjoint", adjoint, py::arg("sinogram").noconvert(), py::arg("rays").noconvert(),
+          py::arg("views").noconvert(), beam, centre, per, margin, py::arg("image").noconvert(), threads);
+    m.def("xray_smear", smear, py::arg("sinogram").noconvert(), py::arg("views").noconvert(), beam, centre, per, margin,
+          py::arg("image").noconvert(), threads);
+}
+
 PYBIND11_MODULE(RECON_MODULE, m) {
     m.doc() = "Kernels of the reconstruction engine for the CPU.";
     m.attr("lanes") = recon::LANES;
@@ -176,6 +259,8 @@ PYBIND11_MODULE(RECON_MODULE, m) {
     m.def("wavelet_level", &wavelet_level, py::arg("x").noconvert(), py::arg("corner"), py::arg("axis"),
           py::arg("taps").noconvert(), py::arg("inverse"), py::arg("threads"));
     m.def("shrink", &shrink, py::arg("x").noconvert(), py::arg("threshold"), py::arg("exponent"), py::arg("threads"));
+    m.def("toeplitz", &toeplitz, py::arg("x").noconvert(), py::arg("spectra").noconvert(),
+          py::arg("which").noconvert(), py::arg("out").noconvert(), py::arg("threads"));
     m.def("dot", &dot, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("threads"));
     m.def("curvature", &curvature, py::arg("p").noconvert(), py::arg("q").noconvert(), py::arg("shift").noconvert(),
           py::arg("threads"));
@@ -183,4 +268,6 @@ PYBIND11_MODULE(RECON_MODULE, m) {
           py::arg("q").noconvert(), py::arg("step").noconvert(), py::arg("threads"));
     m.def("turn", &turn, py::arg("p").noconvert(), py::arg("r").noconvert(), py::arg("beta").noconvert(),
           py::arg("threads"));
+    define_projector<float>(m);
+    define_projector<double>(m);
 }

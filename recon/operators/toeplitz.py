@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.kernels import toeplitz as kernel
 from recon.operators.base import Linear, LinearMap
 
 #: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
@@ -86,6 +87,9 @@ def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
     own = np.arange(kernels.shape[1:-ndim].numel()).reshape(kernels.shape[1:-ndim])
     which = np.broadcast_to(own, lead).ravel().tolist()  # the kernel of each item
     kernels = kernels.reshape(2**ndim, -1, *shape)
+    if kernel.serves(items, kernels, ndim):
+        done: Tensor = kernel.convolve(items, kernels, np.asarray(which, np.int32))
+        return done.reshape(*lead, *shape)
     ramps = [_ramp(n, ndim - 1 - d, x) for d, n in enumerate(shape)]
     out = torch.empty_like(items, memory_format=torch.contiguous_format)
     voxels = CHUNK_GPU if x.is_cuda else CHUNK * torch.get_num_threads()
