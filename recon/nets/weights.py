@@ -76,8 +76,8 @@ def available() -> dict[str, Path]:
     return {p.parent.name: p.parent for root in roots for p in sorted(root.glob(f"*/{FILE}"))}
 
 
-def save(network: Unrolled, folder: Path, *, half: bool = True) -> str:
-    """Write weights and hash of a network into a folder, in half precision unless told otherwise; returns the hash."""
+def save(network: Unrolled, folder: Path, *, half: bool = False) -> str:
+    """Write weights and hash of a network into a folder, in half precision where asked to; returns the hash."""
     from safetensors.torch import save as encoded
 
     dtype = torch.float16 if half else torch.float32

@@ -20,7 +20,9 @@ from recon.learn.muon import Muon, orthogonal
 from recon.learn.settings import Loop, Pool, Training
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
+from recon.nets import weights
 from recon.nets.unrolled import Shape
+from tests.command import recon
 
 DATA = Settings(sizes=(32,), coils=(2, 4), acs=(8, 8), acceleration=(2.0, 3.0), estimated_maps=0.0, partial=0.0)
 TINY = Training(
@@ -194,6 +196,29 @@ def test_a_run_leaves_checkpoint_log_and_pictures_and_is_not_overwritten(data: P
     more = train.train(short, data, out, minutes=0.03, resume=True)
     assert more.step > state.step
     assert more.seconds > state.seconds
+
+
+def test_processes_can_share_the_making_of_a_pool(items: list[pool.Item], tmp_path: Path) -> None:
+    for part in range(3):
+        pool.fill(tmp_path / "shared", 5, lambda i: items[i], lambda *_: None, (part, 3))
+    alone = pool.fill(tmp_path / "alone", 5, lambda i: items[i], lambda *_: None)
+    assert [(tmp_path / "shared" / p.name).read_bytes() for p in alone] == [p.read_bytes() for p in alone]
+
+
+def test_the_verb_trains_and_its_weights_load(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text(
+        'name = "tiny"\n[network]\ncascades = 1\nchannels = [4, 4]\ncondition = 4\niterations = 2\nstart = 4\n'
+        "[data]\nsizes = [32]\ncoils = [2]\nestimated_maps = 0\nacs = [8, 8]\n"
+        "[check]\nsizes = [32]\ncoils = [2]\nestimated_maps = 0\nacs = [8, 8]\nraw = 0\n"
+        "[pool]\nsize = 4\nvalidation = 2\n[loop]\nbatch = 1\nwidth = 32\n"
+    )
+    done = recon("train", file, "-o", tmp_path / "out", "--data", data, "--minutes", 0.01, "--quiet")
+    assert done.code == 0, done.err
+    assert weights.load(tmp_path / "out" / "tiny").network.shape.channels == (4, 4)
+    again = recon("train", file, "-o", tmp_path / "out", "--data", data, "--minutes", 0.01, "--quiet")
+    assert again.code == 1
+    assert "--resume" in again.err
 
 
 def test_a_pause_of_the_process_is_no_training() -> None:

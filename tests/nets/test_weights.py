@@ -19,7 +19,7 @@ SHAPE = Shape(cascades=1, channels=(4, 6), condition=6, iterations=2, start=3)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    weights.save(Unrolled(SHAPE), tmp_path / "small")
+    weights.save(Unrolled(SHAPE), tmp_path / "small", half=True)
     return tmp_path / "small"
 
 
@@ -50,6 +50,14 @@ def test_half_precision_keeps_three_digits_of_every_weight(folder: Path) -> None
     for key, value in original.state_dict().items():
         torch.testing.assert_close(loaded.network.state_dict()[key], value, rtol=1e-3, atol=1e-6)
     assert not any(p.requires_grad for p in loaded.network.parameters())
+
+
+def test_single_precision_keeps_every_bit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    original = Unrolled(SHAPE)
+    weights.save(original, tmp_path / "full")
+    loaded = weights.load(tmp_path / "full").network.state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in original.state_dict().items())
 
 
 def test_one_flipped_bit_is_refused(folder: Path) -> None:
