@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon import methods
+from recon import methods, trust
 from recon import plan as planning
-from recon.data import Measurement
+from recon.data import Measurement, ReconError
 from recon.job import Job
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
@@ -29,6 +29,7 @@ from recon.prepare.walsh import walsh
 from recon.recipe import Method
 from recon.solve import cg
 from recon.solve.grappa import grappa
+from recon.trust import Evidence
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,36 @@ class Calibrated:
     signal: SignalSpace | None = None
 
 
+@dataclass(frozen=True)
+class Solved:
+    """Complex images (item, z, y, x) on the encoded grid, their uncertainty (or None), and evidence on learned ones."""
+
+    images: Tensor
+    deviation: Tensor | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
 def volumes(
     job: Job, report: Callable[[str, int, int], None]
 ) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
-    """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes."""
+    """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes.
+
+    `how` holds the uncertainty map of the same shape where the recipe asks for replicas.
+    """
     lines = _lines(job)
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     found = sampling(acquired[0, 0] > 0)
     choice = methods.choose(job.recipe.solve.method, found, lines.whitening.matrix.shape[0])
+    if job.recipe.trust.replicas and choice.method in ("combine", "grappa"):
+        raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
     top = max(int(c.max()) for c in acquired.values())
     plan = planning.plan(_problem(job, lines, choice.method, acquired), planning.budget(job.memory))
 
     shape = job.stack.geometry.shape if len(job.stack.slices) == 1 else (1, *job.stack.geometry.shape[1:])
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
+    spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
+    evidence: list[Evidence] = []
     notes: list[str] = []
     last: tuple[NDArray[np.intp], Calibrated] | None = None
     for start in range(0, len(keys), plan.batch):
@@ -69,17 +86,26 @@ def volumes(
             known.append(last[1])
             slabs.append(hybrid.slab(replace(lines, compression=last[1].compression), job.frames[key].rows))
         if plan.columns:
-            images = _by_columns(choice.method, slabs[0], known[0], top, job, plan.columns)
+            solved = _by_columns(choice.method, slabs[0], known[0], top, job, plan.columns)
         else:
-            images = _images(choice.method, slabs, known, top, job)
-        for key, slab, x in zip(batch, slabs, images, strict=True):
+            solved = _images(choice.method, slabs, known, top, job)
+        evidence += solved.evidence
+        for i, (key, slab, x) in enumerate(zip(batch, slabs, solved.images, strict=True)):
             x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
             notes += said
             image = finish(x, job.encoding, shape)
             z = 0 if len(job.stack.slices) == 1 else key[1]
             out[key[0], z : z + shape[0]] = image.cpu().numpy()
+            if spread is not None and solved.deviation is not None:
+                wide = finish(solved.deviation[i].to(x.dtype), job.encoding, shape)
+                spread[key[0], z : z + shape[0]] = wide.abs().cpu().numpy()
         report("reconstruct", start + len(batch), len(keys))
-    how = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
+    told = trust.summary(evidence)
+    how = {"method": choice.method, "why": choice.why, "sampling": asdict(found), "uncertainty": spread, "trust": told}
+    if fallen := told.get("fallbacks"):
+        reasons = "; ".join(told["reasons"])
+        kept = "the classical image is shown" if job.recipe.trust.fallback else "shown all the same"
+        notes.append(f"warning: {fallen} of {len(evidence)} learned images are not trusted ({reasons}): {kept}")
     return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
 
 
@@ -162,7 +188,7 @@ def _maps(signal: SignalSpace, shape: tuple[int, int, int], job: Job, columns: t
     return eigenmaps(signal, shape, crop=prepare.espirit_crop, sets=prepare.map_sets, columns=columns).maps
 
 
-def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int) -> Tensor:
+def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int) -> Solved:
     """The complex image (1, z, y, x) of a volume, some columns of its readout at a time.
 
     What belongs to the volume as a whole is found first: its mean power, which sets λ, and the phase of its coils.
@@ -174,6 +200,7 @@ def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Jo
     power = float(cg.signal_power(energy, samples, top**-0.5, slab.y[0].numel()))
     towards = first_coil(slab.y) if method == "combine" else None
     out = torch.empty(1, *slab.y.shape[1:], dtype=slab.y.dtype, device=job.device)
+    spread = torch.zeros_like(out.real) if job.recipe.trust.replicas else None
     for start in range(0, nx, columns):
         end = min(nx, start + columns)
         low, high = start - halo, end + halo
@@ -184,9 +211,11 @@ def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Jo
         if known.signal is not None:
             maps = _maps(known.signal, (*slab.y.shape[1:3], nx), job, (low, high))
         part = replace(slab, y=slab.y.index_select(-1, around))
-        x = _images(method, [part], [replace(known, maps=maps)], top, job, power=power, towards=towards)
-        out[..., start:end] = x[..., start - low : end - low]
-    return out
+        solved = _images(method, [part], [replace(known, maps=maps)], top, job, power=power, towards=towards)
+        out[..., start:end] = solved.images[..., start - low : end - low]
+        if spread is not None and solved.deviation is not None:
+            spread[..., start:end] = solved.deviation[..., start - low : end - low]
+    return Solved(out, spread)
 
 
 def _images(
@@ -198,8 +227,8 @@ def _images(
     *,
     power: float | None = None,
     towards: Tensor | None = None,
-) -> Tensor:
-    """Complex images (item, z, y, x) of a batch on the encoded grid.
+) -> Solved:
+    """The images of a batch.
 
     `power` and `towards` are the mean power and the first coil of the whole volume where this is a part of one.
     """
@@ -209,9 +238,9 @@ def _images(
         y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
     if method in ("combine", "grappa"):
         coil_images = ifft(y, (-3, -2))
-        return (
-            coil_images[:, 0] if y.shape[1] == 1 else combine(coil_images, walsh(coil_images, reference=towards).maps)
-        )
+        if y.shape[1] == 1:
+            return Solved(coil_images[:, 0])
+        return Solved(combine(coil_images, walsh(coil_images, reference=towards).maps))
     # n lines averaged into one have noise σ/√n: weighting by √n keeps it white.
     weights = (counts / top).sqrt()[:, None, :, :, None]
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
@@ -220,9 +249,22 @@ def _images(
     else:
         maps = torch.stack([k.maps for k in known if k.maps is not None]).to(job.device)
     m = Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
-    x = methods.solve(method, m, job.recipe.solve, power=power, sets=sets)
-    # The first set is the object; the second takes up what wraps around.
-    return x[:, 0] if sets > 1 else x
+    solve, limits = job.recipe.solve, job.recipe.trust
+
+    evidence: Sequence[Evidence] | None = None
+
+    def run(given: Measurement) -> Tensor:
+        nonlocal evidence
+        if method == "unrolled":
+            x, evidence = methods.learned(given, solve, limits, sets=sets, decided=evidence)
+        else:
+            x = methods.solve(method, given, solve, power=power, sets=sets)
+        # The first set is the object; the second takes up what wraps around.
+        return x[:, 0] if sets > 1 else x
+
+    x = run(m)
+    spread = trust.replicas(m, run, count=limits.replicas, seed=solve.seed) if limits.replicas else None
+    return Solved(x, spread, tuple(evidence or ()))
 
 
 def _grappa(slab: Slab, known: Calibrated, job: Job) -> Tensor:

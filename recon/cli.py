@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from recon import __version__
+from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
 from recon.cli_train import train
 from recon.data import ReconError
 
@@ -81,6 +82,11 @@ def run(
     trajectory: Annotated[
         str, typer.Option(help="radial, golden, or .npy with k-space positions (line, sample, dimension)")
     ] = "",
+    evidence: Annotated[str, typer.Option("--trust", help="Write the evidence on a learned image here (.json)")] = "",
+    uncertainty: Annotated[str, typer.Option(help="Write the uncertainty map here, for instance .nii.gz")] = "",
+    replicas: Annotated[
+        int, typer.Option(help="Noisy copies behind the uncertainty map; 0: 16 if asked for", min=0)
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Reconstruct a raw scan and write images."""
@@ -91,11 +97,14 @@ def run(
         raise typer.BadParameter(f"--device takes auto, cpu, cuda or cuda:N, not {device!r}")
     with _usage():
         plan = _learned(_recipe(recipe, method, trajectory), weights, denoise)
-        for name in output:
+        plan = with_replicas(plan, replicas or (16 if uncertainty and not plan.trust.replicas else 0))
+        for name in (*output, *([uncertainty] if uncertainty else [])):
             writing.kind(name)
+        if evidence and not evidence.endswith(".json"):
+            raise typer.BadParameter(f"--trust writes JSON: name a file that ends in .json, not {evidence!r}")
     inputs: list[str | Path] = [scan, *([recipe] if recipe else [])]
     inputs += [trajectory] if trajectory not in ("", *_STANDARD) else []
-    writing.check_paths(output, inputs=inputs)
+    writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs)
     raw = _trajectory(_read(scan, axes, size, key), trajectory)
     from recon import pipeline
     from recon.progress import reporter
@@ -112,6 +121,11 @@ def run(
             for note in image.notes:
                 typer.echo(f"  {_one_line(note)}", err=True)
         _write(image, names[n], plan, n, quiet)
+        number = n + 1 if len(chosen) > 1 else 0
+        if evidence:
+            write_evidence(image, Path(evidence), number)
+        if uncertainty:
+            write_uncertainty(image, _numbered(uncertainty, number) if number else uncertainty)
 
 
 def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: bool) -> None:
@@ -130,6 +144,7 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
 
 
 app.command()(train)
+app.command()(check)
 
 
 @app.command()

@@ -256,7 +256,8 @@ class Image:
     `data` is complex64 or float32 with axes (*axes, z, y, x); `axes` names the leading ones, in the order of
     FRAME_COUNTERS, and lists only those with more than one entry. `units` is "arbitrary" for MR intensities or "HU".
     `provenance` holds the recipe and its hash, versions, method and seeds; `trust` the numbers that say how far the
-    image can be believed; `notes` sentences for the reader of the image.
+    image can be believed; `notes` sentences for the reader of the image. `uncertainty` is the standard deviation of its
+    magnitude, of the same shape, where it was asked for.
     """
 
     data: NDArray[Any]
@@ -267,3 +268,4 @@ class Image:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     trust: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    uncertainty: NDArray[Any] | None = None

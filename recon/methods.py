@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from recon import trust
 from recon.data import Measurement, ReconError
 from recon.nets import unrolled, weights
 from recon.prepare.sampling import Sampling
-from recon.recipe import Method, Solve
+from recon.recipe import Method, Solve, Trust
 from recon.solve import cg, fista, pdhg
 
 #: Error of sensitivity maps, as a share of the signal's power.
@@ -86,6 +88,35 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
     if method == "cs":
         return fista.l1_wavelet(m, lam=recipe.l1, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim).x
     return pdhg.tv(m, lam=recipe.tv, iterations=n, ndim=ndim).x
+
+
+def learned(
+    m: Measurement, recipe: Solve, limits: Trust, *, sets: int = 1, decided: Sequence[trust.Evidence] | None = None
+) -> tuple[Tensor, Sequence[trust.Evidence]]:
+    """The network's images, or the classical ones where trust is broken, and the evidence on each item.
+
+    With `decided` the evidence is taken as given: replicas of an image are made as that image was.
+    """
+    ndim = 3 if sets == 1 else 4
+    network = _network(recipe.weights, str(m.y.device)).network
+    start = unrolled.classical(m, network.shape.start, ndim)
+    x = unrolled.reconstruct(network, m, denoise=recipe.denoise, ndim=ndim, start=start)
+    found = decided
+    if found is None:
+        found = trust.examine(m, x, start, limits=limits, trained=_trained(recipe.weights), ndim=ndim)
+    return trust.chosen(x, start, found, fallback=limits.fallback, ndim=ndim), found
+
+
+@lru_cache(maxsize=4)
+def _trained(name: str) -> trust.Range | None:
+    """What the training recipe beside the weights says of their range; None where there is no recipe."""
+    from recon.learn import settings
+
+    path = weights.find(name) / "recipe.toml"
+    if not path.is_file():
+        return None
+    data = settings.load(path).data
+    return trust.Range(data.acceleration, data.noise)
 
 
 def evidence(method: Method, recipe: Solve) -> dict[str, str]:

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,12 +51,15 @@ def reconstruct(
     started = datetime.now(timezone.utc)
     report = progress or (lambda stage, done, total: None)
     job = prepare(scan, recipe, _device(device), memory, stack)
+    if recipe.trust.replicas and job.encoding.trajectory != "cartesian":
+        raise ReconError("replicas are made of Cartesian scans alone; set trust.replicas = 0 in the recipe")
     if job.encoding.trajectory == "cartesian":
         from recon.cartesian import volumes
     else:
         from recon.noncartesian import volumes
     data, how, notes = volumes(job, report)
     data = _oriented(data, job)
+    spread = how.get("uncertainty")
     shape = [len(np.unique([v[FRAME_COUNTERS.index(a)] for v in job.volumes])) for a in job.axes]
     image = Image(
         data=data.reshape(*shape, *data.shape[-3:]),
@@ -80,7 +84,9 @@ def reconstruct(
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
+        trust=how.get("trust", {}),
         notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *notes))),
+        uncertainty=None if spread is None else _oriented(spread, job).reshape(*shape, *data.shape[-3:]),
     )
     return plane(image) if scan.source in ("numpy", "cfl") else image
 
@@ -142,7 +148,7 @@ def _volumes(
     return axes, tuple(order), complete, notes
 
 
-def _oriented(data: NDArray[np.complex64], job: Job) -> NDArray[np.complex64]:
+def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:
     """The array turned about index N // 2 along the axes that the recipe names.
 
     A scanner whose transform has the opposite sign stores k(−k): its pixel n is ours at −n. The geometry, which names

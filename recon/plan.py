@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from recon.data import ReconError
 
-#: Python, torch and the libraries themselves.
-_BASE = 450 * 2**20
+#: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
+_BASE, _BASE_GPU = 450 * 2**20, 330 * 2**20
 _COMPLEX = 8
 
 #: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak.
@@ -63,7 +63,7 @@ def plan(problem: Problem, budget: int) -> Plan:
     A volume that does not fit as a whole is solved in parts along its fully sampled readout, where k-space of all
     columns and three images stay in memory. Raises ReconError when not even that fits.
     """
-    fixed = _BASE + problem.items * problem.voxels * _COMPLEX + _lines(problem) + _calibration(problem)
+    fixed = _base() + problem.items * problem.voxels * _COMPLEX + _lines(problem) + _calibration(problem)
     each = _each(problem)
     batch = min(16, problem.items, (budget - fixed) // each) if budget > fixed else 0
     if batch < 1 and problem.grid[0] > 1 and problem.method in HALO:
@@ -90,6 +90,12 @@ def budget(limit: int | None) -> int:
     import psutil
 
     return int(0.9 * min(psutil.virtual_memory().available, _container_limit()))
+
+
+def _base() -> int:
+    import torch
+
+    return _BASE + (0 if torch.version.cuda is None and torch.version.hip is None else _BASE_GPU)
 
 
 def _each(p: Problem) -> int:

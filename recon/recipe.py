@@ -76,6 +76,22 @@ class Solve:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """When a learned image gives way to the classical one, and how noise is carried through."""
+
+    #: Show the classical image, and say so, where a limit below is passed.
+    fallback: bool = True
+    #: Largest residual of the learned image, as a multiple of the classical one's, or of the noise where that is more.
+    residual: Annotated[float, Ge(1), Le(1e9)] = 1.5
+    #: Largest share of the image's energy that a network may put where nothing was measured.
+    added: Fraction = 0.05
+    #: Factor by which noise and acceleration may leave the range that the network was trained on.
+    margin: Annotated[float, Ge(1), Le(1e9)] = 2.0
+    #: Images of the data with fresh noise, whose spread is the uncertainty map; 0 makes none.
+    replicas: Annotated[int, Ge(0), Le(1000)] = 0
+
+
+@dataclass(frozen=True)
 class Output:
     """What is written of an image."""
 
@@ -96,6 +112,7 @@ class Recipe:
     name: str = "default"
     prepare: Prepare = field(default_factory=Prepare)
     solve: Solve = field(default_factory=Solve)
+    trust: Trust = field(default_factory=Trust)
     output: Output = field(default_factory=Output)
 
 

@@ -1,0 +1,100 @@
+"""Whether this installation would make an output again: its record against what is installed here."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recon import __version__
+from recon.data import ReconError
+from recon.io import provenance
+from recon.recipe import digest, parse
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The record of an output, and a sentence for each thing that is different here."""
+
+    record: Mapping[str, Any]
+    differences: tuple[str, ...]
+
+
+def check(path: Path) -> Checked:
+    """Read an output's record and compare it; raises ReconError for a file that carries none."""
+    record = provenance.read_back(path)
+    p = record["provenance"]
+    found = []
+    if p.get("version") != __version__:
+        found.append(f"it was made by recon {p.get('version')}, this is {__version__}")
+    found += _recipe(p)
+    found += _weights(p)
+    for name, here in _versions().items():
+        there = p.get("versions", {}).get(name)
+        if there not in (None, here):
+            found.append(f"it was made with {name} {there}, here is {here}: the last digits may differ")
+    return Checked(record, tuple(found))
+
+
+def text(checked: Checked) -> str:
+    """The record and the findings for a person."""
+    p, trust = checked.record["provenance"], checked.record.get("trust") or {}
+    lines = [
+        f"made by     {p.get('engine')} {p.get('version')}, {p.get('date')}, on {p.get('device')}",
+        f"recipe      {p.get('recipe')}, sha256 {p.get('recipe_hash')}",
+        f"method      {p.get('why') or p.get('method')}",
+        f"seed        {p.get('seed')}",
+        f"scan        sha256 {p.get('scan_sha256')}",
+        "versions    " + ", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items()),
+    ]
+    if p.get("weights_sha256"):
+        lines.append(f"weights     {p.get('weights')}, sha256 {p['weights_sha256']}")
+    if trust:
+        lines.append(
+            f"trust       residual {trust['residual']:.2f}, added {trust['added']:.2%}, "
+            f"changed {trust['changed']:.1%}, {trust['fallbacks']} of {len(trust['items'])} images classical"
+        )
+    lines += [f"note        {note}" for note in checked.record.get("notes", [])]
+    if not checked.differences:
+        lines.append("again       this installation would make the same image of the same scan")
+    return "\n".join(lines + [f"differs     {d}" for d in checked.differences])
+
+
+def as_json(checked: Checked) -> str:
+    """The same as JSON."""
+    return json.dumps({**checked.record, "differences": list(checked.differences)}, indent=2, sort_keys=True)
+
+
+def _recipe(p: Mapping[str, Any]) -> list[str]:
+    """Whether the recipe's values still mean what they meant: its hash, made anew by this version."""
+    try:
+        now = digest(parse(p.get("recipe_values", {}), "its recipe"))
+    except ReconError as e:
+        return [f"this version does not know its recipe: {e}"]
+    return [] if now == p.get("recipe_hash") else ["its recipe has another hash here: a default or a key has changed"]
+
+
+def _weights(p: Mapping[str, Any]) -> list[str]:
+    if not p.get("weights_sha256"):
+        return []
+    from recon.nets import weights
+
+    name = p.get("recipe_values", {}).get("solve", {}).get("weights", p.get("weights", ""))
+    try:
+        here = weights.load(name).sha256
+    except ReconError as e:
+        return [f"its network is not here: {e}"]
+    return [] if here == p["weights_sha256"] else [f"the weights {p.get('weights')} are others here, sha256 {here}"]
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata
+
+    return {
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "numpy": importlib.metadata.version("numpy"),
+    }

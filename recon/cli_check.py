@@ -1,0 +1,52 @@
+"""The verb `check`, and what `run` writes beside the image: evidence and uncertainty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from recon.data import Image
+    from recon.recipe import Recipe
+
+
+def check(
+    output: Annotated[Path, typer.Argument(help="An output of recon: DICOM file or folder, NIfTI, PNG, ISMRMRD")],
+    as_json: Annotated[bool, typer.Option("--json", help="The record and the findings as JSON.")] = False,
+) -> None:
+    """Print how an image was made, and whether this installation would make it again (exit code 1 if not)."""
+    from recon import check as checking
+
+    found = checking.check(output)
+    typer.echo(checking.as_json(found) if as_json else checking.text(found))
+    if found.differences:
+        raise typer.Exit(1)
+
+
+def with_replicas(plan: Recipe, count: int) -> Recipe:
+    """The recipe with this many replicas, or as it is for 0."""
+    from dataclasses import replace
+
+    return replace(plan, trust=replace(plan.trust, replicas=count)) if count else plan
+
+
+def write_evidence(image: Image, path: Path, stack: int = 0) -> None:
+    """Write the record of how an image was made and how far it can be believed as JSON."""
+    from recon.io import atomic, provenance
+
+    path = path.with_name(f"{path.stem}_stack-{stack}.json") if stack else path
+    with atomic.atomic_file(path) as temporary:
+        temporary.write_text(provenance.as_json(image) + "\n", encoding="utf-8")
+
+
+def write_uncertainty(image: Image, name: str) -> None:
+    """Write the uncertainty map as an image of its own."""
+    from dataclasses import replace
+
+    from recon.io import write
+
+    assert image.uncertainty is not None
+    header = replace(image.header, study=replace(image.header.study, series_description="uncertainty"))
+    write.write(replace(image, data=image.uncertainty, uncertainty=None, header=header), [name])

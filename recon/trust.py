@@ -1,0 +1,144 @@
+"""How far a learned image can be believed, told by the measurement itself, and when the classical image is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recon.data import Measurement
+from recon.kernels.vectors import dot
+from recon.nets.unrolled import sampled, size
+from recon.recipe import Trust
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a network was trained on: acceleration, and noise of a fully sampled pixel relative to the signal."""
+
+    acceleration: tuple[float, float]
+    noise: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Numbers of one slice or volume; `reasons` say why its classical image is shown, empty where the learned one is.
+
+    `residual` and `classical_residual` are χ² = ‖Ax − y‖² / (2σ²M) over M measured samples, near 1 for an image that
+    explains the data. `added` is the share of the image's energy that the network put where nothing was measured,
+    `changed` the relative difference from the classical image.
+    """
+
+    residual: float
+    classical_residual: float
+    added: float
+    changed: float
+    noise: float
+    acceleration: float
+    reasons: tuple[str, ...] = ()
+
+
+def examine(
+    m: Measurement, learned: Tensor, classical: Tensor, *, limits: Trust, trained: Range | None, ndim: int = 3
+) -> list[Evidence]:
+    """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
+
+        added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
+
+    since AᴴA of unit norm keeps what was measured of d and loses the rest.
+    """
+    normal = m.A.normal()
+    lead = learned.shape[: learned.ndim - ndim]
+    difference = learned - classical
+    energy = dot(learned, learned, ndim).clamp_min(torch.finfo(torch.float32).tiny)
+    whole = dot(difference, difference, ndim)
+    added = ((whole - dot(difference, normal(difference).contiguous(), ndim)) / energy).clamp_min(0)
+    noise = 2**0.5 * m.sigma / size(classical, ndim)
+    numbers = zip(
+        *(t.reshape(-1).tolist() for t in (chi2(m, learned, lead), chi2(m, classical, lead), added)),
+        (whole / energy).sqrt().reshape(-1).tolist(),
+        noise.expand(lead).reshape(-1).tolist(),
+        (1 / sampled(normal, classical, ndim)).expand(lead).reshape(-1).tolist(),
+    )
+    found = (Evidence(*n) for n in numbers)
+    return [replace(e, reasons=tuple(_reasons(e, limits, trained))) for e in found]
+
+
+def chi2(m: Measurement, x: Tensor, lead: torch.Size) -> Tensor:
+    """‖Ax − y‖² / (2σ²M) of each item, over the M samples that are not zero."""
+    y, keep = m.y, m.y.ndim - len(lead)
+    measured = torch.count_nonzero(y.reshape(*lead, -1), dim=-1).clamp_min(1)
+    residual = (m.A(x) - y) * (y != 0)
+    power: Tensor = dot(residual, residual, keep) / (2 * m.sigma**2 * measured)
+    return power
+
+
+def chosen(
+    learned: Tensor, classical: Tensor, evidence: Sequence[Evidence], *, fallback: bool, ndim: int = 3
+) -> Tensor:
+    """The learned images, with the classical one in place of each that has reasons against it."""
+    if not fallback or not any(e.reasons for e in evidence):
+        return learned
+    wrong = torch.tensor([bool(e.reasons) for e in evidence], device=learned.device)
+    wrong = wrong.reshape(learned.shape[: learned.ndim - ndim])
+    return torch.where(wrong.reshape(*wrong.shape, *(1,) * ndim), classical, learned)
+
+
+def replicas(m: Measurement, run: Callable[[Measurement], Tensor], *, count: int, seed: int, ndim: int = 3) -> Tensor:
+    """Standard deviation of the magnitude over images of the data with fresh noise added, (..., z, y, x).
+
+    Noise of the measured strength is added to the samples that were measured, `count` times: for a linear method this
+    is its noise map, √R · g over the noise of a full scan (Robson et al., Magn Reson Med 60:895, 2008); for others it
+    is how much the image moves with the noise, which leaves out what the method gets wrong every time.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total: Tensor | None = None
+    square = None
+    for _ in range(count):
+        fresh = torch.randn(*m.y.shape, 2, generator=generator) * m.sigma
+        noisy = m.y + torch.view_as_complex(fresh).to(m.y.device) * (m.y != 0)
+        x = run(replace(m, y=noisy)).abs()
+        total = x if total is None else total + x
+        square = x * x if square is None else square + x * x
+    assert total is not None
+    assert square is not None
+    return ((square - total * total / count) / max(1, count - 1)).clamp_min(0).sqrt()
+
+
+def summary(evidence: Sequence[Evidence]) -> dict[str, Any]:
+    """The evidence as plain values: the worst of each number, how many fell back and why, and every slice's own."""
+    if not evidence:
+        return {}
+    return {
+        "residual": max(e.residual for e in evidence),
+        "added": max(e.added for e in evidence),
+        "changed": max(e.changed for e in evidence),
+        "fallbacks": sum(bool(e.reasons) for e in evidence),
+        "reasons": sorted({r for e in evidence for r in e.reasons}),
+        "items": [asdict(e) for e in evidence],
+    }
+
+
+def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
+    found = []
+    if not e.residual <= limits.residual * max(1.0, e.classical_residual):
+        found.append(
+            f"the learned image leaves {e.residual:.2f} of the noise's power as residual, the classical one "
+            f"{e.classical_residual:.2f}"
+        )
+    if not e.added <= limits.added:
+        found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")
+    if trained is None:
+        return found
+    for name, value, (low, high) in (
+        ("acceleration", e.acceleration, trained.acceleration),
+        ("noise", e.noise, trained.noise),
+    ):
+        if not low / limits.margin <= value <= high * limits.margin:
+            found.append(
+                f"its {name} of {value:.3g} is outside of what the network was trained on, {low:g} to {high:g}"
+            )
+    return found

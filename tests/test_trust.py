@@ -1,0 +1,204 @@
+"""Learned images carry their evidence, and give way to the classical image where it speaks against them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recon import pipeline, recipe, trust
+from recon.data import Measurement
+from recon.io.read import read
+from recon.nets import weights
+from recon.nets.unrolled import Shape, Unrolled
+from recon.operators.sense import Sense
+from recon.recipe import Trust
+from recon.simulation import preset, simulate_to
+from recon.solve import cg
+from tests.command import recon
+
+R, SIZE, COILS = 3, 48, 6
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[Measurement, Tensor]:
+    """A smooth object behind unit-norm maps, noise of σ = 1, and a sampling of every third line with ACS."""
+    torch.manual_seed(0)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, SIZE), torch.linspace(-1, 1, SIZE), indexing="ij")
+    inside = (x**2 + y**2 < 0.8).to(torch.complex64)
+    truth = (40 * inside * (1 + 0.3 * torch.cos(6 * x)))[None]
+    angles = [2 * math.pi * c / COILS for c in range(COILS)]
+    maps = torch.stack([torch.exp(-((x - math.cos(a)) ** 2 + (y - math.sin(a)) ** 2) + 1j * a) for a in angles])[
+        :, None
+    ]
+    maps = maps / maps.abs().square().sum(0).sqrt()
+    mask = torch.zeros(1, 1, SIZE, 1)
+    mask[..., ::R, :] = 1
+    mask[..., 18:30, :] = 1
+    A = Sense(maps, mask, (-3, -2))
+    clean = A(truth)
+    noise = torch.randn(*clean.shape, dtype=torch.complex64) * math.sqrt(2)
+    return Measurement((clean + noise) * mask, A, 1.0), truth
+
+
+def test_the_truth_leaves_the_noise_as_its_residual(case) -> None:
+    m, truth = case
+    assert float(trust.chi2(m, truth, torch.Size([]))) == pytest.approx(1, abs=0.03)
+    assert float(trust.chi2(m, 1.1 * truth, torch.Size([]))) > 1.5
+
+
+def test_what_was_added_where_nothing_was_measured_is_counted(case) -> None:
+    m, truth = case
+    # A pattern that aliases onto itself with the opposite sign in what was measured, and one that was measured.
+    lines = torch.zeros(1, SIZE, SIZE, dtype=torch.complex64)
+    lines[0, 4 * R + 1] = 3000  # a line of k-space between measured ones
+    hidden = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(lines, dim=-2), dim=(-2,)), dim=-2)
+    own = Sense(torch.ones_like(truth)[None], m.A.mask, m.A.axes)
+    single = Measurement(own(truth), own, 1.0)
+    for extra, share in ((hidden, 1.0), (truth - truth.roll(1, -1), None)):
+        found = trust.examine(single, truth + extra, truth, limits=Trust(), trained=None)[0]
+        energy = float(extra.abs().square().sum() / (truth + extra).abs().square().sum())
+        direct = extra - own.H(own(extra))
+        expected = float(direct.abs().square().sum() / (truth + extra).abs().square().sum())
+        assert found.added == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert found.changed == pytest.approx(energy**0.5, rel=1e-3)
+        if share is not None:
+            assert found.added == pytest.approx(share * energy, rel=1e-3)
+
+
+def test_a_residual_an_invention_and_a_strange_scan_are_each_named(case) -> None:
+    m, truth = case
+    quiet = trust.examine(m, truth, truth, limits=Trust(), trained=trust.Range((2, 10), (1e-3, 0.1)))[0]
+    assert quiet.reasons == ()
+    assert quiet.acceleration == pytest.approx(SIZE / float(m.A.mask.sum()), rel=0.2)
+    wrong = trust.examine(m, 1.2 * truth, truth, limits=Trust(), trained=None)[0]
+    assert any("residual" in r for r in wrong.reasons)
+    invented = truth + 30 * torch.randn_like(truth)
+    assert any(
+        "nothing was measured" in r for r in trust.examine(m, invented, truth, limits=Trust(), trained=None)[0].reasons
+    )
+    far = trust.examine(m, truth, truth, limits=Trust(), trained=trust.Range((8, 10), (0.5, 0.9)))[0]
+    assert len(far.reasons) == 2
+    assert "acceleration" in far.reasons[0]
+    nan = trust.examine(m, truth * float("nan"), truth, limits=Trust(), trained=None)[0]
+    assert nan.reasons
+
+
+def test_only_the_slices_with_reasons_give_way(case) -> None:
+    _, truth = case
+    learned, classical = torch.stack([truth, 2 * truth]), torch.stack([3 * truth, 4 * truth])
+    good = trust.Evidence(1, 1, 0, 0, 0.01, 4)
+    both = trust.chosen(learned, classical, [good, replace(good, reasons=("a reason",))], fallback=True)
+    assert torch.equal(both, torch.stack([truth, 4 * truth]))
+    assert trust.chosen(learned, classical, [replace(good, reasons=("a reason",))] * 2, fallback=False) is learned
+
+
+def test_replicas_of_a_linear_method_have_its_analytic_noise(case) -> None:
+    m, _ = case
+    lam = 0.05
+
+    def run(given: Measurement) -> Tensor:
+        return cg.sense(given, lam=lam, iterations=60, tolerance=1e-7).x
+
+    spread = trust.replicas(m, run, count=300, seed=1)
+    column = SIZE // 2
+    A = Sense(m.A.maps[..., column : column + 1], m.A.mask, m.A.axes)
+    eye = torch.eye(SIZE, dtype=torch.complex64).reshape(SIZE, 1, SIZE, 1)
+    N = torch.stack([A.normal()(e)[0, :, 0] for e in eye], 1).to(torch.complex128)
+    inverse = torch.linalg.inv(N + lam * torch.eye(SIZE))
+    exact = (
+        (inverse @ N @ inverse).diagonal().real.sqrt()
+    )  # σ = 1 per part; the magnitude of a bright pixel sees one part
+    inside = slice(8, 40)
+    ratio = spread[0, inside, column] / exact[inside]
+    assert ratio.mean() == pytest.approx(1, abs=0.02)
+    assert ratio.std() < 0.08
+    assert torch.equal(spread, trust.replicas(m, run, count=300, seed=1))
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scan") / "scan.h5"
+    simulate_to(path, preset(coils=4, accel=3, matrix=64, slices=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Weights that leave the classical image nearly as it is, and weights that invent."""
+    torch.manual_seed(0)
+    made = []
+    for name, wild in (("calm", False), ("wild", True)):
+        network = Unrolled(Shape(cascades=1, channels=(4, 4), condition=4, iterations=3, start=30))
+        if wild:
+            with torch.no_grad():
+                for p in network.correction.parameters():
+                    p.add_(torch.randn_like(p))
+                network.weight[0].bias.fill_(3.0)
+        path = tmp_path_factory.mktemp("weights") / name
+        weights.save(network, path)
+        made.append(path)
+    return made[0], made[1]
+
+
+def plan(folder: Path, **limits: object) -> recipe.Recipe:
+    return recipe.parse({"solve": {"method": "unrolled", "weights": str(folder)}, "trust": limits})
+
+
+def test_an_image_that_invents_is_replaced_by_the_classical_one_with_a_warning(scan: Path, folders) -> None:
+    calm, wild = folders
+    good = pipeline.reconstruct(read(scan), plan(calm))
+    assert good.trust["fallbacks"] == 0
+    assert len(good.trust["items"]) == 2
+    bad = pipeline.reconstruct(read(scan), plan(wild))
+    assert bad.trust["fallbacks"] == 2
+    assert any(n.startswith("warning: 2 of 2 learned images are not trusted") for n in bad.notes)
+    kept = pipeline.reconstruct(read(scan), plan(wild, fallback=False))
+    assert kept.trust["fallbacks"] == 2
+    difference = [np.linalg.norm(i.data - good.data) / np.linalg.norm(good.data) for i in (bad, kept)]
+    assert difference[0] < 0.1 < difference[1]
+
+
+def test_the_verb_writes_evidence_and_uncertainty_and_check_reads_them(scan: Path, folders, tmp_path: Path) -> None:
+    out, report, spread = tmp_path / "out.nii.gz", tmp_path / "trust.json", tmp_path / "spread.nii.gz"
+    done = recon(
+        "run", scan, "-o", out, "--method", "unrolled", "--weights", folders[1], "--trust", report,
+        "--uncertainty", spread, "--replicas", 3,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "not trusted" in done.err
+    assert json.loads(report.read_text())["trust"]["fallbacks"] == 2
+    image, wide = (np.asarray(nibabel.load(p).dataobj) for p in (out, spread))
+    assert image.shape == wide.shape
+    assert 0 < np.median(wide[image > 0.5 * image.max()]) < 0.2 * image.max()
+    checked = recon("check", out)
+    assert checked.code == 0, checked.out
+    assert weights.load(folders[1]).sha256 in checked.out
+    assert "would make the same image" in checked.out
+
+
+def test_check_says_what_is_different_here(scan: Path, folders, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    moving = tmp_path / "moving"
+    weights.save(Unrolled(Shape(cascades=1, channels=(4, 4), condition=4, iterations=3, start=20)), moving)
+    out = tmp_path / "out.nii.gz"
+    assert recon("run", scan, "-o", out, "--method", "unrolled", "--weights", moving).code == 0
+    torch.manual_seed(4)
+    weights.save(Unrolled(Shape(cascades=1, channels=(4, 4), condition=4, iterations=3, start=20)), moving)
+    side = tmp_path / "out.json"
+    record = json.loads(side.read_text())
+    record["recon"]["provenance"]["version"] = "0.0.1"
+    record["recon"]["provenance"]["recipe_values"]["solve"]["l2"] = 9.0
+    side.write_text(json.dumps(record))
+    checked = recon("check", out)
+    assert checked.code == 1
+    for words in ("made by recon 0.0.1", "are others here", "another hash"):
+        assert words in checked.out
+    assert recon("check", scan).code == 1
