@@ -17,6 +17,7 @@ import typer
 
 from recon import __version__
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
+from recon.cli_bench import Several, bench
 from recon.cli_train import train
 from recon.data import ReconError
 
@@ -144,6 +145,7 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
 
 
 app.command()(train)
+app.command(cls=Several)(bench)
 app.command()(check)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -93,6 +96,104 @@ def ssim_map(
     edge = window // 2
     inside[..., edge : a.shape[-2] - edge, edge : a.shape[-1] - edge] = True
     return values, inside
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The three measures of a stack of slices, and 95 % confidence intervals by name where there are several slices."""
+
+    psnr: float
+    ssim: float
+    nmse: float
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def scores(
+    x: ArrayLike,
+    reference: ArrayLike,
+    *,
+    data_range: float,
+    mask: ArrayLike | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Scores:
+    """PSNR, SSIM and NMSE over all slices together, each with its interval from a bootstrap over the slices.
+
+    The values are those of `psnr`, `ssim` and `nmse`. For the intervals, as many slices as there are, among those that
+    hold a pixel to measure, are drawn with replacement `replicates` times; 2.5 and 97.5 percentiles. One slice gives
+    none. Raises ReconError as the three functions do.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    """
+    a, r, m = _checked(x, reference, mask)
+    out = (
+        psnr(a, r, data_range=data_range, mask=m),
+        ssim(a, r, data_range=data_range, mask=m),
+        nmse(a, r, mask=m),
+    )
+    values, inside = ssim_map(a, r, data_range=data_range)
+    plane = (-1, a.shape[-2] * a.shape[-1])
+    chosen = m & inside
+    sums = np.stack(
+        [
+            np.where(where, v, 0).reshape(plane).sum(1)
+            for where, v in (
+                (m, np.square(a - r)), (m, np.square(r)), (m, 1.0), (chosen, values), (chosen, 1.0),
+            )
+        ]
+    )  # fmt: skip
+    sums = sums[:, sums[4] > 0]
+    count = sums.shape[1]
+    if count < 2:
+        return Scores(*out)
+    drawn = np.random.Generator(np.random.PCG64(seed)).integers(0, count, (replicates, count))
+    error, energy, pixels, similar, windows = sums[:, drawn].sum(2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn_scores = (10 * np.log10(data_range**2 * pixels / error), similar / windows, error / energy)
+    ends = [np.percentile(s, (2.5, 97.5)) for s in drawn_scores]
+    return Scores(*out, {name: (float(e[0]), float(e[1])) for name, e in zip(("psnr", "ssim", "nmse"), ends)})
+
+
+def body(reference: ArrayLike) -> NDArray[np.bool_]:
+    """Pixels of a magnitude reference (..., y, x) that lie in the body.
+
+    The magnitude, smoothed by a Gaussian of one pixel, is compared with half of Otsu's threshold over all slices; holes
+    within a slice are filled, and pieces smaller than a twentieth of the slice's largest are left out. Raises
+    ReconError as `nmse`, and for an image without contrast.
+    Source: Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62.
+    """
+    from scipy import ndimage
+
+    r, _, _ = _checked(reference, reference, None)
+    smooth = ndimage.gaussian_filter(r, (0,) * (r.ndim - 2) + (1, 1))
+    out = (smooth > _otsu(smooth) / 2).reshape(-1, *r.shape[-2:])
+    for one in out:
+        one[:] = ndimage.binary_fill_holes(one)
+        pieces, count = ndimage.label(one)
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())[1:]
+            one[:] = np.isin(pieces, 1 + np.nonzero(sizes >= sizes.max() / 20)[0])
+    return np.asarray(out.reshape(r.shape), np.bool_)
+
+
+def best_scale(x: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None) -> float:
+    """The factor that brings an image closest to its reference: a = Σxr / Σx², 1 for an image of zeros."""
+    a, r, m = _checked(x, reference, mask)
+    energy = float(np.sum(np.square(a[m])))
+    return float(np.sum(a[m] * r[m])) / energy if energy > 0 else 1.0
+
+
+def _otsu(x: NDArray[np.float64]) -> float:
+    """The value that parts a histogram of 256 bins into the two classes of largest variance between them."""
+    count, edges = np.histogram(x, 256)
+    if edges[0] == edges[-1] or (count > 0).sum() < 2:
+        raise ReconError("the reference image has the same value everywhere, so no body is seen in it; check the scan")
+    middle = (edges[1:] + edges[:-1]) / 2
+    below, sums = np.cumsum(count)[:-1].astype(float), np.cumsum(count * middle)[:-1]
+    total, whole = float(count.sum()), float((count * middle).sum())
+    between = np.square(whole * below / total - sums) / np.maximum(below * (total - below), 1)
+    # Equal maxima lie over the empty bins of a gap: its middle is taken.
+    best = np.nonzero(between >= between.max() * (1 - 1e-12))[0]
+    return float(edges[1:-1][best].mean())
 
 
 def _checked(

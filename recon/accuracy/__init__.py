@@ -1,0 +1,1 @@
+"""Acceleration factors against fully sampled references: undersample, reconstruct, compare, show."""

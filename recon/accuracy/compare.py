@@ -1,0 +1,171 @@
+"""One scan against itself: every method at every acceleration factor, compared with the full reconstruction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon import pipeline
+from recon import recipe as recipes
+from recon.accuracy.undersample import Kind, acs_lines, mask_of, measured, undersample
+from recon.data import DataError, RawScan, ReconError
+from recon.metrics import best_scale, body, scores
+from recon.pipeline import Report
+from recon.recipe import Recipe
+
+Floats = NDArray[np.float64]
+
+#: The name under which an inverse FFT of the measured lines alone competes.
+ZERO_FILLED = "zero-filled"
+METHODS = (ZERO_FILLED, *(m for m in get_args(recipes.Method) if m != "auto"))
+#: Measures by name.
+MEASURES = ("psnr", "ssim", "nmse")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared: acceleration factors, methods, the mask. `acs` None keeps 24 lines up to R = 4, 16 above."""
+
+    accelerations: tuple[float, ...] = (2, 4, 6, 8)
+    methods: tuple[str, ...] = (ZERO_FILLED, "grappa", "sense", "cs", "unrolled")
+    mask: Kind = "equispaced"
+    acs: int | None = None
+    seed: int = 0
+    recipe: Recipe = field(default_factory=Recipe)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The full reconstruction: `magnitude` (slice, y, x), `body` of that shape, `data_range` its maximum.
+
+    `shown` is the slice with the most body, which pictures show; `fingerprint` tells scans apart and says nothing of
+    the patient.
+    """
+
+    magnitude: Floats
+    body: NDArray[np.bool_]
+    data_range: float
+    shown: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One record, and the shown slice of its image on the scale of the reference, None where the method failed."""
+
+    record: Mapping[str, Any]
+    picture: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All trials of a scan."""
+
+    scan: str
+    reference: Reference
+    trials: tuple[Trial, ...]
+
+
+def reference(scan: RawScan, plan: Plan, stack: int = 0) -> Reference:
+    """The coil-combined image of all lines, on the one path, with maps of the full data and all coils.
+
+    Raises DataError as `measured`, and for an image without a body.
+    """
+    measured(scan)
+    recipe = recipes.with_method(plan.recipe, "combine")
+    recipe = replace(recipe, prepare=replace(recipe.prepare, coil_compression="none"))
+    image = pipeline.reconstruct(scan, recipe, device=plan.device, stack=stack)
+    magnitude = _magnitude(image.data)
+    inside = body(magnitude)
+    if not inside.any():
+        raise DataError("the full reconstruction shows no body to measure in; check the scan with `recon run`")
+    shown = int(inside.reshape(len(inside), -1).sum(1).argmax())
+    return Reference(magnitude, inside, float(magnitude.max()), shown, str(image.provenance["scan_sha256"]))
+
+
+def compare(scan: RawScan, name: str, plan: Plan, *, stack: int = 0, report: Report | None = None) -> Comparison:
+    """Undersample a fully sampled scan, reconstruct it by every method and score the images against all its lines.
+
+    A method that fails, or a mask that the scan cannot have, leaves a record with the reason in `failed`. Raises
+    DataError for a scan that has no reference.
+    """
+    full = reference(scan, plan, stack)
+    todo = [(r, m) for r in plan.accelerations for m in plan.methods]
+    trials = []
+    for n, (acceleration, method) in enumerate(todo):
+        trials.append(_trial(scan, name, method, acceleration, full, plan, stack))
+        if report:
+            report(name, n + 1, len(todo))
+    return Comparison(name, full, tuple(trials))
+
+
+def score(magnitude: Floats, full: Reference) -> dict[str, Any]:
+    """The measures of an image (slice, y, x), within the body and over the whole of it (`*_whole`).
+
+    The image is first multiplied by the one factor, the same for all slices, that brings it closest to the reference
+    within the body (`scale`): methods differ in how they weigh coils, and a reader windows the image anyhow.
+    """
+    scale = best_scale(magnitude, full.magnitude, mask=full.body)
+    out: dict[str, Any] = {}
+    for suffix, where in (("", full.body), ("_whole", None)):
+        found = scores(scale * magnitude, full.magnitude, data_range=full.data_range, mask=where)
+        for m in MEASURES:
+            out[m + suffix] = _finite(getattr(found, m))
+        for m in MEASURES:
+            interval = found.intervals.get(m)
+            out[f"{m}{suffix}_ci"] = [_finite(v) for v in interval] if interval else None
+    return {**out, "data_range": full.data_range, "scale": scale, "slices": len(magnitude)}
+
+
+def blank(full: Reference) -> dict[str, Any]:
+    """What `score` gives, for an image that is not there."""
+    names = [m + suffix + ci for suffix in ("", "_whole") for ci in ("", "_ci") for m in MEASURES]
+    return {**dict.fromkeys(names), "data_range": full.data_range, "scale": None, "slices": len(full.magnitude)}
+
+
+def _trial(
+    scan: RawScan, name: str, method: str, acceleration: float, full: Reference, plan: Plan, stack: int
+) -> Trial:
+    acs = acs_lines(acceleration) if plan.acs is None else plan.acs
+    record: dict[str, Any] = {
+        "scan": name, "method": method, "acceleration": acceleration, "effective_acceleration": None,
+        "mask": plan.mask, "acs": acs, "seed": plan.seed,
+    }  # fmt: skip
+    last = {"scan_sha256": full.fingerprint, "recipe_hash": None, "weights": None, "device": None, "failed": ""}
+    try:
+        fewer = undersample(scan, mask_of(plan.mask, measured(scan).shape, acceleration, acs, plan.seed))
+        record["effective_acceleration"] = fewer.effective
+        recipe = recipes.with_method(plan.recipe, "combine" if method == ZERO_FILLED else method)  # type: ignore[arg-type]
+        started = time.perf_counter()
+        image = pipeline.reconstruct(fewer.scan, recipe, device=plan.device, stack=stack)
+        seconds = time.perf_counter() - started
+        magnitude = _magnitude(image.data)
+        found = score(magnitude, full)
+    except Exception as e:
+        return Trial({**record, **blank(full), "seconds": None, **last, "failed": _reason(e)})
+    known = image.provenance
+    last |= {k: known.get(k) for k in ("recipe_hash", "weights", "device")}
+    return Trial({**record, **found, "seconds": seconds, **last}, found["scale"] * magnitude[full.shown])
+
+
+def _magnitude(data: NDArray[Any]) -> Floats:
+    """|x| as (slice, y, x): volumes of a series one after the other."""
+    return np.asarray(np.abs(data).reshape(-1, *data.shape[-2:]), np.float64)
+
+
+def _finite(value: float) -> float | None:
+    """The value, None where it is infinite: JSON has no such number."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _reason(e: Exception) -> str:
+    if isinstance(e, ReconError):
+        return str(e)
+    # The type alone: the text of an unforeseen error could hold something of the file.
+    return f"an error that was not foreseen ({type(e).__name__})"

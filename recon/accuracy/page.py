@@ -1,0 +1,163 @@
+"""The page of a benchmark: one HTML file that holds its pictures and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recon import __version__
+from recon.accuracy.compare import MEASURES
+
+Record = Mapping[str, Any]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222; }
+h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; } .best { font-weight: 700; }
+.failed { text-align: left; color: #a33; }
+small { color: #777; } img { max-width: 100%; background: #000; } .scroll { overflow-x: auto; }
+@media (prefers-color-scheme: dark) {
+  body { background: #181a1b; color: #ddd; } th, td, h2 { border-color: #444; } .failed { color: #f88; }
+}
+"""
+_HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Acceleration factors</title>
+<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>
+"""
+_METHOD = """<p>Each scan was fully sampled. Lines were left out as the mask says, the rest went through the same
+reconstruction as any scan, and the image is compared with the reconstruction of all lines: coils combined with the full
+data's own maps. Before that each image is multiplied by the one factor, the same for all slices, that brings it closest
+to the reference within the body. PSNR and SSIM (7×7, uniform window) take the largest value of the reference volume as
+data range. “Body” is the object without the air around it; small numbers in brackets are 95&nbsp;% intervals from a
+bootstrap over slices, where there are several. Seconds are those of the whole reconstruction, reading included.</p>
+"""
+#: Colours of the lines of a chart; they differ in lightness too.
+_COLOURS = ("#888888", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+
+
+def page(records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
+    """The whole page of some records and a PNG for each scan, as HTML without any address of the network."""
+    scans = list(dict.fromkeys(str(r["scan"]) for r in records))
+    parts = [_HEAD.format(style=_STYLE), "<h1>Acceleration factors against fully sampled references</h1>", _METHOD]
+    if len(scans) > 1:
+        parts += ["<h2>All scans</h2>", _means(records)]
+    for scan in scans:
+        own = [r for r in records if r["scan"] == scan]
+        parts += [f"<h2>{html.escape(scan)}</h2>", _conditions(own), _chart(own)]
+        for acceleration in dict.fromkeys(r["acceleration"] for r in own):
+            parts.append(_table([r for r in own if r["acceleration"] == acceleration]))
+        if scan in pictures:
+            data = base64.b64encode(pictures[scan]).decode()
+            alt = f"Reference, reconstructions, errors and magnified region of {scan}"
+            parts.append(f'<div class="scroll"><img alt="{html.escape(alt, True)}" src="data:image/png;base64,{data}">')
+            parts.append("</div>")
+    parts.append(f"<p><small>recon {__version__}. For research; not a medical device.</small></p></body></html>\n")
+    return "\n".join(parts)
+
+
+def _conditions(records: Sequence[Record]) -> str:
+    r = records[0]
+    return (
+        f"<p>{r['slices']} slice{'s' if r['slices'] != 1 else ''}, mask {html.escape(r['mask'])}, seed {r['seed']}, "
+        f"data range {r['data_range']:.4g}; scan {html.escape(str(r['scan_sha256'])[:12])}.</p>"
+    )
+
+
+def _table(records: Sequence[Record]) -> str:
+    first = records[0]
+    effective = [r["effective_acceleration"] for r in records if r["effective_acceleration"]]
+    title = f"R = {first['acceleration']:g}" + (f", effective {effective[0]:.2f}" if effective else "")
+    rows = [
+        f"<h3>{title} ({first['acs']} ACS lines)</h3>",
+        '<div class="scroll"><table><tr><th>method</th><th>PSNR, body</th><th>SSIM, body</th><th>NMSE, body</th>'
+        "<th>PSNR, whole</th><th>SSIM, whole</th><th>NMSE, whole</th><th>seconds</th></tr>",
+    ]
+    names = [m + s for s in ("", "_whole") for m in MEASURES]
+    known = {n: [r[n] for r in records if r[n] is not None] for n in names}
+    best = {n: (min if n.startswith("nmse") else max)(v) for n, v in known.items() if v}
+    for r in records:
+        name = f"<td>{html.escape(r['method'])}</td>"
+        if r["failed"]:
+            rows.append(f'<tr>{name}<td class="failed" colspan="7">{html.escape(r["failed"])}</td></tr>')
+            continue
+        cells = []
+        for n in names:
+            mark = ' class="best"' if r[n] == best.get(n) else ""
+            cells.append(f"<td{mark}>{_value(n, r[n])}{_interval(n, r[n + '_ci'])}</td>")
+        rows.append(f"<tr>{name}{''.join(cells)}<td>{r['seconds']:.2f}</td></tr>")
+    return "\n".join([*rows, "</table></div>"])
+
+
+def _means(records: Sequence[Record]) -> str:
+    """Means over those scans that every method of the table has an image of at the same acceleration factor."""
+    methods = list(dict.fromkeys(r["method"] for r in records))
+    rows = [
+        '<div class="scroll"><table><tr><th>method</th><th>R</th><th>scans</th><th>PSNR, body</th><th>SSIM, body</th>'
+        "</tr>"
+    ]
+    for acceleration in dict.fromkeys(r["acceleration"] for r in records):
+        here = [r for r in records if r["acceleration"] == acceleration]
+        able = [m for m in methods if any(r["method"] == m and r["psnr"] is not None for r in here)]
+        common = {r["scan"] for r in here} - {r["scan"] for r in here if r["method"] in able and r["psnr"] is None}
+        for method in able if common else ():
+            own = [r for r in here if r["method"] == method and r["scan"] in common]
+            psnr, ssim = (sum(r[m] for r in own) / len(own) for m in ("psnr", "ssim"))
+            rows.append(
+                f"<tr><td>{html.escape(method)}</td><td>{acceleration:g}</td><td>{len(own)}</td><td>{psnr:.2f}</td>"
+                f"<td>{ssim:.4f}</td></tr>"
+            )
+    return "\n".join([*rows, "</table></div>"])
+
+
+def _chart(records: Sequence[Record]) -> str:
+    """PSNR in the body over R as a drawing, empty with fewer than two factors."""
+    known = [r for r in records if r["psnr"] is not None]
+    factors = sorted({r["acceleration"] for r in known})
+    if len(factors) < 2:
+        return ""
+    low, high = min(r["psnr"] for r in known) - 1, max(r["psnr"] for r in known) + 1
+    width, height, left = 520, 240, 45
+
+    def at(acceleration: float, psnr: float) -> tuple[float, float]:
+        x = left + (acceleration - factors[0]) / (factors[-1] - factors[0]) * (width - left - 130)
+        return x, 15 + (high - psnr) / (high - low) * (height - 50)
+
+    label = 'font-size="12" fill="currentColor"'
+    out = [f'<svg width="{width}" height="{height}" role="img" aria-label="PSNR over acceleration factor">']
+    for factor in factors:
+        x = at(factor, low)[0]
+        out.append(f'<text x="{x:.0f}" y="{height - 15}" text-anchor="middle" {label}>R = {factor:g}</text>')
+    step = next(s for s in (1, 2, 5, 10, 20, 50) if (high - low) / s <= 8 or s == 50)
+    for value in range(step * int(-(-low // step)), int(high) + 1, step):
+        y = at(factors[0], value)[1]
+        out.append(f'<path d="M{left} {y:.1f}H{width - 130}" stroke="currentColor" stroke-opacity=".2"/>')
+        out.append(f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end" {label}>{value}</text>')
+    out.append(f'<text x="2" y="11" {label}>dB</text>')
+    for n, method in enumerate(dict.fromkeys(r["method"] for r in known)):
+        own = sorted((r["acceleration"], r["psnr"]) for r in known if r["method"] == method)
+        points = [at(*p) for p in own]
+        colour = _COLOURS[n % len(_COLOURS)]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        y = 22 + 17 * n
+        out.append(f'<path d="M{width - 112} {y - 4}h16" stroke="{colour}" stroke-width="3"/>')
+        out.append(f'<text x="{width - 90}" y="{y}" {label}>{html.escape(method)}</text>')
+    return "".join([*out, "</svg>"])
+
+
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return "∞"
+    how = {"psnr": "{:.2f}", "ssim": "{:.4f}", "nmse": "{:.5f}"}[name.removesuffix("_whole")]
+    return how.format(value)
+
+
+def _interval(name: str, interval: Sequence[float | None] | None) -> str:
+    if not interval:
+        return ""
+    return f" <small>[{_value(name, interval[0])}, {_value(name, interval[1])}]</small>"

@@ -1,0 +1,132 @@
+"""The benchmark of acceleration factors: scans in, a folder of records, pictures and one page out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recon import pipeline
+from recon.accuracy.compare import MEASURES, Comparison, Plan, compare
+from recon.accuracy.page import page
+from recon.accuracy.picture import picture
+from recon.accuracy.undersample import measured
+from recon.data import DataError, RawScan, ReconError
+from recon.io.atomic import atomic_file, write_error
+from recon.pipeline import Report
+
+#: What a folder of results holds beside the pictures.
+RECORDS, TABLE, PAGE = "results.json", "results.csv", "index.html"
+
+
+def bench(
+    scans: Mapping[str, RawScan], plan: Plan, folder: Path, *, replace: bool = False, report: Report | None = None
+) -> list[dict[str, Any]]:
+    """Compare every scan as `compare` does and write what was found into `folder`; gives the records.
+
+    `folder` gets results.json (a list of records), results.csv, index.html and a PNG for each scan, all brought up to
+    date after each scan. A scan of several stacks of slices gives a comparison for each. Every scan is looked at before
+    the first is reconstructed: raises DataError, naming it, for one that is not fully sampled, and ReconError for a
+    folder that holds results unless they may be replaced.
+    """
+    if (folder / RECORDS).exists() and not replace:
+        raise ReconError(f"{folder} holds results; give another folder, or --force to replace them")
+    for name, scan in scans.items():
+        try:
+            measured(scan)
+        except DataError as e:
+            raise DataError(f"{name}: {e}") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise write_error(folder, e) from e
+    records: list[dict[str, Any]] = []
+    pictures: dict[str, bytes] = {}
+    for name, scan in scans.items():
+        count = len(pipeline.stacks(scan))
+        for stack in range(count):
+            own = name if count == 1 else f"{name}_stack-{stack + 1}"
+            found = compare(scan, own, plan, stack=stack, report=report)
+            records += [dict(t.record) for t in found.trials]
+            pictures[own] = png(found)
+            _put(folder / f"{own}.png", pictures[own])
+            _put(folder / RECORDS, (json.dumps(records, indent=1, allow_nan=False) + "\n").encode())
+            _put(folder / TABLE, table(records).encode())
+            _put(folder / PAGE, page(records, pictures).encode())
+    return records
+
+
+def png(compared: Comparison) -> bytes:
+    """The picture of a comparison as a PNG file."""
+    out = io.BytesIO()
+    picture(compared).save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV: an interval takes two columns, `*_low` and `*_high`; what is not known stays empty."""
+    rows = []
+    for r in records:
+        row: dict[str, Any] = {}
+        for key, value in r.items():
+            if key.endswith("_ci"):
+                row[key.replace("_ci", "_low")], row[key.replace("_ci", "_high")] = value or (None, None)
+            else:
+                row[key] = value
+        rows.append(row)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def names(files: Sequence[Path], scans: Sequence[RawScan], *, numbered: bool = False) -> list[str]:
+    """What the scans are called in records, pages and file names: the stem of the file, or scan-1, scan-2, …
+
+    A stem that holds part of the patient's name, identifier, birth date or accession number as the scan states them is
+    replaced by the number, and `numbered` does it for all: a site whose file names tell who was measured in another way
+    asks for it. Equal stems are told apart by their number.
+    """
+    stems = [_stem(f) for f in files]
+    return [
+        f"scan-{n}" if numbered or not stem or _tells(stem, scan) or stems.count(stem) > 1 else stem
+        for n, (stem, scan) in enumerate(zip(stems, scans, strict=True), 1)
+    ]
+
+
+def summary(records: Sequence[Mapping[str, Any]]) -> str:
+    """The measures within the body as lines of text."""
+    lines = [f"{'scan':24} {'method':12} {'R':>4} {'eff.':>6} {'PSNR':>7} {'SSIM':>7} {'NMSE':>9} {'s':>8}"]
+    for r in records:
+        start = f"{r['scan'][:24]:24} {r['method']:12} {r['acceleration']:4g}"
+        if r["failed"]:
+            lines.append(f"{start} {r['failed']}")
+            continue
+        psnr, ssim, nmse = (float("inf") if r[m] is None else r[m] for m in MEASURES)
+        lines.append(
+            f"{start} {r['effective_acceleration']:6.2f} {psnr:7.2f} {ssim:7.4f} {nmse:9.6f} {r['seconds']:8.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.split(".")[0]).strip("._-")
+
+
+def _tells(stem: str, scan: RawScan) -> bool:
+    """Whether a word of three and more signs that the scan knows of its patient occurs in the stem."""
+    patient, study = scan.header.patient, scan.header.study
+    known = (patient.name, patient.id, patient.birth_date, study.accession)
+    words = {w for text in known for w in re.split(r"[\W_]+", text.lower()) if len(w) >= 3}
+    plain = stem.lower()
+    return any(w in plain for w in words)
+
+
+def _put(path: Path, data: bytes) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)

@@ -1,0 +1,107 @@
+"""The verb `bench` of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from typer.core import TyperCommand
+
+from recon.data import ReconError
+
+#: Options that take several values in a row.
+_SEVERAL = ("--accel", "--methods")
+_ACCEL: list[float] = [2, 4, 6, 8]
+_METHODS = ["zero-filled", "grappa", "sense", "cs", "unrolled"]
+
+
+class Several(TyperCommand):
+    """A command whose `--accel 2 4 8` is read as `--accel 2 --accel 4 --accel 8`; a file that exists ends the row."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from recon.recipe import Method
+
+        methods = ("zero-filled", *get_args(Method))
+        spread: list[str] = []
+        option = ""
+        for n, word in enumerate(args):
+            if word.startswith("-") and len(word) > 1:
+                option = word if word in _SEVERAL else ""
+                spread.append(word)
+            elif option and args[n - 1] != option and (_number(word) or word in methods or not Path(word).exists()):
+                spread += [option, word]
+            else:
+                option = option if n and args[n - 1] == option else ""
+                spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+def _number(word: str) -> bool:
+    return word.replace(".", "", 1).isdigit()
+
+
+def bench(
+    scans: Annotated[
+        list[Path], typer.Argument(help="Fully sampled raw scans, of any format that run reads", metavar="SCAN...")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for records, pictures and the page")],
+    accel: Annotated[list[float], typer.Option(help="Acceleration factors: --accel 2 4 6 8")] = _ACCEL,
+    methods: Annotated[
+        list[str], typer.Option(help="zero-filled, and those of run: --methods zero-filled sense")
+    ] = _METHODS,
+    mask: Annotated[
+        str, typer.Option(help="equispaced, equispaced-fraction, random, variable-density, poisson-disc or caipi")
+    ] = "equispaced",
+    acs: Annotated[int | None, typer.Option(help="ACS lines; default: 24 up to R = 4, 16 above", min=0)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the mask", min=0)] = 0,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file; the method in it is not used")] = None,
+    weights: Annotated[str, typer.Option(help="Network of unrolled: a name that ships, or a folder")] = "",
+    axes: Annotated[str, typer.Option(help="Axes of bare arrays, for instance coil,y,x")] = "",
+    key: Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
+    numbered: Annotated[bool, typer.Option("--numbered", help="Call scans by number, not by file name.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the results in the folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Undersample full scans, reconstruct them by every method, and compare with all lines."""
+    from dataclasses import replace
+
+    from recon import recipe as recipes
+    from recon.accuracy import compare, results, undersample
+    from recon.io.read import read
+    from recon.progress import reporter
+
+    for name in methods:
+        if name not in compare.METHODS:
+            raise typer.BadParameter(f"--methods takes {', '.join(compare.METHODS)}, not {name!r}")
+    if mask not in get_args(undersample.Kind):
+        raise typer.BadParameter(f"--mask takes {', '.join(get_args(undersample.Kind))}, not {mask!r}")
+    if not all(1 < r < 1000 for r in accel):
+        raise typer.BadParameter("--accel takes factors above 1")
+    try:
+        plan = recipes.load(recipe) if recipe else recipes.Recipe()
+    except ReconError as e:
+        raise typer.BadParameter(str(e)) from e
+    if weights:
+        plan = replace(plan, solve=replace(plan.solve, weights=weights))
+    wanted = compare.Plan(
+        accelerations=tuple(int(r) if r == int(r) else r for r in dict.fromkeys(accel)),
+        methods=tuple(dict.fromkeys(methods)),
+        mask=mask,  # type: ignore[arg-type]
+        acs=acs, seed=seed, recipe=plan, device=device,
+    )  # fmt: skip
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    order = tuple(a.strip() for a in axes.split(",")) if axes else None
+    raw = [read(path, axes=order, key=key or None) for path in scans]
+    named = dict(zip(results.names(scans, raw, numbered=numbered), raw, strict=True))
+    with reporter(quiet) as report:
+        records = results.bench(named, wanted, output, replace=force, report=report)
+    if not quiet:
+        typer.echo(results.summary(records))
+        for path in (output / results.PAGE, output / results.RECORDS, output / results.TABLE):
+            typer.echo(f"wrote {path}")
