@@ -16,6 +16,7 @@ from recon.nets.unet import UNet
 from recon.nets.unrolled import Problem, Shape, Unrolled
 from recon.operators.base import Linear
 from recon.operators.sense import Sense
+from recon.solve.cg import cg
 
 SMALL = Shape(cascades=2, channels=(8, 12), condition=8, iterations=4, start=6)
 
@@ -66,6 +67,15 @@ def test_refinement_solves_the_regularised_normal_equations() -> None:
     N = dense(A.normal(), z.shape)
     exact = torch.linalg.solve(N + 0.3 * torch.eye(30), (b + 0.3 * z).flatten()).reshape(z.shape)
     torch.testing.assert_close(unrolled.refine(A.normal(), b, z, lam, 30), exact, rtol=1e-8, atol=1e-8)
+
+
+def test_refinement_takes_the_steps_of_conjugate_gradients() -> None:
+    m = scan(9, 8)
+    A = m.A.to(torch.complex128)
+    z = torch.randn(1, 9, 8, dtype=torch.complex128, generator=seeded(3))
+    b, lam = A.adjoint(m.y.to(torch.complex128)) / 100, torch.tensor(0.02, dtype=torch.float64)
+    expected = cg(A.normal(), b, x0=z, lam=lam, reference=z, iterations=5, tolerance=0).x
+    torch.testing.assert_close(unrolled.refine(A.normal(), b, z, lam, 5), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_refinement_keeps_finite_gradients_after_it_has_converged() -> None:
