@@ -1,0 +1,139 @@
+"""The U-Net with instance normalisation that fastMRI's networks are made of, under the names of its tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Slope of the rectifiers below zero.
+SLOPE = 0.2
+
+#: Images are padded with zeros, half on each side, to a multiple of this many pixels, whatever the number of levels.
+MULTIPLE = 16
+
+
+class ConvBlock(nn.Module):
+    """Two 3×3 convolutions, each normalised over its image, (h − mean) / sd, and rectified."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        first = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.layers = nn.ModuleDict({"0": first, "4": second})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, h, w)."""
+        for layer in self.layers.values():
+            x = _rectified(layer(x))
+        return x
+
+
+class UpBlock(nn.Module):
+    """Twice the resolution by a 2×2 transposed convolution, normalised and rectified."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"0": nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, 2h, 2w)."""
+        return _rectified(self.layers["0"](x))
+
+
+class UNet(nn.Module):
+    """Two channels in and two out; `channels` at full resolution, twice as many at each of `pools` levels below.
+
+    (Ronneberger, Fischer, Brox, MICCAI 2015, as in Zbontar et al., arXiv:1811.08839.)
+    """
+
+    def __init__(self, channels: int, pools: int) -> None:
+        super().__init__()
+        widths = [channels << i for i in range(pools + 1)]
+        self.down_sample_layers = nn.ModuleList(ConvBlock(a, b) for a, b in zip([2, *widths], widths[:-1]))
+        self.conv = ConvBlock(widths[-2], widths[-1])
+        upwards = widths[-2::-1]
+        self.up_transpose_conv = nn.ModuleList(UpBlock(2 * c, c) for c in upwards)
+        blocks: list[nn.Module] = [ConvBlock(2 * c, c) for c in upwards]
+        blocks[-1] = nn.Sequential(blocks[-1], nn.Conv2d(channels, 2, 1))
+        self.up_conv = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
+        """(n, 2, h, w) → (n, 2, h, w); `joined` is memory for the widest features, where no gradient is wanted."""
+        skips: list[Tensor] = []
+        for block in self.down_sample_layers:
+            skips.append(block(x))
+            x = F.avg_pool2d(skips[-1], 2)
+        x = self.conv(x)
+        for up, block in zip(self.up_transpose_conv, self.up_conv):
+            x, skip = up(x), skips.pop()
+            h, w = skip.shape[-2:]
+            if x.shape[-2:] != skip.shape[-2:]:  # an odd size lost its last row or column on the way down
+                x = F.pad(x, (0, w - x.shape[-1], 0, h - x.shape[-2]), "reflect")
+            x = torch.cat([x, skip], 1, out=None if skips else joined)
+            del skip
+            x = block(x)
+        return x
+
+
+class NormUNet(nn.Module):
+    """Complex images through a U-Net that sees them with mean 0 and deviation 1: f(a·x + b) = a·f(x) + b, a > 0.
+
+    Mean and standard deviation are those of the real and of the imaginary part, each for itself.
+    """
+
+    def __init__(self, channels: int, pools: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.unet = UNet(channels, pools)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Complex (n, h, w) → complex (n, h, w)."""
+        if not _lean(x):
+            return self._batch(x)
+        # One image after the other keeps features in the cache and their memory small, and the channels of a pixel side
+        # by side is what convolutions on a CPU take without a copy.
+        h, w = (n + -n % MULTIPLE for n in x.shape[-2:])
+        joined = x.real.new_empty(1, 2 * self.channels, h, w).contiguous(memory_format=torch.channels_last)
+        return torch.cat([self._batch(one, joined) for one in x[:, None]])
+
+    def _batch(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
+        h, w = x.shape[-2:]
+        top, left = (-h % MULTIPLE) // 2, (-w % MULTIPLE) // 2
+        parts = torch.view_as_real(x).movedim(-1, 1)
+        sd, mean = torch.std_mean(parts, (-2, -1), keepdim=True)
+        h_pad, w_pad = -h % MULTIPLE - top, -w % MULTIPLE - left
+        sd = sd.clamp_min(torch.finfo(sd.dtype).tiny)  # a coil without signal stays without
+        features = F.pad((parts - mean) / sd, (left, w_pad, top, h_pad))
+        if joined is not None:
+            features = features.contiguous(memory_format=torch.channels_last)
+        out = self.unet(features, joined)[..., top : top + h, left : left + w].to(sd.dtype) * sd + mean
+        return torch.complex(out[:, 0], out[:, 1])
+
+
+def _rectified(x: Tensor) -> Tensor:
+    """Leaky rectifier of (x − mean) / sd over each image and channel, in the memory of x where that is allowed."""
+    if not _lean(x):
+        return F.leaky_relu_(F.instance_norm(x), SLOPE)
+    mean, variance = _moments(x)
+    scale = (variance + 1e-5).rsqrt()
+    torch.addcmul((-mean * scale)[:, None, None], x, scale[:, None, None], out=x)
+    return F.leaky_relu_(x, SLOPE)
+
+
+def _lean(x: Tensor) -> bool:
+    """Whether features may be worked on in place: on the CPU, in single precision or better, and without a gradient."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (channel,) of an image (1, channel, h, w) whose channels lie side by side.
+
+    They are taken down each column and then joined over the columns, which reads memory as it lies and keeps the sums
+    of single precision short: one sum over a whole image would be wrong by 1e-5.
+    """
+    _, channels, h, w = x.shape
+    columns = x.permute(0, 2, 3, 1).reshape(1, h, 1, w * channels).permute(0, 3, 1, 2)
+    means, variances = (m.view(w, channels) for m in torch.ops.aten.batch_norm_update_stats(columns, None, None, 0.0))
+    variance, mean = torch.var_mean(means.double(), 0, correction=0)
+    return mean.to(x.dtype), (variance + variances.double().mean(0)).to(x.dtype)
