@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recon.kernels import launch, proofs
 from recon.kernels.build import native
 
 #: Power iterations at most; in tissue, where the first eigenvalue stands apart, four or five are enough.
 ITERATIONS = 40
 
 
-def serves(t: Tensor) -> bool:
-    """Whether the compiled kernel takes this tensor: complex64 on the CPU."""
-    return native() is not None and t.device.type == "cpu" and t.dtype == torch.complex64
+def serves(t: Tensor, coils: int = 1, lags: int = 1) -> bool:
+    """Whether the kernel takes this tensor: complex64, on the CPU or a GPU where it is proven and has the memory."""
+    if t.dtype != torch.complex64:
+        return False
+    if t.device.type == "cpu":
+        return native() is not None
+    return bool(proofs.stands("eigen", t.device) and launch.eigen_threads(coils, lags, t.device) > 0)
 
 
 def eigenmaps(
@@ -34,6 +39,9 @@ def eigenmaps(
     positive. Eigenvalues below `least` need not be exact; others are when ‖Gv − λv‖ ≤ `tolerance` · λ. Where that was
     not reached, at the rim of an object, where two eigenvalues are nearly equal, the value is negative.
     """
+    if kernels.is_cuda:
+        launch.eigenmaps(kernels, waves, reference, maps, values, first, least=least, tolerance=tolerance)
+        return
     module = native()
     assert module is not None
     given = (kernels.contiguous(), waves.contiguous(), reference.contiguous(), maps, values)

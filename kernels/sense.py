@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.kernels import bridge, launch, proofs
 from recon.kernels.build import native
 
 #: Longest prime factor that the transforms take; a length with a greater one is filtered in a longer transform.
@@ -59,15 +60,26 @@ def prepare(weights: Tensor, volume: bool) -> Filter:
     return Filter((w / math.prod(length)).to(torch.float32).contiguous(), length)
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Whether the compiled kernels take these tensors: complex64 (or float32) on the CPU."""
-    return native() is not None and all(
-        t.device.type == "cpu" and t.dtype in (torch.complex64, torch.float32) for t in tensors
-    )
+def serves(*tensors: Tensor, volume: bool = False, length: int = 1) -> bool:
+    """Whether the kernels take these tensors: complex64 (or float32), on the CPU or a GPU where they are proven.
+
+    `volume` transforms z too; `length` is that of a transform along y, which a GPU holds in shared memory.
+    """
+    device = tensors[0].device
+    if any(t.device != device or t.dtype not in (torch.complex64, torch.float32) for t in tensors):
+        return False
+    if device.type == "cpu":
+        return native() is not None
+    fits: bool = volume or 8 * (length | 1) <= bridge.SHARED
+    return fits and bool(proofs.stands("coils" if volume else "sense", device))
 
 
 def normal(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
     """Σ_c conj(S_c) F⁻¹ w F S_c x for x (item, set, z, y, x) and maps (item or 1, set, coil, z, y, x)."""
+    if x.is_cuda:
+        volume = w.length[0] > 1
+        made: Tensor = launch.normal_volume(x, maps, w.weights) if volume else launch.normal(x, maps, w.weights)
+        return made
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     module = native()
     assert module is not None
@@ -76,7 +88,13 @@ def normal(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
 
 
 def encode(x: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
-    """w F(S_c x) as (item, coil, z, y, x); `weights` (item or 1, z or 1, ky), centred and scaled by (kz·ky)^(−½)."""
+    """w F(S_c x) as (item, coil, z, y, x); `weights` (item or 1, z or 1, ky), centred and scaled by (kz·ky)^(−½).
+
+    A GPU takes planes alone, not `volume`.
+    """
+    if x.is_cuda:
+        made: Tensor = launch.encode(x, maps, weights)
+        return made
     y = x.new_empty(x.shape[0], maps.shape[2], *x.shape[-3:])
     module = native()
     assert module is not None
@@ -86,6 +104,9 @@ def encode(x: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
 
 def decode(y: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
     """Σ_c conj(S_c) F⁻¹ (w y_c) as (item, set, z, y, x), the adjoint of `encode`."""
+    if y.is_cuda:
+        made: Tensor = launch.decode(y, maps, weights)
+        return made
     x = y.new_empty(y.shape[0], maps.shape[1], *y.shape[-3:])
     module = native()
     assert module is not None

@@ -7,12 +7,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.kernels import launch, proofs
 from recon.kernels.build import native
 
 
 def serves(x: Tensor) -> bool:
     """Whether the compiled kernels take this tensor: complex64 on the CPU, with no gradient to record."""
     return native() is not None and x.device.type == "cpu" and x.dtype == torch.complex64 and not x.requires_grad
+
+
+def shrinks(x: Tensor) -> bool:
+    """Whether `shrink` takes this tensor: one that `serves`, or its like on a GPU where the kernel is proven."""
+    if x.is_cuda and x.dtype == torch.complex64 and not (x.requires_grad or x.is_conj()):
+        proven: bool = proofs.stands("shrink", x.device)
+        return proven
+    return serves(x)
 
 
 def level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.float64], inverse: bool) -> None:
@@ -28,6 +37,9 @@ def level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.f
 
 def shrink(x: Tensor, threshold: float, exponent: float) -> None:
     """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous x, in place."""
+    if x.is_cuda:
+        launch.shrink(x, threshold, exponent)
+        return
     module = native()
     assert module is not None
     module.shrink(x.view(-1).numpy(), threshold, exponent, torch.get_num_threads())

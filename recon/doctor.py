@@ -40,16 +40,17 @@ class Machine:
     threads: int
     gpu: list[str]
     kernels: str
+    cuda_kernels: list[str] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
 def examine() -> Machine:
-    """Look at the machine; imports torch, runs nothing on a GPU."""
+    """Look at the machine; imports torch, and runs the proof of every CUDA kernel where there is a GPU."""
     import psutil
     import torch
 
-    from recon.kernels import build
+    from recon.kernels import build, proofs
 
     packages, missing = {}, []
     for name in PACKAGES:
@@ -67,6 +68,8 @@ def examine() -> Machine:
         missing.append(f"CPU kernels: {kernels.why}")
     if not gpus:
         missing.append("GPU: none that torch can use; everything runs on the CPU")
+    cuda = proofs.report() if gpus and "cupy" in packages else []
+    missing += [line for line in cuda if not line.endswith(proofs.GOOD)]
     return Machine(
         recon=__version__,
         python=platform.python_version(),
@@ -77,6 +80,7 @@ def examine() -> Machine:
         threads=torch.get_num_threads(),
         gpu=gpus,
         kernels=kernels.why,
+        cuda_kernels=[line for line in cuda if line.endswith(proofs.GOOD)],
         packages=packages,
         missing=missing,
     )
@@ -89,6 +93,7 @@ def text(machine: Machine) -> str:
         f"processor   {machine.processor}, {machine.cores} cores, {machine.threads} threads, {machine.memory_GiB} GiB",
         f"GPU         {', '.join(machine.gpu) or 'none'}",
         f"kernels     {machine.kernels}",
+        *(f"            {line}" for line in machine.cuda_kernels),
         "packages    " + ", ".join(f"{n} {v}" for n, v in machine.packages.items()),
     ]
     return "\n".join(lines + [f"missing     {m}" for m in machine.missing])

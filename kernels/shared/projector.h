@@ -12,7 +12,9 @@
 // P. M. Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE Trans. Med. Imaging 1 (1982).
 #pragma once
 
+#ifndef __CUDACC_RTC__  // which knows these functions and finds no headers
 #include <math.h>
+#endif
 
 #ifndef RECON_INLINE
 #ifdef __CUDACC__

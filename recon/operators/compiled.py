@@ -20,7 +20,7 @@ def weights(w: Tensor, maps: Tensor, axes: tuple[int, ...]) -> Tensor | None:
     """
     if sorted(axes) not in ([-2], [-3, -2]) or w.shape[-4] > 1 or w.shape[-1] > 1 or w.is_complex():
         return None
-    if not kernel.serves(maps):
+    if not kernel.serves(maps, volume=-3 in axes):
         return None
     z = maps.shape[-3] if -3 in axes else w.shape[-3]
     w = w[..., 0, :, :, 0].expand(*w.shape[:-4], z, maps.shape[-2])
@@ -29,7 +29,7 @@ def weights(w: Tensor, maps: Tensor, axes: tuple[int, ...]) -> Tensor | None:
 
 def normal(x: Tensor, maps: Tensor, given: kernel.Filter | None, sets: bool) -> Tensor | None:
     """Σ_c conj(S_c) F⁻¹ w F S_c x."""
-    if given is None or not _fits(x, maps, given.weights, sets, 3 + sets):
+    if given is None or not _fits(x, maps, given.weights, sets, 3 + sets, given.length[0] > 1):
         return None
     out: Tensor = kernel.normal(_items(x, 3 + sets, sets), _maps(maps, sets), given)
     return out.reshape(x.shape)
@@ -37,7 +37,7 @@ def normal(x: Tensor, maps: Tensor, given: kernel.Filter | None, sets: bool) -> 
 
 def encode(x: Tensor, maps: Tensor, given: Tensor | None, volume: bool, sets: bool) -> Tensor | None:
     """w F(S_c x)."""
-    if given is None or not _fits(x, maps, given, sets, 3 + sets):
+    if given is None or (volume and x.is_cuda) or not _fits(x, maps, given, sets, 3 + sets):
         return None
     y: Tensor = kernel.encode(_items(x, 3 + sets, sets), _maps(maps, sets), given, volume)
     return y.reshape(*x.shape[: x.ndim - 3 - sets], *y.shape[1:])
@@ -45,18 +45,18 @@ def encode(x: Tensor, maps: Tensor, given: Tensor | None, volume: bool, sets: bo
 
 def decode(y: Tensor, maps: Tensor, given: Tensor | None, volume: bool, sets: bool) -> Tensor | None:
     """Σ_c conj(S_c) F⁻¹ (w y_c)."""
-    if given is None or not _fits(y, maps, given, sets, 4):
+    if given is None or (volume and y.is_cuda) or not _fits(y, maps, given, sets, 4):
         return None
     x: Tensor = kernel.decode(_items(y, 4, True), _maps(maps, sets), given, volume)
     return x.reshape(*y.shape[:-4], *x.shape[1 if sets else 2 :])
 
 
-def _fits(t: Tensor, maps: Tensor, w: Tensor, sets: bool, keep: int) -> bool:
+def _fits(t: Tensor, maps: Tensor, w: Tensor, sets: bool, keep: int, volume: bool = False) -> bool:
     """Whether maps and weights have no batch axes or all of those of `t`, and `t` is one that the kernels take."""
     lead = tuple(t.shape[: t.ndim - keep])
     own = tuple(maps.shape[: maps.ndim - (5 if sets else 4)])
     return (
-        kernel.serves(t, maps)
+        kernel.serves(t, maps, w, volume=volume, length=w.shape[-1])
         and t.numel() > 0
         and t.shape[-3:] == maps.shape[-3:]
         and ((math.prod(own) == 1 and len(own) <= len(lead)) or own == lead)

@@ -104,7 +104,7 @@ def eigenmaps(
     part = (*shape[:2], columns[1] - columns[0])
     m = kernels.new_zeros(sets, coils, *part)
     v = torch.zeros(sets, *part, dtype=torch.float32, device=kernels.device)
-    if sets == 1 and eigen.serves(kernels):
+    if sets == 1 and eigen.serves(kernels, coils, kernels.shape[2]):
         _compiled(kernels, signal.reference, m[0], v[0], shape[2], columns[0], crop)
     else:
         _eigenmaps(kernels, signal.reference, m, v, crop, chunk, shape[2], columns[0])

@@ -85,7 +85,7 @@ def shrink(x: Tensor, threshold: float, *, p: float = 1.0, joint: int | None = N
     """
     if threshold <= 0:
         return x
-    if joint is None and kernel.serves(x):
+    if joint is None and kernel.shrinks(x):
         out = x.clone(memory_format=torch.contiguous_format)
         kernel.shrink(out, threshold, 2 - p)
         return out

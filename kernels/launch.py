@@ -1,0 +1,174 @@
+"""Launches of the CUDA kernels: how a problem is cut into blocks, threads and shared memory.
+
+Everything here also runs on CPU tensors when `bridge.run` is replaced by an emulation of blocks and threads.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon.kernels import bridge, fourier
+
+#: Threads of a block, and values of the sum that each holds in registers (HELD in cuda/sense.cu).
+THREADS, HELD = 256, 16
+
+#: Blocks that keep a large GPU busy; where there are fewer, the coils are split into groups.
+BLOCKS = 512
+
+#: Rows that a thread goes down from vector to vector, and iterations at most, in `eigenmaps`.
+ROWS, ITERATIONS = 8, 40
+
+_int, _long, _float = np.int32, np.int64, np.float32
+
+
+def columns(n: int, image: int) -> int:
+    """Columns of a strip for transforms of length n, of which `image` values a column are summed; 0 where none fits.
+
+    As many as fill a line of memory, 16, when shared memory holds them and registers the sum; at least 4 if the former
+    alone decides.
+    """
+    fits = [w for w in (16, 8, 4, 2, 1) if 8 * w * (n | 1) <= bridge.SHARED]
+    held = [w for w in fits if w <= 4 or image * w <= HELD * THREADS]
+    return held[0] if held else 0
+
+
+def normal(x: Tensor, maps: Tensor, weights: Tensor, blocks: int = BLOCKS) -> Tensor:
+    """Σ_c conj(S_c) F⁻¹ w F S_c x along y, x (item, set, z, y, x); w (item or 1, z or 1, n ≥ y) in the FFT's order."""
+    return _grouped("sense_normal", x, maps, weights, tuple(x.shape), blocks)
+
+
+def decode(y: Tensor, maps: Tensor, weights: Tensor, blocks: int = BLOCKS) -> Tensor:
+    """Σ_c conj(S_c) F⁻¹ (w y_c) along y for y (item, coil, z, y, x); w centred and scaled."""
+    shape = (y.shape[0], maps.shape[1], *y.shape[-3:])
+    return _grouped("sense_decode", y, maps, weights, shape, blocks)
+
+
+def encode(x: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
+    """w F(S_c x) along y for x (item, set, z, y, x), as (item, coil, z, y, x); w centred and scaled."""
+    y = x.new_empty(x.shape[0], maps.shape[2], *x.shape[-3:])
+    _strips("sense_encode", x, maps, weights, y, 1)
+    return y
+
+
+def _grouped(kernel: str, given: Tensor, maps: Tensor, weights: Tensor, shape: tuple[int, ...], wanted: int) -> Tensor:
+    """One launch over as many groups of coils as make the wanted number of blocks, and the sum over groups."""
+    _, sets, coils, nz, ny, nx = maps.shape
+    # The groups depend on one image alone, so that it has the same bits in a batch.
+    blocks = nz * -(-nx // columns(weights.shape[-1], sets * ny))
+    per_group = -(-coils // min(coils, -(-wanted // blocks)))
+    groups = -(-coils // per_group)
+    parts = given.new_empty(groups, *shape)
+    _strips(kernel, given, maps, weights, parts, per_group)
+    if groups == 1:
+        return parts[0]
+    out = given.new_empty(shape)
+    bridge.run("sense", "sum_groups", _grid(out.numel()), THREADS, (parts, out, _int(groups), _long(out.numel())))
+    return out
+
+
+def _strips(kernel: str, given: Tensor, maps: Tensor, weights: Tensor, out: Tensor, per_group: int) -> None:
+    given, maps, weights = (bridge.settled(t) for t in (given, maps, weights))
+    map_items, sets, coils, nz, ny, nx = maps.shape
+    items, n = given.shape[0], weights.shape[-1]
+    width = columns(n, sets * ny)
+    passes, table, frequency, count = fourier.plan_on(n, given.device)
+    numbers = (
+        n,
+        count,
+        items,
+        map_items,
+        *weights.shape[:2],
+        sets,
+        coils,
+        nz,
+        ny,
+        nx,
+        width.bit_length() - 1,
+        per_group,
+    )
+    grid = -(-nx // width) * nz * -(-coils // per_group) * items
+    args = (given, maps, weights, out, passes, table, frequency, *(_int(i) for i in numbers))
+    bridge.run("sense", kernel, grid, THREADS, args, 8 * width * (n | 1))
+
+
+def normal_volume(x: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
+    """Σ_c conj(S_c) F⁻¹ w F S_c x along z and y; w (item or 1, kz, ky) in the FFT's order, kz ≥ z, ky ≥ y.
+
+    Coil by coil and image by image: one coil image stays in the second-level cache through its five steps.
+    """
+    x, maps, weights = (bridge.settled(t) for t in (x, maps, weights))
+    _, sets, coils, nz, ny, nx = maps.shape
+    kz, ky = weights.shape[1:]
+    out, k = torch.empty_like(x), x.new_empty(kz, ky, nx)
+    image = tuple(_int(i) for i in (sets, nz, ny, nx))
+    stride = _long(coils * nz * ny * nx)
+    for item, (one, sum_) in enumerate(zip(x, out)):
+        s, w = (t[0 if len(t) == 1 else item] for t in (maps, weights))
+        for coil in range(coils):
+            # The map of one coil is contiguous; its sets lie `stride` apart.
+            given = (s[0, coil], _long(0) if sets == 1 else stride)
+            bridge.run(
+                "coils", "coil_expand", _grid(k.numel()), THREADS,
+                (one, given[0], k, given[1], *image, _int(kz), _int(ky)),
+            )  # fmt: skip
+            fourier.planes_(k, inverse=False)
+            bridge.run("coils", "coil_weigh", _grid(k.numel()), THREADS, (k, w, _int(nx), _long(k.numel())))
+            fourier.planes_(k, inverse=True)
+            bridge.run(
+                "coils", "coil_combine", _grid(sum_.numel()), THREADS,
+                (k, given[0], sum_, given[1], *image, _int(ky), _int(coil == 0)),
+            )  # fmt: skip
+    return out
+
+
+def eigenmaps(
+    kernels: Tensor,
+    waves: Tensor,
+    reference: Tensor,
+    maps: Tensor,
+    values: Tensor,
+    first: int,
+    *,
+    least: float,
+    tolerance: float,
+) -> None:
+    """Eigenvectors and eigenvalues as `eigen.eigenmaps` writes them, in place in `maps` and `values`."""
+    nz, lags = kernels.shape[0], kernels.shape[2]
+    coils, _, ny, nx = maps.shape
+    threads = eigen_threads(coils, lags, kernels.device)
+    one = 8 * ((lags + coils * (coils + 1) // 2 + 2 * coils) | 1)
+    grid = -(-nx // threads) * -(-ny // ROWS) * nz
+    numbers = (*(_int(i) for i in (coils, lags, nz, ny, nx)), _long(maps.stride(0)), _float(least), _float(tolerance))
+    given = (bridge.settled(t) for t in (kernels, waves, reference, _start(coils, kernels.device)))
+    # The kernel strides over coils itself: it takes the planes from `first` on as flat memory.
+    plane = first * ny * nx
+    flat = (maps.view(-1)[plane:], values.view(-1)[plane : plane + nz * ny * nx])
+    args = (*given, *flat, *numbers, _int(ITERATIONS), _int(ROWS))
+    bridge.run("eigen", "eigenmaps", grid, threads, args, one * threads)
+
+
+def eigen_threads(coils: int, lags: int, device: torch.device) -> int:
+    """Threads of a block of `eigenmaps`: what shared memory holds of 64 … 8; 0 where not even 8 fit."""
+    one = 8 * ((lags + coils * (coils + 1) // 2 + 2 * coils) | 1)
+    return next((t for t in (64, 32, 16, 8) if t * one <= bridge.shared_limit(device)), 0)
+
+
+@lru_cache(maxsize=64)
+def _start(coils: int, device: torch.device) -> Tensor:
+    """A start that no eigenvector is orthogonal to, in all likelihood: golden-angle phases."""
+    angle = 2.39996 * np.arange(coils)
+    return torch.from_numpy((np.exp(1j * angle) / np.sqrt(coils)).astype(np.complex64)).to(device)
+
+
+def shrink(x: Tensor, threshold: float, exponent: float) -> None:
+    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous complex64 x, in place."""
+    args = (x, _float(threshold), _float(exponent), _long(x.numel()))
+    bridge.run("shrink", "shrink", _grid(x.numel()), THREADS, args)
+
+
+def _grid(count: int) -> int:
+    return max(1, min(-(-count // THREADS), 1 << 16))

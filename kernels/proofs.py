@@ -1,0 +1,131 @@
+"""How a CUDA kernel proves itself on a device before it is used: a small random problem against torch's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from recon.kernels import bridge, launch
+
+#: Largest difference from the answer in double precision, relative to its largest value.
+TOLERANCE = 1e-5
+
+
+#: How the report ends on a kernel that is in use.
+GOOD = "in use"
+
+
+def stands(name: str, device: torch.device) -> bool:
+    """Whether a kernel of `PROOFS` may be used on a device."""
+    return device.type == "cuda" and bool(bridge.proven(name, device, PROOFS[name]))
+
+
+def report() -> list[str]:
+    """A sentence for each kernel and GPU, after every proof; one on all of them where none can run."""
+    why = bridge.missing()
+    if why:
+        return [f"CUDA kernels: {why}"]
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    for device in devices:
+        for name in PROOFS:
+            stands(name, device)
+    return [
+        f"CUDA kernel {name} on GPU {index}: {said or GOOD}"
+        for (name, index), said in sorted(bridge.verdicts().items())
+    ]
+
+
+def sense(device: torch.device) -> None:
+    """The encoding along y, its adjoint and its normal operator: lengths with every radix, sets and a batch."""
+    for n, sets, items in ((210, 2, 2), (1040, 1, 1), (88, 2, 1), (1, 1, 1)):
+        draw = _draw(n)
+        maps, x = draw(1, sets, 3, 2, n, 19), draw(items, sets, 2, n, 19)
+        y, w = draw(items, 3, 2, n, 19), draw(1, 2, n).real.contiguous()
+        xs, ys, s, ws = (t.to(device) for t in (x, y, maps, w))
+        wide = w.double()[:, None, :, :, None]
+        coil_images = (maps * x[:, :, None]).to(torch.complex128).sum(1)
+        filtered = n * torch.fft.ifft(torch.fft.fft(coil_images, dim=-2) * wide, dim=-2)
+        for blocks in (1, launch.BLOCKS):  # all coils in one group, and one in each
+            _same("sense_normal", launch.normal(xs, s, ws, blocks), _combined(maps, filtered))
+        k = torch.fft.fft(torch.fft.ifftshift(coil_images, -2), dim=-2)
+        _same("sense_encode", launch.encode(xs, s, ws), torch.fft.fftshift(k, -2) * wide)
+        back = n * torch.fft.ifft(torch.fft.ifftshift(y * wide, -2), dim=-2)
+        for blocks in (1, launch.BLOCKS):
+            _same("sense_decode", launch.decode(ys, s, ws, blocks), _combined(maps, torch.fft.fftshift(back, -2)))
+        rows = n - n // 3  # an image shorter than the transform
+        short = coil_images[..., :rows, :].contiguous()
+        filtered = n * torch.fft.ifft(torch.fft.fft(short, n=n, dim=-2) * wide, dim=-2)[..., :rows, :]
+        cut = [t[..., :rows, :].contiguous() for t in (xs, s)]
+        _same("sense_normal", launch.normal(*cut, ws), _combined(maps[..., :rows, :], filtered))
+
+
+def coils(device: torch.device) -> None:
+    """The normal operator along z and y, with transforms longer than the image."""
+    for sets, longer in ((1, 0), (2, 3)):
+        draw = _draw(sets)
+        maps, x = draw(2, sets, 3, 5, 12, 7), draw(2, sets, 5, 12, 7)
+        w = draw(2, 5 + longer, 12 + longer).real.contiguous()
+        coil_images = (maps * x[:, :, None]).to(torch.complex128).sum(1)
+        k = torch.fft.fft2(coil_images, s=w.shape[1:], dim=(-3, -2)) * w.double()[:, None, ..., None]
+        filtered = torch.fft.ifft2(k, dim=(-3, -2))[..., :5, :12, :] * (w[0].numel())
+        _same("coil kernels", launch.normal_volume(*(t.to(device) for t in (x, maps, w))), _combined(maps, filtered))
+
+
+def eigen(device: torch.device) -> None:
+    """Eigenvectors of matrices whose first eigenvalue stands apart."""
+    draw = _draw(5)
+    for coils in (1, 5):
+        upper = torch.triu_indices(coils, coils)
+        first = draw(coils)
+        first = first / torch.linalg.vector_norm(first)
+        g = 0.05 * draw(2, 11, 3, coils, coils)
+        g[:, :, 1] += first[:, None] * first.conj()
+        half = g[..., upper[0], upper[1]].contiguous()
+        waves = torch.polar(torch.ones(13, 3), draw(13, 3).real)
+        waves[:, 1] = 1
+        every = torch.einsum("xl,zyle->zyxe", waves.to(torch.complex128), half.to(torch.complex128))
+        matrix = every.new_zeros(*every.shape[:3], coils, coils)
+        matrix[..., upper[0], upper[1]] = every
+        matrix = matrix.triu(1) + matrix.triu(1).mH + torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1).real)
+        value, vector = torch.linalg.eigh(matrix)
+        value, vector = value[..., -1], vector[..., -1]
+        along = (first.conj() * vector).sum(-1)
+        vector = (vector * (along.conj() / along.abs())[..., None]).permute(3, 0, 1, 2)
+        maps = torch.zeros(coils, 3, 11, 13, dtype=torch.complex64, device=device)
+        values = torch.zeros(3, 11, 13, device=device)
+        given = (t.to(device) for t in (half, waves, first))
+        launch.eigenmaps(*given, maps, values, 1, least=0.1, tolerance=1e-5)
+        _same("eigenmaps", values[1:], value)
+        _same("eigenmaps", maps[:, 1:], vector, 1e-3)
+        if bool((maps[:, 0] != 0).any()):
+            raise ValueError("eigenmaps wrote outside its planes")
+
+
+def shrink(device: torch.device) -> None:
+    """Every exponent that has a branch of its own."""
+    x = _draw(6)(3, 1001)
+    for exponent in (1.0, 1.5, 2.0, 1.7):
+        got = x.clone().to(device)
+        launch.shrink(got, 0.7, exponent)
+        size = x.to(torch.complex128).abs()
+        _same("shrink", got, x * (1 - (0.7 / size.clamp_min(0.7)) ** exponent))
+
+
+PROOFS: dict[str, Callable[[torch.device], None]] = {"sense": sense, "coils": coils, "eigen": eigen, "shrink": shrink}
+
+
+def _draw(seed: int) -> Callable[..., Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, dtype=torch.complex64, generator=generator)
+
+
+def _combined(maps: Tensor, k: Tensor) -> Tensor:
+    return (maps.conj() * k[:, None]).sum(2)
+
+
+def _same(name: str, got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    wrong = float((got.cpu() - expected).abs().max() / expected.abs().max())
+    if not wrong <= tolerance:  # not a number is wrong too
+        raise ValueError(f"{name} is off by {wrong:.1e} where {tolerance:.0e} is allowed")

@@ -1,0 +1,67 @@
+"""CUDA sources run on the CPU: compiled by g++ against a header that stands for threads, barriers and shared memory."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from recon.kernels import bridge
+
+HERE, CUDA = Path(__file__).parent, Path(bridge.__file__).parent / "cuda"
+
+FAILURES = {
+    1: "some threads wait at a barrier that others never reach",
+    2: "more shared memory than there is",
+    3: "shared memory was written beyond what was asked for",
+}
+
+
+class Emulator:
+    """Stands for `bridge.run`; every source is compiled once into `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.launches: list[str] = []
+
+    @lru_cache(maxsize=16)  # noqa: B019
+    def library(self, source: str) -> ctypes.CDLL:
+        kernels = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\(', self.text(source))
+        assert kernels
+        lines = [f'#include "{HERE / "emulation.h"}"', f'#include "{CUDA / source}.cu"']
+        for name in kernels:
+            lines.append(
+                f'extern "C" int emulate_{name}(int grid, int block, long shared, void** args) '
+                f"{{ return emulation::launch(&{name}, grid, block, shared, args); }}"
+            )
+        code, made = self.folder / f"{source}.cpp", self.folder / f"{source}.so"
+        code.write_text("\n".join(lines) + "\n")
+        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(made), str(code)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return ctypes.CDLL(str(made))
+
+    def text(self, source: str) -> str:
+        return (CUDA / f"{source}.cu").read_text(encoding="utf-8")
+
+    def run(
+        self, source: str, kernel: str, grid: int, block: int, args: Sequence[Tensor | np.generic], shared: int = 0
+    ) -> None:
+        """Launch a kernel over the whole grid."""
+        self.launches.append(kernel)
+        assert grid > 0
+        assert all(a.is_contiguous() for a in args if isinstance(a, Tensor))
+        held = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else np.atleast_1d(np.asarray(a)) for a in args]
+        pointers = (ctypes.c_void_p * len(held))(
+            *(a.ctypes.data if isinstance(a, np.ndarray) else ctypes.addressof(a) for a in held)
+        )
+        call = getattr(self.library(source), f"emulate_{kernel}")
+        call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
+        failed = call(grid, block, shared, pointers)
+        assert failed == 0, f"{kernel}: {FAILURES[failed]}"

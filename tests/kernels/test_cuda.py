@@ -1,0 +1,373 @@
+"""CUDA kernels: compiled where nvcc is, run on the CPU by an emulation of blocks and threads, and on a GPU.
+
+What the emulation shows is the arithmetic, the indices, the barriers and the launch; not speed, not the bridge to CuPy.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recon.kernels import bridge, build, eigen, fourier, launch, proofs, sense, wavelet
+from recon.operators import Coils, Fourier, Sample
+from recon.operators.sense import Sense
+from tests.kernels.emulation import CUDA, Emulator
+from tests.tools import need
+
+SOURCES = sorted(CUDA.glob("*.cu"))
+CPU = torch.device("cpu")
+LIMIT = 2e-6
+
+on_gpu = pytest.mark.skipif(
+    bool(bridge.missing()), reason=f"CUDA kernels do not run here: {bridge.missing() or 'they do'}"
+)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Emulator:
+    need("g++")
+    return Emulator(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(params=[1, 7, 64])
+def emulated(request, compiled, monkeypatch) -> Emulator:
+    compiled.launches.clear()
+    monkeypatch.setattr(bridge, "run", compiled.run)
+    monkeypatch.setattr(launch, "THREADS", request.param)
+    return compiled
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_nvcc_compiles_the_source(source: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed: CUDA sources are compiled by the GPU's own compiler alone")
+    targets = (f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90))
+    command = ["nvcc", "-std=c++17", "-fatbin", "-Werror=all-warnings", *targets, "-o", "/dev/null", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_the_source_needs_no_header_but_its_own(source: Path) -> None:
+    command = [need("g++"), "-E", "-nostdinc", "-nostdinc++", "-x", "c++", "-D__CUDACC__", "-D__CUDACC_RTC__"]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"the compiler at run time finds no headers of the system:\n{done.stderr}"
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.complex128)
+
+
+def close(got: Tensor, expected: Tensor) -> None:
+    assert got.dtype == torch.complex64
+    assert got.shape == expected.shape
+    assert (got.cpu() - expected).abs().max() <= LIMIT * expected.abs().max().clamp_min(1e-30)
+
+
+class Problem:
+    """Maps, weights, images and k-space in double precision, and the operator that they stand for."""
+
+    def __init__(self, shape: tuple[int, int, int], volume: bool, sets: int, coils: int, items: int, own_maps: bool):
+        nz, ny, _ = shape
+        self.volume = volume
+        self.maps = noise(items if own_maps else 1, sets, coils, *shape)
+        self.mask = (torch.rand(items if own_maps else 1, nz, ny) < 0.6).double()
+        self.x, self.y = noise(items, sets, *shape), noise(items, coils, *shape)
+        axes = (-3, -2) if volume else (-2,)
+        self.A = Sample(self.mask[:, None, :, :, None]) @ Fourier(axes) @ Coils(self.maps, sets=True)
+
+    def single(self, t: Tensor, device: torch.device = CPU) -> Tensor:
+        return t.to(device, torch.complex64 if t.is_complex() else torch.float32)
+
+    def filter(self, device: torch.device = CPU) -> Tensor:
+        return sense.prepare(self.mask.square(), self.volume).weights.to(device)
+
+    def scaled(self, device: torch.device = CPU) -> Tensor:
+        return self.single(self.mask / self.mask.shape[-1] ** 0.5, device)
+
+
+#: Lengths with every radix, odd, one, and prime ones that are filtered in a longer transform.
+LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 13, 30, 77, 96, 169, 17, 101)
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_plane_kernels_are_the_chain_of_operators(emulated, n) -> None:
+    for sets, coils, items, own in ((1, 3, 1, True), (2, 2, 2, True), (1, 1, 2, False)):
+        p = Problem((2, n, 19), False, sets, coils, items, own)
+        maps, x = p.single(p.maps), p.single(p.x)
+        close(launch.normal(x, maps, p.filter()), p.A.H(p.A(p.x)))
+        if sense.smooth(n):
+            close(launch.encode(x, maps, p.scaled()), p.A(p.x))
+            close(launch.decode(p.single(p.y), maps, p.scaled(), blocks=1), p.A.H(p.y))
+        close(launch.normal(x, maps, p.filter(), blocks=1), p.A.H(p.A(p.x)))
+    assert "sense_normal" in emulated.launches
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5), (9, 10, 33), (17, 12, 3), (1, 8, 9)])
+def test_the_volume_kernels_are_the_chain_of_operators(emulated, shape) -> None:
+    for sets, coils, items, own in ((1, 3, 1, True), (2, 2, 2, True), (1, 1, 2, False)):
+        p = Problem(shape, True, sets, coils, items, own)
+        close(launch.normal_volume(p.single(p.x), p.single(p.maps), p.filter()), p.A.H(p.A(p.x)))
+    assert set(emulated.launches) == {"coil_expand", "coil_weigh", "coil_combine"}
+
+
+def test_groups_of_coils_are_added_in_a_fixed_order(emulated) -> None:
+    p = Problem((1, 24, 20), False, 2, 7, 2, True)
+    maps, x, w = p.single(p.maps), p.single(p.x), p.filter()
+    whole = launch.normal(x, maps, w, blocks=1)
+    assert "sum_groups" not in emulated.launches
+    parts = launch.normal(x, maps, w, blocks=12)
+    assert "sum_groups" in emulated.launches
+    close(whole, p.A.H(p.A(p.x)))
+    close(parts, p.A.H(p.A(p.x)))
+    assert torch.equal(parts, launch.normal(x, maps, w, blocks=12))
+    alone = launch.normal(x[1:], maps[1:], w[1:], blocks=12)
+    assert torch.equal(alone[0], parts[1])
+
+
+def test_a_block_of_any_size_gives_the_same_bits(compiled, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "run", compiled.run)
+    # 4 columns of two sets: 840 values, in registers of 64 threads and in memory with one.
+    p = Problem((1, 105, 9), False, 2, 3, 1, True)
+    answers = []
+    for threads in (1, 33, 64, 256):
+        monkeypatch.setattr(launch, "THREADS", threads)
+        monkeypatch.setattr(launch, "columns", lambda n, image: 4)
+        answers.append(launch.normal(p.single(p.x), p.single(p.maps), p.filter()))
+    assert all(torch.equal(answers[0], a) for a in answers[1:])
+
+
+def test_what_was_not_measured_is_not_read(emulated) -> None:
+    p = Problem((1, 12, 7), False, 1, 2, 1, True)
+    y = p.single(p.y)
+    hidden = torch.where(p.mask[:, None, :, :, None] == 0, torch.full_like(y, torch.nan), y)
+    close(launch.decode(hidden, p.single(p.maps), p.scaled()), p.A.H(p.y))
+
+
+@pytest.mark.parametrize("name", sorted(proofs.PROOFS))
+def test_the_proof_of_each_kernel_holds_for_its_source(emulated, name) -> None:
+    proofs.PROOFS[name](CPU)
+
+
+@pytest.mark.parametrize("name", sorted(proofs.PROOFS))
+def test_the_proof_of_each_kernel_fails_where_an_answer_is_wrong(compiled, name, monkeypatch) -> None:
+    def slightly_off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0) -> None:
+        compiled.run(source, kernel, grid, block, args, shared)
+        out = {"sense": 3, "coils": 2, "eigen": 4, "shrink": 0}[source]
+        args[0 if kernel == "coil_weigh" else 1 if kernel == "sum_groups" else out].mul_(1.01)
+
+    monkeypatch.setattr(bridge, "run", slightly_off)
+    monkeypatch.setattr(launch, "THREADS", 64)
+    with pytest.raises(ValueError, match="is off by"):
+        proofs.PROOFS[name](CPU)
+
+
+def test_eigenmaps_are_those_of_the_cpu_kernel(emulated) -> None:
+    if build.native() is None:
+        pytest.skip("the kernels were not compiled: install g++")
+    coils, lags, nz, ny, nx = 6, 5, 2, 19, 23
+    g = 0.04 * torch.randn(nz, ny, lags, coils * (coils + 1) // 2, dtype=torch.complex64)
+    first = torch.nn.functional.normalize(torch.randn(coils, dtype=torch.complex64), dim=0)
+    upper = torch.triu_indices(coils, coils)
+    g[:, :, lags // 2] += (first[:, None] * first.conj())[upper[0], upper[1]]
+    waves = torch.polar(torch.ones(nx, lags), torch.randn(nx, lags))
+    waves[:, lags // 2] = 1
+    answers = []
+    for solve in (launch.eigenmaps, eigen.eigenmaps):
+        maps, values = torch.zeros(coils, 3, ny, nx, dtype=torch.complex64), torch.zeros(3, ny, nx)
+        solve(g, waves, first, maps, values, 1, least=0.5, tolerance=1e-4)
+        answers.append((maps, values))
+    assert emulated.launches == ["eigenmaps"]
+    assert (answers[0][1] - answers[1][1]).abs().max() < 1e-5
+    assert (answers[0][0] - answers[1][0]).abs().max() < 1e-3
+    assert answers[0][1][1:].min() > 0.5
+
+
+@pytest.mark.parametrize("n", [1, 2, 12, 16, 64, 77, 320, 1040])
+def test_the_plan_gives_the_frequency_of_each_position(n) -> None:
+    """The passes, written as matrices, are a Fourier matrix whose rows are in the order of `frequency`."""
+    p = fourier.plan(n)
+    a = np.eye(n, dtype=complex)
+    for r, span, twiddle, root in p.passes if n > 1 else ():
+        m = span // r
+        turns = (p.table[twiddle : twiddle + 2 * m * (r - 1)].view(np.complex64)).reshape(m, r - 1)
+        roots = p.table[root : root + 2 * r].view(np.complex64)
+        blocks = a.reshape(n // span, r, m, n)
+        small = roots[np.outer(np.arange(r), np.arange(r)) % r]
+        blocks = np.einsum("qk,bkjn->bqjn", small, blocks)
+        blocks[:, 1:] *= turns.T[None, :, :, None]
+        a = blocks.reshape(n, n)
+    expected = np.exp(-2j * np.pi * np.outer(p.frequency, np.arange(n)) / n)
+    assert sorted(p.frequency) == list(range(n))
+    assert np.abs(a - expected).max() < 1e-5
+
+
+def test_a_length_with_a_large_prime_factor_has_no_plan() -> None:
+    with pytest.raises(ValueError, match="prime factor above 13"):
+        fourier.plan(2 * 17)
+
+
+def test_strips_fit_shared_memory_and_registers() -> None:
+    for n in (1, 64, 320, 1000, 3000, 6143):
+        width = launch.columns(n, n)
+        assert width in (1, 2, 4, 8, 16)
+        assert 8 * width * (n | 1) <= bridge.SHARED
+    assert launch.columns(320, 320) == 8
+    assert launch.columns(7000, 7000) == 0
+
+
+@pytest.mark.parametrize("axes", [(-2,), (-3,), (-3, -1), (-2, -1)])
+@pytest.mark.parametrize("shape", [(8, 160, 161), (2, 81, 1000), (300, 500, 1)])
+def test_scipy_and_torch_give_the_same_centred_transform(axes, shape, monkeypatch) -> None:
+    x = noise(*shape)
+    ours = Fourier(axes)(x), Fourier(axes).H(x)
+    monkeypatch.setattr(fourier, "LARGE", 1 << 60)
+    torch.testing.assert_close(ours, (Fourier(axes)(x), Fourier(axes).H(x)))
+    monkeypatch.setattr(fourier, "LARGE", 1)
+    assert fourier.scipy_serves(x, (-2,))
+    assert not fourier.scipy_serves(x.requires_grad_(), (-2,))
+
+
+def test_without_cupy_the_cure_is_named(monkeypatch) -> None:
+    monkeypatch.delenv("RECON_KERNELS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bridge.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bridge.importlib, "import_module", lambda name: pytest.fail("CuPy was imported"))
+    bridge._import.cache_clear()
+    try:
+        (line,) = proofs.report()
+        assert "pip install cupy-cuda1" in line
+        assert not proofs.stands("sense", torch.device("cuda", 0))
+    finally:
+        bridge._import.cache_clear()
+
+
+def test_a_kernel_that_fails_its_proof_is_not_used_and_says_why(monkeypatch) -> None:
+    calls = []
+
+    def wrong(device: torch.device) -> None:
+        calls.append(device)
+        raise ValueError("sense_normal is off by 1.0e+00")
+
+    monkeypatch.setattr(bridge, "missing", lambda: "")
+    monkeypatch.setattr(bridge, "_verdicts", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(proofs, "PROOFS", {"sense": wrong, "shrink": lambda device: None})
+    gpu = torch.device("cuda", 0)
+    assert not proofs.stands("sense", gpu)
+    assert not proofs.stands("sense", gpu)
+    assert proofs.stands("shrink", gpu)
+    assert calls == [gpu]
+    said = proofs.report()
+    assert said[0] == "CUDA kernel sense on GPU 0: sense_normal is off by 1.0e+00; its torch twin serves"
+    assert said[1].endswith("in use")
+
+
+def test_a_kernel_that_was_not_proven_leaves_the_work_to_torch(monkeypatch) -> None:
+    """Tensors of another device than the CPU, here one without memory, ask for the proof before anything else."""
+    asked = []
+    monkeypatch.setattr(proofs, "stands", lambda name, device: bool(asked.append((name, device.type))))
+    t = torch.empty(2, 2, dtype=torch.complex64, device="meta")
+    assert not sense.serves(t)
+    assert not sense.serves(t, volume=True)
+    assert not eigen.serves(t)
+    assert asked == [("sense", "meta"), ("coils", "meta"), ("eigen", "meta")]
+    assert not sense.serves(t, length=10_000)
+    assert len(asked) == 3
+    assert not sense.serves(t, torch.zeros(1))
+
+
+# On a GPU.
+
+
+def gpu_answers(device: torch.device) -> tuple[Tensor, ...]:
+    p = Problem((2, 30, 19), False, 2, 3, 2, True)
+    given = p.single(p.x, device), p.single(p.maps, device)
+    close(launch.normal(*given, p.filter(device)), p.A.H(p.A(p.x)))
+    close(launch.encode(*given, p.scaled(device)), p.A(p.x))
+    close(launch.decode(p.single(p.y, device), given[1], p.scaled(device)), p.A.H(p.y))
+    v = Problem((9, 10, 33), True, 1, 3, 1, True)
+    out = launch.normal_volume(v.single(v.x, device), v.single(v.maps, device), v.filter(device))
+    close(out, v.A.H(v.A(v.x)))
+    return (out,)
+
+
+@on_gpu
+@pytest.mark.parametrize("name", sorted(proofs.PROOFS))
+def test_every_kernel_stands_on_every_gpu(name) -> None:
+    for index in range(torch.cuda.device_count()):
+        assert proofs.stands(name, torch.device("cuda", index)), bridge.verdicts()
+
+
+@on_gpu
+def test_kernels_run_on_the_current_stream() -> None:
+    stream = torch.cuda.Stream()
+    x = torch.zeros(1 << 22, dtype=torch.complex64, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)
+        x.fill_(2)  # a kernel on another stream would see zeros
+        wavelet.shrink(x, 1.0, 1.0)
+        gpu_answers(torch.device("cuda"))
+    stream.synchronize()
+    assert torch.allclose(x, torch.ones_like(x))
+
+
+@on_gpu
+def test_kernels_run_on_the_device_of_their_tensors() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU alone: nothing to tell devices apart by")
+    with torch.cuda.device(0):
+        (out,) = gpu_answers(torch.device("cuda", 1))
+    assert out.device.index == 1
+
+
+@on_gpu
+def test_memory_does_not_grow() -> None:
+    A = Sense(noise(3, 8, 30, 40), (torch.rand(1, 1, 30, 1) < 0.5).double(), (-2,)).to("cuda").to(torch.complex64)
+    V = Sense(A.maps, (torch.rand(1, 8, 30, 1) < 0.5).float().cuda(), (-3, -2))
+    x = torch.randn(8, 30, 40, dtype=torch.complex64, device="cuda")
+    for operator in (A.normal(), V.normal()):
+        operator(x)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
+        for _ in range(1000):
+            operator(x)
+        torch.cuda.synchronize()
+        assert torch.cuda.memory_allocated() == before[0]
+        assert torch.cuda.mem_get_info()[0] >= before[1] - (8 << 20)
+
+
+@on_gpu
+def test_operators_give_the_answer_of_the_cpu_and_the_same_bits_twice() -> None:
+    for axes in ((-2,), (-3, -2)):
+        mask = (torch.rand(1, 8 if -3 in axes else 1, 30, 1) < 0.5).double()
+        A = Sense(noise(3, 8, 30, 40), mask, axes)
+        x = noise(2, 8, 30, 40)
+        G = A.to("cuda").to(torch.complex64)
+        one = x.to("cuda", torch.complex64)
+        assert G.normal()._compiled is not None
+        close(G.normal()(one), A.plain().normal()(x))
+        close(G(one), A.plain()(x))
+        close(G.H(G(one)), A.plain().H(A.plain()(x)))
+        assert torch.equal(G.normal()(one), G.normal()(one))
+
+
+@on_gpu
+def test_memory_is_shared_between_torch_and_cupy() -> None:
+    x = torch.arange(6, dtype=torch.complex64, device="cuda")
+    with bridge.on(x.device):
+        a = bridge.array(x)
+        a += 1
+        back = bridge.tensor(a)
+        assert back.data_ptr() == x.data_ptr()
+        assert torch.equal(bridge.tensor(bridge.array(1j * x.conj())), 1j * x.conj())
+    assert x[0] == 1
