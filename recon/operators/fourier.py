@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from recon.kernels import fourier as kernel
 from recon.operators.base import Identity, Linear
 
 
 def fft(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Centred, unitary FFT: X[k] = N^(−1/2) Σ_n x[n] exp(−2πi (n − N//2)(k − N//2) / N) along each of `axes`."""
-    return _centred(torch.fft.fftn, x, tuple(axes))
+    return _centred(x, tuple(axes), inverse=False)
 
 
 def ifft(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Inverse (and adjoint) of `fft`."""
-    return _centred(torch.fft.ifftn, x, tuple(axes))
+    return _centred(x, tuple(axes), inverse=True)
 
 
-def _centred(transform: Callable[..., Tensor], x: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _centred(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
     if not axes:
         return x
     x = torch.fft.ifftshift(x, dim=axes)
-    shifted: Tensor = torch.fft.fftshift(transform(x, dim=axes, norm="ortho"), dim=axes)
+    if kernel.scipy_serves(x, axes):
+        x = kernel.scipy_transform(x, axes, inverse)
+    else:
+        x = (torch.fft.ifftn if inverse else torch.fft.fftn)(x, dim=axes, norm="ortho")
+    shifted: Tensor = torch.fft.fftshift(x, dim=axes)
     return shifted
 
 
