@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, get_args
 
 import numpy as np
@@ -72,6 +73,20 @@ class Comparison:
     trials: tuple[Trial, ...]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What another program makes of an undersampled scan: |x| (slice, y, x), its seconds, and with what settings."""
+
+    magnitude: Floats
+    seconds: float
+    settings: str = ""
+
+
+#: Other programs by the name under which they compete. They are given the undersampled scan, the number of the stack,
+#: and the reference, on which they may choose their settings: the results say so.
+Others = Mapping[str, Callable[[RawScan, int, Reference], Answer]]
+
+
 def reference(scan: RawScan, plan: Plan, stack: int = 0) -> Reference:
     """The coil-combined image of all lines, on the one path, with maps of the full data and all coils.
 
@@ -89,17 +104,25 @@ def reference(scan: RawScan, plan: Plan, stack: int = 0) -> Reference:
     return Reference(magnitude, inside, float(magnitude.max()), shown, str(image.provenance["scan_sha256"]))
 
 
-def compare(scan: RawScan, name: str, plan: Plan, *, stack: int = 0, report: Report | None = None) -> Comparison:
+def compare(
+    scan: RawScan,
+    name: str,
+    plan: Plan,
+    *,
+    stack: int = 0,
+    report: Report | None = None,
+    others: Others = MappingProxyType({}),
+) -> Comparison:
     """Undersample a fully sampled scan, reconstruct it by every method and score the images against all its lines.
 
-    A method that fails, or a mask that the scan cannot have, leaves a record with the reason in `failed`. Raises
-    DataError for a scan that has no reference.
+    The `others` come after the plan's methods. A method that fails, or a mask that the scan cannot have, leaves a
+    record with the reason in `failed`. Raises DataError for a scan that has no reference.
     """
     full = reference(scan, plan, stack)
-    todo = [(r, m) for r in plan.accelerations for m in plan.methods]
+    todo = [(r, m) for r in plan.accelerations for m in (*plan.methods, *others)]
     trials = []
     for n, (acceleration, method) in enumerate(todo):
-        trials.append(_trial(scan, name, method, acceleration, full, plan, stack))
+        trials.append(_trial(scan, name, method, acceleration, full, plan, stack, others))
         if report:
             report(name, n + 1, len(todo))
     return Comparison(name, full, tuple(trials))
@@ -130,27 +153,38 @@ def blank(full: Reference) -> dict[str, Any]:
 
 
 def _trial(
-    scan: RawScan, name: str, method: str, acceleration: float, full: Reference, plan: Plan, stack: int
+    scan: RawScan, name: str, method: str, acceleration: float, full: Reference, plan: Plan, stack: int, others: Others
 ) -> Trial:
     acs = acs_lines(acceleration) if plan.acs is None else plan.acs
     record: dict[str, Any] = {
         "scan": name, "method": method, "acceleration": acceleration, "effective_acceleration": None,
         "mask": plan.mask, "acs": acs, "seed": plan.seed,
     }  # fmt: skip
-    last = {"scan_sha256": full.fingerprint, "recipe_hash": None, "weights": None, "device": None, "failed": ""}
+    last: dict[str, Any] = {
+        "scan_sha256": full.fingerprint,
+        "settings": "",
+        "recipe_hash": None,
+        "weights_sha256": None,
+    }
+    last |= {"fallbacks": None, "device": None, "failed": ""}
     try:
         fewer = undersample(scan, mask_of(plan.mask, measured(scan).shape, acceleration, acs, plan.seed))
         record["effective_acceleration"] = fewer.effective
-        recipe = recipes.with_method(plan.recipe, "combine" if method == ZERO_FILLED else method)  # type: ignore[arg-type]
-        started = time.perf_counter()
-        image = pipeline.reconstruct(fewer.scan, recipe, device=plan.device, stack=stack)
-        seconds = time.perf_counter() - started
-        magnitude = _magnitude(image.data)
+        if method in others:
+            answer = others[method](fewer.scan, stack, full)
+            magnitude, seconds = answer.magnitude, answer.seconds
+            last["settings"] = answer.settings
+        else:
+            recipe = recipes.with_method(plan.recipe, "combine" if method == ZERO_FILLED else method)  # type: ignore[arg-type]
+            started = time.perf_counter()
+            image = pipeline.reconstruct(fewer.scan, recipe, device=plan.device, stack=stack)
+            seconds = time.perf_counter() - started
+            magnitude = _magnitude(image.data)
+            last |= {k: image.provenance.get(k) for k in ("recipe_hash", "weights_sha256", "device")}
+            last["fallbacks"] = image.trust.get("fallbacks")
         found = score(magnitude, full)
     except Exception as e:
         return Trial({**record, **blank(full), "seconds": None, **last, "failed": _reason(e)})
-    known = image.provenance
-    last |= {k: known.get(k) for k in ("recipe_hash", "weights", "device")}
     return Trial({**record, **found, "seconds": seconds, **last}, found["scale"] * magnitude[full.shown])
 
 

@@ -80,7 +80,10 @@ def _table(records: Sequence[Record]) -> str:
     known = {n: [r[n] for r in records if r[n] is not None] for n in names}
     best = {n: (min if n.startswith("nmse") else max)(v) for n, v in known.items() if v}
     for r in records:
-        name = f"<td>{html.escape(r['method'])}</td>"
+        said = [r["settings"]] if r["settings"] else []
+        said += [f"classical in {r['fallbacks']} of its images"] if r["fallbacks"] else []
+        aside = f" <small>{html.escape('; '.join(said))}</small>" if said else ""
+        name = f"<td>{html.escape(r['method'])}{aside}</td>"
         if r["failed"]:
             rows.append(f'<tr>{name}<td class="failed" colspan="7">{html.escape(r["failed"])}</td></tr>')
             continue

@@ -8,10 +8,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from recon import pipeline
-from recon.accuracy.compare import MEASURES, Comparison, Plan, compare
+from recon.accuracy.compare import MEASURES, Comparison, Others, Plan, compare
 from recon.accuracy.page import page
 from recon.accuracy.picture import picture
 from recon.accuracy.undersample import measured
@@ -24,14 +25,21 @@ RECORDS, TABLE, PAGE = "results.json", "results.csv", "index.html"
 
 
 def bench(
-    scans: Mapping[str, RawScan], plan: Plan, folder: Path, *, replace: bool = False, report: Report | None = None
+    scans: Mapping[str, RawScan],
+    plan: Plan | Mapping[str, Plan],
+    folder: Path,
+    *,
+    replace: bool = False,
+    report: Report | None = None,
+    others: Others = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Compare every scan as `compare` does and write what was found into `folder`; gives the records.
 
-    `folder` gets results.json (a list of records), results.csv, index.html and a PNG for each scan, all brought up to
-    date after each scan. A scan of several stacks of slices gives a comparison for each. Every scan is looked at before
-    the first is reconstructed: raises DataError, naming it, for one that is not fully sampled, and ReconError for a
-    folder that holds results unless they may be replaced.
+    There is one plan for all scans, or one for each by its name. `folder` gets results.json (a list of records),
+    results.csv, index.html and a PNG for each scan, all brought up to date after each scan. A scan of several stacks of
+    slices gives a comparison for each. Every scan is looked at before the first is reconstructed: raises DataError,
+    naming it, for one that is not fully sampled, and ReconError for a folder that holds results unless they may be
+    replaced.
     """
     if (folder / RECORDS).exists() and not replace:
         raise ReconError(f"{folder} holds results; give another folder, or --force to replace them")
@@ -50,7 +58,9 @@ def bench(
         count = len(pipeline.stacks(scan))
         for stack in range(count):
             own = name if count == 1 else f"{name}_stack-{stack + 1}"
-            found = compare(scan, own, plan, stack=stack, report=report)
+            found = compare(
+                scan, own, plan if isinstance(plan, Plan) else plan[name], stack=stack, report=report, others=others
+            )
             records += [dict(t.record) for t in found.trials]
             pictures[own] = png(found)
             _put(folder / f"{own}.png", pictures[own])
@@ -101,9 +111,9 @@ def names(files: Sequence[Path], scans: Sequence[RawScan], *, numbered: bool = F
 
 def summary(records: Sequence[Mapping[str, Any]]) -> str:
     """The measures within the body as lines of text."""
-    lines = [f"{'scan':24} {'method':12} {'R':>4} {'eff.':>6} {'PSNR':>7} {'SSIM':>7} {'NMSE':>9} {'s':>8}"]
+    lines = [f"{'scan':24} {'method':20} {'R':>4} {'eff.':>6} {'PSNR':>7} {'SSIM':>7} {'NMSE':>9} {'s':>8}"]
     for r in records:
-        start = f"{r['scan'][:24]:24} {r['method']:12} {r['acceleration']:4g}"
+        start = f"{r['scan'][:24]:24} {r['method']:20} {r['acceleration']:4g}"
         if r["failed"]:
             lines.append(f"{start} {r['failed']}")
             continue

@@ -1,0 +1,175 @@
+"""Acceleration factors on real raw scans and on a frozen analytic set, beside BART tuned on each reference.
+
+    python bench/accuracy.py --out accuracy/ --json bench/results/accuracy.json
+    python bench/accuracy.py --out accuracy/ --scan gpunufft --accel 4 --methods cs
+
+`--out` gets two folders, `raw` and `analytic`, each with records, pictures and a page as `recon bench` makes them:
+numbers of simulated scans never mix with those of measured ones. Nothing is tuned here but the opponents, on the very
+references that they are judged by. Real scans are looked for in `--data`, by default where RECON_DATA points.
+`--weights` takes another network than the recipe's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from opponents import OTHERS
+
+from recon import __version__, simulation
+from recon import recipe as recipes
+from recon.accuracy import results
+from recon.accuracy.compare import METHODS, Plan
+from recon.data import RawScan
+from recon.io.read import read
+from recon.progress import reporter
+
+FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
+MULTI = Plan(accelerations=(2, 4, 6, 8), methods=("zero-filled", "grappa", "sense", "cs", "unrolled"))
+SINGLE = Plan(accelerations=(2,), methods=("zero-filled", "cs", "unrolled"), mask="random")
+#: Fully sampled raw scans of `public_test`: file, axes, array, plan.
+RAW: Mapping[str, tuple[str, str, str, Plan]] = {
+    "gpunufft_brain_t2_4ch": ("gpunufft_brain_t2_4ch.npz", "coil,y,x", "", MULTI),
+    "larson_brain_sag_t1_1ch": ("larson_brain_sag_t1_1ch.npz", "y,x", "", SINGLE),
+    **{
+        f"ulf055_{name.lower()}{'_' + key.lower() if key else ''}": (
+            f"bispmri_ulf055_{name}.npz", "slice,y,x", key, SINGLE,
+        )
+        for name, key in (
+            ("patient5", "FSE"), ("patient5", "FLAIR"), ("patient5", "GRE"),
+            ("fisp50", ""), ("tfisp50", ""), ("tfisp90", ""),
+        )
+    },
+}  # fmt: skip
+#: The frozen analytic set: coils, matrix, slices, noise, seed of `recon.simulation.preset`.
+ANALYTIC = {
+    "head_4ch": (4, 192, 2, 0.02, 101),
+    "head_8ch": (8, 256, 2, 0.02, 102),
+    "head_16ch_noisy": (16, 192, 2, 0.1, 103),
+    "head_1ch": (1, 128, 2, 0.05, 104),
+}
+
+
+def raw_scans(folder: Path) -> dict[str, tuple[Callable[[], RawScan], Plan]]:
+    """Raw scans that are there, by name, each with what reads it and its plan."""
+    found: dict[str, tuple[Callable[[], RawScan], Plan]] = {}
+    for name, (file, axes, key, plan) in RAW.items():
+        path = folder / "public_test" / file
+        if not path.is_file():
+            print(f"{name} is left out: there is no {path}; set RECON_DATA", file=sys.stderr)
+            continue
+
+        def open_(path: Path = path, axes: str = axes, key: str = key) -> RawScan:
+            return read(path, axes=axes.split(","), key=key or None)
+
+        found[name] = open_, plan
+    return found
+
+
+def analytic_scans() -> dict[str, tuple[Callable[[], RawScan], Plan]]:
+    """The frozen analytic set: an exact head, coils by Biot-Savart's law, white noise."""
+
+    def make(coils: int, matrix: int, slices: int, noise: float, seed: int) -> RawScan:
+        return simulation.simulate(simulation.preset(coils=coils, matrix=matrix, slices=slices, noise=noise, seed=seed))
+
+    return {n: ((lambda v=v: make(*v)), SINGLE if v[0] == 1 else MULTI) for n, v in ANALYTIC.items()}
+
+
+def run(
+    scans: Mapping[str, tuple[Callable[[], RawScan], Plan]], folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Records of some scans, those whose name holds one of the wanted words."""
+    chosen = {n: s for n, s in scans.items() if not options.scan or any(w in n for w in options.scan)}
+    if not chosen:
+        return []
+    plans = {n: adapted(plan, options) for n, (_, plan) in chosen.items()}
+    others = {n: o for n, o in OTHERS.items() if not options.no_bart}
+    with reporter(False) as report:
+        return results.bench(
+            {n: open_() for n, (open_, _) in chosen.items()}, plans, folder, replace=True, report=report, others=others
+        )
+
+
+def adapted(plan: Plan, options: argparse.Namespace) -> Plan:
+    """The plan with what the command line says otherwise."""
+    if options.weights:
+        solve = replace(plan.recipe.solve, weights=options.weights)
+        plan = replace(plan, recipe=recipes.Recipe(solve=solve))
+    if options.accel:
+        plan = replace(plan, accelerations=tuple(options.accel))
+    if options.methods:
+        plan = replace(plan, methods=tuple(m for m in options.methods))
+    return replace(plan, seed=options.seed, device=options.device)
+
+
+def margins(records: Sequence[Mapping[str, Any]], method: str = "unrolled") -> list[str]:
+    """How far a method is above each tuned opponent, scan by scan and on average, within the body."""
+    lines = []
+    for other in OTHERS:
+        for acceleration in sorted({r["acceleration"] for r in records}):
+            pairs = []
+            for ours in (r for r in records if (r["method"], r["acceleration"]) == (method, acceleration)):
+                theirs = next(
+                    (
+                        r
+                        for r in records
+                        if (r["scan"], r["method"], r["acceleration"]) == (ours["scan"], other, acceleration)
+                    ),
+                    None,
+                )
+                if theirs and ours["psnr"] is not None and theirs["psnr"] is not None:
+                    pairs.append((ours["psnr"] - theirs["psnr"], ours["ssim"] - theirs["ssim"], ours["scan"]))
+            if pairs:
+                psnr, ssim = (sum(p[i] for p in pairs) / len(pairs) for i in (0, 1))
+                worst = min(pairs)
+                lines.append(
+                    f"{method} over {other}, R = {acceleration:g}: {psnr:+.2f} dB, SSIM {ssim:+.4f} on average of "
+                    f"{len(pairs)}; at worst {worst[0]:+.2f} dB ({worst[2]})"
+                )
+    return lines
+
+
+def main() -> None:
+    """Compare, print, write; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--json", type=Path, help="all records, with date and machine")
+    parser.add_argument("--scan", action="append", help="only scans whose name holds this; repeat it")
+    parser.add_argument("--accel", type=int, nargs="+")
+    parser.add_argument("--methods", choices=METHODS, nargs="+")
+    parser.add_argument("--weights", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--no-bart", action="store_true")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    records = []
+    for data, scans in (("raw", raw_scans(options.data)), ("analytic", analytic_scans())):
+        found = run(scans, options.out / data, options)
+        if found:
+            print(f"\n{data}\n{results.summary(found)}", *margins(found), sep="\n", flush=True)
+        records += [{"data": data, **r} for r in found]
+    if options.json:
+        head = {
+            "date": str(date.today()),
+            "version": __version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({**head, "records": records}, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

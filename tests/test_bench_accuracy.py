@@ -1,0 +1,129 @@
+"""The bench of acceleration factors: opponents that are tuned on the reference, scans, margins."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recon import simulation
+from recon.accuracy.compare import Answer, Plan, compare, reference, score
+from recon.accuracy.undersample import mask_of, undersample
+from recon.data import RawScan
+from tests.tools import need
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a module of the bench."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def full() -> RawScan:
+    return simulation.simulate(simulation.preset(coils=4, matrix=64, slices=2, noise=0.05))
+
+
+def test_another_program_is_scored_like_a_method(full: RawScan) -> None:
+    seen = []
+
+    def other(scan: RawScan, stack: int, ref: Any) -> Answer:
+        seen.append(len(scan.lines))
+        return Answer(3.0 * ref.magnitude + 0.1 * ref.data_range * ~ref.body, 1.5, "weight 3")
+
+    plan = Plan(accelerations=(2, 4), methods=("zero-filled",), acs=8)
+    found = compare(full, "a", plan, others={"other": other})
+    names = [(t.record["acceleration"], t.record["method"]) for t in found.trials]
+    assert names == [(2, "zero-filled"), (2, "other"), (4, "zero-filled"), (4, "other")]
+    record = found.trials[1].record
+    assert (record["seconds"], record["settings"]) == (1.5, "weight 3")
+    assert record["scale"] == pytest.approx(1 / 3)
+    assert record["nmse"] == pytest.approx(0, abs=1e-20)
+    assert record["nmse_whole"] > 0
+    assert set(record) == set(found.trials[0].record)
+    assert seen[0] > seen[1]
+
+
+@pytest.mark.parametrize("name", ["bart wavelet, tuned", "bart CG-SENSE, tuned"])
+def test_the_tuned_opponent_is_the_best_of_its_weights(
+    bench: Any, full: RawScan, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("bart")
+    opponents = bench("opponents")
+    monkeypatch.setattr(opponents, "WEIGHTS", (1e-4, 1e-2, 1.0))
+    monkeypatch.setattr(opponents, "HALVINGS", 1)
+    ref = reference(full, Plan())
+    fewer = undersample(full, mask_of("equispaced", (1, 64), 3, 16, 0)).scan
+    answer = opponents.OTHERS[name](fewer, 0, ref)
+    best = score(answer.magnitude, ref)
+    assert best["psnr"] > 26
+    # Scanner and program agree on the scale, so that nothing but the regularisation shrinks the image.
+    assert best["scale"] == pytest.approx(1, abs=0.05)
+    made = opponents.Scan(fewer, 0, tmp_path)
+    template = opponents.WAVELET if "wavelet" in name else opponents.CG_SENSE
+    for weight in opponents.WEIGHTS:
+        x, _ = made.solve(template.format(flags=3, weight=weight))
+        assert score(x, ref)["psnr"] <= best["psnr"] + 1e-6
+
+
+def test_margins_are_means_over_the_scans_that_both_have(bench: Any) -> None:
+    accuracy = bench("accuracy")
+    other = next(iter(accuracy.OTHERS))
+
+    def record(scan: str, method: str, psnr: float | None) -> dict[str, Any]:
+        return {"scan": scan, "method": method, "acceleration": 4, "psnr": psnr, "ssim": psnr and psnr / 40}
+
+    records = [
+        record("a", "unrolled", 34.0), record("a", other, 32.0), record("b", "unrolled", 30.0),
+        record("b", other, 31.0), record("c", "unrolled", None), record("c", other, 20.0),
+    ]  # fmt: skip
+    assert accuracy.margins(records) == [
+        f"unrolled over {other}, R = 4: +0.50 dB, SSIM +0.0125 on average of 2; at worst -1.00 dB (b)"
+    ]
+
+
+def test_the_analytic_set_is_frozen(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracy = bench("accuracy")
+    monkeypatch.setattr(accuracy, "ANALYTIC", {"small": (3, 32, 1, 0.05, 7)})
+    one, two = (accuracy.analytic_scans()["small"][0]() for _ in range(2))
+    rows = np.arange(len(one.lines))[-4:]
+    assert np.array_equal(one.samples.read(rows), two.samples.read(rows))
+    truth = simulation.simulate(simulation.preset(coils=3, matrix=32, noise=0.05, seed=7))
+    assert np.array_equal(one.samples.read(rows), truth.samples.read(rows))
+
+
+def test_measured_and_simulated_scans_get_folders_of_their_own(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracy = bench("accuracy")
+    monkeypatch.setattr(accuracy, "ANALYTIC", {"small": (3, 32, 1, 0.05, 7)})
+    monkeypatch.setattr(accuracy, "MULTI", replace(accuracy.MULTI, acs=12))
+    k = np.random.default_rng(0).standard_normal((32, 32, 2)) @ [1, 1j] * np.hanning(32)[:, None] ** 4
+    (tmp_path / "public_test").mkdir()
+    np.savez(tmp_path / "public_test" / "larson_brain_sag_t1_1ch.npz", kspace=k.astype(np.complex64))
+    arguments = ["--data", tmp_path, "--out", tmp_path / "out", "--json", tmp_path / "all.json", "--no-bart"]
+    arguments += ["--accel", 2, "--methods", "zero-filled"]
+    monkeypatch.setattr("sys.argv", ["accuracy.py", *map(str, arguments)])
+    accuracy.main()
+    found = json.loads((tmp_path / "all.json").read_text())["records"]
+    assert [(r["data"], r["scan"]) for r in found] == [("raw", "larson_brain_sag_t1_1ch"), ("analytic", "small")]
+    for data, scan in (("raw", "larson_brain_sag_t1_1ch"), ("analytic", "small")):
+        assert {r["scan"] for r in json.loads((tmp_path / "out" / data / "results.json").read_text())} == {scan}
+
+
+def test_other_weights_and_factors_enter_every_plan(bench: Any) -> None:
+    accuracy = bench("accuracy")
+    options = argparse.Namespace(weights="there", accel=[3], methods=["cs"], seed=5, device="cpu")
+    plan = accuracy.adapted(accuracy.SINGLE, options)
+    assert (plan.accelerations, plan.methods, plan.seed) == ((3,), ("cs",), 5)
+    assert plan.mask == "random"
+    assert plan.recipe.solve.weights == "there"
