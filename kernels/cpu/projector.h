@@ -1,7 +1,7 @@
 // X-ray projection on the CPU: LANES neighbouring rays, or LANES neighbouring pixels, go through together.
 //
-// On a line of the image neighbouring rays cross neighbouring pixels, so two vectors of pixels hold all that LANES rays
-// need and a permutation picks from them; where rays are further apart (or pixels, in the transpose) memory is gathered.
+// On a line of the image neighbouring rays cross neighbouring pixels, so two or four vectors of pixels hold all that LANES
+// rays need and permutations pick from them; where rays (in the transpose, pixels) are further apart memory is gathered.
 // Rays that cross columns work on a transposed image. Every ray and every pixel belongs to one thread and sums in a
 // fixed order: the bits depend neither on threads nor on the batch. Double precision takes the arithmetic one by one.
 #pragma once
@@ -41,28 +41,38 @@ inline Lanes least(Lanes a, Lanes b) { return a < b ? a : b; }
 inline Lanes most(Lanes a, Lanes b) { return a > b ? a : b; }
 inline Lanes magnitude(Lanes a) { return most(a, -a); }
 
-// The values at `n` of a line. Near: 0 <= n < 2 LANES and both vectors have been read; far: any n within the line's pads.
-template <bool far>
+// The values at `n` of a line: from SPAN vectors that have been read, 0 <= n < SPAN LANES; FAR: any n within the pads.
+constexpr int FAR = 0;
+
+template <int span>
 struct Values {
-    Lanes low, high;
+    Lanes v[span ? span : 1];
     const float* line;
     explicit Values(const float* p) : line(p) {
-        if (!far) low = take(p), high = take(p + LANES);
+        for (int k = 0; k < span; ++k) v[k] = take(p + k * LANES);
     }
     Lanes at(Ints n) const {
-        if (!far) return __builtin_shuffle(low, high, n);
-        Lanes v;
-        for (int l = 0; l < LANES; ++l) v[l] = line[n[l]];
-        return v;
+        if constexpr (span == FAR) {
+            Lanes out;
+            for (int l = 0; l < LANES; ++l) out[l] = line[n[l]];
+            return out;
+        } else if constexpr (span == 2) {
+            return __builtin_shuffle(v[0], v[1], n);
+        } else {
+            return n < 2 * LANES ? __builtin_shuffle(v[0], v[1], n) : __builtin_shuffle(v[2], v[3], n);
+        }
     }
 };
+
+// How many vectors hold places that are up to `width` apart.
+inline int vectors(float width) { return width < 2 * LANES - 1 ? 2 : width < 4 * LANES - 1 ? 4 : FAR; }
 
 inline Lanes arctangent(Lanes t) {
     const Lanes size = magnitude(t);
     const auto steep = size > 2.414213562f, middle = size > 0.4142135624f;
     Lanes x = steep ? -1.0f / size : middle ? (size - 1.0f) / (size + 1.0f) : size;
     Lanes from = steep ? broadcast(1.5707963268f) : middle ? broadcast(0.7853981634f) : Lanes{};
-    // atan x = x - x^3/3 + ... for |x| <= tan(pi/8), coefficients fitted for the least largest error (2e-8)
+    // An odd polynomial on |x| <= tan(pi/8)
     Lanes z = x * x;
     Lanes y = from + (x + x * z * (-0.333329491539f + z * (0.199777106478f + z * (-0.138776856032f + z * 0.0805374449538f))));
     return t < 0.0f ? -y : y;
@@ -81,26 +91,26 @@ inline void pad(const float* image, const Grid& g, bool turned, int line, float*
 }
 
 // Sums over the lines for LANES rays, without the step.
-template <bool far>
-inline Lanes march(Lanes at, Lanes slope, int first, int last, const float* padded, int width, int lines) {
+template <int span>
+inline Lanes march(Lanes at, Lanes slope, const float* padded, int width, int lines) {
     const long pitch = width + 2 * PAD;
     Lanes sum = {};
     for (int line = 0; line < lines; ++line) {
-        const float a = at[first] + slope[first] * line, b = at[last] + slope[last] * line;
+        const float a = at[0] + slope[0] * line, b = at[LANES - 1] + slope[LANES - 1] * line;
         const float low = a < b ? a : b;
         if (!(low < width && (a < b ? b : a) > -1)) continue;
         Lanes x = at + slope * float(line);
-        if (far) {
+        if (span == FAR) {
             x = most(least(x, broadcast(float(width))), broadcast(-1));
             const Ints n = floored(x);
-            Values<true> v(padded + line * pitch + PAD);
+            Values<FAR> v(padded + line * pitch + PAD);
             const Lanes p = v.at(n);
             sum += p + (x - real(n)) * (v.at(n + 1) - p);
         } else {
             const int k = floored(low);
             x -= float(k);
             const Ints n = truncate(x);
-            Values<false> v(padded + line * pitch + PAD + k);
+            Values<span> v(padded + line * pitch + PAD + k);
             const Lanes p = v.at(n);
             sum += p + (x - real(n)) * (v.at(n + 1) - p);
         }
@@ -121,10 +131,9 @@ inline void project_view(const Ray<float>* rays, const Grid& g, const float* upr
         }
         const int width = across ? g.columns : g.rows, lines = across ? g.rows : g.columns;
         auto reach = [&](int line) { return std::fabs(at[LANES - 1] - at[0] + (slope[LANES - 1] - slope[0]) * line); };
-        const bool far = !(std::fmax(reach(0), reach(lines - 1)) < 2 * LANES - 3);
+        const int span = vectors(std::fmax(reach(0), reach(lines - 1)) + 2);
         const float* padded = across ? upright : turned;
-        const Lanes sum = far ? march<true>(at, slope, 0, LANES - 1, padded, width, lines)
-                              : march<false>(at, slope, 0, LANES - 1, padded, width, lines);
+        const Lanes sum = (span == 2 ? march<2> : span == 4 ? march<4> : march<FAR>)(at, slope, padded, width, lines);
         for (int l = 0; l < count; ++l) out[u + l] = sum[l] * std::fabs(rays[u + l].step);
         u += count;
     }
@@ -224,11 +233,11 @@ inline Lanes position(const Detector<float>& d, Lanes side, Lanes depth) {
 }
 
 // Adds one view to the sums of a tile; `reach` is the half-width in elements of the rays that may touch a pixel.
-template <int beam, bool far>
+template <int beam, int span, int fixed>
 inline void gather_view(const Sweep& s, size_t n, const Tile& t, float reach, Lanes (*sums)[TILE / LANES]) {
     const View<float>& v = s.views[n];
     const float *values = &s.values[n * s.pitch()] + PAD, end = float(s.g.detectors);
-    const int rays = int(std::ceil(2 * reach));
+    const int rays = fixed ? fixed : int(std::ceil(2 * reach));
     const float pixels = 1 / std::fabs(s.d.per * v.side_column);  // from one ray to the next, in a parallel beam
     for (int i = 0; i < t.lines; ++i) {
         const float line = float(t.line + i);
@@ -241,17 +250,20 @@ inline void gather_view(const Sweep& s, size_t n, const Tile& t, float reach, La
             const float b = low[0] < low[LANES - 1] ? low[LANES - 1] : low[0];
             if (!(a < end && b + rays > 0)) continue;
             // u is the first ray of each pixel: low - 1 < u <= low, counted from `base`
-            const int base = far ? 0 : floored(a);
+            const int base = span == FAR ? 0 : floored(a);
             const Lanes shifted = low - float(base);
-            Ints u = far ? floored(most(least(low, broadcast(end)), broadcast(float(-rays)))) : truncate(shifted);
-            const Values<far> given(values + base);
-            const Values<far> at(beam == PARALLEL ? values : &s.at[n * s.pitch()] + PAD + base);
-            const Values<far> slope(beam == PARALLEL ? values : &s.slope[n * s.pitch()] + PAD + base);
+            Ints u = span == FAR ? floored(most(least(low, broadcast(end)), broadcast(float(-rays)))) : truncate(shifted);
+            const Values<span> given(values + base);
+            Values<span> at(beam == PARALLEL ? values : &s.at[n * s.pitch()] + PAD + base);
+            const Values<span> slope(beam == PARALLEL ? values : &s.slope[n * s.pitch()] + PAD + base);
+            for (int m = 0; m < span; ++m) at.v[m] += slope.v[m] * line;
             Lanes sum = {};
             Lanes gap = (real(u) - shifted - (reach - 1)) * pixels;
             for (int r = 0; r < rays; ++r, u += 1, gap += pixels) {
-                const Ints m = far ? (u < -1 ? Ints{} - 1 : u > s.g.detectors ? Ints{} + s.g.detectors : u) : u;
-                const Lanes away = beam == PARALLEL ? gap : at.at(m) + slope.at(m) * line - pixel;
+                const Ints m = span == FAR ? (u < -1 ? Ints{} - 1 : u > s.g.detectors ? Ints{} + s.g.detectors : u) : u;
+                const Lanes away = beam == PARALLEL ? gap
+                                   : span == FAR  ? at.at(m) + slope.at(m) * line - pixel
+                                                  : at.at(m) - pixel;
                 sum += most(1.0f - magnitude(away), Lanes{}) * given.at(m);
             }
             sums[i][k] += sum;
@@ -259,7 +271,7 @@ inline void gather_view(const Sweep& s, size_t n, const Tile& t, float reach, La
     }
 }
 
-template <int beam, bool far>
+template <int beam, int span>
 inline void smear_view(const Sweep& s, size_t n, const Tile& t, float, Lanes (*sums)[TILE / LANES]) {
     const View<float>& v = s.views[n];
     const float *values = &s.values[n * s.pitch()] + PAD, end = float(s.g.detectors);
@@ -272,10 +284,10 @@ inline void smear_view(const Sweep& s, size_t n, const Tile& t, float, Lanes (*s
             Lanes x = position<beam>(s.d, across, along);
             const float a = x[0] < x[LANES - 1] ? x[0] : x[LANES - 1], b = x[0] < x[LANES - 1] ? x[LANES - 1] : x[0];
             if (!(a < end && b > -1)) continue;
-            const int base = far ? 0 : floored(a);
-            x = far ? most(least(x, broadcast(end)), broadcast(-1)) : x - float(base);
-            const Ints u = far ? floored(x) : truncate(x);
-            const Values<far> given(values + base);
+            const int base = span == FAR ? 0 : floored(a);
+            x = span == FAR ? most(least(x, broadcast(end)), broadcast(-1)) : x - float(base);
+            const Ints u = span == FAR ? floored(x) : truncate(x);
+            const Values<span> given(values + base);
             const Lanes p = given.at(u);
             Lanes value = p + (x - real(u)) * (given.at(u + 1) - p);
             if (beam != PARALLEL) value /= beam == CURVED ? across * across + along * along : along * along;
@@ -289,9 +301,16 @@ inline void tile_sums(const Sweep& s, const Tile& t, Lanes (*sums)[TILE / LANES]
     for (size_t n = 0; n < s.which.size(); ++n) {
         const float one = stride(s.views[n], s.d, t, s.g.columns);
         const float reach = exact ? one + s.d.margin : 0;
-        const bool far = !(one * (LANES - 1) + std::ceil(2 * reach) + 2 < 2 * LANES);
-        if (exact) (far ? gather_view<beam, true> : gather_view<beam, false>)(s, n, t, reach, sums);
-        else (far ? smear_view<beam, true> : smear_view<beam, false>)(s, n, t, reach, sums);
+        const float rays = std::ceil(2 * reach);
+        const int span = vectors(one * (LANES - 1) + rays + 2);
+        // A constant number of rays a pixel for the usual ratios of detector elements to pixels
+        auto f = !exact ? (span == 2 ? smear_view<beam, 2> : span == 4 ? smear_view<beam, 4> : smear_view<beam, FAR>)
+                 : span == FAR ? gather_view<beam, FAR, 0>
+                 : span == 4   ? (rays == 3 ? gather_view<beam, 4, 3> : rays == 4 ? gather_view<beam, 4, 4> : gather_view<beam, 4, 0>)
+                 : rays == 2   ? gather_view<beam, 2, 2>
+                 : rays == 3   ? gather_view<beam, 2, 3>
+                               : gather_view<beam, 2, 0>;
+        f(s, n, t, reach, sums);
     }
 }
 

@@ -18,7 +18,9 @@ from recon.operators.sense import Sense
 from recon.operators.toeplitz import Toeplitz
 from recon.operators.wavelet import Wavelet
 from recon.operators.whiten import Whiten
+from recon.operators.xray import Fan, Parallel, Xray
 from tests.operators.definitions import DOUBLE, dft, diagonal, difference, eye, haar, product, spread, waves
+from tests.operators.rays import joseph
 
 SINGLE = torch.complex64
 
@@ -97,6 +99,16 @@ def cases() -> Iterator[Case]:
             f"nufft, a trajectory per slice {size}", lambda k=own, y=y, x=x: Nufft(k, (y, x)), (2, y, x),
             lambda k=own, y=y, x=x: torch.block_diag(*(waves(one, (y, x)) for one in k)), 1e-10,
         )  # fmt: skip
+        turn = torch.tensor([0.0, 0.5, 1.6, 2.4, 4.0], dtype=torch.float64)
+        for name, g in (
+            ("parallel", Parallel(turn, 7, 1.1, 0.2)),
+            ("flat", Fan(turn, 6, 2.0, 9.0, 5.0, False, 0.3)),
+            ("curved", Fan(turn, 6, 2.0, 9.0, 5.0, True, 0.3)),
+        ):
+            yield Case(
+                f"xray, {name} {size}", lambda g=g, y=y, x=x: Xray(g, (y, x), 1.3), (y, x),
+                lambda g=g, y=y, x=x: joseph(g, (y, x), 1.3).to(DOUBLE),
+            )  # fmt: skip
         slopes = torch.cat([product(eye(2), difference(y), eye(x)), 0.5 * product(eye(2), eye(y), difference(x))])
         yield Case(f"gradient {size}", lambda: Gradient((-2, -1), (1.0, 2.0)), (2, y, x), lambda d=slopes: d, lead=1)
     grid = (3, 4, 5)

@@ -1,0 +1,167 @@
+"""Line integrals of images along rays, their exact transpose, and the smearing of filtered backprojection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from recon.kernels.build import native
+
+#: Shapes of a detector, numbered as in shared/projector.h.
+PARALLEL, FLAT, CURVED = 0, 1, 2
+
+#: What bounds the rounding of a position on the detector, in elements.
+MARGIN = {torch.float32: 2e-3, torch.float64: 1e-9}
+
+
+@dataclass(frozen=True, eq=False)
+class Rays:
+    """The rays of a scan on one pixel grid, in double precision.
+
+    `rays` (view, detector, 3) are (at, slope, step): the ray crosses line l at at + slope · l pixels, and is |step| mm
+    long from one line to the next; lines are rows where step > 0, columns where step < 0. `views` (view, 6) are
+    (side, side_row, side_column, depth, depth_row, depth_column), both affine in a pixel's row and column; the pixel
+    lies on detector element centre + per · side/depth, or centre + per · atan(side/depth) on a CURVED one.
+    """
+
+    rays: Tensor
+    views: Tensor
+    beam: int
+    centre: float
+    per: float
+    shape: tuple[int, int]
+
+    @cached_property
+    def single(self) -> tuple[Tensor, Tensor]:
+        """Rays and views in single precision."""
+        return self.rays.to(torch.float32).contiguous(), self.views.to(torch.float32).contiguous()
+
+    def tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Rays and views in the precision and on the device of `like`."""
+        rays, views = self.single if like.dtype == torch.float32 else (self.rays.contiguous(), self.views.contiguous())
+        return rays.to(like.device), views.to(like.device)
+
+
+def project(x: Tensor, r: Rays) -> Tensor:
+    """Line integrals (item, view, detector) of images (item, row, column), float32 or float64."""
+    y = x.new_empty(x.shape[0], *r.rays.shape[:2])
+    if not _served(x):
+        return _project(x, r, y)
+    rays, views = (t.numpy() for t in r.tables(x))
+    native().xray_project(x.contiguous().numpy(), rays, views, *_detector(r, x), y.numpy(), torch.get_num_threads())
+    return y
+
+
+def adjoint(y: Tensor, r: Rays) -> Tensor:
+    """The transpose of `project`: images (item, row, column)."""
+    x = y.new_empty(y.shape[0], *r.shape)
+    if not _served(y):
+        return _gather(y, r, x)
+    rays, views = (t.numpy() for t in r.tables(y))
+    native().xray_adjoint(y.contiguous().numpy(), rays, views, *_detector(r, y), x.numpy(), torch.get_num_threads())
+    return x
+
+
+def smear(y: Tensor, r: Rays) -> Tensor:
+    """Σ_view y(position of the pixel on the detector) / w, interpolated linearly; zero beyond the detector.
+
+    w is 1 for parallel beams, depth² for flat and side² + depth² for curved detectors.
+    """
+    x = y.new_empty(y.shape[0], *r.shape)
+    if not _served(y):
+        return _smear(y, r, x)
+    views = r.tables(y)[1].numpy()
+    native().xray_smear(y.contiguous().numpy(), views, *_detector(r, y), x.numpy(), torch.get_num_threads())
+    return x
+
+
+def _served(t: Tensor) -> bool:
+    return native() is not None and t.device.type == "cpu" and t.dtype in MARGIN and t.numel() > 0
+
+
+def _detector(r: Rays, like: Tensor) -> tuple[int, float, float, float]:
+    return r.beam, r.centre, r.per, MARGIN[like.dtype]
+
+
+# The same arithmetic in torch, view by view, for machines and devices without compiled kernels.
+
+
+def _project(x: Tensor, r: Rays, y: Tensor) -> Tensor:
+    rays, _ = r.tables(x)
+    for across in (True, False):
+        image = x if across else x.transpose(-1, -2)
+        lines, width = image.shape[-2:]
+        line = torch.arange(lines, device=x.device)
+        flat = torch.nn.functional.pad(image, (2, 2)).reshape(x.shape[0], -1)
+        for v, chosen in _views(rays, across):
+            at, slope, step = rays[v, chosen].unbind(-1)
+            crossing = (at[:, None] + slope[:, None] * line).clamp(-1, width)
+            k = crossing.floor()
+            f, index = crossing - k, k.long() + 2 + line * (width + 4)
+            low, high = flat[:, index], flat[:, index + 1]
+            y[:, v, chosen] = (low + f * (high - low)).sum(-1) * step.abs()
+    return y
+
+
+def _views(rays: Tensor, across: bool) -> Iterator[tuple[int, Tensor]]:
+    chosen = (rays[..., 2] > 0) == across
+    for v in range(rays.shape[0]):
+        if bool(chosen[v].any()):
+            yield v, chosen[v]
+
+
+def _gather(y: Tensor, r: Rays, x: Tensor) -> Tensor:
+    rays, views = r.tables(y)
+    x.zero_()
+    count, margin = y.shape[-1], MARGIN[y.dtype]
+    row, column = _pixels(r, y)
+    for across in (True, False):
+        i, j = (0, 1) if across else (1, 0)
+        line, pixel = (row, column) if across else (column, row)
+        for v, chosen in _views(rays, across):
+            at, slope, step = rays[v].unbind(-1)
+            values = y[:, v] * (step.abs() * chosen)
+            ends = torch.stack([_position(r, views[v], row + s * i, column + s * j) for s in (-1, 1)])
+            low, high = ends.amin(0) - margin, ends.amax(0) + margin
+            first = low.clamp(-1, count).ceil().long()
+            for n in range(int((high - low).max().ceil())):
+                u = first + n
+                inside = (u >= 0) & (u < count) & (u < high)
+                u = u.clamp(0, count - 1)
+                hat = (1 - (at[u] + slope[u] * line - pixel).abs()).clamp_min(0)
+                x += values[:, u] * (hat * inside)
+    return x
+
+
+def _smear(y: Tensor, r: Rays, x: Tensor) -> Tensor:
+    _, views = r.tables(y)
+    x.zero_()
+    row, column = _pixels(r, y)
+    padded = torch.nn.functional.pad(y, (2, 2))
+    for v in range(y.shape[1]):
+        u = _position(r, views[v], row, column).clamp(-1, y.shape[-1])
+        k = u.floor()
+        low, high = padded[:, v, k.long() + 2], padded[:, v, k.long() + 3]
+        side, depth = _seen(views[v], row, column)
+        far = side**2 + depth**2 if r.beam == CURVED else depth**2
+        x += (low + (u - k) * (high - low)) / far
+    return x
+
+
+def _pixels(r: Rays, like: Tensor) -> tuple[Tensor, Tensor]:
+    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in r.shape)
+    return rows[:, None].expand(r.shape), columns.expand(r.shape)
+
+
+def _seen(view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    return view[0] + view[1] * row + view[2] * column, view[3] + view[4] * row + view[5] * column
+
+
+def _position(r: Rays, view: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    side, depth = _seen(view, row, column)
+    t = side / depth
+    return r.centre + r.per * (t.atan() if r.beam == CURVED else t)
