@@ -61,11 +61,11 @@ def volumes(
 
     `how` holds the uncertainty map of the same shape where the recipe asks for replicas.
     """
-    lines = _lines(job)
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     found = sampling(acquired[0, 0] > 0)
-    choice = methods.choose(job.recipe.solve.method, found, lines.whitening.matrix.shape[0])
-    if job.recipe.trust.replicas and choice.method in ("combine", "grappa"):
+    choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0])
+    lines = _lines(job, choice.method)
+    if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
         raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
     top = max(int(c.max()) for c in acquired.values())
     plan = planning.plan(_problem(job, lines, choice.method, acquired), planning.budget(job.memory))
@@ -75,7 +75,7 @@ def volumes(
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
     spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
     evidence: list[Evidence] = []
-    notes: list[str] = []
+    notes: list[str] = [methods.VARNET_LIMITS] if choice.method == "varnet" else []
     last: tuple[NDArray[np.intp], Calibrated] | None = None
     for start in range(0, len(keys), plan.batch):
         batch, slabs, known = keys[start : start + plan.batch], [], []
@@ -91,8 +91,9 @@ def volumes(
             solved = _images(choice.method, slabs, known, top, job)
         evidence += solved.evidence
         for i, (key, slab, x) in enumerate(zip(batch, slabs, solved.images, strict=True)):
-            x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
-            notes += said
+            if choice.method != "varnet":  # a magnitude has no phase to complete k-space with
+                x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
+                notes += said
             image = finish(x, job.encoding, shape)
             z = 0 if len(job.stack.slices) == 1 else key[1]
             out[key[0], z : z + shape[0]] = image.cpu().numpy()
@@ -109,15 +110,19 @@ def volumes(
     return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
 
 
-def _lines(job: Job) -> Lines:
-    columns = hybrid.inner_columns(job.encoding)
-    return Lines(job.scan, job.encoding, job.whitening, columns)
+def _lines(job: Job, method: Method) -> Lines:
+    if method == "varnet":
+        # It learned from coils as they were stored, with all of the readout; one without signal it cannot take.
+        alive = job.whitening.matrix.abs().sum(0) > 0
+        raw = replace(job.whitening, matrix=torch.eye(len(alive), dtype=job.whitening.matrix.dtype)[alive])
+        return Lines(job.scan, job.encoding, raw, job.encoding.encoded_matrix[0])
+    return Lines(job.scan, job.encoding, job.whitening, hybrid.inner_columns(job.encoding))
 
 
 def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDArray[np.int32]]) -> planning.Problem:
     headers, recipe = job.scan.lines[job.kinds.imaging], job.recipe.prepare
     coils = int(headers["active_channels"][0])
-    compressed = recipe.coil_compression != "none"
+    compressed = recipe.coil_compression != "none" and method != "varnet"
     return planning.Problem(
         coils=coils,
         virtual_coils=min(coils, recipe.virtual_coils) if compressed else coils,
@@ -154,6 +159,8 @@ def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> ND
 
 def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *, in_parts: bool = False) -> Calibrated:
     prepare = job.recipe.prepare
+    if method == "varnet":
+        return Calibrated(None, None, None)
     coils = lines.whitening.matrix.shape[0]
     shrink = prepare.coil_compression != "none" and coils > prepare.virtual_coils
     needs_maps = method not in ("combine", "grappa") and coils > 1
@@ -236,6 +243,8 @@ def _images(
     counts = torch.stack([s.counts for s in slabs]).to(job.device)
     if method == "grappa":
         y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
+    if method == "varnet":
+        return Solved(methods.varnet(y, counts, job.recipe.solve))
     if method in ("combine", "grappa"):
         coil_images = ifft(y, (-3, -2))
         if y.shape[1] == 1:

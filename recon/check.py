@@ -80,11 +80,11 @@ def _recipe(p: Mapping[str, Any]) -> list[str]:
 def _weights(p: Mapping[str, Any]) -> list[str]:
     if not p.get("weights_sha256"):
         return []
-    from recon.nets import weights
+    from recon.nets import checkpoint, weights
 
     name = p.get("recipe_values", {}).get("solve", {}).get("weights", p.get("weights", ""))
     try:
-        here = weights.load(name).sha256
+        here = (checkpoint if p.get("method") == "varnet" else weights).load(name).sha256
     except ReconError as e:
         return [f"its network is not here: {e}"]
     return [] if here == p["weights_sha256"] else [f"the weights {p.get('weights')} are others here, sha256 {here}"]

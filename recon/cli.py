@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from recon import __version__
-from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
 from recon.cli_bench import Several, bench
+from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
 from recon.cli_train import train
 from recon.data import ReconError
 
@@ -67,9 +67,9 @@ def run(
         list[str],
         typer.Option("-o", "--output", help="folder/ (DICOM), .nii.gz, .png, .h5; repeat it", metavar="FILE"),
     ],
-    method: Annotated[str, typer.Option(help="auto, combine, grappa, sense, cs, tv or unrolled")] = "",
+    method: Annotated[str, typer.Option(help="auto, combine, grappa, sense, cs, tv, unrolled or varnet")] = "",
     recipe: Annotated[Path | None, typer.Option(help="TOML file; `recon recipe` prints one")] = None,
-    weights: Annotated[str, typer.Option(help="Network of --method unrolled: a name that ships, or a folder")] = "",
+    weights: Annotated[str, typer.Option(help="Network: a name that ships, a folder, or fastMRI's VarNet (.pt)")] = "",
     denoise: Annotated[
         float | None, typer.Option(help="0 keeps a full scan's noise, 1 removes it", min=0, max=1)
     ] = None,
@@ -337,6 +337,8 @@ def _learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
 
     given: dict[str, Any] = {"weights": weights} if weights else {}
     given |= {} if denoise is None else {"denoise": denoise}
+    if plan.solve.method == "auto" and Path(weights).suffix in (".pt", ".pth", ".ckpt"):
+        given["method"] = "varnet"
     return replace(plan, solve=replace(plan.solve, **given))
 
 

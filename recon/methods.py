@@ -11,13 +11,19 @@ from torch import Tensor
 
 from recon import trust
 from recon.data import Measurement, ReconError
-from recon.nets import unrolled, weights
+from recon.nets import checkpoint, e2e_varnet, unrolled, weights
 from recon.prepare.sampling import Sampling
 from recon.recipe import Method, Solve, Trust
 from recon.solve import cg, fista, pdhg
 
 #: Error of sensitivity maps, as a share of the signal's power.
 MAPS_ERROR = 1e-4
+
+#: What everybody should know who looks at an image of fastMRI's network.
+VARNET_LIMITS = (
+    "varnet: a magnitude image without phase; the weights that fastMRI publishes learned from 2D Cartesian knees or "
+    "brains at 1.5 and 3 T, no evidence is gathered (Image.trust), and lines that only calibrate are not used"
+)
 
 #: Iterations that a method takes unless the recipe says otherwise.
 ITERATIONS = {"sense": 50, "cs": 60, "tv": 150}
@@ -45,6 +51,9 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
         raise ReconError("grappa needs lines on a regular lattice and these are not; use --method cs or sense")
     if wanted == "unrolled" and not cartesian:
         raise ReconError("the networks that ship were trained on Cartesian scans; use --method cs for this one")
+    if wanted == "varnet" and (not cartesian or sampling.shape[1] > 1):
+        what = "is three-dimensional" if cartesian else "is not Cartesian"
+        raise ReconError(f"varnet is a network for 2D Cartesian slices and this scan {what}; use --method sense or cs")
     if wanted == "combine" and not cartesian:
         raise ReconError("combine needs a Cartesian scan; use --method sense for this one")
     if wanted != "auto":
@@ -90,6 +99,16 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
     return pdhg.tv(m, lam=recipe.tv, iterations=n, ndim=ndim).x
 
 
+def varnet(y: Tensor, counts: Tensor, recipe: Solve) -> Tensor:
+    """fastMRI's network on slices (item, coil, 1, ky, x) in hybrid space, of coils as the scanner stored them.
+
+    `counts` (item, 1, ky) says how many lines were averaged into each. The image (item, z, y, x) is complex without
+    phase, the root-sum-of-squares of the coils, in the units of y.
+    """
+    network = _fastmri(recipe.weights, str(y.device)).network
+    return e2e_varnet.reconstruct(network, y, counts[:, 0] > 0).to(y.dtype)
+
+
 def learned(
     m: Measurement, recipe: Solve, limits: Trust, *, sets: int = 1, decided: Sequence[trust.Evidence] | None = None
 ) -> tuple[Tensor, Sequence[trust.Evidence]]:
@@ -121,15 +140,20 @@ def _trained(name: str) -> trust.Range | None:
 
 def evidence(method: Method, recipe: Solve) -> dict[str, str]:
     """Name and SHA-256 of the weights behind an image, empty where no network takes part."""
-    if method != "unrolled":
+    if method not in ("unrolled", "varnet"):
         return {}
-    loaded = _network(recipe.weights, "cpu")
+    loaded = _network(recipe.weights, "cpu") if method == "unrolled" else _fastmri(recipe.weights, "cpu")
     return {"weights": loaded.name, "weights_sha256": loaded.sha256}
 
 
 @lru_cache(maxsize=4)
 def _network(name: str, device: str) -> weights.Loaded:
     return weights.load(name, device)
+
+
+@lru_cache(maxsize=1)
+def _fastmri(name: str, device: str) -> checkpoint.Loaded:
+    return checkpoint.load(name, device)
 
 
 def signal_power(x: Tensor) -> float:

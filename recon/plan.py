@@ -14,7 +14,9 @@ _COMPLEX = 8
 #: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak.
 #: Measured on CPU for tests/test_plan.py; the maps and their making are counted apart.
 _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 24, "noncartesian": 24}
+_IMAGES["varnet"] = 100  # features of a U-Net at full resolution
 _COIL_IMAGES = {"combine": 8, "grappa": 11, "sense": 7, "cs": 7, "tv": 7, "unrolled": 7, "noncartesian": 12}
+_COIL_IMAGES["varnet"] = 8
 
 
 #: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent

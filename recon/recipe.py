@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from recon.data import ReconError
 
 T = TypeVar("T")
-Method = Literal["auto", "combine", "grappa", "sense", "cs", "tv", "unrolled"]
+Method = Literal["auto", "combine", "grappa", "sense", "cs", "tv", "unrolled", "varnet"]
 Weight = Annotated[float, Ge(0), Le(1e9)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1), Le(10_000)]
@@ -68,7 +68,7 @@ class Solve:
     #: Extent along kz, ky, kx; 1 along kz for a single slice.
     grappa_kernel: tuple[Count, Count, Count] = (5, 5, 5)
     grappa_l2: Weight = 1e-3
-    #: Trained network of the method "unrolled": a name that ships, or a folder.
+    #: Trained network of the method "unrolled": a name that ships, or a folder. Of "varnet": fastMRI's .pt file.
     weights: str = "mri-small"
     #: 0 keeps the noise that a full scan would show, 1 takes all of it away.
     denoise: Fraction = 0.0

@@ -16,9 +16,6 @@ from torch import Tensor
 from recon.data import ReconError
 from recon.nets.e2e_varnet import Shape, VarNet
 
-#: Ends of the names of such files.
-SUFFIXES = (".pt", ".pth", ".ckpt")
-
 _EXPECTED = "expected the state dict of fastMRI's VarNet, such as brain_leaderboard_state_dict.pt"
 _SENS, _CASCADE = "sens_net.norm_unet.unet", "cascades.0.model.unet"
 
