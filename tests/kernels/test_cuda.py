@@ -9,12 +9,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from recon.kernels import bridge, build, eigen, fourier, launch, proofs, sense, wavelet
+from recon.kernels import bridge, build, eigen, launch, proofs, sense, wavelet
 from recon.operators import Coils, Fourier, Sample
 from recon.operators.sense import Sense
 from tests.kernels.emulation import CUDA, Emulator
@@ -29,18 +28,12 @@ on_gpu = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> Emulator:
-    need("g++")
-    return Emulator(tmp_path_factory.mktemp("emulated"))
-
-
 @pytest.fixture(params=[1, 7, 64])
-def emulated(request, compiled, monkeypatch) -> Emulator:
-    compiled.launches.clear()
-    monkeypatch.setattr(bridge, "run", compiled.run)
+def emulated(request, emulator, monkeypatch) -> Emulator:
+    emulator.launches.clear()
+    monkeypatch.setattr(bridge, "run", emulator.run)
     monkeypatch.setattr(launch, "THREADS", request.param)
-    return compiled
+    return emulator
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
@@ -131,8 +124,8 @@ def test_groups_of_coils_are_added_in_a_fixed_order(emulated) -> None:
     assert torch.equal(alone[0], parts[1])
 
 
-def test_a_block_of_any_size_gives_the_same_bits(compiled, monkeypatch) -> None:
-    monkeypatch.setattr(bridge, "run", compiled.run)
+def test_a_block_of_any_size_gives_the_same_bits(emulator, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "run", emulator.run)
     # 4 columns of two sets: 840 values, in registers of 64 threads and in memory with one.
     p = Problem((1, 105, 9), False, 2, 3, 1, True)
     answers = []
@@ -156,9 +149,9 @@ def test_the_proof_of_each_kernel_holds_for_its_source(emulated, name) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(proofs.PROOFS))
-def test_the_proof_of_each_kernel_fails_where_an_answer_is_wrong(compiled, name, monkeypatch) -> None:
+def test_the_proof_of_each_kernel_fails_where_an_answer_is_wrong(emulator, name, monkeypatch) -> None:
     def slightly_off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0) -> None:
-        compiled.run(source, kernel, grid, block, args, shared)
+        emulator.run(source, kernel, grid, block, args, shared)
         out = {"sense": 3, "coils": 2, "eigen": 4, "shrink": 0}[source]
         args[0 if kernel == "coil_weigh" else 1 if kernel == "sum_groups" else out].mul_(1.01)
 
@@ -189,30 +182,6 @@ def test_eigenmaps_are_those_of_the_cpu_kernel(emulated) -> None:
     assert answers[0][1][1:].min() > 0.5
 
 
-@pytest.mark.parametrize("n", [1, 2, 12, 16, 64, 77, 320, 1040])
-def test_the_plan_gives_the_frequency_of_each_position(n) -> None:
-    """The passes, written as matrices, are a Fourier matrix whose rows are in the order of `frequency`."""
-    p = fourier.plan(n)
-    a = np.eye(n, dtype=complex)
-    for r, span, twiddle, root in p.passes if n > 1 else ():
-        m = span // r
-        turns = (p.table[twiddle : twiddle + 2 * m * (r - 1)].view(np.complex64)).reshape(m, r - 1)
-        roots = p.table[root : root + 2 * r].view(np.complex64)
-        blocks = a.reshape(n // span, r, m, n)
-        small = roots[np.outer(np.arange(r), np.arange(r)) % r]
-        blocks = np.einsum("qk,bkjn->bqjn", small, blocks)
-        blocks[:, 1:] *= turns.T[None, :, :, None]
-        a = blocks.reshape(n, n)
-    expected = np.exp(-2j * np.pi * np.outer(p.frequency, np.arange(n)) / n)
-    assert sorted(p.frequency) == list(range(n))
-    assert np.abs(a - expected).max() < 1e-5
-
-
-def test_a_length_with_a_large_prime_factor_has_no_plan() -> None:
-    with pytest.raises(ValueError, match="prime factor above 13"):
-        fourier.plan(2 * 17)
-
-
 def test_strips_fit_shared_memory_and_registers() -> None:
     for n in (1, 64, 320, 1000, 3000, 6143):
         width = launch.columns(n, n)
@@ -220,69 +189,6 @@ def test_strips_fit_shared_memory_and_registers() -> None:
         assert 8 * width * (n | 1) <= bridge.SHARED
     assert launch.columns(320, 320) == 8
     assert launch.columns(7000, 7000) == 0
-
-
-@pytest.mark.parametrize("axes", [(-2,), (-3,), (-3, -1), (-2, -1)])
-@pytest.mark.parametrize("shape", [(8, 160, 161), (2, 81, 1000), (300, 500, 1)])
-def test_scipy_and_torch_give_the_same_centred_transform(axes, shape, monkeypatch) -> None:
-    x = noise(*shape)
-    ours = Fourier(axes)(x), Fourier(axes).H(x)
-    monkeypatch.setattr(fourier, "LARGE", 1 << 60)
-    torch.testing.assert_close(ours, (Fourier(axes)(x), Fourier(axes).H(x)))
-    monkeypatch.setattr(fourier, "LARGE", 1)
-    assert fourier.scipy_serves(x, (-2,))
-    assert not fourier.scipy_serves(x.requires_grad_(), (-2,))
-
-
-def test_without_cupy_the_cure_is_named(monkeypatch) -> None:
-    monkeypatch.delenv("RECON_KERNELS", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(bridge.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(bridge.importlib, "import_module", lambda name: pytest.fail("CuPy was imported"))
-    bridge._import.cache_clear()
-    try:
-        (line,) = proofs.report()
-        assert "pip install cupy-cuda1" in line
-        assert not proofs.stands("sense", torch.device("cuda", 0))
-    finally:
-        bridge._import.cache_clear()
-
-
-def test_a_kernel_that_fails_its_proof_is_not_used_and_says_why(monkeypatch) -> None:
-    calls = []
-
-    def wrong(device: torch.device) -> None:
-        calls.append(device)
-        raise ValueError("sense_normal is off by 1.0e+00")
-
-    monkeypatch.setattr(bridge, "missing", lambda: "")
-    monkeypatch.setattr(bridge, "_verdicts", {})
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(proofs, "PROOFS", {"sense": wrong, "shrink": lambda device: None})
-    gpu = torch.device("cuda", 0)
-    assert not proofs.stands("sense", gpu)
-    assert not proofs.stands("sense", gpu)
-    assert proofs.stands("shrink", gpu)
-    assert calls == [gpu]
-    said = proofs.report()
-    assert said[0] == "CUDA kernel sense on GPU 0: sense_normal is off by 1.0e+00; its torch twin serves"
-    assert said[1].endswith("in use")
-
-
-def test_a_kernel_that_was_not_proven_leaves_the_work_to_torch(monkeypatch) -> None:
-    """Tensors of another device than the CPU, here one without memory, ask for the proof before anything else."""
-    asked = []
-    monkeypatch.setattr(proofs, "stands", lambda name, device: bool(asked.append((name, device.type))))
-    t = torch.empty(2, 2, dtype=torch.complex64, device="meta")
-    assert not sense.serves(t)
-    assert not sense.serves(t, volume=True)
-    assert not eigen.serves(t)
-    assert asked == [("sense", "meta"), ("coils", "meta"), ("eigen", "meta")]
-    assert not sense.serves(t, length=10_000)
-    assert len(asked) == 3
-    assert not sense.serves(t, torch.zeros(1))
 
 
 # On a GPU.
