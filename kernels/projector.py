@@ -96,7 +96,7 @@ def _project(x: Tensor, r: Rays, y: Tensor) -> Tensor:
         image = x if across else x.transpose(-1, -2)
         lines, width = image.shape[-2:]
         line = torch.arange(lines, device=x.device)
-        flat = torch.nn.functional.pad(image, (2, 2)).reshape(x.shape[0], -1)
+        flat = torch.nn.functional.pad(image, (2, 2)).flatten(1)
         for v, chosen in _views(rays, across):
             at, slope, step = rays[v, chosen].unbind(-1)
             crossing = (at[:, None] + slope[:, None] * line).clamp(-1, width)

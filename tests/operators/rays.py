@@ -15,19 +15,18 @@ from recon.operators.xray import Fan, Parallel
 
 def rays(g: Parallel | Fan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A point and a unit vector (x, y) of each ray, views first."""
+    s = (np.arange(g.detectors) - (g.detectors - 1) / 2) * g.spacing + g.offset
     for angle in g.angles.tolist():
-        e, d = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
-        for u in range(g.detectors):
-            s = (u - (g.detectors - 1) / 2) * g.spacing + g.offset
-            if isinstance(g, Parallel):
-                yield s * e, d
-                continue
-            source, reach = -g.source_distance * d, g.source_distance + g.detector_distance
-            gamma = s / reach
-            element = source + reach * (math.cos(gamma) * d + math.sin(gamma) * e) if g.curved else (
-                g.detector_distance * d + s * e
-            )  # fmt: skip
-            yield source, (element - source) / np.linalg.norm(element - source)
+        e = np.array([[math.cos(angle), math.sin(angle)]])
+        d = np.array([[-math.sin(angle), math.cos(angle)]])
+        if isinstance(g, Parallel):
+            yield from zip(s[:, None] * e, np.repeat(d, g.detectors, 0))
+            continue
+        source, reach = -g.source_distance * d, g.source_distance + g.detector_distance
+        gamma = s[:, None] / reach
+        arc, line = source + reach * (np.cos(gamma) * d + np.sin(gamma) * e), g.detector_distance * d + s[:, None] * e
+        way = (arc if g.curved else line) - source
+        yield from zip(np.repeat(source, g.detectors, 0), way / np.linalg.norm(way, axis=1, keepdims=True))
 
 
 def joseph(g: Parallel | Fan, shape: tuple[int, int], voxel: float) -> Tensor:
@@ -69,18 +68,17 @@ BODY = (
 
 def integrals(ellipses: Sequence[Ellipse], g: Parallel | Fan) -> Tensor:
     """Exact line integrals (view, detector) of a sum of ellipses."""
-    out = []
-    for p, d in rays(g):
-        total = 0.0
-        for e in ellipses:
-            c, s = math.cos(e.turn), math.sin(e.turn)
-            turn = np.array([[c / e.a, s / e.a], [-s / e.b, c / e.b]])
-            q, v = turn @ (p - (e.x, e.y)), turn @ d
-            # |q + t v| = 1 has two solutions that are 2 sqrt(h) / |v|² apart
-            h = (q @ v) ** 2 - (v @ v) * (q @ q - 1)
-            total += e.value * 2 * math.sqrt(h) / (v @ v) if h > 0 else 0.0
-        out.append(total)
-    return torch.tensor(out, dtype=torch.float64).reshape(g.angles.numel(), g.detectors)
+    p, d = (np.stack(a, 1) for a in zip(*rays(g)))
+    total = np.zeros(p.shape[1])
+    for e in ellipses:
+        c, s = math.cos(e.turn), math.sin(e.turn)
+        turn = np.array([[c / e.a, s / e.a], [-s / e.b, c / e.b]])
+        q, v = turn @ (p - [[e.x], [e.y]]), turn @ d
+        # |q + t v| = 1 has two solutions that are 2 sqrt(h) / |v|² apart
+        square = (v * v).sum(0)
+        h = (q * v).sum(0) ** 2 - square * ((q * q).sum(0) - 1)
+        total += e.value * 2 * np.sqrt(np.maximum(h, 0)) / square
+    return torch.from_numpy(total).reshape(g.angles.numel(), g.detectors)
 
 
 def picture(ellipses: Sequence[Ellipse], n: int, voxel: float, fine: int = 8) -> Tensor:
