@@ -100,6 +100,11 @@ def _stream(index: int) -> Any:
     return cuda.ExternalStream(stream.cuda_stream, index)
 
 
+def stream(device: torch.device) -> int:
+    """What tells torch's current stream on a device from others there; 0 on the CPU."""
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+
 @cache
 def _allocator() -> Any:
     def take(size: int, index: int) -> int:

@@ -98,9 +98,14 @@ def plan(n: int) -> Plan:
     return Plan(n, four if len(four) else np.zeros((1, 4), np.int32), table, frequency.astype(np.int32))
 
 
-@lru_cache(maxsize=64)
 def plan_on(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int]:
     """Passes, table and frequencies of a plan on a device, and the number of passes."""
+    return _plan_on(n, device, bridge.stream(device))
+
+
+@lru_cache(maxsize=64)
+def _plan_on(n: int, device: torch.device, stream: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    # Torch gives memory back to the stream that asked for it, without waiting for others: each has tables of its own.
     p = plan(n)
     passes, table, frequency = (torch.from_numpy(a.copy()).to(device) for a in (p.passes, p.table, p.frequency))
     return passes, table, frequency, len(radices(n))
@@ -112,9 +117,8 @@ def planes_(k: Tensor, inverse: bool) -> Tensor:
         transform = torch.fft.ifftn if inverse else torch.fft.fftn
         return k.copy_(transform(k, dim=(0, 1), norm="forward" if inverse else "backward"))
     with bridge.on(k.device) as cupy:
-        stream = torch.cuda.current_stream().cuda_stream
         a, cufft = bridge.array(k), cupy.cuda.cufft
-        plan = _cufft(*k.shape, torch.cuda.current_device(), stream)
+        plan = _cufft(*k.shape, torch.cuda.current_device(), bridge.stream(k.device))
         plan.fft(a, a, cufft.CUFFT_INVERSE if inverse else cufft.CUFFT_FORWARD)
     return k
 

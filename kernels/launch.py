@@ -143,7 +143,10 @@ def eigenmaps(
     one = 8 * ((lags + coils * (coils + 1) // 2 + 2 * coils) | 1)
     grid = -(-nx // threads) * -(-ny // ROWS) * nz
     numbers = (*(_int(i) for i in (coils, lags, nz, ny, nx)), _long(maps.stride(0)), _float(least), _float(tolerance))
-    given = (bridge.settled(t) for t in (kernels, waves, reference, _start(coils, kernels.device)))
+    given = (
+        bridge.settled(t)
+        for t in (kernels, waves, reference, _start(coils, kernels.device, bridge.stream(kernels.device)))
+    )
     # The kernel strides over coils itself: it takes the planes from `first` on as flat memory.
     plane = first * ny * nx
     flat = (maps.view(-1)[plane:], values.view(-1)[plane : plane + nz * ny * nx])
@@ -158,7 +161,7 @@ def eigen_threads(coils: int, lags: int, device: torch.device) -> int:
 
 
 @lru_cache(maxsize=64)
-def _start(coils: int, device: torch.device) -> Tensor:
+def _start(coils: int, device: torch.device, stream: int) -> Tensor:
     """A start that no eigenvector is orthogonal to, in all likelihood: golden-angle phases."""
     angle = 2.39996 * np.arange(coils)
     return torch.from_numpy((np.exp(1j * angle) / np.sqrt(coils)).astype(np.complex64)).to(device)
