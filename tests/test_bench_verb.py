@@ -137,6 +137,15 @@ def test_the_centre_of_k_space_is_known_whatever_lines_are_left(full: RawScan, l
     assert pipeline.reconstruct(fewer, recipes.parse({"solve": {"method": "sense"}})).data.shape == (2, 64, 64)
 
 
+def test_rows_that_are_empty_on_both_sides_leave_a_scan_full_and_do_not_count() -> None:
+    k = np.random.default_rng(0).standard_normal((2, 48, 48)).astype(np.complex64)
+    k[:, :5] = k[:, -4:] = 0
+    scan = scan_from_array(k, ("coil", "y", "x"), source="numpy", name="a")
+    assert measured(scan).sum() == 39
+    mask = mask_of("equispaced", (1, 48), 4, 8, 0)
+    assert undersample(scan, mask).effective == 39 / mask[0, 5:-4].sum()
+
+
 def test_scans_without_a_reference_are_refused() -> None:
     for settings, what in (
         (preset(coils=4, matrix=48, accel=2), r"not fully sampled \(\d+ of 48 phase encodes"),
@@ -344,6 +353,18 @@ def test_several_values_may_stand_before_the_scans(file: Path, tmp_path: Path) -
     assert [(r["acceleration"], r["method"]) for r in found] == [
         (a, m) for a in (2, 3) for m in ("zero-filled", "sense")
     ]
+
+
+def test_a_file_that_is_called_like_a_value_is_still_a_value(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("3", "sense"):
+        (tmp_path / name).mkdir()
+    done = recon("bench", file, "--accel", 2, 3, "--methods", "zero-filled", "sense", "-o", "out", "--quiet")
+    assert done.code == 0, done.err
+    assert len(json.loads(Path("out", results.RECORDS).read_text())) == 4
+    assert done.out == ""
 
 
 def test_series_and_stacks_are_compared_whole(full: RawScan) -> None:
