@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.kernels import build, projector
+from recon.kernels import bridge, build, projector
 from recon.operators.xray import Fan, Parallel, Xray
+from tests.kernels.emulation import Emulator
 from tests.operators.rays import joseph
+from tests.tools import need
 
 
 def levels() -> list[str]:
@@ -178,3 +180,34 @@ def test_shapes_and_types_that_do_not_fit_are_refused(compiled) -> None:
         compiled.xray_adjoint(y, rays, views, 3, 3.0, 1.0, 1e-3, x, 1)
     with pytest.raises(TypeError):
         compiled.xray_project(x.astype("float64"), rays, views, *detector, y, 1)
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory) -> Emulator:
+    need("g++")
+    return Emulator(tmp_path_factory.mktemp("emulated"))
+
+
+def test_the_cuda_kernels_are_the_same_arithmetic(emulator, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "run", emulator.run)
+    monkeypatch.setattr(projector, "native", lambda: None)
+    monkeypatch.setattr(projector, "THREADS", 32)
+    for name, A in SCANS.items():
+        x, y = images(name)
+        for kernel, given, f in (("project", x, A.forward), ("adjoint", y, A.adjoint), ("smear", y, A.smear)):
+            expected = f(given)
+            for dtype, limit in ((torch.float32, 1e-4), (torch.float64, 1e-11)):
+                out = torch.empty_like(expected, dtype=dtype)
+                got = projector._launched(f"xray_{kernel}", given.to(dtype), A.rays, out)
+                assert gap(got, expected) < limit, (name, kernel)
+    projector.proof(torch.device("cpu"))
+
+
+def test_the_proof_of_the_cuda_kernels_fails_where_they_are_wrong(emulator, monkeypatch) -> None:
+    def off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0) -> None:
+        emulator.run(source, kernel, grid, block, args, shared)
+        args[{"xray_project": 2, "xray_adjoint": 3, "xray_smear": 2}[kernel]].mul_(1.01)
+
+    monkeypatch.setattr(bridge, "run", off)
+    with pytest.raises(ValueError, match="is off by"):
+        projector.proof(torch.device("cpu"))
