@@ -15,7 +15,7 @@ from PIL import Image
 
 from recon import masks, metrics, pipeline
 from recon import recipe as recipes
-from recon.accuracy import results
+from recon.accuracy import page, results
 from recon.accuracy.compare import Plan, compare, reference, score
 from recon.accuracy.picture import detail
 from recon.accuracy.undersample import acs_lines, mask_of, measured, undersample
@@ -284,15 +284,40 @@ def test_the_table_holds_what_the_records_hold(folder: Path, records: list[dict[
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(folder: Path, records: list[dict[str, Any]]) -> None:
-    page = (folder / results.PAGE).read_text()
-    words = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
-    assert page.count("data:image/png;base64,") == 1
+    html = (folder / results.PAGE).read_text()
+    words = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
+    assert html.count("data:image/png;base64,") == 1
     for sign in ("http", "//", "<script", "<link", "url(", "@import", "<iframe"):
         assert sign not in words
-    assert all(target.startswith("data:") for target in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert all(target.startswith("data:") for target in re.findall(r'(?:src|href)="([^"]*)"', html))
     for r in records:
         assert f"{r['psnr']:.2f}" in words
         assert f"effective {r['effective_acceleration']:.2f}" in words
+
+
+def test_means_are_of_scans_that_share_mask_and_factor_and_that_every_method_managed() -> None:
+    def record(scan: str, method: str, mask: str, psnr: float | None) -> dict[str, Any]:
+        measures = {"psnr": psnr, "ssim": psnr and psnr / 50, "nmse": psnr and 1 / psnr}
+        known: dict[str, Any] = {m + s: v for m, v in measures.items() for s in ("", "_whole")}
+        known |= {f"{name}_ci": None for name in known}
+        known |= {"scan": scan, "method": method, "acceleration": 2, "effective_acceleration": 2.0, "mask": mask}
+        known |= {"acs": 8, "seed": 0, "seconds": 1.0, "data_range": 1.0, "scale": 1.0, "slices": 1, "scan_sha256": "x"}
+        return {**known, "settings": "", "fallbacks": None, "failed": "" if psnr else "why"}
+
+    made = [
+        record("a", "cs", "random", 30.0), record("a", "sense", "random", 20.0), record("b", "cs", "random", 40.0),
+        record("b", "sense", "random", 26.0), record("c", "cs", "random", 90.0), record("c", "sense", "random", None),
+        record("d", "cs", "equispaced", 50.0), record("d", "<b>", "equispaced", 10.0),
+    ]  # fmt: skip
+    html = page.page(made, {})
+    table = [re.findall("<td>(.*?)</td>", row) for row in html.split("</table>")[0].split("<tr>")[2:]]
+    assert table == [
+        ["cs", "2", "random", "2", "35.00", "0.7000"],
+        ["sense", "2", "random", "2", "23.00", "0.4600"],
+        ["cs", "2", "equispaced", "1", "50.00", "1.0000"],
+        ["&lt;b&gt;", "2", "equispaced", "1", "10.00", "0.2000"],
+    ]
+    assert "<b>" not in html
 
 
 def test_the_picture_shows_reference_images_and_errors(folder: Path) -> None:

@@ -96,23 +96,20 @@ def _table(records: Sequence[Record]) -> str:
 
 
 def _means(records: Sequence[Record]) -> str:
-    """Means over those scans that every method of the table has an image of at the same acceleration factor."""
-    methods = list(dict.fromkeys(r["method"] for r in records))
+    """Means over those scans that every method of the table has an image of, for each mask and acceleration factor."""
     rows = [
-        '<div class="scroll"><table><tr><th>method</th><th>R</th><th>scans</th><th>PSNR, body</th><th>SSIM, body</th>'
-        "</tr>"
+        '<div class="scroll"><table><tr><th>method</th><th>R</th><th>mask</th><th>scans</th><th>PSNR, body</th>'
+        "<th>SSIM, body</th></tr>"
     ]
-    for acceleration in dict.fromkeys(r["acceleration"] for r in records):
-        here = [r for r in records if r["acceleration"] == acceleration]
-        able = [m for m in methods if any(r["method"] == m and r["psnr"] is not None for r in here)]
+    for acceleration, mask in dict.fromkeys((r["acceleration"], r["mask"]) for r in records):
+        here = [r for r in records if (r["acceleration"], r["mask"]) == (acceleration, mask)]
+        able = list(dict.fromkeys(r["method"] for r in here if r["psnr"] is not None))
         common = {r["scan"] for r in here} - {r["scan"] for r in here if r["method"] in able and r["psnr"] is None}
         for method in able if common else ():
             own = [r for r in here if r["method"] == method and r["scan"] in common]
             psnr, ssim = (sum(r[m] for r in own) / len(own) for m in ("psnr", "ssim"))
-            rows.append(
-                f"<tr><td>{html.escape(method)}</td><td>{acceleration:g}</td><td>{len(own)}</td><td>{psnr:.2f}</td>"
-                f"<td>{ssim:.4f}</td></tr>"
-            )
+            cells = (html.escape(method), f"{acceleration:g}", html.escape(mask), str(len(own)), f"{psnr:.2f}")
+            rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in (*cells, f"{ssim:.4f}")) + "</tr>")
     return "\n".join([*rows, "</table></div>"])
 
 
@@ -123,10 +120,10 @@ def _chart(records: Sequence[Record]) -> str:
     if len(factors) < 2:
         return ""
     low, high = min(r["psnr"] for r in known) - 1, max(r["psnr"] for r in known) + 1
-    width, height, left = 520, 240, 45
+    width, height, left, right = 600, 240, 45, 190
 
     def at(acceleration: float, psnr: float) -> tuple[float, float]:
-        x = left + (acceleration - factors[0]) / (factors[-1] - factors[0]) * (width - left - 130)
+        x = left + (acceleration - factors[0]) / (factors[-1] - factors[0]) * (width - left - right)
         return x, 15 + (high - psnr) / (high - low) * (height - 50)
 
     label = 'font-size="12" fill="currentColor"'
@@ -137,7 +134,7 @@ def _chart(records: Sequence[Record]) -> str:
     step = next(s for s in (1, 2, 5, 10, 20, 50) if (high - low) / s <= 8 or s == 50)
     for value in range(step * int(-(-low // step)), int(high) + 1, step):
         y = at(factors[0], value)[1]
-        out.append(f'<path d="M{left} {y:.1f}H{width - 130}" stroke="currentColor" stroke-opacity=".2"/>')
+        out.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="currentColor" stroke-opacity=".2"/>')
         out.append(f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end" {label}>{value}</text>')
     out.append(f'<text x="2" y="11" {label}>dB</text>')
     for n, method in enumerate(dict.fromkeys(r["method"] for r in known)):
@@ -148,8 +145,8 @@ def _chart(records: Sequence[Record]) -> str:
         out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
         y = 22 + 17 * n
-        out.append(f'<path d="M{width - 112} {y - 4}h16" stroke="{colour}" stroke-width="3"/>')
-        out.append(f'<text x="{width - 90}" y="{y}" {label}>{html.escape(method)}</text>')
+        out.append(f'<path d="M{width - right + 18} {y - 4}h16" stroke="{colour}" stroke-width="3"/>')
+        out.append(f'<text x="{width - right + 42}" y="{y}" {label}>{html.escape(method)}</text>')
     return "".join([*out, "</svg>"])
 
 
