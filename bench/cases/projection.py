@@ -55,9 +55,13 @@ def exact(angles: Array, bins: int, n: int, centre: tuple[float, float]) -> Arra
 
 
 def _operator(settings: Settings) -> Any:
+    import torch
+
     from recon.operators.xray import Parallel, Xray
 
-    return Xray(Parallel(settings["angles"], settings["bins"]), (settings["n"], settings["n"]))
+    # Our y grows with the row: the same rays turn the other way.
+    angles = -torch.tensor(settings["angles"], dtype=torch.float64)
+    return Xray(Parallel(angles, settings["bins"], 1.0), (settings["n"], settings["n"]), 1.0)
 
 
 def ours_projection(data: Data, settings: Settings) -> Callable[[], Any]:
