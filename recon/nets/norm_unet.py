@@ -94,7 +94,8 @@ class NormUNet(nn.Module):
         # One image after the other keeps features in the cache and their memory small, and the channels of a pixel side
         # by side is what convolutions on a CPU take without a copy.
         h, w = (n + -n % MULTIPLE for n in x.shape[-2:])
-        joined = x.real.new_empty(1, 2 * self.channels, h, w).contiguous(memory_format=torch.channels_last)
+        size = (1, 2 * self.channels, h, w)
+        joined = torch.empty(size, dtype=x.real.dtype, device=x.device, memory_format=torch.channels_last)
         return torch.cat([self._batch(one, joined) for one in x[:, None]])
 
     def _batch(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
