@@ -30,7 +30,7 @@ print(seen[0].peak / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss /
 """
 
 
-@pytest.mark.parametrize("method", ["combine", "sense", "cs", "tv", "grappa"])
+@pytest.mark.parametrize("method", ["combine", "sense", "cs", "tv", "grappa", "unrolled"])
 def test_the_predicted_peak_is_not_exceeded_nor_far_off(method: str, tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
     simulate_to(path, preset(coils=12, accel=2, matrix=192, slices=8))
