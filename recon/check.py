@@ -91,10 +91,7 @@ def _weights(p: Mapping[str, Any]) -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    import importlib.metadata
+    import numpy
+    import torch
 
-    return {
-        "python": platform.python_version(),
-        "torch": importlib.metadata.version("torch"),
-        "numpy": importlib.metadata.version("numpy"),
-    }
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
