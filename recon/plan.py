@@ -15,7 +15,7 @@ _COMPLEX = 8
 #: Measured on CPU for tests/test_plan.py; the maps and their making are counted apart.
 _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 24, "noncartesian": 24}
 _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
-_COIL_IMAGES = {"combine": 8, "grappa": 11, "sense": 7, "cs": 7, "tv": 7, "unrolled": 7, "noncartesian": 12}
+_COIL_IMAGES = {"combine": 10, "grappa": 13, "sense": 5, "cs": 5, "tv": 5, "unrolled": 9, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
 
 
