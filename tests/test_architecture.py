@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "cartesian": {"trust", "data", "job", "methods", "operators", "plan", "prepare", "recipe", "solve"},
     "noncartesian": {"data", "job", "methods", "operators", "plan", "prepare", "recipe"},
     "pipeline": {"data", "io", "job", "cartesian", "noncartesian", "prepare", "recipe", "__init__"},
+    "serve": {"data", "io", "pipeline", "prepare", "recipe", "__init__"},
     "accuracy": {"data", "io", "masks", "metrics", "pipeline", "prepare", "recipe", "__init__"},
     "doctor": {"data", "kernels", "__init__"},
     "cli": {"*"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import LINE, DataError, RawScan
+from recon.data import LINE, DataError, Encoding, Header, RawScan, Samples
 from recon.io import line_rules, mrd_header
 from recon.io.atomic import atomic_file
 
@@ -100,15 +100,35 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
     that are cut short, hold no header or no lines, or whose records do not have the size that their headers state.
     """
     path = Path(path)
-    notes: list[str] = []
     with open_hdf5(path) as file:
         group = _group(file, dataset, path)
         xml, data = _xml(group, path), _data(group, path)
         lines = _lines(data, path)
         waveforms = len(group["waveforms"]) if "waveforms" in group and group["waveforms"].shape else 0
         name = str(group.name)
-    header, encodings, found = mrd_header.parse(xml)
-    notes += found
+    stamp = _stamp(path)
+
+    def samples(keep: NDArray[np.bool_]) -> FileSamples:
+        kept = lines[keep]
+        shapes = [kept[n].astype(np.int64) for n in ("active_channels", "number_of_samples", "trajectory_dimensions")]
+        return FileSamples(path.absolute(), name, np.nonzero(keep)[0], np.stack(shapes, axis=1), stamp)
+
+    return assemble(lines, mrd_header.parse(xml), waveforms, samples)
+
+
+def assemble(
+    lines: NDArray[np.void],
+    parsed: tuple[Header, tuple[Encoding, ...], tuple[str, ...]],
+    waveforms: int,
+    samples: Callable[[NDArray[np.bool_]], Samples],
+) -> RawScan:
+    """The scan of lines that a file or a stream holds, of what `mrd_header.parse` returns, and of waveforms counted.
+
+    `samples` gives access to the samples of the lines that are kept, bool (line,). `lines` may be changed: a
+    sample_time_us that is none becomes 0. Raises DataError as `line_rules.check` does.
+    """
+    header, encodings, found = parsed
+    notes = [*found]
     if waveforms:
         notes.append(f"{waveforms} waveforms (ECG, respiration, …) are not used")
     odd = ~(np.isfinite(lines["sample_time_us"]) & (lines["sample_time_us"] >= 0))
@@ -117,12 +137,15 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
         notes.append(f"{int(odd.sum())} of {len(lines)} lines state no possible sample_time_us; it is taken as unknown")
     encodings, filled = line_rules.complete_limits(lines, encodings)
     keep, broken, rejected = line_rules.check(lines, encodings)
-    lines, records = lines[keep], np.nonzero(keep)[0]
-    shapes = np.stack(
-        [lines[n].astype(np.int64) for n in ("active_channels", "number_of_samples", "trajectory_dimensions")], axis=1
-    )
-    samples = FileSamples(path.absolute(), name, records, shapes, _stamp(path))
-    return RawScan(lines, samples, encodings, header, "ismrmrd", (*notes, *filled, *broken), rejected)
+    return RawScan(lines[keep], samples(keep), encodings, header, "ismrmrd", (*notes, *filled, *broken), rejected)
+
+
+def line_table(heads: NDArray[np.void]) -> NDArray[np.void]:
+    """The table of LINE that acquisition headers (of HEAD, or of a file's like it) give."""
+    out = np.zeros(len(heads), LINE)
+    for name in LINE.names or ():
+        out[name] = heads["idx"][name] if name in _IDX else heads[name]
+    return out
 
 
 def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
@@ -261,8 +284,7 @@ def _lines(data: Any, path: Path) -> NDArray[np.void]:
     out = np.zeros(n, LINE)
     for start, head, lengths in _heads(data):
         block = out[start : start + len(head)]
-        for name in LINE.names or ():
-            block[name] = head["idx"][name] if name in _IDX else head[name]
+        block[:] = line_table(head)
         samples = block["number_of_samples"].astype(np.int64)
         expected = {
             "data": 2 * samples * block["active_channels"].astype(np.int64),

@@ -1,0 +1,1 @@
+"""The scanner's side door: raw data in over TCP while the scan runs, images back."""

@@ -1,0 +1,60 @@
+"""The lines of a scan that is still being sent: they grow in memory, and any part of them is a RawScan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import DataError, Encoding, Header, RawScan
+from recon.io.ismrmrd import HEAD, assemble, line_table
+from recon.serve.wire import Acquisition
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Samples of lines that are held one by one: row i is line rows[i] of `lines`, which may go on growing."""
+
+    lines: Sequence[Acquisition]
+    rows: NDArray[np.intp]
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+        parts = [self.lines[i].data for i in self.rows[rows]]
+        return _stacked(parts) if parts else np.zeros((0, 0, 0), np.complex64)
+
+    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        parts = [self.lines[i].trajectory for i in self.rows[rows]]
+        return _stacked(parts) if parts else np.zeros((0, 0, 0), np.float32)
+
+
+def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    if any(p.shape != parts[0].shape for p in parts):
+        raise DataError(
+            "lines of different numbers of channels or samples cannot be read together; read each kind by itself"
+        )
+    return np.stack(parts)
+
+
+def heads(lines: Sequence[Acquisition]) -> NDArray[np.void]:
+    """The acquisition headers of lines, an array of HEAD."""
+    return np.frombuffer(b"".join(line.head for line in lines), HEAD)
+
+
+def scan(
+    lines: Sequence[Acquisition],
+    parsed: tuple[Header, tuple[Encoding, ...], tuple[str, ...]],
+    waveforms: int = 0,
+    rows: NDArray[np.intp] | None = None,
+) -> RawScan:
+    """The scan that lines make, all of them or only `rows`; the same as a file that holds them.
+
+    Raises DataError as `recon.io.ismrmrd.assemble` does, and where there are no lines.
+    """
+    rows = np.arange(len(lines)) if rows is None else rows
+    if not len(rows):
+        raise DataError("no line of raw data was sent; send the acquisitions between the header and CLOSE")
+    table = line_table(heads([lines[i] for i in rows]))
+    return assemble(table, parsed, waveforms, lambda keep: Held(lines, rows[keep]))

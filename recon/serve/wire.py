@@ -1,0 +1,289 @@
+"""Messages of the MRD streaming protocol (version 1), read from a source of bytes and written as bytes.
+
+Everything is little endian: a message id (u16) and a body whose length the id and the body's own header give. There is
+no other framing, so that an unknown id cannot be skipped. What is read is bounded by `Limits` before it is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import Encoding, ReconError
+from recon.io.ismrmrd import HEAD
+from recon.io.line_rules import ON_GRID
+from recon.io.mrd_image import IMAGE_HEADER, ImageMessage
+
+CONFIG_FILE, CONFIG_TEXT, HEADER, CLOSE, TEXT, QUERY, RESPONSE = range(1, 8)
+ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
+
+#: Bytes of CONFIG_FILE's body.
+NAME_BYTES = 1024
+
+#: Pixels of an image by its data_type.
+PIXEL = {1: "<u2", 2: "<i2", 3: "<u4", 4: "<i4", 5: "<f4", 6: "<f8", 7: "<c8", 8: "<c16"}
+
+#: The waveform header: unlike the others it is aligned as a C compiler aligns it, 40 bytes.
+WAVEFORM_HEAD = np.dtype(
+    {
+        "names": [
+            "version", "flags", "measurement_uid", "scan_counter", "time_stamp", "number_of_samples", "channels",
+            "sample_time_us", "waveform_id",
+        ],
+        "formats": ["<u2", "<u8", "<u4", "<u4", "<u4", "<u2", "<u2", "<f4", "<u2"],
+        "offsets": [0, 8, 16, 20, 24, 28, 30, 32, 36],
+        "itemsize": 40,
+    }
+)  # fmt: skip
+
+#: Fills all of the buffer with the next bytes, or raises.
+Fill = Callable[[memoryview], None]
+
+
+class WireError(ReconError):
+    """The peer sent what the protocol or a limit does not allow."""
+
+
+class Cut(WireError):
+    """The connection ended, or fell silent, before all was sent."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a message may hold, in bytes or counts; larger ones are refused before anything is allocated for them."""
+
+    name: int = 2**20
+    header: int = 16 * 2**20
+    text: int = 2**20
+    samples: int = 65535
+    channels: int = 1024
+    dimensions: int = 4
+    waveform: int = 16 * 2**20
+    image: int = 2**30
+
+
+def limits(encodings: Iterable[Encoding]) -> Limits:
+    """Limits of a scan by its header: on a grid, readouts have at most 4 × encodedSpace.x + 1024 samples."""
+    longest = [4 * e.encoded_matrix[0] + 1024 if e.trajectory in ON_GRID else 65535 for e in encodings]
+    return Limits(samples=min(65535, max(longest)))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Name of a configuration (id 1), or its text (id 2)."""
+
+    text: str
+    is_file: bool
+
+
+@dataclass(frozen=True)
+class XmlHeader:
+    """The XML header of the scan."""
+
+    xml: bytes
+
+
+@dataclass(frozen=True)
+class Text:
+    """A message for people, or JSON."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """The sender sends no more data."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Gadgetron's question, e.g. "gadgetron::info"; the answer carries the same `correlation`."""
+
+    correlation: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Acquisition:
+    """One line: `head` are the 340 bytes of HEAD, `trajectory` (sample, dimension), `data` (channel, sample)."""
+
+    head: bytes
+    trajectory: NDArray[np.float32]
+    data: NDArray[np.complex64]
+
+
+@dataclass(frozen=True, eq=False)
+class Waveform:
+    """ECG, respiration and the like: `head` is a scalar of WAVEFORM_HEAD, `data` uint32 (channel, sample)."""
+
+    head: NDArray[np.void]
+    data: NDArray[np.uint32]
+
+
+Message = Config | XmlHeader | Text | Close | Query | Acquisition | Waveform | ImageMessage
+
+
+def read_id(fill: Fill) -> int:
+    """The id of the next message."""
+    return int.from_bytes(_take(fill, 2), "little")
+
+
+def read_body(number: int, fill: Fill, bound: Limits) -> Message:
+    """The message with id `number`, whose body comes next; raises WireError for an unknown id and beyond a limit."""
+    if number == CONFIG_FILE:
+        return Config(_text(_take(fill, NAME_BYTES)), True)
+    if number == CONFIG_TEXT:
+        return Config(_text(_string(fill, "configuration", bound.name)), False)
+    if number == HEADER:
+        return XmlHeader(_string(fill, "header", bound.header).partition(b"\0")[0])
+    if number == TEXT:
+        return Text(_text(_string(fill, "text", bound.text)))
+    if number == CLOSE:
+        return Close()
+    if number == QUERY:
+        _, correlation, length = struct.unpack("<QQQ", _take(fill, 24))
+        return Query(correlation, _text(_take(fill, _within(length, "query", bound.text))))
+    if number == ACQUISITION:
+        return _acquisition(fill, bound)
+    if number == WAVEFORM:
+        return _waveform(fill, bound)
+    if number == IMAGE:
+        return _image(fill, bound)
+    raise WireError(
+        f"message id {number} is unknown, and without knowing it the rest cannot be read; send ids 1 to 6, "
+        f"{ACQUISITION}, {IMAGE} and {WAVEFORM}"
+    )
+
+
+def _take(fill: Fill, n: int) -> bytes:
+    out = bytearray(n)
+    fill(memoryview(out))
+    return bytes(out)
+
+
+def _within(length: int, what: str, most: int) -> int:
+    if length > most:
+        raise WireError(f"a {what} of {length} bytes is announced; at most {most} are taken")
+    return length
+
+
+def _string(fill: Fill, what: str, most: int) -> bytes:
+    return _take(fill, _within(int.from_bytes(_take(fill, 4), "little"), what, most))
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode(errors="replace")
+
+
+def _array(fill: Fill, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    out = np.empty(shape, dtype)
+    if out.size:
+        fill(out.reshape(-1).view(np.uint8).data)
+    return out
+
+
+_SIZES = struct.Struct("<H2xH")  # number_of_samples, active_channels
+_DIMENSIONS = struct.Struct("<H")
+_AT_SIZES, _AT_DIMENSIONS = (HEAD.fields[name][1] for name in ("number_of_samples", "trajectory_dimensions"))  # type: ignore[index]
+
+
+def _acquisition(fill: Fill, bound: Limits) -> Acquisition:
+    head = _take(fill, HEAD.itemsize)
+    samples, channels = _SIZES.unpack_from(head, _AT_SIZES)
+    (dimensions,) = _DIMENSIONS.unpack_from(head, _AT_DIMENSIONS)
+    if samples > bound.samples or channels > bound.channels or dimensions > bound.dimensions:
+        raise WireError(
+            f"a line of {samples} samples, {channels} channels and {dimensions} trajectory dimensions is announced; by "
+            f"the header at most {bound.samples}, {bound.channels} and {bound.dimensions} are taken"
+        )
+    trajectory = _array(fill, (samples, dimensions), "<f4")
+    return Acquisition(head, trajectory, _array(fill, (channels, samples), "<c8"))
+
+
+def _waveform(fill: Fill, bound: Limits) -> Waveform:
+    head = np.frombuffer(_take(fill, WAVEFORM_HEAD.itemsize), WAVEFORM_HEAD)[0]
+    shape = int(head["channels"]), int(head["number_of_samples"])
+    _within(4 * shape[0] * shape[1], "waveform", bound.waveform)
+    return Waveform(head, _array(fill, shape, "<u4"))
+
+
+def _image(fill: Fill, bound: Limits) -> ImageMessage:
+    header = np.frombuffer(_take(fill, IMAGE_HEADER.itemsize), IMAGE_HEADER)[0]
+    kind = int(header["data_type"])
+    if kind not in PIXEL:
+        raise WireError(f"an image of data_type {kind} is announced; the protocol has 1 to 8")
+    shape = (int(header["channels"]), *(int(n) for n in header["matrix_size"][::-1]))
+    _within(math.prod(shape) * np.dtype(PIXEL[kind]).itemsize, "image", bound.image)
+    attributes = _take(fill, _within(int.from_bytes(_take(fill, 8), "little"), "text of attributes", bound.text))
+    return ImageMessage(header, _text(attributes), _array(fill, shape, PIXEL[kind]))
+
+
+def config_file(name: str) -> bytes:
+    """The message that names a configuration; raises ReconError for a name of more than 1023 bytes."""
+    raw = name.encode()
+    if len(raw) >= NAME_BYTES:
+        raise ReconError(f"the name of a configuration has at most {NAME_BYTES - 1} bytes, this one has {len(raw)}")
+    return _id(CONFIG_FILE) + raw.ljust(NAME_BYTES, b"\0")
+
+
+def config_text(text: str) -> bytes:
+    """The message that holds a configuration."""
+    return _with_length(CONFIG_TEXT, text.encode())
+
+
+def header(xml: bytes) -> bytes:
+    """The message that holds the XML header."""
+    return _with_length(HEADER, xml)
+
+
+def text(words: str) -> bytes:
+    """A message for people, or JSON."""
+    return _with_length(TEXT, words.encode(errors="replace"))
+
+
+def close() -> bytes:
+    """The message after which the sender sends no more data."""
+    return _id(CLOSE)
+
+
+def query(correlation: int, words: str) -> bytes:
+    """Gadgetron's question."""
+    raw = words.encode()
+    return _id(QUERY) + struct.pack("<QQQ", 0, correlation, len(raw)) + raw
+
+
+def response(correlation: int, words: str) -> bytes:
+    """The answer to Gadgetron's question."""
+    raw = words.encode()
+    return _id(RESPONSE) + struct.pack("<QQ", correlation, len(raw)) + raw
+
+
+def acquisition(line: Acquisition) -> bytes:
+    """The message of one line."""
+    return _id(ACQUISITION) + line.head + line.trajectory.tobytes() + line.data.tobytes()
+
+
+def waveform(w: Waveform) -> bytes:
+    """The message of one waveform."""
+    return _id(WAVEFORM) + w.head.tobytes() + w.data.tobytes()
+
+
+def image(message: ImageMessage) -> bytes:
+    """The message of one image."""
+    return _id(IMAGE) + message.body()
+
+
+def _id(number: int) -> bytes:
+    return number.to_bytes(2, "little")
+
+
+def _with_length(number: int, raw: bytes) -> bytes:
+    # One NUL at the end: all readers accept it, and some read the last byte even where there is none.
+    raw += b"\0"
+    return _id(number) + len(raw).to_bytes(4, "little") + raw
