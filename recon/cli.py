@@ -101,11 +101,10 @@ def run(
         plan = with_replicas(plan, replicas or (16 if uncertainty and not plan.trust.replicas else 0))
         for name in (*output, *([uncertainty] if uncertainty else [])):
             writing.kind(name)
-        if evidence and not evidence.endswith(".json"):
-            raise typer.BadParameter(f"--trust writes JSON: name a file that ends in .json, not {evidence!r}")
     inputs: list[str | Path] = [scan, *([recipe] if recipe else [])]
     inputs += [trajectory] if trajectory not in ("", *_STANDARD) else []
-    writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs)
+    records = [evidence] if evidence else []
+    writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs, records=records)
     raw = _trajectory(_read(scan, axes, size, key), trajectory)
     from recon import pipeline
     from recon.progress import reporter

@@ -49,13 +49,14 @@ def check_paths(
     paths: Sequence[str | os.PathLike[str]],
     *,
     inputs: Sequence[str | os.PathLike[str]] = (),
+    records: Sequence[str | os.PathLike[str]] = (),
     needed_bytes: int = 0,
 ) -> None:
     """Raise ReconError unless every output can be written; to be asked before a long reconstruction.
 
     The suffix must be known, the parent folder exist, be writable and have `needed_bytes` free; a DICOM folder must be
     new or empty, since series of different runs in one folder cannot be told apart. No output may be one of `inputs` or
-    another output. A file that exists will be replaced.
+    another output. A file that exists will be replaced. `records` are JSON files that are written beside the images.
     """
     taken: dict[Path, str] = {Path(i).resolve(): "the input" for i in inputs}
     for item in paths:
@@ -65,6 +66,13 @@ def check_paths(
                 raise ReconError(f"{item} would overwrite {taken[target]}; give each output a name of its own")
             taken[target] = f"another output, {item}"
         _check_place(path, found, needed_bytes)
+    for item in records:
+        path = Path(item)
+        if path.suffix.lower() != ".json":
+            raise ReconError(f"{item} is to hold JSON: give it a name that ends in .json")
+        if path.resolve() in taken:
+            raise ReconError(f"{item} would overwrite {taken[path.resolve()]} or its side-car; give it another name")
+        _check_place(path, "json", needed_bytes)
 
 
 def write(
@@ -118,7 +126,7 @@ def _targets(path: Path, found: Kind) -> list[Path]:
     return [path.resolve(), path.with_name(stem + ".json").resolve()]
 
 
-def _check_place(path: Path, found: Kind, needed_bytes: int) -> None:
+def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -> None:
     if found == "dicom folder" and path.exists():
         if not path.is_dir():
             raise ReconError(f"{path} is a file, and DICOM series go into a folder; give another name")
