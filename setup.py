@@ -27,7 +27,15 @@ def extensions() -> list[Extension]:
             include_dirs=[pybind11.get_include()],
             define_macros=[("RECON_MODULE", name)],
             # -fno-math-errno and no more: results must not depend on how a compiler reorders sums.
-            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden", *flags],
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-g0",
+                "-fno-math-errno",
+                "-fopenmp",
+                "-fvisibility=hidden",
+                *flags,
+            ],
             extra_link_args=["-fopenmp"],
             language="c++",
             optional=True,
