@@ -18,6 +18,7 @@ import typer
 from recon import __version__
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
+from recon.cli_serve import serve, stream
 from recon.cli_train import train
 from recon.data import ReconError
 
@@ -146,6 +147,8 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
 app.command()(train)
 app.command(cls=Several)(bench)
 app.command()(check)
+app.command()(serve)
+app.command()(stream)
 
 
 @app.command()

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "doctor": {"data", "kernels", "__init__"},
     "cli": {"*"},
     "cli_bench": {"accuracy", "data", "io", "progress", "recipe"},
+    "cli_serve": {"data", "io", "serve"},
     "cli_train": {"learn", "progress"},
     "__main__": {"*"},
     "__init__": {"*"},

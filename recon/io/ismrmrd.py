@@ -174,16 +174,7 @@ def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
 def _pack(scan: RawScan, rows: NDArray[np.intp], record: np.dtype[Any]) -> NDArray[np.void]:
     lines = scan.lines[rows]
     out = np.zeros(len(rows), record)
-    head = out["head"]
-    for name in LINE.names or ():
-        (head["idx"] if name in _IDX else head)[name] = lines[name]
-    head["version"] = 1
-    head["scan_counter"] = rows
-    head["available_channels"] = lines["active_channels"]
-    for channel in range(int(lines["active_channels"].max(initial=0))):
-        word, bit = divmod(channel, 64)
-        if word < 16:
-            head["channel_mask"][lines["active_channels"] > channel, word] |= np.uint64(1 << bit)
+    out["head"] = heads(lines, rows)
     shapes = np.stack([lines[n] for n in ("active_channels", "number_of_samples", "trajectory_dimensions")], axis=1)
     for shape in np.unique(shapes, axis=0):
         here = np.nonzero((shapes == shape).all(axis=1))[0]
@@ -193,6 +184,21 @@ def _pack(scan: RawScan, rows: NDArray[np.intp], record: np.dtype[Any]) -> NDArr
         for i, values, k in zip(here, flat, np.asarray(trajectory, np.float32).reshape(len(here), -1), strict=True):
             out["data"][i], out["traj"][i] = values, k
     return out
+
+
+def heads(lines: NDArray[np.void], numbers: NDArray[np.intp]) -> NDArray[np.void]:
+    """The acquisition headers (HEAD) of lines (LINE), with their scan counters `numbers`."""
+    head = np.zeros(len(lines), HEAD)
+    for name in LINE.names or ():
+        (head["idx"] if name in _IDX else head)[name] = lines[name]
+    head["version"] = 1
+    head["scan_counter"] = numbers
+    head["available_channels"] = lines["active_channels"]
+    for channel in range(int(lines["active_channels"].max(initial=0))):
+        word, bit = divmod(channel, 64)
+        if word < 16:
+            head["channel_mask"][lines["active_channels"] > channel, word] |= np.uint64(1 << bit)
+    return head
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -121,21 +121,28 @@ def write_mrd(image: Image, path: Path, *, parts: Sequence[ImagePart] = ("magnit
 
     One group image_<series index> for each part, one entry for each slice. Nothing of the patient is in the file.
     """
+    return write_messages(messages(image, parts=parts), path)
+
+
+def write_messages(images: Iterable[ImageMessage], path: Path) -> list[Path]:
+    """Write image messages as ISMRMRD HDF5, one group for each series; a second size or type in it has its own."""
     import h5py
 
-    series: dict[int, list[ImageMessage]] = {}
-    for message in messages(image, parts=parts):
-        series.setdefault(int(message.header["image_series_index"]), []).append(message)
+    series: dict[tuple[Any, ...], list[ImageMessage]] = {}
+    for m in images:
+        series.setdefault((int(m.header["image_series_index"]), m.pixels.shape, m.pixels.dtype), []).append(m)
     with atomic_file(path) as temporary:
         try:
             with h5py.File(temporary, "w") as file:
-                for n, group in series.items():
-                    where = file.create_group(f"dataset/image_{n}")
+                for (n, *_), group in series.items():
+                    twin = sum(name.split("_")[1] == str(n) for name in file.get("dataset", ()))
+                    where = file.create_group(f"dataset/image_{n}" + (f"_{twin}" if twin else ""))
                     where["header"] = np.stack([m.header for m in group])
                     pixels = np.stack([m.pixels for m in group])
                     if np.iscomplexobj(pixels):
                         # ISMRMRD names the halves of a complex number differently from h5py.
-                        pixels = pixels.view(np.dtype([("real", "<f4"), ("imag", "<f4")]))
+                        half = pixels.real.dtype
+                        pixels = pixels.view(np.dtype([("real", half), ("imag", half)]))
                     where["data"] = pixels
                     where.create_dataset("attributes", data=[m.attributes for m in group], dtype=h5py.string_dtype())
         except RuntimeError as error:  # HDF5's word for a write that the system refused while closing

@@ -1,0 +1,85 @@
+"""The verbs `serve` and `stream` of the command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recon.data import ReconError
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Settings of the site (.toml)")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; other than this machine needs --allow")] = "",
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one", min=0, max=65535)] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="Address or network that may connect; repeat it")] = None,
+    max_sessions: Annotated[int | None, typer.Option(help="Sessions at once", min=1, max=256)] = None,
+    audit: Annotated[Path | None, typer.Option(help="File for one line a job")] = None,
+    check: Annotated[Path | None, typer.Option(help="Only check this file of settings")] = None,
+) -> None:
+    """Reconstruct what a scanner streams (MRD over TCP) and send the images back."""
+    from recon.serve import settings
+
+    if check is not None:
+        site = settings.load(check)
+        known = settings.registered(site)
+        typer.echo(f"{check} is well; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
+        return
+    given: dict[str, Any] = {"host": host or None, "port": port, "max_sessions": max_sessions}
+    given |= {"allow": tuple(allow) if allow else None, "audit": str(audit.absolute()) if audit else None}
+    site = settings.load(config) if config else settings.Site()
+    site = settings.check(replace(site, **{k: v for k, v in given.items() if v is not None}))
+    from recon.serve.server import serve as run
+
+    run(site, settings.registered(site), _say, _log)
+
+
+def stream(
+    scan: Annotated[Path, typer.Argument(help="Raw scan, of any format that run reads", metavar="SCAN")],
+    to: Annotated[str, typer.Option(help="Server, host:port")] = "127.0.0.1:9002",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="ISMRMRD file (.h5) for the images")] = None,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe that the server knows")] = "auto",
+    patience: Annotated[float, typer.Option(help="Seconds to wait for an answer", min=1)] = 600,
+) -> None:
+    """Send a raw scan to a server as a scanner would, and keep the images that come back."""
+    from recon.io import write as writing
+
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise typer.BadParameter(f"--to takes host:port, for instance 127.0.0.1:9002, not {to!r}")
+    if output is not None:
+        if output.suffix != ".h5":
+            raise typer.BadParameter(f"-o takes an ISMRMRD file that ends in .h5, not {str(output)!r}")
+        writing.check_paths([str(output)], inputs=[scan])
+    from recon.io.mrd_image import write_messages
+    from recon.io.read import read
+    from recon.serve.client import stream as send
+
+    answer = send(read(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_hear)
+    errors = [t for t in answer.texts if t.startswith("ERR")]
+    if errors or not answer.closed:
+        raise ReconError(
+            f"the server says: {errors[0]}" if errors else "the server broke off before CLOSE; see its log"
+        )
+    typer.echo(f"received {len(answer.images)} images")
+    if output is not None and answer.images:
+        for path in write_messages(answer.images, output):
+            typer.echo(f"wrote {path}")
+
+
+def _hear(text: str) -> None:
+    if not text.startswith("ERR"):
+        typer.echo(f"  {''.join(c if c.isprintable() else '?' for c in text)}", err=True)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _log(line: str) -> None:
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}", file=sys.stderr, flush=True)

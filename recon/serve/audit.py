@@ -1,0 +1,57 @@
+"""One line of JSON for the start and the end of each job, appended to a file that is never rewritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from recon.data import ReconError
+
+#: Bytes at the end of the file in which the last number is looked for.
+_TAIL = 2**22
+
+
+class Audit:
+    """An open audit file. Lines carry a running number, so that their order does not hang on the clock."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as e:
+            raise ReconError(f"cannot open the audit file {path} ({e.strerror}); name another with --audit") from None
+        size = os.fstat(self._file).st_size
+        end = os.pread(self._file, _TAIL, max(0, size - _TAIL))
+        self._number = _last(end)
+        if end and not end.endswith(b"\n"):  # the machine went down in the middle of a line
+            os.write(self._file, b"\n")
+
+    def write(self, event: str, **what: Any) -> None:
+        """Append one line and have it on the disk."""
+        self._number += 1
+        line = {
+            "n": self._number,
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "monotonic_s": round(time.monotonic(), 3),
+            "event": event,
+            **what,
+        }
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _last(tail: bytes) -> int:
+    for line in reversed(tail.split(b"\n")):
+        try:
+            return int(json.loads(line)["n"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0

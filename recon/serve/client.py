@@ -1,0 +1,99 @@
+"""The other end of the line: a client that streams a raw scan to a server and keeps the images that come back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from recon.data import RawScan, ReconError
+from recon.io import mrd_header
+from recon.io.ismrmrd import heads
+from recon.io.mrd_image import ImageMessage
+from recon.serve import wire
+from recon.serve.streams import Incoming
+
+#: Lines that are read from the file at once.
+_LINES = 256
+
+
+@dataclass
+class Answer:
+    """What a server sent: images, texts, and whether it ended with CLOSE."""
+
+    images: list[ImageMessage] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    closed: bool = False
+
+
+def session(scan: RawScan, recipe: str) -> Iterator[bytes]:
+    """All messages of a scan, from the name of the recipe to CLOSE."""
+    yield wire.config_file(recipe)
+    yield wire.header(mrd_header.build(scan.header, scan.encodings))
+    table = heads(scan.lines, np.arange(len(scan.lines)))
+    keys = np.stack([table[n] for n in ("active_channels", "number_of_samples", "trajectory_dimensions")], axis=1)
+    changes = np.nonzero((np.diff(keys.astype(int), axis=0) != 0).any(axis=1))[0] + 1
+    for first, end in pairwise((0, *changes, len(table))):
+        for start in range(first, end, _LINES):
+            rows = np.arange(start, min(end, start + _LINES))
+            samples, k = scan.samples.read(rows), scan.samples.trajectory(rows)
+            for i, data, trajectory in zip(rows, samples, k):
+                yield wire.acquisition(wire.Acquisition(table[i].tobytes(), trajectory, data))
+    yield wire.close()
+
+
+def stream(
+    scan: RawScan, host: str, port: int, recipe: str, *, patience_s: float, hear: Callable[[str], None]
+) -> Answer:
+    """Send a scan and take what comes back; `hear` gets each text at once.
+
+    Raises ReconError where the server cannot be reached, says nothing for `patience_s` seconds, or breaks off.
+    """
+    try:
+        sock = socket.create_connection((host, port), timeout=patience_s)
+    except OSError as e:
+        raise ReconError(f"cannot reach {host}:{port} ({e.strerror or e}); is `recon serve` running there?") from None
+    with sock:
+        failed: list[Exception] = []
+        writer = threading.Thread(target=_send, args=(sock.dup(), session(scan, recipe), failed), daemon=True)
+        writer.start()
+        answer = _take(sock, patience_s, hear)
+        writer.join(patience_s)
+    if failed and not answer.closed:
+        raise failed[0]
+    return answer
+
+
+def _send(sock: socket.socket, messages: Iterator[bytes], failed: list[Exception]) -> None:
+    with sock:
+        try:
+            for message in messages:
+                sock.sendall(message)
+        except OSError:
+            pass  # what the server had to say is in its answer
+        except Exception as e:
+            failed.append(e)
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def _take(sock: socket.socket, patience_s: float, hear: Callable[[str], None]) -> Answer:
+    answer, source = Answer(), Incoming(sock, patience_s, patience_s)
+    while not answer.closed:
+        try:
+            number = wire.read_id(source.fill)
+            source.begun()
+            message = wire.read_body(number, source.fill, wire.Limits())
+        except wire.Cut:
+            return answer
+        if isinstance(message, wire.Text):
+            answer.texts.append(message.text)
+            hear(message.text)
+        elif isinstance(message, ImageMessage):
+            answer.images.append(message)
+        elif isinstance(message, wire.Close):
+            answer.closed = True
+    return answer

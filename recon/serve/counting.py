@@ -1,0 +1,159 @@
+"""Whether all lines of a scan have come: by counting them against the header, not by trusting their flags."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import DataError, Encoding, Flag, Limit, RawScan, Samples, flag_bits
+from recon.prepare import sort
+
+#: Share of N/R lines that a scan of stated acceleration R must have: 3D scans may leave out the corners of k-space.
+_ENOUGH_2D, _ENOUGH_3D = 0.95, 0.75
+
+
+@dataclass(frozen=True)
+class Count:
+    """Lines that came and lines that the header leads to expect, and the repetitions that are whole.
+
+    `complete` is whether every repetition that the header announces is whole.
+    """
+
+    received: int
+    expected: int
+    whole: tuple[int, ...]
+    announced: int
+
+    @property
+    def complete(self) -> bool:
+        return len(self.whole) >= self.announced
+
+
+def span(limit: Limit | None, otherwise: int) -> int:
+    """Number of values within a limit."""
+    return limit.maximum - limit.minimum + 1 if limit else otherwise
+
+
+def encodes(encoding: Encoding) -> tuple[int, int]:
+    """Number of phase encodes along both axes that the header allows."""
+    return tuple(  # type: ignore[return-value]
+        span(encoding.limits.get(f"kspace_encoding_step_{axis}"), encoding.encoded_matrix[axis]) for axis in (1, 2)
+    )
+
+
+def announced(encoding: Encoding, *names: str) -> int:
+    """Number of combinations of the counters by their limits; one where a counter has none."""
+    return math.prod(span(encoding.limits.get(name), 1) for name in names)
+
+
+def count(scan: RawScan) -> Count:
+    """Count the imaging lines of a scan.
+
+    A frame (one slice in one state of the counters) is whole when each of its averages has every phase encode within
+    the limits; where the header states an acceleration R > 1, when it has N/R of them, none missing from a regular
+    pattern, up to both ends. A 3D scan that leaves out the corners of k-space is whole only where a line says that the
+    measurement ends (flag 25); of partial Fourier the limits are those of the lines that are acquired. A repetition is
+    whole when all its frames are there and whole.
+    """
+    rows = sort.kinds(scan).imaging
+    number = sort.choose_encoding(scan)
+    encoding = scan.encodings[number]
+    rows = rows[scan.lines["encoding_space_ref"][rows] == number]
+    finished = bool((scan.lines["flags"][rows] & np.uint64(flag_bits(Flag.LAST_IN_MEASUREMENT))).any())
+    frames = sort.frames(scan, rows)
+    per_repetition = announced(encoding, "contrast", "phase", "set", "slice")
+    found: dict[int, list[bool]] = {}
+    received = 0
+    for f in frames:
+        lines = scan.lines[f.rows]
+        received += len(np.unique(_encode_numbers(lines)))
+        found.setdefault(f.repetition, []).append(f.complete and _whole(lines, encoding, finished))
+    whole = tuple(r for r, states in found.items() if len(states) >= per_repetition and all(states))
+    repetitions = announced(encoding, "repetition")
+    least = _least(encoding) if encoding.acceleration != (1, 1) else math.prod(encodes(encoding))
+    return Count(received, max(repetitions, len(found)) * per_repetition * least, whole, max(repetitions, len(found)))
+
+
+def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
+    """The scan without the imaging lines of other repetitions."""
+    kinds = sort.kinds(scan)
+    lost = kinds.imaging[~np.isin(scan.lines["repetition"][kinds.imaging], repetitions)]
+    keep = np.ones(len(scan.lines), np.bool_)
+    keep[lost] = False
+    return replace(scan, lines=scan.lines[keep], samples=_Part(scan.samples, np.nonzero(keep)[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    samples: Samples
+    rows: NDArray[np.intp]
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+        return self.samples.read(self.rows[rows])
+
+    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return self.samples.trajectory(self.rows[rows])
+
+
+def refuse(found: Count) -> DataError:
+    """The error that says how much is missing."""
+    return DataError(
+        f"incomplete {found.received}/{found.expected}: lines are missing, so that no image is made; let the scan end, "
+        "or correct encodingLimits and accelerationFactor in the header if they announce more than is acquired"
+    )
+
+
+def _encode_numbers(lines: NDArray[np.void]) -> NDArray[np.int64]:
+    """A number for each line that tells phase encodes and averages apart."""
+    steps = lines["kspace_encode_step_2"].astype(np.int64) << 16 | lines["kspace_encode_step_1"]
+    return np.asarray(steps << 16 | lines["average"], np.int64)
+
+
+def _least(encoding: Encoding) -> int:
+    """Fewest phase encodes of a frame whose header states an acceleration."""
+    (n1, n2), (r1, r2) = encodes(encoding), encoding.acceleration
+    return math.floor((_ENOUGH_3D if n2 > 1 else _ENOUGH_2D) * math.ceil(n1 / r1) * math.ceil(n2 / r2))
+
+
+def _whole(lines: NDArray[np.void], encoding: Encoding, finished: bool) -> bool:
+    averages = range(announced(encoding, "average"))
+    first = encoding.limits["average"].minimum if "average" in encoding.limits else 0
+    return all(_whole_average(lines[lines["average"] == first + a], encoding, finished) for a in averages)
+
+
+def _whole_average(lines: NDArray[np.void], encoding: Encoding, finished: bool) -> bool:
+    n1, n2 = encodes(encoding)
+    step1, step2 = lines["kspace_encode_step_1"].astype(np.int64), lines["kspace_encode_step_2"].astype(np.int64)
+    acquired = len(np.unique(step2 << 16 | step1))
+    if acquired >= n1 * n2:
+        return True
+    r1, r2 = encoding.acceleration
+    along = [
+        _reaches(np.unique(step), encoding.limits.get(f"kspace_encoding_step_{i}"), n, r)
+        for i, (step, n, r) in enumerate(((step1, n1, r1), (step2, n2, r2)), start=1)
+    ]
+    if not all(along):
+        return False
+    if (r1, r2) != (1, 1):
+        return acquired >= _least(encoding)
+    # Without acceleration only corners of a 3D k-space may be missing, and only at the scanner's word.
+    places = np.unique(step2 << 16 | step1)
+    holes = (np.diff(places) != 1) & (np.diff(places >> 16) == 0)
+    return finished and n2 > 1 and not holes.any() and acquired >= _ENOUGH_3D * n1 * n2
+
+
+def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int) -> bool:
+    """Whether phase encodes go from end to end of their limit in steps that are no larger than they usually are."""
+    if n == 1 or not len(values):
+        return bool(len(values))
+    low, high = (limit.minimum, limit.maximum) if limit else (0, n - 1)
+    gaps = np.diff(values)
+    wide = gaps[gaps > 1]
+    regular = r == 1 or (len(wide) > 0 and np.count_nonzero(wide == r) >= 0.6 * len(wide))
+    if regular and (gaps > r).any():
+        return False
+    step = max(int(gaps.max(initial=1)), r)
+    return int(values[0]) < low + step and int(values[-1]) > high - step

@@ -1,0 +1,299 @@
+"""The process that listens: it hands each connection to a worker, watches it, and ends what does not end by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recon.data import ReconError
+from recon.recipe import Recipe
+from recon.serve import wire
+from recon.serve.audit import Audit
+from recon.serve.settings import Site, networks
+
+_BACKLOG = 8
+#: Seconds that a connection stays open after our last byte, so that the peer reads it before it sees a reset.
+_LINGER_S = 5.0
+_MOST_LINGERING = 64
+#: Workers that may fail to start, one after the other.
+_FAILURES = 3
+
+Log = Callable[[str], None]
+
+
+@dataclass
+class _Session:
+    name: str
+    peer: str
+    connection: socket.socket
+    ends_at: float
+    began: float
+    reason: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    buffer: bytes = b""
+    ready: bool = False
+    sending: bool = False
+    session: _Session | None = None
+
+
+def listen(site: Site) -> socket.socket:
+    """The listening socket of a site; raises ReconError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in site.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((site.host, site.port))
+        sock.listen(_BACKLOG)
+    except OSError as e:
+        sock.close()
+        raise ReconError(
+            f"cannot listen on {site.host}:{site.port} ({e.strerror}); stop what uses the port, or choose another with "
+            "--port"
+        ) from None
+    return sock
+
+
+class Server:
+    """A listening socket, its workers, and the loop that serves them until `stop`."""
+
+    def __init__(self, sock: socket.socket, site: Site, recipes: Mapping[str, Recipe], audit: Audit, log: Log) -> None:
+        self._listener, self._site, self._audit, self._log = sock, site, audit, log
+        self._allowed = networks(site)
+        self._setup = json.dumps({"site": asdict(site), "recipes": {n: asdict(r) for n, r in recipes.items()}}).encode()
+        self._workers: list[_Worker] = []
+        self._lingering: dict[socket.socket, float] = {}
+        self._failures = 0
+        self._stopping = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._wakened = socket.socketpair()
+        for s in (self._wake, self._wakened):
+            s.setblocking(False)
+        sock.setblocking(False)
+        self._selector.register(sock, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wakened, selectors.EVENT_READ, self._stop)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; sessions are then ended with a word to their peers."""
+        before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGTERM, signal.SIGINT)}
+        fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        try:
+            while not self._stopping or any(w.session for w in self._workers):
+                self._keep_warm()
+                for key, _ in self._selector.select(self._timeout()):
+                    key.data()
+                self._watch()
+        finally:
+            signal.set_wakeup_fd(fd)
+            for n, handler in before.items():
+                signal.signal(n, handler)
+            self._end()
+
+    def _active(self) -> list[_Worker]:
+        return [w for w in self._workers if w.session]
+
+    def _keep_warm(self) -> None:
+        idle = sum(not w.session for w in self._workers)
+        wanted = 0 if self._stopping else min(self._site.warm, self._site.max_sessions - len(self._active()))
+        for _ in range(wanted - idle):
+            self._start()
+
+    def _start(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as setup:
+            setup.write(self._setup)
+            setup.seek(0)
+            # What a library may print could hold something of the scan: it goes nowhere.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "recon.serve.worker", str(theirs.fileno())],
+                stdin=setup, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            )  # fmt: skip
+        worker = _Worker(process, ours)
+        ours.setblocking(False)
+        self._workers.append(worker)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
+        return worker
+
+    def _accept(self) -> None:
+        try:
+            connection, address = self._listener.accept()
+        except OSError:
+            return  # the peer has gone again
+        peer = address[0]
+        if not any(ipaddress.ip_address(peer.partition("%")[0]) in network for network in self._allowed):
+            self._log(f"{peer} is not in the allow-list; refused")
+            connection.close()
+            return
+        if len(self._active()) >= self._site.max_sessions:
+            self._log(f"{peer} was told that {self._site.max_sessions} sessions are running")
+            self._dismiss(connection, f"ERR busy: {self._site.max_sessions} sessions are running; try again later")
+            return
+        now = time.monotonic()
+        session = _Session(secrets.token_hex(4), peer, connection, now + self._site.limits.wall_s, now)
+        worker = next((w for w in self._workers if not w.session), None) or self._start()
+        worker.session = session
+        self._audit.write("started", job=session.name, peer=peer)
+        self._log(f"job {session.name} from {peer} started")
+        with contextlib.suppress(OSError):  # a worker that has just died is noticed when its control socket ends
+            words = json.dumps({"job": session.name}).encode()
+            socket.send_fds(worker.control, [words], [connection.fileno()])
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            got = worker.control.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            got = b""
+        *lines, worker.buffer = (worker.buffer + got).split(b"\n")
+        for line in lines:
+            self._note(worker, json.loads(line))
+        if not got:
+            self._gone(worker)
+
+    def _note(self, worker: _Worker, what: dict[str, Any]) -> None:
+        worker.sending = what.pop("sending", worker.sending)
+        if what.pop("ready", False):
+            worker.ready, self._failures = True, 0
+        if worker.session is None:
+            return
+        record = worker.session.record
+        for many, one in (("images", "image"), ("notes", "note")):
+            if one in what:
+                record.setdefault(many, []).append(what.pop(one))
+        if "last_line_to_image_s" in what:
+            self._log(f"job {worker.session.name}: {what['last_line_to_image_s']:.2f} s from last line to first image")
+        record.update(what)
+
+    def _gone(self, worker: _Worker) -> None:
+        """A worker has ended: its peer hears why if it has not yet, and the audit says how."""
+        self._selector.unregister(worker.control)
+        worker.control.close()
+        worker.process.kill()
+        worker.process.wait()
+        self._workers.remove(worker)
+        if not worker.ready:
+            self._failures += 1
+            if self._failures >= _FAILURES:
+                raise ReconError("the processes of the sessions do not start; see recon doctor")
+        session = worker.session
+        if session is None:
+            return
+        words = ""
+        if "state" not in session.record:
+            reason = session.reason or "the process of the session ended unexpectedly; the scan was not reconstructed"
+            session.record |= {"state": "failed", "reason": reason}
+            words = f"ERR {session.name}: {reason}"
+        state, reason = session.record["state"], session.record.get("reason", "")
+        seconds = round(time.monotonic() - session.began, 3)
+        self._audit.write("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
+        self._log(f"job {session.name} ended after {seconds:.1f} s: {state}{': ' + reason if reason else ''}")
+        # In the middle of an image any word would be read as pixels.
+        self._dismiss(session.connection, words, silent=worker.sending)
+
+    def _dismiss(self, connection: socket.socket, words: str, *, silent: bool = False) -> None:
+        """End a connection: say `words` and CLOSE, then wait a little until the peer has read it."""
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            if words and not silent:
+                connection.send(wire.text(words) + wire.close())
+            connection.shutdown(socket.SHUT_WR)
+            if len(self._lingering) < _MOST_LINGERING:
+                self._lingering[connection] = time.monotonic() + _LINGER_S
+                self._selector.register(connection, selectors.EVENT_READ, lambda: self._drain(connection))
+                return
+        connection.close()
+
+    def _drain(self, connection: socket.socket) -> None:
+        try:
+            if connection.recv(1 << 20):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._release(connection)
+
+    def _release(self, connection: socket.socket) -> None:
+        self._lingering.pop(connection, None)
+        self._selector.unregister(connection)
+        connection.close()
+
+    def _timeout(self) -> float | None:
+        times = [w.session.ends_at for w in self._active() if w.session] + list(self._lingering.values())
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        for worker in self._active():
+            assert worker.session is not None
+            if self._stopping and not worker.sending and not worker.session.reason:
+                worker.session.ends_at = now
+            if now >= worker.session.ends_at and not worker.session.reason:
+                worker.session.reason = (
+                    "the server is being stopped; send the scan again when it runs"
+                    if self._stopping
+                    else f"the session took more than {self._site.limits.wall_s:g} s and was ended"
+                )
+                worker.process.kill()  # its control socket ends, and with it the session
+                worker.session.ends_at = now + 60
+        for connection in [c for c, until in self._lingering.items() if now >= until]:
+            self._release(connection)
+
+    def _stop(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wakened.recv(1 << 10)
+        if self._stopping:
+            return
+        self._stopping = time.monotonic()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        for worker in self._active():
+            assert worker.session is not None
+            worker.session.ends_at = min(worker.session.ends_at, self._stopping + self._site.limits.grace_s)
+
+    def _end(self) -> None:
+        """End the workers that wait, each by its own id, and give the last peers a moment to read."""
+        for worker in self._workers:
+            worker.control.close()
+            worker.process.kill()
+            worker.process.wait()
+        until = time.monotonic() + 1.0
+        while self._lingering and time.monotonic() < until:
+            for key, _ in self._selector.select(0.05):
+                if key.fileobj in self._lingering:
+                    key.data()
+        for connection in list(self._lingering):
+            connection.close()
+        self._selector.close()
+        self._listener.close()
+
+
+def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None:
+    """Listen and serve until SIGTERM or SIGINT; `say` gets one line with the address once it listens."""
+    audit = Audit(Path(site.audit).expanduser())
+    try:
+        sock = listen(site)
+        host, port = sock.getsockname()[:2]
+        say(f"listening on {host}:{port}")
+        Server(sock, site, recipes, audit, log).run()
+    finally:
+        audit.close()

@@ -1,0 +1,182 @@
+"""One scan on its way in: the order of messages, what has come so far, and the limits it must keep."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from defusedxml import ElementTree as safe
+from defusedxml.common import DefusedXmlException
+
+from recon import __version__
+from recon.data import Encoding, Header
+from recon.io import mrd_header
+from recon.io.ismrmrd import HEAD
+from recon.io.mrd_image import ImageMessage, meta_xml
+from recon.serve import wire
+from recon.serve.counting import announced, encodes
+from recon.serve.wire import Acquisition, Close, Config, Fill, Query, Text, Waveform, WireError, XmlHeader
+
+MiB = 2**20
+
+Send = Callable[[bytes], None]
+
+
+@dataclass
+class Inbox:
+    """What has come of one scan; one thread fills it, another takes from it. `changed` guards all fields.
+
+    `ended` is set when no more will come, `error` when it ended badly; `closed` says that CLOSE came.
+    """
+
+    recipe: str = ""
+    parsed: tuple[Header, tuple[Encoding, ...], tuple[str, ...]] | None = None
+    lines: list[Acquisition] = field(default_factory=list)
+    waveforms: int = 0
+    images: int = 0
+    highest_series: int = -1
+    bytes: int = 0
+    closed: bool = False
+    ended: bool = False
+    error: Exception | None = None
+    notes: list[str] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+
+def receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, send: Send) -> None:
+    """Read messages into the inbox until CLOSE or an error; images and queries are answered through `send` at once.
+
+    `names` are the recipes that may be asked for. At its end the inbox is `ended`, whatever happened.
+    """
+    error: Exception | None = None
+    try:
+        _receive(fill, inbox, names, most_bytes, send)
+    except Exception as e:
+        error = e
+    with inbox.changed:
+        inbox.ended, inbox.error = True, error
+        inbox.changed.notify_all()
+
+
+def _receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, send: Send) -> None:
+    bound, budget = wire.Limits(), 0
+    stage, before = "config", 0
+    while True:
+        number = wire.read_id(fill)
+        _in_order(stage, number)
+        message = wire.read_body(number, fill, bound)
+        if isinstance(message, Acquisition):
+            assert inbox.parsed is not None
+            budget = budget or _budget(inbox.parsed[1], message, most_bytes)
+            with inbox.changed:
+                inbox.lines.append(message)
+                inbox.bytes += len(message.head) + message.data.nbytes + message.trajectory.nbytes
+            if inbox.bytes > budget:
+                raise WireError(
+                    f"more than {budget // MiB} MiB of raw data came, which is more than the header announces or this "
+                    "server holds; correct encodingLimits, or raise session_MiB"
+                )
+        elif isinstance(message, Config):
+            stage, inbox.recipe = "header", _registered(message.text, names)
+        elif isinstance(message, XmlHeader):
+            parsed = mrd_header.parse(message.xml)
+            stage, bound = "data", wire.limits(parsed[1])
+            with inbox.changed:
+                inbox.parsed = parsed
+        elif isinstance(message, Text):
+            # The scanner's user interface speaks directly after the header; other texts are for people.
+            if before == wire.HEADER:
+                wanted = _parameter(message.text, inbox.notes)
+                inbox.recipe = _registered(wanted, names) if wanted else inbox.recipe
+        elif isinstance(message, Waveform):
+            inbox.waveforms += 1
+        elif isinstance(message, ImageMessage):
+            inbox.images += 1
+            inbox.highest_series = max(inbox.highest_series, int(message.header["image_series_index"]))
+            send(wire.image(passed_on(message)))
+        elif isinstance(message, Query):
+            send(wire.response(message.correlation, _answer(message.text)))
+        elif isinstance(message, Close):
+            inbox.closed = True
+            return
+        before = number
+
+
+def _in_order(stage: str, number: int) -> None:
+    if number in (wire.CONFIG_FILE, wire.CONFIG_TEXT) and stage != "config":
+        raise WireError("a second configuration came; send exactly one, as the first message")
+    if number == wire.HEADER and stage == "config":
+        raise WireError("the header came before the configuration; send CONFIG_FILE or CONFIG_TEXT first")
+    if number == wire.HEADER and stage == "data":
+        raise WireError("a second header came; send exactly one for a scan")
+    data = number in (wire.ACQUISITION, wire.WAVEFORM, wire.IMAGE, wire.TEXT)
+    if data and stage != "data":
+        raise WireError(f"message {number} came before the {stage}; send configuration, header and then data")
+
+
+def _registered(name: str, names: Collection[str]) -> str:
+    if name not in names:
+        # The name itself is the peer's, and is repeated nowhere.
+        raise WireError(
+            f"the recipe asked for is not registered here; registered are {', '.join(sorted(names))}: ask for one of "
+            "them, or add it to the site's file"
+        )
+    return name
+
+
+def _parameter(text: str, notes: list[str]) -> str:
+    """Name of the recipe that the scanner's user interface asks for, empty where it asks for none."""
+    try:
+        found = json.loads(text)["parameters"]
+        names = [found[key] for key in ("customconfig", "config") if isinstance(found.get(key), str) and found[key]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        notes.append("the text after the header holds no JSON with parameters; it is not used")
+        return ""
+    return names[-1] if names else ""
+
+
+def _answer(question: str) -> str:
+    if question == "gadgetron::info":
+        return f"recon {__version__}\n"
+    return "1.4.1" if question == "ismrmrd::version" else "Unknown query"
+
+
+def _budget(encodings: tuple[Encoding, ...], line: Acquisition, most: int) -> int:
+    """Bytes that a scan may send: a fifth more than its header announces, 256 MiB, and at most `most`."""
+    channels, samples = (int(n) for n in line.data.shape)
+    lines, longest = 0, samples
+    for e in encodings:
+        n1, n2 = encodes(e)
+        lines += n1 * n2 * announced(e, "average", "slice", "contrast", "phase", "repetition", "set")
+        longest = max(longest, e.encoded_matrix[0])
+    each: int = len(line.head) + 8 * channels * longest + 4 * samples * line.trajectory.shape[1]
+    return min(most, lines * each * 6 // 5 + 256 * MiB)
+
+
+def passed_on(message: ImageMessage) -> ImageMessage:
+    """An image of the scanner's as it goes back: its pixels and attributes untouched, its geometry marked as final."""
+    meta: dict[str, list[str]] = {}
+    try:
+        root: Any = safe.fromstring(message.attributes, forbid_dtd=True) if message.attributes.strip() else ()
+        for entry in root:
+            values = [v.text or "" for v in entry.findall("value")]
+            meta.setdefault(entry.findtext("name") or "", []).extend(values)
+    except (safe.ParseError, DefusedXmlException, ValueError):
+        meta = {}
+    meta.pop("", None)
+    return replace(message, attributes=meta_xml({**meta, "Keep_image_geometry": ["1"]}))
+
+
+def stamp(message: ImageMessage, first: Acquisition | None, series: int) -> ImageMessage:
+    """A reconstructed image with the measurement, time and table position of the scan's first line."""
+    head = message.header.copy()
+    head["image_series_index"] += series
+    if first is not None:
+        line = np.frombuffer(first.head, HEAD)[0]
+        for name in ("measurement_uid", "acquisition_time_stamp", "physiology_time_stamp", "patient_table_position"):
+            head[name] = line[name]
+    return replace(message, header=head)

@@ -1,0 +1,116 @@
+"""How a site's server is set up: one TOML file, checked before anything listens."""
+
+from __future__ import annotations
+
+import ipaddress
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from recon import recipe as recipes
+from recon.data import ReconError
+from recon.recipe import Recipe
+
+Seconds = Annotated[float, Ge(0.05), Le(1e6)]
+Mebibytes = Annotated[int, Ge(1), Le(2**24)]
+
+#: Recipes that every server knows, and the method of each.
+BUILT_IN: dict[str, recipes.Method] = {
+    "auto": "auto", "default": "auto", "combine": "combine", "grappa": "grappa", "sense": "sense", "cs": "cs",
+    "tv": "tv", "unrolled": "unrolled",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how much."""
+
+    #: Seconds until the first message, of silence before CLOSE, of a whole session, and without progress in sending.
+    first_s: Seconds = 10.0
+    idle_s: Seconds = 60.0
+    wall_s: Seconds = 1800.0
+    send_s: Seconds = 60.0
+    #: Seconds that a session has to finish an image when the server is asked to stop.
+    grace_s: Seconds = 5.0
+    #: MiB of raw data that a session may hold, and of images that wait to be sent.
+    session_MiB: Mebibytes = 8192
+    queue_MiB: Mebibytes = 256
+    #: MiB that a reconstruction may use; 0 takes what is free.
+    memory_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """The server of a site."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535)] = 9002
+    #: Addresses or networks that may connect; needed where `host` is not this machine alone.
+    allow: tuple[str, ...] = ()
+    #: Sessions at once; further ones are told "busy".
+    max_sessions: Annotated[int, Ge(1), Le(256)] = 4
+    #: Processes that wait for the next session with everything imported.
+    warm: Annotated[int, Ge(1), Le(16)] = 1
+    #: Recipe that a scanner asks for by name, and its TOML file, relative to this one.
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    pixel: Literal["float32", "int16"] = "float32"
+    device: str = "auto"
+    #: CPU threads of a session; 0 takes all.
+    threads: Annotated[int, Ge(0), Le(1024)] = 0
+    #: File to which one line a job is appended.
+    audit: str = "~/.local/state/recon/audit.jsonl"
+    limits: Limits = field(default_factory=Limits)
+
+
+def load(path: Path) -> Site:
+    """The site in a TOML file; relative names in it are taken from its folder.
+
+    Raises ReconError for a file that is none, that anybody may write, or that has an unknown key or a wrong value.
+    """
+    if not path.is_file():
+        raise ReconError(f"there is no file {path}; write one as the scanner tutorial shows")
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise ReconError(f"{path} may be changed by anybody on this machine; run chmod o-w {path}")
+    try:
+        table = recipes.table(path)
+    except ReconError as e:
+        raise ReconError(f"{str(e).rpartition('; ')[0]}; write one as the scanner tutorial shows") from None
+    site = recipes.parse(table, str(path), Site)
+    named = {name: str(path.parent / file) for name, file in site.recipes.items()}
+    return check(replace(site, recipes=named, audit=str(path.parent / Path(site.audit).expanduser())))
+
+
+def check(site: Site) -> Site:
+    """The site itself; raises ReconError for an address that needs an allow-list, and for one that is no address."""
+    networks(site)
+    try:
+        local = ipaddress.ip_address(site.host).is_loopback
+    except ValueError:
+        raise ReconError(f"host is {site.host!r}; give an IP address of this machine, such as 127.0.0.1") from None
+    if not local and not site.allow:
+        raise ReconError(
+            f"at {site.host} others could connect; name those that may, for instance --allow 192.168.2.0/24, or listen "
+            "on 127.0.0.1"
+        )
+    return site
+
+
+def networks(site: Site) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """The networks that may connect: those allowed and this machine."""
+    out = [ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")]
+    for text in site.allow:
+        try:
+            out.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            raise ReconError(f"allow holds {text!r}; give addresses or networks such as 192.168.2.0/24") from None
+    return tuple(out)
+
+
+def registered(site: Site) -> dict[str, Recipe]:
+    """All recipes that a scanner may ask for, by name; raises ReconError for a file that holds none."""
+    known = {name: replace(recipes.with_method(Recipe(), method), name=name) for name, method in BUILT_IN.items()}
+    return {**known, **{name: recipes.load(Path(file)) for name, file in site.recipes.items()}}

@@ -1,0 +1,134 @@
+"""Both directions of a connection: bytes in with deadlines, messages out through a bounded queue."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from recon.data import ReconError
+from recon.serve.wire import Cut
+
+_BLOCK = 2**18
+
+
+class Broken(ReconError):
+    """Nothing more can be sent: the peer is gone, or does not read."""
+
+
+class Incoming:
+    """A source of bytes over a socket; `fill` is a `wire.Fill`.
+
+    Raises Cut where the peer ends or breaks off, is silent for `idle_s`, or has sent nothing whole for `first_s`
+    seconds after the start; `begun` ends this last limit.
+    """
+
+    def __init__(self, sock: socket.socket, first_s: float, idle_s: float) -> None:
+        self._socket, self._idle = sock, idle_s
+        self._first_s, self._deadline = first_s, time.monotonic() + first_s
+        self._waiting = True
+        self._buffer = memoryview(bytearray(_BLOCK))
+        self._start = self._end = 0
+        sock.settimeout(idle_s)
+
+    def begun(self) -> None:
+        """The first message is there."""
+        if self._waiting:
+            self._waiting = False
+            self._socket.settimeout(self._idle)
+
+    def fill(self, view: memoryview) -> None:
+        """Fill all of `view` with the next bytes."""
+        at, n = 0, len(view)
+        while at < n:
+            held = self._end - self._start
+            if held:
+                take = min(held, n - at)
+                view[at : at + take] = self._buffer[self._start : self._start + take]
+                self._start += take
+                at += take
+            elif n - at >= _BLOCK:
+                at += self._receive(view[at:])
+            else:
+                self._start, self._end = 0, self._receive(self._buffer)
+
+    def _receive(self, view: memoryview) -> int:
+        if self._waiting:
+            self._socket.settimeout(max(0.001, min(self._idle, self._deadline - time.monotonic())))
+        try:
+            got = self._socket.recv_into(view)
+        except TimeoutError:
+            if self._waiting:
+                raise Cut(f"no message came within {self._first_s:g} s; send the configuration at once") from None
+            raise Cut(f"nothing came for {self._idle:g} s and CLOSE had not come: the scan is incomplete") from None
+        except OSError:
+            raise Cut("the connection broke before CLOSE: the scan is incomplete") from None
+        if not got:
+            raise Cut("the connection ended before CLOSE: the scan is incomplete")
+        return got
+
+
+class Outgoing:
+    """Messages on their way out, sent by a thread of their own; `put` waits while `most_bytes` wait already.
+
+    `mark` is called with True before a message leaves and with False when it has left whole.
+    """
+
+    def __init__(self, sock: socket.socket, send_s: float, most_bytes: int, mark: Callable[[bool], None]) -> None:
+        self._socket, self._send_s, self._most, self._mark = sock, send_s, most_bytes, mark
+        self._waiting: deque[bytes] = deque()
+        self._held = 0
+        self._broken = ""
+        self._ending = False
+        self._changed = threading.Condition()
+        sock.settimeout(send_s)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, message: bytes) -> None:
+        """Hand over a message; raises Broken where none can be sent any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken or not self._held or self._held + len(message) <= self._most)
+            if self._broken:
+                raise Broken(self._broken)
+            self._waiting.append(message)
+            self._held += len(message)
+            self._changed.notify_all()
+
+    def finish(self) -> str:
+        """Wait until all is sent; returns why not, or nothing."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._thread.join()
+        return self._broken
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ending)
+                if not self._waiting:
+                    return
+                message = self._waiting.popleft()
+            reason = self._send(message)
+            with self._changed:
+                self._held -= len(message)
+                self._broken = reason
+                self._changed.notify_all()
+            if reason:
+                return
+
+    def _send(self, message: bytes) -> str:
+        self._mark(True)
+        view = memoryview(message)
+        try:
+            while view:
+                view = view[self._socket.send(view[: 4 * _BLOCK]) :]
+        except TimeoutError:
+            return f"the peer took nothing for {self._send_s:g} s; the session is given up"
+        except OSError:
+            return "the peer is gone; the session is given up"
+        self._mark(False)
+        return ""

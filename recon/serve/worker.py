@@ -1,0 +1,191 @@
+"""The process of one session: it imports everything, waits for a connection, reconstructs, answers, and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recon import recipe as recipes
+from recon.data import Image, RawScan, ReconError
+from recon.io.mrd_image import ImageMessage, messages
+from recon.recipe import Recipe
+from recon.serve import counting, store, wire
+from recon.serve.session import Inbox, MiB, receive, stamp
+from recon.serve.settings import Site
+from recon.serve.streams import Broken, Incoming, Outgoing
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a session needs: its name, the site's settings, the recipes, and where it reports to."""
+
+    name: str
+    site: Site
+    recipes: Mapping[str, Recipe]
+    control: socket.socket
+
+    def tell(self, **what: Any) -> None:
+        """Report to the server's process: one line of JSON."""
+        with contextlib.suppress(OSError):
+            self.control.sendall(json.dumps(what).encode() + b"\n")
+
+
+def talk(connection: socket.socket, job: Job) -> None:
+    """One session from its first byte to CLOSE. Every session that began ends with TEXT and CLOSE where it can."""
+    limits = job.site.limits
+    out = Outgoing(connection.dup(), limits.send_s, limits.queue_MiB * MiB, lambda busy: job.tell(sending=busy))
+    incoming = Incoming(connection, limits.first_s, limits.idle_s)
+    inbox = Inbox()
+
+    def fill(view: memoryview) -> None:
+        incoming.fill(view)
+        if inbox.recipe:
+            incoming.begun()
+
+    reader = threading.Thread(
+        target=receive, args=(fill, inbox, job.recipes, limits.session_MiB * MiB, out.put), daemon=True
+    )
+    reader.start()
+    state = "failed"
+    try:
+        state = _work(inbox, out, job)
+    except Broken as e:
+        state = "undelivered"
+        job.tell(reason=str(e))
+    except Exception as e:
+        reason = sentence(e)
+        state = "incomplete" if isinstance(e, wire.Cut) else "failed"
+        job.tell(reason=reason)
+        with contextlib.suppress(Broken):
+            out.put(wire.text(f"ERR {job.name}: {reason}"))
+    with contextlib.suppress(Broken):
+        out.put(wire.close())
+    lost = out.finish()
+    if lost:
+        job.tell(reason=lost)
+    job.tell(state="undelivered" if lost and state == "done" else state, lines=len(inbox.lines), bytes=inbox.bytes,
+             images_passed=inbox.images, waveforms=inbox.waveforms, recipe=inbox.recipe)  # fmt: skip
+
+
+def sentence(e: Exception) -> str:
+    """What may be said of an error: its own words where this engine wrote them, else its type alone."""
+    if isinstance(e, ReconError):
+        return "".join(c if c.isprintable() else "?" for c in " ".join(str(e).split()))
+    if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and "memory" in str(e)):
+        return "the machine ran out of memory; lower memory_MiB or max_sessions in the site's file"
+    return f"an error that was not foreseen ({type(e).__name__})"
+
+
+def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:
+    with inbox.changed:
+        inbox.changed.wait_for(lambda: inbox.ended)
+    arrived = time.monotonic()
+    if inbox.error is not None:
+        raise inbox.error
+    for note in inbox.notes:
+        out.put(wire.text(f"WRN {job.name}: {note}"))
+    if inbox.parsed is None:
+        return "query"
+    if inbox.images and not inbox.lines:
+        return "passed on"
+    scan = store.scan(inbox.lines, inbox.parsed, inbox.waveforms)
+    scan, warning = complete(scan, job)
+    if warning:
+        out.put(wire.text(f"WRN {job.name}: {warning}"))
+    for n, (message, image) in enumerate(images(scan, inbox, job)):
+        out.put(wire.image(message))
+        if n == 0:
+            job.tell(last_line_to_image_s=round(time.monotonic() - arrived, 3))
+        _account(message, image, job)
+    return "done"
+
+
+def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
+    """The part of a scan that is whole, and a warning where that is not all; raises DataError where nothing is."""
+    found = counting.count(scan)
+    job.tell(lines_received=found.received, lines_expected=found.expected)
+    if found.complete:
+        return scan, ""
+    if not found.whole or found.announced == 1:
+        raise counting.refuse(found)
+    return (
+        counting.only_repetitions(scan, found.whole),
+        f"incomplete {found.received}/{found.expected}: {len(found.whole)} of {found.announced} repetitions are whole, "
+        "and only these are returned",
+    )
+
+
+def images(scan: RawScan, inbox: Inbox, job: Job) -> Iterator[tuple[ImageMessage, Image]]:
+    """The messages of all images of a scan, and the image that each is of."""
+    from recon import pipeline
+
+    recipe, site = job.recipes[inbox.recipe], job.site
+    parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
+    series = inbox.highest_series + 1
+    for n in range(len(pipeline.stacks(scan))):
+        image = pipeline.reconstruct(
+            scan, recipe, device=site.device, memory=site.limits.memory_MiB * MiB or None, stack=n
+        )
+        job.tell(notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"])
+        for message in messages(image, parts=parts, pixel=site.pixel):
+            yield stamp(message, inbox.lines[0] if inbox.lines else None, series), image
+        series += len(parts)
+
+
+#: What of an image's provenance an audit needs.
+_MADE = ("version", "method", "recipe_hash", "weights_sha256", "device", "versions")
+
+
+def _account(message: ImageMessage, image: Image, job: Job) -> None:
+    head, made = message.header, image.provenance
+    sha256 = hashlib.sha256(message.pixels.tobytes()).hexdigest()
+    job.tell(
+        image={"series": int(head["image_series_index"]), "index": int(head["image_index"]), "sha256": sha256},
+        made={k: made[k] for k in _MADE if k in made},
+    )
+
+
+def main() -> None:
+    """Wait for one connection on the control socket whose number is the argument, and serve it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's data
+    control = socket.socket(fileno=int(sys.argv[1]))
+    setup = json.load(sys.stdin)
+    site: Site = recipes.parse(setup["site"], "the site", Site)
+    known = {name: recipes.parse(values) for name, values in setup["recipes"].items()}
+    import torch
+
+    from recon import pipeline  # noqa: F401  (the first scan shall not wait for it)
+
+    if site.threads:
+        torch.set_num_threads(site.threads)
+    Job("", site, known, control).tell(ready=True)
+    data, descriptors, _, _ = socket.recv_fds(control, 1 << 12, 1)
+    if not descriptors:
+        return  # the server has ended
+    job = Job(json.loads(data)["job"], site, known, control)
+    threading.Thread(target=_follow, args=(control,), daemon=True).start()
+    connection = socket.socket(fileno=descriptors[0])
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    talk(connection, job)
+
+
+def _follow(control: socket.socket) -> None:
+    """End at once when the server's process has ended: nothing else would end a session without it."""
+    if not control.recv(1):
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

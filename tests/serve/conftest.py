@@ -1,0 +1,151 @@
+"""Servers for the tests: one within the test's own process, and whole ones, on loopback at a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recon import simulation
+from recon.serve.settings import Limits, Site, registered
+from recon.serve.worker import Job, talk
+from tests.serve import scanner
+from tests.serve.scanner import Recording
+
+
+@dataclass
+class Local:
+    """Sessions without processes of their own: `told` is what each reported."""
+
+    port: int
+    told: list[dict[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def local() -> Iterator[Callable[..., Local]]:
+    """A function that opens a server within this process, with other limits than usual where given."""
+    listeners: list[socket.socket] = []
+
+    def start(pixel: str = "float32", **limits: float) -> Local:
+        site = Site(pixel=pixel, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
+        recipes = registered(site)
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+        out = Local(listener.getsockname()[1])
+
+        def serve(connection: socket.socket) -> None:
+            ours, theirs = socket.socketpair()
+            with connection, theirs:
+                threading.Thread(target=hear, args=(ours,), daemon=True).start()
+                talk(connection, Job("j0b", site, recipes, theirs))
+                connection.shutdown(socket.SHUT_RDWR)
+
+        def hear(control: socket.socket) -> None:
+            with control, control.makefile() as lines:
+                for text in lines:
+                    out.told.append(json.loads(text))
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=_quietly, args=(serve, connection), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return out
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+def _quietly(serve: Callable[[socket.socket], None], connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the peer is gone
+        serve(connection)
+
+
+@dataclass
+class Running:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+    folder: Path
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def audit(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """A function that starts `recon serve` with a site's settings as TOML."""
+    running: list[Running] = []
+
+    def start(settings: str = "", **options: str) -> Running:
+        folder = tmp_path / f"server{len(running)}"
+        folder.mkdir()
+        (folder / "site.toml").write_text(f'port = 0\naudit = "audit.jsonl"\n{settings}')
+        words = [w for name, value in options.items() for w in (f"--{name}", value)]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "recon", "serve", "--config", str(folder / "site.toml"), *words],
+                stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("listening on 127.0.0.1:"), (line, (folder / "log").read_text())
+        running.append(Running(process, int(line.rpartition(":")[2]), folder))
+        return running[-1]
+
+    yield start
+    for one in running:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+        assert one.process.stdout is not None
+        one.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small scan of two slices, undersampled, with noise lines."""
+    path = tmp_path_factory.mktemp("scan") / "scan.h5"
+    simulation.simulate_to(path, simulation.preset(matrix=32, coils=4, accel=2, slices=2))
+    return path
+
+
+@pytest.fixture(scope="session")
+def full_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small scan of one slice with all of its 32 lines."""
+    path = tmp_path_factory.mktemp("scan") / "full.h5"
+    simulation.simulate_to(path, simulation.preset(matrix=32, coils=2))
+    return path
+
+
+@pytest.fixture(scope="session")
+def recording(scan_file: Path) -> Recording:
+    return scanner.load(scan_file)
+
+
+@pytest.fixture(scope="session")
+def full(full_file: Path) -> Recording:
+    return scanner.load(full_file)
