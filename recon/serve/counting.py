@@ -73,8 +73,9 @@ def count(scan: RawScan) -> Count:
         found.setdefault(f.repetition, []).append(f.complete and _whole(lines, encoding, finished))
     whole = tuple(r for r, states in found.items() if len(states) >= per_repetition and all(states))
     repetitions = announced(encoding, "repetition")
-    least = _least(encoding) if encoding.acceleration != (1, 1) else math.prod(encodes(encoding))
-    return Count(received, max(repetitions, len(found)) * per_repetition * least, whole, max(repetitions, len(found)))
+    each = math.prod(math.ceil(n / r) for n, r in zip(encodes(encoding), encoding.acceleration))
+    each *= announced(encoding, "average")
+    return Count(received, max(repetitions, len(found)) * per_repetition * each, whole, max(repetitions, len(found)))
 
 
 def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
