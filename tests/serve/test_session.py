@@ -189,6 +189,19 @@ def test_missing_lines_make_no_image(local: Start, full: Recording, lost: list[i
     assert f"incomplete {32 - len(lost)}/32" in ends_well(reply)
 
 
+def test_a_line_missing_from_a_regular_pattern_makes_no_image(local: Start, recording: Recording) -> None:
+    steps = [scanner.value(b, "step1") for b in recording.lines]
+    outer = next(i for i, b in enumerate(recording.lines) if steps[i] == 4 and scanner.value(b, "flags") & 1 << 18 == 0)
+    assert 5 not in {s for s, b in zip(steps, recording.lines) if not scanner.value(b, "flags") & 1 << 18}
+    kept = recording.lines[:outer] + recording.lines[outer + 1 :]
+    assert "incomplete" in ends_well(run(local().port, session(Recording(recording.xml, kept))))
+
+
+def test_a_missing_slice_makes_no_image(local: Start, recording: Recording) -> None:
+    kept = [b for b in recording.lines if not scanner.value(b, "slice")]
+    assert "incomplete" in ends_well(run(local().port, session(Recording(recording.xml, kept))))
+
+
 def test_f09_of_a_series_only_whole_repetitions_come_back(local: Start, full: Recording, full_file: Path) -> None:
     noise = [b for b in full.lines if scanner.value(b, "flags") & 1 << 18]
     imaging = [b for b in full.lines if not scanner.value(b, "flags") & 1 << 18]
