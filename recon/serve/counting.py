@@ -78,6 +78,14 @@ def count(scan: RawScan) -> Count:
     return Count(received, max(repetitions, len(found)) * per_repetition * each, whole, max(repetitions, len(found)))
 
 
+def whole_frame(scan: RawScan) -> bool:
+    """Whether the one frame of a scan has all its lines, by the rules of `count`."""
+    rows = sort.kinds(scan).imaging
+    number = sort.choose_encoding(scan)
+    same = bool((scan.lines["encoding_space_ref"][rows] == number).all())
+    return same and _whole(scan.lines[rows], scan.encodings[number], False)
+
+
 def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
     """The scan without the imaging lines of other repetitions."""
     kinds = sort.kinds(scan)
@@ -153,7 +161,8 @@ def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int) -> 
     low, high = (limit.minimum, limit.maximum) if limit else (0, n - 1)
     gaps = np.diff(values)
     wide = gaps[gaps > 1]
-    regular = r == 1 or (len(wide) > 0 and np.count_nonzero(wide == r) >= 0.6 * len(wide))
+    # Beside the two ends of the ACS lines, all gaps of a regular pattern are R, or a multiple where lines are missing.
+    regular = r == 1 or np.count_nonzero(wide % r) <= 2
     if regular and (gaps > r).any():
         return False
     step = max(int(gaps.max(initial=1)), r)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,9 +16,10 @@ from defusedxml import ElementTree as safe
 from defusedxml.common import DefusedXmlException
 
 from recon import __version__
-from recon.data import Encoding, Header
+from recon.data import Encoding, Flag, Header, flag_bits
 from recon.io import mrd_header
 from recon.io.ismrmrd import HEAD
+from recon.io.line_rules import NOT_IMAGE
 from recon.io.mrd_image import ImageMessage, meta_xml
 from recon.serve import wire
 from recon.serve.counting import announced, encodes
@@ -24,6 +28,14 @@ from recon.serve.wire import Acquisition, Close, Config, Fill, Query, Text, Wave
 MiB = 2**20
 
 Send = Callable[[bytes], None]
+
+#: Slice, contrast, phase, repetition and set of a frame.
+Key = tuple[int, int, int, int, int]
+
+_FLAGS, _COUNTERS = struct.Struct("<Q"), struct.Struct("<5H")
+_AT_FLAGS, _AT_COUNTERS = HEAD.fields["flags"][1], HEAD.fields["idx"][1] + HEAD["idx"].fields["slice"][1]  # type: ignore[index]
+_LAST_IN_SLICE = 1 << 7
+_CALIBRATION, _BOTH = flag_bits(Flag.CALIBRATION), flag_bits(Flag.CALIBRATION_AND_IMAGING)
 
 
 @dataclass
@@ -39,11 +51,20 @@ class Inbox:
     waveforms: int = 0
     images: int = 0
     highest_series: int = -1
+    returned: int = 0
     bytes: int = 0
     closed: bool = False
     ended: bool = False
     error: Exception | None = None
     notes: list[str] = field(default_factory=list)
+    #: Rows of each frame's imaging lines, of all other lines, and frames that may be whole.
+    frames: dict[Key, list[int]] = field(default_factory=dict)
+    others: list[int] = field(default_factory=list)
+    candidates: deque[Key] = field(default_factory=deque)
+    #: Lines of a frame that was whole; another frame may be when it has as many.
+    usual: int = 0
+    #: Lines of a frame that leaves none out.
+    every: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -73,7 +94,7 @@ def _receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, 
             assert inbox.parsed is not None
             budget = budget or _budget(inbox.parsed[1], message, most_bytes)
             with inbox.changed:
-                inbox.lines.append(message)
+                _file(inbox, message)
                 inbox.bytes += len(message.head) + message.data.nbytes + message.trajectory.nbytes
             if inbox.bytes > budget:
                 raise WireError(
@@ -86,7 +107,7 @@ def _receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, 
             parsed = mrd_header.parse(message.xml)
             stage, bound = "data", wire.limits(parsed[1])
             with inbox.changed:
-                inbox.parsed = parsed
+                inbox.parsed, inbox.every = parsed, math.prod(encodes(parsed[1][0]))
         elif isinstance(message, Text):
             # The scanner's user interface speaks directly after the header; other texts are for people.
             if before == wire.HEADER:
@@ -104,6 +125,22 @@ def _receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, 
             inbox.closed = True
             return
         before = number
+
+
+def _file(inbox: Inbox, line: Acquisition) -> None:
+    """Put a line away with its frame, and name the frame where this line may have been its last."""
+    (flags,) = _FLAGS.unpack_from(line.head, _AT_FLAGS)
+    row = len(inbox.lines)
+    inbox.lines.append(line)
+    if flags & NOT_IMAGE or (flags & _CALIBRATION and not flags & _BOTH):
+        inbox.others.append(row)
+        return
+    key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
+    rows = inbox.frames.setdefault(key, [])
+    rows.append(row)
+    if flags & _LAST_IN_SLICE or len(rows) in (inbox.usual, inbox.every):
+        inbox.candidates.append(key)
+        inbox.changed.notify_all()
 
 
 def _in_order(stage: str, number: int) -> None:
@@ -171,12 +208,13 @@ def passed_on(message: ImageMessage) -> ImageMessage:
     return replace(message, attributes=meta_xml({**meta, "Keep_image_geometry": ["1"]}))
 
 
-def stamp(message: ImageMessage, first: Acquisition | None, series: int) -> ImageMessage:
-    """A reconstructed image with the measurement, time and table position of the scan's first line."""
+def stamp(message: ImageMessage, first: Acquisition, series: int, **values: int) -> ImageMessage:
+    """A reconstructed image with the measurement, time and table position of a line, and with other header values."""
     head = message.header.copy()
     head["image_series_index"] += series
-    if first is not None:
-        line = np.frombuffer(first.head, HEAD)[0]
-        for name in ("measurement_uid", "acquisition_time_stamp", "physiology_time_stamp", "patient_table_position"):
-            head[name] = line[name]
+    line = np.frombuffer(first.head, HEAD)[0]
+    for name in ("measurement_uid", "acquisition_time_stamp", "physiology_time_stamp", "patient_table_position"):
+        head[name] = line[name]
+    for name, value in values.items():
+        head[name] = value
     return replace(message, header=head)

@@ -58,6 +58,8 @@ class Site:
     #: Recipe that a scanner asks for by name, and its TOML file, relative to this one.
     recipes: Mapping[str, str] = field(default_factory=dict)
     pixel: Literal["float32", "int16"] = "float32"
+    #: Send the image of a slice when its lines are all there, before the scan has ended.
+    early: bool = True
     device: str = "auto"
     #: CPU threads of a session; 0 takes all.
     threads: Annotated[int, Ge(0), Le(1024)] = 0

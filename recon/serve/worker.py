@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from recon import recipe as recipes
-from recon.data import Image, RawScan, ReconError
+from recon.data import DataError, Image, RawScan, ReconError
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
-from recon.serve import counting, store, wire
-from recon.serve.session import Inbox, MiB, receive, stamp
+from recon.serve import counting, early, store, wire
+from recon.serve.session import Inbox, Key, MiB, receive, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Broken, Incoming, Outgoing
 
@@ -65,6 +67,8 @@ def talk(connection: socket.socket, job: Job) -> None:
         job.tell(reason=str(e))
     except Exception as e:
         reason = sentence(e)
+        if inbox.returned:
+            reason += f"; {inbox.returned} images of slices that were whole have been returned before"
         state = "incomplete" if isinstance(e, wire.Cut) else "failed"
         job.tell(reason=reason)
         with contextlib.suppress(Broken):
@@ -88,8 +92,13 @@ def sentence(e: Exception) -> str:
 
 
 def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:
-    with inbox.changed:
-        inbox.changed.wait_for(lambda: inbox.ended)
+    sender = _Sender(inbox, out, job)
+    while (key := _candidate(inbox)) is not None:
+        # int16 needs one scale for all. The last image waits for CLOSE: without it no series is ever complete.
+        if job.site.early and job.site.pixel == "float32" and key not in sender.sent:
+            scan = early.frame(inbox, key)
+            if early.may_go(scan, job.recipes[inbox.recipe]) and len(sender.sent) + 1 < early.images(scan):
+                sender.frame(scan, key, 0)
     arrived = time.monotonic()
     if inbox.error is not None:
         raise inbox.error
@@ -99,16 +108,86 @@ def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:
         return "query"
     if inbox.images and not inbox.lines:
         return "passed on"
-    scan = store.scan(inbox.lines, inbox.parsed, inbox.waveforms)
-    scan, warning = complete(scan, job)
+    whole = store.scan(inbox.lines, inbox.parsed, inbox.waveforms)
+    scan, warning = complete(whole, job)
     if warning:
         out.put(wire.text(f"WRN {job.name}: {warning}"))
-    for n, (message, image) in enumerate(images(scan, inbox, job)):
-        out.put(wire.image(message))
-        if n == 0:
-            job.tell(last_line_to_image_s=round(time.monotonic() - arrived, 3))
-        _account(message, image, job)
+    late = [key for key, n in sender.sent.items() if len(inbox.frames[key]) != n]
+    if late:
+        raise DataError(
+            f"lines came for {len(late)} images that were whole by the header and are returned already; correct "
+            "encodingLimits and accelerationFactor in the header, and do not use these images"
+        )
+    sender.rest(scan, arrived)
     return "done"
+
+
+def _candidate(inbox: Inbox) -> Key | None:
+    """The next frame that may be whole, or None when no more lines come; waits for either."""
+    with inbox.changed:
+        inbox.changed.wait_for(lambda: inbox.ended or inbox.candidates)
+        return None if inbox.ended else inbox.candidates.popleft()
+
+
+class _Sender:
+    """Reconstructs and sends: frames by themselves, then what is left; `sent` has the number of lines of each frame."""
+
+    def __init__(self, inbox: Inbox, out: Outgoing, job: Job) -> None:
+        self._inbox, self._out, self._job = inbox, out, job
+        self.sent: dict[Key, int] = {}
+        self._series = -1
+        self._index = 0
+
+    def frame(self, scan: RawScan, key: Key, stack: int) -> None:
+        """Send the images of one frame, which `scan` holds alone; `stack` numbers its group of parallel slices."""
+        inbox, arrived = self._inbox, time.monotonic()
+        self.sent[key] = inbox.usual = len(inbox.frames[key])
+        self._index += 1
+        counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
+        for n, (message, image) in enumerate(images(scan, self._job, inbox.recipe, 0)):
+            first = inbox.lines[inbox.frames[key][0]]
+            series = self._first_series() + stack * self._parts()
+            self._put(stamp(message, first, series, image_index=self._index, **counters), image)
+            if n == 0:
+                self._timed(arrived)
+
+    def rest(self, scan: RawScan, arrived: float) -> None:
+        """Send what of a whole scan has not been sent yet."""
+        from recon import pipeline
+
+        inbox = self._inbox
+        stacks = pipeline.stacks(scan)
+        if self.sent:
+            place = {number: n for n, stack in enumerate(stacks) for number in stack.slices}
+            repetitions = set(np.unique(scan.lines["repetition"]).tolist())
+            for key in sorted(inbox.frames, key=lambda k: (k[3], k)):
+                if key not in self.sent and key[0] in place and key[3] in repetitions:
+                    self.frame(early.frame(inbox, key), key, place[key[0]])
+            return
+        for n in range(len(stacks)):
+            series = self._first_series() + n * self._parts()
+            for i, (message, image) in enumerate(images(scan, self._job, inbox.recipe, n)):
+                self._put(stamp(message, inbox.lines[0], series), image)
+                if n == i == 0:
+                    self._timed(arrived)
+
+    def _parts(self) -> int:
+        output = self._job.recipes[self._inbox.recipe].output
+        return 1 if output.complex else len(output.parts)
+
+    def _first_series(self) -> int:
+        """The first series that is ours: after those of the scanner's own images that came before."""
+        if self._series < 0:
+            self._series = self._inbox.highest_series + 1
+        return self._series
+
+    def _timed(self, arrived: float) -> None:
+        self._job.tell(last_line_to_image_s=round(time.monotonic() - arrived, 3))
+
+    def _put(self, message: ImageMessage, image: Image) -> None:
+        self._out.put(wire.image(message))
+        self._inbox.returned += 1
+        _account(message, image, self._job)
 
 
 def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
@@ -126,21 +205,17 @@ def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
     )
 
 
-def images(scan: RawScan, inbox: Inbox, job: Job) -> Iterator[tuple[ImageMessage, Image]]:
-    """The messages of all images of a scan, and the image that each is of."""
+def images(scan: RawScan, job: Job, name: str, stack: int) -> Iterator[tuple[ImageMessage, Image]]:
+    """The messages of one stack of a scan by the recipe called `name`, and the image that each is of."""
     from recon import pipeline
 
-    recipe, site = job.recipes[inbox.recipe], job.site
+    recipe, site = job.recipes[name], job.site
     parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
-    series = inbox.highest_series + 1
-    for n in range(len(pipeline.stacks(scan))):
-        image = pipeline.reconstruct(
-            scan, recipe, device=site.device, memory=site.limits.memory_MiB * MiB or None, stack=n
-        )
-        job.tell(notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"])
-        for message in messages(image, parts=parts, pixel=site.pixel):
-            yield stamp(message, inbox.lines[0] if inbox.lines else None, series), image
-        series += len(parts)
+    memory = site.limits.memory_MiB * MiB or None
+    image = pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=stack)
+    job.tell(notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"])
+    for message in messages(image, parts=parts, pixel=site.pixel):
+        yield message, image
 
 
 #: What of an image's provenance an audit needs.

@@ -36,8 +36,8 @@ def local() -> Iterator[Callable[..., Local]]:
     """A function that opens a server within this process, with other limits than usual where given."""
     listeners: list[socket.socket] = []
 
-    def start(pixel: str = "float32", **limits: float) -> Local:
-        site = Site(pixel=pixel, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
+    def start(pixel: str = "float32", early: bool = True, **limits: float) -> Local:
+        site = Site(pixel=pixel, early=early, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
         recipes = registered(site)
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)

@@ -1,0 +1,59 @@
+"""Frames of a scan (one slice in one state of the counters) by themselves, while later ones are still being sent.
+
+A frame goes out early where nothing that comes later can change its pixels: Cartesian 2D scans with noise lines, whose
+calibration is the frame's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recon.data import Flag, RawScan, ReconError, flag_bits
+from recon.io.line_rules import has, imaging
+from recon.recipe import Recipe
+from recon.serve import store
+from recon.serve.counting import announced, whole_frame
+from recon.serve.session import Inbox, Key
+
+
+def frame(inbox: Inbox, key: Key) -> RawScan:
+    """The scan of one frame: its imaging lines, and all lines so far that belong to no image."""
+    with inbox.changed:
+        rows = np.array(sorted([*inbox.others, *inbox.frames[key]]), np.intp)
+        parsed = inbox.parsed
+    assert parsed is not None
+    return store.scan(inbox.lines, parsed, inbox.waveforms, rows)
+
+
+def images(scan: RawScan) -> int:
+    """Number of frames that the header announces for the encoding of a frame."""
+    encoding = scan.encodings[int(scan.lines["encoding_space_ref"][imaging(scan.lines["flags"])][0])]
+    return announced(encoding, "slice", "contrast", "phase", "repetition", "set")
+
+
+def may_go(scan: RawScan, recipe: Recipe) -> bool:
+    """Whether a frame is whole, and its pixels are those that it will have within the whole scan."""
+    try:
+        return _settled(scan, recipe) and whole_frame(scan)
+    except ReconError:
+        return False  # whatever is wrong is said of the whole scan
+
+
+def _settled(scan: RawScan, recipe: Recipe) -> bool:
+    flags = scan.lines["flags"]
+    image = imaging(flags)
+    used = np.unique(scan.lines["encoding_space_ref"][image])
+    if len(used) != 1 or used[0] >= len(scan.encodings):
+        return False
+    encoding = scan.encodings[int(used[0])]
+    alone = has(flags, flag_bits(Flag.CALIBRATION)) & ~image
+    noise = has(flags, flag_bits(Flag.NOISE)).any() or recipe.prepare.noise == "none"
+    return bool(
+        noise
+        and recipe.prepare.noise != "estimate"
+        and not alone.any()
+        and encoding.trajectory == "cartesian"
+        and encoding.encoded_matrix[2] == 1
+        and announced(encoding, "average") == 1
+        and {f"kspace_encoding_step_{i}" for i in (1, 2)} <= set(encoding.limits)
+    )
