@@ -137,8 +137,8 @@ class Server:
             connection, address = self._listener.accept()
         except OSError:
             return  # the peer has gone again
-        peer = address[0]
-        if not any(ipaddress.ip_address(peer.partition("%")[0]) in network for network in self._allowed):
+        peer = address[0].partition("%")[0].removeprefix("::ffff:")
+        if not any(ipaddress.ip_address(peer) in network for network in self._allowed):
             self._log(f"{peer} is not in the allow-list; refused")
             connection.close()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -89,6 +90,8 @@ def load(path: Path) -> Site:
 def check(site: Site) -> Site:
     """The site itself; raises ReconError for an address that needs an allow-list, and for one that is no address."""
     networks(site)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", site.device):
+        raise ReconError(f"device is {site.device!r}; it is auto, cpu, cuda or cuda:N")
     try:
         local = ipaddress.ip_address(site.host).is_loopback
     except ValueError:

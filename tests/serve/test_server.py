@@ -197,6 +197,7 @@ BAD = {
     'port = "many"': "port = 'many'",
     "[limits]\nidle_s = -1": "limits.idle_s = -1",
     'password = "x"': "unknown key password",
+    'device = "gpu"': "device is 'gpu'",
     "port = [": "is not a TOML file",
     '[recipes]\nfast = "none.toml"': "there is no recipe at",
 }

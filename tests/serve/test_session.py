@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from recon import simulation
@@ -203,19 +205,27 @@ def test_f08_all_lines_without_close_make_no_image(local: Start, full: Recording
 
 @pytest.mark.parametrize("early", [True, False])
 def test_f08_without_close_no_series_is_complete(local: Start, recording: Recording, early: bool) -> None:
-    reply = Scanner(local(early=early).port).send(session(recording, close=False)).fin().wait()
-    assert len(reply.images) <= early
-    assert ("1 images of slices that were whole have been returned before" in reply.error()) == bool(reply.images)
+    client = Scanner(local(early=early).port).send(session(recording, close=False))
+    wait_for_images(client, early)
+    time.sleep(0.3)
+    reply = client.fin().wait()
+    assert len(reply.images) == early
+    assert ("1 images of slices that were whole have been returned before" in reply.error()) == early
     assert "ended before CLOSE" in reply.error()
+
+
+def wait_for_images(client: Scanner, n: int) -> None:
+    deadline = time.monotonic() + 20
+    while len(client.reply.images) < n and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(client.reply.images) == n
 
 
 def test_slices_come_back_while_later_ones_are_measured(local: Start, series: Recording, series_file: Path) -> None:
     client = Scanner(local().port)
     *messages, close = session(series)
     client.send(messages)
-    deadline = time.monotonic() + 20
-    while len(client.reply.images) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_images(client, 5)
     before = [(i.repetition, i.slice) for i in client.reply.images]
     assert len(set(before)) == 5
     assert {(0, 0), (0, 1), (0, 2)} < set(before)
@@ -236,9 +246,7 @@ def test_a_line_after_its_image_was_returned_is_an_error(local: Start, series: R
     client = Scanner(local().port)
     *messages, close = session(series)
     client.send(messages)
-    deadline = time.monotonic() + 20
-    while len(client.reply.images) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_images(client, 5)
     first = next(m for m in messages[2:] if not scanner.value(m[2:], "flags") & 1 << 18)
     reply = client.send([first, close]).wait()
     assert "lines came for 1 images" in reply.error()
@@ -261,10 +269,12 @@ def test_missing_lines_make_no_image(local: Start, full: Recording, lost: list[i
 
 
 def test_a_line_missing_from_a_regular_pattern_makes_no_image(local: Start, recording: Recording) -> None:
-    steps = [scanner.value(b, "step1") for b in recording.lines]
-    outer = steps.index(2)
-    assert 1 not in [n for n, b in zip(steps, recording.lines) if not scanner.value(b, "flags") & 1 << 18]
-    kept = recording.lines[:outer] + recording.lines[outer + 1 :]
+    imaging = [b for b in recording.lines if not scanner.value(b, "flags") & 1 << 18]
+    steps = {scanner.value(b, "step1") for b in imaging}
+    assert {0, 2, 4} < steps
+    assert not {1, 3} & steps
+    kept = [b for b in recording.lines if not (b in imaging and scanner.value(b, "step1") == 2)]
+    assert len(kept) == len(recording.lines) - 2
     assert "incomplete" in ends_well(run(local(early=False).port, session(Recording(recording.xml, kept))))
 
 
@@ -354,3 +364,19 @@ def test_f25_waveforms_in_between_are_counted_and_not_used(local: Start, recordi
         messages.insert(at, wave)
     assert np.array_equal(pixels(run(server.port, messages)), truth(scan_file))
     assert any(t.get("waveforms") == 3 for t in server.told)
+
+
+def test_f14_sessions_leave_nothing_behind(local: Start, full: Recording) -> None:
+    server, process = local(), psutil.Process()
+
+    def held() -> tuple[int, int]:
+        return process.num_fds(), threading.active_count()
+
+    run(server.port, session(full))
+    before = held()
+    for messages in [session(full), session(full)[:9], [CLOSE]] * 4:
+        Scanner(server.port).send(messages).fin().wait()
+    deadline = time.monotonic() + 5
+    while held() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert held() <= before
