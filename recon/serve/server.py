@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import secrets
 import selectors
 import signal
@@ -121,10 +122,13 @@ class Server:
         with theirs, tempfile.TemporaryFile() as setup:
             setup.write(self._setup)
             setup.seek(0)
+            # Threads that wait in a loop for each other stand still where sessions share the cores.
+            patient = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
             # What a library may print could hold something of the scan: it goes nowhere.
             process = subprocess.Popen(
                 [sys.executable, "-m", "recon.serve.worker", str(theirs.fileno())],
                 stdin=setup, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                env=patient,
             )  # fmt: skip
         worker = _Worker(process, ours)
         ours.setblocking(False)

@@ -73,7 +73,7 @@ class Incoming:
 class Outgoing:
     """Messages on their way out, sent by a thread of their own; `put` waits while `most_bytes` wait already.
 
-    `mark` is called with True before a message leaves and with False when it has left whole.
+    The socket is closed by `finish`. `mark` is called with True before a message leaves and with False when it has left whole.
     """
 
     def __init__(self, sock: socket.socket, send_s: float, most_bytes: int, mark: Callable[[bool], None]) -> None:
@@ -103,6 +103,7 @@ class Outgoing:
             self._ending = True
             self._changed.notify_all()
         self._thread.join()
+        self._socket.close()
         return self._broken
 
     def _run(self) -> None:
