@@ -92,11 +92,13 @@ def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
     lost = kinds.imaging[~np.isin(scan.lines["repetition"][kinds.imaging], repetitions)]
     keep = np.ones(len(scan.lines), np.bool_)
     keep[lost] = False
-    return replace(scan, lines=scan.lines[keep], samples=_Part(scan.samples, np.nonzero(keep)[0]))
+    return replace(scan, lines=scan.lines[keep], samples=Part(scan.samples, np.nonzero(keep)[0]))
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class Part:
+    """Samples of some rows of a scan: row i is row rows[i]."""
+
     samples: Samples
     rows: NDArray[np.intp]
 

@@ -73,7 +73,7 @@ class Incoming:
 class Outgoing:
     """Messages on their way out, sent by a thread of their own; `put` waits while `most_bytes` wait already.
 
-    The socket is closed by `finish`. `mark` is called with True before a message leaves and with False when it has left whole.
+    `mark` is called with True before a message leaves and with False when it has left whole. `finish` closes it.
     """
 
     def __init__(self, sock: socket.socket, send_s: float, most_bytes: int, mark: Callable[[bool], None]) -> None:
