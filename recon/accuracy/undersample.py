@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon import masks
-from recon.data import DataError, Encoding, Limit, RawScan, ReconError, Samples
+from recon.data import DataError, Encoding, Limit, RawScan, ReconError
+from recon.io.samples import SomeRows
 from recon.masks import Mask
 from recon.prepare import epi, hybrid, sort
 from recon.prepare.sampling import sampling
@@ -25,20 +26,6 @@ class Undersampled:
     scan: RawScan
     mask: Mask
     effective: float
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """Samples of some rows of a scan."""
-
-    whole: Samples
-    rows: NDArray[np.intp]
-
-    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
-        return self.whole.read(self.rows[rows])
-
-    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        return self.whole.trajectory(self.rows[rows])
 
 
 def acs_lines(acceleration: float) -> int:
@@ -114,7 +101,7 @@ def undersample(scan: RawScan, mask: Mask) -> Undersampled:
     if not inside.any():
         raise ReconError("the mask keeps no line of the scan; give a smaller acceleration factor or more ACS lines")
     keep = np.sort(np.concatenate([imaging[inside], sort.kinds(scan).noise]))
-    fewer = replace(scan, lines=scan.lines[keep].copy(), samples=Kept(scan.samples, keep))
+    fewer = replace(scan, lines=scan.lines[keep].copy(), samples=SomeRows(scan.samples, keep))
     kept = mask & rows
     return Undersampled(_centred(fewer, encoding), kept, int(rows.sum()) / int(kept.sum()))
 

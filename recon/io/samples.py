@@ -47,6 +47,20 @@ class InMemory:
 
 
 @dataclass(frozen=True, eq=False)
+class SomeRows:
+    """Some lines of a scan: row i is row rows[i] of the `whole`."""
+
+    whole: Samples
+    rows: NDArray[np.intp]
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+        return self.whole.read(self.rows[rows])
+
+    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return self.whole.trajectory(self.rows[rows])
+
+
+@dataclass(frozen=True, eq=False)
 class FromArray:
     """Lines taken from a k-space array (slice, coil, kz, ky, kx): row i is `kspace[where[0][i], :, …, where[2][i], :]`.
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, Flag, Limit, RawScan, Samples, flag_bits
+from recon.data import DataError, Encoding, Flag, Limit, RawScan, flag_bits
+from recon.io.samples import SomeRows
 from recon.prepare import sort
 
 #: Share of N/R lines that a scan of stated acceleration R must have: 3D scans may leave out the corners of k-space.
@@ -92,21 +93,7 @@ def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
     lost = kinds.imaging[~np.isin(scan.lines["repetition"][kinds.imaging], repetitions)]
     keep = np.ones(len(scan.lines), np.bool_)
     keep[lost] = False
-    return replace(scan, lines=scan.lines[keep], samples=Part(scan.samples, np.nonzero(keep)[0]))
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Samples of some rows of a scan: row i is row rows[i]."""
-
-    samples: Samples
-    rows: NDArray[np.intp]
-
-    def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
-        return self.samples.read(self.rows[rows])
-
-    def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        return self.samples.trajectory(self.rows[rows])
+    return replace(scan, lines=scan.lines[keep], samples=SomeRows(scan.samples, np.nonzero(keep)[0]))
 
 
 def refuse(found: Count) -> DataError:
