@@ -21,6 +21,7 @@ from recon.cli_check import check, with_replicas, write_evidence, write_uncertai
 from recon.cli_serve import serve, stream
 from recon.cli_train import train
 from recon.data import ReconError
+from recon.errors import one_line, sentence
 
 if TYPE_CHECKING:
     from recon.data import Image, RawScan
@@ -120,7 +121,7 @@ def run(
             image = pipeline.reconstruct(raw, plan, device=device, memory=limit, stack=n, progress=report)
         if not quiet:
             for note in image.notes:
-                typer.echo(f"  {_one_line(note)}", err=True)
+                typer.echo(f"  {one_line(note)}", err=True)
         _write(image, names[n], plan, n, quiet)
         number = n + 1 if len(chosen) > 1 else 0
         if evidence:
@@ -247,7 +248,7 @@ def _run(given: list[str], debug: bool) -> int:
             return _refuse(e)
         if debug:
             raise
-        _say(_sentence(e))
+        _say(sentence(e, memory=_MEMORY, unforeseen="; --debug shows where"))
         return 1
 
 
@@ -262,25 +263,8 @@ def _refuse(e: Any) -> int:
     return int(e.exit_code)
 
 
-def _sentence(e: Exception) -> str:
-    if isinstance(e, ReconError):
-        return str(e)
-    # torch has no type of its own for a CPU that ran out.
-    if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and re.search("allocate|out of memory", str(e))):
-        return "the machine ran out of memory; give a lower limit with --memory, or fewer --threads"
-    if isinstance(e, ModuleNotFoundError):
-        return f"the package {e.name} is missing; run pip install {e.name}, and see recon doctor"
-    # The type alone: the text of an unforeseen error could hold something of the file.
-    return f"an error that was not foreseen ({type(e).__name__}); --debug shows where"
-
-
 def _say(message: str) -> None:
-    print(f"recon: {_one_line(message)}", file=sys.stderr, flush=True)
-
-
-def _one_line(text: str) -> str:
-    """The text without line ends and control characters, which names in a file may hold."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    print(f"recon: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -309,6 +293,9 @@ def _terminable() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
+
+#: What helps a run that ran out of memory.
+_MEMORY = "give a lower limit with --memory, or fewer --threads"
 
 #: Trajectories that have a name.
 _STANDARD = ("radial", "golden")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from recon.data import ReconError
+from recon.errors import one_line
 
 
 def serve(
@@ -74,7 +75,7 @@ def stream(
 
 def _hear(text: str) -> None:
     if not text.startswith("ERR"):
-        typer.echo(f"  {''.join(c if c.isprintable() else '?' for c in text)}", err=True)
+        typer.echo(f"  {one_line(text)}", err=True)
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from recon import pipeline
 from recon import recipe as recipes
 from recon.accuracy.undersample import Kind, acs_lines, mask_of, measured, undersample
-from recon.data import DataError, RawScan, ReconError
+from recon.data import DataError, RawScan
+from recon.errors import sentence
 from recon.metrics import best_scale, body, scores
 from recon.pipeline import Report
 from recon.recipe import Recipe
@@ -184,7 +185,9 @@ def _trial(
             last["fallbacks"] = image.trust.get("fallbacks")
         found = score(magnitude, full)
     except Exception as e:
-        return Trial({**record, **blank(full), "seconds": None, **last, "failed": _reason(e)})
+        return Trial(
+            {**record, **blank(full), "seconds": None, **last, "failed": sentence(e, memory="give fewer --threads")}
+        )
     return Trial({**record, **found, "seconds": seconds, **last}, found["scale"] * magnitude[full.shown])
 
 
@@ -196,10 +199,3 @@ def _magnitude(data: NDArray[Any]) -> Floats:
 def _finite(value: float) -> float | None:
     """The value, None where it is infinite: JSON has no such number."""
     return float(value) if np.isfinite(value) else None
-
-
-def _reason(e: Exception) -> str:
-    if isinstance(e, ReconError):
-        return str(e)
-    # The type alone: the text of an unforeseen error could hold something of the file.
-    return f"an error that was not foreseen ({type(e).__name__})"

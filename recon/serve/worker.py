@@ -19,13 +19,17 @@ from typing import Any
 import numpy as np
 
 from recon import recipe as recipes
-from recon.data import DataError, Image, RawScan, ReconError
+from recon.data import DataError, Image, RawScan
+from recon.errors import sentence
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
 from recon.serve import counting, early, store, wire
 from recon.serve.session import Inbox, Key, MiB, receive, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Broken, Incoming, Outgoing
+
+#: What helps a session that ran out of memory.
+_MEMORY = "lower memory_MiB or max_sessions in the site's file"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def talk(connection: socket.socket, job: Job) -> None:
         state = "undelivered"
         job.tell(reason=str(e))
     except Exception as e:
-        reason = sentence(e)
+        reason = sentence(e, memory=_MEMORY)
         if inbox.returned:
             reason += f"; {inbox.returned} images of slices that were whole have been returned before"
         state = "incomplete" if isinstance(e, wire.Cut) else "failed"
@@ -80,15 +84,6 @@ def talk(connection: socket.socket, job: Job) -> None:
         job.tell(reason=lost)
     job.tell(state="undelivered" if lost and state == "done" else state, lines=len(inbox.lines), bytes=inbox.bytes,
              images_passed=inbox.images, waveforms=inbox.waveforms, recipe=inbox.recipe)  # fmt: skip
-
-
-def sentence(e: Exception) -> str:
-    """What may be said of an error: its own words where this engine wrote them, else its type alone."""
-    if isinstance(e, ReconError):
-        return "".join(c if c.isprintable() else "?" for c in " ".join(str(e).split()))
-    if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and "memory" in str(e)):
-        return "the machine ran out of memory; lower memory_MiB or max_sessions in the site's file"
-    return f"an error that was not foreseen ({type(e).__name__})"
 
 
 def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:

@@ -19,8 +19,8 @@ from recon import simulation
 from recon.data import Limit
 from recon.io.ismrmrd import write
 from recon.io.read import read
+from recon.io.samples import SomeRows
 from recon.pipeline import reconstruct
-from recon.serve.counting import Part
 from tests.serve import scanner
 from tests.serve.conftest import Local
 from tests.serve.scanner import CLOSE, Recording, Reply, Scanner, config, header, line, run, session
@@ -41,7 +41,7 @@ def series_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     limits = {**scan.encodings[0].limits, "repetition": Limit(0, 1, 0)}
     encodings = (replace(scan.encodings[0], limits=limits), *scan.encodings[1:])
     path = tmp_path_factory.mktemp("series") / "series.h5"
-    write(path, replace(scan, lines=lines, samples=Part(scan.samples, table), encodings=encodings))
+    write(path, replace(scan, lines=lines, samples=SomeRows(scan.samples, table), encodings=encodings))
     return path
 
 
