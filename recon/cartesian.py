@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon import methods, trust
+from recon import pace as paces
 from recon import plan as planning
 from recon.data import Measurement, ReconError
 from recon.job import Job
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
+from recon.pace import Pace
 from recon.prepare import compress, hybrid
 from recon.prepare.complete import complete
 from recon.prepare.espirit import SignalSpace, eigenmaps, signal_space
@@ -54,6 +56,16 @@ class Solved:
     evidence: tuple[Evidence, ...] = ()
 
 
+@dataclass(frozen=True)
+class Finished:
+    """Images of a batch on the image's own grid, their uncertainty where it is wanted, evidence and notes."""
+
+    images: list[NDArray[np.complex64]]
+    deviations: list[NDArray[np.float32]]
+    evidence: tuple[Evidence, ...]
+    notes: list[str]
+
+
 def volumes(
     job: Job, report: Callable[[str, int, int], None]
 ) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
@@ -68,7 +80,8 @@ def volumes(
     if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
         raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
     top = max(int(c.max()) for c in acquired.values())
-    plan = planning.plan(_problem(job, lines, choice.method, acquired), planning.budget(job.memory))
+    problem = _problem(job, lines, choice.method, acquired)
+    plan = planning.plan(problem, planning.budget(job.memory))
 
     shape = job.stack.geometry.shape if len(job.stack.slices) == 1 else (1, *job.stack.geometry.shape[1:])
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
@@ -76,38 +89,54 @@ def volumes(
     spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
     evidence: list[Evidence] = []
     notes: list[str] = [methods.VARNET_LIMITS] if choice.method == "varnet" else []
-    last: tuple[NDArray[np.intp], Calibrated] | None = None
-    for start in range(0, len(keys), plan.batch):
-        batch, slabs, known = keys[start : start + plan.batch], [], []
+    last: tuple[Pace, NDArray[np.intp], Calibrated] | None = None
+
+    def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
+        nonlocal last
+        here, slabs, known = replace(job, device=pace.device), [], []
         for key in batch:
-            rows = _calibration_rows(job, job.frames[key], acquired[key])
-            if last is None or not np.array_equal(last[0], rows):
-                last = rows, _calibrate(lines, rows, choice.method, job, in_parts=plan.columns > 0)
-            known.append(last[1])
-            slabs.append(hybrid.slab(replace(lines, compression=last[1].compression), job.frames[key].rows))
-        if plan.columns:
-            solved = _by_columns(choice.method, slabs[0], known[0], top, job, plan.columns)
+            rows = _calibration_rows(here, job.frames[key], acquired[key])
+            if last is None or last[0] != pace or not np.array_equal(last[1], rows):
+                last = pace, rows, _calibrate(lines, rows, choice.method, here, in_parts=pace.columns > 0)
+            known.append(last[2])
+            slabs.append(hybrid.slab(replace(lines, compression=last[2].compression), job.frames[key].rows))
+        if pace.columns:
+            solved = _by_columns(choice.method, slabs[0], known[0], top, here, pace.columns)
         else:
-            solved = _images(choice.method, slabs, known, top, job)
-        evidence += solved.evidence
-        for i, (key, slab, x) in enumerate(zip(batch, slabs, solved.images, strict=True)):
-            if choice.method != "varnet":  # a magnitude has no phase to complete k-space with
-                x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
-                notes += said
-            image = finish(x, job.encoding, shape)
+            solved = _images(choice.method, slabs, known, top, here)
+        return _finished(solved, slabs, choice.method, here, shape)
+
+    reached = start = Pace(job.device, plan.batch, plan.columns)
+    for batch, made, reached in paces.walk(keys, start, problem, work, notes):  # noqa: B007  (told at the end)
+        evidence += made.evidence
+        notes += made.notes
+        for i, key in enumerate(batch):
             z = 0 if len(job.stack.slices) == 1 else key[1]
-            out[key[0], z : z + shape[0]] = image.cpu().numpy()
-            if spread is not None and solved.deviation is not None:
-                wide = finish(solved.deviation[i].to(x.dtype), job.encoding, shape)
-                spread[key[0], z : z + shape[0]] = wide.abs().cpu().numpy()
-        report("reconstruct", start + len(batch), len(keys))
+            out[key[0], z : z + shape[0]] = made.images[i]
+            if spread is not None and made.deviations:
+                spread[key[0], z : z + shape[0]] = made.deviations[i]
+        report("reconstruct", keys.index(batch[-1]) + 1, len(keys))
     told = trust.summary(evidence)
     how = {"method": choice.method, "why": choice.why, "sampling": asdict(found), "uncertainty": spread, "trust": told}
+    how["device"] = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
     if fallen := told.get("fallbacks"):
         reasons = "; ".join(told["reasons"])
         kept = "the classical image is shown" if job.recipe.trust.fallback else "shown all the same"
         notes.append(f"warning: {fallen} of {len(evidence)} learned images are not trusted ({reasons}): {kept}")
     return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
+
+
+def _finished(solved: Solved, slabs: list[Slab], method: Method, job: Job, shape: tuple[int, int, int]) -> Finished:
+    images, deviations, notes = [], [], []
+    for i, (slab, x) in enumerate(zip(slabs, solved.images, strict=True)):
+        if method != "varnet":  # a magnitude has no phase to complete k-space with
+            x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
+            notes += said
+        images.append(finish(x, job.encoding, shape).cpu().numpy())
+        if solved.deviation is not None:
+            wide = finish(solved.deviation[i].to(x.dtype), job.encoding, shape)
+            deviations.append(wide.abs().cpu().numpy())
+    return Finished(images, deviations, solved.evidence, notes)
 
 
 def _lines(job: Job, method: Method) -> Lines:

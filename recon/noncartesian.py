@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon import methods
+from recon import pace as paces
 from recon import plan as planning
 from recon.data import DataError, Measurement, ReconError
 from recon.job import Job
 from recon.operators import Coils, Weight, fft, ifft
 from recon.operators.nufft import Nufft
+from recon.pace import Pace
 from recon.prepare import compress, noise, trajectory
 from recon.prepare.density import pipe
 from recon.prepare.espirit import espirit
@@ -40,17 +43,25 @@ def volumes(
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
     notes: list[str] = []
     sampled: list[float] = []
-    planning.plan(_problem(job, coils), planning.budget(job.memory))
+    problem = _problem(job, coils)
+    planning.plan(problem, planning.budget(job.memory))
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
-    for done, key in enumerate(keys):
-        image, share, said = _frame(job, job.frames[key], choice.method)
+
+    def work(some: Sequence[tuple[int, int]], pace: Pace) -> tuple[NDArray[np.complex64], float, tuple[str, ...]]:
+        image, share, said = _frame(replace(job, device=pace.device), job.frames[some[0]], choice.method)
+        return image.cpu().numpy(), share, said
+
+    reached = start = Pace(job.device, 1)
+    walked = paces.walk(keys, start, problem, work, notes)
+    for done, ((key,), (image, share, said), reached) in enumerate(walked, start=1):  # noqa: B007  (told at the end)
         z = 0 if len(job.stack.slices) == 1 else key[1]
-        out[key[0], z : z + image.shape[0]] = image.cpu().numpy()
+        out[key[0], z : z + image.shape[0]] = image
         sampled.append(share)
         notes += said
-        report("reconstruct", done + 1, len(keys))
+        report("reconstruct", done, len(keys))
     sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
-    return out, {"method": choice.method, "why": choice.why, "sampling": sampling}, notes
+    device = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
+    return out, {"method": choice.method, "why": choice.why, "sampling": sampling, "device": device}, notes
 
 
 def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple[str, ...]]:

@@ -80,7 +80,7 @@ def reconstruct(
             "acquisition": "3D" if job.encoding.encoded_matrix[2] > 1 else "2D",
             "sampling": how["sampling"],
             "seed": recipe.solve.seed,
-            "device": str(job.device),
+            "device": how["device"],
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         },

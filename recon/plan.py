@@ -24,7 +24,7 @@ _COIL_IMAGES["varnet"] = 8
 HALO = {"sense": 0, "combine": 4, "cs": 16, "tv": 16}
 
 #: Fewer columns at a time than this are not worth their halo.
-_LEAST_COLUMNS = 8
+LEAST_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def plan(problem: Problem, budget: int) -> Plan:
         nx, halo = problem.grid[2], HALO[problem.method]
         whole = fixed + math.prod(problem.grid) * _COMPLEX * (3 + problem.virtual_coils)
         columns = min(nx, int((budget - whole) // (each // nx)) - 2 * halo)
-        if columns >= _LEAST_COLUMNS:
+        if columns >= LEAST_COLUMNS:
             columns = -(-nx // -(-nx // columns))  # parts of equal width
             return Plan(1, int(whole + (columns + 2 * halo) * (each // nx)), columns)
-        each = whole - fixed + (_LEAST_COLUMNS + 2 * halo) * (each // nx)
+        each = whole - fixed + (LEAST_COLUMNS + 2 * halo) * (each // nx)
     if batch < 1:
         need, have = (fixed + each) / 2**30, budget / 2**30
         raise ReconError(

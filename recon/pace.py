@@ -1,0 +1,97 @@
+"""How much is worked on at once, and where; and the next smaller step when a machine runs out of memory on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+
+from recon.plan import HALO, LEAST_COLUMNS, Problem
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+_MEMORY = re.compile("out of memory|allocate|ALLOC_FAILED", re.IGNORECASE)
+_DRIVER = re.compile("CUDA|CUBLAS|CUFFT|CUSOLVER|NVRTC|HIP", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """`batch` slices or slabs at a time, of a volume `columns` of its readout at a time (0 for all), on `device`."""
+
+    device: torch.device
+    batch: int
+    columns: int = 0
+
+
+def trouble(e: Exception) -> str:
+    """ "memory" where a machine ran out of it, "driver" where its GPU failed, nothing for any other error."""
+    if isinstance(e, MemoryError) or _MEMORY.search(str(e)):
+        return "memory"
+    return "driver" if isinstance(e, RuntimeError) and _DRIVER.search(str(e)) else ""
+
+
+def lesser(pace: Pace, e: Exception, problem: Problem) -> Pace | None:
+    """The next smaller step after an error, or None where there is none or it would not help.
+
+    Half the slices at a time, then half the columns of a volume, then the processor in place of the GPU; after a
+    failure of the GPU itself the processor at once.
+    """
+    what = trouble(e)
+    if not what:
+        return None
+    if what == "memory" and pace.batch > 1:
+        return replace(pace, batch=pace.batch // 2)
+    if what == "memory" and problem.grid[0] > 1 and problem.method in HALO:
+        columns = (pace.columns or problem.grid[2]) // 2
+        if columns >= LEAST_COLUMNS:
+            return replace(pace, columns=columns)
+    return Pace(torch.device("cpu"), 1, pace.columns) if pace.device.type != "cpu" else None
+
+
+def walk(
+    keys: Sequence[K], pace: Pace, problem: Problem, work: Callable[[Sequence[K], Pace], T], notes: list[str]
+) -> Iterator[tuple[Sequence[K], T, Pace]]:
+    """What `work` makes of the keys, some at a time: (those keys, its result, the pace it was made at).
+
+    Where it runs out of memory or its GPU fails, the same keys are done again at the next smaller step, which `notes`
+    then tell; what was done before stays.
+    """
+    done = 0
+    while done < len(keys):
+        batch = keys[done : done + pace.batch]
+        smaller = None
+        try:
+            result = work(batch, pace)
+        except (RuntimeError, MemoryError) as e:
+            smaller, reason = lesser(pace, e, problem), trouble(e)
+            if smaller is None:
+                raise
+        if smaller is not None:  # the exception has gone by now, and with it the tensors that it held
+            notes.append(_said(reason, smaller, pace))
+            pace = smaller
+            _release()
+            continue
+        done += len(batch)
+        yield batch, result, pace
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        with contextlib.suppress(RuntimeError):  # a GPU that failed gives nothing back
+            torch.cuda.empty_cache()
+
+
+def _said(reason: str, pace: Pace, before: Pace) -> str:
+    where = "GPU" if before.device.type != "cpu" else "machine"
+    what = f"the {where} ran out of memory" if reason == "memory" else "the GPU failed"
+    if pace.device != before.device:
+        return f"warning: {what} in the middle of the work; the rest was computed on the processor"
+    rest = f"{pace.columns} columns" if pace.columns != before.columns else f"{pace.batch} slices"
+    return f"warning: {what} in the middle of the work; it went on with {rest} at a time"
