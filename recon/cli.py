@@ -18,13 +18,15 @@ import typer
 from recon import __version__
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
+from recon.cli_ct import Strength, with_strength
 from recon.cli_serve import serve, stream
 from recon.cli_train import train
-from recon.data import ReconError
+from recon.data import RawScan, ReconError
 from recon.errors import one_line, sentence
 
 if TYPE_CHECKING:
-    from recon.data import Image, RawScan
+    from recon.data import Image
+    from recon.pipeline import Scan as AnyScan
     from recon.recipe import Recipe
 
 app = typer.Typer(
@@ -37,7 +39,8 @@ app = typer.Typer(
 )
 
 Scan = Annotated[
-    Path, typer.Argument(help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat", metavar="SCAN")
+    Path,
+    typer.Argument(help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat; CT: DICOM, NIfTI", metavar="SCAN"),
 ]
 Axes = Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")]
 Voxel = Annotated[str, typer.Option(help="Voxel size of a bare array in mm, x,y,z, for instance 0.9,0.9,5")]
@@ -69,12 +72,15 @@ def run(
         list[str],
         typer.Option("-o", "--output", help="folder/ (DICOM), .nii.gz, .png, .h5; repeat it", metavar="FILE"),
     ],
-    method: Annotated[str, typer.Option(help="auto, combine, grappa, sense, cs, tv, unrolled or varnet")] = "",
+    method: Annotated[
+        str, typer.Option(help="auto, combine, grappa, sense, cs, tv, unrolled, varnet, fbp, sirt, cgls")
+    ] = "",
     recipe: Annotated[Path | None, typer.Option(help="TOML file; `recon recipe` prints one")] = None,
     weights: Annotated[str, typer.Option(help="Network: a name that ships, a folder, or fastMRI's VarNet (.pt)")] = "",
     denoise: Annotated[
         float | None, typer.Option(help="0 keeps a full scan's noise, 1 removes it", min=0, max=1)
     ] = None,
+    strength: Strength = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     memory: Annotated[str, typer.Option(help="Upper limit such as 4GiB; default: what is free")] = "",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
@@ -99,7 +105,7 @@ def run(
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise typer.BadParameter(f"--device takes auto, cpu, cuda or cuda:N, not {device!r}")
     with _usage():
-        plan = _learned(_recipe(recipe, method, trajectory), weights, denoise)
+        plan = with_strength(_learned(_recipe(recipe, method, trajectory), weights, denoise), strength)
         plan = with_replicas(plan, replicas or (16 if uncertainty and not plan.trust.replicas else 0))
         for name in (*output, *([uncertainty] if uncertainty else [])):
             writing.kind(name)
@@ -157,7 +163,7 @@ def info(scan: Scan, axes: Axes = "", voxel: Voxel = "", key: Key = "", json: Js
     """Say what a scan file holds, what will be ignored, and which rule it breaks."""
     from recon import info as doctor
 
-    report = doctor.describe(_read(scan, axes, _three(voxel), key))
+    report = doctor.describe_any(_read(scan, axes, _three(voxel), key))
     typer.echo(doctor.as_json(report) if json else doctor.text(report))
 
 
@@ -331,18 +337,20 @@ def _learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
     return replace(plan, solve=replace(plan.solve, **given))
 
 
-def _read(scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str) -> RawScan:
+def _read(scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str) -> AnyScan:
     from recon.io.read import read
 
     names = tuple(a.strip() for a in axes.split(",")) if axes else None
     return read(scan, axes=names, voxel=voxel, key=key or None)
 
 
-def _trajectory(raw: RawScan, trajectory: str) -> RawScan:
+def _trajectory(raw: AnyScan, trajectory: str) -> AnyScan:
     from recon.io import positions
 
     if not trajectory:
         return raw
+    if not isinstance(raw, RawScan):
+        raise ReconError(f"--trajectory places lines of an MRI scan, and {raw.source} has none; leave it out")
     if trajectory in _STANDARD:
         return positions.with_standard(raw, trajectory)  # type: ignore[arg-type]
     return positions.with_positions(raw, positions.load(trajectory))

@@ -70,7 +70,7 @@ def bench(
 
     from recon import recipe as recipes
     from recon.accuracy import compare, results, undersample
-    from recon.io.read import read
+    from recon.io.read import read_raw
     from recon.progress import reporter
 
     for name in methods:
@@ -97,7 +97,7 @@ def bench(
 
         torch.set_num_threads(threads)
     order = tuple(a.strip() for a in axes.split(",")) if axes else None
-    raw = [read(path, axes=order, key=key or None) for path in scans]
+    raw = [read_raw(path, axes=order, key=key or None) for path in scans]
     named = dict(zip(results.names(scans, raw, numbered=numbered), raw, strict=True))
     with reporter(quiet) as report:
         records = results.bench(named, wanted, output, replace=force, report=report)

@@ -58,10 +58,10 @@ def stream(
             raise typer.BadParameter(f"-o takes an ISMRMRD file that ends in .h5, not {str(output)!r}")
         writing.check_paths([str(output)], inputs=[scan])
     from recon.io.mrd_image import write_messages
-    from recon.io.read import read
+    from recon.io.read import read_raw
     from recon.serve.client import stream as send
 
-    answer = send(read(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_hear)
+    answer = send(read_raw(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_hear)
     errors = [t for t in answer.texts if t.startswith("ERR")]
     if errors or not answer.closed:
         raise ReconError(

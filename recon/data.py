@@ -1,4 +1,4 @@
-"""What travels along the one path: RawScan → KSpace → Measurement → Image, all frozen dataclasses."""
+"""What travels along the one path: RawScan, CTImages or CTProjections → Measurement → Image, all frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -224,6 +224,74 @@ class RawScan:
     rejected: int = 0
 
 
+class Voxels(Protocol):
+    """Access to the voxels behind a CTSeries; reads from the files when asked, never writes."""
+
+    def read(self, first: int, last: int) -> NDArray[np.float32]:
+        """HU of the slices first … last − 1, (z, y, x)."""
+        ...
+
+
+@dataclass(frozen=True)
+class CTSeries:
+    """One series of CT images in HU as a scanner made it, slices sorted along `geometry`'s slice direction.
+
+    `source` holds the DICOM header of each slice without its pixels, empty where the file was none; what is written of
+    the series takes patient, study and frame of reference from there. `label` tells series of one scan from another
+    without a word of the patient.
+    """
+
+    voxels: Voxels = field(repr=False)
+    geometry: Geometry
+    header: Header = Header()
+    source: tuple[Any, ...] = field(default=(), repr=False)
+    label: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CTImages:
+    """CT images of one file or folder, series by series; `source` names the format."""
+
+    series: tuple[CTSeries, ...]
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CTProjections:
+    """Projections of parallel slices, all seen by the same rays.
+
+    `values` (slice, view, detector) are line integrals without unit, or, by `kind`, counts, of which `air` and `dark`
+    (anything that broadcasts to `values`) are those without a body and without a beam. `angles` in radians (view,),
+    `beam`, `spacing`, `offset` and the distances in mm as in `recon.operators.xray`. `electronic_noise` is the standard
+    deviation in counts beside Poisson's, `counts_per_unit` how many photons one unit of counts stands for. `water` is
+    the attenuation of water in 1/mm that HU are counted from. `matrix` (y, x) and `voxel` in mm are what the file asks
+    for, 0 where it leaves that open. `positions` holds z of each slice in LPS mm, `thickness` is theirs.
+    """
+
+    values: NDArray[np.float32] = field(repr=False)
+    kind: Literal["line integrals", "counts"]
+    angles: NDArray[np.float64] = field(repr=False)
+    beam: Literal["parallel", "flat", "curved"]
+    spacing: float
+    offset: float = 0.0
+    source_distance: float = 0.0
+    detector_distance: float = 0.0
+    air: NDArray[np.float32] | None = field(default=None, repr=False)
+    dark: NDArray[np.float32] | None = field(default=None, repr=False)
+    electronic_noise: float = 0.0
+    counts_per_unit: float = 1.0
+    water: float = 0.0
+    matrix: tuple[int, int] = (0, 0)
+    voxel: float = 0.0
+    positions: tuple[float, ...] = (0.0,)
+    thickness: float = 1.0
+    header: Header = Header()
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class KSpace:
     """Lines of one image or stack of slices on the encoded grid.
@@ -257,7 +325,8 @@ class Image:
     FRAME_COUNTERS, and lists only those with more than one entry. `units` is "arbitrary" for MR intensities or "HU".
     `provenance` holds the recipe and its hash, versions, method and seeds; `trust` the numbers that say how far the
     image can be believed; `notes` sentences for the reader of the image. `uncertainty` is the standard deviation of its
-    magnitude, of the same shape, where it was asked for.
+    magnitude, of the same shape, where it was asked for. `source` are the DICOM headers of the slices it was derived
+    from, where it was made of images.
     """
 
     data: NDArray[Any]
@@ -269,3 +338,4 @@ class Image:
     trust: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     uncertainty: NDArray[Any] | None = None
+    source: tuple[Any, ...] = field(default=(), repr=False)

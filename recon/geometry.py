@@ -28,12 +28,13 @@ class GeometryError(ValueError):
 class Geometry:
     """Place and size of a voxel grid (z, y, x) in the patient.
 
-        x(i, j, k) = position + i·Δx·read_dir + j·Δy·phase_dir + k·Δz·slice_dir
+        x(i, j, k) = position + i·Δx·read_dir + j·Δy·phase_dir + k·(Δz·slice_dir + a·read_dir + b·phase_dir)
 
     `position` is the centre of voxel (0, 0, 0) in LPS millimetres, `voxel` is (Δx, Δy, Δz) in millimetres measured
     from centre to centre, `shape` is (nz, ny, nx), `thickness` the excited slice thickness in millimetres. `known` is
     False where the file gave no directions: the axes are then those of the array, and nothing may claim that they are
-    the patient's.
+    the patient's. `shear` = (a, b) is how far each slice is shifted in its plane against the one before, in mm: not
+    zero where the gantry of a CT was tilted.
     """
 
     position: Vector
@@ -44,6 +45,7 @@ class Geometry:
     shape: tuple[int, int, int]
     thickness: float
     known: bool = True
+    shear: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         check_directions(self.read_dir, self.phase_dir, self.slice_dir)
@@ -57,6 +59,10 @@ class Geometry:
     def normal(self) -> Vector:
         """r × c, the normal that DICOM derives from ImageOrientationPatient (slice_dir is ± this)."""
         return _vector(np.cross(self.read_dir, self.phase_dir))
+
+    def slice_position(self, k: int) -> NDArray[np.float64]:
+        """Centre of the first voxel of slice k in LPS millimetres."""
+        return np.asarray(affine_lps(self)[:3] @ (0, 0, k, 1))
 
 
 def check_directions(read_dir: Sequence[float], phase_dir: Sequence[float], slice_dir: Sequence[float]) -> None:
@@ -149,10 +155,12 @@ def stack(slices: Sequence[Geometry], *, tolerance_mm: float = 0.05) -> tuple[Ge
 
 
 def affine_lps(g: Geometry) -> NDArray[np.float64]:
-    """4×4 matrix from voxel index (i, j, k, 1) to LPS millimetres: [Δx·r | Δy·c | Δz·s | position]."""
+    """4×4 matrix from voxel index (i, j, k, 1) to LPS millimetres: [Δx·r | Δy·c | Δz·s (+ shear) | position]."""
     out = np.eye(4)
     for column, (direction, step) in enumerate(zip((g.read_dir, g.phase_dir, g.slice_dir), g.voxel, strict=True)):
         out[:3, column] = np.asarray(direction) * step
+    for direction, shift in zip((g.read_dir, g.phase_dir), g.shear, strict=True):
+        out[:3, 2] += shift * np.asarray(direction)
     out[:3, 3] = g.position
     return out
 
@@ -167,8 +175,10 @@ def flip(g: Geometry, axis: Literal["x", "y", "z"]) -> Geometry:
     i = "xyz".index(axis)
     names = ("read_dir", "phase_dir", "slice_dir")
     direction = np.asarray(getattr(g, names[i]))
-    last = np.asarray(g.position) + (g.shape[2 - i] - 1) * g.voxel[i] * direction
-    changes: dict[str, Any] = {"position": _vector(last), names[i]: _vector(-direction)}
+    last = np.asarray(g.position) + (g.shape[2 - i] - 1) * affine_lps(g)[:3, i]
+    a, b = g.shear
+    shear = {"x": (-a, b), "y": (a, -b), "z": (-a, -b)}[axis]
+    changes: dict[str, Any] = {"position": _vector(last), names[i]: _vector(-direction), "shear": shear}
     return replace(g, **changes)
 
 

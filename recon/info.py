@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import FRAME_COUNTERS, Encoding, Flag, RawScan, ReconError, flag_bits
+from recon.ct import report as ct_report
+from recon.ct.report import CTReport
+from recon.data import FRAME_COUNTERS, CTImages, CTProjections, Encoding, Flag, RawScan, ReconError, flag_bits
 from recon.prepare import sort
 from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
@@ -49,13 +51,13 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
-def as_json(report: Report) -> str:
+def as_json(report: Report | CTReport) -> str:
     """The report as JSON text."""
     return json.dumps(_plain(asdict(report)), indent=2, ensure_ascii=False)
 
 
 def describe(scan: RawScan) -> Report:
-    """Report on a scan; reads all headers and at most 64 MiB of samples. Raises DataError without imaging lines."""
+    """Report on a raw scan; reads all headers and at most 64 MiB of samples. Raises DataError without imaging lines."""
     kinds, number = sort.kinds(scan), sort.choose_encoding(scan)
     encoding = scan.encodings[number]
     rows = kinds.imaging[scan.lines["encoding_space_ref"][kinds.imaging] == number]
@@ -112,6 +114,11 @@ def describe(scan: RawScan) -> Report:
         findings=(*findings, *faults, *kinds.notes),
         notes=scan.notes,
     )
+
+
+def describe_any(scan: RawScan | CTImages | CTProjections) -> Report | CTReport:
+    """Report on a scan of any kind."""
+    return describe(scan) if isinstance(scan, RawScan) else ct_report.describe(scan)
 
 
 def _encoding(e: Encoding, lines: int) -> dict[str, Any]:
@@ -196,8 +203,10 @@ def _samples(scan: RawScan, rows: NDArray[np.intp]) -> tuple[dict[str, Any], lis
     return {"lines looked at": len(chosen), "lines with NaN": int((~good).sum()), "dead channels": dead}, faults
 
 
-def text(report: Report) -> str:
+def text(report: Report | CTReport) -> str:
     """The report for reading: one subject on each line, then what is ignored, odd or noted."""
+    if isinstance(report, CTReport):
+        return ct_report.text(report)
     r = report
     e, s = r.encodings[r.encoding], r.sampling
     field_T = f"{r.system['field_T']:g} T" if r.system["field_T"] else ""

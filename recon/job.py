@@ -1,17 +1,24 @@
-"""A scan made ready for its method."""
+"""A scan made ready for its method, and what is said of every image: how it was made, from which data."""
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from recon.data import Encoding, RawScan
+from recon import __version__
+from recon.data import Encoding, Header, RawScan
 from recon.prepare.noise import Whitening
 from recon.prepare.sort import Frame, Kinds
 from recon.prepare.stacks import Stack
-from recon.recipe import Recipe
+from recon.recipe import Recipe, digest
 
 
 @dataclass(frozen=True)
@@ -33,3 +40,29 @@ class Job:
     device: torch.device
     memory: int | None
     notes: tuple[str, ...]
+
+
+def provenance(recipe: Recipe, device: torch.device, started: datetime) -> dict[str, Any]:
+    """What every image says of how it was made, whatever the scan."""
+    return {
+        "engine": "recon",
+        "version": __version__,
+        "recipe": recipe.name,
+        "recipe_hash": digest(recipe),
+        "recipe_values": {k: v for k, v in asdict(recipe).items() if k != "name"},
+        "seed": recipe.solve.seed,
+        "device": str(device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def described(header: Header, recipe: Recipe) -> Header:
+    """The header with the recipe's description of the series, where it has one."""
+    description = recipe.output.series_description
+    return replace(header, study=replace(header.study, series_description=description)) if description else header
+
+
+def fingerprint(values: NDArray[Any]) -> str:
+    """SHA-256 of measured values: tells scans apart and says nothing of who was measured."""
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()

@@ -13,7 +13,7 @@ from recon import trust
 from recon.data import Measurement, ReconError
 from recon.nets import checkpoint, e2e_varnet, unrolled, weights
 from recon.prepare.sampling import Sampling
-from recon.recipe import Method, Solve, Trust
+from recon.recipe import CT_ALONE, Method, Solve, Trust
 from recon.solve import cg, fista, pdhg
 
 #: Error of sensitivity maps, as a share of the signal's power.
@@ -44,6 +44,8 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
     cannot tell the aliases apart or leave them incoherent. Otherwise, and non-Cartesian: sense. Raises ReconError for
     a method that the sampling rules out.
     """
+    if wanted in CT_ALONE:
+        raise ReconError(f"{wanted} reconstructs projections of CT and this is a scan of MRI; use --method auto")
     if wanted == "grappa" and (not cartesian or coils == 1):
         what = "is not Cartesian" if not cartesian else "has one channel"
         raise ReconError(f"grappa needs several channels on a Cartesian grid and this scan {what}; use --method cs")

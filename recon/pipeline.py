@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recon import __version__
-from recon.data import FRAME_COUNTERS, DataError, Header, Image, RawScan, ReconError
+from recon.ct import images
+from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTSeries, DataError, Image, RawScan, ReconError
 from recon.io.arrays import plane
-from recon.job import Job
+from recon.job import Job, described, provenance
 from recon.prepare import epi, scan_noise, sort
 from recon.prepare import stacks as stacking
 from recon.prepare.oddities import oddities
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
-from recon.recipe import Recipe, digest
+from recon.recipe import Recipe
 
 Report = Callable[[str, int, int], None]
+Scan = RawScan | CTImages | CTProjections
 
 
-def stacks(scan: RawScan) -> list[Stack]:
-    """The groups of parallel slices of a scan; `reconstruct` makes an image of one of them."""
+@overload
+def stacks(scan: RawScan) -> Sequence[Stack]: ...
+@overload
+def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections]: ...
+def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections]:
+    """The groups of parallel slices of a scan, the series of CT images; `reconstruct` makes an image of one of them."""
+    if isinstance(scan, CTImages):
+        return scan.series
+    if isinstance(scan, CTProjections):
+        return [scan]
     return stacking.stacks(scan, sort.kinds(scan).imaging, scan.encodings[sort.choose_encoding(scan)])
 
 
 def reconstruct(
-    scan: RawScan,
+    scan: Scan,
     recipe: Recipe = Recipe(),  # noqa: B008  (a frozen value)
     *,
     device: str = "auto",
@@ -41,7 +48,7 @@ def reconstruct(
     stack: int = 0,
     progress: Report | None = None,
 ) -> Image:
-    """The image of a raw scan as its recipe says.
+    """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
     `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
     `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
@@ -50,6 +57,10 @@ def reconstruct(
     """
     started = datetime.now(timezone.utc)
     report = progress or (lambda stage, done, total: None)
+    if isinstance(scan, CTImages):
+        return images.reconstruct(scan, recipe, _device(device), stack, report)
+    if isinstance(scan, CTProjections):
+        raise NotImplementedError
     job = prepare(scan, recipe, _device(device), memory, stack)
     if recipe.trust.replicas and job.encoding.trajectory != "cartesian":
         raise ReconError("replicas are made of Cartesian scans alone; set trust.replicas = 0 in the recipe")
@@ -65,24 +76,17 @@ def reconstruct(
         data=data.reshape(*shape, *data.shape[-3:]),
         geometry=job.stack.geometry,
         axes=job.axes,
-        header=_header(scan.header, recipe.output.series_description),
+        header=described(scan.header, recipe),
         provenance={
-            "engine": "recon",
-            "version": __version__,
+            **provenance(recipe, job.device, started),
             "scan_sha256": _fingerprint(job.scan, job.kinds.imaging),
             "method": how["method"],
             "why": how["why"],
             **{key: how[key] for key in ("weights", "weights_sha256") if key in how},
-            "recipe": recipe.name,
-            "recipe_hash": digest(recipe),
-            "recipe_values": {k: v for k, v in asdict(recipe).items() if k != "name"},
             "noise": job.whitening.source,
             "acquisition": "3D" if job.encoding.encoded_matrix[2] > 1 else "2D",
             "sampling": how["sampling"],
-            "seed": recipe.solve.seed,
             "device": how["device"],
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
         trust=how.get("trust", {}),
         notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *notes))),
@@ -159,12 +163,6 @@ def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:
             data = np.flip(data, axis)
             data = np.roll(data, 1, axis) if data.shape[axis] % 2 == 0 else data
     return np.ascontiguousarray(data)
-
-
-def _header(header: Header, description: str) -> Header:
-    if not description:
-        return header
-    return replace(header, study=replace(header.study, series_description=description))
 
 
 def _fingerprint(scan: RawScan, imaging: NDArray[np.intp]) -> str:

@@ -15,7 +15,9 @@ from annotated_types import Ge, Le
 from recon.data import ReconError
 
 T = TypeVar("T")
-Method = Literal["auto", "combine", "grappa", "sense", "cs", "tv", "unrolled", "varnet"]
+Method = Literal["auto", "combine", "grappa", "sense", "cs", "tv", "unrolled", "varnet", "fbp", "sirt", "cgls"]
+#: Methods that reconstruct CT projections; images of CT take "tv" and "unrolled".
+CT_ALONE: tuple[Method, ...] = ("fbp", "sirt", "cgls")
 Weight = Annotated[float, Ge(0), Le(1e9)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1), Le(10_000)]
@@ -76,6 +78,21 @@ class Solve:
 
 
 @dataclass(frozen=True)
+class CT:
+    """What is particular to CT: images in HU, and projections."""
+
+    #: Share of a denoised image in what is written; the rest is the image as it came, with its texture.
+    strength: Fraction = 1.0
+    #: Window of the ramp in filtered backprojection.
+    filter: Literal["ramp", "shepp-logan", "hann"] = "hann"
+    #: Pixels along each side of the image and their size in mm; 0 takes what the file asks for.
+    matrix: Annotated[int, Ge(0), Le(8192)] = 0
+    voxel: Annotated[float, Ge(0), Le(100)] = 0.0
+    #: Attenuation of water in 1/mm that HU are counted from; 0 takes the file's, or that of 70 keV.
+    water: Annotated[float, Ge(0), Le(1)] = 0.0
+
+
+@dataclass(frozen=True)
 class Trust:
     """When a learned image gives way to the classical one, and how noise is carried through."""
 
@@ -112,6 +129,7 @@ class Recipe:
     name: str = "default"
     prepare: Prepare = field(default_factory=Prepare)
     solve: Solve = field(default_factory=Solve)
+    ct: CT = field(default_factory=CT)
     trust: Trust = field(default_factory=Trust)
     output: Output = field(default_factory=Output)
 

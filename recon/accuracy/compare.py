@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 #: The name under which an inverse FFT of the measured lines alone competes.
 ZERO_FILLED = "zero-filled"
-METHODS = (ZERO_FILLED, *(m for m in get_args(recipes.Method) if m != "auto"))
+METHODS = (ZERO_FILLED, *(m for m in get_args(recipes.Method) if m not in ("auto", *recipes.CT_ALONE)))
 #: Measures by name.
 MEASURES = ("psnr", "ssim", "nmse")
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Image, ReconError
+from recon.io import ct_derived
 from recon.io import dicom_values as dv
 from recon.io.atomic import atomic_dir, atomic_file
 from recon.io.dicom_header import Series, series_header
@@ -105,10 +106,14 @@ def datasets(
     where unit is 1 (1000 for phase: milliradians; a power of ten for very small values, said in ImageComments). UIDs
     follow from pixels and settings: the same give the same UIDs, anything changed gives new ones. Geometry follows
     PS3.3 C.7.6.2; an unknown one has a frame of reference of its own and says so. `derived` labels the image DERIVED,
-    as some sites ask for learned methods; PS3.3 C.7.6.1.1.2 calls every image from raw data ORIGINAL. Raises ReconError
-    for NaN or infinity.
+    as some sites ask for learned methods; PS3.3 C.7.6.1.1.2 calls every image from raw data ORIGINAL, every one
+    that was made of images DERIVED (see `ct_derived`). Raises ReconError for NaN or infinity.
     """
     content = _digest(image)
+    if image.source:
+        yield from ct_derived.datasets(image, content, series_number=series_number)
+        return
+    derived = derived or bool(image.provenance.get("derived"))
     study = dv.uid(image.header.study.uid) or _study(image, content)
     for n, series in enumerate(_series(image, parts)):
         uid = dv.uid_of("series", content, series.part, series.label, str(derived), str(series_number))
@@ -174,7 +179,7 @@ def _digest(image: Image) -> str:
 
 def _slice(d: Dataset, image: Image, volume: Volume, k: int, pixels: NDArray[Any]) -> None:
     g, sequence = image.geometry, image.header.sequence
-    position = np.asarray(g.position) + k * g.voxel[2] * np.asarray(g.slice_dir)
+    position = g.slice_position(k)
     d.ImagePositionPatient = [dv.number(v) for v in position]
     d.ImageOrientationPatient = [dv.number(v) for v in (*g.read_dir, *g.phase_dir)]
     d.PixelSpacing = [dv.number(g.voxel[1]), dv.number(g.voxel[0])]

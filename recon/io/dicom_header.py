@@ -47,7 +47,7 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
-    ct, when, h = image.units == "HU", _when(image), image.header
+    ct, when, h = image.units == "HU", made_at(image), image.header
     d = Dataset()
     d.file_meta = FileMetaDataset()
     d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = UID(_CT if ct else _MR)
@@ -105,7 +105,7 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     d.PixelRepresentation = int(series.scale.signed)
     d.BurnedInAnnotation, d.LossyImageCompression = "NO", "00"
     d.ImageComments = _comments(image, series)
-    d.ContributingEquipmentSequence = [_equipment(image, when)]
+    d.ContributingEquipmentSequence = [equipment(image, when)]
     block = d.private_block(DICOM_GROUP, DICOM_CREATOR, create=True)
     block.add_new(0x01, "UT", as_json(image, unit=series.scale.unit, part=series.part))
     return d
@@ -127,7 +127,8 @@ def _mr(d: Dataset, image: Image) -> None:
             d.ImagedNucleus = "1H"
 
 
-def _equipment(image: Image, when: datetime) -> Dataset:
+def equipment(image: Image, when: datetime) -> Dataset:
+    """This engine as an item of ContributingEquipmentSequence."""
     from pydicom import Dataset
 
     purpose = Dataset()
@@ -189,7 +190,8 @@ def _acquisition_type(image: Image) -> str:
     return "2D" if g.shape[0] == 1 or abs(g.voxel[2] / g.thickness - 1) > 0.01 else ""
 
 
-def _when(image: Image) -> datetime:
+def made_at(image: Image) -> datetime:
+    """When the image was made, in the time of the place; now, where its provenance does not say."""
     try:
         stated = datetime.fromisoformat(str(image.provenance.get("date", "")).replace("Z", "+00:00"))
         # DICOM states the time of the place; a date without zone is taken as such.

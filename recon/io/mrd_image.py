@@ -163,7 +163,7 @@ def _blocks(g: Geometry, data: NDArray[Any], volume: bool) -> Iterator[tuple[int
         yield 0, g, data
         return
     for k in range(g.shape[0]):
-        position = np.asarray(g.position) + k * g.voxel[2] * np.asarray(g.slice_dir)
+        position = g.slice_position(k)
         one = replace(
             g,
             position=(float(position[0]), float(position[1]), float(position[2])),

@@ -82,7 +82,8 @@ def _nifti(image: Image, file: _File) -> Any:
     out = create(file.values, affine if g.known else None)
     out.header.set_xyzt_units("mm", "sec")
     if g.known:
-        out.set_qform(affine, 1)
+        # A quaternion has no shear: code 0 says that the matrix alone tells where the voxels are.
+        out.set_qform(affine, 0 if any(g.shear) else 1, strip_shears=True)
         out.set_sform(affine, 1)
     TR = _seconds(image.header.sequence.TR, file.counters.get("contrast", 0)) or 0.0
     out.header.set_zooms((*g.voxel, *([TR] if file.values.ndim == 4 else [])))

@@ -1,4 +1,4 @@
-"""Reading a scan of any format that is known, recognised by its content."""
+"""Reading a scan of any format that is known, recognised by its content: raw MRI data, CT images, CT projections."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from recon.data import DataError, RawScan
+from recon.data import CTImages, CTProjections, DataError, RawScan
 
-FORMATS = "ISMRMRD (.h5, .mrd), fastMRI (.h5), BART (.cfl with .hdr), NumPy (.npy, .npz) and Siemens twix (.dat)"
+FORMATS = (
+    "ISMRMRD (.h5, .mrd), fastMRI (.h5), BART (.cfl with .hdr), NumPy (.npy, .npz) and Siemens twix (.dat); CT as a "
+    "DICOM series, NIfTI or projections (.h5)"
+)
 
 #: Signatures of files that hold no raw data this engine reads, and what to do about each.
 _OTHERS = (
     (0, b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (0, b"yardl", "is an MRD version 2 stream; convert it with mrd_to_ismrmrd"),
-    (128, b"DICM", "is a DICOM file, which holds an image or a vendor's own raw data"),
-    (344, b"n+1\0", "is a NIfTI file, which holds images and no raw data"),
     (0, b"\x89PNG", "is a picture and no raw data"),
     (0, b"<?xml", "is an XML file; give the file with the samples instead"),
 )
@@ -28,8 +29,8 @@ def read(
     axes: Sequence[str] | None = None,
     voxel: tuple[float, float, float] | None = None,
     key: str | None = None,
-) -> RawScan:
-    """The scan in a file of any known format; its content decides, never its name.
+) -> RawScan | CTImages | CTProjections:
+    """The scan in a file, or DICOM folder, of any known format; its content decides, never its name.
 
     `axes` names the axes of an array (NumPy, BART), `voxel` is its voxel size (x, y, z) in mm for formats that do not
     know it, `key` chooses the array of an .npz or the group of an ISMRMRD file that holds several. The file is opened
@@ -61,18 +62,41 @@ def read(
         from recon.io import arrays
 
         return arrays.read(path, axes=axes, voxel=voxel, key=key)
+    if kind == "DICOM":
+        from recon.io import ct_dicom
+
+        return ct_dicom.read(path)
+    if kind == "NIfTI":
+        from recon.io import ct_nifti
+
+        return ct_nifti.read(path)
     from recon.io import twix
 
     return twix.read(path)
 
 
+def read_raw(path: str | Path, *, axes: Sequence[str] | None = None, key: str | None = None) -> RawScan:
+    """The raw MRI scan in a file; raises DataError for any other."""
+    scan = read(path, axes=axes, key=key)
+    if isinstance(scan, RawScan):
+        return scan
+    raise DataError(f"{Path(path).name} is {scan.source}, which `recon run` takes; give a raw scan of MRI here")
+
+
 def recognise(path: str | Path) -> str:
-    """Format of a file: ismrmrd, fastmri, cfl, numpy or twix. Raises DataError for any other, saying what it is."""
+    """Format of a file: ismrmrd, fastmri, cfl, numpy, twix, DICOM or NIfTI.
+
+    Raises DataError for any other, saying what it is.
+    """
+    from recon.io import ct_dicom, ct_nifti
+
     path = Path(path)
     if _is_cfl(path):
         return "cfl"
     if path.is_dir():
-        raise DataError(f"{path} is a folder; give one scan file of it")
+        if any(ct_dicom.is_dicom(p) for p in path.rglob("*") if p.is_file()):
+            return "DICOM"
+        raise DataError(f"{path} is a folder without a DICOM series; give one scan file of it")
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the name")
     size = path.stat().st_size
@@ -91,6 +115,10 @@ def recognise(path: str | Path) -> str:
         return _hdf5(path)
     if _is_twix(start, size):
         return "twix"
+    if start[128:132] == b"DICM":
+        return "DICOM"
+    if ct_nifti.is_nifti(path):
+        return "NIfTI"
     for offset, signature, sentence in _OTHERS:
         if start[offset : offset + len(signature)] == signature:
             raise DataError(f"{path.name} {sentence}; formats that are read are {FORMATS}")

@@ -1,0 +1,1 @@
+"""CT along the one path: images that are denoised, projections that are reconstructed."""

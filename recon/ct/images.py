@@ -1,0 +1,68 @@
+"""CT images in, CT images out: read, denoise, blend with the original, keep what is no measurement."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recon.ct.denoise import Report, denoise_images
+from recon.data import CTImages, Image, ReconError
+from recon.job import described, fingerprint, provenance
+from recon.recipe import Recipe
+
+#: Nothing weighs less than air. A scanner's filling outside of its circle does, and stays as it is.
+_FILLING = -1100.0
+
+
+def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int, report: Report) -> Image:
+    """The image of one series: out = x + strength · (denoised − x), fillings outside of the circle as they were.
+
+    Raises ReconError for a series that is not there, DataError for files that cannot be read.
+    """
+    started = datetime.now(timezone.utc)
+    if not 0 <= stack < len(scan.series):
+        raise ReconError(f"the folder has {len(scan.series)} CT series and no number {stack + 1}; see `recon info`")
+    series = scan.series[stack]
+    volume = series.voxels.read(0, series.geometry.shape[0])
+    filling = fillings(volume)
+    air = np.where(filling, np.float32(-1000), volume) if filling.any() else volume
+    strength = recipe.ct.strength
+    if strength == 0 and not recipe.trust.replicas:
+        found = None
+        data = volume
+    else:
+        found = denoise_images(air, series.geometry.voxel, recipe, device, report)
+        data = np.where(filling, volume, air + np.float32(strength) * (found.data - air))
+    method, why = (found.method, found.why) if found else ("none", "none: strength 0 keeps the image as it came")
+    notes = [why, *(found.notes if found else ())]
+    if 0 < strength < 1:
+        notes.append(f"strength {strength:g}: {1 - strength:.0%} of what denoising takes away was left in")
+    return Image(
+        data=np.ascontiguousarray(data, dtype=np.float32),
+        geometry=series.geometry,
+        units="HU",
+        header=described(series.header, recipe),
+        provenance={
+            **provenance(recipe, device, started),
+            "scan_sha256": fingerprint(volume),
+            "method": method,
+            "why": why,
+            "derived": True,
+            **(found.provenance if found else {}),
+        },
+        trust=found.trust if found else {},
+        notes=tuple(dict.fromkeys((*scan.notes, *series.notes, *notes))),
+        uncertainty=found.uncertainty if found else None,
+        source=series.source,
+    )
+
+
+def fillings(volume: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Voxels that hold one value below any that can be measured, which scanners put outside of their circle."""
+    low = volume.min()
+    filled = volume == low if low < _FILLING else np.zeros(volume.shape, bool)
+    # A filling fills: the darkest voxel of a noisy image is one of its kind.
+    return filled if int(filled.sum()) >= 0.005 * volume.size else np.zeros(volume.shape, bool)

@@ -1,0 +1,130 @@
+"""CT images derived from a DICOM series: the source's patient, study, place and technique, pixels and identity new."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon import __version__
+from recon.data import Image, ReconError
+from recon.io import dicom_values as dv
+from recon.io.dicom_header import equipment, made_at
+from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, is_learned, series_description
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+#: What belongs to the pixels or the file of the source and not to those of the derived image.
+_GONE = (
+    "PixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries", "PixelPaddingValue", "PixelPaddingRangeLimit", "VOILUTSequence", "ModalityLUTSequence",
+    "IconImageSequence", "DigitalSignaturesSequence", "MACParametersSequence", "DataSetTrailingPadding",
+    "SourceImageSequence", "ReferencedImageSequence", "DerivationCodeSequence", "PixelDataProviderURL",
+    "ReferencedPerformedProcedureStepSequence", "ImageComments",
+)  # fmt: skip
+#: Series of the source's number and this are derived from it.
+NUMBER = 1000
+
+
+def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[Dataset]:
+    """The DICOM objects of an image with a `source`, slice by slice; `content` is the digest that UIDs follow from.
+
+        HU = stored · slope,   slope 1, or the source's where that is finer; nothing is clipped
+
+    Patient, study, frame of reference, technique and place of each slice are the source's own words. Series and
+    instances have UIDs of their own, ImageType says DERIVED, each slice refers to the one that it was made of, this
+    engine is contributing equipment. Private elements, overlays and signatures of the source are left out: what they
+    say of the pixels is no longer so. The series has the source's number + 1000, or `series_number` where that is
+    not 1. Raises ReconError for values that 16 bits do not hold.
+    """
+    from pydicom.uid import UID
+
+    values = image.data.reshape(-1, *image.data.shape[-3:])
+    if len(values) != 1 or len(image.source) != len(values[0]):
+        raise ReconError("the image and the DICOM series that it was made of differ in slices; write it as .nii.gz")
+    slope = min([1.0, *(abs(float(d.RescaleSlope)) for d in image.source)])
+    slope = float(dv.number(slope))
+    peak = float(np.abs(values).max())
+    if peak / slope > 32767:
+        slope = float(dv.number(peak / 32767 * 1.0001))
+    uid = dv.uid_of("derived series", content, str(image.source[0].get("SeriesInstanceUID", "")), str(series_number))
+    numbers = [d.get("InstanceNumber") for d in image.source]
+    kept = None not in numbers and len(set(numbers)) == len(numbers)
+    for k, (source, pixels) in enumerate(zip(image.source, values[0])):
+        d = _dataset(source, image, np.rint(pixels / slope).astype(np.int16), slope)
+        d.InstanceNumber = str(numbers[k] if kept else k + 1)
+        d.SeriesInstanceUID = uid
+        d.SeriesNumber = str(int(source.get("SeriesNumber") or 0) + NUMBER if series_number == 1 else series_number)
+        d.SOPInstanceUID = UID(dv.uid_of("derived", uid, str(k)))
+        d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
+        yield d
+
+
+def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: float) -> Dataset:
+    from pydicom.dataset import Dataset as New
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian
+
+    d, when = _copied(source), made_at(image)
+    d.file_meta = FileMetaDataset()
+    d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID
+    d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    d.file_meta.ImplementationClassUID = UID(dv.uid_of("recon"))
+    d.file_meta.ImplementationVersionName = dv.text(f"RECON {__version__}", "SH")
+    for keyword in ("InstanceCreation", "Content", "Series"):
+        setattr(d, f"{keyword}Date", when.strftime("%Y%m%d"))
+        setattr(d, f"{keyword}Time", when.strftime("%H%M%S.%f"))
+    # PRIMARY stays: the image is of this examination, and viewers sort SECONDARY under screenshots.
+    kind = [str(v) for v in source.get("ImageType") or ()]
+    d.ImageType = ["DERIVED", kind[1] if len(kind) > 1 else "PRIMARY", kind[2] if len(kind) > 2 else "AXIAL"]
+    d.SeriesDescription = series_description(image)
+    d.DerivationDescription = dv.text(describe(image), "ST")
+    d.DerivationCodeSequence = [_code("113087", "Smoothing")]
+    reference = New()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    reference.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
+    reference.SpatialLocationsPreserved = "YES"
+    d.SourceImageSequence = [reference]
+    d.ContributingEquipmentSequence = [*(d.get("ContributingEquipmentSequence") or []), equipment(image, when)]
+    learned = "AI-assisted image, research use." if is_learned(image) else "Research use."
+    d.ImageComments = dv.text(" ".join([describe(image) + ".", learned, *image.notes]), "LT")
+    d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
+    d.Rows, d.Columns = stored.shape
+    d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 1
+    d.RescaleIntercept, d.RescaleSlope, d.RescaleType = "0", dv.number(slope), "HU"
+    if str(d.get("LossyImageCompression", "")) != "01":
+        d.LossyImageCompression = "00"
+    d.setdefault("FrameOfReferenceUID", dv.uid_of("frame of reference", str(source.get("SeriesInstanceUID", ""))))
+    d.setdefault("PositionReferenceIndicator", "")
+    block = d.private_block(DICOM_GROUP, DICOM_CREATOR, create=True)
+    block.add_new(0x01, "UT", as_json(image, part="magnitude"))
+    little = stored.astype("<i2").tobytes()
+    d.add_new("PixelData", "OW", little + b"\0" * (len(little) % 2))
+    return d
+
+
+def _copied(source: Dataset) -> Dataset:
+    """The source's elements as UTF-8, without what speaks of its pixels."""
+    d = copy.deepcopy(source)
+    d.decode()
+    d.SpecificCharacterSet = "ISO_IR 192"
+    d.remove_private_tags()
+    for keyword in _GONE:
+        if keyword in d:
+            delattr(d, keyword)
+    # Overlays and curves are drawn over pixels that are no longer there; group lengths count bytes that are not.
+    for tag in [e.tag for e in d if 0x5000 <= e.tag.group <= 0x60FF or e.tag.element == 0]:
+        del d[tag]
+    return d
+
+
+def _code(value: str, meaning: str) -> Any:
+    from pydicom import Dataset
+
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+    return code

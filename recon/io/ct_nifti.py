@@ -1,0 +1,107 @@
+"""CT images as NIfTI, in HU."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import CTImages, CTSeries, DataError
+from recon.geometry import Geometry, GeometryError
+
+#: Somewhere a CT in HU is below this: air is −1000, fat −100.
+_DARK = -50
+
+
+@dataclass(frozen=True)
+class _Array:
+    values: NDArray[np.float32]
+
+    def read(self, first: int, last: int) -> NDArray[np.float32]:
+        """HU of the slices first … last − 1."""
+        return self.values[first:last]
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file begins as NIfTI does, packed with gzip or not."""
+    import gzip
+
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            start = file.read(352)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return start[344:347] in (b"n+1", b"n+2") or start[4:8] in (b"n+1\0", b"n+2\0")
+
+
+def read(path: Path) -> CTImages:
+    """The CT volume of a .nii or .nii.gz file.
+
+    Raises DataError for colour, several volumes, NaN, values that cannot be HU, and a file that is cut short.
+    """
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        kind = image.get_data_dtype()
+        if kind.fields is not None or kind.kind == "c":
+            raise DataError(f"{path.name} holds colour or complex voxels; give CT images in HU")
+        values = np.asarray(image.dataobj, dtype=np.float32)
+    except DataError:
+        raise
+    except Exception as error:  # nibabel, gzip and zlib raise of all kinds
+        raise DataError(f"{path.name} is cut short or no NIfTI ({type(error).__name__}); copy it again") from None
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or not values.size:
+        raise DataError(f"{path.name} holds an array of {values.shape} voxels; give one volume (x, y, z)")
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise DataError(f"{path.name} holds {bad} voxels that are NaN or infinite; replace them, by -1000 HU for air")
+    low, high = float(values.min()), float(values.max())
+    if low > _DARK:
+        raise DataError(
+            f"{path.name} holds values from {low:g} to {high:g}, and a CT in HU has air near -1000: if it is a CT "
+            "whose values were shifted, subtract the shift (often 1024); an MR image is not taken"
+        )
+    volume = np.ascontiguousarray(values.T)
+    notes = () if low < -500 else ("no voxel is below −500 HU: the air around the body is missing",)
+    return CTImages((CTSeries(_Array(volume), _geometry(image, volume.shape, path), notes=notes),), "CT NIfTI")
+
+
+def _geometry(image: Any, shape: tuple[int, ...], path: Path) -> Geometry:
+    """The grid in LPS; its axes alone where the file claims no space of a scanner."""
+    known = bool(image.header["qform_code"] or image.header["sform_code"])
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)
+    if not np.isfinite(lps).all():
+        raise DataError(f"{path.name} has an affine that is not finite; correct its sform")
+    x, y, z, corner = lps[:3].T
+    dx, dy = float(np.linalg.norm(x)), float(np.linalg.norm(y))
+    if not min(dx, dy) > 0:
+        raise DataError(f"{path.name} has an affine without extent; correct its sform")
+    r, c = x / dx, y / dy
+    normal = np.cross(r, c)
+    along = float(z @ normal)
+    a, b = float(z @ r), float(z @ c)
+    if math.hypot(a, b) < 1e-4 * abs(along):
+        a = b = 0.0
+    try:
+        return Geometry(
+            _vector(corner), _vector(r), _vector(c), _vector(normal * (1 if along > 0 else -1)), (dx, dy, abs(along)),
+            (shape[0], shape[1], shape[2]), abs(along), known, (a, b),
+        )  # fmt: skip
+    except GeometryError as error:
+        raise DataError(f"{path.name}: {error}; resample the volume to a regular grid") from None
+
+
+def _vector(v: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(v[0]), float(v[1]), float(v[2])

@@ -1,0 +1,111 @@
+"""CT images denoised along the one path, from the command line to the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import recon
+from recon.ct.noise import noise_level
+from recon.recipe import CT, Recipe, Solve
+from tests import command
+from tests.io import ct_files
+
+
+def study(tmp_path: Path, sigma: float = 30) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A folder, the noisy HU in it and those without noise."""
+    clean = ct_files.body((2, 96, 96), noise=0)
+    noisy = np.clip(np.rint(clean + sigma * np.random.default_rng(1).standard_normal(clean.shape)), -1024, None)
+    ct_files.write(tmp_path / "in", noisy)
+    return tmp_path / "in", noisy, np.clip(clean, -1024, None)
+
+
+def test_a_series_is_denoised_in_one_command(tmp_path: Path) -> None:
+    folder, noisy, clean = study(tmp_path)
+    out, nii = tmp_path / "denoised", tmp_path / "denoised.nii.gz"
+    end = command.recon("run", folder, "-o", out, "-o", nii)
+    assert end.code == 0, end.err
+    found = nib.load(nii).get_fdata().T
+    inside = clean == 40
+    assert noisy[inside].std() > 28
+    assert found[inside].std() < 12
+    assert found[inside].mean() == pytest.approx(noisy[inside].mean(), abs=2.5)
+    assert found[clean == 800].mean() == pytest.approx(800, abs=25)
+    (series,) = recon.read(out).series
+    assert np.abs(series.voxels.read(0, 2) - found).max() <= 0.5
+    record = json.loads((tmp_path / "denoised.json").read_text())
+    assert record["Units"] == "HU"
+    assert record["Modality"] == "CT"
+    assert ct_files.ID not in (tmp_path / "denoised.json").read_text() + end.out + end.err
+
+
+def test_strength_blends_the_original_in(tmp_path: Path) -> None:
+    folder, noisy, _ = study(tmp_path)
+    scan = recon.read(folder)
+    whole, half, none = (recon.reconstruct(scan, Recipe(ct=CT(strength=s))).data for s in (1.0, 0.5, 0.0))
+    assert np.array_equal(none, noisy)
+    assert np.abs(whole - noisy).max() > 20
+    assert np.abs(half - (whole + noisy) / 2).max() < 1e-3
+    end = command.recon("run", folder, "-o", tmp_path / "half.nii.gz", "--strength", 0.5, "-q")
+    assert end.code == 0
+    assert np.array_equal(nib.load(tmp_path / "half.nii.gz").get_fdata().T, half)
+
+
+def test_a_clean_series_stays_as_it_is(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", ct_files.body((1, 96, 96), noise=0))
+    scan = recon.read(tmp_path / "in")
+    before = scan.series[0].voxels.read(0, 1)
+    assert np.abs(recon.reconstruct(scan).data - before).max() < 1e-3
+
+
+@pytest.mark.parametrize("sigma", [5, 20, 60])
+def test_the_noise_is_read_off_the_image(sigma: float) -> None:
+    x = torch.from_numpy(ct_files.body((3, 128, 128), noise=sigma).astype(np.float32))
+    assert noise_level(x).tolist() == pytest.approx([sigma] * 3, rel=0.12)
+
+
+def test_a_method_for_projections_is_refused_for_images(tmp_path: Path) -> None:
+    folder, _, _ = study(tmp_path)
+    for method in ("fbp", "sense", "cs"):
+        with pytest.raises(recon.ReconError, match=f"{method} needs projections, or a raw scan"):
+            recon.reconstruct(recon.read(folder), Recipe(solve=Solve(method=method)))
+    said = command.refused(command.recon("run", folder, "-o", tmp_path / "x.nii.gz", "--stack", 3), 1)
+    assert "1 CT series and no number 3" in said
+
+
+def test_every_series_of_a_folder_gets_outputs_of_its_own(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", ct_files.body((1, 32, 32)), number=5)
+    ct_files.write(tmp_path / "in", ct_files.body((2, 32, 32)), series="other", number=1)
+    end = command.recon("run", tmp_path / "in", "-o", tmp_path / "o.nii.gz", "--strength", 0, "-q")
+    assert end.code == 0, end.err
+    shapes = [nib.load(tmp_path / f"o_stack-{n}.nii.gz").shape for n in (1, 2)]
+    assert shapes == [(32, 32, 2), (32, 32, 1)]
+
+
+def test_a_bad_series_leaves_nothing_behind(tmp_path: Path) -> None:
+    paths = ct_files.write(tmp_path / "in", ct_files.body())
+    paths[3].write_bytes(paths[3].read_bytes()[:-100])
+    end = command.recon("run", tmp_path / "in", "-o", tmp_path / "out", "-o", tmp_path / "o.nii.gz")
+    assert "cut short" in command.refused(end, 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_info_tells_what_a_folder_holds(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", ct_files.body())
+    end = command.recon("info", tmp_path / "in")
+    assert end.code == 0
+    assert "48×40" in end.out
+    assert "ACME Ring 64" in end.out
+    assert ct_files.ID not in end.out
+    assert json.loads(command.recon("info", "--json", tmp_path / "in").out)["items"][0]["slices"] == 4
+
+
+def test_verbs_for_raw_scans_refuse_ct(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", ct_files.body())
+    said = command.refused(command.recon("stream", tmp_path / "in"), 1)
+    assert "raw scan of MRI" in said

@@ -1,0 +1,304 @@
+"""CT series in, derived CT series out, against what other programs make of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
+
+import recon
+from recon.data import CTImages, DataError
+from recon.io import ct_dicom, provenance
+from recon.recipe import CT, Recipe, Solve
+from tests.io import ct_files
+from tests.io.validators import dcm2niix, differences, errors
+from tests.tools import need
+
+KEEP = Recipe(ct=CT(strength=0))
+HU = np.clip(ct_files.body(), -1024, None)
+OBLIQUE = (0.9, 0.3, -0.31622777, -0.26, 0.95, 0.16)
+
+
+def read(folder: Path) -> CTImages:
+    scan = recon.read(folder)
+    assert isinstance(scan, CTImages)
+    return scan
+
+
+def _in_order(d: pydicom.Dataset, k: int) -> None:
+    d.InstanceNumber = str(k + 1)
+
+
+def oblique() -> tuple[np.ndarray, np.ndarray]:
+    """An orientation and its normal, orthonormal to the last digit that a file holds."""
+    q, _ = np.linalg.qr(np.array([[0.9, 0.3, 0.1], [-0.2, 0.95, 0.3], [0.1, -0.3, 1]]))
+    r, c = q[0], q[1]
+    return np.concatenate([r, c]).round(8), np.cross(r, c)
+
+
+def test_a_series_is_sorted_by_position_in_hu_where_it_was_in_the_patient(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", HU)
+    (series,) = read(tmp_path / "in").series
+    assert np.array_equal(series.voxels.read(0, 4), HU)
+    assert np.array_equal(series.voxels.read(1, 3), HU[1:3])
+    g = series.geometry
+    assert g.position == (-100.5, -80.25, 30.0)
+    assert g.voxel == pytest.approx((0.7, 0.8, 2.5))
+    assert g.shape == HU.shape
+    assert g.shear == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["axial", "feet first", "oblique", "tilted gantry"])
+def test_what_is_written_has_the_geometry_and_the_values_that_dcm2niix_finds(kind: str, tmp_path: Path) -> None:
+    turn, normal = (np.array((1.0, 0, 0, 0, 1, 0)), np.array((0, 0, 1.0)))
+    if kind == "oblique":
+        turn, normal = oblique()
+    step = {"feet first": -2.5 * normal, "tilted gantry": np.array((0, 0.6, 2.5))}.get(kind, 2.5 * normal)
+    source = tmp_path / "in"
+    # Instances count along the normal: counting against a tilt, dcm2niix misplaces the stack.
+    ct_files.write(source, HU, orientation=turn, step=step, change=_in_order)
+    image = recon.reconstruct(recon.read(source), KEEP)
+    recon.write(image, [tmp_path / "out", tmp_path / "out.nii.gz"])
+    before, after = (dcm2niix(d, tmp_path / f"nii-{d.name}") for d in (source, tmp_path / "out"))
+    assert not differences(before["3"], after["1003"])
+    assert not differences(before["3"], nib.load(tmp_path / "out.nii.gz"))
+
+
+def test_a_tilted_gantry_puts_a_voxel_where_its_slice_says(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", HU, step=(0, 0.6, 2.5))
+    image = recon.reconstruct(recon.read(tmp_path / "in"), KEEP)
+    assert image.geometry.shear == pytest.approx((0, 0.6))
+    assert any("tilted by 13.5°" in note for note in image.notes)
+    recon.write(image, [tmp_path / "out.nii.gz"])
+    nii = nib.load(tmp_path / "out.nii.gz")
+    k, j, i = 3, 10, 20
+    lps = np.array([-100.5 + 20 * 0.7, -80.25 + 10 * 0.8 + 3 * 0.6, 30 + 3 * 2.5])
+    assert nii.affine @ (i, j, k, 1) == pytest.approx((-lps[0], -lps[1], lps[2], 1), abs=1e-4)
+    assert int(nii.header["qform_code"]) == 0
+
+
+def test_the_derived_series_is_valid_and_names_its_source(tmp_path: Path) -> None:
+    paths = ct_files.write(tmp_path / "in", HU)
+    before = {p: p.read_bytes() for p in paths}
+    assert not errors(paths[0])
+    image = recon.reconstruct(recon.read(tmp_path / "in"), Recipe(solve=Solve(method="tv", iterations=5)))
+    written = recon.write(image, [tmp_path / "out"])
+    assert {p: p.read_bytes() for p in paths} == before
+    sources = {str(d.SOPInstanceUID): d for d in map(pydicom.dcmread, paths)}
+    seen = set()
+    for path in written:
+        assert not errors(path)
+        d = pydicom.dcmread(path)
+        s = sources[d.SourceImageSequence[0].ReferencedSOPInstanceUID]
+        for same in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "AccessionNumber", "KVP",
+                     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "InstanceNumber",
+                     "Manufacturer",                     "WindowCenter", "AcquisitionTime"):  # fmt: skip
+            assert d.get(same) == s.get(same), same
+        assert str(d.PatientName) == ct_files.NAME
+        assert d.SeriesInstanceUID != s.SeriesInstanceUID
+        assert d.SOPInstanceUID not in sources
+        assert d.SeriesNumber == 1003
+        assert list(d.ImageType) == ["DERIVED", "PRIMARY", "AXIAL"]
+        assert "tv" in d.DerivationDescription
+        assert d.ContributingEquipmentSequence[-1].Manufacturer == "recon"
+        seen.add(d.SOPInstanceUID)
+    assert len(seen) == len(paths)
+    assert ct_files.ID not in str(image)
+    assert ct_files.ID not in provenance.as_json(image)
+
+
+def test_elements_that_speak_of_the_old_pixels_do_not_stay(tmp_path: Path) -> None:
+    def change(d: pydicom.Dataset, k: int) -> None:
+        d.SmallestImagePixelValue = 3
+        d.private_block(0x0029, "ACME CSA", create=True).add_new(1, "LO", "secret")
+        d.add_new(0x60003000, "OW", b"\0\0")
+        d.LossyImageCompression, d.LossyImageCompressionRatio = "01", "4"
+        d.LossyImageCompressionMethod = "ISO_10918_1"
+
+    ct_files.write(tmp_path / "in", HU, change=change)
+    image = recon.reconstruct(recon.read(tmp_path / "in"), KEEP)
+    assert any("with loss" in note for note in image.notes)
+    d = pydicom.dcmread(recon.write(image, [tmp_path / "out"])[0])
+    assert "SmallestImagePixelValue" not in d
+    assert (0x0029, 0x1001) not in d
+    assert (0x6000, 0x3000) not in d
+    assert d.LossyImageCompression == "01"
+
+
+def test_several_series_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+    other = ct_files.body((3, 40, 48), seed=5)
+    ct_files.write(tmp_path / "in", HU, number=4)
+    ct_files.write(tmp_path / "in/below", other, series="other", number=2)
+    scan = read(tmp_path / "in")
+    assert [s.label for s in scan.series] == ["series 2", "series 4"]
+    assert [len(s.source) for s in scan.series] == [3, 4]
+    assert np.array_equal(recon.reconstruct(scan, KEEP, stack=1).data, HU)
+
+
+def test_localizers_and_other_objects_are_left_out_and_counted(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", HU)
+
+    def scout(d: pydicom.Dataset, k: int) -> None:
+        d.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    ct_files.write(tmp_path / "in", HU[:1], series="scout", change=scout)
+    (tmp_path / "in/readme.txt").write_text("not DICOM")
+    scan = read(tmp_path / "in")
+    assert len(scan.series) == 1
+    assert scan.notes == ("left out: 1 localizers",)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_series_are_read(syntax: str, tmp_path: Path) -> None:
+    def change(d: pydicom.Dataset, k: int) -> None:
+        d.compress(syntax, encoding_plugin="pylibjpeg" if syntax != RLELossless else "pydicom")
+
+    ct_files.write(tmp_path / "in", HU, change=change)
+    assert np.array_equal(read(tmp_path / "in").series[0].voxels.read(0, 4), HU)
+
+
+@pytest.mark.parametrize(("tool", "options"), [("dcmcjpeg", ["+e1"]), ("dcmcjpls", ["+el"])])
+def test_series_compressed_by_dcmtk_are_read(tool: str, options: list[str], tmp_path: Path) -> None:
+    import subprocess
+
+    paths = ct_files.write(tmp_path / "raw", HU)
+    (tmp_path / "in").mkdir()
+    for p in paths:
+        subprocess.run([need(tool), *options, str(p), str(tmp_path / "in" / p.name)], check=True)
+    d = pydicom.dcmread(next((tmp_path / "in").iterdir()))
+    assert d.file_meta.TransferSyntaxUID.is_compressed
+    assert np.array_equal(read(tmp_path / "in").series[0].voxels.read(0, 4), HU)
+
+
+def test_a_missing_decoder_is_named_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydicom.pixels.decoders import JPEGLSLosslessDecoder
+
+    paths = ct_files.write(tmp_path / "in", HU[:1])
+    d = pydicom.dcmread(paths[0])
+    d.file_meta.TransferSyntaxUID = JPEGLSLossless
+    d.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+    d["PixelData"].is_undefined_length = True
+    d.save_as(paths[0])
+    monkeypatch.setattr(JPEGLSLosslessDecoder, "_available", {})
+    with pytest.raises(recon.ReconError, match=r'compressed \(JPEG-LS.*pip install "recon\[ct\]"'):
+        read(tmp_path / "in").series[0].voxels.read(0, 1)
+
+
+def _second_place(d: pydicom.Dataset, k: int) -> None:
+    if k == 2:
+        d.ImagePositionPatient = ["-100.5", "-80.25", "32.5"]
+
+
+def _turned(d: pydicom.Dataset, k: int) -> None:
+    if k == 2:
+        d.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+
+
+def _without(*keywords: str):
+    def change(d: pydicom.Dataset, k: int) -> None:
+        for keyword in keywords:
+            delattr(d, keyword)
+
+    return change
+
+
+def _set(**values: object):
+    def change(d: pydicom.Dataset, k: int) -> None:
+        for keyword, value in values.items():
+            setattr(d, keyword, value)
+
+    return change
+
+
+def _other_size(d: pydicom.Dataset, k: int) -> None:
+    if k == 1:
+        d.Rows, d.Columns = 48, 40
+
+
+BAD = {
+    "slice twice": (_second_place, "holds 1 slices twice at one place .instance 2 and instance 3"),
+    "two orientations": (_turned, "slices of 2 orientations"),
+    "not CT": (
+        _set(Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"),
+        "no CT image in DICOM but 4 objects of modality MR",
+    ),
+    "enhanced": (_set(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "Enhanced CT"),
+    "colour": (_set(SamplesPerPixel=3, PhotometricInterpretation="RGB"), "colour image .RGB"),
+    "no place": (_without("ImagePositionPatient"), "lacks ImagePositionPatient"),
+    "no rescale": (_without("RescaleIntercept"), "no rescale to HU"),
+    "no HU": (_set(RescaleType="US"), "no rescale to HU"),
+    "two sizes": (_other_size, "2 different Rows"),
+    "several frames": (_set(NumberOfFrames=2), "several frames"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_series_that_is_no_volume_is_refused_with_what_is_wrong(kind: str, tmp_path: Path) -> None:
+    change, says = BAD[kind]
+    ct_files.write(tmp_path / "in", HU, change=change)
+    with pytest.raises(DataError, match=says) as error:
+        read(tmp_path / "in")
+    assert "\n" not in str(error.value)
+    assert "geheim" not in str(error.value)
+
+
+def test_a_missing_slice_is_named_by_its_neighbours(tmp_path: Path) -> None:
+    paths = ct_files.write(tmp_path / "in", ct_files.body((6, 40, 48)))
+    paths[2].unlink()
+    with pytest.raises(DataError, match="1 missing between instance 5 and instance 3; copy the series again"):
+        read(tmp_path / "in")
+
+
+def test_a_copy_of_a_slice_is_left_out(tmp_path: Path) -> None:
+    paths = ct_files.write(tmp_path / "in", HU)
+    (tmp_path / "in/copy.dcm").write_bytes(paths[1].read_bytes())
+    (series,) = read(tmp_path / "in").series
+    assert len(series.source) == 4
+    assert "copies of others" in series.notes[0]
+
+
+def test_headers_without_pixels_and_files_cut_short_are_named(tmp_path: Path) -> None:
+    paths = ct_files.write(tmp_path / "in", HU, change=_without("PixelData"))
+    with pytest.raises(DataError, match="holds no pixels, only its header"):
+        recon.reconstruct(read(tmp_path / "in"), KEEP)
+    paths = ct_files.write(tmp_path / "cut", HU)
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[:-500])
+    with pytest.raises(DataError, match=r"instance 3 cannot be read .*cut short"):
+        recon.reconstruct(read(tmp_path / "cut"), KEEP)
+    paths[1].write_bytes(whole[:700])
+    with pytest.raises(DataError, match=r"lacks .* cut short"):
+        read(tmp_path / "cut")
+
+
+def test_fillings_outside_of_the_circle_stay_as_they_are(tmp_path: Path) -> None:
+    def change(d: pydicom.Dataset, k: int) -> None:
+        d.PixelRepresentation = 1
+        stored = np.where(corner, -2000, HU[k] + 1024).astype("<i2")
+        d.PixelPaddingValue = -2000
+        d.PixelData = stored.tobytes()
+
+    y, x = np.mgrid[:40, :48]
+    corner = (y - 20) ** 2 + (x - 24) ** 2 > 24**2
+    ct_files.write(tmp_path / "in", HU, change=change)
+    image = recon.reconstruct(recon.read(tmp_path / "in"), Recipe(solve=Solve(method="tv", iterations=5)))
+    assert (image.data[:, corner] == -3024).all()
+    assert (image.data[:, ~corner] > -1200).all()
+    recon.write(image, [tmp_path / "out"])
+    assert np.array_equal(read(tmp_path / "out").series[0].voxels.read(0, 4) == -3024, np.stack([corner] * 4))
+
+
+def test_uids_follow_from_what_was_done(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", HU)
+    scan = recon.read(tmp_path / "in")
+    uids = []
+    for n, recipe in enumerate((KEEP, KEEP, Recipe(solve=Solve(method="tv", iterations=3)))):
+        first = recon.write(recon.reconstruct(scan, recipe), [tmp_path / f"out{n}"])[0]
+        uids.append(pydicom.dcmread(first).SeriesInstanceUID)
+    assert uids[0] == uids[1] != uids[2]
+    assert generate_uid() not in uids
+    assert ct_dicom.is_dicom(first)
