@@ -20,6 +20,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one", min=0, max=65535)] = None,
     allow: Annotated[list[str] | None, typer.Option(help="Address or network that may connect; repeat it")] = None,
     max_sessions: Annotated[int | None, typer.Option(help="Sessions at once", min=1, max=256)] = None,
+    status_port: Annotated[
+        int | None, typer.Option(help="Port of the status page on this machine; 0 takes a free one", min=0, max=65535)
+    ] = None,
     audit: Annotated[Path | None, typer.Option(help="File for one line a job")] = None,
     check: Annotated[Path | None, typer.Option(help="Only check this file of settings")] = None,
 ) -> None:
@@ -32,6 +35,7 @@ def serve(
         typer.echo(f"{check} is well; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
         return
     given: dict[str, Any] = {"host": host or None, "port": port, "max_sessions": max_sessions}
+    given |= {"status_port": status_port}
     given |= {"allow": tuple(allow) if allow else None, "audit": str(audit.absolute()) if audit else None}
     site = settings.load(config) if config else settings.Site()
     site = settings.check(replace(site, **{k: v for k, v in given.items() if v is not None}))

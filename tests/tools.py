@@ -9,6 +9,7 @@ import pytest
 
 _PACKAGES = {
     "bart": "bart",
+    "chromium": "chromium",
     "dcm2niix": "dcm2niix",
     "dciodvfy": "dicom3tools",
     "dcmdump": "dcmtk",

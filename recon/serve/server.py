@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recon import __version__
 from recon.data import ReconError
 from recon.recipe import Recipe
 from recon.serve import wire
 from recon.serve.audit import Audit
+from recon.serve.board import Board, worst
 from recon.serve.settings import Site, networks
 
 _BACKLOG = 8
@@ -76,8 +78,10 @@ def listen(site: Site) -> socket.socket:
 class Server:
     """A listening socket, its workers, and the loop that serves them until `stop`."""
 
-    def __init__(self, sock: socket.socket, site: Site, recipes: Mapping[str, Recipe], audit: Audit, log: Log) -> None:
-        self._listener, self._site, self._audit, self._log = sock, site, audit, log
+    def __init__(
+        self, sock: socket.socket, site: Site, recipes: Mapping[str, Recipe], audit: Audit, board: Board, log: Log
+    ) -> None:
+        self._listener, self._site, self._audit, self._board, self._log = sock, site, audit, board, log
         self._allowed = networks(site)
         self._setup = json.dumps({"site": asdict(site), "recipes": {n: asdict(r) for n, r in recipes.items()}}).encode()
         self._workers: list[_Worker] = []
@@ -99,6 +103,8 @@ class Server:
         try:
             while not self._stopping or any(w.session for w in self._workers):
                 self._keep_warm()
+                idle = [w for w in self._workers if not w.session]
+                self._board.workers(sum(w.ready for w in idle), sum(not w.ready for w in idle))
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._watch()
@@ -144,10 +150,12 @@ class Server:
         peer = address[0].partition("%")[0].removeprefix("::ffff:")
         if not any(ipaddress.ip_address(peer) in network for network in self._allowed):
             self._log(f"{peer} is not in the allow-list; refused")
+            self._board.refused("not allowed")
             connection.close()
             return
         if len(self._active()) >= self._site.max_sessions:
             self._log(f"{peer} was told that {self._site.max_sessions} sessions are running")
+            self._board.refused("busy")
             self._dismiss(connection, f"ERR busy: {self._site.max_sessions} sessions are running; try again later")
             return
         now = time.monotonic()
@@ -155,6 +163,7 @@ class Server:
         worker = next((w for w in self._workers if not w.session), None) or self._start()
         worker.session = session
         self._audit.write("started", job=session.name, peer=peer)
+        self._board.began(session.name, peer)
         self._log(f"job {session.name} from {peer} started")
         with contextlib.suppress(OSError):  # a worker that has just died is noticed when its control socket ends
             words = json.dumps({"job": session.name}).encode()
@@ -180,9 +189,12 @@ class Server:
         if worker.session is None:
             return
         record = worker.session.record
+        self._board.told(worker.session.name, what)
         for many, one in (("images", "image"), ("notes", "note")):
             if one in what:
                 record.setdefault(many, []).append(what.pop(one))
+        if "trust" in what:
+            record["trust"] = worst(record.get("trust"), what.pop("trust"))
         if "last_line_to_image_s" in what:
             self._log(f"job {worker.session.name}: {what['last_line_to_image_s']:.2f} s from last line to first image")
         record.update(what)
@@ -209,6 +221,7 @@ class Server:
         state, reason = session.record["state"], session.record.get("reason", "")
         seconds = round(time.monotonic() - session.began, 3)
         self._audit.write("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
+        self._board.ended(session.name, seconds, session.record)
         self._log(f"job {session.name} ended after {seconds:.1f} s: {state}{': ' + reason if reason else ''}")
         # In the middle of an image any word would be read as pixels.
         self._dismiss(session.connection, words, silent=worker.sending)
@@ -298,6 +311,13 @@ def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None
         sock = listen(site)
         host, port = sock.getsockname()[:2]
         say(f"listening on {host}:{port}")
-        Server(sock, site, recipes, audit, log).run()
+        about = {"version": __version__, "address": f"{host}:{port}", "max_sessions": site.max_sessions}
+        board = Board(about)
+        with contextlib.ExitStack() as open_:
+            if site.status_port is not None:
+                from recon.serve.status import showing
+
+                say(f"status page at http://127.0.0.1:{open_.enter_context(showing(board, site.status_port))}/")
+            Server(sock, site, recipes, audit, board, log).run()
     finally:
         audit.close()

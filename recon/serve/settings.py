@@ -64,6 +64,8 @@ class Site:
     device: str = "auto"
     #: CPU threads of a session; 0 takes all.
     threads: Annotated[int, Ge(0), Le(1024)] = 0
+    #: Port of the status page on 127.0.0.1; none without it, 0 takes a free one.
+    status_port: Annotated[int, Ge(0), Le(65535)] | None = None
     #: File to which one line a job is appended.
     audit: str = "~/.local/state/recon/audit.jsonl"
     limits: Limits = field(default_factory=Limits)

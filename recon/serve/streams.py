@@ -82,10 +82,17 @@ class Outgoing:
         self._held = 0
         self._broken = ""
         self._ending = False
+        #: Set when nothing more will be sent.
+        self.ended = threading.Event()
         self._changed = threading.Condition()
         sock.settimeout(send_s)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._held
 
     def put(self, message: bytes) -> None:
         """Hand over a message; raises Broken where none can be sent any more."""
@@ -103,6 +110,7 @@ class Outgoing:
             self._ending = True
             self._changed.notify_all()
         self._thread.join()
+        self.ended.set()
         self._socket.close()
         return self._broken
 

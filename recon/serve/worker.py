@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ from recon.serve import counting, early, store, wire
 from recon.serve.session import Inbox, Key, MiB, receive, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Broken, Incoming, Outgoing
+from recon.serve.thumbnail import thumbnail
+
+#: Seconds between two reports of a running session.
+_PROGRESS_S = 1.0
 
 #: What helps a session that ran out of memory.
 _MEMORY = "lower memory_MiB or max_sessions in the site's file"
@@ -40,10 +45,11 @@ class Job:
     site: Site
     recipes: Mapping[str, Recipe]
     control: socket.socket
+    speaking: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, **what: Any) -> None:
         """Report to the server's process: one line of JSON."""
-        with contextlib.suppress(OSError):
+        with self.speaking, contextlib.suppress(OSError):
             self.control.sendall(json.dumps(what).encode() + b"\n")
 
 
@@ -63,6 +69,8 @@ def talk(connection: socket.socket, job: Job) -> None:
         target=receive, args=(fill, inbox, job.recipes, limits.session_MiB * MiB, out.put), daemon=True
     )
     reader.start()
+    if job.site.status_port is not None:
+        threading.Thread(target=_progress, args=(inbox, out, job), daemon=True).start()
     state = "failed"
     try:
         state = _work(inbox, out, job)
@@ -84,6 +92,13 @@ def talk(connection: socket.socket, job: Job) -> None:
         job.tell(reason=lost)
     job.tell(state="undelivered" if lost and state == "done" else state, lines=len(inbox.lines), bytes=inbox.bytes,
              images_passed=inbox.images, waveforms=inbox.waveforms, recipe=inbox.recipe)  # fmt: skip
+
+
+def _progress(inbox: Inbox, out: Outgoing, job: Job) -> None:
+    """Tell the status page now and then how far a session is."""
+    while not out.ended.wait(_PROGRESS_S):
+        so_far = {"recipe": inbox.recipe, "lines": len(inbox.lines), "received_MiB": round(inbox.bytes / MiB, 1)}
+        job.tell(progress={**so_far, "waiting_MiB": round(out.held / MiB, 1)})
 
 
 def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:
@@ -208,7 +223,10 @@ def images(scan: RawScan, job: Job, name: str, stack: int) -> Iterator[tuple[Ima
     parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
     memory = site.limits.memory_MiB * MiB or None
     image = pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=stack)
-    job.tell(notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"])
+    numbers = {k: v for k, v in image.trust.items() if k != "items"}
+    job.tell(
+        notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"], **({"trust": numbers} if numbers else {})
+    )
     for message in messages(image, parts=parts, pixel=site.pixel):
         yield message, image
 
@@ -220,7 +238,10 @@ _MADE = ("version", "method", "recipe_hash", "weights_sha256", "device", "versio
 def _account(message: ImageMessage, image: Image, job: Job) -> None:
     head, made = message.header, image.provenance
     sha256 = hashlib.sha256(message.pixels.tobytes()).hexdigest()
+    shown = job.site.status_port is not None
+    picture = {"thumbnail": base64.b64encode(thumbnail(message.pixels)).decode()} if shown else {}
     job.tell(
+        **picture,
         image={"series": int(head["image_series_index"]), "index": int(head["image_index"]), "sha256": sha256},
         made={k: made[k] for k in _MADE if k in made},
     )
