@@ -1,0 +1,88 @@
+"""What X-rays do on their way to the detector: Poisson and electronic noise, bow-tie, starvation, lower doses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon.data import DataError
+from recon.hounsfield import WATER
+
+#: Fewest photons that a logarithm is taken of, as scanners do for rays that starved.
+FLOOR = 0.5
+
+
+@dataclass(frozen=True)
+class Beam:
+    """What leaves the tube and what the electronics add.
+
+    `photons` reach an element without a body, in the middle of the beam; `electronic` is the standard deviation of the
+    electronics in photons; `bow_tie` from 0 (no filter) to 1 (all rays through a cylinder of water of `radius` mm are
+    equally bright).
+    """
+
+    photons: float
+    electronic: float = 0.0
+    bow_tie: float = 0.0
+    radius: float = 160.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.photons) and self.photons > 0):
+            raise DataError(f"{self.photons:g} photons reach no detector; give a number above 0, for instance 2e4")
+        if not (math.isfinite(self.electronic) and self.electronic >= 0):
+            raise DataError(f"electronic noise of {self.electronic:g} photons is none; give 0 or more")
+        if not 0 <= self.bow_tie <= 1 or not self.radius > 0:
+            raise DataError(f"a bow-tie of {self.bow_tie:g} for {self.radius:g} mm is none; give 0 to 1 and a radius")
+
+
+def air(beam: Beam, distances: Tensor, water: float = WATER) -> Tensor:
+    """Expected photons without a body (detector,), for rays that pass the axis at `distances` in mm.
+
+    I₀(s) = photons · exp(−bow_tie · μ_w · (2R − 2√(R² − s²))),   √ of 0 beyond R
+    """
+    chord = 2 * (beam.radius**2 - distances.double() ** 2).clamp_min(0).sqrt()
+    return beam.photons * (-beam.bow_tie * water * (2 * beam.radius - chord)).exp()
+
+
+def measured(p: Tensor, air: Tensor, electronic: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+    """Counts of line integrals `p` (..., view, detector): Poisson(I₀ e^−p) + N(0, electronic²), some of them negative.
+
+    On the device and in the precision of `p`.
+    """
+    expected = air.to(p.device, p.dtype) * (-p).exp()
+    counts = torch.poisson(expected, generator=generator)
+    if electronic:
+        counts = counts + electronic * torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)
+    return counts
+
+
+def line_integrals(counts: Tensor, air: Tensor) -> Tensor:
+    """p = ln I₀ − ln max(counts, FLOOR): rays that starved end at the largest value that can be measured."""
+    return air.to(counts.device, counts.dtype).log() - counts.clamp_min(FLOOR).log()
+
+
+def variance(p: Tensor, air: Tensor, electronic: float = 0.0) -> Tensor:
+    """Variance of a measured line integral to first order: (N + electronic²) / N², N = I₀ e^−p, at least FLOOR."""
+    n = (air.to(p.device, p.dtype) * (-p).exp()).clamp_min(FLOOR)
+    return (n + electronic**2) / n**2
+
+
+def at_dose(
+    p: Tensor, air: Tensor, dose: float, electronic: float = 0.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Line integrals as they would be at `dose` (0 to 1) of the one that they were measured at, with I₀ = `air`.
+
+        p' = p + ξ √( (1 − a)/(a N) · (1 + (1 + a) σ² / (a N)) ),   N = I₀ e^−p,  a = dose,  ξ standard normal
+
+    which adds what the variance at the lower dose, 1/(aN) + σ²/(aN)², has beyond that which `p` holds already.
+    (L. Yu et al., J Comput Assist Tomogr 36:760, 2012; S. Zabić et al., Med Phys 40:031102, 2013.) Raises DataError for
+    a dose outside of 0 … 1.
+    """
+    if not 0 < dose <= 1:
+        raise DataError(f"a dose of {dose:g} of the source's cannot be made of it; give a share above 0 and at most 1")
+    n = (air.to(p.device, p.dtype) * (-p).exp()).clamp_min(FLOOR)
+    added = (1 - dose) / (dose * n) * (1 + (1 + dose) * electronic**2 / (dose * n))
+    return p + added.sqrt() * torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)
