@@ -15,6 +15,9 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time", min=0)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that make scans while the network trains; 0 makes all of them before", min=0)
+    ] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -29,6 +32,8 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     with reporter(quiet) as report:
-        state = training.train(plan, data, output, device=device, minutes=minutes, resume=resume, report=report)
+        state = training.train(
+            plan, data, output, device=device, minutes=minutes, resume=resume, workers=workers, report=report
+        )
     if not quiet:
         typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")

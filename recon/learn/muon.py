@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,47 +25,61 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient; those of equal shape together, which a GPU needs to be busy."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                p.mul_(1 - group["lr"] * group["decay"])
+            moved = [p for p in group["params"] if p.grad is not None]
+            if group["decay"]:
+                torch._foreach_mul_(moved, 1 - group["lr"] * group["decay"])
+            kernels = defaultdict(list)
+            for p in moved:
                 if p.ndim >= 4:
-                    self._kernel(p, group)
-                else:
-                    self._other(p, group)
+                    kernels[p.shape].append(p)
+            for equal in kernels.values():
+                self._kernels(equal, group)
+            self._others([p for p in moved if p.ndim < 4], group)
 
-    def _kernel(self, p: Tensor, group: dict[str, Any]) -> None:
-        assert p.grad is not None
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(p)
-        momentum = state["momentum"].mul_(group["beta"]).add_(p.grad)
-        u = orthogonal((p.grad + group["beta"] * momentum).flatten(1))
-        scale = max(1.0, u.shape[0] / u.shape[1]) ** 0.5
-        p.add_(u.reshape(p.shape), alpha=-group["lr"] * scale)
+    def _kernels(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        beta = group["beta"]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_mul_(momenta, beta)
+        torch._foreach_add_(momenta, gradients)
+        ahead = torch._foreach_add(gradients, momenta, alpha=beta)
+        u = orthogonal(torch.stack([t.flatten(1) for t in ahead]))
+        scale = max(1.0, u.shape[-2] / u.shape[-1]) ** 0.5
+        steps = [v.reshape(p.shape) for v, p in zip(u, parameters)]
+        torch._foreach_add_(parameters, steps, alpha=-group["lr"] * scale)
 
-    def _other(self, p: Tensor, group: dict[str, Any]) -> None:
-        assert p.grad is not None
-        state = self.state[p]
-        if not state:
-            state["mean"], state["square"], state["step"] = torch.zeros_like(p), torch.zeros_like(p), 0
-        state["step"] += 1
-        mean, square = state["mean"].lerp_(p.grad, 0.1), state["square"].lerp_(p.grad.square(), 0.01)
-        first, second = 1 - 0.9 ** state["step"], 1 - 0.99 ** state["step"]
-        step = (mean / first) / ((square / second).sqrt() + 1e-8)
-        p.add_(step, alpha=-group["lr"] * group["other"])
+    def _others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """AdamW without its decay; all of these parameters have had equally many gradients."""
+        if not parameters:
+            return
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p].update(mean=torch.zeros_like(p), square=torch.zeros_like(p), step=0)
+            self.state[p]["step"] += 1
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        means, squares = ([self.state[p][name] for p in parameters] for name in ("mean", "square"))
+        torch._foreach_lerp_(means, gradients, 0.1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 0.01)
+        count = self.state[parameters[0]]["step"]
+        first, second = 1 - 0.9**count, 1 - 0.99**count
+        sizes = torch._foreach_sqrt(torch._foreach_div(squares, second))
+        torch._foreach_add_(sizes, 1e-8)
+        torch._foreach_addcdiv_(parameters, means, sizes, value=-group["lr"] * group["other"] / first)
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """A matrix with the singular vectors of the given one and singular values near 1 (0.7 to 1.2).
+    """Matrices (..., row, column) with the singular vectors of the given ones and singular values near 1 (0.7 to 1.2).
 
     X ← aX + (bA + cA²)X with A = XXᴴ, from X/‖X‖: Newton–Schulz iterations of fifth order.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
     x: Tensor = matrix.mT if tall else matrix
-    x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     for _ in range(iterations):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x

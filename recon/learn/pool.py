@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from recon.learn.draw import Draw
 from recon.learn.synth import Example
 from recon.nets import unrolled
 from recon.nets.unrolled import Problem
-from recon.operators.sense import Sense
+from recon.operators.sense import Sense, SenseNormal
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +112,30 @@ def fill(
     return paths
 
 
-def buckets(items: Sequence[Item], width: int) -> list[list[int]]:
-    """Numbers of the items that can share a batch: equal rows and axes, and at least `width` columns to cut from."""
-    found = defaultdict(list)
-    for i, item in enumerate(items):
+class Groups:
+    """Items by what can share a batch: equal rows and axes, and at least `width` columns to cut from."""
+
+    def __init__(self, width: int, items: Iterable[Item] = ()) -> None:
+        self.width, self._groups = width, dict[tuple[object, ...], list[Item]]()
+        for item in items:
+            self.add(item)
+
+    def add(self, item: Item) -> None:
+        """Put an item into its group; another thread may draw meanwhile."""
         *_, ny, nx = item.b.shape
         planar = -1 in item.axes
-        found[ny, nx if planar or nx < width else 0, item.axes].append(i)
-    return [found[key] for key in sorted(found)]
+        key = (ny, nx if planar or nx < self.width else 0, item.axes)
+        self._groups.setdefault(key, []).append(item)
+
+    def __len__(self) -> int:
+        return sum(len(g) for g in self._groups.values())
+
+    def draw(self, draw: Draw, count: int) -> list[Item]:
+        """Items of one group, drawn with replacement; groups in proportion to their size."""
+        found = self._groups.copy()
+        keys = sorted(found, key=repr)
+        group = found[draw.one_of(keys, [len(found[k]) for k in keys])]
+        return [group[draw.integer(0, len(group) - 1)] for _ in range(count)]
 
 
 def batch(items: Sequence[Item], width: int, draw: Draw | None) -> Batch:
@@ -134,25 +149,26 @@ def batch(items: Sequence[Item], width: int, draw: Draw | None) -> Batch:
     maps = torch.stack([torch.cat([p[0], p[0].new_zeros(most - len(p[0]), *p[0].shape[1:])]) for p in parts])
     b, start, full, clean = (torch.stack([p[i] for p in parts]) for i in range(1, 5))
     mask = torch.stack([item.mask for item in items])[:, None, None]
-    noise = torch.tensor([item.noise for item in items], device=b.device)
-    share = torch.tensor([item.sampled for item in items], device=b.device)
-    known = torch.tensor([item.known_clean for item in items], device=b.device)
-    normal = Sense(maps, mask, items[0].axes).normal()
+    noise = onto(torch.tensor([item.noise for item in items]), b.device)
+    share = onto(torch.tensor([item.sampled for item in items]), b.device)
+    known = onto(torch.tensor([item.known_clean for item in items]), b.device)
+    # Sense.normal() would look at the mask's values, for which a GPU has to wait; these masks vary along their axes.
+    normal = SenseNormal(Sense(maps, mask, items[0].axes), mask * mask)
     seen = torch.where(known[:, None, None, None], clean.abs(), start.abs())
     near = torch.nn.functional.max_pool2d(seen[:, 0], 9, 1, 4)[:, None]
     weight = 0.05 + 0.95 * (near > 0.1)
     return Batch(Problem(normal, b, start, noise, share), full, clean, weight, known)
 
 
-def to(made: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
-    p = made.problem
-    moved = Problem(
-        p.normal.to(device), p.b.to(device), p.start.to(device), p.noise.to(device), p.sampled.to(device), p.ndim
-    )
-    return Batch(
-        moved, made.full.to(device), made.clean.to(device), made.weight.to(device), made.known_clean.to(device)
-    )
+def placed(item: Item, device: torch.device) -> Item:
+    """The item with its tensors on a device."""
+    moved = {n: getattr(item, n).to(device) for n in ("maps", "mask", "b", "start", "full", "clean")}
+    return replace(item, **moved)
+
+
+def onto(t: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU on a device, without waiting for what the device is at."""
+    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 
 def _varied(item: Item, width: int, draw: Draw | None) -> list[Tensor]:

@@ -19,6 +19,8 @@ class Pool:
     seed: int = 1_000_000
     validation: int = 24
     validation_seed: int = 900_000_000
+    #: Scans that are there before the first step, when they are made while the network trains.
+    first: int = 256
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
+import signal
 import statistics
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -18,11 +21,14 @@ from torch import Tensor, nn
 
 from recon.data import ReconError
 from recon.io.atomic import atomic_file
-from recon.learn import losses, pool, synth, volumes
+from recon.learn import losses, pool, ranks
 from recon.learn.draw import Draw
 from recon.learn.muon import Muon
-from recon.learn.pool import Batch, Item
+from recon.learn.pool import Batch, Groups, Item
+from recon.learn.ranks import Rank
 from recon.learn.settings import Loop, Training
+from recon.learn.supply import Supply, stocked, streamed
+from recon.learn.watch import Log, picture
 from recon.nets import weights
 from recon.nets.unrolled import Unrolled
 
@@ -36,6 +42,8 @@ class State:
     network: Unrolled
     average: Unrolled
     optimiser: torch.optim.Optimizer
+    #: The network as several processes run it together; its own cascades when there is one.
+    run: nn.Module
     step: int = 0
     #: Seconds of training, pauses of the process left out.
     seconds: float = 0.0
@@ -50,48 +58,110 @@ def train(
     device: str = "cpu",
     minutes: float | None = None,
     resume: bool = False,
+    workers: int = 0,
     report: Report = lambda stage, done, total: None,
 ) -> State:
     """Train a network and leave checkpoint.pt, log.jsonl, validation pictures and the final weights in `output`.
 
     `data` holds the folders `train` and `validation`. Scans are made into `output`/pool first, then drawn from it; a
     pool that is there already is used. `minutes` replaces the recipe's time; `resume` goes on from the checkpoint.
-    Equal recipes, data and numbers of steps give equal weights on one kind of machine. Raises ReconError for a folder
-    with a checkpoint when not asked to resume.
+    Equal recipes, data and numbers of steps give equal weights on one kind of machine.
+
+    With `workers`, that many processes make the scans while the network trains on those that are there, and the time
+    is that of the clock from the first scan on, whatever it was spent on. Which scans there are is decided by the
+    recipe, when each arrives is not, so two such trainings are alike but not equal. Under `torchrun` every process
+    takes scans and steps of its own and gradients are averaged. SIGTERM ends a training early, with all of its outputs.
+    Raises ReconError for a folder with a checkpoint when not asked to resume.
     """
     place = torch.device(device)
+    rank = ranks.join(place)
+    if rank.size > 1 and place.type == "cuda":
+        place = torch.device("cuda", rank.local)
+        torch.cuda.set_device(place)
     loop = recipe.loop
     total = 60 * (loop.minutes if minutes is None else minutes)
-    state = start(recipe, place)
+    state = start(recipe, place, rank)
     checkpoint = output / "checkpoint.pt"
     if checkpoint.exists():
         if not resume:
             raise ReconError(f"{output} holds a training already; add --resume to go on, or name a new folder")
         restore(state, checkpoint)
-    items = stock(recipe, data / "train", output / "pool" / "train", "train", report)
-    held = stock(recipe, data / "validation", output / "pool" / "validation", "validation", report)
-    groups = pool.buckets(items, loop.width)
-    log = Log(output)
+    rank.together()
+    try:
+        with ExitStack() as stack:
+            stop = stack.enter_context(interruptible())
+            supply: Supply = (
+                stack.enter_context(streamed(recipe, data, output, place, workers, rank, report))
+                if workers
+                else stocked(recipe, data, output, place, rank, report)
+            )
+            log = Log(output) if rank.first else None
+            try:
+                _loop(state, recipe, supply, total, place, rank, stop, log, output, report)
+            finally:
+                # Whatever happened, what was learned is kept.
+                if rank.first:
+                    save(state, checkpoint)
+                    weights.save(state.average, output / recipe.name)
+            if log is not None:
+                log.write(step=state.step, minutes=state.seconds / 60, **validate(state, supply.held, output, place))
+    finally:
+        ranks.leave(rank)
+    return state
+
+
+def _loop(
+    state: State,
+    recipe: Training,
+    supply: Supply,
+    total: float,
+    place: torch.device,
+    rank: Rank,
+    stop: Event,
+    log: Log | None,
+    output: Path,
+    report: Report,
+) -> None:
+    """Steps until the time is over."""
+    loop, clock = recipe.loop, supply.clock
+    begun = time.monotonic() - state.seconds if clock is None else clock - state.seconds
     saved = checked = state.seconds
-    while state.seconds < total:
+    while rank.agree(math.inf if stop.is_set() else state.seconds) < total:
         begin = time.monotonic()
-        measured = step(state, recipe, batch_of(items, groups, loop, state.step, place), state.seconds / total)
+        drawn = batch_of(supply.groups, loop, state.step * rank.size + rank.number, place)
+        measured = step(state, recipe, drawn, min(1.0, state.seconds / total))
         elapsed = time.monotonic() - begin
-        state.seconds += counted(elapsed, state.recent)
-        state.recent.append(elapsed)
+        if clock is None:
+            state.seconds += counted(elapsed, state.recent)
+            state.recent.append(elapsed)
+        else:
+            state.seconds = rank.agree(time.monotonic() - begun)
+        if log is None:
+            continue
         if state.step % 20 == 0:
-            log.write(step=state.step, minutes=state.seconds / 60, **measured)
+            numbers = {name: float(value) for name, value in measured.items()}
+            log.write(step=state.step, minutes=state.seconds / 60, scans=len(supply.groups), **numbers)
             report("train", int(state.seconds), int(total))
         if state.seconds - saved > 60 * loop.checkpoint_minutes:
             saved = state.seconds
-            save(state, checkpoint)
+            save(state, output / "checkpoint.pt")
         if state.seconds - checked > 60 * loop.validate_minutes:
             checked = state.seconds
-            log.write(step=state.step, minutes=state.seconds / 60, **validate(state, held, output, place))
-    save(state, checkpoint)
-    log.write(step=state.step, minutes=state.seconds / 60, **validate(state, held, output, place))
-    weights.save(state.average, output / recipe.name)
-    return state
+            log.write(step=state.step, minutes=state.seconds / 60, **validate(state, supply.held, output, place))
+
+
+@contextmanager
+def interruptible() -> Iterator[Event]:
+    """An event that SIGTERM sets, so that a training that is told to stop still leaves its outputs."""
+    stop = Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def counted(elapsed: float, recent: Sequence[float]) -> float:
@@ -99,10 +169,14 @@ def counted(elapsed: float, recent: Sequence[float]) -> float:
     return min(elapsed, 3 * statistics.median(recent)) if len(recent) > 8 else elapsed
 
 
-def start(recipe: Training, device: torch.device) -> State:
+def start(recipe: Training, device: torch.device, rank: Rank = Rank()) -> State:  # noqa: B008
     """A network that the recipe's seed decides, before its first step."""
     torch.manual_seed(recipe.loop.seed)
+    if device.type == "cuda":
+        # Ten bits of mantissa where a convolution or the optimiser's products run in single precision.
+        torch.set_float32_matmul_precision("high")
     network = Unrolled(recipe.network).to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     loop = recipe.loop
     weights, decay = network.parameters(), loop.weight_decay
@@ -111,42 +185,25 @@ def start(recipe: Training, device: torch.device) -> State:
         optimiser = Muon(weights, rate=loop.rate, weight_decay=decay)
     else:
         optimiser = torch.optim.AdamW(weights, lr=loop.rate, betas=(0.9, 0.99), weight_decay=decay)
-    return State(network, average, optimiser)
+    return State(network, average, optimiser, ranks.shared(network, rank))
 
 
-def stock(recipe: Training, data: Path, folder: Path, which: str, report: Report) -> list[Item]:
-    """The items of a pool, made where they are missing."""
-    count, seed, drawn = (
-        (recipe.pool.size, recipe.pool.seed, recipe.data)
-        if which == "train"
-        else (recipe.pool.validation, recipe.pool.validation_seed, recipe.check)
-    )
-    sources: list[volumes.Sources] = []
-
-    def make(number: int) -> Item:
-        if not sources:
-            sources.append(volumes.read(data))
-        return pool.prepared(synth.example(seed + number, sources[0], drawn), recipe.network.start)
-
-    return [pool.read(path) for path in pool.fill(folder, count, make, report, (0, 1))]
-
-
-def batch_of(
-    items: Sequence[Item], groups: Sequence[Sequence[int]], loop: Loop, number: int, device: torch.device
-) -> tuple[Batch, Tensor]:
+def batch_of(groups: Groups, loop: Loop, number: int, device: torch.device) -> tuple[Batch, Tensor]:
     """The batch that a step's number decides, and the wish for denoising of each of its items."""
     draw = Draw.seeded(loop.seed * 1_000_003 + number)
-    group = draw.one_of(groups, [len(g) for g in groups])
-    chosen = [items[draw.one_of(group)] for _ in range(loop.batch)]
+    chosen = groups.draw(draw, loop.batch)
     made = pool.batch(chosen, loop.width, draw)
     wish = draw.uniforms(loop.batch, 2)
     d = torch.where(wish[:, 0] < loop.noisy, 0.0, torch.where(wish[:, 0] < loop.noisy + loop.clean, 1.0, wish[:, 1]))
-    d = torch.where(made.known_clean.cpu(), d, torch.zeros_like(d))
-    return pool.to(made, device), d.to(device)
+    d = torch.where(torch.tensor([item.known_clean for item in chosen]), d, torch.zeros_like(d))
+    return made, pool.onto(d, device)
 
 
-def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: float) -> dict[str, float]:
-    """One step of the optimiser; returns what it measured."""
+def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: float) -> dict[str, Tensor | float]:
+    """One step of the optimiser; returns what it measured, as tensors that a GPU need not have finished.
+
+    Gradients that are not finite count as zero.
+    """
     loop, (made, d) = recipe.loop, drawn
     rate = (
         loop.rate
@@ -158,7 +215,7 @@ def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: 
     target = made.clean + (1 - d)[:, None, None, None] * (made.full - made.clean)
     device = made.full.device.type
     with torch.autocast(device, torch.bfloat16, enabled=progress < loop.bf16_until):
-        found = state.network.steps(made.problem, d)
+        found = state.run(made.problem, d)
     # Every cascade is asked for the answer, each half as much as the one after it.
     shares = [0.5 ** (len(found) - 1 - k) for k in range(len(found))]
     errors = [losses.log_error(v, target, made.problem.start, made.weight) for v in found]
@@ -167,44 +224,30 @@ def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: 
         loss = loss + loop.ssim * losses.dissimilarity(x, target, made.weight)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), loop.clip))
-    if math.isfinite(norm):
-        state.optimiser.step()
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), loop.clip)
+    for p in state.network.parameters():
+        if p.grad is not None:
+            torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
+    state.optimiser.step()
     state.step += 1
     keep = min(loop.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        for slow, fast in zip(state.average.parameters(), state.network.parameters()):
-            slow.lerp_(fast, 1 - keep)
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.network.parameters()), 1 - keep)
         decibels = losses.gain(x.detach(), target, made.problem.start, made.weight).mean()
-    return {"loss": float(loss.detach()), "gain_dB": float(decibels), "rate": rate, "gradient": norm}
+    return {"loss": loss.detach(), "gain_dB": decibels, "rate": rate, "gradient": norm}
 
 
 def validate(state: State, held: Sequence[Item], output: Path, device: torch.device) -> dict[str, float]:
     """Gain over the start on the held scans in decibels, mean and least, with full noise; a picture of the last few."""
     gains, shown = [], []
     for item in held:
-        made = pool.to(pool.batch([item], 0, None), device)
+        made = pool.batch([pool.placed(item, device)], 0, None)
         with torch.no_grad():
             x = state.average(made.problem, 0.0)
         gains.append(float(losses.gain(x, made.full, made.problem.start, made.weight)))
         shown.append((made.full[0, 0].cpu(), made.problem.start[0, 0].cpu(), x[0, 0].cpu()))
     picture(shown[-4:], output / f"validation-{state.step:06d}.png")
     return {"validation_gain_dB": statistics.mean(gains), "validation_least_dB": min(gains)}
-
-
-def picture(rows: Sequence[tuple[Tensor, Tensor, Tensor]], path: Path) -> None:
-    """Full scan, start, network, and the errors of both five times as bright, a row for each scan."""
-    from PIL import Image
-
-    made = []
-    for full, begun, x in rows:
-        top = full.abs().max()
-        parts = [full.abs(), begun.abs(), x.abs(), *(5 * (v.abs() - full.abs()).abs() for v in (begun, x))]
-        made.append(torch.cat([(p / top).clamp(0, 1) for p in parts], 1))
-    width = max(r.shape[1] for r in made)
-    page = torch.cat([nn.functional.pad(r, (0, width - r.shape[1])) for r in made])
-    with atomic_file(path) as temporary:
-        Image.fromarray((page * 255).byte().numpy()).save(temporary, format="PNG")
 
 
 def save(state: State, path: Path) -> None:
@@ -227,26 +270,3 @@ def restore(state: State, path: Path) -> None:
     state.average.load_state_dict(held["average"])
     state.optimiser.load_state_dict(held["optimiser"])
     state.step, state.seconds = held["step"], held["seconds"]
-
-
-class Log:
-    """Lines of JSON in log.jsonl, and TensorBoard's event files beside it where that package is installed."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "log.jsonl"
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board: Any = SummaryWriter(str(folder))
-        except ImportError:
-            self._board = None
-
-    def write(self, **values: float) -> None:
-        """Add what was measured at a step."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, int(values["step"]))

@@ -69,8 +69,7 @@ class UNet(nn.Module):
         ny, nx = x.shape[-2:]
         x = F.pad(x, (0, -nx % self.multiple, 0, -ny % self.multiple))
         x = F.pixel_unshuffle(x, 2)
-        if x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []
         for i, encoder in enumerate(self.encoders):
             x = encoder(x, condition)

@@ -24,6 +24,9 @@ from recon.operators.sampling import Sample, Weight
 #: by the maps to the sum over coils. Other devices get 64 times as much.
 CACHE = 1 << 20
 
+#: Coil images in bytes that a GPU takes through all steps at once, all items of a batch in one launch of each.
+TOGETHER = 2 << 30
+
 
 @dataclass(frozen=True, eq=False)
 class Sense(Linear):
@@ -203,6 +206,12 @@ class SenseNormal(Linear):
         d, s = len(op.axes), op.folded
         image = op.rows(x.to(s.dtype) if op.sets else x.to(s.dtype).unsqueeze(COIL))
         lead = _broadcast(image.shape[: -2 - d], s.shape[: -3 - d], w.shape[: -2 - d])
+        if _together(s, lead, d):
+            k = _transform((s * image.unsqueeze(-2 - d)).sum(-3 - d), d) * w
+            k = _transform(k.conj_physical_(), d).unsqueeze(-3 - d)
+            out = (s * k).sum(-2 - d)
+            out = op.unrows(out.conj_physical_())
+            return out if op.sets else out.squeeze(COIL)
         out = s.new_zeros(*lead, *image.shape[-2 - d :])
         for item in itertools.product(*map(range, lead)):
             si, wi, xi = _item(s, item, 3 + d), _item(w, item, 2 + d), _item(image, item, 2 + d)
@@ -239,6 +248,11 @@ def _ramp(n: int, origin: int, axis: int, like: Tensor) -> Tensor:
     angle = turns.to(torch.float64) * (2 * math.pi / n)
     ramp = angle.cos().round() if n % 2 == 0 else torch.polar(torch.ones_like(angle), angle)
     return ramp.to(like.real.dtype if n % 2 == 0 else like.dtype).reshape(-1, *(1,) * (-axis - 1))
+
+
+def _together(s: Tensor, lead: tuple[int, ...], d: int) -> bool:
+    """Whether a whole batch goes through at once: a GPU waits for its launches more than for its memory."""
+    return s.device.type != "cpu" and math.prod((*lead, *s.shape[-3 - d :])) * s.element_size() <= TOGETHER
 
 
 def _item(t: Tensor, item: tuple[int, ...], keep: int) -> Tensor:

@@ -17,6 +17,7 @@ from recon.data import ReconError
 from recon.learn import losses, pool, settings, synth, train
 from recon.learn.draw import Draw
 from recon.learn.muon import Muon, orthogonal
+from recon.learn.pool import Groups
 from recon.learn.settings import Loop, Pool, Training
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
@@ -41,13 +42,10 @@ def items() -> list[pool.Item]:
     return [pool.prepared(synth.example(i, Sources(), DATA), 8) for i in range(12)]
 
 
-def steps(state: train.State, items: list[pool.Item], count: int) -> list[float]:
-    groups = pool.buckets(items, TINY.loop.width)
-    found = []
+def steps(state: train.State, items: list[pool.Item], count: int) -> None:
+    groups = Groups(TINY.loop.width, items)
     for _ in range(count):
-        drawn = train.batch_of(items, groups, TINY.loop, state.step, CPU)
-        found.append(train.step(state, TINY, drawn, 0.1)["loss"])
-    return found
+        train.step(state, TINY, train.batch_of(groups, TINY.loop, state.step, CPU), 0.1)
 
 
 def error(state: train.State, items: list[pool.Item]) -> float:
@@ -117,8 +115,8 @@ def test_every_parameter_receives_a_gradient(items: list[pool.Item]) -> None:
 
 
 def test_a_batch_is_a_pure_function_of_the_number_of_its_step(items: list[pool.Item]) -> None:
-    groups = pool.buckets(items, 16)
-    (a, d), (b, e), (c, _) = (train.batch_of(items, groups, TINY.loop, n, CPU) for n in (5, 5, 6))
+    groups = Groups(16, items)
+    (a, d), (b, e), (c, _) = (train.batch_of(groups, TINY.loop, n, CPU) for n in (5, 5, 6))
     assert torch.equal(a.full, b.full)
     assert torch.equal(d, e)
     assert a.full.shape != c.full.shape or not torch.equal(a.full, c.full)

@@ -102,3 +102,20 @@ def test_inputs_stay_as_they_are_and_may_have_any_strides() -> None:
     torch.testing.assert_close(A.H(y), A.plain().H(y), rtol=0, atol=1e-12)
     A.normal()(x)
     assert all(torch.equal(a, b) for a, b in zip(kept, (x, y, A.maps)))
+
+
+@pytest.mark.parametrize("axes", [(-2,), (-2, -1), (-3, -2)])
+@pytest.mark.parametrize("sets", [False, True])
+def test_a_batch_that_goes_through_at_once_equals_the_chain(
+    axes: tuple[int, ...], sets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("recon.operators.sense._together", lambda *a: not asked.append(a))
+    draw = torch.Generator().manual_seed(0)
+    two = (2,) if sets else ()
+    maps = torch.randn(3, *two, 4, 2, 11, 9, dtype=torch.complex128, generator=draw)
+    x = torch.randn(3, *two, 2, 11, 9, dtype=torch.complex128, generator=draw)
+    mask = (torch.rand(3, 1, 1, 11, 9 if -1 in axes else 1, generator=draw) > 0.5).double()
+    A = Sense(maps, mask, axes, sets)
+    torch.testing.assert_close(A.normal()(x), A.plain().normal()(x), rtol=1e-10, atol=1e-10)
+    assert asked

@@ -1,0 +1,131 @@
+"""Scans made while a network trains: processes fill a folder, a thread takes what is finished to the device."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recon.data import ReconError
+from recon.learn import pool
+from recon.learn.pool import Groups, Item
+
+#: Makes the item of a number for a part of the data, "train" or "validation".
+Make = Callable[[str, int], Item]
+
+#: Numbers of a pool, and the folder of their files: (part of the data, folder, numbers).
+Wanted = tuple[str, Path, range]
+
+#: Part of a GPU's memory that stays free of scans.
+ROOM = 0.3
+
+
+class Stream:
+    """Items of a pool as they are finished, the validation set first; `held` and `groups` grow.
+
+    Which scan a number stands for is decided by the recipe; when it arrives is not: two trainings on a stream are alike
+    but not equal.
+    """
+
+    def __init__(self, device: torch.device, width: int) -> None:
+        self.device, self.groups = device, Groups(width)
+        self.held: dict[int, Item] = {}
+        self.failed = 0
+        self._ready: Any = None
+
+    def take(self) -> None:
+        """Move what is finished to the device until the queue is closed by a None."""
+        side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        while (message := self._ready.get()) is not None:
+            which, number, path = message
+            if path is None:
+                self.failed += 1
+            elif which == "validation":
+                self.held[number] = pool.read(path)
+            elif self._room():
+                with torch.cuda.stream(side) if side is not None else contextlib.nullcontext():
+                    item = pool.placed(pool.read(path), self.device)
+                    if side is not None:
+                        side.synchronize()
+                self.groups.add(item)
+
+    def _room(self) -> bool:
+        if self.device.type != "cuda":
+            return True
+        free, total = torch.cuda.mem_get_info(self.device)
+        return free > ROOM * total
+
+    def wait(self, items: int, held: int, seconds: float, report: Callable[[str, int, int], None]) -> None:
+        """Return when this many items are there; raises ReconError when no process makes any for so long."""
+        seen, since = -1, time.monotonic()
+        while (now := min(items, len(self.groups)) + len(self.held)) < items + held:
+            if now > seen:
+                seen, since = now, time.monotonic()
+                report("pool", now, items + held)
+            elif time.monotonic() - since > seconds:
+                raise ReconError(
+                    f"no scan was made for {seconds:.0f} s ({now} are there, {self.failed} failed); "
+                    "train with --workers 0 to see why"
+                )
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(
+    make: Callable[[], Make], wanted: list[Wanted], workers: int, device: torch.device, width: int
+) -> Iterator[Stream]:
+    """A stream that `workers` processes fill; they end with the block.
+
+    `make` and what it returns must be picklable; each process calls it once.
+    """
+    context = multiprocessing.get_context("spawn")
+    stream = Stream(device, width)
+    stream._ready = context.Queue()
+    processes = []
+    thread = threading.Thread(target=stream.take, daemon=True)
+    try:
+        for i in range(workers):
+            p = context.Process(target=_work, args=(make, wanted, (i, workers), stream._ready), daemon=True)
+            p.start()
+            processes.append(p)
+        thread.start()
+        yield stream
+    finally:
+        for p in processes:
+            p.terminate()
+        for p in processes:
+            p.join(5)
+        stream._ready.put(None)
+        thread.join(10)
+
+
+def _work(make: Callable[[], Make], wanted: list[Wanted], part: tuple[int, int], ready: Any) -> None:
+    """Make every n-th item, tell of each, and stop when the training has stopped."""
+    parent = os.getppid()
+    torch.set_num_threads(1)
+    one = make()
+    for which, folder, numbers in wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in numbers[part[0] :: part[1]]:
+            if os.getppid() != parent:
+                return
+            path: Path | None = folder / f"{number:06d}.safetensors"
+            assert path is not None
+            if not path.exists():
+                try:
+                    pool.write(path, one(which, number))
+                except Exception:
+                    traceback.print_exc()
+                    path = None
+            with contextlib.suppress(queue.Full):
+                ready.put((which, number, path))
+    # Messages that are still on their way keep a process alive until they are read.

@@ -1,0 +1,99 @@
+"""Where the scans of a training come from: a pool made beforehand, or one that grows while the network trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from recon.learn import pool, stream, synth, volumes
+from recon.learn.pool import Groups, Item
+from recon.learn.ranks import Rank
+from recon.learn.settings import Training
+
+Report = Callable[[str, int, int], None]
+
+#: Seconds without a single new scan after which a training gives up.
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Items to train on, by group, and those held for validation; `clock` is when the time began, if a clock counts."""
+
+    groups: Groups
+    held: list[Item]
+    clock: float | None = None
+
+
+def stocked(recipe: Training, data: Path, output: Path, device: torch.device, rank: Rank, report: Report) -> Supply:
+    """A whole pool, made where files of it are missing; processes that train together share the making."""
+    read = maker(recipe, data)
+    found = {}
+    for which, folder, numbers in wanted(recipe, output):
+        part = (rank.number, rank.size)
+        found[which] = pool.fill(folder, len(numbers), partial(read, which), report, part)
+    rank.together()
+    groups = Groups(recipe.loop.width, (pool.placed(pool.read(p), device) for p in found["train"]))
+    return Supply(groups, [pool.read(p) for p in found["validation"]])
+
+
+@contextmanager
+def streamed(
+    recipe: Training, data: Path, output: Path, device: torch.device, workers: int, rank: Rank, report: Report
+) -> Iterator[Supply]:
+    """A pool that `workers` processes fill; training begins with the first few batches.
+
+    Processes that train together have pools of their own with numbers of their own.
+    """
+    begun, own = time.monotonic(), output if rank.size == 1 else output / f"rank-{rank.number}"
+    plan = [
+        (which, folder, numbers if which == "validation" else numbers[rank.number :: rank.size])
+        for which, folder, numbers in wanted(recipe, own)
+        if which == "train" or rank.first
+    ]
+    held = recipe.pool.validation if rank.first else 0
+    first = min(recipe.pool.first, len(plan[-1][2]))
+    with stream.running(partial(maker, recipe, data), plan, workers, device, recipe.loop.width) as s:
+        s.wait(first, held, PATIENCE, report)
+        rank.together()
+        yield Supply(s.groups, [s.held[i] for i in sorted(s.held)], begun)
+
+
+def wanted(recipe: Training, output: Path) -> list[stream.Wanted]:
+    """The parts of a pool, their folders and numbers; the validation set is made first."""
+    folder = output / "pool"
+    return [
+        ("validation", folder / "validation", range(recipe.pool.validation)),
+        ("train", folder / "train", range(recipe.pool.size)),
+    ]
+
+
+def maker(recipe: Training, data: Path) -> stream.Make:
+    """What makes the item of a number; volumes are read when the first is asked for."""
+    return Maker(recipe, data, {})
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes items from the volumes of a folder, which it reads once for each part."""
+
+    recipe: Training
+    data: Path
+    sources: dict[str, volumes.Sources]
+
+    def __call__(self, which: str, number: int) -> Item:
+        """The item of a number."""
+        if which not in self.sources:
+            self.sources[which] = volumes.read(self.data / which)
+        seed, drawn = (
+            (self.recipe.pool.seed, self.recipe.data)
+            if which == "train"
+            else (self.recipe.pool.validation_seed, self.recipe.check)
+        )
+        return pool.prepared(synth.example(seed + number, self.sources[which], drawn), self.recipe.network.start)
