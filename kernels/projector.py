@@ -45,10 +45,20 @@ class Rays:
         """Rays and views in single precision."""
         return self.rays.to(torch.float32).contiguous(), self.views.to(torch.float32).contiguous()
 
+    @cached_property
+    def _placed(self) -> dict[tuple[torch.dtype, torch.device, int], tuple[Tensor, Tensor]]:
+        return {}
+
     def tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Rays and views in the precision and on the device of `like`."""
-        rays, views = self.single if like.dtype == torch.float32 else (self.rays.contiguous(), self.views.contiguous())
-        return rays.to(like.device), views.to(like.device)
+        """Rays and views in the precision and on the device of `like`; a copy for each stream of a GPU is kept."""
+        single = like.dtype == torch.float32
+        if like.device == self.rays.device:
+            return self.single if single else (self.rays.contiguous(), self.views.contiguous())
+        key = (torch.float32 if single else torch.float64, like.device, bridge.stream(like.device))
+        if key not in self._placed:
+            rays, views = self.single if single else (self.rays, self.views)
+            self._placed[key] = rays.contiguous().to(like.device), views.contiguous().to(like.device)
+        return self._placed[key]
 
 
 def project(x: Tensor, r: Rays) -> Tensor:

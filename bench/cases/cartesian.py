@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import phantom
+from arrays import tensor
 from case import Array, Data, Settings
 
 #: The three sizes of the SENSE cases: one slice, a stack of slices, a volume; the readout is fully sampled in all.
@@ -48,22 +51,35 @@ def normal(maps: Array, kept: Array, dtype: Any = np.complex128) -> Callable[[Ar
     axes = [a for a in (-3, -2, -1) if maps.shape[a] > 1]
 
     def apply(x: Array) -> Array:
-        out = np.zeros(x.shape, dtype)
-        for c in range(maps.shape[1]):
+        def one(c: int) -> Array:
             s = maps[:, c].astype(dtype)
-            out += s.conj() * phantom.fft(phantom.fft(s * x, axes) * kept[..., None], axes, inverse=True)
-        return out
+            k = phantom.fft(s * x, axes) * kept[..., None]
+            return np.asarray(s.conj() * phantom.fft(k, axes, inverse=True))
+
+        return _sum(x.shape, dtype, one, maps.shape[1])
 
     return apply
+
+
+def _sum(shape: Any, dtype: Any, one: Callable[[int], Array], coils: int) -> Array:
+    """The sum over coils in their order, some of which are worked on at a time."""
+    out, some = np.zeros(shape, dtype), os.cpu_count() or 1
+    with ThreadPoolExecutor(some) as pool:
+        for start in range(0, coils, some):
+            parts: Iterable[Array] = pool.map(one, range(start, min(start + some, coils)))
+            for part in parts:
+                out += part
+    return out
 
 
 def adjoint(maps: Array, kspace: Array) -> Array:
     """Σ_c conj(S_c) F⁻¹ y_c of masked k-space, (slice, z, y, x)."""
     axes = [a for a in (-3, -2, -1) if maps.shape[a] > 1]
-    out = np.zeros((maps.shape[0], *maps.shape[2:]), np.complex128)
-    for c in range(maps.shape[1]):
-        out += maps[:, c].conj() * phantom.fft(kspace[:, c].astype(np.complex128), axes, inverse=True)
-    return out
+
+    def one(c: int) -> Array:
+        return np.asarray(maps[:, c].conj() * phantom.fft(kspace[:, c].astype(np.complex128), axes, inverse=True))
+
+    return _sum((maps.shape[0], *maps.shape[2:]), np.complex128, one, maps.shape[1])
 
 
 def relative(x: Array, truth: Array) -> float:
@@ -89,21 +105,16 @@ def undersampled(shape: Any) -> tuple[int, ...]:
 
 def sense_of(data: Data) -> tuple[Any, Any]:
     """Our operator over hybrid data, as the pipeline makes it, and the weights that it holds."""
-    import torch
-
     from recon.operators.sense import Sense
 
-    maps = torch.from_numpy(data["maps"])
-    weights = torch.from_numpy(data["mask"])[:, :, None]
+    maps, weights = tensor(data["maps"]), tensor(data["mask"])[:, :, None]
     return Sense(maps, weights, undersampled(maps.shape)), weights
 
 
 def measurement(data: Data) -> Any:
     """Our Measurement of the case's k-space: the readout is transformed once, which whitened noise survives."""
-    import torch
-
     from recon.data import Measurement
     from recon.operators import ifft
 
     operator, _ = sense_of(data)
-    return Measurement(ifft(torch.from_numpy(data["kspace"]), (-1,)), operator, 1.0)
+    return Measurement(ifft(tensor(data["kspace"]), (-1,)), operator, 1.0)

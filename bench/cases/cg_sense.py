@@ -21,29 +21,21 @@ LAMBDA, RESIDUAL = 2e-3, 1.6e-4
 
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     made = cartesian.problem(settings)
-    slices = [{**made, "maps": s[None], "kspace": y[None]} for s, y in zip(made["maps"], made["kspace"])]
-    alone = [needed(one) for one in slices]
-    together = needed(made) if len(slices) > 1 else alone[0]
+    alone = needed(made, 3)
+    together = needed(made, 4) if len(alone) > 1 else alone
     settings = {**settings, "lam": LAMBDA, "residual": RESIDUAL}
-    return made, {**settings, "iterations": together, "iterations_of_slices": alone}
+    return made, {**settings, "iterations": together[0], "iterations_of_slices": alone}
 
 
-def needed(made: Data) -> int:
-    """Iterations of plain conjugate gradients to the residual, all slices as one problem."""
-    normal = cartesian.normal(made["maps"], made["mask"], np.complex64)
-    r = cartesian.adjoint(made["maps"], made["kspace"]).astype(np.complex64)
-    p, x = r.copy(), np.zeros_like(r)
-    rr = start = np.vdot(r, r).real
-    for k in range(1, 200):
-        q = normal(p) + LAMBDA * p
-        step = rr / np.vdot(p, q).real
-        x += step * p
-        r -= step * q
-        rr, old = np.vdot(r, r).real, rr
-        if rr <= RESIDUAL**2 * start:
-            return k
-        p = r + (rr / old) * p
-    raise RuntimeError(f"conjugate gradients do not reach a residual of {RESIDUAL}")
+def needed(made: Data, ndim: int) -> list[int]:
+    """Iterations of plain conjugate gradients to the residual: of each slice (3), or of all as one problem (4)."""
+    from recon.solve.cg import cg
+
+    m = cartesian.measurement(made)
+    found = cg(m.A.normal(), m.A.adjoint(m.y), lam=LAMBDA, tolerance=RESIDUAL, iterations=200, ndim=ndim)
+    if float(found.residual.max()) > RESIDUAL:
+        raise RuntimeError(f"conjugate gradients do not reach a residual of {RESIDUAL}")
+    return [int(n) for n in found.iterations.reshape(-1)]
 
 
 def ours(data: Data, settings: Settings) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import phantom
+from arrays import tensor
 from case import Array, Case, Data, Settings
 
 from cases import cartesian
@@ -59,8 +60,8 @@ def ours(data: Data, settings: Settings) -> Callable[[], Array]:
 
     from recon.nets import checkpoint
 
-    network = checkpoint.load(Path(settings["folder"]) / WEIGHTS).network
-    y, mask = torch.from_numpy(data["kspace"]), torch.from_numpy(data["mask"])[None, None, None]
+    network = checkpoint.load(Path(settings["folder"]) / WEIGHTS, settings.get("device", "cpu")).network
+    y, mask = tensor(data["kspace"]), tensor(data["mask"])[None, None, None]
 
     def run() -> Array:
         with torch.no_grad():

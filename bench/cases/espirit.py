@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import phantom
+from arrays import tensor
 from case import Array, Case, Data, Settings
 
 from cases import cartesian
@@ -16,28 +17,29 @@ SIZES: dict[str, Settings] = {
     "16x320x320": {"coils": 16, "shape": (1, 320, 320)},
     "8x160x160x160": {"coils": 8, "shape": (160, 160, 160)},
 }
+#: What a GPU is asked for: the maps of a stack of slices, each from its own calibration.
+STACK: dict[str, Settings] = {"20x16x320x320": {"coils": 16, "shape": (1, 320, 320), "slices": 20}}
 
 
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     shape = tuple(settings["shape"])
-    image, maps = phantom.stack(1, settings["coils"], shape)
+    image, maps = phantom.stack(settings.get("slices", 1), settings["coils"], shape)
     width = min(24, *(n for n in shape if n > 1))
     settings = {**settings, "width": width, "kernel": 6, "threshold": 0.02, "crop": 0.8}
-    return {"image": image[0], "maps": maps[0], "kspace": phantom.kspace(image, maps)[0]}, settings
+    made = {"image": image, "maps": maps, "kspace": phantom.kspace(image, maps)}
+    return made if len(image) > 1 else {k: v[0] for k, v in made.items()}, settings
 
 
 def ours(data: Data, settings: Settings) -> Callable[[], Array]:
-    import torch
-
     from recon.prepare.espirit import espirit
 
     data = cartesian.laid_out(data, settings)
-    kspace, width = torch.from_numpy(data["kspace"]), settings["width"]
+    kspace, width = tensor(data["kspace"]), settings["width"]
     shape = tuple(kspace.shape[-3:])
 
     def run() -> Array:
         block = kspace
-        for axis, n in enumerate(shape, start=1):
+        for axis, n in zip((-3, -2, -1), shape):
             block = block.narrow(axis, n // 2 - width // 2, width) if n > 1 else block
         maps = espirit(
             block, shape, kernel=settings["kernel"], threshold=settings["threshold"], crop=settings["crop"]
@@ -51,7 +53,7 @@ def error(data: Data, settings: Settings, result: Array, witness: Array | None) 
     """RMS over voxels of the object of ‖S − e^{iφ} S_true‖ with the best phase in each voxel, cropped ones included."""
     truth, image = data["maps"], np.abs(data["image"])
     body = image > 0.1 * image.max()
-    s, t = result.reshape(truth.shape)[:, body], truth[:, body]
+    s, t = (np.moveaxis(a.reshape(truth.shape), -4, 0)[:, body] for a in (result, truth))
     along = np.abs((s * t.conj()).sum(0))
     square = (np.abs(s) ** 2).sum(0) + (np.abs(t) ** 2).sum(0) - 2 * along
     return float(np.sqrt(np.maximum(square, 0).mean()))

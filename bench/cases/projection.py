@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import phantom
+from arrays import tensor
 from case import Array, Case, Data, Settings
 
 SIZES: dict[str, Settings] = {"512x512x720": {"n": 512, "angles_count": 720}}
@@ -65,21 +66,17 @@ def _operator(settings: Settings) -> Any:
 
 
 def ours_projection(data: Data, settings: Settings) -> Callable[[], Any]:
-    import torch
-
-    operator, x = _operator(settings), torch.from_numpy(data["image"])
+    operator, x = _operator(settings), tensor(data["image"])
     return lambda: operator(x)
 
 
 def ours_backprojection(data: Data, settings: Settings) -> Callable[[], Any]:
-    import torch
-
-    operator, y = _operator(settings), torch.from_numpy(data["sinogram"])
+    operator, y = _operator(settings), tensor(data["sinogram"])
 
     def run() -> Any:
         return operator.adjoint(y)
 
-    run.witness = float((operator(torch.from_numpy(data["speckled"])).double() * y).sum())  # type: ignore[attr-defined]
+    run.witness = float((operator(tensor(data["speckled"])).double() * y).sum())  # type: ignore[attr-defined]
     return run
 
 

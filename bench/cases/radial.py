@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import phantom
+from arrays import tensor
 from case import Array, Case, Data, Settings
 
 from cases import cartesian
@@ -40,14 +41,12 @@ def spectrum(x: Array, points: Array) -> Array:
 
 
 def ours(data: Data, settings: Settings) -> Callable[[], Any]:
-    import torch
-
     from recon.operators import Coils
     from recon.operators.nufft import Nufft
     from recon.solve.cg import cg
 
-    maps, y = torch.from_numpy(data["maps"]), torch.from_numpy(data["kspace"])[:, None]
-    points, shape = torch.from_numpy(data["points"]), tuple(settings["shape"][1:])
+    maps, y = tensor(data["maps"]), tensor(data["kspace"])[:, None]
+    points, shape = tensor(data["points"]), tuple(settings["shape"][1:])
 
     def run() -> Any:
         A = Nufft(points, shape) @ Coils(maps)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import phantom
+from arrays import tensor
 from case import Array, Case, Data, Settings
 
 from cases import cartesian
@@ -18,10 +19,8 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 
 
 def ours(data: Data, settings: Settings) -> Callable[[], Array]:
-    import torch
-
     data = cartesian.laid_out(data, settings)
-    normal, x = cartesian.sense_of(data)[0].normal(), torch.from_numpy(data["image"])
+    normal, x = cartesian.sense_of(data)[0].normal(), tensor(data["image"])
     return lambda: normal(x)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from arrays import tensor
 
 Task = Callable[[], Any]
 Data = dict[str, Any]
@@ -15,16 +16,16 @@ class _Sense:
     """Maps times the checkerboard, mask, and the axes to transform."""
 
     def __init__(self, data: Data) -> None:
-        maps = torch.from_numpy(data["maps"])
+        maps = tensor(data["maps"])
         self.axes = tuple(a for a in (-3, -2, -1) if maps.shape[a] > 1)
         if any(maps.shape[a] % 2 for a in self.axes):
             raise ValueError("the checkerboard needs even sizes")
-        signs = torch.ones(maps.shape[2:])
+        signs = torch.ones(maps.shape[2:], device=maps.device)
         for a in self.axes:
             n = maps.shape[a]
-            signs = signs * (1 - 2 * (torch.arange(n) % 2)).reshape(-1, *(1,) * (-a - 1))
+            signs = signs * (1 - 2 * (torch.arange(n, device=maps.device) % 2)).reshape(-1, *(1,) * (-a - 1))
         self.maps, self.signs = maps * signs, signs
-        self.mask = torch.from_numpy(data["mask"])[..., None]
+        self.mask = tensor(data["mask"])[..., None]
 
     def normal(self, x: Any) -> Any:
         out = torch.zeros_like(x)
@@ -45,12 +46,12 @@ class _Sense:
 
 
 def sense_normal(data: Data, settings: Data) -> Task:
-    sense, x = _Sense(data), torch.from_numpy(data["image"])
+    sense, x = _Sense(data), tensor(data["image"])
     return lambda: sense.normal(x)
 
 
 def cg_sense(data: Data, settings: Data) -> Task:
-    y, lam = torch.from_numpy(data["kspace"]), settings["lam"]
+    y, lam = tensor(data["kspace"]), settings["lam"]
 
     def run() -> Any:
         sense = _Sense(data)

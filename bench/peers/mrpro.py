@@ -11,6 +11,7 @@ import peers.torchvision_operators  # noqa: F401  (before mrpro, which imports t
 
 # isort: split
 import torch
+from arrays import tensor
 from launch import peak_run
 from mrpro.algorithms.optimizers import cg, pgd
 from mrpro.data import KTrajectory, SpatialDimension
@@ -23,8 +24,8 @@ Data = dict[str, Any]
 
 def _sense(data: Data) -> tuple[Any, Any, Any]:
     """Sensitivity and Fourier operator, and the masked Fourier operator."""
-    maps = torch.from_numpy(data["maps"])
-    mask = torch.from_numpy(data["mask"])[..., None].to(torch.complex64)
+    maps = tensor(data["maps"])
+    mask = tensor(data["mask"])[..., None].to(torch.complex64)
     fourier = FastFourierOp(dim=tuple(a for a in (-3, -2, -1) if maps.shape[a] > 1))
     return SensitivityOp(maps), fourier, mask * fourier
 
@@ -36,7 +37,7 @@ def _normal(data: Data) -> Any:
 
 
 def sense_normal(data: Data, settings: Data) -> Task:
-    normal, x = _normal(data), torch.from_numpy(data["image"])[:, None]
+    normal, x = _normal(data), tensor(data["image"])[:, None]
 
     def run() -> Any:
         with torch.no_grad():
@@ -46,7 +47,7 @@ def sense_normal(data: Data, settings: Data) -> Task:
 
 
 def cg_sense(data: Data, settings: Data) -> Task:
-    y = torch.from_numpy(data["kspace"])
+    y = tensor(data["kspace"])
 
     def run() -> Any:
         with torch.no_grad():
@@ -60,7 +61,7 @@ def cg_sense(data: Data, settings: Data) -> Task:
 
 
 def l1_wavelet(data: Data, settings: Data) -> Task:
-    y = torch.from_numpy(data["kspace"])
+    y = tensor(data["kspace"])
     wavelet = WaveletOp(domain_shape=y.shape[-2:], dim=(-2, -1), wavelet_name="db2", level=4)
 
     def run() -> Any:
@@ -78,14 +79,14 @@ def l1_wavelet(data: Data, settings: Data) -> Task:
 
 
 def radial(data: Data, settings: Data) -> Task:
-    maps, y = torch.from_numpy(data["maps"]), torch.from_numpy(data["kspace"])[None, :, None]
-    points = torch.from_numpy(data["points"])
+    maps, y = tensor(data["maps"]), tensor(data["kspace"])[None, :, None]
+    points = tensor(data["points"])
     n = data["image"].shape[-1]
 
     def run() -> Any:
         with torch.no_grad():
             ky, kx = points[None, None, None, ..., 0], points[None, None, None, ..., 1]
-            trajectory = KTrajectory(torch.zeros(1, 1, 1, 1, 1), ky, kx)
+            trajectory = KTrajectory(torch.zeros(1, 1, 1, 1, 1, device=ky.device), ky, kx)
             size = SpatialDimension(1, n, n)
             fourier = NonUniformFastFourierOp(("y", "x"), size, size, trajectory)
             coils = SensitivityOp(maps[None])

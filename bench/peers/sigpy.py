@@ -1,4 +1,4 @@
-"""sigpy: centred, orthonormal; one problem at a time, so slices in a loop."""
+"""sigpy: centred, orthonormal; one problem at a time, so slices in a loop. Arrays of CuPy are worked on by the GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import sigpy as sp
 import sigpy.mri as mr
 from launch import peak_run
 
@@ -31,18 +32,20 @@ def sense_normal(data: Data, settings: Data) -> Task:
 
 def espirit(data: Data, settings: Data) -> Task:
     kspace = np.squeeze(data["kspace"])
+    stack = data["kspace"].ndim > 4
 
-    def run() -> Any:
+    def one(y: Any) -> Any:
         return mr.app.EspiritCalib(
-            kspace,
+            y,
             calib_width=settings["width"],
             thresh=settings["threshold"],
             kernel_width=settings["kernel"],
             crop=settings["crop"],
+            device=sp.get_device(y),
             show_pbar=False,
         ).run()
 
-    return run
+    return lambda: np.stack([one(y) for y in kspace]) if stack else one(kspace)
 
 
 def cg_sense(data: Data, settings: Data) -> Task:
@@ -51,7 +54,14 @@ def cg_sense(data: Data, settings: Data) -> Task:
 
     def one(y: Any, s: Any, iterations: int) -> Any:
         return mr.app.SenseRecon(
-            y, s, lamda=settings["lam"], weights=mask, max_iter=iterations, tol=0, show_pbar=False
+            y,
+            s,
+            lamda=settings["lam"],
+            weights=mask,
+            max_iter=iterations,
+            tol=0,
+            device=sp.get_device(y),
+            show_pbar=False,
         ).run()
 
     return lambda: np.stack([one(*each) for each in zip(kspace, maps, settings["iterations_of_slices"])])
@@ -63,7 +73,13 @@ def l1_wavelet(data: Data, settings: Data) -> Task:
 
     def run() -> Any:
         return mr.app.L1WaveletRecon(
-            kspace[0], maps[0], settings["lam"], weights=mask, max_iter=settings["iterations"], show_pbar=False
+            kspace[0],
+            maps[0],
+            settings["lam"],
+            weights=mask,
+            max_iter=settings["iterations"],
+            device=sp.get_device(maps),
+            show_pbar=False,
         ).run()
 
     return run
@@ -80,6 +96,7 @@ def radial(data: Data, settings: Data) -> Task:
             coord=data["points"],
             max_iter=settings["iterations"],
             tol=0,
+            device=sp.get_device(data["kspace"]),
             show_pbar=False,
         ).run()
 

@@ -1,0 +1,225 @@
+"""How fast on a CUDA GPU, beside sigpy (CuPy) and mrpro (torch) on the same card, and beside what its memory allows.
+
+    python bench/gpu.py --prepare FOLDER                  # data and answers, made on the CPU
+    python bench/gpu.py --data FOLDER --json bench/results/gpu.json
+    python bench/gpu.py --data FOLDER --dry               # both with --dry: tiny problems on the CPU
+
+Data are on the card before the clock starts, except in `recon run`, whose copies are part of it. Every result is held
+against an answer in double precision made on the CPU, or against the truth. A case that fails says why and the others
+go on; the records are written after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from case import Case, Data, Settings, record
+from cases import cg_sense, e2e_varnet, espirit, gpu_run, projection, sense_normal, unrolled, wavelet
+
+#: Seconds after which no further peer is measured, and what one peer may take in all.
+TIME, PATIENCE = 150.0, 3.0
+#: Copies of a small problem that are worked on in turn, so that a second-level cache cannot hold them.
+ROTATED, SMALL = 24, 64 << 20
+
+
+def _on_gpu(case: Case, peers: tuple[str, ...], **changed: Any) -> Case:
+    return replace(case, peers=peers, target=None, **changed)
+
+
+#: What is measured, the most important first.
+CASES: tuple[Case, ...] = (
+    _on_gpu(sense_normal.CASES[0], ("mrpro", "sigpy", "loop")),
+    _on_gpu(cg_sense.CASES[0], ("mrpro", "sigpy", "loop"), target_s=None),
+    _on_gpu(espirit.CASES[0], ("sigpy",), sizes={**espirit.STACK, **espirit.SIZES}),
+    _on_gpu(gpu_run.CASE, ()),
+    _on_gpu(wavelet.CASES[0], ("mrpro", "sigpy")),
+    _on_gpu(unrolled.CASES[0], ()),
+    _on_gpu(projection.CASES[0], ()),
+    _on_gpu(projection.CASES[1], ()),
+    _on_gpu(e2e_varnet.CASES[0], ()),
+)
+#: Seconds to reach.
+TARGETS = {("cg_sense", "20x16x320x320"): 0.1, ("espirit", "20x16x320x320"): 0.5}
+#: The SENSE normal operator's time over that of its memory traffic.
+TRAFFIC_TARGET = 1.5
+
+
+def tiny(settings: Settings) -> Settings:
+    """A size for a dry run."""
+    small: dict[str, Any] = {"coils": 4, "slices": 2, "n": 32, "angles_count": 12, "cascades": 1, "channels": 4}
+    small |= {"sens_channels": 4, "matrix": 64}
+    out = {k: min(v, small[k]) if k in small else v for k, v in settings.items()}
+    return out | ({"shape": tuple(min(n, 32) for n in out["shape"])} if "shape" in out else {})
+
+
+def jobs(names: list[str] | None, dry: bool) -> Iterator[tuple[Case, str]]:
+    """Cases and sizes that are asked for."""
+    for case in CASES:
+        if names is None or case.name in names:
+            case = replace(case, sizes={k: tiny(s) if dry else s for k, s in case.sizes.items()})
+            yield from ((case, label) for label in case.sizes)
+
+
+def prepare(folder: Path, index: int, threads: int, names: list[str] | None, dry: bool) -> str:
+    """Make the data of a job and store them; returns what went wrong."""
+    import torch
+
+    torch.set_num_threads(threads)
+    case, label = list(jobs(names, dry))[index]
+    home = folder / f"{case.name}_{label}"
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        data, settings = case.data(case.sizes[label], home)
+    except Exception as e:
+        return f"{home.name}: {type(e).__name__}: {e}"
+    for name, a in data.items():
+        np.save(home / f"{name}.npy", a)
+    (home / "settings.json").write_text(json.dumps({**settings, "folder": str(home)}))
+    return ""
+
+
+def loaded(home: Path) -> tuple[Data, dict[str, Any]]:
+    """What `prepare` stored."""
+    data = {p.stem: np.load(p) for p in sorted(home.glob("*.npy")) if p.stem != "truth" or p.stat().st_size}
+    settings: dict[str, Any] = json.loads((home / "settings.json").read_text())
+    return data, settings
+
+
+def measured(case: Case, label: str, home: Path, device: Any, deadline: float, log: Path | None) -> dict[str, Any]:
+    """One record; see `case.record`."""
+    from device import about, forget, held, host, placed, share, times
+
+    data, settings = loaded(home)
+    settings["device"] = str(device)
+    rows: dict[str, dict[str, Any]] = {}
+    for who in ("ours", *case.peers):
+        if time.monotonic() > deadline and who != "ours":
+            rows[who] = {"why_not": "left out: the time of this run was over"}
+            continue
+        if (label, who) in case.slow:
+            rows[who] = {"why_not": case.slow[label, who]}
+            continue
+        forget(device)
+        try:
+            module, function = (case.module, case.function) if who == "ours" else (f"peers.{who}", case.task)
+            here = placed(data, device, "cupy" if who == "sigpy" else "torch")
+            run = getattr(importlib.import_module(module), function)(here, settings)
+            seconds, result = times(run, device, 2 * PATIENCE if who == "ours" else PATIENCE)
+            row: dict[str, Any] = {"s": statistics.median(seconds), "runs": len(seconds), "MiB": held(device)}
+            row["error"] = float(f"{case.error(data, settings, host(result), getattr(run, 'witness', None)):.4g}")
+            if who == "ours":
+                row |= share(run, device, log, f"{case.name} {label}")
+                row |= getattr(run, "figures", {})
+            del run, here, result
+        except Exception as e:
+            said = next(iter(str(e).strip().splitlines()), "")
+            row = {"why_not": f"{type(e).__name__}: {said}"[:300]}
+        rows[who] = row
+    size = {k: v for k, v in case.sizes[label].items() if isinstance(v, (int, str, list, tuple, float))}
+    made = record(case, label, size, rows, about(device)["versions"])
+    made |= {"device": device.type, "target_s": TARGETS.get((case.name, label)), "date": str(date.today())}
+    return made | {"card": about(device)["card"], "runs": rows["ours"].get("runs")}
+
+
+def traffic(label: str, home: Path, device: Any, rate: float) -> dict[str, Any]:
+    """The SENSE normal operator without Python, in a graph, beside the time of what it must read and write."""
+    from cases import cartesian
+    from device import forget, placed, replayed
+
+    forget(device)
+    here = placed(loaded(home)[0], device, "torch")
+    least = sum(here[k].numel() * here[k].element_size() for k in ("maps", "image", "image"))
+    count = ROTATED if least < SMALL else 1
+    runs = []
+    for _ in range(count):
+        own = {k: v.clone() for k, v in here.items()}
+        normal = cartesian.sense_of(own)[0].normal()
+        runs.append(lambda normal=normal, x=own["image"]: normal(x))
+    s = replayed(runs, device)
+    floor = least / rate
+    return {"graph_s": s, "least_bytes": least, "floor_s": floor, "over_floor": round(s / floor, 3)}
+
+
+def line(r: dict[str, Any]) -> str:
+    """A record in one line."""
+    text = f"{r['case']:14} {r['size']['name']:14}"
+    if r["ours_s"] is None:
+        return f"{text} FAILED {r['why_not'][:150]}"
+    text += f" {r['ours_s'] * 1e3:9.3f} ms err {r['ours_error']:.2e} {r['ours_MiB'] or 0:6d} MiB"
+    if "over_floor" in r:
+        text += f" graph {r['graph_s'] * 1e3:.4f} ms = {r['over_floor']:.2f}× traffic"
+    if "profiled_s" in r:
+        parts = (f"{k[:-2]} {r[k] * 1e3:.2f}" for k in ("compute_s", "to_gpu_s", "from_gpu_s", "idle_s"))
+        text += f" [{', '.join(parts)} of {r['profiled_s'] * 1e3:.2f}]"
+    if r["target_s"]:
+        text += f" target {r['target_s'] * 1e3:.0f} ms"
+    for who, p in r["peers"].items():
+        said = p.get("why_not", "")[:70] or f"{p['s'] / r['ours_s']:.1f}× err {p['error']:.1e} {p['MiB'] or 0} MiB"
+        text += f" | {who} {said}"
+    return text
+
+
+def main() -> None:
+    """Measure and print; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the records here")
+    parser.add_argument("--prepare", type=Path, help="make data and answers on the CPU, and no more")
+    parser.add_argument("--data", type=Path, help="take what --prepare made")
+    parser.add_argument("--case", action="append", help="this case alone; may be given again")
+    parser.add_argument("--log", type=Path, help="write the longest kernels of each case here")
+    parser.add_argument("--time", type=float, default=TIME, help="seconds after which no further peer is measured")
+    parser.add_argument("--dry", action="store_true", help="tiny problems on the CPU")
+    options = parser.parse_args()
+    folder = options.prepare or options.data
+    if folder is None:
+        raise SystemExit("give --data FOLDER, made by --prepare FOLDER")
+    asked = list(jobs(options.case, options.dry))
+    if options.prepare:
+        workers = 2 if options.dry else 5
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            given = [(folder, i, 4, options.case, options.dry) for i in range(len(asked))]
+            for said in pool.map(prepare, *zip(*given)):
+                print(said or "made", flush=True)
+        return
+
+    import torch
+    from device import bandwidth
+
+    device = torch.device("cpu" if options.dry else "cuda")
+    rate = bandwidth(device, 1 << 20 if options.dry else 1 << 30)
+    print(f"copy bandwidth {rate / 1e9:.0f} GB/s", flush=True)
+    deadline, records = time.monotonic() + options.time, []
+    for case, label in asked:
+        home = folder / f"{case.name}_{label}"
+        try:
+            made = measured(case, label, home, device, deadline, options.log)
+        except Exception as e:  # not even its data are there
+            print(f"{case.name:14} {label:14} FAILED {type(e).__name__}: {e}", flush=True)
+            continue
+        made["copy_bytes_per_s"] = round(rate)
+        if case.name == "sense_normal":
+            try:
+                made |= traffic(label, home, device, rate)
+            except Exception as e:
+                made["why_no_graph"] = f"{type(e).__name__}: {e}"[:300]
+                print(made["why_no_graph"], flush=True)
+        records.append(made)
+        print(line(made), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
