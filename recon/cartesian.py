@@ -89,13 +89,17 @@ def volumes(
     spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
     evidence: list[Evidence] = []
     notes: list[str] = [methods.VARNET_LIMITS] if choice.method == "varnet" else []
+    calibrating = {key: _calibration_rows(job, job.frames[key], acquired[key]) for key in keys}
+    if any(np.isin(job.frames[key].rows, rows).all() and len(rows) > len(job.frames[key].rows)
+           for key, rows in calibrating.items()):  # fmt: skip
+        notes.append("no frame holds ACS lines: coils are calibrated by the mean over repetitions and phases")
     last: tuple[Pace, NDArray[np.intp], Calibrated] | None = None
 
     def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
         nonlocal last
         here, slabs, known = replace(job, device=pace.device), [], []
         for key in batch:
-            rows = _calibration_rows(here, job.frames[key], acquired[key])
+            rows = calibrating[key]
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
                 last = pace, rows, _calibrate(lines, rows, choice.method, here, in_parts=pace.columns > 0)
             known.append(last[2])
@@ -168,7 +172,9 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
 def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> NDArray[np.intp]:
     """Lines that calibrate a frame: those flagged for it in its slice, or the image's own where they are more.
 
-    Flagged lines of the same contrast and set come first; a scan that calibrates once serves all repetitions.
+    Flagged lines of the same contrast and set come first; a scan that calibrates once serves all repetitions. Where
+    neither hold enough, the mean over all repetitions and phases of the slice calibrates them, whose lines may
+    interleave (Breuer et al.: TGRAPPA, Magn Reson Med 53:981, 2005).
     """
     headers = job.scan.lines
     rows = job.kinds.calibration
@@ -178,12 +184,22 @@ def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> ND
         same = rows[headers[counter][rows] == getattr(frame, counter)]
         rows = same if len(same) else rows
 
-    def area(of: NDArray[np.intp] | None) -> int:
-        sampled = acquired > 0 if of is None else hybrid.counts(job.scan, of, job.encoding) > 0
+    def area(sampled: NDArray[np.bool_]) -> int:
         z0, z1, y0, y1 = hybrid.calibration_block(sampled, job.recipe.prepare.calibration_size)
         return (z1 - z0) * (y1 - y0)
 
-    return rows if len(rows) and area(rows) >= area(None) else frame.rows
+    own, flagged = acquired > 0, hybrid.counts(job.scan, rows, job.encoding) > 0
+    rows = rows if len(rows) and area(flagged) >= area(own) else frame.rows
+    if hybrid.enough(flagged if rows is not frame.rows else own):
+        return rows
+    series = [f.rows for f in job.frames.values() if _same_object(f, frame)]
+    every = np.sort(np.concatenate(series))
+    return every if hybrid.enough(hybrid.counts(job.scan, every, job.encoding) > 0) else rows
+
+
+def _same_object(a: Frame, b: Frame) -> bool:
+    """Whether two frames show the same slice at different times."""
+    return (a.slice, a.contrast, a.set) == (b.slice, b.contrast, b.set)
 
 
 def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *, in_parts: bool = False) -> Calibrated:

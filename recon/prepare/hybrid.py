@@ -116,7 +116,7 @@ def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
     """
     sampled = counts(lines.scan, rows, lines.encoding) > 0
     z0, z1, y0, y1 = calibration_block(sampled, size)
-    if y1 - y0 < min(4, sampled.shape[1]) or z1 - z0 < min(4, sampled.shape[0]):
+    if not enough(sampled):
         raise DataError(
             f"only {y1 - y0}×{z1 - z0} lines around the centre of k-space are fully sampled, too few to calibrate coil "
             "sensitivities; acquire ACS lines, or see the zero-filled image with --method combine"
@@ -127,6 +127,12 @@ def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
     block, _ = sort.grid(hybrid.numpy(), ky[inside] - y0, kz[inside] - z0, (z1 - z0, y1 - y0))
     k = fft(torch.from_numpy(block), (-1,))
     return crop(k, -1, min(size, k.shape[-1])).contiguous()
+
+
+def enough(sampled: NDArray[np.bool_]) -> bool:
+    """Whether the fully sampled block around the centre of (kz, ky) has at least four lines along either axis."""
+    z0, z1, y0, y1 = calibration_block(sampled, 4)
+    return bool(y1 - y0 >= min(4, sampled.shape[1]) and z1 - z0 >= min(4, sampled.shape[0]))
 
 
 def calibration_block(sampled: NDArray[np.bool_], size: int) -> tuple[int, int, int, int]:
