@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import replace
@@ -44,11 +45,27 @@ def serve(
     run(site, settings.registered(site), _say, _log)
 
 
+def openrecon_label(
+    config: Annotated[Path | None, typer.Option(help="Settings of the site, with its recipes (.toml)")] = None,
+    base64: Annotated[bool, typer.Option("--base64", help="As the value of the image's label")] = False,
+) -> None:
+    """Print the label of an OpenRecon application, which a scanner reads before it starts the server."""
+    from recon.serve import openrecon, settings
+
+    site = settings.load(config) if config else settings.Site()
+    made = openrecon.label(settings.registered(site), site.port)
+    typer.echo(openrecon.encoded(made) if base64 else json.dumps(made, indent=2))
+
+
 def stream(
     scan: Annotated[Path, typer.Argument(help="Raw scan, of any format that run reads", metavar="SCAN")],
     to: Annotated[str, typer.Option(help="Server, host:port")] = "127.0.0.1:9002",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="ISMRMRD file (.h5) for the images")] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe that the server knows")] = "auto",
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; the system's authorities vouch for the server")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="Authority that vouches for it instead (.pem)")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="Certificate of this client (.pem)")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (.pem)")] = None,
     patience: Annotated[float, typer.Option(help="Seconds to wait for an answer", min=1)] = 600,
 ) -> None:
     """Send a raw scan to a server as a scanner would, and keep the images that come back."""
@@ -61,11 +78,16 @@ def stream(
         if output.suffix != ".h5":
             raise typer.BadParameter(f"-o takes an ISMRMRD file that ends in .h5, not {str(output)!r}")
         writing.check_paths([str(output)], inputs=[scan])
+    context = None
+    if tls or tls_ca or tls_certificate:
+        from recon.serve.tls import client_context
+
+        context = client_context(*(str(p or "") for p in (tls_ca, tls_certificate, tls_key)))
     from recon.io.mrd_image import write_messages
     from recon.io.read import read_raw
     from recon.serve.client import stream as send
 
-    answer = send(read_raw(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_hear)
+    answer = send(read_raw(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_hear, tls=context)
     errors = [t for t in answer.texts if t.startswith("ERR")]
     if errors or not answer.closed:
         raise ReconError(

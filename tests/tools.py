@@ -10,6 +10,7 @@ import pytest
 _PACKAGES = {
     "bart": "bart",
     "chromium": "chromium",
+    "systemd-analyze": "systemd",
     "dcm2niix": "dcm2niix",
     "dciodvfy": "dicom3tools",
     "dcmdump": "dcmtk",

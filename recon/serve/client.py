@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from recon.io.ismrmrd import heads
 from recon.io.mrd_image import ImageMessage
 from recon.serve import wire
 from recon.serve.streams import Incoming
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 #: Lines that are read from the file at once.
 _LINES = 256
@@ -47,9 +51,16 @@ def session(scan: RawScan, recipe: str) -> Iterator[bytes]:
 
 
 def stream(
-    scan: RawScan, host: str, port: int, recipe: str, *, patience_s: float, hear: Callable[[str], None]
+    scan: RawScan,
+    host: str,
+    port: int,
+    recipe: str,
+    *,
+    patience_s: float,
+    hear: Callable[[str], None],
+    tls: SSLContext | None = None,
 ) -> Answer:
-    """Send a scan and take what comes back; `hear` gets each text at once.
+    """Send a scan and take what comes back, within `tls` where it is given; `hear` gets each text at once.
 
     Raises ReconError where the server cannot be reached, says nothing for `patience_s` seconds, or breaks off.
     """
@@ -57,6 +68,11 @@ def stream(
         sock = socket.create_connection((host, port), timeout=patience_s)
     except OSError as e:
         raise ReconError(f"cannot reach {host}:{port} ({e.strerror or e}); is `recon serve` running there?") from None
+    if tls is not None:
+        from recon.serve.tls import shake
+
+        sock = shake(sock, tls, patience_s, name=host)
+        sock.settimeout(patience_s)
     with sock:
         failed: list[Exception] = []
         writer = threading.Thread(target=_send, args=(sock.dup(), session(scan, recipe), failed), daemon=True)

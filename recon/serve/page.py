@@ -34,7 +34,7 @@ def page(s: Mapping[str, Any]) -> str:
 <meta name="viewport" content="width=device-width"><title>recon: {len(s["running"])} running</title>
 <style>{STYLE}</style></head><body>
 <h1>recon {escape(str(s.get("version", "")))}</h1>
-<p class="about">listening on {escape(str(s.get("address", "")))} {tls} · up {_long(s["up_s"])} · {escape(s["now"].replace("T", " "))}</p>
+<p class="about">listening on {escape(str(s.get("address", "")))} {tls} · up {_long(s["up_s"])} · {_time(s["now"])}</p>
 <ul class="cards" id="cards">{"".join(_cards(s))}</ul>
 <h2>Running</h2>
 {_running(s["running"])}
@@ -82,7 +82,7 @@ def _running(sessions: Iterable[Mapping[str, Any]]) -> str:
 
 def _ended(sessions: Iterable[Mapping[str, Any]]) -> str:
     rows = [
-        [s["ended"].replace("T", " "), s["job"], s.get("peer", ""), s.get("state", ""), _counted(s), s.get("returned", 0),
+        [_time(s["ended"]), s["job"], s.get("peer", ""), s.get("state", ""), _counted(s), s.get("returned", 0),
          _seconds(s.get("last_line_to_image_s")), _trust(s.get("trust")), s.get("reason", "")]
         for s in sessions
     ]  # fmt: skip
@@ -121,6 +121,10 @@ def _trust(t: Mapping[str, Any] | None) -> str:
         return ""
     fell = f", {t['fallbacks']} fell back" if t.get("fallbacks") else ""
     return f"residual {t['residual']:.2f}, added {t['added']:.1%}{fell}"
+
+
+def _time(stamp: str) -> str:
+    return escape(stamp.replace("T", " "))
 
 
 def _seconds(value: float | None) -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recon import __version__
 from recon.data import ReconError
@@ -26,6 +26,9 @@ from recon.serve import wire
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
 from recon.serve.settings import Site, networks
+
+if TYPE_CHECKING:
+    from recon.serve.tls import Front
 
 _BACKLOG = 8
 #: Seconds that a connection stays open after our last byte, so that the peer reads it before it sees a reset.
@@ -95,6 +98,12 @@ class Server:
         sock.setblocking(False)
         self._selector.register(sock, selectors.EVENT_READ, self._accept)
         self._selector.register(self._wakened, selectors.EVENT_READ, self._stop)
+        self._front: Front | None = None
+        if site.tls.certificate:
+            from recon.serve import tls
+
+            self._front = tls.Front(tls.server_context(**asdict(site.tls)), site.limits.first_s)
+            self._selector.register(self._front.ready, selectors.EVENT_READ, self._agreed)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; sessions are then ended with a word to their peers."""
@@ -152,7 +161,24 @@ class Server:
             self._log(f"{peer} is not in the allow-list; refused")
             self._board.refused("not allowed")
             connection.close()
-            return
+        elif self._front is not None:
+            self._front.begin(connection, peer)
+        else:
+            self._begin(connection, peer)
+
+    def _agreed(self) -> None:
+        assert self._front is not None
+        for connection, peer, reason in self._front.take():
+            if connection is None:
+                self._log(f"{peer} was not served: {reason}")
+                self._board.refused("no TLS")
+            elif self._stopping:
+                connection.close()
+            else:
+                self._begin(connection, peer)
+
+    def _begin(self, connection: socket.socket, peer: str) -> None:
+        """Hand a connection to a worker, or say that all are busy."""
         if len(self._active()) >= self._site.max_sessions:
             self._log(f"{peer} was told that {self._site.max_sessions} sessions are running")
             self._board.refused("busy")
@@ -302,6 +328,8 @@ class Server:
             connection.close()
         self._selector.close()
         self._listener.close()
+        if self._front is not None:
+            self._front.close()
 
 
 def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None:
@@ -312,6 +340,7 @@ def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None
         host, port = sock.getsockname()[:2]
         say(f"listening on {host}:{port}")
         about = {"version": __version__, "address": f"{host}:{port}", "max_sessions": site.max_sessions}
+        about |= {"tls": bool(site.tls.certificate)}
         board = Board(about)
         with contextlib.ExitStack() as open_:
             if site.status_port is not None:

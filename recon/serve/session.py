@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +20,8 @@ from recon.io import mrd_header
 from recon.io.ismrmrd import HEAD
 from recon.io.line_rules import NOT_IMAGE
 from recon.io.mrd_image import ImageMessage, meta_xml
-from recon.serve import wire
+from recon.recipe import Recipe
+from recon.serve import parameters, wire
 from recon.serve.counting import announced, encodes
 from recon.serve.wire import Acquisition, Close, Config, Fill, Query, Text, Waveform, WireError, XmlHeader
 
@@ -46,6 +46,8 @@ class Inbox:
     """
 
     recipe: str = ""
+    #: The recipe of that name, with what the user interface asks for.
+    plan: Recipe = field(default_factory=Recipe)
     parsed: tuple[Header, tuple[Encoding, ...], tuple[str, ...]] | None = None
     lines: list[Acquisition] = field(default_factory=list)
     waveforms: int = 0
@@ -68,14 +70,14 @@ class Inbox:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
-def receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, send: Send) -> None:
+def receive(fill: Fill, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
     """Read messages into the inbox until CLOSE or an error; images and queries are answered through `send` at once.
 
-    `names` are the recipes that may be asked for. At its end the inbox is `ended`, whatever happened.
+    `recipes` are those that may be asked for. At its end the inbox is `ended`, whatever happened.
     """
     error: Exception | None = None
     try:
-        _receive(fill, inbox, names, most_bytes, send)
+        _receive(fill, inbox, recipes, most_bytes, send)
     except Exception as e:
         error = e
     with inbox.changed:
@@ -83,7 +85,7 @@ def receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, s
         inbox.changed.notify_all()
 
 
-def _receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, send: Send) -> None:
+def _receive(fill: Fill, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
     bound, budget = wire.Limits(), 0
     stage, before = "config", 0
     while True:
@@ -102,7 +104,8 @@ def _receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, 
                     "server holds; correct encodingLimits, or raise session_MiB"
                 )
         elif isinstance(message, Config):
-            stage, inbox.recipe = "header", _registered(message.text, names)
+            stage, inbox.recipe = "header", _registered(message.text, recipes)
+            inbox.plan = recipes[inbox.recipe]
         elif isinstance(message, XmlHeader):
             parsed = mrd_header.parse(message.xml)
             stage, bound = "data", wire.limits(parsed[1])
@@ -111,8 +114,10 @@ def _receive(fill: Fill, inbox: Inbox, names: Collection[str], most_bytes: int, 
         elif isinstance(message, Text):
             # The scanner's user interface speaks directly after the header; other texts are for people.
             if before == wire.HEADER:
-                wanted = _parameter(message.text, inbox.notes)
-                inbox.recipe = _registered(wanted, names) if wanted else inbox.recipe
+                given = parameters.wishes(message.text, inbox.notes)
+                wanted = parameters.name(given)
+                inbox.recipe = _registered(wanted, recipes) if wanted else inbox.recipe
+                inbox.plan = parameters.applied(recipes[inbox.recipe], given, inbox.notes)
         elif isinstance(message, Waveform):
             inbox.waveforms += 1
         elif isinstance(message, ImageMessage):
@@ -163,17 +168,6 @@ def _registered(name: str, names: Collection[str]) -> str:
             "them, or add it to the site's file"
         )
     return name
-
-
-def _parameter(text: str, notes: list[str]) -> str:
-    """Name of the recipe that the scanner's user interface asks for, empty where it asks for none."""
-    try:
-        found = json.loads(text)["parameters"]
-        names = [found[key] for key in ("customconfig", "config") if isinstance(found.get(key), str) and found[key]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        notes.append("the text after the header holds no JSON with parameters; it is not used")
-        return ""
-    return names[-1] if names else ""
 
 
 def _answer(question: str) -> str:

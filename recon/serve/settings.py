@@ -6,7 +6,7 @@ import ipaddress
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +45,16 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """Encryption of the scanner's connection, none without a certificate; all are PEM files."""
+
+    certificate: str = ""
+    key: str = ""
+    #: Authority that has signed the certificates of those that may connect; without it no peer needs one.
+    clients: str = ""
+
+
+@dataclass(frozen=True)
 class Site:
     """The server of a site."""
 
@@ -69,6 +79,7 @@ class Site:
     #: File to which one line a job is appended.
     audit: str = "~/.local/state/recon/audit.jsonl"
     limits: Limits = field(default_factory=Limits)
+    tls: Tls = field(default_factory=Tls)
 
 
 def load(path: Path) -> Site:
@@ -86,7 +97,8 @@ def load(path: Path) -> Site:
         raise ReconError(f"{str(e).rpartition('; ')[0]}; write one as the scanner tutorial shows") from None
     site = recipes.parse(table, str(path), Site)
     named = {name: str(path.parent / file) for name, file in site.recipes.items()}
-    return check(replace(site, recipes=named, audit=str(path.parent / Path(site.audit).expanduser())))
+    tls = Tls(*(file and str(path.parent / file) for file in (site.tls.certificate, site.tls.key, site.tls.clients)))
+    return check(replace(site, recipes=named, tls=tls, audit=str(path.parent / Path(site.audit).expanduser())))
 
 
 def check(site: Site) -> Site:
@@ -103,6 +115,10 @@ def check(site: Site) -> Site:
             f"at {site.host} others could connect; name those that may, for instance --allow 192.168.2.0/24, or listen "
             "on 127.0.0.1"
         )
+    if any(asdict(site.tls).values()):
+        from recon.serve.tls import server_context
+
+        server_context(**asdict(site.tls))
     return site
 
 

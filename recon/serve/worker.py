@@ -107,7 +107,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:
         # int16 needs one scale for all. The last image waits for CLOSE: without it no series is ever complete.
         if job.site.early and job.site.pixel == "float32" and key not in sender.sent:
             scan = early.frame(inbox, key)
-            if early.may_go(scan, job.recipes[inbox.recipe]) and len(sender.sent) + 1 < early.images(scan):
+            if early.may_go(scan, inbox.plan) and len(sender.sent) + 1 < early.images(scan):
                 sender.frame(scan, key, 0)
     arrived = time.monotonic()
     if inbox.error is not None:
@@ -154,7 +154,7 @@ class _Sender:
         self.sent[key] = inbox.usual = len(inbox.frames[key])
         self._index += 1
         counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
-        for n, (message, image) in enumerate(images(scan, self._job, inbox.recipe, 0)):
+        for n, (message, image) in enumerate(images(scan, self._job, inbox.plan, 0)):
             first = inbox.lines[inbox.frames[key][0]]
             series = self._first_series() + stack * self._parts()
             self._put(stamp(message, first, series, image_index=self._index, **counters), image)
@@ -176,13 +176,13 @@ class _Sender:
             return
         for n in range(len(stacks)):
             series = self._first_series() + n * self._parts()
-            for i, (message, image) in enumerate(images(scan, self._job, inbox.recipe, n)):
+            for i, (message, image) in enumerate(images(scan, self._job, inbox.plan, n)):
                 self._put(stamp(message, inbox.lines[0], series), image)
                 if n == i == 0:
                     self._timed(arrived)
 
     def _parts(self) -> int:
-        output = self._job.recipes[self._inbox.recipe].output
+        output = self._inbox.plan.output
         return 1 if output.complex else len(output.parts)
 
     def _first_series(self) -> int:
@@ -215,11 +215,11 @@ def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
     )
 
 
-def images(scan: RawScan, job: Job, name: str, stack: int) -> Iterator[tuple[ImageMessage, Image]]:
-    """The messages of one stack of a scan by the recipe called `name`, and the image that each is of."""
+def images(scan: RawScan, job: Job, recipe: Recipe, stack: int) -> Iterator[tuple[ImageMessage, Image]]:
+    """The messages of one stack of a scan, and the image that each is of."""
     from recon import pipeline
 
-    recipe, site = job.recipes[name], job.site
+    site = job.site
     parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
     memory = site.limits.memory_MiB * MiB or None
     image = pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=stack)
@@ -268,7 +268,8 @@ def main() -> None:
     job = Job(json.loads(data)["job"], site, known, control)
     threading.Thread(target=_follow, args=(control,), daemon=True).start()
     connection = socket.socket(fileno=descriptors[0])
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):  # behind TLS it is no TCP connection
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     talk(connection, job)
     os._exit(0)  # taking apart what was imported would keep the next scanner waiting
 

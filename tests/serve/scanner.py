@@ -154,8 +154,8 @@ class Reply:
 class Scanner:
     """A connection to the server; it reads in a thread of its own, as a scanner does."""
 
-    def __init__(self, port: int, *, reading: bool = True) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+    def __init__(self, port: int, *, reading: bool = True, sock: socket.socket | None = None) -> None:
+        self.socket = sock or socket.create_connection(("127.0.0.1", port), timeout=30)
         self.reply = Reply()
         self.thread = threading.Thread(target=self._read, daemon=True)
         if reading:
