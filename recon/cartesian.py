@@ -75,13 +75,13 @@ def volumes(
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     found = sampling(acquired[0, 0] > 0)
-    choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0])
+    network = methods.offered(job.recipe, job.whitening.source)
+    choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
     lines = _lines(job, choice.method)
     if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
         raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
     top = max(int(c.max()) for c in acquired.values())
-    problem = _problem(job, lines, choice.method, acquired)
-    plan = planning.plan(problem, planning.budget(job.memory))
+    choice, problem, plan = _planned(job, lines, choice, acquired)
 
     shape = job.stack.geometry.shape if len(job.stack.slices) == 1 else (1, *job.stack.geometry.shape[1:])
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
@@ -107,10 +107,12 @@ def volumes(
         if pace.columns:
             solved = _by_columns(choice.method, slabs[0], known[0], top, here, pace.columns)
         else:
-            solved = _images(choice.method, slabs, known, top, here)
+            solved = _images(choice.method, slabs, known, top, here, instead=choice.instead)
         return _finished(solved, slabs, choice.method, here, shape)
 
-    reached = start = Pace(job.device, plan.batch, plan.columns)
+    # On a CPU a learned slice is solved alone: in company its last bits would depend on who is beside it.
+    alone = choice.method == "unrolled" and job.device.type == "cpu"
+    reached = start = Pace(job.device, 1 if alone else plan.batch, plan.columns)
     for batch, made, reached in paces.walk(keys, start, problem, work, notes):  # noqa: B007  (told at the end)
         evidence += made.evidence
         notes += made.notes
@@ -125,7 +127,8 @@ def volumes(
     how["device"] = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
     if fallen := told.get("fallbacks"):
         reasons = "; ".join(told["reasons"])
-        kept = "the classical image is shown" if job.recipe.trust.fallback else "shown all the same"
+        shown = f"the {choice.instead or 'classical'} image is shown"
+        kept = shown if job.recipe.trust.fallback else "shown all the same"
         notes.append(f"warning: {fallen} of {len(evidence)} learned images are not trusted ({reasons}): {kept}")
     return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
 
@@ -141,6 +144,22 @@ def _finished(solved: Solved, slabs: list[Slab], method: Method, job: Job, shape
             wide = finish(solved.deviation[i].to(x.dtype), job.encoding, shape)
             deviations.append(wide.abs().cpu().numpy())
     return Finished(images, deviations, solved.evidence, notes)
+
+
+def _planned(
+    job: Job, lines: Lines, choice: methods.Choice, acquired: Mapping[Any, NDArray[np.int32]]
+) -> tuple[methods.Choice, planning.Problem, planning.Plan]:
+    """The plan of a method; where a network that nobody asked for needs too much memory, the classical method's."""
+    budget, problem = planning.budget(job.memory), _problem(job, lines, choice.method, acquired)
+    try:
+        return choice, problem, planning.plan(problem, budget)
+    except ReconError:
+        if choice.instead is None:
+            raise
+    why = f"{choice.instead}: the network would need more memory than is allowed"
+    choice = methods.Choice(choice.instead, why)
+    problem = _problem(job, lines, choice.method, acquired)
+    return choice, problem, planning.plan(problem, budget)
 
 
 def _lines(job: Job, method: Method) -> Lines:
@@ -277,10 +296,11 @@ def _images(
     top: int,
     job: Job,
     *,
+    instead: Method | None = None,
     power: float | None = None,
     towards: Tensor | None = None,
 ) -> Solved:
-    """The images of a batch.
+    """The images of a batch; those of the method `instead` where a learned one is not trusted.
 
     `power` and `towards` are the mean power and the first coil of the whole volume where this is a part of one.
     """
@@ -310,7 +330,7 @@ def _images(
     def run(given: Measurement) -> Tensor:
         nonlocal evidence
         if method == "unrolled":
-            x, evidence = methods.learned(given, solve, limits, sets=sets, decided=evidence)
+            x, evidence = methods.learned(given, solve, limits, sets=sets, instead=instead, decided=evidence)
         else:
             x = methods.solve(method, given, solve, power=power, sets=sets)
         # The first set is the object; the second takes up what wraps around.

@@ -13,7 +13,7 @@ from recon import trust
 from recon.data import Measurement, ReconError
 from recon.nets import checkpoint, e2e_varnet, unrolled, weights
 from recon.prepare.sampling import Sampling
-from recon.recipe import CT_ALONE, Method, Solve, Trust
+from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
 from recon.solve import cg, fista, pdhg
 
 #: Error of sensitivity maps, as a share of the signal's power.
@@ -31,18 +31,35 @@ ITERATIONS = {"sense": 50, "cs": 60, "tv": 150}
 
 @dataclass(frozen=True)
 class Choice:
-    """The method that runs, and the sentence that says why."""
+    """The method that runs, and the sentence that says why.
+
+    `instead` is the method whose image takes the place of a learned one that is not trusted; None for the picture that
+    the network starts from.
+    """
 
     method: Method
     why: str
+    instead: Method | None = None
 
 
-def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = True) -> Choice:
+@dataclass(frozen=True)
+class Network:
+    """What "auto" may use: a network by its name, what it was trained on, and what speaks against it if anything."""
+
+    name: str
+    trained: trust.Range | None
+    against: str = ""
+
+
+def choose(
+    wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = True, network: Network | None = None
+) -> Choice:
     """The method that was asked for, or for "auto" the one that suits the sampling found in the data.
 
-    Fully sampled: combine. Undersampled with one channel, or at irregular positions: cs, since sensitivities alone
-    cannot tell the aliases apart or leave them incoherent. Otherwise, and non-Cartesian: sense. Raises ReconError for
-    a method that the sampling rules out.
+    Fully sampled: combine. Undersampled slices on a grid: the `network`, where R is inside of what it was trained on.
+    Otherwise a classical method: with one channel, or at irregular positions, cs, since sensitivities alone cannot tell
+    the aliases apart or leave them incoherent; in all other cases, and non-Cartesian, sense. Raises ReconError for a
+    method that the sampling rules out.
     """
     if wanted in CT_ALONE:
         raise ReconError(f"{wanted} reconstructs projections of CT and this is a scan of MRI; use --method auto")
@@ -67,11 +84,56 @@ def choose(wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = 
     if sampling.acceleration == (1, 1):
         return Choice("combine", "combine: k-space is fully sampled but for its edge (partial Fourier or zero-filling)")
     found = f"undersampled, R = {sampling.effective:.2f}"
+    classical: Method
     if coils == 1:
-        return Choice("cs", f"cs: {found}, one channel")
-    if not sampling.regular:
-        return Choice("cs", f"cs: {found} at irregular positions")
-    return Choice("sense", f"sense: {found} at regular positions, {coils} channels")
+        classical, found = "cs", f"{found}, one channel"
+    elif not sampling.regular:
+        classical, found = "cs", f"{found} at irregular positions"
+    else:
+        classical, found = "sense", f"{found} at regular positions, {coils} channels"
+    if network is None:
+        return Choice(classical, f"{classical}: {found}")
+    if against := network.against or _outside(network, sampling, coils):
+        return Choice(classical, f"{classical}: {found}; not the network {network.name}, since {against}")
+    return Choice("unrolled", f"unrolled: {found}, inside of what {network.name} was trained on", classical)
+
+
+def _outside(network: Network, sampling: Sampling, coils: int) -> str:
+    """What in the sampling is outside of the network's range; nothing where its range is not known."""
+    if sampling.shape[1] > 1:
+        # Measured on volumes of the analytic head: 1 to 2 dB below cs, which sees all three axes.
+        return "it learned from slices and this is a volume"
+    if network.trained is None:
+        return ""
+    low, high = network.trained.of(coils).acceleration
+    # The lattice counts where there is one: ACS lines on top make R smaller than the networks' masks were named.
+    factor = float(sampling.acceleration[0]) if sampling.regular else sampling.effective
+    if low <= round(factor, 1) <= high:
+        return ""
+    return f"it was trained on R from {low:g} to {high:g}"
+
+
+def offered(recipe: Recipe, noise: str, *, cartesian: bool = True) -> Network | None:
+    """The network that "auto" may use under a recipe, `noise` being where the scan's noise level is from.
+
+    Weights that the recipe names are used, or refused with ReconError; of those that ship, broken ones speak against
+    themselves. None where the recipe asks for a method, or nothing ships.
+    """
+    solve, prepare = recipe.solve, recipe.prepare
+    if solve.method != "auto" or not cartesian or (solve.weights == "auto" and weights.best() is None):
+        return None
+    name = weights.find(solve.weights).name
+    try:
+        name, trained = _network(solve.weights, "cpu").name, _trained(solve.weights)
+    except ReconError as e:
+        if solve.weights != "auto":
+            raise
+        return Network(name, None, f"it cannot be used ({e})")
+    if noise in ("none", "assumed"):
+        return Network(name, trained, "the noise of the scan is not known")
+    if prepare.map_sets > 1 or prepare.maps != "espirit":
+        return Network(name, trained, "it learned from one set of ESPIRiT maps")
+    return Network(name, trained)
 
 
 def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None = None, sets: int = 1) -> Tensor:
@@ -112,11 +174,18 @@ def varnet(y: Tensor, counts: Tensor, recipe: Solve) -> Tensor:
 
 
 def learned(
-    m: Measurement, recipe: Solve, limits: Trust, *, sets: int = 1, decided: Sequence[trust.Evidence] | None = None
+    m: Measurement,
+    recipe: Solve,
+    limits: Trust,
+    *,
+    sets: int = 1,
+    instead: Method | None = None,
+    decided: Sequence[trust.Evidence] | None = None,
 ) -> tuple[Tensor, Sequence[trust.Evidence]]:
     """The network's images, or the classical ones where trust is broken, and the evidence on each item.
 
-    With `decided` the evidence is taken as given: replicas of an image are made as that image was.
+    Classical is what the network starts from, or the image of the method `instead`. With `decided` the evidence is
+    taken as given: replicas of an image are made as that image was.
     """
     ndim = 3 if sets == 1 else 4
     network = _network(recipe.weights, str(m.y.device)).network
@@ -124,20 +193,24 @@ def learned(
     x = unrolled.reconstruct(network, m, denoise=recipe.denoise, ndim=ndim, start=start)
     found = decided
     if found is None:
-        found = trust.examine(m, x, start, limits=limits, trained=_trained(recipe.weights), ndim=ndim)
+        trained = _trained(recipe.weights)
+        trained = trained.of(m.y.shape[1]) if trained else None
+        found = trust.examine(m, x, start, limits=limits, trained=trained, ndim=ndim)
+    if instead and limits.fallback and any(e.reasons for e in found):
+        start = solve(instead, m, recipe, sets=sets)
     return trust.chosen(x, start, found, fallback=limits.fallback, ndim=ndim), found
 
 
 @lru_cache(maxsize=4)
 def _trained(name: str) -> trust.Range | None:
     """What the training recipe beside the weights says of their range; None where there is no recipe."""
-    from recon.learn import settings
+    from recon.learn import settings, synth
 
     path = weights.find(name) / "recipe.toml"
     if not path.is_file():
         return None
     data = settings.load(path).data
-    return trust.Range(data.acceleration, data.noise)
+    return trust.Range(data.acceleration, data.noise, synth.SINGLE)
 
 
 def evidence(method: Method, recipe: Solve) -> dict[str, str]:

@@ -70,8 +70,8 @@ class Solve:
     #: Extent along kz, ky, kx; 1 along kz for a single slice.
     grappa_kernel: tuple[Count, Count, Count] = (5, 5, 5)
     grappa_l2: Weight = 1e-3
-    #: Trained network of the method "unrolled": a name that ships, or a folder. Of "varnet": fastMRI's .pt file.
-    weights: str = "mri-small"
+    #: Trained network of "unrolled": "auto" for the best that ships, its name, or a folder. Of "varnet": a .pt file.
+    weights: str = "auto"
     #: 0 keeps the noise that a full scan would show, 1 takes all of it away.
     denoise: Fraction = 0.0
     seed: int = 0

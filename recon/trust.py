@@ -17,10 +17,18 @@ from recon.recipe import Trust
 
 @dataclass(frozen=True)
 class Range:
-    """What a network was trained on: acceleration, and noise of a fully sampled pixel relative to the signal."""
+    """What a network was trained on: acceleration, and noise of a fully sampled pixel relative to the signal.
+
+    `single` is the acceleration of scans with one channel.
+    """
 
     acceleration: tuple[float, float]
     noise: tuple[float, float]
+    single: tuple[float, float] | None = None
+
+    def of(self, coils: int) -> Range:
+        """The range for so many channels."""
+        return replace(self, acceleration=self.single) if coils == 1 and self.single else self
 
 
 @dataclass(frozen=True)

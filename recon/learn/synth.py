@@ -20,6 +20,9 @@ from recon.prepare import compress
 from recon.prepare.espirit import espirit
 from recon.prepare.sensitivities import combine
 
+#: Range of R on one channel, which cannot tell aliases apart: only moderate, irregular undersampling makes sense there.
+SINGLE = (1.5, 4.0)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -118,11 +121,10 @@ def _mask(
 ) -> tuple[Tensor, float, int]:
     """Mask broadcast against (coil, 1, y, x), its effective factor and its ACS lines."""
     ny, nx = shape
-    # One channel cannot tell aliases apart: only moderate, irregular undersampling makes sense there.
     low, high = settings.acceleration
-    R = draw.uniform(1.5, 4.0) if single else draw.uniform(low, high)
+    R = draw.uniform(*SINGLE) if single else draw.uniform(low, high)
     R = float(draw.one_of((2, 3, 4, 4, 5, 6, 8, 8, 10))) if not single and draw.chance(0.6) else R
-    R = min(max(R, 1.5 if single else low), max(high, 1.5))
+    R = min(max(R, SINGLE[0] if single else low), max(high, SINGLE[0]))
     acs = draw.integer(*settings.acs)
     acs = min(acs, int(0.7 * ny / R))
     seed = draw.integer(0, 2**31 - 2)

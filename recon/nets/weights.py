@@ -15,6 +15,8 @@ from recon.data import ReconError
 from recon.nets.unrolled import Shape, Unrolled
 
 FILE, HASH = "weights.safetensors", "SHA256"
+#: Networks that ship, the best first: the first of them that is there is the one that "auto" names.
+PREFERRED = ("mri-base", "mri-small")
 #: The header of a safetensors file is JSON of at most this size here; a network's takes a few kilobytes.
 _LARGEST_HEADER = 4 << 20
 
@@ -56,7 +58,9 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> Loaded:
 
 
 def find(name: str | Path) -> Path:
-    """The folder of weights: a path that exists, or a name of those that ship."""
+    """The folder of weights: a path that exists, a name of those that ship, or "auto" for the best of these."""
+    if str(name) == "auto":
+        name = best() or name
     given = Path(name)
     if given.is_dir():
         return given
@@ -67,6 +71,12 @@ def find(name: str | Path) -> Path:
         return shipped[str(name)]
     names = ", ".join(sorted(shipped)) or "none"
     raise ReconError(f'there are no weights "{name}"; these ship with the package: {names}; or give a folder')
+
+
+def best() -> Path | None:
+    """The folder of the best network that ships, None where none does."""
+    shipped = available()
+    return next((shipped[name] for name in PREFERRED if name in shipped), None)
 
 
 def available() -> dict[str, Path]:

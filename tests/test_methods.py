@@ -1,0 +1,150 @@
+"""What "auto" takes: the best network that ships inside of its range, and the classical method everywhere else."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recon import methods, pipeline, plan
+from recon import recipe as recipes
+from recon.data import RawScan, ReconError
+from recon.nets import weights
+from recon.prepare.sampling import Sampling, sampling
+from recon.simulation import Settings, simulate
+from recon.trust import Range
+from tests.command import recon
+
+SMALL = Settings(matrix=(64, 64, 1), fov=(240, 240, 5), coils=6, sigma=0.02, acceleration=(3, 1), acs=16)
+TRAINED = methods.Network("mri-small", Range((2, 10), (1e-3, 0.1), (1.5, 4)))
+
+
+def lines(n: int, R: int, acs: int = 24) -> Sampling:
+    rows = np.zeros(n, bool)
+    rows[::R] = True
+    rows[n // 2 - acs // 2 : n // 2 + acs // 2] = True
+    return sampling(rows)
+
+
+@pytest.fixture(scope="module")
+def scan() -> RawScan:
+    return simulate(SMALL)
+
+
+def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan: RawScan) -> None:
+    image = pipeline.reconstruct(scan)
+    shipped = weights.load("auto")
+    assert image.provenance["method"] == "unrolled"
+    assert image.provenance["weights_sha256"] == shipped.sha256
+    assert f"inside of what {shipped.name} was trained on" in image.provenance["why"]
+    assert image.provenance["why"] in image.notes
+    assert image.trust["fallbacks"] == 0
+    asked = pipeline.reconstruct(scan, recipes.parse({"solve": {"method": "unrolled"}}))
+    assert np.array_equal(image.data, asked.data)
+    assert np.array_equal(image.data, pipeline.reconstruct(scan).data)
+
+
+@pytest.mark.parametrize(
+    ("found", "coils", "method", "words"),
+    [
+        (lines(256, 2), 8, "unrolled", "inside of what mri-small was trained on"),
+        (lines(256, 10), 8, "unrolled", "inside"),
+        (lines(256, 12), 8, "sense", "not the network mri-small, since it was trained on R from 2 to 10"),
+        (lines(200, 3), 1, "unrolled", "one channel"),
+        (lines(400, 8), 1, "cs", "not the network mri-small, since it was trained on R from 1.5 to 4"),
+        (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "cs", "it learned from slices"),
+        (sampling(np.ones(64, bool)), 8, "combine", "fully sampled"),
+    ],
+)
+def test_the_range_of_the_network_decides(found: Sampling, coils: int, method: str, words: str) -> None:
+    choice = methods.choose("auto", found, coils, network=TRAINED)
+    assert choice.method == method
+    assert words in choice.why
+    without = methods.choose("auto", found, coils)
+    assert without.method == (choice.instead or choice.method)
+
+
+def test_outside_of_the_range_of_noise_each_slice_is_the_classical_one(scan: RawScan) -> None:
+    quiet = simulate(replace(SMALL, sigma=1e-5))
+    image = pipeline.reconstruct(quiet)
+    assert image.trust["fallbacks"] == 1
+    assert any("its noise of" in n and "the sense image is shown" in n for n in image.notes)
+    classical = pipeline.reconstruct(quiet, recipes.parse({"solve": {"method": "sense"}}))
+    assert np.array_equal(image.data, classical.data)
+    assert not np.array_equal(pipeline.reconstruct(scan).data, classical.data)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        ({"noise": "none"}, "noise of the scan is not known"),
+        ({"maps": "walsh"}, "ESPIRiT"),
+        ({"map_sets": 2}, "one set"),
+    ],
+)
+def test_what_the_network_never_saw_is_left_to_the_classical_method(
+    scan: RawScan, prepare: dict[str, object], words: str
+) -> None:
+    image = pipeline.reconstruct(scan, recipes.parse({"prepare": prepare}))
+    assert image.provenance["method"] == "sense"
+    assert words in image.provenance["why"]
+    assert "weights" not in image.provenance
+
+
+def test_a_little_memory_is_left_to_the_classical_method(scan: RawScan) -> None:
+    image = pipeline.reconstruct(scan, memory=plan._base() + 3 * 2**20)
+    assert image.provenance["method"] == "sense"
+    assert "more memory than is allowed" in image.provenance["why"]
+
+
+def shipped_as(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Copies of the network that ships under these names, in place of what ships."""
+    original = weights.available()["mri-small"]
+    for name in names:
+        shutil.copytree(original, folder / name)
+    monkeypatch.setattr(weights, "available", lambda: {n: folder / n for n in names})
+    for cache in (methods._network, methods._trained):
+        cache.cache_clear()
+        monkeypatch.setattr(methods, cache.__name__, cache.__wrapped__)
+
+
+def test_one_list_says_which_network_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped_as(tmp_path, monkeypatch, "mri-small", "mri-base", "another")
+    assert weights.best() == tmp_path / "mri-base"
+    assert weights.load("auto").name == "mri-base"
+    monkeypatch.setattr(weights, "available", lambda: {"mri-small": tmp_path / "mri-small"})
+    assert weights.find("auto") == tmp_path / "mri-small"
+    monkeypatch.setattr(weights, "available", dict)
+    assert methods.offered(recipes.Recipe(), "noise scan") is None
+    with pytest.raises(ReconError, match="there are no weights"):
+        weights.load("auto")
+
+
+def test_broken_weights_that_ship_speak_against_themselves(
+    scan: RawScan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped_as(tmp_path, monkeypatch, "mri-small")
+    (tmp_path / "mri-small" / weights.HASH).write_text("0" * 64)
+    image = pipeline.reconstruct(scan)
+    assert image.provenance["method"] == "sense"
+    assert "SHA-256" in image.provenance["why"]
+
+
+def test_weights_that_are_named_are_used_or_refused(tmp_path: Path) -> None:
+    from recon.simulation import simulate_to
+
+    path, folder = tmp_path / "scan.h5", tmp_path / "mine"
+    simulate_to(path, SMALL)
+    shutil.copytree(weights.available()["mri-small"], folder)
+    done = recon("run", path, "-o", tmp_path / "out.nii.gz", "--weights", folder)
+    assert done.code == 0, done.err
+    assert "inside of what mine was trained on" in done.err
+    (folder / weights.HASH).write_text("0" * 64)
+    methods._network.cache_clear()
+    done = recon("run", path, "-o", tmp_path / "again.nii.gz", "--weights", folder)
+    assert done.code == 1
+    assert "SHA-256" in done.err
+    assert not (tmp_path / "again.nii.gz").exists()
