@@ -19,6 +19,7 @@ from recon import __version__
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
 from recon.cli_ct import Strength, with_strength
+from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
 from recon.data import RawScan, ReconError
@@ -157,6 +158,7 @@ app.command()(check)
 app.command()(serve)
 app.command()(stream)
 app.command()(openrecon_label)
+app.command()(send)
 
 
 @app.command()

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from recon import __version__
 from recon.data import ReconError
+from recon.pacs.summary import summary
 from recon.recipe import Recipe
 from recon.serve import wire
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
+from recon.serve.pacs import delivering
 from recon.serve.settings import Site, networks
 
 if TYPE_CHECKING:
@@ -341,12 +343,13 @@ def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None
         say(f"listening on {host}:{port}")
         about = {"version": __version__, "address": f"{host}:{port}", "max_sessions": site.max_sessions}
         about |= {"tls": bool(site.tls.certificate)}
-        board = Board(about)
+        board = Board(about, (lambda: summary(Path(site.pacs.spool))) if site.pacs.to else None)
         with contextlib.ExitStack() as open_:
             if site.status_port is not None:
                 from recon.serve.status import showing
 
                 say(f"status page at http://127.0.0.1:{open_.enter_context(showing(board, site.status_port))}/")
+            open_.enter_context(delivering(site.pacs, log))
             Server(sock, site, recipes, audit, board, log).run()
     finally:
         audit.close()

@@ -14,6 +14,8 @@ from annotated_types import Ge, Le
 
 from recon import recipe as recipes
 from recon.data import ReconError
+from recon.pacs import settings as pacs_settings
+from recon.pacs.settings import Pacs
 from recon.recipe import Recipe
 
 Seconds = Annotated[float, Ge(0.05), Le(1e6)]
@@ -80,6 +82,8 @@ class Site:
     audit: str = "~/.local/state/recon/audit.jsonl"
     limits: Limits = field(default_factory=Limits)
     tls: Tls = field(default_factory=Tls)
+    #: Where the images of whole scans go besides the scanner; nowhere without `to`.
+    pacs: Pacs = field(default_factory=Pacs)
 
 
 def load(path: Path) -> Site:
@@ -98,7 +102,9 @@ def load(path: Path) -> Site:
     site = recipes.parse(table, str(path), Site)
     named = {name: str(path.parent / file) for name, file in site.recipes.items()}
     tls = Tls(*(file and str(path.parent / file) for file in (site.tls.certificate, site.tls.key, site.tls.clients)))
-    return check(replace(site, recipes=named, tls=tls, audit=str(path.parent / Path(site.audit).expanduser())))
+    audit = str(path.parent / Path(site.audit).expanduser())
+    pacs = pacs_settings.resolved(site.pacs, path.parent)
+    return check(replace(site, recipes=named, audit=audit, tls=tls, pacs=pacs))
 
 
 def check(site: Site) -> Site:
@@ -119,6 +125,8 @@ def check(site: Site) -> Site:
         from recon.serve.tls import server_context
 
         server_context(**asdict(site.tls))
+    if site.pacs.to:
+        pacs_settings.check(site.pacs)
     return site
 
 

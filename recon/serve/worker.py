@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from recon.errors import sentence
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
 from recon.serve import counting, early, store, wire
+from recon.serve.pacs import to_pacs
 from recon.serve.session import Inbox, Key, MiB, receive, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Broken, Incoming, Outgoing
@@ -72,8 +73,9 @@ def talk(connection: socket.socket, job: Job) -> None:
     if job.site.status_port is not None:
         threading.Thread(target=_progress, args=(inbox, out, job), daemon=True).start()
     state = "failed"
+    keep: list[Callable[[], None]] = []
     try:
-        state = _work(inbox, out, job)
+        state = _work(inbox, out, job, keep)
     except Broken as e:
         state = "undelivered"
         job.tell(reason=str(e))
@@ -90,6 +92,8 @@ def talk(connection: socket.socket, job: Job) -> None:
     lost = out.finish()
     if lost:
         job.tell(reason=lost)
+    for hand_over in keep:  # the scanner does not wait for the PACS
+        hand_over()
     job.tell(state="undelivered" if lost and state == "done" else state, lines=len(inbox.lines), bytes=inbox.bytes,
              images_passed=inbox.images, waveforms=inbox.waveforms, recipe=inbox.recipe)  # fmt: skip
 
@@ -101,7 +105,7 @@ def _progress(inbox: Inbox, out: Outgoing, job: Job) -> None:
         job.tell(progress={**so_far, "waiting_MiB": round(out.held / MiB, 1)})
 
 
-def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:
+def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]]) -> str:
     sender = _Sender(inbox, out, job)
     while (key := _candidate(inbox)) is not None:
         # int16 needs one scale for all. The last image waits for CLOSE: without it no series is ever complete.
@@ -129,6 +133,8 @@ def _work(inbox: Inbox, out: Outgoing, job: Job) -> str:
             "encodingLimits and accelerationFactor in the header, and do not use these images"
         )
     sender.rest(scan, arrived)
+    if job.site.pacs.to:
+        keep.append(lambda: to_pacs(scan, sender.whole, job.recipes[inbox.recipe], job.name, job.site, job.tell))
     return "done"
 
 
@@ -145,6 +151,8 @@ class _Sender:
     def __init__(self, inbox: Inbox, out: Outgoing, job: Job) -> None:
         self._inbox, self._out, self._job = inbox, out, job
         self.sent: dict[Key, int] = {}
+        #: Images of whole stacks, where no frame went out early.
+        self.whole: list[Image] = []
         self._series = -1
         self._index = 0
 
@@ -180,6 +188,8 @@ class _Sender:
                 self._put(stamp(message, inbox.lines[0], series), image)
                 if n == i == 0:
                     self._timed(arrived)
+                if i == 0 and self._job.site.pacs.to:
+                    self.whole.append(image)
 
     def _parts(self) -> int:
         output = self._inbox.plan.output

@@ -1,0 +1,148 @@
+"""The verb `send` of the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recon.data import ReconError
+from recon.errors import one_line
+
+if TYPE_CHECKING:
+    from recon.pacs.settings import Pacs
+
+
+def send(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Folders and files of DICOM images", metavar="[DICOM]...")
+    ] = None,
+    to: Annotated[str, typer.Option(help="AET@host:port, or https://host/dicom-web")] = "",
+    config: Annotated[Path | None, typer.Option(help="Settings of the site (.toml) with a section [pacs]")] = None,
+    spool: Annotated[Path | None, typer.Option(help="Folder for images until they are delivered")] = None,
+    aet: Annotated[str, typer.Option(help="Our title")] = "",
+    confirm: Annotated[str, typer.Option(help="auto, commitment, find, qido, wado or none")] = "",
+    listen: Annotated[str, typer.Option(help="host:port for reports of storage commitments")] = "",
+    ca: Annotated[str, typer.Option(help="Authorities to trust (.pem); turns TLS on")] = "",
+    certificate: Annotated[str, typer.Option(help="Our certificate (.pem)")] = "",
+    key: Annotated[str, typer.Option(help="Key of our certificate (.pem)")] = "",
+    login: Annotated[str, typer.Option(help="File with user:password, for DICOMweb")] = "",
+    deidentify: Annotated[bool, typer.Option("--deidentify", help="Take out what identifies the patient.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on sending what comes into the spool.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed images again.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say how the spool stands.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
+) -> None:
+    """Send DICOM images to a PACS, and make sure that it keeps them."""
+    from recon.pacs import settings
+    from recon.pacs import spool as spools
+    from recon.pacs.summary import summary, text
+
+    given: dict[str, Any] = {"to": to, "aet": aet, "confirm": confirm, "listen": listen, "login": _full(login)}
+    given |= {"spool": str(spool.absolute()) if spool else "", "deidentify": deidentify}
+    tls = {k: _full(v) for k, v in (("ca", ca), ("certificate", certificate), ("key", key)) if v}
+    pacs = _settings(config, given, tls)
+    folder = Path(pacs.spool)
+    if status:
+        found = summary(folder)
+        typer.echo(_json(found) if json else text(found))
+        return
+    if not pacs.to:
+        from recon.pacs.deliver import known
+
+        pacs = replace(known(folder), **{k: v for k, v in given.items() if v}, spool=str(folder))
+    if confirm and confirm not in settings.CONFIRM:
+        raise typer.BadParameter(f"--confirm takes {', '.join(settings.CONFIRM)}, not {confirm!r}")
+    pacs = settings.check(pacs)
+    if retry:
+        with spools.locked(folder):
+            typer.echo(f"{spools.retry(folder)} failed images are tried again")
+    elif not images and not watch:
+        raise typer.BadParameter("name the images to send, or use --watch, --retry or --status")
+    uids = _spool(pacs, images) if images else []
+    if watch:
+        _watch(pacs, follow)
+    else:
+        _once(pacs, uids, json)
+
+
+def _settings(config: Path | None, given: dict[str, Any], tls: dict[str, str]) -> Pacs:
+    from recon.pacs.settings import Pacs, resolved
+
+    pacs = resolved(Pacs(), Path())
+    if config is not None:
+        from recon.serve.settings import load
+
+        pacs = load(config).pacs
+        if not pacs.to and not given["to"]:
+            raise ReconError(f"{config} names no PACS; set to in its section [pacs]")
+    given = {k: v for k, v in given.items() if v}
+    return replace(pacs, **given, tls=replace(pacs.tls, **tls))
+
+
+def _spool(pacs: Pacs, images: list[Path]) -> list[str]:
+    from recon.pacs.deliver import files, hand_over
+
+    found = files(images)
+    return [r.uid for r in hand_over(pacs, ((str(path), path) for path in found))]
+
+
+def _once(pacs: Pacs, uids: list[str], json: bool) -> None:
+    from recon.pacs import spool as spools
+    from recon.pacs.deliver import once
+    from recon.pacs.summary import summary
+
+    once(pacs, _log)
+    folder = Path(pacs.spool)
+    states = [found[0] if (found := spools.find(folder, uid)) else "new" for uid in uids]
+    if json:
+        typer.echo(_json(summary(folder)))
+    sent = states.count("sent")
+    if sent == len(uids):
+        if not json:
+            typer.echo(f"{sent} images are in the PACS" if uids else "done; see recon send --status")
+        return
+    failed = states.count("failed")
+    words = [f"{len(uids) - sent - failed} wait in the spool"] if sent + failed < len(uids) else []
+    words += [f"{failed} failed"] if failed else []
+    raise ReconError(
+        f"{sent} of {len(uids)} images are in the PACS, {' and '.join(words)}: {summary(folder)['last_error']}; "
+        f"recon send --watch --spool {folder} goes on trying"
+    )
+
+
+def _watch(pacs: Pacs, follow: bool) -> None:
+    """Send until the process is stopped; with `follow` also when standard input ends, as it does with its owner."""
+    from recon.pacs.deliver import watch
+
+    ended = threading.Event()
+    if follow:
+        threading.Thread(target=_until_eof, args=(ended,), daemon=True).start()
+    watch(pacs, _log, ended.wait)
+
+
+def _until_eof(ended: threading.Event) -> None:
+    while os.read(0, 1024):
+        pass
+    ended.set()
+
+
+def _full(name: str) -> str:
+    return str(Path(name).expanduser().absolute()) if name else ""
+
+
+def _json(found: dict[str, Any]) -> str:
+    from json import dumps
+
+    return dumps(found, indent=2)
+
+
+def _log(line: str) -> None:
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {one_line(line)}", file=sys.stderr, flush=True)

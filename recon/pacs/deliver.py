@@ -1,0 +1,106 @@
+"""From images to a delivered spool: what `recon send` and the server call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recon.data import ReconError
+from recon.pacs import settings as settings_of
+from recon.pacs import spool as spools
+from recon.pacs import verify
+from recon.pacs.sender import Sender, peer
+from recon.pacs.settings import Pacs
+from recon.pacs.spool import Record
+from recon.pacs.summary import summary, target
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def files(paths: Iterable[Path]) -> list[Path]:
+    """The files below folders, and files that are named themselves; hidden ones are left out."""
+    out: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = (p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            out += sorted(p for p in inside if p.name != "DICOMDIR")
+        elif path.is_file():
+            out.append(path)
+        else:
+            raise ReconError(f"there is no file or folder {path}; name a folder of DICOM files")
+    if not out:
+        raise ReconError("there are no files in it; name a folder of DICOM files")
+    return out
+
+
+def hand_over(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]], job: str = "") -> list[Record]:
+    """Put images, each with a name for messages, into the spool of a PACS, without the patient where the site says so.
+
+    Raises ReconError, and takes none of them, where one may not leave, and where the spool is another PACS's.
+    """
+    folder = claim(pacs)
+    return spools.put(folder, _anonymous(pacs, images) if pacs.deidentify else images, job)
+
+
+def _anonymous(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]]) -> Iterator[tuple[str, Dataset | Path]]:
+    from recon.pacs.deidentify import deidentified, secret
+
+    key = secret(Path(pacs.spool))
+    for name, image in images:
+        try:
+            dataset = verify.read(image) if isinstance(image, Path) else image
+            verify.check(dataset)
+        except ReconError as e:
+            raise ReconError(f"{name} is not sent, nor any other image with it: {e}") from None
+        yield name, deidentified(dataset, key)
+
+
+def claim(pacs: Pacs) -> Path:
+    """The spool of a PACS, with a note whose it is; raises ReconError where images wait in it for another PACS."""
+    folder = spools.prepare(Path(pacs.spool))
+    before = target(folder)
+    if before and before != pacs.to:
+        found = summary(folder)
+        waiting = sum(found[state] for state in ("new", "sending", "unconfirmed", "failed"))
+        if waiting:
+            raise ReconError(
+                f"{waiting} images in {folder} are meant for {before}; give another PACS another folder with --spool"
+            )
+    temporary = folder / "tmp" / f"pacs.{os.getpid()}"
+    with open(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as out:
+        json.dump(asdict(pacs), out)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, folder / "pacs.json")
+    return folder
+
+
+def known(folder: Path) -> Pacs:
+    """The settings that a spool was last used with; raises ReconError where it never was."""
+    try:
+        table = json.loads((folder / "pacs.json").read_bytes())
+    except (OSError, ValueError):
+        raise ReconError(f"{folder} does not say to which PACS its images go; name it with --to or --config") from None
+    return settings_of.parse(table, f"{folder}/pacs.json")
+
+
+def once(pacs: Pacs, log: Callable[[str], None]) -> None:
+    """One round over the spool of a PACS: whatever is due is sent and asked after."""
+    with spools.locked(Path(pacs.spool)), peer(pacs) as to:
+        sender = Sender(pacs, to, log)
+        sender.start()
+        sender.round()
+
+
+def watch(pacs: Pacs, log: Callable[[str], None], stopped: Callable[[float], bool]) -> None:
+    """Rounds over the spool of a PACS until `stopped`, which waits that many seconds, says so."""
+    folder = claim(pacs)
+    with spools.locked(folder), peer(pacs) as to:
+        sender = Sender(pacs, to, log)
+        sender.start()
+        sender.watch(stopped)

@@ -1,0 +1,177 @@
+"""The one who carries images from a spool to a PACS, and asks afterwards whether they are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from recon.pacs import spool as spools
+from recon.pacs.answers import Answer, Unreachable, Verdict
+from recon.pacs.settings import Pacs
+from recon.pacs.spool import Item
+
+#: Images of one association, and of one request for confirmation.
+_BATCH = 200
+#: Seconds between looks into a spool in which nothing is due.
+_LOOK_S = 1.0
+
+
+class Peer(Protocol):
+    """What a sender needs of a PACS; each method raises Unreachable where it does not answer."""
+
+    @property
+    def name(self) -> str: ...
+    def echo(self) -> None: ...
+    def session(self, kinds: Collection[tuple[str, str]]) -> AbstractContextManager[Callable[[Item], Answer]]: ...
+    def confirm(self, items: Sequence[Item]) -> dict[str, Verdict]: ...
+    def late(self) -> list[tuple[str, dict[str, Verdict]]]: ...
+    def transaction(self) -> str: ...
+
+
+@contextmanager
+def peer(pacs: Pacs) -> Iterator[Peer]:
+    """The PACS of the settings, as it is reached."""
+    if pacs.web:
+        from recon.pacs.web import Web
+
+        with Web(pacs) as web:
+            yield web
+    else:
+        from recon.pacs.dimse import Dimse
+
+        with Dimse(pacs) as dimse:
+            yield dimse
+
+
+class Sender:
+    """Rounds over a spool that is locked for it; `log` hears one line for all that does not go as it should."""
+
+    def __init__(self, pacs: Pacs, to: Peer, log: Callable[[str], None]) -> None:
+        self._pacs, self._to, self._log = pacs, to, log
+        self._spool = Path(pacs.spool)
+        self._asked: set[str] = set()
+
+    def start(self) -> None:
+        """Take up what was left by the last sender, and ask whether the PACS is there."""
+        left = spools.resume(self._spool)
+        if left:
+            self._log(f"{left} images were being sent when the last sender ended; they are sent again")
+        try:
+            self._to.echo()
+            self._log(f"{self._to.name} is there")
+        except Unreachable as e:
+            self._log(f"{self._to.name} is not to be had: {e}; images wait in the spool")
+
+    def round(self) -> None:
+        """Send all that is due, and ask after what was sent."""
+        for reason in spools.admit(self._spool):
+            self._log(f"an image failed: {reason}")
+        self._late()
+        self._store()
+        self._confirm()
+        spools.forget(self._spool, self._pacs.keep_days)
+
+    def watch(self, stopped: Callable[[float], bool]) -> None:
+        """Rounds until `stopped`, which waits that many seconds, says so."""
+        while not stopped(_LOOK_S):
+            self.round()
+
+    def due(self, state: spools.State) -> list[Item]:
+        """Images in a state whose time has come; one that is due later than any wait lasts is the clock's fault."""
+        now, longest = time.time(), 60 * max(self._pacs.retry_minutes) + 1
+        return [i for i in spools.items(self._spool, state) if not now < i.record.due <= now + longest]
+
+    def _store(self) -> None:
+        while batch := self.due("new")[:_BATCH]:
+            ready = [item for item in batch if self._whole(item)]
+            try:
+                self._send(ready)
+            except Unreachable as e:
+                self._log(f"{self._to.name} is not to be had: {e}")
+                for item in self.due("new"):
+                    self._again(item, f"the PACS is not to be had: {e}")
+                return
+
+    def _whole(self, item: Item) -> bool:
+        """Whether an image is what was put into the spool; it fails where the disk has changed it."""
+        try:
+            whole = spools.digest(item.image) == item.record.file
+        except OSError:
+            whole = False
+        if not whole:
+            self._fail(item, "the file in the spool is not what was put there; look at the disk, and send it again")
+        return whole
+
+    def _send(self, batch: Sequence[Item]) -> None:
+        if not batch:
+            return
+        with self._to.session({(i.record.sop_class, i.record.syntax) for i in batch}) as send:
+            for item in batch:
+                item = spools.move(self._spool, item, "sending")
+                answer = send(item)
+                self._settle(item, answer)
+                if answer.broken:
+                    return
+
+    def _settle(self, item: Item, answer: Answer) -> None:
+        if answer.meaning == "later":
+            self._again(item, answer.reason)
+        elif answer.meaning == "never":
+            self._fail(item, answer.reason)
+        else:
+            state: spools.State = "sent" if self._pacs.confirmed_by == "none" else "unconfirmed"
+            spools.move(self._spool, item, state, reason="", due=0.0, coerced=answer.coerced)
+            if answer.coerced:
+                self._log(f"image {item.record.uid}: the PACS stored it with attributes changed")
+
+    def _confirm(self) -> None:
+        while batch := self.due("unconfirmed")[:_BATCH]:
+            self._asked.add(transaction := self._to.transaction())
+            batch = [spools.note(item, transaction=transaction) for item in batch]
+            try:
+                verdicts, silence = self._to.confirm(batch), "the PACS has not said yet whether it keeps the image"
+            except Unreachable as e:
+                verdicts, silence = {}, f"the PACS cannot be asked whether it keeps the image: {e}"
+                self._log(f"{self._to.name}: {e}; {len(batch)} images stay unconfirmed")
+            for item in batch:
+                self._judge(item, verdicts.get(item.record.uid, Verdict(None, silence)))
+
+    def _late(self) -> None:
+        for transaction, verdicts in self._to.late():
+            for item in list(spools.items(self._spool, "unconfirmed")):
+                known = transaction in self._asked or transaction == item.record.transaction
+                if known and item.record.uid in verdicts:
+                    self._judge(item, verdicts[item.record.uid])
+
+    def _judge(self, item: Item, verdict: Verdict) -> None:
+        if verdict.kept:
+            spools.move(self._spool, item, "sent", reason="")
+        elif verdict.kept is False:
+            (self._fail if verdict.final else self._again)(item, verdict.reason)
+        else:
+            # However often it was asked after: it may well be there, so that it has not failed.
+            tries = item.record.tries + 1
+            spools.note(item, tries=tries, due=self._next(tries), reason=verdict.reason, changed=time.time())
+            self._log(f"image {item.record.uid} stays unconfirmed: {verdict.reason}")
+
+    def _again(self, item: Item, reason: str) -> None:
+        tries = item.record.tries + 1
+        if tries >= self._pacs.tries:
+            self._fail(item, f"{reason}; given up after {tries} tries")
+            return
+        if item.folder.parent.name == "new":
+            spools.note(item, tries=tries, due=self._next(tries), reason=reason, changed=time.time())
+        else:
+            spools.move(self._spool, item, "new", tries=tries, due=self._next(tries), reason=reason)
+        self._log(f"image {item.record.uid} is tried again later: {reason}")
+
+    def _fail(self, item: Item, reason: str) -> None:
+        spools.move(self._spool, item, "failed", reason=reason, tries=item.record.tries + 1)
+        self._log(f"image {item.record.uid} failed: {reason}; see recon send --status")
+
+    def _next(self, tries: int) -> float:
+        minutes = self._pacs.retry_minutes
+        return time.time() + 60 * minutes[min(tries, len(minutes)) - 1]

@@ -1,0 +1,286 @@
+"""Images on their way to a PACS, on disk: every step is one rename, so that a crash loses nothing and doubles nothing.
+
+    incoming → new → sending → unconfirmed → sent        with failed for what a person must look at
+
+An image is a folder, named by its SOPInstanceUID, that holds `image.dcm` and `record.json`; its state is the folder
+that it lies in. Whoever has images commits them to `incoming` in one rename of a whole batch; all other folders belong
+to the one sender that holds the lock. Folders have mode 0700 and files 0600.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from recon.data import ReconError
+from recon.io.atomic import write_error
+from recon.pacs import verify
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+State = Literal["new", "sending", "unconfirmed", "sent", "failed"]
+STATES: tuple[State, ...] = get_args(State)
+
+#: Seconds after which a batch that was never committed is taken away.
+_ABANDONED_S = 86400.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one image: nothing of the patient."""
+
+    uid: str
+    sop_class: str
+    study: str
+    series: str
+    syntax: str
+    #: SHA-256 of the pixels and of the whole file.
+    pixels: str
+    file: str
+    #: Seconds since 1970: when it came, when its state changed, and when it is due again.
+    added: float
+    changed: float
+    due: float = 0.0
+    tries: int = 0
+    #: Transaction of the storage commitment that was asked for.
+    transaction: str = ""
+    #: Why it is not delivered yet, or not at all; whether the PACS changed attributes of it.
+    reason: str = ""
+    coerced: bool = False
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image in a state: `folder` holds it."""
+
+    folder: Path
+    record: Record
+
+    @property
+    def image(self) -> Path:
+        """The DICOM file."""
+        return self.folder / "image.dcm"
+
+
+def prepare(spool: Path) -> Path:
+    """The spool, with its folders made where they are missing; raises ReconError where that cannot be."""
+    try:
+        for folder in (spool, *(spool / name for name in ("tmp", "incoming", *STATES))):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if spool.stat().st_mode & 0o077:
+            os.chmod(spool, 0o700)
+    except OSError as e:
+        raise ReconError(f"cannot keep images in {spool} ({e.strerror}); name another folder with --spool") from None
+    return spool
+
+
+def put(spool: Path, images: Iterable[tuple[str, Dataset | Path]], job: str = "") -> list[Record]:
+    """Check images, each with a name for messages, and commit them together: all of them or none are in the spool.
+
+    Files are copied byte for byte. Raises ReconError that names the image which may not leave, and for a full disk.
+    """
+    prepare(spool)
+    batch = spool / "tmp" / secrets.token_hex(8)
+    records: dict[str, Record] = {}
+    try:
+        batch.mkdir(mode=0o700)
+        for name, image in images:
+            try:
+                record = _write(batch, image, job)
+            except ReconError as e:
+                raise ReconError(f"{name} is not sent, nor any other image with it: {e}") from None
+            if records.setdefault(record.uid, record).pixels != record.pixels:
+                raise ReconError(f"{name} has the SOPInstanceUID of another image with other pixels; write it again")
+        if records:
+            sync(batch)
+            os.rename(batch, spool / "incoming" / batch.name)
+            sync(spool / "incoming")
+    except OSError as e:
+        raise write_error(spool, e) from e
+    finally:
+        shutil.rmtree(batch, ignore_errors=True)
+    return list(records.values())
+
+
+def _write(batch: Path, image: Dataset | Path, job: str) -> Record:
+    temporary = batch / ".image"
+    dataset = verify.read(image) if isinstance(image, Path) else image
+    verify.check(dataset)
+    with open(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600), "w+b") as out:
+        if isinstance(image, Path):
+            with image.open("rb") as source:
+                shutil.copyfileobj(source, out, 1 << 20)
+        else:
+            dataset.save_as(out, enforce_file_format=True)
+        out.flush()
+        os.fsync(out.fileno())
+    facts = verify.check(verify.read(temporary))  # what lies on the disk is what counts
+    now = time.time()
+    record = Record(**asdict(facts), file=digest(temporary), added=now, changed=now, job=job)
+    folder = batch / facts.uid
+    if folder.exists():
+        temporary.unlink()
+        return record
+    folder.mkdir(mode=0o700)
+    os.rename(temporary, folder / "image.dcm")
+    _note(folder, record)
+    sync(folder)
+    return record
+
+
+@contextmanager
+def locked(spool: Path) -> Iterator[None]:
+    """Be the only sender of a spool; raises ReconError where another is at work."""
+    descriptor = os.open(prepare(spool) / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ReconError(
+            f"another sender works on {spool}: it takes these images along; see recon send --status, or stop it first"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def resume(spool: Path) -> int:
+    """Take up what a sender left that ended: images it was sending are new again. Returns their number."""
+    left = list(items(spool, "sending"))
+    for item in left:
+        move(spool, item, "new")
+    for item in items(spool, "sent"):
+        item.image.unlink(missing_ok=True)
+    for batch in (spool / "tmp").iterdir():
+        if time.time() - batch.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(batch, ignore_errors=True)
+    return len(left)
+
+
+def admit(spool: Path) -> list[str]:
+    """Take committed batches in, each image once; returns reasons for those that failed at the door.
+
+    An image that waits or is sent already is dropped, one that had failed is new again. Where an earlier image of the
+    same UID had other pixels, this one fails: a PACS would keep the old pixels silently.
+    """
+    reasons = []
+    for batch in sorted((spool / "incoming").iterdir()):
+        for folder in sorted(batch.iterdir()):
+            item = _item(folder)
+            if item is None:
+                continue
+            before = find(spool, item.record.uid)
+            if before is None:
+                move(spool, item, "new")
+            elif before[1].record.pixels != item.record.pixels:
+                reasons.append("an image of the same UID with other pixels was here before; write it again")
+                refused = replace(item, record=replace(item.record, reason=reasons[-1]))
+                move(spool, refused, "failed", name=f"{item.record.uid}~{item.record.pixels[:8]}")
+            elif before[0] == "failed":
+                shutil.rmtree(before[1].folder)
+                move(spool, item, "new")
+            else:
+                shutil.rmtree(folder)
+        with contextlib.suppress(OSError):
+            batch.rmdir()
+    return reasons
+
+
+def items(spool: Path, state: State) -> Iterator[Item]:
+    """The images in a state, oldest first."""
+    found = [item for folder in (spool / state).iterdir() if (item := _item(folder))]
+    return iter(sorted(found, key=lambda item: (item.record.added, item.record.uid)))
+
+
+def find(spool: Path, uid: str) -> tuple[State, Item] | None:
+    """The state of the image with a UID, and the image; None where there is none, or it is not taken in yet."""
+    for state in STATES:
+        item = _item(spool / state / uid)
+        if item is not None:
+            return state, item
+    return None
+
+
+def move(spool: Path, item: Item, state: State, *, name: str = "", **changes: Any) -> Item:
+    """Bring an image into a state, with changes to its record: first the record, then the one rename that counts."""
+    record = replace(item.record, **changes, changed=time.time())
+    _note(item.folder, record)
+    target = spool / state / (name or item.folder.name)
+    os.rename(item.folder, target)
+    sync(target.parent)
+    if item.folder.parent.exists():
+        sync(item.folder.parent)
+    if state == "sent":
+        (target / "image.dcm").unlink(missing_ok=True)
+    return Item(target, record)
+
+
+def note(item: Item, **changes: Any) -> Item:
+    """The image in its state with changes to its record."""
+    record = replace(item.record, **changes)
+    _note(item.folder, record)
+    return replace(item, record=record)
+
+
+def retry(spool: Path) -> int:
+    """Make all failed images new again, with all tries before them. Returns their number."""
+    failed = [item for item in items(spool, "failed") if item.folder.name == item.record.uid]
+    for item in failed:
+        move(spool, item, "new", due=0.0, tries=0, reason="")
+    return len(failed)
+
+
+def forget(spool: Path, days: float) -> None:
+    """Take away the records of images that were delivered more than `days` ago."""
+    for folder in (spool / "sent").iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > days * 86400:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have a folder's entries on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _item(folder: Path) -> Item | None:
+    try:
+        return Item(folder, Record(**json.loads((folder / "record.json").read_bytes())))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _note(folder: Path, record: Record) -> None:
+    temporary = folder / ".record"
+    with open(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as out:
+        out.write(json.dumps(asdict(record)).encode())
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, folder / "record.json")

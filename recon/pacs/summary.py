@@ -1,0 +1,60 @@
+"""How a spool stands, for people and for the server's status page; nothing of a patient is in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from recon.pacs import spool as spools
+
+#: Images that are not delivered yet.
+_WAITING: tuple[spools.State, ...] = ("new", "sending", "unconfirmed")
+
+
+def summary(spool: Path) -> dict[str, Any]:
+    """Numbers of images by state, seconds that the oldest has waited, and the last reason why one was not delivered.
+
+    Keys: `to`, one for each of `new` (with those not taken in yet), `sending`, `unconfirmed`, `sent` and `failed`,
+    `oldest_s` and `next_try_s` (None where nothing waits), `last_error` and `last_error_s` ago. A spool that was never
+    used has zeros. It may be called at any time, beside a sender.
+    """
+    out: dict[str, Any] = {"to": target(spool), **dict.fromkeys(spools.STATES, 0)}
+    out |= {"oldest_s": None, "next_try_s": None, "last_error": "", "last_error_s": None}
+    if not (spool / "failed").is_dir():
+        return out
+    now, waiting, wrong = time.time(), [], []
+    out["sent"] = sum(1 for _ in (spool / "sent").iterdir())
+    for state in (*_WAITING, "failed"):
+        records = [item.record for item in spools.items(spool, state)]
+        out[state] = len(records)
+        waiting += records if state != "failed" else []
+        wrong += [r for r in records if r.reason]
+    out["new"] += sum(1 for _ in (spool / "incoming").glob("*/*/record.json"))
+    if waiting:
+        out["oldest_s"] = round(now - min(r.added for r in waiting), 1)
+        out["next_try_s"] = round(max(0.0, min(r.due for r in waiting) - now), 1)
+    if wrong:
+        last = max(wrong, key=lambda r: r.changed)
+        out["last_error"], out["last_error_s"] = last.reason, round(now - last.changed, 1)
+    return out
+
+
+def text(found: dict[str, Any]) -> str:
+    """A summary as lines for people."""
+    lines = [f"to {found['to'] or 'nobody yet'}"]
+    lines += [f"{state:<12} {found[state]}" for state in spools.STATES]
+    if found["oldest_s"] is not None:
+        lines.append(f"the oldest has waited {found['oldest_s']:.0f} s; next try in {found['next_try_s']:.0f} s")
+    if found["last_error"]:
+        lines.append(f"last error, {found['last_error_s']:.0f} s ago: {found['last_error']}")
+    return "\n".join(lines)
+
+
+def target(spool: Path) -> str:
+    """Where the images of a spool go, empty where nobody has said yet."""
+    try:
+        return str(json.loads((spool / "pacs.json").read_bytes())["to"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,52 @@
+"""Encryption to a PACS, with the certificates of a site, and why a connection does not come about."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from recon.data import ReconError
+from recon.pacs.settings import Tls
+
+
+def client(tls: Tls) -> ssl.SSLContext | None:
+    """For connections of ours: the other side must show a certificate of `ca` for the host name that we call."""
+    return _loaded(ssl.Purpose.SERVER_AUTH, tls) if tls.ca else None
+
+
+def server(tls: Tls) -> ssl.SSLContext | None:
+    """For connections to us: the other side must show a certificate of `ca` too."""
+    if not tls.certificate:
+        return None
+    context = _loaded(ssl.Purpose.CLIENT_AUTH, tls)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _loaded(purpose: ssl.Purpose, tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(purpose, cafile=tls.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if tls.certificate:
+            context.load_cert_chain(tls.certificate, tls.key, password=lambda: b"")
+        return context
+    except (OSError, ssl.SSLError) as e:
+        words = getattr(e, "reason", None) or getattr(e, "strerror", None) or type(e).__name__
+        raise ReconError(f"the certificates of the site do not load ({words}); check ca, certificate and key") from None
+
+
+def why(host: str, port: int, context: ssl.SSLContext | None, wait_s: float) -> str:
+    """Why no connection comes about with a peer, empty where one does."""
+    try:
+        with socket.create_connection((host, port), wait_s) as plain:
+            if context is not None:
+                context.wrap_socket(plain, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as e:
+        return f"its certificate is refused: {e.verify_message}"
+    except ssl.SSLError as e:
+        return f"no encryption is agreed on ({e.reason or 'unknown reason'})"
+    except TimeoutError:
+        return f"no connection within {wait_s:g} s"
+    except OSError as e:
+        return f"no connection ({e.strerror or 'unknown host'})"
+    return ""

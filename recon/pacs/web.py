@@ -1,0 +1,198 @@
+"""A PACS that is reached by DICOMweb (PS3.18): STOW-RS, and QIDO-RS or WADO-RS to see what it keeps."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import email.parser
+import email.policy
+import http.client
+import io
+import json
+import secrets
+import ssl
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from recon.data import ReconError
+from recon.pacs import answers, tls, verify
+from recon.pacs.answers import Answer, Unreachable, Verdict
+from recon.pacs.settings import Pacs
+from recon.pacs.spool import Item, Record
+
+#: Bytes of an answer that are read: more is no answer of ours.
+_MOST = 2**26
+
+
+class Web:
+    """The PACS of `pacs` by DICOMweb; a context manager. Methods raise Unreachable where the PACS does not answer."""
+
+    def __init__(self, pacs: Pacs) -> None:
+        self._pacs, url = pacs, urlsplit(pacs.to)
+        self._host, self._base = url.hostname or "", url.path.rstrip("/")
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        secure = url.scheme == "https"
+        self._context = (tls.client(pacs.tls) or ssl.create_default_context()) if secure else None
+        self._login = _login(pacs.login)
+
+    def __enter__(self) -> Web:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    @property
+    def name(self) -> str:
+        """The address of the service."""
+        return self._pacs.to
+
+    def echo(self) -> None:
+        """Ask whether the service is there and lets us in: a query for one study."""
+        status, _, _ = self._ask("GET", "/studies?limit=1", accept="application/dicom+json")
+        if status not in (200, 204):
+            raise Unreachable(f"it answers a query with HTTP {status}")
+
+    @contextmanager
+    def session(self, kinds: Collection[tuple[str, str]]) -> Iterator[Callable[[Item], Answer]]:
+        """A function that stores one image."""
+        yield self._store
+
+    def _store(self, item: Item) -> Answer:
+        boundary = secrets.token_hex(16)
+        body = b"".join(
+            (
+                f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode(),
+                item.image.read_bytes(),
+                f"\r\n--{boundary}--\r\n".encode(),
+            )
+        )
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        try:
+            status, _, answer = self._ask("POST", "/studies", body, kind, accept="application/dicom+json")
+        except Unreachable as e:
+            return Answer("later", f"the PACS is not to be had: {e}", broken=True)
+        return of_stow(status, answer, item.record.uid)
+
+    def confirm(self, items: Sequence[Item]) -> dict[str, Verdict]:
+        """What the PACS shows of images, by UID."""
+        ask = self._retrieved if self._pacs.confirmed_by == "wado" else self._found
+        return {i.record.uid: ask(i.record) for i in items}
+
+    def late(self) -> list[tuple[str, dict[str, Verdict]]]:
+        """Nothing: all answers come at once."""
+        return []
+
+    def transaction(self) -> str:
+        """Nothing: there are no transactions."""
+        return ""
+
+    def _found(self, r: Record) -> Verdict:
+        path = f"/studies/{r.study}/series/{r.series}/instances?SOPInstanceUID={r.uid}"
+        status, _, body = self._ask("GET", path, accept="application/dicom+json")
+        if status not in (200, 204, 404):
+            return Verdict(None, f"the PACS answers a query for the image with HTTP {status}")
+        try:
+            uids = [entry["00080018"]["Value"][0] for entry in json.loads(body)] if status == 200 else []
+        except (ValueError, KeyError, TypeError, IndexError):
+            return Verdict(None, "the PACS answers a query for the image with something else than DICOM JSON")
+        return Verdict(r.uid in uids, "" if r.uid in uids else "the PACS does not find the image")
+
+    def _retrieved(self, r: Record) -> Verdict:
+        path = f"/studies/{r.study}/series/{r.series}/instances/{r.uid}"
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        status, kind, body = self._ask("GET", path, accept=accept)
+        if status in (404, 410):
+            return Verdict(False, "the PACS does not have the image")
+        if status != 200:
+            return Verdict(None, f"the PACS answers a request for the image with HTTP {status}")
+        try:
+            facts = verify.check(verify.read(io.BytesIO(_part(kind, body))))
+        except ReconError as e:
+            return Verdict(None, f"what the PACS returns as the image cannot be read: {e}")
+        if facts.uid == r.uid and facts.pixels == r.pixels:
+            return Verdict(True)
+        if facts.syntax != r.syntax:
+            return Verdict(None, "the PACS returns the image in another transfer syntax; set confirm to qido")
+        return Verdict(False, "the PACS keeps an image of this UID with other pixels", final=True)
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", accept: str = ""
+    ) -> tuple[int, str, bytes]:
+        """Status, content type and content of an answer; redirections are not followed."""
+        waits = self._pacs.waits
+        connection: http.client.HTTPConnection
+        if self._context is None:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=waits.connect_s)
+        else:
+            connection = http.client.HTTPSConnection(
+                self._host, self._port, timeout=waits.connect_s, context=self._context
+            )
+        headers = {"Accept": accept, **({"Content-Type": kind} if kind else {}), **self._login}
+        try:
+            with contextlib.closing(connection):
+                connection.connect()
+                connection.sock.settimeout(waits.answer_s)
+                connection.request(method, self._base + path, body, headers)
+                answer = connection.getresponse()
+                return answer.status, answer.headers.get("Content-Type", ""), answer.read(_MOST)
+        except ssl.SSLCertVerificationError as e:
+            raise Unreachable(f"its certificate is refused: {e.verify_message}") from None
+        except ssl.SSLError as e:
+            raise Unreachable(f"no encryption is agreed on ({e.reason or 'unknown reason'})") from None
+        except TimeoutError:
+            raise Unreachable(f"no answer within {waits.answer_s:g} s") from None
+        except (OSError, http.client.HTTPException) as e:
+            raise Unreachable(f"no connection ({getattr(e, 'strerror', None) or type(e).__name__})") from None
+
+
+def of_stow(status: int, body: bytes, uid: str) -> Answer:
+    """The meaning of an answer to STOW-RS (PS3.18, 10.5.3) for the image `uid`.
+
+    A success must name the image among those stored. What the server or the site's set-up is to blame for can pass:
+    HTTP 5xx, 401, 403, 404, 408, 429 and redirections; other refusals are of the image.
+    """
+    refused, stored = _listed(body, "00081198"), _listed(body, "00081199")
+    if uid in refused:
+        answer = answers.of_store(refused[uid] or 0xC000)
+        return answer if answer.meaning != "stored" or refused[uid] == 0x0111 else answers.of_store(0xC000)
+    if status in (200, 202) and uid in stored:
+        return Answer("stored", coerced=bool(stored[uid]))
+    if status in (200, 202):
+        return Answer("later", "the PACS answers with success and does not say that it stored the image")
+    soft = status >= 500 or status in (401, 403, 404, 408, 429) or 300 <= status < 400
+    return Answer("later" if soft else "never", f"the PACS refused the image (HTTP {status})")
+
+
+def _listed(body: bytes, sequence: str) -> dict[str, int]:
+    """UIDs in a sequence of an answer, with the reason of failure or warning, 0 where there is none."""
+    out: dict[str, int] = {}
+    try:
+        for entry in json.loads(body).get(sequence, {}).get("Value", []):
+            reason = entry.get("00081197") or entry.get("00081196") or {}
+            out[entry["00081155"]["Value"][0]] = int((reason.get("Value") or [0])[0])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return out
+    return out
+
+
+def _part(kind: str, body: bytes) -> bytes:
+    """The first part of a multipart body, or the body itself where it is none."""
+    if not kind.lower().startswith("multipart/"):
+        return body
+    parser = email.parser.BytesParser(policy=email.policy.HTTP)
+    message: Any = parser.parsebytes(b"Content-Type: " + kind.encode("latin-1", "replace") + b"\r\n\r\n" + body)
+    parts = list(message.iter_parts()) if message.is_multipart() else []
+    return bytes(parts[0].get_payload(decode=True) or b"") if parts else b""
+
+
+def _login(file: str) -> dict[str, str]:
+    if not file:
+        return {}
+    words = Path(file).read_text(encoding="utf-8").strip()
+    if ":" not in words or "\n" in words:
+        raise ReconError(f"{file} holds no login; write user:password on one line")
+    return {"Authorization": "Basic " + base64.b64encode(words.encode()).decode()}

@@ -1,0 +1,101 @@
+"""The server's side of the PACS: images of whole scans into the spool, and a process that sends them."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from recon.data import Image, RawScan
+from recon.errors import one_line, sentence
+from recon.pacs.settings import Pacs
+from recon.recipe import Recipe
+from recon.serve.settings import Site
+
+#: Seconds until a sender that ended by itself is started again.
+_AGAIN_S = 10.0
+#: Seconds that a sender may take to finish the image it is sending.
+_GRACE_S = 5.0
+
+
+def to_pacs(
+    scan: RawScan, images: Sequence[Image], recipe: Recipe, job: str, site: Site, tell: Callable[..., None]
+) -> None:
+    """Put the series of a whole scan into the spool: as `recon run` writes it, with the same UIDs.
+
+    Where slices went to the scanner early, the scan is reconstructed once more as a whole, since its images share one
+    scale and one series. A failure is told, and changes nothing of what the scanner has.
+    """
+    from recon import pipeline
+    from recon.io.dicom import datasets
+    from recon.pacs.deliver import hand_over
+
+    out = recipe.output
+    try:
+        if not images:
+            memory = site.limits.memory_MiB * 2**20 or None
+            stacks = range(len(pipeline.stacks(scan)))
+            images = [pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=n) for n in stacks]
+        named = (
+            ("an image of the scan", dataset)
+            for n, image in enumerate(images)
+            for dataset in datasets(image, parts=out.parts, series_number=out.series_number + n, derived=out.derived)
+        )
+        records = hand_over(site.pacs, named, job)
+        tell(pacs={"spooled": [r.uid for r in records]})
+    except Exception as e:
+        reason = sentence(e, memory="lower memory_MiB in the site's file")
+        tell(pacs={"failed": reason}, reason=f"the images did not reach the PACS's spool: {reason}")
+
+
+@contextmanager
+def delivering(pacs: Pacs, log: Callable[[str], None]) -> Iterator[None]:
+    """Have a process send what is in the spool of a PACS, and start it again when it ends; none without a PACS."""
+    if not pacs.to:
+        yield
+        return
+    from recon.pacs.deliver import claim
+
+    claim(pacs)
+    ended = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(pacs, log, ended), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join(2 * _GRACE_S)
+
+
+def _keep(pacs: Pacs, log: Callable[[str], None], ended: threading.Event) -> None:
+    command = [sys.executable, "-m", "recon", "send", "--watch", "--follow", "--spool", pacs.spool]
+    while not ended.is_set():
+        # Its standard input ends with this process, and so does it.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        reader = threading.Thread(target=_pass_on, args=(process.stderr, log), daemon=True)
+        reader.start()
+        while process.poll() is None and not ended.wait(0.2):
+            pass
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join(1)
+        if not ended.is_set():
+            log(f"pacs: the sender ended with exit code {process.returncode}; it starts again in {_AGAIN_S:g} s")
+            ended.wait(_AGAIN_S)
+
+
+def _pass_on(stream: Any, log: Callable[[str], None]) -> None:
+    with stream:
+        for line in stream:
+            words = one_line(line.decode("utf-8", "replace")).removeprefix("recon: ")
+            log(f"pacs: {words}")

@@ -1,0 +1,211 @@
+"""A PACS that is down, slow, wrong or lies: nothing is lost, nothing doubled, nothing believed too early."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+
+from recon.pacs import spool as spools
+from recon.pacs.summary import summary
+from tests.pacs.conftest import Post
+from tests.pacs.peers import Told, free_port
+
+Start = Callable[..., tuple[Told, Post]]
+
+
+def tried_again(here: Post) -> None:
+    """A further round, when all is due again."""
+    time.sleep(0.1)
+    here.once()
+
+
+def test_images_that_are_stored_and_committed_are_sent(told: Start, brain: Path) -> None:
+    pacs, here = told()
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3, here.lines
+    assert sorted(pacs.came) == sorted(uids)
+    here.put(brain)
+    here.once()
+    assert len(pacs.came) == 3  # F35: a job that was sent is not sent again
+
+
+@pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007])
+def test_a_warning_means_stored_with_changes(told: Start, brain: Path, status: int) -> None:
+    _, here = told([status])
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3
+    assert all(item.record.coerced for item in spools.items(here.folder, "sent"))
+    assert sum("attributes changed" in line for line in here.lines) == 3
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xA7FF, 0x0110, 0x0213])
+def test_f33_out_of_resources_is_tried_again_and_given_up_at_last(told: Start, brain: Path, status: int) -> None:
+    pacs, here = told([status, 0, 0, status, status, 0])
+    uids = here.put(brain)
+    here.once()
+    assert sorted(here.states(uids)) == ["new", "sent", "sent"]
+    tried_again(here)
+    assert sorted(here.states(uids)) == ["new", "sent", "sent"]
+    tried_again(here)
+    assert sorted(here.states(uids)) == ["failed", "sent", "sent"]
+    (reason,) = here.reasons("failed")
+    assert f"0x{status:04X}" in reason
+    assert "after 3 tries" in reason
+    tried_again(here)
+    assert len(pacs.came) == 5
+
+
+@pytest.mark.parametrize("status", [0xA900, 0xC000, 0xC123, 0x0122, 0x4711])
+def test_f33_a_refused_image_is_put_aside_with_the_reason_and_the_others_go_on(
+    told: Start, brain: Path, status: int
+) -> None:
+    pacs, here = told([0, status, 0])
+    uids = here.put(brain)
+    here.once()
+    tried_again(here)
+    assert sorted(here.states(uids)) == ["failed", "sent", "sent"]
+    (reason,) = here.reasons("failed")
+    assert f"0x{status:04X}" in reason
+    assert len(pacs.came) == 3
+
+
+@pytest.mark.parametrize("how", ["abort", "hang"])
+def test_f33_an_answer_that_never_comes_is_a_failure_and_the_next_association_works(
+    told: Start, brain: Path, how: str
+) -> None:
+    pacs, here = told([how, 0])
+    uids = here.put(brain)
+    here.once()
+    assert sorted(here.states(uids)) == ["new", "sent", "sent"]
+    assert here.reasons("new") == {"the PACS gave no answer to the transfer, or broke it off"}
+    tried_again(here)
+    assert here.states(uids) == ["sent"] * 3
+
+
+def test_f33_a_pacs_that_is_down_loses_nothing(post: Callable[..., Post], brain: Path) -> None:
+    here = post(f"PACS@127.0.0.1:{free_port()}", listen=f"127.0.0.1:{free_port()}", tries=2)
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["new"] * 3
+    found = summary(here.folder)
+    assert found["new"] == 3
+    assert "no connection (Connection refused)" in found["last_error"]
+    tried_again(here)
+    assert here.states(uids) == ["failed"] * 3  # after the number of tries that was set
+
+
+def test_f33_a_wrong_title_is_said(told: Start, brain: Path) -> None:
+    _, here = told(aet="WRONG")
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["new"] * 3
+    assert here.reasons("new") == {"the PACS is not to be had: it rejects the association: its own title is another"}
+
+
+def test_f33_a_pacs_that_takes_no_such_images_gets_none(told: Start, brain: Path) -> None:
+    pacs, here = told(classes=["1.2.840.10008.5.1.4.1.1.2"])
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["failed"] * 3
+    assert "takes no images of this class" in here.reasons("failed").pop()
+    assert pacs.came == []
+
+
+def test_f33_the_waits_between_tries_grow_as_set(told: Start, brain: Path) -> None:
+    _, here = told([0xA700], retry_minutes=(1.0, 5.0, 15.0), tries=9)
+    here.put(brain)
+    here.once()
+    waits = []
+    for _ in range(4):
+        item = next(iter(spools.items(here.folder, "new")))
+        waits.append(round((item.record.due - time.time()) / 60))
+        for other in list(spools.items(here.folder, "new")):
+            spools.note(other, due=0.0)
+        here.once()
+    assert waits == [1, 5, 15, 15]
+    here.once()
+    assert summary(here.folder)["next_try_s"] > 800
+
+
+def test_f33_a_clock_set_back_does_not_stop_the_tries(told: Start, brain: Path) -> None:
+    _, here = told()
+    uids = here.put(brain)
+    spools.admit(here.folder)
+    for item in list(spools.items(here.folder, "new")):
+        spools.note(item, due=time.time() + 1e7)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3
+
+
+def test_f34_success_without_the_image_is_not_believed(told: Start, brain: Path) -> None:
+    pacs, here = told(commit=0x0112)
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["new"] * 3
+    assert "0x0112" in here.reasons("new").pop()
+    tried_again(here)
+    tried_again(here)
+    assert here.states(uids) == ["failed"] * 3  # no endless loop
+    assert len(pacs.came) == 9
+
+
+def test_f34_a_conflict_of_classes_is_for_people(told: Start, brain: Path) -> None:
+    pacs, here = told(commit=0x0119)
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["failed"] * 3
+    assert len(pacs.came) == 3
+
+
+@pytest.mark.parametrize("commit", ["silent", "refuse", "none"])
+def test_f34_without_a_report_an_image_stays_unconfirmed_and_is_asked_after_again(
+    told: Start, brain: Path, commit: str
+) -> None:
+    pacs, here = told(commit=commit)
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["unconfirmed"] * 3
+    assert sum("stays unconfirmed" in line or "stay unconfirmed" in line for line in here.lines) >= 1
+    for _ in range(3):
+        tried_again(here)
+    assert here.states(uids) == ["unconfirmed"] * 3  # never failed: it may well be there
+    assert len(pacs.came) == 3  # and not sent again
+    pacs.commit = 0
+    if commit != "none":
+        tried_again(here)
+        assert here.states(uids) == ["sent"] * 3
+
+
+def test_f34_reports_of_strangers_and_of_other_transactions_count_for_nothing(told: Start, brain: Path) -> None:
+    pacs, here = told(commit="silent", waits=spools_waits(1.5))
+    uids = here.put(brain)
+    answers: list[int | None] = []
+
+    def meddle(event: object) -> tuple[int, None]:
+        information: Dataset = event.action_information  # type: ignore[attr-defined]
+        answers.append(pacs.tell(information, 0, aet="STRANGER"))
+        information.TransactionUID = "1.2.3"
+        answers.append(pacs.tell(information, 0))
+        return 0, None
+
+    pacs._action = meddle  # type: ignore[method-assign]
+    with pacs.running():
+        here.pacs = type(here.pacs)(**{**here.pacs.__dict__, "to": f"TOLD@127.0.0.1:{pacs.port}"})
+        (here.folder / "pacs.json").unlink()
+        here.once()
+    assert answers == [None, 0]
+    assert here.states(uids) == ["unconfirmed"] * 3
+
+
+def spools_waits(seconds: float) -> object:
+    from dataclasses import replace
+
+    from tests.pacs.conftest import WAITS
+
+    return replace(WAITS, commitment_s=seconds)

@@ -1,0 +1,182 @@
+"""The spool: what lies where, who may read it, and what a crash leaves."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from recon.data import ReconError
+from recon.pacs import deliver
+from recon.pacs import spool as spools
+from recon.pacs.summary import summary
+from tests.pacs.conftest import Post, series
+from tests.pacs.peers import Told
+
+
+def test_f40_nothing_of_the_patient_is_in_names_and_records_and_nobody_else_may_look(
+    post: Callable[..., Post], brain: Path
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    uids = here.put(brain)
+    found = sorted(p for p in here.folder.rglob("*"))
+    for path in found:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+        assert not any(word in str(path) for word in ("Marked", "SECRET"))
+        if path.is_file() and path.name != "image.dcm":
+            text = path.read_text()
+            assert not any(word in text for word in ("Marked", "SECRET", "ACC42", "19700102"))
+    assert {p.parent.name for p in found if p.name == "image.dcm"} == set(uids)
+    assert "Marked" not in json.dumps(summary(here.folder))
+
+
+def test_the_copy_in_the_spool_is_the_file_byte_for_byte(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    here.put(brain)
+    copies = {p.read_bytes() for p in here.folder.rglob("image.dcm")}
+    assert copies == {p.read_bytes() for p in brain.iterdir()}
+
+
+def test_f32_a_full_disk_leaves_nothing_behind_and_the_next_try_works(
+    post: Callable[..., Post], brain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, real, calls = post("PACS@127.0.0.1:1"), os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ReconError, match="the disk is full"):
+        here.put(brain)
+    assert not list(here.folder.rglob("*.dcm"))
+    monkeypatch.undo()
+    assert len(here.put(brain)) == 3
+
+
+def test_f35_the_same_job_twice_waits_once(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    assert here.put(brain) == here.put(brain)
+    assert summary(here.folder)["new"] == 6  # not looked at yet
+    spools.admit(here.folder)
+    assert summary(here.folder)["new"] == 3
+
+
+def test_f35_other_pixels_under_a_known_uid_never_leave(
+    told: Callable[..., tuple[Told, Post]], brain: Path, tmp_path: Path
+) -> None:
+    pacs, here = told()
+    uids = here.put(brain)
+    here.once()
+    other = tmp_path / "other"
+    other.mkdir()
+    d = pydicom.dcmread(brain / "IM0001.dcm")
+    d.PixelData = bytes(len(d.PixelData))
+    d.save_as(other / "IM0001.dcm")
+    here.put(other)
+    here.once()
+    assert sorted(pacs.came) == sorted(uids)
+    assert here.reasons("failed") == {"an image of the same UID with other pixels was here before; write it again"}
+
+
+def test_f43_a_spool_of_one_pacs_is_not_emptied_into_another(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    here.put(brain)
+    with pytest.raises(ReconError, match="3 images in .* are meant for PACS@127.0.0.1:1"):
+        deliver.claim(replace(here.pacs, to="OTHER@127.0.0.1:1"))
+
+
+def test_two_senders_do_not_share_a_spool(told: Callable[..., tuple[Told, Post]], brain: Path) -> None:
+    _, here = told()
+    with spools.locked(here.folder), pytest.raises(ReconError, match="another sender"):
+        here.once()
+
+
+def test_an_image_that_the_disk_changed_is_not_sent(told: Callable[..., tuple[Told, Post]], brain: Path) -> None:
+    pacs, here = told()
+    here.put(brain)
+    path = sorted(here.folder.rglob("image.dcm"))[0]
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes(raw)
+    here.once()
+    assert len(pacs.came) == 2
+    assert summary(here.folder)["failed"] == 1
+
+
+def test_failed_images_are_tried_again_when_asked(told: Callable[..., tuple[Told, Post]], brain: Path) -> None:
+    pacs, here = told([0xC000, 0])
+    uids = here.put(brain)
+    here.once()
+    assert sorted(here.states(uids)) == ["failed", "sent", "sent"]
+    with spools.locked(here.folder):
+        assert spools.retry(here.folder) == 1
+    here.once()
+    assert here.states(uids) == ["sent"] * 3
+    assert len(pacs.came) == 4
+
+
+def test_delivered_images_are_removed_at_once_and_their_records_later(
+    told: Callable[..., tuple[Told, Post]], brain: Path
+) -> None:
+    _, here = told(keep_days=0.0)
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["none"] * 3
+    assert not list(here.folder.rglob("image.dcm"))
+
+
+#: Sequence of what a sender does on disk, at each of which it is killed: see test_f33_a_sender_killed_….
+def killed_at(n: int, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Do work in a process that is killed before its n-th rename of a folder; whether it came so far."""
+    pid = os.fork()
+    if pid == 0:
+        real, count = os.rename, 0
+
+        def rename(a: Any, b: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == n:
+                os.kill(os.getpid(), 9)
+            real(a, b)
+
+        os.rename = rename
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def test_f33_a_sender_killed_between_any_two_steps_resumes_and_each_image_arrives_once(
+    told: Callable[..., tuple[Told, Post]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = series(tmp_path / "one", 1)
+    steps = 0
+    for n in range(1, 20):
+        pacs, here = told()
+        uids = [pydicom.dcmread(one / "IM0001.dcm").SOPInstanceUID]
+        if not killed_at(n, lambda here=here: (here.put(one), here.once()), monkeypatch):  # type: ignore[misc]
+            break
+        steps += 1
+        here.put(one)
+        here.once()
+        assert here.states(uids) == ["sent"], n
+        # A PACS keeps one image of a UID however often it comes; after the step that settles it, it comes no more.
+        assert set(pacs.came) == set(uids)
+        assert len(pacs.came) == (2 if n == 5 else 1), n
+        shutil.rmtree(here.folder)
+    assert steps == 6  # file, incoming, new, sending, unconfirmed, sent
+    assert here.states(uids) == ["sent"]

@@ -1,0 +1,102 @@
+"""Only files that are whole and legal leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from recon.data import ReconError
+from recon.pacs import spool as spools
+from recon.pacs import verify
+
+
+def changed(brain: Path, out: Path, change: Callable[[pydicom.Dataset], Any]) -> Path:
+    dataset = pydicom.dcmread(brain / "IM0001.dcm")
+    change(dataset)
+    dataset.save_as(out)
+    return out
+
+
+def drop(*names: str) -> Callable[[pydicom.Dataset], None]:
+    def change(d: pydicom.Dataset) -> None:
+        for name in names:
+            del d[name]
+
+    return change
+
+
+def give(name: str, value: Any) -> Callable[[pydicom.Dataset], None]:
+    def change(d: pydicom.Dataset) -> None:
+        with pydicom.config.disable_value_validation():
+            setattr(d, name, value)
+
+    return change
+
+
+def test_f36_a_file_of_ours_may_leave_and_its_facts_are_those_of_the_file(brain: Path) -> None:
+    d = pydicom.dcmread(brain / "IM0001.dcm")
+    facts = verify.check(verify.read(brain / "IM0001.dcm"))
+    assert (facts.uid, facts.series, facts.study) == (d.SOPInstanceUID, d.SeriesInstanceUID, d.StudyInstanceUID)
+    assert facts.sop_class == d.SOPClassUID
+    assert facts.syntax == d.file_meta.TransferSyntaxUID
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (drop("SeriesInstanceUID"), "SeriesInstanceUID"),
+        (give("StudyInstanceUID", "XXXXXXXX"), "StudyInstanceUID"),
+        (give("StudyInstanceUID", "1.02.3"), "StudyInstanceUID"),
+        (give("SOPInstanceUID", "1.2.3"), "MediaStorageSOPInstanceUID"),
+        (drop("PatientID"), "PatientID"),
+        (drop("AccessionNumber"), "AccessionNumber"),
+        (drop("ImagePositionPatient"), "ImagePositionPatient"),
+        (drop("ScanningSequence"), "ScanningSequence"),
+        (give("RescaleSlope", "0"), "RescaleSlope"),
+        (give("PixelSpacing", None), "PixelSpacing"),
+        (drop("PixelData"), "pixels"),
+        (give("Rows", 13), "bytes of pixels"),
+        (give("NumberOfFrames", "2"), "bytes of pixels"),
+        (lambda d: give("PixelData", d.PixelData[:-2])(d), "bytes of pixels"),
+        (lambda d: give("PixelData", d.PixelData + b"\0\0")(d), "bytes of pixels"),
+        (give("BitsStored", 17), "BitsStored"),
+    ],
+)
+def test_f36_a_file_that_lacks_something_is_refused_by_name(
+    brain: Path, tmp_path: Path, change: Callable[[pydicom.Dataset], Any], word: str
+) -> None:
+    path = changed(brain, tmp_path / "bad.dcm", change)
+    with pytest.raises(ReconError, match=word) as e:
+        verify.check(verify.read(path))
+    assert "Marked" not in str(e.value)
+    assert "SECRET" not in str(e.value)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 200, 700, 2000, -1, -100])
+def test_f36_a_file_cut_anywhere_is_refused(brain: Path, tmp_path: Path, keep: int) -> None:
+    whole = (brain / "IM0001.dcm").read_bytes()
+    path = tmp_path / "cut.dcm"
+    path.write_bytes(whole[:keep])
+    with pytest.raises(ReconError):
+        verify.check(verify.read(path))
+
+
+def test_f36_one_bad_file_keeps_its_whole_series_out_of_the_spool(brain: Path, tmp_path: Path) -> None:
+    bad = changed(brain, tmp_path / "bad.dcm", drop("PatientID"))
+    spool = tmp_path / "spool"
+    with pytest.raises(ReconError, match=r"second is not sent, nor any other"):
+        spools.put(spool, [("first", brain / "IM0002.dcm"), ("second", bad)])
+    assert not [p for name in ("incoming", "new", "tmp") for p in (spool / name).iterdir()]
+
+
+def test_a_compressed_image_is_counted_by_its_frames(brain: Path, tmp_path: Path) -> None:
+    path = changed(brain, tmp_path / "rle.dcm", lambda d: d.compress(pydicom.uid.RLELossless, generate_instance_uid=False))
+    assert verify.check(verify.read(path)).syntax == pydicom.uid.RLELossless
+    give("NumberOfFrames", "2")(d := pydicom.dcmread(path))
+    d.save_as(path)
+    with pytest.raises(ReconError, match="frames|damaged"):
+        verify.check(verify.read(path))
