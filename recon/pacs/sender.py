@@ -85,10 +85,11 @@ class Sender:
         return [i for i in spools.items(self._spool, state) if not now < i.record.due <= now + longest]
 
     def _store(self) -> None:
-        while batch := self.due("new")[:_BATCH]:
+        done: set[str] = set()  # no image twice in a round, however short the wait until its next try
+        while batch := [i for i in self.due("new") if i.record.uid not in done][:_BATCH]:
             ready = [item for item in batch if self._whole(item)]
             try:
-                self._send(ready)
+                self._send(ready, done)
             except Unreachable as e:
                 self._log(f"{self._to.name} is not to be had: {e}")
                 for item in self.due("new"):
@@ -105,13 +106,14 @@ class Sender:
             self._fail(item, "the file in the spool is not what was put there; look at the disk, and send it again")
         return whole
 
-    def _send(self, batch: Sequence[Item]) -> None:
+    def _send(self, batch: Sequence[Item], done: set[str]) -> None:
         if not batch:
             return
         with self._to.session({(i.record.sop_class, i.record.syntax) for i in batch}) as send:
             for item in batch:
                 item = spools.move(self._spool, item, "sending")
                 answer = send(item)
+                done.add(item.record.uid)
                 self._settle(item, answer)
                 if answer.broken:
                     return
@@ -128,7 +130,9 @@ class Sender:
                 self._log(f"image {item.record.uid}: the PACS stored it with attributes changed")
 
     def _confirm(self) -> None:
-        while batch := self.due("unconfirmed")[:_BATCH]:
+        asked: set[str] = set()
+        while batch := [i for i in self.due("unconfirmed") if i.record.uid not in asked][:_BATCH]:
+            asked |= {i.record.uid for i in batch}
             self._asked.add(transaction := self._to.transaction())
             batch = [spools.note(item, transaction=transaction) for item in batch]
             try:

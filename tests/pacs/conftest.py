@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,15 @@ def series(folder: Path, slices: int = 3, seed: int = 0) -> Path:
     """A folder with a DICOM series of the marked patient."""
     write_dicom(pictures.picture((slices, 12, 16), seed), folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_lingering() -> Iterator[None]:
+    """Servers of pynetdicom look every half second whether they are to stop: too seldom for many short tests."""
+    serve: Any = socketserver.BaseServer.serve_forever
+    before, serve.__defaults__ = serve.__defaults__, (0.02,)
+    yield
+    serve.__defaults__ = before
 
 
 @pytest.fixture(scope="session")

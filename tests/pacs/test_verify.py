@@ -94,9 +94,11 @@ def test_f36_one_bad_file_keeps_its_whole_series_out_of_the_spool(brain: Path, t
 
 
 def test_a_compressed_image_is_counted_by_its_frames(brain: Path, tmp_path: Path) -> None:
-    path = changed(brain, tmp_path / "rle.dcm", lambda d: d.compress(pydicom.uid.RLELossless, generate_instance_uid=False))
+    path = changed(
+        brain, tmp_path / "rle.dcm", lambda d: d.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    )
     assert verify.check(verify.read(path)).syntax == pydicom.uid.RLELossless
     give("NumberOfFrames", "2")(d := pydicom.dcmread(path))
     d.save_as(path)
-    with pytest.raises(ReconError, match="frames|damaged"):
+    with pytest.raises(ReconError, match=r"frames|damaged"):
         verify.check(verify.read(path))
