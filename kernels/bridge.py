@@ -137,16 +137,25 @@ def settled(t: Tensor) -> Tensor:
     return t.detach().resolve_conj().resolve_neg().contiguous()
 
 
-def run(source: str, kernel: str, grid: int, block: int, args: Sequence[Tensor | np.generic], shared: int = 0) -> None:
+def run(
+    source: str,
+    kernel: str,
+    grid: int,
+    block: int,
+    args: Sequence[Tensor | np.generic],
+    shared: int = 0,
+    options: tuple[str, ...] = (),
+) -> None:
     """Launch a kernel of cuda/`source`.cu on the device of its first tensor.
 
-    Arguments are contiguous tensors, which the kernel may write, and NumPy scalars; `shared` is in bytes.
+    Arguments are contiguous tensors, which the kernel may write, and NumPy scalars; `shared` is in bytes; `options` are
+    for the compiler.
     """
     device = next(a.device for a in args if isinstance(a, Tensor))
     if any(isinstance(a, Tensor) and (a.device != device or not a.is_contiguous()) for a in args):
         raise ValueError(f"{kernel} needs contiguous tensors on one device")
     with on(device):
-        function = _function(source, kernel, _index(device))
+        function = _function(source, kernel, _index(device), options)
         if shared > SHARED:
             function.max_dynamic_shared_size_bytes = shared
         given = tuple(array(a) if isinstance(a, Tensor) else a for a in args)
@@ -164,15 +173,15 @@ def _shared_limit(index: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def _function(source: str, kernel: str, index: int) -> Any:
-    return _module(source, index).get_function(kernel)
+def _function(source: str, kernel: str, index: int, options: tuple[str, ...]) -> Any:
+    return _module(source, index, options).get_function(kernel)
 
 
 @lru_cache(maxsize=64)
-def _module(source: str, index: int) -> Any:
+def _module(source: str, index: int, more: tuple[str, ...]) -> Any:
     code = (_HOME / "cuda" / f"{source}.cu").read_text(encoding="utf-8")
     # CuPy keeps compiled code on disk by source and options: a changed header must change an option.
-    options = ("--std=c++17", f"-I{_HOME / 'cuda'}", f"-I{_HOME / 'shared'}", f"-DRECON_HEADERS=0x{_headers()}")
+    options = ("--std=c++17", f"-I{_HOME / 'cuda'}", f"-I{_HOME / 'shared'}", f"-DRECON_HEADERS=0x{_headers()}", *more)
     return cupy().RawModule(code=code, options=options, backend="nvrtc")
 
 

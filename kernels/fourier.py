@@ -75,12 +75,12 @@ def radices(n: int) -> list[int]:
 
 
 @lru_cache(maxsize=256)
-def plan(n: int) -> Plan:
-    """The plan for a length without prime factors above 13."""
+def plan(n: int, factors: tuple[int, ...] | None = None) -> Plan:
+    """The plan for a length without prime factors above 13, by the radices that are given or by `radices`."""
     passes: list[tuple[int, int, int, int]] = []
     parts: list[NDArray[np.complex128]] = []
     at, span = 0, n
-    for r in radices(n):
+    for r in radices(n) if factors is None else factors:
         j, q = np.arange(span // r)[:, None], np.arange(1, r)
         twiddles = np.exp(-2j * np.pi * (j * q / span)).ravel()
         roots = np.exp(-2j * np.pi * (np.arange(r) / r))
@@ -96,6 +96,85 @@ def plan(n: int) -> Plan:
     table = np.concatenate([*parts, np.ones(1)]).astype(np.complex64).view(np.float32)
     four = np.array(passes, np.int32).reshape(-1, 4)
     return Plan(n, four if len(four) else np.zeros((1, 4), np.int32), table, frequency.astype(np.int32))
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What cuda/planned.cu is compiled for: a length, its radices, 2^shift columns a strip, threads a block."""
+
+    n: int
+    radices: tuple[int, ...]
+    shift: int
+    threads: int
+
+    @property
+    def width(self) -> int:
+        """Columns of a strip."""
+        return 1 << self.shift
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory of a block: see `pitch` in cuda/planned.cu."""
+        start = (16 >> self.shift) % 16
+        return 8 * self.width * (self.n + (start - self.n) % 16)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """For the compiler."""
+        values = {"N": self.n, "RADICES": ",".join(map(str, self.radices)), "SHIFT": self.shift}
+        return tuple(f"-DRECON_{k}={v}" for k, v in {**values, "THREADS": self.threads}.items())
+
+
+#: Radices of cuda/radix.h, and the most threads of a block.
+HELD_RADICES, MOST_THREADS = (20, 16, 15, 12, 10, 9, 8, 6, 5, 4, 3, 2), 512
+
+
+@lru_cache(maxsize=256)
+def compiled(n: int) -> Compiled | None:
+    """How a transform of length n is compiled, None where it has a prime factor above 5 or does not fit.
+
+    As few passes as can be, since each goes through shared memory; then those that keep most threads busy. A thread
+    holds a butterfly of the first pass, and its sum over coils: that has 16 values at most.
+    """
+    best: tuple[float, Compiled] | None = None
+    for factors in _factorings(n):
+        for shift in (3, 2):
+            threads = -(-(n // factors[0] << shift) // 32) * 32
+            made = Compiled(n, factors, shift, threads)
+            if factors[0] > 16 or threads > MOST_THREADS or made.shared > bridge.SHARED:
+                continue
+            rounds = sum(-(-(n // r << shift) // threads) * (r + 6) for r in factors)
+            cost = rounds * threads / (n << shift) * (1 if shift == 3 else 1.3) + 100 * len(factors)
+            if best is None or cost < best[0]:
+                best = cost, made
+    return None if best is None else best[1]
+
+
+def _factorings(n: int) -> list[tuple[int, ...]]:
+    """All ordered products of at most four of HELD_RADICES that make n."""
+    found: list[tuple[int, ...]] = []
+
+    def extend(rest: int, taken: tuple[int, ...]) -> None:
+        if rest == 1 and taken:
+            found.append(taken)
+        elif len(taken) < 4:
+            for r in HELD_RADICES:
+                if rest % r == 0:
+                    extend(rest // r, (*taken, r))
+
+    extend(n, ())
+    return found
+
+
+def table_on(c: Compiled, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Twiddles of a compiled transform on a device, and the frequency at each position after it."""
+    return _table_on(c, device, bridge.stream(device))
+
+
+@lru_cache(maxsize=64)
+def _table_on(c: Compiled, device: torch.device, stream: int) -> tuple[Tensor, Tensor]:
+    p = plan(c.n, c.radices)
+    return torch.from_numpy(p.table.copy()).to(device), torch.from_numpy(p.frequency.astype(np.int64)).to(device)
 
 
 def plan_on(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int]:

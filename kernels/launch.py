@@ -19,6 +19,10 @@ THREADS, HELD = 256, 16
 #: Blocks that keep a large GPU busy; where there are fewer, the coils are split into groups.
 BLOCKS = 512
 
+#: The same for the kernels that are compiled for one length, and the bytes of k-space and maps that are worked on at a
+#: time in a volume: what the second-level cache of a large GPU holds with room to spare.
+PLANNED_BLOCKS, VOLUME_BYTES = 1500, 24 << 20
+
 #: Rows that a thread goes down from vector to vector, and iterations at most, in `eigenmaps`.
 ROWS, ITERATIONS = 8, 40
 
@@ -63,11 +67,7 @@ def _grouped(kernel: str, given: Tensor, maps: Tensor, weights: Tensor, shape: t
     groups = -(-coils // per_group)
     parts = given.new_empty(groups, *shape)
     _strips(kernel, given, maps, weights, parts, per_group)
-    if groups == 1:
-        return parts[0]
-    out = given.new_empty(shape)
-    bridge.run("sense", "sum_groups", _grid(out.numel()), THREADS, (parts, out, _int(groups), _long(out.numel())))
-    return out
+    return parts[0] if groups == 1 else _summed(parts)
 
 
 def _strips(kernel: str, given: Tensor, maps: Tensor, weights: Tensor, out: Tensor, per_group: int) -> None:
@@ -93,6 +93,55 @@ def _strips(kernel: str, given: Tensor, maps: Tensor, weights: Tensor, out: Tens
     grid = -(-nx // width) * nz * -(-coils // per_group) * items
     args = (given, maps, weights, out, passes, table, frequency, *(_int(i) for i in numbers))
     bridge.run("sense", kernel, grid, THREADS, args, 8 * width * (n | 1))
+
+
+def planned(x: Tensor, maps: Tensor, ordered: Tensor, c: fourier.Compiled, blocks: int | None = None) -> Tensor:
+    """`normal` for one set of maps by kernels that were compiled for this length; `ordered` as the passes leave k."""
+    x, maps, ordered = (bridge.settled(t) for t in (x, maps, ordered))
+    (items, _, nz, ny, nx), coils = x.shape, maps.shape[2]
+    strips = nz * -(-nx // c.width)
+    # The groups depend on one image alone, so that it has the same bits in a batch.
+    per_group = -(-coils // min(coils, -(-(blocks or PLANNED_BLOCKS) // strips)))
+    groups = -(-coils // per_group)
+    parts = x.new_empty(groups, *x.shape)
+    numbers = (items, maps.shape[0], *ordered.shape[:2], coils, nz, ny, nx, per_group)
+    args = (x, maps, ordered, parts, fourier.table_on(c, x.device)[0], *(_int(i) for i in numbers))
+    bridge.run("planned", "planned_normal", strips * groups * items, c.threads, args, c.shared, c.options)
+    return parts[0] if groups == 1 else _summed(parts)
+
+
+def planned_volume(
+    x: Tensor, maps: Tensor, ordered: Tensor, cz: fourier.Compiled, cy: fourier.Compiled, wide: int | None = None
+) -> Tensor:
+    """`normal_volume` for one set of maps, `ordered` (item or 1, ky, kz) as the passes along y and z leave k.
+
+    Some columns of all coils at a time, so that what lies between the launches stays in the second-level cache.
+    """
+    x, maps, ordered = (bridge.settled(t) for t in (x, maps, ordered))
+    (_, _, nz, ny, nx), coils = x.shape, maps.shape[2]
+    fits = (wide or VOLUME_BYTES // (8 * coils * nz * (cy.n + ny))) // cy.width * cy.width
+    wide = min(max(fits, cy.width), -(-nx // cy.width) * cy.width)
+    strips, strips_z = -(-wide // cy.width), -(-wide // cz.width)
+    k, out = x.new_empty(coils, nz, cy.n, wide), torch.empty_like(x)
+    (table_y, _), (table_z, _) = fourier.table_on(cy, x.device), fourier.table_on(cz, x.device)
+    for item, (one, sum_) in enumerate(zip(x, out)):
+        s, w = (t[0 if len(t) == 1 else item] for t in (maps, ordered))
+        for x0 in range(0, nx, wide):
+            place = (*(_int(i) for i in (nz, ny, nx, x0, wide)),)
+            args: tuple[Tensor | np.generic, ...] = (one, s, k, table_y, *place)
+            bridge.run("planned", "planned_spread", strips * nz * coils, cy.threads, args, cy.shared, cy.options)
+            args = (k, w, table_z, _int(nz), _int(cy.n), _int(wide))
+            bridge.run("planned", "planned_filter", strips_z * cy.n * coils, cz.threads, args, cz.shared, cz.options)
+            args = (k, s, sum_, table_y, _int(coils), *place)
+            bridge.run("planned", "planned_gather", strips * nz, cy.threads, args, cy.shared, cy.options)
+    return out
+
+
+def _summed(parts: Tensor) -> Tensor:
+    out = torch.empty_like(parts[0])
+    args = (parts, out, _int(len(parts)), _long(out.numel()))
+    bridge.run("sense", "sum_groups", _grid(out.numel()), THREADS, args)
+    return out
 
 
 def normal_volume(x: Tensor, maps: Tensor, weights: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recon.kernels import bridge, launch
+from recon.kernels import bridge, fourier, launch
 
 #: Largest difference from the answer in double precision, relative to its largest value.
 TOLERANCE = 1e-5
@@ -59,6 +59,32 @@ def sense(device: torch.device) -> None:
         filtered = n * torch.fft.ifft(torch.fft.fft(short, n=n, dim=-2) * wide, dim=-2)[..., :rows, :]
         cut = [t[..., :rows, :].contiguous() for t in (xs, s)]
         _same("sense_normal", launch.normal(*cut, ws), _combined(maps[..., :rows, :], filtered))
+
+
+def planned(device: torch.device) -> None:
+    """The normal operator for lengths with every radix of its own, along y, and along z and y."""
+    for n, rows, items in ((240, 240, 2), (180, 131, 1), (320, 320, 1), (12, 12, 1)):
+        draw = _draw(n)
+        maps, x, w = draw(1, 1, 3, 2, rows, 19), draw(items, 1, 2, rows, 19), draw(1, 2, n).real.contiguous()
+        c = fourier.compiled(n)
+        assert c is not None
+        coil_images = (maps * x[:, :, None]).to(torch.complex128).sum(1)
+        k = torch.fft.fft(coil_images, n=n, dim=-2) * w.double()[:, None, :, :, None]
+        filtered = n * torch.fft.ifft(k, dim=-2)[..., :rows, :]
+        xs, s, ordered = (t.to(device) for t in (x, maps, w[..., fourier.plan(n, c.radices).frequency]))
+        for blocks in (1, launch.BLOCKS):
+            _same("planned_normal", launch.planned(xs, s, ordered, c, blocks), _combined(maps, filtered))
+    for nz, ny, kz, ky in ((10, 12, 10, 12), (7, 13, 16, 27)):
+        draw = _draw(nz)
+        maps, x, w = draw(2, 1, 3, nz, ny, 19), draw(2, 1, nz, ny, 19), draw(2, kz, ky).real.contiguous()
+        y, z = fourier.compiled(ky), fourier.compiled(kz)
+        assert y is not None
+        assert z is not None
+        k = torch.fft.fft2((maps * x[:, :, None]).to(torch.complex128).sum(1), s=(kz, ky), dim=(-3, -2))
+        filtered = torch.fft.ifft2(k * w.double()[:, None, ..., None], dim=(-3, -2))[..., :nz, :ny, :] * (kz * ky)
+        order = w[:, fourier.plan(kz, z.radices).frequency][..., fourier.plan(ky, y.radices).frequency]
+        given = (t.to(device) for t in (x, maps, order.transpose(1, 2).contiguous()))
+        _same("planned_volume", launch.planned_volume(*given, z, y, 8), _combined(maps, filtered))
 
 
 def coils(device: torch.device) -> None:
@@ -113,7 +139,13 @@ def shrink(device: torch.device) -> None:
         _same("shrink", got, x * (1 - (0.7 / size.clamp_min(0.7)) ** exponent))
 
 
-PROOFS: dict[str, Callable[[torch.device], None]] = {"sense": sense, "coils": coils, "eigen": eigen, "shrink": shrink}
+PROOFS: dict[str, Callable[[torch.device], None]] = {
+    "sense": sense,
+    "planned": planned,
+    "coils": coils,
+    "eigen": eigen,
+    "shrink": shrink,
+}
 
 
 def _draw(seed: int) -> Callable[..., Tensor]:

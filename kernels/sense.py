@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.kernels import bridge, launch, proofs
+from recon.kernels import bridge, fourier, launch, proofs
 from recon.kernels.build import native
 
 #: Longest prime factor that the transforms take; a length with a greater one is filtered in a longer transform.
@@ -26,6 +27,20 @@ class Filter:
 
     weights: Tensor
     length: tuple[int, int]
+
+    @cached_property
+    def compiled(self) -> tuple[fourier.Compiled, ...]:
+        """How a GPU's kernels are compiled for these lengths, (y,) or (y, z); empty where that cannot be."""
+        found = [fourier.compiled(n) for n in self.length[::-1] if n > 1 or self.length[0] > 1]
+        return tuple(c for c in found if c) if all(found) else ()
+
+    @cached_property
+    def ordered(self) -> Tensor:
+        """The weights as those kernels leave k-space: (item, z, ky), or (item, ky, kz) of a volume."""
+        w = self.weights
+        for c, axis in zip(self.compiled, (-1, -2)):
+            w = w.index_select(axis, fourier.table_on(c, w.device)[1])
+        return (w.transpose(-1, -2) if len(self.compiled) > 1 else w).contiguous()
 
 
 def smooth(n: int, least: int = 0) -> bool:
@@ -77,14 +92,22 @@ def serves(*tensors: Tensor, volume: bool = False, length: int = 1) -> bool:
 def normal(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
     """Σ_c conj(S_c) F⁻¹ w F S_c x for x (item, set, z, y, x) and maps (item or 1, set, coil, z, y, x)."""
     if x.is_cuda:
-        volume = w.length[0] > 1
-        made: Tensor = launch.normal_volume(x, maps, w.weights) if volume else launch.normal(x, maps, w.weights)
-        return made
+        return _normal_on_gpu(x, maps, w)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     module = native()
     assert module is not None
     module.sense_normal(_array(x), _array(maps), _array(w.weights), *w.length, _array(out), torch.get_num_threads())
     return out
+
+
+def _normal_on_gpu(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
+    made: Tensor
+    if maps.shape[1] == 1 and w.compiled and proofs.stands("planned", x.device):
+        y, *z = w.compiled
+        made = launch.planned_volume(x, maps, w.ordered, z[0], y) if z else launch.planned(x, maps, w.ordered, y)
+    else:
+        made = (launch.normal_volume if w.length[0] > 1 else launch.normal)(x, maps, w.weights)
+    return made
 
 
 def encode(x: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:

@@ -1,39 +1,16 @@
 // Multi-coil encoding along one phase encode. A block takes a strip of columns of one plane through the coils of a
 // group: map, transform, weight, transform back, and into the sum, while the strip is in shared memory. Coils are added
 // in their order and groups after them in `sum_groups`, without atomics: two runs give the same bits.
-#include "columns.h"
+#include "task.h"
 
 using recon::Plan;
 using recon::Strip;
+using recon::Task;
 using recon::Value;
+using recon::weights_of;
 
 // Values of the sum that a thread holds in registers; a larger sum is kept in the output.
 constexpr int HELD = 16;
-
-struct Task {
-    const int sets, coils, nz, ny, nx;
-    long long item, map_item;
-    int z, x0, first, last, group;
-
-    // Blocks count strips first, then planes, groups of coils and items.
-    __device__ Task(int map_items, int s, int c, int z_, int y, int x, int width, int per_group)
-        : sets(s), coils(c), nz(z_), ny(y), nx(x) {
-        const int strips = (nx + width - 1) / width, groups = (coils + per_group - 1) / per_group;
-        long long b = blockIdx.x;
-        x0 = int(b % strips) * width, b /= strips;
-        z = int(b % nz), b /= nz;
-        group = int(b % groups), item = b / groups;
-        map_item = map_items == 1 ? 0 : item;
-        first = group * per_group;
-        last = first + per_group < coils ? first + per_group : coils;
-    }
-    __device__ long long voxel(int set, int y) const { return (((item * sets + set) * nz + z) * ny + y) * nx + x0; }
-    __device__ long long sample(int coil, int y) const { return (((item * coils + coil) * nz + z) * ny + y) * nx + x0; }
-    __device__ long long map(int set, int coil, int y) const {
-        return ((((map_item * sets + set) * coils + coil) * nz + z) * ny + y) * nx + x0;
-    }
-    __device__ bool inside(int column) const { return x0 + column < nx; }
-};
 
 // rows[place(y)] = sum over sets of S x, zero past the image.
 template <class Place>
@@ -90,11 +67,6 @@ __device__ void combine(const Task& t, const Strip& s, const Value* maps, Value*
         const int i = threadIdx.x + h * blockDim.x, row = s.row(i), set = row / t.ny;
         if (i < image && t.inside(s.column(i))) out[t.voxel(set, row - set * t.ny) + s.column(i)] = sum[h];
     }
-}
-
-__device__ const float* weights_of(const Task& t, const float* weights, int weight_items, int weight_planes, int length) {
-    const long long item = weight_items == 1 ? 0 : t.item;
-    return weights + (item * weight_planes + (weight_planes == 1 ? 0 : t.z)) * length;
 }
 
 // Index of sample n of N, centred, in the order of an FFT, and back.

@@ -10,7 +10,9 @@
 
 #ifdef __CUDACC__
 #define RECON_INLINE __device__ __forceinline__
+#define RECON_CONSTANT __host__ __device__ constexpr
 #else
+#define RECON_CONSTANT constexpr
 #define RECON_INLINE inline __attribute__((always_inline))
 #endif
 

@@ -30,9 +30,10 @@ class Emulator:
         self.folder = folder
         self.launches: list[str] = []
 
-    @lru_cache(maxsize=16)  # noqa: B019
-    def library(self, source: str) -> ctypes.CDLL:
-        kernels = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\(', self.text(source))
+    @lru_cache(maxsize=64)  # noqa: B019
+    def library(self, source: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
+        pattern = r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\('
+        kernels = re.findall(pattern, self.text(source))
         assert kernels
         lines = [f'#include "{HERE / "emulation.h"}"', f'#include "{CUDA / source}.cu"']
         for name in kernels:
@@ -40,9 +41,10 @@ class Emulator:
                 f'extern "C" int emulate_{name}(int grid, int block, long shared, void** args) '
                 f"{{ return emulation::launch(&{name}, grid, block, shared, args); }}"
             )
-        code, made = self.folder / f"{source}.cpp", self.folder / f"{source}.so"
+        name = source + "".join(filter(str.isalnum, "".join(options)))
+        code, made = self.folder / f"{name}.cpp", self.folder / f"{name}.so"
         code.write_text("\n".join(lines) + "\n")
-        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(made), str(code)]
+        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", *options, "-o", str(made), str(code)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return ctypes.CDLL(str(made))
@@ -51,7 +53,14 @@ class Emulator:
         return (CUDA / f"{source}.cu").read_text(encoding="utf-8")
 
     def run(
-        self, source: str, kernel: str, grid: int, block: int, args: Sequence[Tensor | np.generic], shared: int = 0
+        self,
+        source: str,
+        kernel: str,
+        grid: int,
+        block: int,
+        args: Sequence[Tensor | np.generic],
+        shared: int = 0,
+        options: tuple[str, ...] = (),
     ) -> None:
         """Launch a kernel over the whole grid."""
         self.launches.append(kernel)
@@ -61,7 +70,7 @@ class Emulator:
         pointers = (ctypes.c_void_p * len(held))(
             *(a.ctypes.data if isinstance(a, np.ndarray) else ctypes.addressof(a) for a in held)
         )
-        call = getattr(self.library(source), f"emulate_{kernel}")
+        call = getattr(self.library(source, options), f"emulate_{kernel}")
         call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
         failed = call(grid, block, shared, pointers)
         assert failed == 0, f"{kernel}: {FAILURES[failed]}"

@@ -5,6 +5,7 @@ What the emulation shows is the arithmetic, the indices, the barriers and the la
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.kernels import bridge, build, eigen, launch, proofs, sense, wavelet
+from recon.kernels import bridge, build, eigen, fourier, launch, proofs, sense, wavelet
 from recon.operators import Coils, Fourier, Sample
 from recon.operators.sense import Sense
 from tests.kernels.emulation import CUDA, Emulator
@@ -110,6 +111,38 @@ def test_the_volume_kernels_are_the_chain_of_operators(emulated, shape) -> None:
     assert set(emulated.launches) == {"coil_expand", "coil_weigh", "coil_combine"}
 
 
+@pytest.mark.parametrize("n", [3, 16, 20, 23, 90, 384])
+def test_the_kernels_compiled_for_one_length_are_the_chain_of_operators(emulator, monkeypatch, n) -> None:
+    monkeypatch.setattr(bridge, "run", emulator.run)
+    monkeypatch.setattr(proofs, "stands", lambda name, device: name == "planned")
+    for shape, volume in (((2, n, 19), False), ((7, n, 9), True)):
+        for items, own in ((1, True), (2, True), (2, False)):
+            p = Problem(shape, volume, 1, 3, items, own)
+            f = sense.prepare(p.mask.square(), volume)
+            close(sense._normal_on_gpu(p.single(p.x), p.single(p.maps), f), p.A.H(p.A(p.x)))
+            assert emulator.launches[-1] in ("planned_normal", "planned_gather", "sum_groups")
+
+
+def test_compiled_kernels_add_groups_of_coils_in_a_fixed_order(emulator, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "run", emulator.run)
+    p = Problem((1, 24, 20), False, 1, 7, 2, True)
+    f, maps, x = p.filter(), p.single(p.maps), p.single(p.x)
+    c = fourier.compiled(24)
+    order = f[..., fourier.plan(24, c.radices).frequency]
+    parts = launch.planned(x, maps, order, c, blocks=12)
+    close(parts, p.A.H(p.A(p.x)))
+    assert torch.equal(parts[1], launch.planned(x[1:], maps[1:], order[1:], c, blocks=12)[0])
+
+
+def test_compiled_lengths_fit_a_block() -> None:
+    found = {n: c for n in range(2, 800) if (c := fourier.compiled(n)) is not None}
+    assert {64, 128, 160, 240, 256, 320, 384, 400, 512, 640} <= set(found)
+    for n, c in found.items():
+        assert math.prod(c.radices) == n
+        assert n // c.radices[0] * c.width <= c.threads <= fourier.MOST_THREADS
+        assert c.shared <= bridge.SHARED
+
+
 def test_groups_of_coils_are_added_in_a_fixed_order(emulated) -> None:
     p = Problem((1, 24, 20), False, 2, 7, 2, True)
     maps, x, w = p.single(p.maps), p.single(p.x), p.filter()
@@ -150,9 +183,9 @@ def test_the_proof_of_each_kernel_holds_for_its_source(emulated, name) -> None:
 
 @pytest.mark.parametrize("name", sorted(proofs.PROOFS))
 def test_the_proof_of_each_kernel_fails_where_an_answer_is_wrong(emulator, name, monkeypatch) -> None:
-    def slightly_off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0) -> None:
-        emulator.run(source, kernel, grid, block, args, shared)
-        out = {"sense": 3, "coils": 2, "eigen": 4, "shrink": 0}[source]
+    def slightly_off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0, options=()) -> None:
+        emulator.run(source, kernel, grid, block, args, shared, options)
+        out = {"sense": 3, "planned": 3, "coils": 2, "eigen": 4, "shrink": 0}[source]
         args[0 if kernel == "coil_weigh" else 1 if kernel == "sum_groups" else out].mul_(1.01)
 
     monkeypatch.setattr(bridge, "run", slightly_off)
