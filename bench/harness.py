@@ -6,7 +6,7 @@ Ours and every peer run by this file alone, so that imports, threads and memory 
 nothing of recon. FUNCTION(data, settings) prepares, untimed, and returns a callable that does the work once; what that
 returns is the result, or a tuple (result, seconds, MiB) where a command was timed by itself. An attribute `witness` of
 the callable is stored beside the result. A task that is far slower than LEADER seconds is run once after its
-warm-up, or in a hurry not again.
+warm-up, or in a hurry not again; neither is one that takes LONG.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ PACKAGES = """
 torch numpy scipy recon sigpy mrpro deepinv mri-nufft finufft pygrappa fastmri espirit astra-toolbox odl scikit-image
 torchkbnufft
 """.split()  # noqa: SIM905
+
+
+#: Seconds from which on a task is not run again: what a first run adds, of imports and allocations, is lost in it.
+LONG = 20.0
 
 
 def versions() -> dict[str, str]:
@@ -61,6 +65,8 @@ def main(
         repeats = max(repeats, 5)
     if first > 2 and first > 3 * leader:
         repeats = 1
+    if first > LONG:
+        repeats = 0
     if hurry and first > 0.5 and first > 1.5 * leader:
         repeats = 0
     if repeats:

@@ -41,10 +41,19 @@ def row(record: dict[str, Any]) -> str:
     return "\n    ".join([text, *reasons])
 
 
+def store(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write the records, in place of those of the same case and size; others that the file holds stay."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = json.loads(path.read_text()) if path.exists() else []
+    made = {(r["case"], r["size"]["name"]): r for r in [*kept, *records]}
+    order = {name: n for n, name in enumerate(CASES)}
+    path.write_text(json.dumps(sorted(made.values(), key=lambda r: order.get(r["case"], len(order))), indent=1) + "\n")
+
+
 def main() -> None:
     """Measure and print; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, help="write the records here")
+    parser.add_argument("--json", type=Path, help="write the records here, beside those of other cases and sizes")
     parser.add_argument(
         "--quick", action="store_true", help="the 8-coil 256² cases alone, one repeat of what takes long"
     )
@@ -70,8 +79,7 @@ def main() -> None:
                 records.append(measure(case, label, **more))
                 print(row(records[-1]), flush=True)
                 if options.json:
-                    options.json.parent.mkdir(parents=True, exist_ok=True)
-                    options.json.write_text(json.dumps(records, indent=1) + "\n")
+                    store(options.json, records)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from case import Settings, measure
-from speed import CASES
+from speed import CASES, store
 
 #: Cases of the sweep and, of their peers, the fastest.
 SWEPT = {"sense_normal": ("mrpro", "sigpy"), "cg_sense": ("bart", "deepinv"), "espirit": ("espirit", "bart")}
@@ -87,7 +87,7 @@ def picture(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measure, print, draw; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write the records here, beside those of other cases and sizes")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--case", choices=SWEPT, action="append")
     parser.add_argument("--side", type=int, action="append")
@@ -108,8 +108,8 @@ def main() -> None:
             print(f"{name:13} {label:10} ours {ours}, error {record['ours_error']}; {peers}", flush=True)
         print(f"{name:13} worst {worst([r for r in records if r['case'] == name]):.2f}", flush=True)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
+        store(options.json, records)
+        records = json.loads(options.json.read_text())
     if options.picture:
         picture(records, options.picture)
 

@@ -149,3 +149,14 @@ def test_the_sweep_sees_a_cliff(bench: Any) -> None:
     assert sweep.worst(even) == pytest.approx(1)
     even[2]["ours_s"] *= 5
     assert sweep.worst(even) == pytest.approx(5)
+
+
+def test_new_records_take_the_place_of_old_ones_and_others_stay(bench: Any, tmp_path: Path) -> None:
+    def one(case: str, name: str, s: float) -> dict[str, Any]:
+        return {"case": case, "size": {"name": name}, "ours_s": s}
+
+    path, store = tmp_path / "speed.json", bench("speed").store
+    store(path, [one("espirit", "a", 1), one("espirit", "b", 2)])
+    store(path, [one("sense_normal", "a", 3), one("espirit", "b", 4)])
+    said = [(r["case"], r["size"]["name"], r["ours_s"]) for r in json.loads(path.read_text())]
+    assert said == [("sense_normal", "a", 3), ("espirit", "a", 1), ("espirit", "b", 4)]
