@@ -103,12 +103,13 @@ def main() -> None:
             more = {"repeats": options.repeats, "threads": options.threads, "peers": SWEPT[name], "hurry": True}
             record = measure(case, label, **more)
             records.append(record)
+            if options.json:
+                store(options.json, records)
             ours = f"{record['ours_s']:.4f} s" if record["ours_s"] else record["why_not"]
             peers = ", ".join(f"{n} {p['s']:.4f}" if "s" in p else f"{n} failed" for n, p in record["peers"].items())
             print(f"{name:13} {label:10} ours {ours}, error {record['ours_error']}; {peers}", flush=True)
         print(f"{name:13} worst {worst([r for r in records if r['case'] == name]):.2f}", flush=True)
     if options.json:
-        store(options.json, records)
         records = json.loads(options.json.read_text())
     if options.picture:
         picture(records, options.picture)
