@@ -100,9 +100,9 @@ def _take(sock: socket.socket, patience_s: float, hear: Callable[[str], None]) -
     answer, source = Answer(), Incoming(sock, patience_s, patience_s)
     while not answer.closed:
         try:
-            number = wire.read_id(source.fill)
+            number = wire.read_id(source.take)
             source.begun()
-            message = wire.read_body(number, source.fill, wire.Limits())
+            message = wire.read_body(number, source.take, wire.Limits())
         except wire.Cut:
             return answer
         if isinstance(message, wire.Text):

@@ -23,7 +23,7 @@ from recon.io.mrd_image import ImageMessage, meta_xml
 from recon.recipe import Recipe
 from recon.serve import parameters, wire
 from recon.serve.counting import announced, encodes
-from recon.serve.wire import Acquisition, Close, Config, Fill, Query, Text, Waveform, WireError, XmlHeader
+from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Waveform, WireError, XmlHeader
 
 MiB = 2**20
 
@@ -63,6 +63,8 @@ class Inbox:
     frames: dict[Key, list[int]] = field(default_factory=dict)
     others: list[int] = field(default_factory=list)
     candidates: deque[Key] = field(default_factory=deque)
+    #: Frames whose last line, by its flag, came before others of theirs.
+    early: set[Key] = field(default_factory=set)
     #: Lines of a frame that was whole; another frame may be when it has as many.
     usual: int = 0
     #: Lines of a frame that leaves none out.
@@ -70,14 +72,14 @@ class Inbox:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
-def receive(fill: Fill, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
+def receive(take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
     """Read messages into the inbox until CLOSE or an error; images and queries are answered through `send` at once.
 
     `recipes` are those that may be asked for. At its end the inbox is `ended`, whatever happened.
     """
     error: Exception | None = None
     try:
-        _receive(fill, inbox, recipes, most_bytes, send)
+        _receive(take, inbox, recipes, most_bytes, send)
     except Exception as e:
         error = e
     with inbox.changed:
@@ -85,13 +87,13 @@ def receive(fill: Fill, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes:
         inbox.changed.notify_all()
 
 
-def _receive(fill: Fill, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
+def _receive(take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
     bound, budget = wire.Limits(), 0
     stage, before = "config", 0
     while True:
-        number = wire.read_id(fill)
+        number = wire.read_id(take)
         _in_order(stage, number)
-        message = wire.read_body(number, fill, bound)
+        message = wire.read_body(number, take, bound)
         if isinstance(message, Acquisition):
             assert inbox.parsed is not None
             budget = budget or _budget(inbox.parsed[1], message, most_bytes)
@@ -143,7 +145,8 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
     rows = inbox.frames.setdefault(key, [])
     rows.append(row)
-    if flags & _LAST_IN_SLICE or len(rows) in (inbox.usual, inbox.every):
+    again = not inbox.usual and key in inbox.early and key not in inbox.candidates
+    if flags & _LAST_IN_SLICE or len(rows) in (inbox.usual, inbox.every) or again:
         inbox.candidates.append(key)
         inbox.changed.notify_all()
 

@@ -35,7 +35,9 @@ def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
         raise DataError(
             "lines of different numbers of channels or samples cannot be read together; read each kind by itself"
         )
-    return np.stack(parts)
+    # Lines lie at any byte of what was received: as bytes they are copied fast, and the copy is aligned.
+    dtype = parts[0].dtype
+    return np.stack([p.view(np.uint8) for p in parts]).view(dtype)
 
 
 def heads(lines: Sequence[Acquisition]) -> NDArray[np.void]:

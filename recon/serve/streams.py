@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import socket
 import threading
 import time
@@ -12,6 +14,8 @@ from recon.data import ReconError
 from recon.serve.wire import Cut
 
 _BLOCK = 2**18
+#: Bytes of a slab of received lines, and of a large page of memory.
+_SLAB, _HUGE = 2**24, 2**21
 
 
 class Broken(ReconError):
@@ -19,17 +23,18 @@ class Broken(ReconError):
 
 
 class Incoming:
-    """A source of bytes over a socket; `fill` is a `wire.Fill`.
+    """A source of bytes over a socket; `take` is a `wire.Take`.
 
-    Raises Cut where the peer ends or breaks off, is silent for `idle_s`, or has sent nothing whole for `first_s`
-    seconds after the start; `begun` ends this last limit.
+    Bytes are received where they stay: in slabs of memory that are never used again, so that nothing is copied and a
+    line is a view of its slab. Raises Cut where the peer ends or breaks off, is silent for `idle_s`, or has sent
+    nothing whole for `first_s` seconds after the start; `begun` ends this last limit.
     """
 
     def __init__(self, sock: socket.socket, first_s: float, idle_s: float) -> None:
         self._socket, self._idle = sock, idle_s
         self._first_s, self._deadline = first_s, time.monotonic() + first_s
         self._waiting = True
-        self._buffer = memoryview(bytearray(_BLOCK))
+        self._slab = memoryview(bytearray(_BLOCK))
         self._start = self._end = 0
         sock.settimeout(idle_s)
 
@@ -39,20 +44,27 @@ class Incoming:
             self._waiting = False
             self._socket.settimeout(self._idle)
 
-    def fill(self, view: memoryview) -> None:
-        """Fill all of `view` with the next bytes."""
-        at, n = 0, len(view)
-        while at < n:
-            held = self._end - self._start
-            if held:
-                take = min(held, n - at)
-                view[at : at + take] = self._buffer[self._start : self._start + take]
-                self._start += take
-                at += take
-            elif n - at >= _BLOCK:
-                at += self._receive(view[at:])
-            else:
-                self._start, self._end = 0, self._receive(self._buffer)
+    def take(self, n: int) -> memoryview:
+        """The next n bytes."""
+        if self._start + n > len(self._slab):
+            self._another(n)
+        stop = self._start + n
+        while self._end < stop:
+            self._end += self._receive(self._slab[self._end :])
+        out = self._slab[self._start : stop]
+        self._start = stop
+        return out
+
+    def _another(self, n: int) -> None:
+        """A slab with room for n bytes; what has come of them already goes along."""
+        size = _SLAB if n <= _SLAB // 4 else n + _BLOCK
+        memory = mmap.mmap(-1, -(-size // _HUGE) * _HUGE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # without large pages, most of the time goes to making small ones
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        slab, rest = memoryview(memory), self._slab[self._start : self._end]
+        slab[: len(rest)] = rest
+        self._slab, self._start, self._end = slab, 0, len(rest)
 
     def _receive(self, view: memoryview) -> int:
         if self._waiting:

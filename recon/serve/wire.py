@@ -42,8 +42,8 @@ WAVEFORM_HEAD = np.dtype(
     }
 )  # fmt: skip
 
-#: Fills all of the buffer with the next bytes, or raises.
-Fill = Callable[[memoryview], None]
+#: The next bytes, as many as asked for, or raises; they stay as they are for as long as anybody holds them.
+Take = Callable[[int], memoryview]
 
 
 class WireError(ReconError):
@@ -129,42 +129,40 @@ class Waveform:
 Message = Config | XmlHeader | Text | Close | Query | Acquisition | Waveform | ImageMessage
 
 
-def read_id(fill: Fill) -> int:
+def read_id(take: Take) -> int:
     """The id of the next message."""
-    return int.from_bytes(_take(fill, 2), "little")
+    return int.from_bytes(_take(take, 2), "little")
 
 
-def read_body(number: int, fill: Fill, bound: Limits) -> Message:
+def read_body(number: int, take: Take, bound: Limits) -> Message:
     """The message with id `number`, whose body comes next; raises WireError for an unknown id and beyond a limit."""
     if number == CONFIG_FILE:
-        return Config(_text(_take(fill, NAME_BYTES)), True)
+        return Config(_text(_take(take, NAME_BYTES)), True)
     if number == CONFIG_TEXT:
-        return Config(_text(_string(fill, "configuration", bound.name)), False)
+        return Config(_text(_string(take, "configuration", bound.name)), False)
     if number == HEADER:
-        return XmlHeader(_string(fill, "header", bound.header).partition(b"\0")[0])
+        return XmlHeader(_string(take, "header", bound.header).partition(b"\0")[0])
     if number == TEXT:
-        return Text(_text(_string(fill, "text", bound.text)))
+        return Text(_text(_string(take, "text", bound.text)))
     if number == CLOSE:
         return Close()
     if number == QUERY:
-        _, correlation, length = struct.unpack("<QQQ", _take(fill, 24))
-        return Query(correlation, _text(_take(fill, _within(length, "query", bound.text))))
+        _, correlation, length = struct.unpack("<QQQ", _take(take, 24))
+        return Query(correlation, _text(_take(take, _within(length, "query", bound.text))))
     if number == ACQUISITION:
-        return _acquisition(fill, bound)
+        return _acquisition(take, bound)
     if number == WAVEFORM:
-        return _waveform(fill, bound)
+        return _waveform(take, bound)
     if number == IMAGE:
-        return _image(fill, bound)
+        return _image(take, bound)
     raise WireError(
         f"message id {number} is unknown, and without knowing it the rest cannot be read; send ids 1 to 6, "
         f"{ACQUISITION}, {IMAGE} and {WAVEFORM}"
     )
 
 
-def _take(fill: Fill, n: int) -> bytes:
-    out = bytearray(n)
-    fill(memoryview(out))
-    return bytes(out)
+def _take(take: Take, n: int) -> bytes:
+    return bytes(take(n))
 
 
 def _within(length: int, what: str, most: int) -> int:
@@ -173,19 +171,17 @@ def _within(length: int, what: str, most: int) -> int:
     return length
 
 
-def _string(fill: Fill, what: str, most: int) -> bytes:
-    return _take(fill, _within(int.from_bytes(_take(fill, 4), "little"), what, most))
+def _string(take: Take, what: str, most: int) -> bytes:
+    return _take(take, _within(int.from_bytes(_take(take, 4), "little"), what, most))
 
 
 def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode(errors="replace")
 
 
-def _array(fill: Fill, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    out = np.empty(shape, dtype)
-    if out.size:
-        fill(out.reshape(-1).view(np.uint8).data)
-    return out
+def _array(take: Take, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    # A view of what was received, which begins at any byte: numpy reads it, and whoever needs it aligned copies it.
+    return np.frombuffer(take(math.prod(shape) * np.dtype(dtype).itemsize), dtype).reshape(shape)
 
 
 _SIZES = struct.Struct("<H2xH")  # number_of_samples, active_channels
@@ -193,8 +189,8 @@ _DIMENSIONS = struct.Struct("<H")
 _AT_SIZES, _AT_DIMENSIONS = (HEAD.fields[name][1] for name in ("number_of_samples", "trajectory_dimensions"))  # type: ignore[index]
 
 
-def _acquisition(fill: Fill, bound: Limits) -> Acquisition:
-    head = _take(fill, HEAD.itemsize)
+def _acquisition(take: Take, bound: Limits) -> Acquisition:
+    head = _take(take, HEAD.itemsize)
     samples, channels = _SIZES.unpack_from(head, _AT_SIZES)
     (dimensions,) = _DIMENSIONS.unpack_from(head, _AT_DIMENSIONS)
     if samples > bound.samples or channels > bound.channels or dimensions > bound.dimensions:
@@ -202,26 +198,26 @@ def _acquisition(fill: Fill, bound: Limits) -> Acquisition:
             f"a line of {samples} samples, {channels} channels and {dimensions} trajectory dimensions is announced; by "
             f"the header at most {bound.samples}, {bound.channels} and {bound.dimensions} are taken"
         )
-    trajectory = _array(fill, (samples, dimensions), "<f4")
-    return Acquisition(head, trajectory, _array(fill, (channels, samples), "<c8"))
+    trajectory = _array(take, (samples, dimensions), "<f4")
+    return Acquisition(head, trajectory, _array(take, (channels, samples), "<c8"))
 
 
-def _waveform(fill: Fill, bound: Limits) -> Waveform:
-    head = np.frombuffer(_take(fill, WAVEFORM_HEAD.itemsize), WAVEFORM_HEAD)[0]
+def _waveform(take: Take, bound: Limits) -> Waveform:
+    head = np.frombuffer(_take(take, WAVEFORM_HEAD.itemsize), WAVEFORM_HEAD)[0]
     shape = int(head["channels"]), int(head["number_of_samples"])
     _within(4 * shape[0] * shape[1], "waveform", bound.waveform)
-    return Waveform(head, _array(fill, shape, "<u4"))
+    return Waveform(head, _array(take, shape, "<u4"))
 
 
-def _image(fill: Fill, bound: Limits) -> ImageMessage:
-    header = np.frombuffer(_take(fill, IMAGE_HEADER.itemsize), IMAGE_HEADER)[0]
+def _image(take: Take, bound: Limits) -> ImageMessage:
+    header = np.frombuffer(_take(take, IMAGE_HEADER.itemsize), IMAGE_HEADER)[0]
     kind = int(header["data_type"])
     if kind not in PIXEL:
         raise WireError(f"an image of data_type {kind} is announced; the protocol has 1 to 8")
     shape = (int(header["channels"]), *(int(n) for n in header["matrix_size"][::-1]))
     _within(math.prod(shape) * np.dtype(PIXEL[kind]).itemsize, "image", bound.image)
-    attributes = _take(fill, _within(int.from_bytes(_take(fill, 8), "little"), "text of attributes", bound.text))
-    return ImageMessage(header, _text(attributes), _array(fill, shape, PIXEL[kind]))
+    attributes = _take(take, _within(int.from_bytes(_take(take, 8), "little"), "text of attributes", bound.text))
+    return ImageMessage(header, _text(attributes), _array(take, shape, PIXEL[kind]))
 
 
 def config_file(name: str) -> bytes:

@@ -61,13 +61,14 @@ def talk(connection: socket.socket, job: Job) -> None:
     incoming = Incoming(connection, limits.first_s, limits.idle_s)
     inbox = Inbox()
 
-    def fill(view: memoryview) -> None:
-        incoming.fill(view)
+    def take(n: int) -> memoryview:
+        out = incoming.take(n)
         if inbox.recipe:
             incoming.begun()
+        return out
 
     reader = threading.Thread(
-        target=receive, args=(fill, inbox, job.recipes, limits.session_MiB * MiB, out.put), daemon=True
+        target=receive, args=(take, inbox, job.recipes, limits.session_MiB * MiB, out.put), daemon=True
     )
     reader.start()
     if job.site.status_port is not None:
@@ -111,7 +112,9 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
         # int16 needs one scale for all. The last image waits for CLOSE: without it no series is ever complete.
         if job.site.early and job.site.pixel == "float32" and key not in sender.sent:
             scan = early.frame(inbox, key)
-            if early.may_go(scan, inbox.plan) and len(sender.sent) + 1 < early.images(scan):
+            if not early.may_go(scan, inbox.plan):
+                inbox.early.add(key)
+            elif len(sender.sent) + 1 < early.images(scan):
                 sender.frame(scan, key, 0)
     arrived = time.monotonic()
     if inbox.error is not None:
@@ -142,7 +145,11 @@ def _candidate(inbox: Inbox) -> Key | None:
     """The next frame that may be whole, or None when no more lines come; waits for either."""
     with inbox.changed:
         inbox.changed.wait_for(lambda: inbox.ended or inbox.candidates)
-        return None if inbox.ended else inbox.candidates.popleft()
+        if inbox.ended:
+            return None
+        first = min(inbox.candidates, key=lambda key: inbox.frames[key][-1])  # the one that was measured first
+        inbox.candidates.remove(first)
+        return first
 
 
 class _Sender:
@@ -159,7 +166,11 @@ class _Sender:
     def frame(self, scan: RawScan, key: Key, stack: int) -> None:
         """Send the images of one frame, which `scan` holds alone; `stack` numbers its group of parallel slices."""
         inbox, arrived = self._inbox, time.monotonic()
-        self.sent[key] = inbox.usual = len(inbox.frames[key])
+        with inbox.changed:
+            self.sent[key] = lines = len(inbox.frames[key])
+            if inbox.usual != lines:  # others may have been whole before this was known
+                inbox.candidates.extend(k for k, rows in inbox.frames.items() if len(rows) == lines)
+            inbox.usual = lines
         self._index += 1
         counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
         for n, (message, image) in enumerate(images(scan, self._job, inbox.plan, 0)):

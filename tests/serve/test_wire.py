@@ -18,26 +18,26 @@ from recon.serve import wire
 from tests.serve import scanner
 
 
-def reader(raw: bytes, piece: int = 1 << 30) -> wire.Fill:
+def reader(raw: bytes, piece: int = 1 << 30) -> wire.Take:
     stream = io.BytesIO(raw)
 
-    def fill(view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            got = stream.read(min(piece, len(view) - done))
+    def take(n: int) -> memoryview:
+        out = bytearray()
+        while len(out) < n:
+            got = stream.read(min(piece, n - len(out)))
             if not got:
                 raise wire.Cut("the bytes are at an end")
-            view[done : done + len(got)] = got
-            done += len(got)
+            out += got
+        return memoryview(out)
 
-    return fill
+    return take
 
 
 def parse(raw: bytes, bound: wire.Limits = wire.Limits(), piece: int = 1 << 30) -> wire.Message:  # noqa: B008
-    fill = reader(raw, piece)
-    message = wire.read_body(wire.read_id(fill), fill, bound)
+    take = reader(raw, piece)
+    message = wire.read_body(wire.read_id(take), take, bound)
     with pytest.raises(wire.Cut):
-        wire.read_id(fill)  # nothing is left over
+        wire.read_id(take)  # nothing is left over
     return message
 
 

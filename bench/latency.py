@@ -1,0 +1,192 @@
+"""How fast the server answers a scanner: last line to first image byte, first scan and next ones, ingest, memory.
+
+    python bench/latency.py --json bench/results/latency.json --page docs/server-speed.md      # about four minutes
+    python bench/latency.py --small                                                           # seconds, for a test
+
+A scan is played in real time: its lines leave one by one, so that a slice takes about as long as a scanner takes. What
+counts is the time from a slice's last line, when it has left, to the first byte of its image. Targets on two cores: 1 s
+for CG-SENSE of 8 coils × 256², 300 MB/s ingest. Ingest sends lines as fast as they are taken and ends without CLOSE, so
+that nothing is reconstructed; its rate is over the time until the server has said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving import Session, machine, peak, scan, server
+
+from recon import simulation
+from recon.io.read import read
+from recon.serve import client, wire
+
+#: Seconds of a slice, as a fast sequence takes.
+_SLICE_S = 1.6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan and the recipe that it asks for."""
+
+    title: str
+    coils: int
+    matrix: int
+    slices: int
+    recipe: str
+    scans: int
+
+    @property
+    def size(self) -> str:
+        return f"{self.coils} coils × {self.matrix}²" + (f" × {self.slices} slices" if self.slices > 1 else "")
+
+
+CASES = (
+    Case("CG-SENSE", 8, 256, 1, "sense", 4),
+    Case("CG-SENSE", 16, 320, 20, "sense", 1),
+    Case("network", 8, 256, 1, "unrolled", 3),
+    Case("network", 16, 320, 20, "unrolled", 1),
+)
+SMALL = (Case("CG-SENSE", 4, 32, 2, "sense", 2),)
+#: Coils and samples of the lines of which ingest is measured, and MiB of them.
+INGEST = ((8, 512, 1024), (16, 640, 1024))
+SMALL_INGEST = ((8, 512, 16),)
+
+
+def messages(case: Case, folder: Path) -> list[bytes]:
+    """All messages of a simulated scan, accelerated four times."""
+    path = folder / f"{case.coils}-{case.matrix}-{case.slices}.h5"
+    if not path.exists():
+        values = {"matrix": case.matrix, "coils": case.coils, "slices": case.slices, "accel": 4}
+        simulation.simulate_to(path, simulation.preset(**values))  # type: ignore[arg-type]
+    return list(client.session(read(path), case.recipe))
+
+
+def last_lines(sent: Sequence[bytes]) -> dict[int, int]:
+    """Number of the message that holds each slice's last line."""
+    return {int.from_bytes(m[2 + 248 : 2 + 250], "little"): i for i, m in enumerate(sent) if m[:2] == b"\xf0\x03"}
+
+
+def delays(session: Session, last: dict[int, int]) -> list[float]:
+    """Seconds from the last line of each slice to the first byte of its image."""
+    return [at - session.sent[last[number]] for at, number in zip(session.images, session.slices)]
+
+
+def latency(case: Case, folder: Path, pace: bool) -> dict[str, Any]:
+    """Play the scan some times on a server with a warm worker."""
+    sent = messages(case, folder)
+    last = last_lines(sent)
+    pace_s = _SLICE_S * case.slices / len(sent) if pace else 0.0
+    firsts, later, whole = [], [], []
+    with server("max_sessions = 2\n") as one, peak(one) as most:
+        for _ in range(case.scans):
+            one.ready()
+            session = scan(one.port, sent, pace_s=pace_s)
+            found = delays(session, last)
+            if len(found) != case.slices:
+                raise SystemExit(f"{len(found)} of {case.slices} images came back: {session.texts}")
+            # The last image waits for CLOSE, which leaves with the last line.
+            firsts.append(found[0])
+            later += found
+            whole.append(session.closed - session.sent[-1])
+    return {
+        "case": case.title, "size": case.size, "scans": case.scans, "messages": len(sent),
+        "first_scan_s": round(firsts[0], 3), "next_scans_s": round(statistics.median(firsts[1:] or firsts), 3),
+        "median_s": round(statistics.median(later), 3), "most_s": round(max(later), 3),
+        "close_to_end_s": round(statistics.median(whole), 3), "peak_MiB": most[0],
+    }  # fmt: skip
+
+
+def ingest(coils: int, samples: int, mebibytes: int, folder: Path) -> dict[str, Any]:
+    """Send one line again and again, as many MiB, and measure until the server has answered."""
+    case = Case("ingest", coils, samples // 2, 1, "sense", 1)
+    sent = messages(case, folder)
+    line = next(m for m in reversed(sent) if m[:2] == b"\xf0\x03")
+    n = mebibytes * 2**20 // len(line)
+    block = line * 64
+    # Limits that announce so many lines, or the server would end a session that sends more than it may.
+    head = sent[1][6:].rstrip(b"\0").replace(b"<maximum>0<", b"<maximum>999<")
+    with server("[limits]\nsession_MiB = 65536\n") as one, peak(one) as most:
+        one.ready()
+        began = time.monotonic()
+        session = scan(one.port, [sent[0], wire.header(head), *[block] * (n // 64)], close=False)
+        seconds = time.monotonic() - began
+        while len(one.audit()) < 2:
+            time.sleep(0.05)
+        record = one.audit()[-1]
+    if record["lines"] != n // 64 * 64:
+        raise SystemExit(f"{record['lines']} of {n // 64 * 64} lines came: {session.texts}")
+    return {
+        "line": f"{coils} coils × {samples} samples", "lines": record["lines"], "seconds": round(seconds, 3),
+        "lines_per_s": round(record["lines"] / seconds), "MB_per_s": round(record["lines"] * len(line) / seconds / 1e6),
+        "peak_MiB": most[0],
+    }  # fmt: skip
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page of the results."""
+    m = found["machine"]
+    rows = [
+        f"| {r['case']} | {r['size']} | {r['first_scan_s']:.2f} s | {r['next_scans_s']:.2f} s | "
+        f"{r['median_s']:.2f} s | {r['most_s']:.2f} s | {_verdict(r)} | {r['peak_MiB']} MiB |"
+        for r in found["latency"]
+    ]
+    taken = [
+        f"| {r['line']} | {r['lines_per_s']} | {r['MB_per_s']} | {'met' if r['MB_per_s'] >= 300 else 'missed'} | "
+        f"{r['peak_MiB']} MiB |"
+        for r in found["ingest"]
+    ]
+    busy = "" if m["load_before"] < 0.5 else " Others used the machine: read the times as upper bounds."
+    return "\n".join(
+        [
+            "# How fast the server answers", "",
+            f"Measured on {m['date']}, {m['processor']}, {m['cores']} cores, load average {m['load_before']} before."
+            f"{busy} `python bench/latency.py` measures again. Simulated scans, accelerated four times, their lines "
+            f"sent one by one, {_SLICE_S} s a slice; server and scanner share the machine.", "",
+            "## Last line of a slice to the first byte of its image", "",
+            "| recipe | scan | first scan | next scans | median of all images | slowest image | target 1 s | memory |",
+            "|---|---|---|---|---|---|---|---|", *rows, "",
+            "Each session has a process of its own, which was waiting with everything imported. "
+            "Memory is the most that server and workers held together.", "",
+            "## Ingest", "",
+            "Lines as fast as the server takes them, kept in its memory.", "",
+            "| line | acquisitions/s | MB/s | target 300 MB/s | memory |", "|---|---|---|---|---|", *taken, "",
+        ]
+    )  # fmt: skip
+
+
+def _verdict(r: dict[str, Any]) -> str:
+    if (r["case"], r["size"]) != ("CG-SENSE", "8 coils × 256²"):
+        return ""
+    return "met" if max(r["first_scan_s"], r["most_s"]) <= 1 else "missed"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--small", action="store_true", help="tiny scans, without the pace of a scanner")
+    options = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine(), "latency": [], "ingest": []}
+    with tempfile.TemporaryDirectory() as name:
+        for case in SMALL if options.small else CASES:
+            found["latency"].append(latency(case, Path(name), not options.small))
+            print(found["latency"][-1], flush=True)
+        for coils, samples, mebibytes in SMALL_INGEST if options.small else INGEST:
+            found["ingest"].append(ingest(coils, samples, mebibytes, Path(name)))
+            print(found["ingest"][-1], flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.page:
+        options.page.write_text(page(found))
+
+
+if __name__ == "__main__":
+    main()
