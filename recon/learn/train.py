@@ -68,7 +68,7 @@ def train(
     Equal recipes, data and numbers of steps give equal weights on one kind of machine.
 
     With `workers`, that many processes make the scans while the network trains on those that are there, and the time
-    is that of the clock from the first scan on, whatever it was spent on. Which scans there are is decided by the
+    is that of the clock, with the making of the first scans. Which scans there are is decided by the
     recipe, when each arrives is not, so two such trainings are alike but not equal. Under `torchrun` every process
     takes scans and steps of its own and gradients are averaged. SIGTERM ends a training early, with all of its outputs.
     Raises ReconError for a folder with a checkpoint when not asked to resume.

@@ -1,0 +1,178 @@
+"""Trainings that several processes share: scans made meanwhile, gradients averaged, an early end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recon.data import ReconError
+from recon.learn import pool, stream, synth
+from recon.learn.pool import Item
+from recon.learn.synth import Settings
+from recon.learn.volumes import Sources
+from recon.nets import weights
+
+RECIPE = """name = "tiny"
+[network]
+cascades = 1
+channels = [4, 4]
+condition = 4
+iterations = 2
+start = 4
+[data]
+sizes = [32]
+coils = [2]
+estimated_maps = 0
+acs = [8, 8]
+planar = 0
+[check]
+sizes = [32]
+coils = [2]
+estimated_maps = 0
+acs = [8, 8]
+raw = 0
+[pool]
+size = SIZE
+validation = 2
+first = 3
+[loop]
+batch = 2
+width = 32
+warmup = 2
+"""
+CPU = torch.device("cpu")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    g = np.random.default_rng(0)
+    for which in ("train", "validation"):
+        (tmp_path / "data" / which).mkdir(parents=True)
+        np.savez(tmp_path / "data" / which / "v.npz", image=g.integers(0, 500, (3, 40, 40)).astype(np.int16))
+    return tmp_path / "data"
+
+
+def training(tmp_path: Path, data: Path, *more: object, size: int = 400, run: tuple[str, ...] = ()) -> subprocess.Popen:
+    file = tmp_path / "tiny.toml"
+    file.write_text(RECIPE.replace("SIZE", str(size)))
+    command = [sys.executable, *run, "-m", "recon", "train", file, "-o", tmp_path / "out", "--data", data, "--quiet"]
+    return subprocess.Popen(
+        [str(c) for c in (*command, "--threads", 1, *more)], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def log(tmp_path: Path) -> list[dict[str, float]]:
+    return [
+        json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines() if line.endswith("}")
+    ]
+
+
+def test_a_training_goes_on_with_scans_made_meanwhile_and_sigterm_ends_it_with_all_outputs(
+    tmp_path: Path, data: Path
+) -> None:
+    process = training(tmp_path, data, "--minutes", 60, "--workers", 1)
+    until, scans = time.monotonic() + 100, list[float]()
+    while time.monotonic() < until and process.poll() is None and (not scans or scans[-1] <= scans[0]):
+        time.sleep(0.2)
+        if (tmp_path / "out" / "log.jsonl").exists():
+            scans = [line["scans"] for line in log(tmp_path)]
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert scans[-1] > scans[0] >= 3
+    assert "validation_gain_dB" in log(tmp_path)[-1]
+    assert (tmp_path / "out" / "checkpoint.pt").is_file()
+    assert weights.load(tmp_path / "out" / "tiny").network.shape.channels == (4, 4)
+
+
+def test_a_streamed_scan_is_the_one_that_its_number_stands_for(tmp_path: Path) -> None:
+    drawn = Settings(sizes=(32,), coils=(2,), estimated_maps=0.0, raw=0.0, acs=(8, 8))
+    plan = [("train", tmp_path, range(3, 9))]
+    with stream.running(Drawn, plan, 2, CPU, 16) as s:
+        s.wait(6, 0, 60, lambda *_: None)
+        assert len(s.groups) == 6
+    for number in plan[0][2]:
+        expected = pool.prepared(synth.example(number, Sources(), drawn), 2)
+        assert torch.equal(pool.read(tmp_path / f"{number:06d}.safetensors").start, expected.start)
+
+
+def test_processes_that_make_nothing_end_the_training_with_a_sentence(tmp_path: Path) -> None:
+    with (
+        stream.running(Broken, [("train", tmp_path, range(4))], 1, CPU, 16) as s,
+        pytest.raises(ReconError, match="0 are there"),
+    ):
+        s.wait(1, 0, 3, lambda *_: None)
+
+
+def test_two_processes_train_one_network(tmp_path: Path, data: Path) -> None:
+    process = training(tmp_path, data, "--minutes", 0.02, size=6, run=TORCHRUN)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert len(list((tmp_path / "out" / "pool" / "train").iterdir())) == 6
+    assert weights.load(tmp_path / "out" / "tiny").network.shape.channels == (4, 4)
+    assert "validation_gain_dB" in log(tmp_path)[-1]
+
+
+def test_gradients_of_two_processes_are_averaged(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, *TORCHRUN, __file__],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("equal to the mean") == 2
+
+
+class Drawn:
+    """Makes scans of the numbers' own seeds; picklable, as the processes need it."""
+
+    def __call__(self, which: str, number: int) -> Item:
+        drawn = Settings(sizes=(32,), coils=(2,), estimated_maps=0.0, raw=0.0, acs=(8, 8))
+        return pool.prepared(synth.example(number, Sources(), drawn), 2)
+
+
+class Broken:
+    def __call__(self, which: str, number: int) -> Item:
+        raise ValueError("no scan today")
+
+
+def _mean_of_gradients() -> None:
+    """What each of two processes runs: one step's gradients against the mean of both batches' own."""
+    from recon.learn import losses, ranks, train
+    from recon.learn.draw import Draw
+    from recon.learn.settings import Training
+    from recon.nets.unrolled import Shape
+
+    torch.set_num_threads(1)
+    rank = ranks.join(CPU)
+    recipe = Training(network=Shape(cascades=1, channels=(4, 4), condition=4, iterations=2, start=2))
+    make = Drawn()
+
+    def gradients(state: train.State, seed: int) -> list[torch.Tensor]:
+        made = pool.batch([make("train", seed)], 16, Draw.seeded(seed))
+        state.network.zero_grad()
+        x = state.run(made.problem, torch.zeros(1))[-1]
+        losses.log_error(x, made.full, made.problem.start, made.weight).backward()
+        return [p.grad.clone() for p in state.network.parameters() if p.grad is not None]
+
+    own = [gradients(train.start(recipe, CPU), seed) for seed in (0, 1)]
+    together = gradients(train.start(recipe, CPU, rank), rank.number)
+    for a, b, mean in zip(*own, together):
+        torch.testing.assert_close(mean, (a + b) / 2, rtol=1e-4, atol=1e-7)
+    assert any(not torch.allclose(a, b) for a, b in zip(*own))
+    print("equal to the mean", flush=True)
+    ranks.leave(rank)
+
+
+if __name__ == "__main__":
+    _mean_of_gradients()
