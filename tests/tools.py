@@ -14,6 +14,8 @@ _PACKAGES = {
     "dcm2niix": "dcm2niix",
     "dciodvfy": "dicom3tools",
     "dcmdump": "dcmtk",
+    "dcmqrscp": "dcmtk",
+    "Orthanc": "orthanc",
     "ismrmrd_generate_cartesian_shepp_logan": "ismrmrd-tools",
 }
 
