@@ -48,16 +48,12 @@ def send(
     given: dict[str, Any] = {"to": to, "aet": aet, "confirm": confirm, "listen": listen, "login": _full(login)}
     given |= {"spool": str(spool.absolute()) if spool else "", "deidentify": deidentify}
     tls = {k: _full(v) for k, v in (("ca", ca), ("certificate", certificate), ("key", key)) if v}
-    pacs = _settings(config, given, tls)
+    pacs = _settings(config, given, tls, anywhere=status)
     folder = Path(pacs.spool)
     if status:
         found = summary(folder)
         typer.echo(_json(found) if json else text(found))
         return
-    if not pacs.to:
-        from recon.pacs.deliver import known
-
-        pacs = replace(known(folder), **{k: v for k, v in given.items() if v}, spool=str(folder))
     if confirm and confirm not in settings.CONFIRM:
         raise typer.BadParameter(f"--confirm takes {', '.join(settings.CONFIRM)}, not {confirm!r}")
     pacs = settings.check(pacs)
@@ -73,7 +69,9 @@ def send(
         _once(pacs, uids, json)
 
 
-def _settings(config: Path | None, given: dict[str, Any], tls: dict[str, str]) -> Pacs:
+def _settings(config: Path | None, given: dict[str, Any], tls: dict[str, str], anywhere: bool) -> Pacs:
+    """The settings of the site's file, else those that the spool was last used with; what is given replaces them."""
+    from recon.pacs.deliver import known
     from recon.pacs.settings import Pacs, resolved
 
     pacs = resolved(Pacs(), Path())
@@ -83,6 +81,8 @@ def _settings(config: Path | None, given: dict[str, Any], tls: dict[str, str]) -
         pacs = load(config).pacs
         if not pacs.to and not given["to"]:
             raise ReconError(f"{config} names no PACS; set to in its section [pacs]")
+    elif not given["to"] and not anywhere:
+        pacs = known(Path(given["spool"] or pacs.spool))
     given = {k: v for k, v in given.items() if v}
     return replace(pacs, **given, tls=replace(pacs.tls, **tls))
 

@@ -7,12 +7,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recon.data import ReconError
 from recon.errors import one_line
+
+if TYPE_CHECKING:
+    from recon.pacs.settings import Pacs
 
 
 def serve(
@@ -26,6 +29,7 @@ def serve(
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="File for one line a job")] = None,
     check: Annotated[Path | None, typer.Option(help="Only check this file of settings")] = None,
+    echo: Annotated[bool, typer.Option("--echo", help="With --check: ask whether the PACS is there, too.")] = False,
 ) -> None:
     """Reconstruct what a scanner streams (MRD over TCP) and send the images back."""
     from recon.serve import settings
@@ -34,6 +38,12 @@ def serve(
         site = settings.load(check)
         known = settings.registered(site)
         typer.echo(f"{check} is well; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
+        if site.pacs.to:
+            typer.echo(
+                f"images go to {site.pacs.to}, confirmed by {site.pacs.confirmed_by}; the spool is {site.pacs.spool}"
+            )
+        if echo:
+            _echo(site.pacs)
         return
     given: dict[str, Any] = {"host": host or None, "port": port, "max_sessions": max_sessions}
     given |= {"status_port": status_port}
@@ -43,6 +53,19 @@ def serve(
     from recon.serve.server import serve as run
 
     run(site, settings.registered(site), _say, _log)
+
+
+def _echo(pacs: Pacs) -> None:
+    from recon.pacs.answers import Unreachable
+    from recon.pacs.sender import echo
+
+    if not pacs.to:
+        raise ReconError("--echo asks the PACS, and the settings name none; set to in their section [pacs]")
+    try:
+        echo(pacs)
+    except Unreachable as e:
+        raise ReconError(f"{pacs.to} is not to be had: {e}; see Send to a PACS in the documentation") from None
+    typer.echo(f"{pacs.to} is there")
 
 
 def openrecon_label(

@@ -10,7 +10,6 @@ import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 from recon.data import ReconError
@@ -27,7 +26,7 @@ _UNCOMPRESSED = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 
 
 class Dimse:
-    """The PACS of `pacs` by the DICOM upper layer; a context manager, which listens for reports while it is open.
+    """The PACS of `pacs` by the DICOM upper layer.
 
     Every association belongs to the thread that asked for it and is dropped after the first time-out. Methods raise
     Unreachable where the PACS does not answer.
@@ -45,21 +44,36 @@ class Dimse:
         self._library, self._pacs, self._at = pynetdicom, pacs, address(pacs)
         self._client, self._server = tls.client(pacs.tls), tls.server(pacs.tls)
         self._reports: queue.Queue[tuple[str, dict[str, Verdict]]] = queue.Queue()
-        self._listener: Any = None
-
-    def __enter__(self) -> Dimse:
-        if self._pacs.confirmed_by == "commitment":
-            self._listen()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        if self._listener is not None:
-            self._listener.shutdown()
 
     @property
     def name(self) -> str:
         """Title, host and port."""
         return f"{self._at.aet}@{self._at.host}:{self._at.port}"
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear reports of storage commitments meanwhile, where these are what confirms images."""
+        if self._pacs.confirmed_by != "commitment":
+            yield
+            return
+        from pynetdicom import evt
+
+        ae, at = self._entity(), listening(self._pacs)
+        ae.add_supported_context(_PUSH, _UNCOMPRESSED, scu_role=True, scp_role=True)
+        ae.add_supported_context(_ECHO)
+        ae.require_called_aet, ae.require_calling_aet = True, [self._at.aet]
+        ae.maximum_associations = 4
+        try:
+            server = ae.start_server(at, False, self._server, [(evt.EVT_N_EVENT_REPORT, self._report)])
+        except OSError as e:
+            raise ReconError(
+                f"cannot listen on {self._pacs.listen} for the PACS's reports ({e.strerror}); name another port of "
+                "this machine in listen, or stop what uses it"
+            ) from None
+        try:
+            yield
+        finally:
+            server.shutdown()
 
     def echo(self) -> None:
         """Ask whether the PACS is there and knows us."""
@@ -211,23 +225,6 @@ class Dimse:
         ae.connection_timeout, ae.network_timeout = waits.connect_s, waits.idle_s
         ae.acse_timeout = ae.dimse_timeout = waits.answer_s
         return ae
-
-    def _listen(self) -> None:
-        from pynetdicom import evt
-
-        ae, (host, port) = self._entity(), listening(self._pacs)
-        ae.add_supported_context(_PUSH, _UNCOMPRESSED, scu_role=True, scp_role=True)
-        ae.add_supported_context(_ECHO)
-        ae.require_called_aet, ae.require_calling_aet = True, [self._at.aet]
-        ae.maximum_associations = 4
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._report)]
-        try:
-            self._listener = ae.start_server((host, port), False, self._server, handlers)
-        except OSError as e:
-            raise ReconError(
-                f"cannot listen on {self._pacs.listen} for the PACS's reports ({e.strerror}); name another port of "
-                "this machine in listen, or stop what uses it"
-            ) from None
 
     def _report(self, event: Any) -> tuple[int, None]:
         information = event.event_information

@@ -33,17 +33,29 @@ class Peer(Protocol):
 
 @contextmanager
 def peer(pacs: Pacs) -> Iterator[Peer]:
-    """The PACS of the settings, as it is reached."""
+    """The PACS of the settings, as it is reached; while it is open, reports of storage commitments are heard."""
     if pacs.web:
         from recon.pacs.web import Web
 
-        with Web(pacs) as web:
-            yield web
+        yield Web(pacs)
     else:
         from recon.pacs.dimse import Dimse
 
-        with Dimse(pacs) as dimse:
+        dimse = Dimse(pacs)
+        with dimse.listening():
             yield dimse
+
+
+def echo(pacs: Pacs) -> None:
+    """Ask whether a PACS is there and knows us (C-ECHO, or a query); raises Unreachable where not."""
+    if pacs.web:
+        from recon.pacs.web import Web
+
+        Web(pacs).echo()
+    else:
+        from recon.pacs.dimse import Dimse
+
+        Dimse(pacs).echo()
 
 
 class Sender:

@@ -14,7 +14,6 @@ import ssl
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ _MOST = 2**26
 
 
 class Web:
-    """The PACS of `pacs` by DICOMweb; a context manager. Methods raise Unreachable where the PACS does not answer."""
+    """The PACS of `pacs` by DICOMweb. Methods raise Unreachable where the PACS does not answer."""
 
     def __init__(self, pacs: Pacs) -> None:
         self._pacs, url = pacs, urlsplit(pacs.to)
@@ -38,12 +37,6 @@ class Web:
         secure = url.scheme == "https"
         self._context = (tls.client(pacs.tls) or ssl.create_default_context()) if secure else None
         self._login = _login(pacs.login)
-
-    def __enter__(self) -> Web:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        return None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,191 @@
+"""A DICOMweb service that answers as it is told."""
+
+from __future__ import annotations
+
+import email
+import io
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from recon.pacs.settings import Tls, check
+from tests.pacs import certificates
+from tests.pacs.conftest import WAITS, Post, series
+
+
+@dataclass
+class Service:
+    """Answers to STOW-RS in turn, the last for all later ones: HTTP status, and what makes the JSON of a UID.
+
+    `shows` is what queries find. What came is parsed by the standard library's reader of mail.
+    """
+
+    answers: list[tuple[int, Callable[[str], Any]]]
+    shows: bool = True
+    came: list[pydicom.Dataset] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    port: int = 0
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                service.asked.append(self.path)
+                uid = self.path.rpartition("SOPInstanceUID=")[2]
+                found = service.shows and "SOPInstanceUID" in self.path
+                shown = [{"00080018": {"vr": "UI", "Value": [uid]}}] if found else []
+                self.answer(200 if shown else 204, json.dumps(shown).encode() if shown else b"")
+
+            def do_POST(self) -> None:
+                assert self.path == "/dicom-web/studies"
+                raw = self.rfile.read(int(self.headers["Content-Length"]))
+                mail = email.message_from_bytes(f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + raw)
+                assert mail.get_content_type() == "multipart/related"
+                assert mail.get_param("type") == "application/dicom"
+                (part,) = mail.get_payload()
+                assert part.get_content_type() == "application/dicom"
+                d = pydicom.dcmread(io.BytesIO(part.get_payload(decode=True)))
+                status, body = service.answers[min(len(service.came), len(service.answers) - 1)]
+                service.came.append(d)
+                if status == 0:
+                    time.sleep(1.5)
+                    return
+                self.answer(status, json.dumps(body(str(d.SOPInstanceUID))).encode())
+
+        return Handler
+
+
+def stored(uid: str, warning: int = 0) -> dict[str, Any]:
+    item: dict[str, Any] = {"00081155": {"vr": "UI", "Value": [uid]}}
+    item |= {"00081196": {"vr": "US", "Value": [warning]}} if warning else {}
+    return {"00081199": {"vr": "SQ", "Value": [item]}}
+
+
+def refused(reason: int) -> Callable[[str], dict[str, Any]]:
+    def body(uid: str) -> dict[str, Any]:
+        item = {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [reason]}}
+        return {"00081198": {"vr": "SQ", "Value": [item]}}
+
+    return body
+
+
+def nothing(uid: str) -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def service(post: Callable[..., Post]) -> Iterator[Callable[..., tuple[Service, Post]]]:
+    servers = []
+
+    def start(*answers: tuple[int, Callable[[str], Any]], shows: bool = True, tls: ssl.SSLContext | None = None,
+              **settings: Any) -> tuple[Service, Post]:  # fmt: skip
+        made = Service(list(answers), shows)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), made.handler())
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        made.port = server.server_address[1]
+        scheme = "https" if tls else "http"
+        return made, post(f"{scheme}://127.0.0.1:{made.port}/dicom-web", **settings)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+Start = Callable[..., tuple[Service, Post]]
+
+
+def test_stow_rs_sends_the_files_and_asks_after_them(service: Start, brain: Path) -> None:
+    made, here = service((200, stored))
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3, here.lines
+    assert sorted(str(d.SOPInstanceUID) for d in made.came) == sorted(uids)
+    before = {d.SOPInstanceUID: d for d in map(pydicom.dcmread, sorted(brain.iterdir()))}
+    assert all(d == before[d.SOPInstanceUID] for d in made.came)
+    d = made.came[0]
+    assert any(f"/studies/{d.StudyInstanceUID}/series/{d.SeriesInstanceUID}/instances?" in path for path in made.asked)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "state"),
+    [
+        (503, nothing, "new"),
+        (429, nothing, "new"),
+        (401, nothing, "new"),
+        (302, nothing, "new"),
+        (0, nothing, "new"),  # no answer in time
+        (200, nothing, "new"),  # success that does not name the image
+        (409, refused(0xA700), "new"),
+        (202, refused(0xC122), "failed"),
+        (409, refused(0xA900), "failed"),
+        (400, nothing, "failed"),
+        (200, lambda uid: stored(uid, 0xB000), "sent"),
+        (409, refused(0x0111), "sent"),  # it is there already, and a query finds it
+    ],
+)
+def test_f33_every_answer_of_stow_rs_has_its_consequence(
+    service: Start, tmp_path: Path, status: int, body: Callable[[str], Any], state: str
+) -> None:
+    made, here = service((status, body), (200, stored))
+    uids = here.put(series(tmp_path / "one", 1))
+    here.once()
+    assert here.states(uids) == [state], here.lines
+    if state == "new":
+        time.sleep(0.1)
+        here.once()
+        assert here.states(uids) == ["sent"]
+        assert len(made.came) == 2
+
+
+def test_f34_success_that_no_query_confirms_is_not_believed(service: Start, tmp_path: Path) -> None:
+    made, here = service((200, stored), shows=False)
+    uids = here.put(series(tmp_path / "one", 1))
+    for _ in range(3):
+        here.once()
+        time.sleep(0.1)
+    assert here.states(uids) == ["failed"]
+    assert len(made.came) == 3
+    assert here.reasons("failed").pop().startswith("the PACS does not find the image; given up")
+
+
+def test_f33_a_service_with_another_certificate_gets_nothing(service: Start, tmp_path: Path) -> None:
+    ca, other = certificates.authority(tmp_path, "ca"), certificates.authority(tmp_path, "other")
+    certificate, key = certificates.signed(tmp_path, "pacs", ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    made, here = service((200, stored), tls=context)
+    uids = here.put(series(tmp_path / "one", 1))
+    for tls, word in ((Tls(), "refused"), (Tls(str(other)), "refused")):
+        here.pacs = check(replace(here.pacs, tls=tls, waits=WAITS, tries=9))
+        here.once()
+        time.sleep(0.1)
+        assert here.states(uids) == ["new"]
+        assert f"its certificate is {word}" in here.reasons("new").pop()
+    assert made.came == []
+    here.pacs = replace(here.pacs, tls=Tls(str(ca)))
+    here.once()
+    assert here.states(uids) == ["sent"]
