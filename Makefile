@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint docs clean bench-peers
+.PHONY: demo test lint docs soak clean bench-peers
 
 demo: $(VENV)/.core
 	rm -rf demo && mkdir demo
@@ -23,6 +23,11 @@ lint: $(VENV)/.test
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+# A hundred sessions, one after the other; fails where memory, open files or threads of the server rise.
+soak: $(VENV)/.test
+	$(PIP) install -c constraints.txt "matplotlib>=3.8"
+	cd bench && ../$(BIN)/python soak.py --json results/soak.json --picture ../docs/pictures/soak.png
 
 # Where a machine has no GPU, torch's own index spares gigabytes: make bench-peers TORCH="--index-url https://download.pytorch.org/whl/cpu"
 PEERS  := .venv-peers

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,18 +34,19 @@ class Server:
     port: int
     process: psutil.Process
     folder: Path
+    page: str
 
     def audit(self) -> list[dict[str, Any]]:
         """Lines of the audit file."""
         return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
 
     def ready(self, workers: int = 1) -> None:
-        """Wait until this many workers have imported everything: they use no more processor."""
-        calm = 0
-        while calm < 3:
-            children = self.process.children()
-            busy = [c.cpu_percent(0.2) for c in children]
-            calm = calm + 1 if len(busy) >= workers and max(busy, default=100) < 5 else 0
+        """Wait until this many workers have imported everything."""
+        until = time.monotonic() + 120
+        while json.load(urllib.request.urlopen(self.page, timeout=10))["workers"]["ready"] < workers:
+            if time.monotonic() > until:
+                raise SystemExit("the server's workers do not start")
+            time.sleep(0.02)
 
     def memory(self) -> int:
         """MiB of the server and its workers that they share with nobody; cheap to ask, so that asking slows nothing."""
@@ -81,13 +83,14 @@ def server(settings: str = "") -> Iterator[Server]:
     """Start a server on loopback with a site's settings (TOML), and stop it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "site.toml").write_text(f'port = 0\naudit = "audit.jsonl"\n{settings}')
+        (folder / "site.toml").write_text(f'port = 0\nstatus_port = 0\naudit = "audit.jsonl"\n{settings}')
         command = [sys.executable, "-m", "recon", "serve", "--config", str(folder / "site.toml")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
         try:
             port = int(process.stdout.readline().rpartition(":")[2])
-            yield Server(port, psutil.Process(process.pid), folder)
+            page = process.stdout.readline().split()[-1] + "status.json"
+            yield Server(port, psutil.Process(process.pid), folder, page)
         finally:
             process.terminate()
             process.wait(30)

@@ -1,0 +1,53 @@
+"""The benchmarks of the server, with tiny scans: that they measure what they say, not how fast it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+
+
+def run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, script, *words], cwd=BENCH, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_latency_and_ingest_are_measured_and_make_a_page(tmp_path: Path) -> None:
+    done = run("latency.py", "--small", "--json", str(tmp_path / "l.json"), "--page", str(tmp_path / "l.md"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "l.json").read_text())
+    (late,), (taken,) = found["latency"], found["ingest"]
+    assert 0 < late["first_scan_s"] <= late["most_s"] + 1e-9
+    assert late["messages"] > 32
+    assert taken["lines"] % 64 == 0
+    assert taken["MB_per_s"] > 0
+    page = (tmp_path / "l.md").read_text()
+    assert f"| {taken['lines_per_s']} | {taken['MB_per_s']} |" in page
+    assert f"load average {found['machine']['load_before']}" in page
+
+
+def test_a_soak_counts_after_every_session(tmp_path: Path) -> None:
+    picture = ["--picture", str(tmp_path / "s.png")] if importlib.util.find_spec("matplotlib") else []
+    done = run("soak.py", "--sessions", "5", "--matrix", "32", "--json", str(tmp_path / "s.json"), *picture)
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["states"] == {"done": 4, "failed": 1}
+    assert set(found["counted"]["processes"]) == {1}
+    assert all(len(values) == 5 for values in found["counted"].values())
+    assert done.returncode == (0 if found["flat"] else 1)
+    assert (tmp_path / "s.png").is_file() == bool(picture)
+
+
+def test_a_rise_is_seen() -> None:
+    code = "import soak; print(soak.rise([100.0] * 100), soak.rise([50 + i for i in range(100)]), soak.MAY_RISE)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, check=True)
+    flat, rising, limit = (float(x) for x in done.stdout.split())
+    assert abs(flat) < 1e-9
+    assert rising == pytest.approx(100 / 124.5)
+    assert rising > limit
