@@ -315,14 +315,8 @@ def _images(
         if y.shape[1] == 1:
             return Solved(coil_images[:, 0])
         return Solved(combine(coil_images, walsh(coil_images, reference=towards).maps))
-    # n lines averaged into one have noise σ/√n: weighting by √n keeps it white.
-    weights = (counts / top).sqrt()[:, None, :, :, None]
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
-    if y.shape[1] == 1:
-        maps = torch.ones_like(y)
-    else:
-        maps = torch.stack([k.maps for k in known if k.maps is not None]).to(job.device)
-    m = Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
+    m = _measurement(y, counts, known, top, sets)
     solve, limits = job.recipe.solve, job.recipe.trust
 
     evidence: Sequence[Evidence] | None = None
@@ -339,6 +333,39 @@ def _images(
     x = run(m)
     spread = trust.replicas(m, run, count=limits.replicas, seed=solve.seed) if limits.replicas else None
     return Solved(x, spread, tuple(evidence or ()))
+
+
+def _measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, sets: int) -> Measurement:
+    # n lines averaged into one have noise σ/√n: weighting by √n keeps it white.
+    weights = (counts / top).sqrt()[:, None, :, :, None]
+    if y.shape[1] == 1:
+        maps = torch.ones_like(y)
+    else:
+        maps = torch.stack([k.maps for k in known if k.maps is not None]).to(y.device)
+    return Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
+
+
+def measurements(job: Job, most: int) -> list[Measurement]:
+    """What the solvers are given of slices of a job, at most so many, evenly spaced: y (coil, 1, ky, x).
+
+    Raises ReconError for a volume.
+    """
+    acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
+    lines = _lines(job, "unrolled")
+    if lines.shape[0] > 1:
+        raise ReconError("the networks see slices and this scan is a volume; use --method cs or sense for it")
+    top = max(int(c.max()) for c in acquired.values())
+    keys = sorted(job.frames)
+    found = []
+    count = min(most, len(keys))
+    for n in ((2 * np.arange(count) + 1) * len(keys) // (2 * count)).tolist():
+        rows = _calibration_rows(job, job.frames[keys[n]], acquired[keys[n]])
+        known = _calibrate(lines, rows, "unrolled", job)
+        slab = hybrid.slab(replace(lines, compression=known.compression), job.frames[keys[n]].rows)
+        m = _measurement(slab.y[None].to(job.device), slab.counts[None].to(job.device), [known], top, 1)
+        assert isinstance(m.A, Sense)
+        found.append(Measurement(m.y[0], Sense(m.A.maps[0], m.A.mask[0], m.A.axes), m.sigma))
+    return found
 
 
 def _grappa(slab: Slab, known: Calibrated, job: Job) -> Tensor:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from recon import __version__
+from recon.cli_adapt import adapt
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
 from recon.cli_ct import Strength, with_strength
@@ -153,6 +154,7 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
 
 
 app.command()(train)
+app.command()(adapt)
 app.command(cls=Several)(bench)
 app.command()(check)
 app.command()(serve)

@@ -58,10 +58,10 @@ def reconstruct(
     started = datetime.now(timezone.utc)
     report = progress or (lambda stage, done, total: None)
     if isinstance(scan, CTImages):
-        return images.reconstruct(scan, recipe, _device(device), stack, report)
+        return images.reconstruct(scan, recipe, place(device), stack, report)
     if isinstance(scan, CTProjections):
         raise NotImplementedError
-    job = prepare(scan, recipe, _device(device), memory, stack)
+    job = prepare(scan, recipe, place(device), memory, stack)
     if recipe.trust.replicas and job.encoding.trajectory != "cartesian":
         raise ReconError("replicas are made of Cartesian scans alone; set trust.replicas = 0 in the recipe")
     if job.encoding.trajectory == "cartesian":
@@ -79,7 +79,7 @@ def reconstruct(
         header=described(scan.header, recipe),
         provenance={
             **provenance(recipe, job.device, started),
-            "scan_sha256": _fingerprint(job.scan, job.kinds.imaging),
+            "scan_sha256": fingerprint(job.scan, job.kinds.imaging),
             "method": how["method"],
             "why": how["why"],
             **{key: how[key] for key in ("weights", "weights_sha256") if key in how},
@@ -165,7 +165,7 @@ def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:
     return np.ascontiguousarray(data)
 
 
-def _fingerprint(scan: RawScan, imaging: NDArray[np.intp]) -> str:
+def fingerprint(scan: RawScan, imaging: NDArray[np.intp]) -> str:
     """SHA-256 of the table of lines and the samples of a few: no two measurements have the same noise.
 
     The patient is no part of it, so that it tells nothing of who was measured.
@@ -175,7 +175,8 @@ def _fingerprint(scan: RawScan, imaging: NDArray[np.intp]) -> str:
     return hashlib.sha256(scan.lines.tobytes() + scan.samples.read(few).tobytes()).hexdigest()
 
 
-def _device(name: str) -> torch.device:
+def place(name: str) -> torch.device:
+    """The device of a name: "auto", "cpu", "cuda" or "cuda:N"; raises ReconError for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

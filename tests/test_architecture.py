@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "cli_bench": {"accuracy", "data", "io", "progress", "recipe"},
     "cli_send": {"data", "errors", "pacs", "serve"},
     "cli_serve": {"data", "errors", "io", "pacs", "serve"},
+    "cli_adapt": {"cartesian", "data", "io", "learn", "nets", "pipeline", "progress", "recipe"},
     "cli_train": {"learn", "progress"},
     "__main__": {"*"},
     "__init__": {"*"},
