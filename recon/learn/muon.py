@@ -78,9 +78,9 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
     X ← aX + (bA + cA²)X with A = XXᴴ, from X/‖X‖: Newton–Schulz iterations of fifth order.
     """
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x: Tensor = matrix.mT if tall else matrix
+    x: Tensor = (matrix.mT if tall else matrix).reshape(-1, *sorted(matrix.shape[-2:]))
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     for _ in range(iterations):
         a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.mT if tall else x).reshape(matrix.shape)

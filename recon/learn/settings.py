@@ -45,6 +45,8 @@ class Loop:
     ssim_from: float = 0.75
     #: Convolutions run in bfloat16 until this part of the time.
     bf16_until: float = 0.0
+    #: Whether a GPU replays the launches of a step as one graph.
+    graphs: bool = True
     validate_minutes: float = 8.0
     checkpoint_minutes: float = 3.0
     seed: int = 0

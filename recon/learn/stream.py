@@ -36,8 +36,8 @@ class Stream:
     but not equal.
     """
 
-    def __init__(self, device: torch.device, width: int) -> None:
-        self.device, self.groups = device, Groups(width)
+    def __init__(self, device: torch.device, width: int, lock: threading.Lock) -> None:
+        self.device, self.groups, self.lock = device, Groups(width), lock
         self.held: dict[int, Item] = {}
         self.failed = 0
         self._ready: Any = None
@@ -52,8 +52,9 @@ class Stream:
             elif which == "validation":
                 self.held[number] = pool.read(path)
             elif self._room():
-                with torch.cuda.stream(side) if side is not None else contextlib.nullcontext():
-                    item = pool.placed(pool.read(path), self.device)
+                read = pool.read(path)
+                with self.lock, torch.cuda.stream(side) if side is not None else contextlib.nullcontext():
+                    item = pool.placed(read, self.device)
                     if side is not None:
                         side.synchronize()
                 self.groups.add(item)
@@ -81,14 +82,19 @@ class Stream:
 
 @contextlib.contextmanager
 def running(
-    make: Callable[[], Make], wanted: list[Wanted], workers: int, device: torch.device, width: int
+    make: Callable[[], Make],
+    wanted: list[Wanted],
+    workers: int,
+    device: torch.device,
+    width: int,
+    lock: threading.Lock | None = None,
 ) -> Iterator[Stream]:
     """A stream that `workers` processes fill; they end with the block.
 
     `make` and what it returns must be picklable; each process calls it once.
     """
     context = multiprocessing.get_context("spawn")
-    stream = Stream(device, width)
+    stream = Stream(device, width, lock or threading.Lock())
     stream._ready = context.Queue()
     processes = []
     thread = threading.Thread(target=stream.take, daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,11 +46,18 @@ def stocked(recipe: Training, data: Path, output: Path, device: torch.device, ra
 
 @contextmanager
 def streamed(
-    recipe: Training, data: Path, output: Path, device: torch.device, workers: int, rank: Rank, report: Report
+    recipe: Training,
+    data: Path,
+    output: Path,
+    device: torch.device,
+    workers: int,
+    rank: Rank,
+    report: Report,
+    lock: threading.Lock,
 ) -> Iterator[Supply]:
     """A pool that `workers` processes fill; training begins with the first few batches.
 
-    Processes that train together have pools of their own with numbers of their own.
+    `lock` is held while scans are put on the device. Processes that train together have pools and numbers of their own.
     """
     begun, own = time.monotonic(), output if rank.size == 1 else output / f"rank-{rank.number}"
     plan = [
@@ -59,7 +67,7 @@ def streamed(
     ]
     held = recipe.pool.validation if rank.first else 0
     first = min(recipe.pool.first, len(plan[-1][2]))
-    with stream.running(partial(maker, recipe, data), plan, workers, device, recipe.loop.width) as s:
+    with stream.running(partial(maker, recipe, data), plan, workers, device, recipe.loop.width, lock) as s:
         s.wait(first, held, PATIENCE, report)
         rank.together()
         yield Supply(s.groups, [s.held[i] for i in sorted(s.held)], begun)

@@ -11,18 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recon.data import ReconError
 from recon.io.atomic import atomic_file
 from recon.learn import losses, pool, ranks
 from recon.learn.draw import Draw
+from recon.learn.graph import Graphs
 from recon.learn.muon import Muon
 from recon.learn.pool import Batch, Groups, Item
 from recon.learn.ranks import Rank
@@ -42,8 +43,8 @@ class State:
     network: Unrolled
     average: Unrolled
     optimiser: torch.optim.Optimizer
-    #: The network as several processes run it together; its own cascades when there is one.
-    run: nn.Module
+    #: What leaves a batch's gradients in the network, summed over processes where there are several.
+    gradients: Graphs
     step: int = 0
     #: Seconds of training, pauses of the process left out.
     seconds: float = 0.0
@@ -91,7 +92,7 @@ def train(
         with ExitStack() as stack:
             stop = stack.enter_context(interruptible())
             supply: Supply = (
-                stack.enter_context(streamed(recipe, data, output, place, workers, rank, report))
+                stack.enter_context(streamed(recipe, data, output, place, workers, rank, report, state.gradients.lock))
                 if workers
                 else stocked(recipe, data, output, place, rank, report)
             )
@@ -140,7 +141,13 @@ def _loop(
             continue
         if state.step % 20 == 0:
             numbers = {name: float(value) for name, value in measured.items()}
-            log.write(step=state.step, minutes=state.seconds / 60, scans=len(supply.groups), **numbers)
+            log.write(
+                step=state.step,
+                minutes=state.seconds / 60,
+                scans=len(supply.groups),
+                graphs=len(state.gradients),
+                **numbers,
+            )
             report("train", int(state.seconds), int(total))
         if state.seconds - saved > 60 * loop.checkpoint_minutes:
             saved = state.seconds
@@ -185,7 +192,8 @@ def start(recipe: Training, device: torch.device, rank: Rank = Rank()) -> State:
         optimiser = Muon(weights, rate=loop.rate, weight_decay=decay)
     else:
         optimiser = torch.optim.AdamW(weights, lr=loop.rate, betas=(0.9, 0.99), weight_decay=decay)
-    return State(network, average, optimiser, ranks.shared(network, rank))
+    gradients = Graphs(ranks.shared(network, rank), loop if rank.size == 1 else replace(loop, graphs=False))
+    return State(network, average, optimiser, gradients)
 
 
 def batch_of(groups: Groups, loop: Loop, number: int, device: torch.device) -> tuple[Batch, Tensor]:
@@ -202,7 +210,7 @@ def batch_of(groups: Groups, loop: Loop, number: int, device: torch.device) -> t
 def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: float) -> dict[str, Tensor | float]:
     """One step of the optimiser; returns what it measured, as tensors that a GPU need not have finished.
 
-    Gradients that are not finite count as zero.
+    Numbers of a graph's own memory are overwritten by the next step: read or copy them before.
     """
     loop, (made, d) = recipe.loop, drawn
     rate = (
@@ -212,29 +220,14 @@ def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: 
     )
     for group in state.optimiser.param_groups:
         group["lr"] = rate
-    target = made.clean + (1 - d)[:, None, None, None] * (made.full - made.clean)
-    device = made.full.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=progress < loop.bf16_until):
-        found = state.run(made.problem, d)
-    # Every cascade is asked for the answer, each half as much as the one after it.
-    shares = [0.5 ** (len(found) - 1 - k) for k in range(len(found))]
-    errors = [losses.log_error(v, target, made.problem.start, made.weight) for v in found]
-    loss, x = torch.stack([s * e for s, e in zip(shares, errors)]).sum() / sum(shares), found[-1]
-    if progress >= loop.ssim_from:
-        loss = loss + loop.ssim * losses.dissimilarity(x, target, made.weight)
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), loop.clip)
-    for p in state.network.parameters():
-        if p.grad is not None:
-            torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
+    ssim = loop.ssim if progress >= loop.ssim_from else 0.0
+    loss, decibels, norm = state.gradients(made, d, ssim, progress < loop.bf16_until)
     state.optimiser.step()
     state.step += 1
     keep = min(loop.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(state.average.parameters()), list(state.network.parameters()), 1 - keep)
-        decibels = losses.gain(x.detach(), target, made.problem.start, made.weight).mean()
-    return {"loss": loss.detach(), "gain_dB": decibels, "rate": rate, "gradient": norm}
+    return {"loss": loss, "gain_dB": decibels, "rate": rate, "gradient": norm}
 
 
 def validate(state: State, held: Sequence[Item], output: Path, device: torch.device) -> dict[str, float]:

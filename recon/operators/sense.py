@@ -207,7 +207,8 @@ class SenseNormal(Linear):
         image = op.rows(x.to(s.dtype) if op.sets else x.to(s.dtype).unsqueeze(COIL))
         lead = _broadcast(image.shape[: -2 - d], s.shape[: -3 - d], w.shape[: -2 - d])
         if _together(s, lead, d):
-            k = _transform((s * image.unsqueeze(-2 - d)).sum(-3 - d), d) * w
+            spread = s * image.unsqueeze(-2 - d)
+            k = _transform(spread.sum(-3 - d) if s.shape[-3 - d] > 1 else spread.squeeze(-3 - d), d) * w
             k = _transform(k.conj_physical_(), d).unsqueeze(-3 - d)
             out = (s * k).sum(-2 - d)
             out = op.unrows(out.conj_physical_())

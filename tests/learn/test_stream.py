@@ -161,7 +161,7 @@ def _mean_of_gradients() -> None:
     def gradients(state: train.State, seed: int) -> list[torch.Tensor]:
         made = pool.batch([make("train", seed)], 16, Draw.seeded(seed))
         state.network.zero_grad()
-        x = state.run(made.problem, torch.zeros(1))[-1]
+        x = state.gradients.run(made.problem, torch.zeros(1))[-1]
         losses.log_error(x, made.full, made.problem.start, made.weight).backward()
         return [p.grad.clone() for p in state.network.parameters() if p.grad is not None]
 
