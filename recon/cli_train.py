@@ -11,7 +11,9 @@ import typer
 def train(
     recipe: Annotated[Path, typer.Argument(help="TOML file of a training, such as trained/mri-small/recipe.toml")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of checkpoints, log, pictures and weights")],
-    data: Annotated[Path, typer.Option(help="Folder with `train` and `validation`")] = Path("../shared/data"),
+    data: Annotated[Path, typer.Option(help="Folder with `train` and `validation`, or fastmri:FOLDER")] = Path(
+        "../shared/data"
+    ),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time", min=0)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from recon.learn import pool, stream, synth, volumes
+from recon.learn import fastmri, pool, stream, synth, volumes
 from recon.learn.pool import Groups, Item
 from recon.learn.ranks import Rank
 from recon.learn.settings import Training
@@ -83,7 +83,12 @@ def wanted(recipe: Training, output: Path) -> list[stream.Wanted]:
 
 
 def maker(recipe: Training, data: Path) -> stream.Make:
-    """What makes the item of a number; volumes are read when the first is asked for."""
+    """What makes the item of a number; volumes are read when the first is asked for.
+
+    `data` is a folder of volumes, or `fastmri:FOLDER` with the data set of that name.
+    """
+    if str(data).startswith(fastmri.PREFIX):
+        return fastmri.Maker(recipe, fastmri.folder(data))
     return Maker(recipe, data, {})
 
 

@@ -86,12 +86,12 @@ def example(seed: int, sources: Sources, settings: Settings, device: torch.devic
     truth = compress.compress(mixing, truth)
     full = clean + draw.complex_normal(*clean.shape)
     planar = draw.chance(settings.planar)
-    mask, R, acs = _mask(draw, settings, shape, planar, single=coils == 1)
+    mask, R, acs = drawn_mask(draw, settings, shape, planar, single=coils == 1)
     if coils > settings.virtual:
-        matrix = compress.svd(_block(full, acs, planar), virtual=settings.virtual).matrix
+        matrix = compress.svd(calibration_block(full, acs, planar), virtual=settings.virtual).matrix
         full, clean, truth = (compress.compress(matrix, v) for v in (full, clean, truth))
-    maps = _maps(draw, settings, full, truth, acs, planar)
-    return _undersampled(full, clean, maps, mask, R, planar)
+    maps = calibrated(draw, settings, full, truth, acs, planar)
+    return undersampled(full, clean, maps, mask, R, planar)
 
 
 def _scan(
@@ -116,7 +116,7 @@ def _scan(
     return k.contiguous(), truth[:, None]
 
 
-def _mask(
+def drawn_mask(
     draw: Draw, settings: Settings, shape: tuple[int, int], planar: bool, single: bool
 ) -> tuple[Tensor, float, int]:
     """Mask broadcast against (coil, 1, y, x), its effective factor and its ACS lines."""
@@ -159,14 +159,14 @@ def _mask(
     return torch.from_numpy(m).to(draw.device, torch.float32), masks.effective(m), acs
 
 
-def _block(k: Tensor, acs: int, planar: bool) -> Tensor:
+def calibration_block(k: Tensor, acs: int, planar: bool) -> Tensor:
     """The calibration region of k-space (coil, 1, y, x)."""
     ny, nx = k.shape[-2:]
     h, w = min(acs, ny), min(acs if planar else 24, nx)
     return k[..., ny // 2 - h // 2 : ny // 2 - h // 2 + h, nx // 2 - w // 2 : nx // 2 - w // 2 + w]
 
 
-def _maps(draw: Draw, settings: Settings, full: Tensor, truth: Tensor, acs: int, planar: bool) -> Tensor:
+def calibrated(draw: Draw, settings: Settings, full: Tensor, truth: Tensor, acs: int, planar: bool) -> Tensor:
     """Maps of unit root-sum-of-squares, estimated from the noisy calibration region or true."""
     if full.shape[0] == 1:
         return torch.ones_like(truth)
@@ -174,7 +174,7 @@ def _maps(draw: Draw, settings: Settings, full: Tensor, truth: Tensor, acs: int,
     if estimated and acs >= 8:
         shape = (1, int(full.shape[-2]), int(full.shape[-1]))
         try:
-            maps = espirit(_block(full, acs, planar), shape).maps
+            maps = espirit(calibration_block(full, acs, planar), shape).maps
             if float((maps.abs().sum(0) > 0).float().mean()) > 0.05:
                 return maps
         except DataError:
@@ -183,7 +183,7 @@ def _maps(draw: Draw, settings: Settings, full: Tensor, truth: Tensor, acs: int,
     return truth / size.clamp_min(1e-6)
 
 
-def _undersampled(full: Tensor, clean: Tensor, maps: Tensor, mask: Tensor, R: float, planar: bool) -> Example:
+def undersampled(full: Tensor, clean: Tensor, maps: Tensor, mask: Tensor, R: float, planar: bool) -> Example:
     """K-space (coil, 1, y, x) to an example; along y alone the readout goes to image space, as in hybrid space."""
     axes = (-2, -1) if planar else (-2,)
     full, clean = (v if planar else ifft(v, (-1,)) for v in (full, clean))
@@ -202,6 +202,6 @@ def _raw(draw: Draw, sources: Sources, settings: Settings) -> Example:
     corner = k[(y[:, None] + x) > 1.0]
     sigma = corner.abs().square().median().div(2 * math.log(2)).sqrt()
     full = (k / sigma)[None, None].contiguous()
-    mask, R, _ = _mask(draw, settings, (ny, nx), False, single=True)
-    made = _undersampled(full, full, torch.ones_like(full), mask, R, False)
+    mask, R, _ = drawn_mask(draw, settings, (ny, nx), False, single=True)
+    made = undersampled(full, full, torch.ones_like(full), mask, R, False)
     return Example(made.measurement, made.full, made.full, R, known_clean=False)
