@@ -198,7 +198,7 @@ def main() -> None:
     from device import bandwidth
 
     device = torch.device("cpu" if options.dry else "cuda")
-    rate = bandwidth(device, 1 << 20 if options.dry else 1 << 30)
+    rate = bandwidth(device, 1 << 20 if options.dry else 4 << 30)
     print(f"copy bandwidth {rate / 1e9:.0f} GB/s", flush=True)
     deadline, records = time.monotonic() + options.time, []
     for case, label in asked:

@@ -57,11 +57,13 @@ def proven(name: str, device: torch.device, check: Callable[[torch.device], None
 
     `check` runs it on a small random problem and raises where it differs from its torch twin.
     """
-    if missing():
+    if not _verdicts and missing():
         return False
     key = (name, _index(device))
-    if key in _verdicts:
-        return _verdicts[key] == ""
+    if key in _verdicts:  # the way of every launch: nothing is asked of the driver
+        return _verdicts[key] == "" and os.environ.get("RECON_KERNELS") != "torch"
+    if missing():
+        return False
     if torch.cuda.is_current_stream_capturing():
         return False  # a proof allocates and waits, which a graph cannot hold
     with _lock:
@@ -89,15 +91,17 @@ def _trial(check: Callable[[torch.device], None], device: torch.device) -> str:
 def on(device: torch.device) -> Iterator[Any]:
     """CuPy on a device, torch's current stream there, and memory from torch's pool."""
     cuda, index = cupy().cuda, _index(device)
-    with torch.cuda.device(index), cuda.Device(index), _stream(index), cuda.using_allocator(_allocator().malloc):
+    with _other(index), _stream(index), cuda.using_allocator(_allocator().malloc):
         yield cupy()
 
 
 def _stream(index: int) -> Any:
-    stream, cuda = torch.cuda.current_stream(index), cupy().cuda
-    if hasattr(cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
-        return cuda.Stream.from_external(stream)
-    return cuda.ExternalStream(stream.cuda_stream, index)
+    return _external(index, int(torch.cuda.current_stream(index).cuda_stream))
+
+
+@lru_cache(maxsize=256)
+def _external(index: int, pointer: int) -> Any:
+    return cupy().cuda.ExternalStream(pointer, index)
 
 
 def stream(device: torch.device) -> int:
@@ -154,12 +158,25 @@ def run(
     device = next(a.device for a in args if isinstance(a, Tensor))
     if any(isinstance(a, Tensor) and (a.device != device or not a.is_contiguous()) for a in args):
         raise ValueError(f"{kernel} needs contiguous tensors on one device")
-    with on(device):
-        function = _function(source, kernel, _index(device), options)
+    index = _index(device)
+    # Addresses, not arrays: a launch allocates nothing and takes a tenth of the time.
+    given = tuple(np.uint64(a.data_ptr()) if isinstance(a, Tensor) else a for a in args)
+    with _there(index), _stream(index):
+        function = _function(source, kernel, index, options)
         if shared > SHARED:
             function.max_dynamic_shared_size_bytes = shared
-        given = tuple(array(a) if isinstance(a, Tensor) else a for a in args)
         function((grid,), (block,), given, shared_mem=shared)
+
+
+@contextlib.contextmanager
+def _other(index: int) -> Iterator[None]:
+    with torch.cuda.device(index), cupy().cuda.Device(index):
+        yield
+
+
+def _there(index: int) -> contextlib.AbstractContextManager[None]:
+    """The device, entered where it is not the current one."""
+    return contextlib.nullcontext() if torch.cuda.current_device() == index else _other(index)
 
 
 def shared_limit(device: torch.device) -> int:

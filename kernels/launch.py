@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.kernels import bridge, fourier
@@ -220,6 +221,22 @@ def shrink(x: Tensor, threshold: float, exponent: float) -> None:
     """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous complex64 x, in place."""
     args = (x, _float(threshold), _float(exponent), _long(x.numel()))
     bridge.run("shrink", "shrink", _grid(x.numel()), THREADS, args)
+
+
+def wavelet_level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.float64], inverse: bool) -> None:
+    """One level as `wavelet.level` makes it, in place on x (item, z, y, x)."""
+    n, items = corner[axis], x.shape[0]
+    lines = items * corner[0] * corner[1] * corner[2] // n
+    # Lines of a block: what shared memory holds, and few enough that all of a large GPU has work.
+    shift = next(s for s in (4, 3, 2, 1, 0) if 8 * (n << s) <= bridge.SHARED and (lines >> s >= BLOCKS or s <= 2))
+    low = _taps(taps.astype(np.float32).tobytes(), x.device, bridge.stream(x.device))
+    sizes = (*(_int(i) for i in (taps.size // 2, inverse, axis + 3, *x.shape[1:], *corner)), _long(lines), _int(shift))
+    bridge.run("wavelet", "wavelet_level", -(-lines // (1 << shift)), THREADS, (x, low, *sizes), 8 * (n << shift))
+
+
+@lru_cache(maxsize=64)
+def _taps(taps: bytes, device: torch.device, stream: int) -> Tensor:
+    return torch.from_numpy(np.frombuffer(taps, np.float32).copy()).to(device)
 
 
 def _grid(count: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,12 +141,33 @@ def shrink(device: torch.device) -> None:
         _same("shrink", got, x * (1 - (0.7 / size.clamp_min(0.7)) ** exponent))
 
 
+def wavelet(device: torch.device) -> None:
+    """One level along each axis, and back; four taps, against its matrix."""
+    taps = np.array([1 - 3**0.5, 3 - 3**0.5, 3 + 3**0.5, 1 + 3**0.5]) / 32**0.5
+    x = _draw(7)(2, 8, 10, 70)
+    for axis, n in ((-3, 6), (-2, 10), (-1, 66)):
+        rows = torch.zeros(n, n, dtype=torch.complex128)
+        high = taps[::-1] * (1, -1, 1, -1)
+        for k, t in itertools.product(range(n // 2), range(4)):
+            rows[k, (2 * k - 1 + t) % n] += taps[t]
+            rows[n // 2 + k, (2 * k - 1 + t) % n] += high[t]
+        corner = (n if axis == -3 else 8, 10, n if axis == -1 else 70)
+        for inverse in (False, True):
+            got = x.clone().to(device)
+            launch.wavelet_level(got, corner, axis, taps, inverse)
+            expected = x.to(torch.complex128)
+            part = expected.narrow(axis, 0, n).movedim(axis, -1) @ (rows if inverse else rows.mT)
+            expected.narrow(axis, 0, n).copy_(part.movedim(-1, axis))
+            _same("wavelet_level", got, expected)
+
+
 PROOFS: dict[str, Callable[[torch.device], None]] = {
     "sense": sense,
     "planned": planned,
     "coils": coils,
     "eigen": eigen,
     "shrink": shrink,
+    "wavelet": wavelet,
 }
 
 

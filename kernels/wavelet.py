@@ -7,20 +7,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.kernels import launch, proofs
+from recon.kernels import bridge, launch, proofs
 from recon.kernels.build import native
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the compiled kernels take this tensor: complex64 on the CPU, with no gradient to record."""
-    return native() is not None and x.device.type == "cpu" and x.dtype == torch.complex64 and not x.requires_grad
+    """Whether the compiled kernels take this tensor: complex64, no gradient to record, on a GPU lines that fit a block."""
+    if x.dtype != torch.complex64 or x.requires_grad:
+        return False
+    if x.is_cuda:
+        fits = 0 < max(x.shape[-3:]) <= bridge.SHARED // 8 and x.numel() > 0
+        return fits and bool(proofs.stands("wavelet", x.device))
+    return native() is not None and x.device.type == "cpu"
 
 
 def shrinks(x: Tensor) -> bool:
-    """Whether `shrink` takes this tensor: one that `serves`, or its like on a GPU where the kernel is proven."""
-    if x.is_cuda and x.dtype == torch.complex64 and not (x.requires_grad or x.is_conj()):
-        proven: bool = proofs.stands("shrink", x.device)
-        return proven
+    """Whether `shrink` takes this tensor: complex64 with no gradient to record, on a GPU where the kernel is proven."""
+    if x.is_cuda:
+        plain = x.dtype == torch.complex64 and not (x.requires_grad or x.is_conj())
+        return plain and bool(proofs.stands("shrink", x.device))
     return serves(x)
 
 
@@ -30,6 +35,9 @@ def level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.f
     Row k of the analysis holds the scaling filter `taps` at 2k + 1 − p + t, periodic, t < 2p; the corner's length along
     the axis is even and at least 2p.
     """
+    if x.is_cuda:
+        launch.wavelet_level(x, corner, axis, taps, inverse)
+        return
     module = native()
     assert module is not None
     module.wavelet_level(x.numpy(), corner, axis + 3, taps.astype(np.float32), inverse, torch.get_num_threads())

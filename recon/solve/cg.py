@@ -13,6 +13,9 @@ from recon.kernels import vectors
 from recon.kernels.vectors import dot
 from recon.operators import Linear
 
+#: Iterations on a GPU between two questions whether all problems are solved.
+PAUSE = 6
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -68,8 +71,11 @@ def cg(
     active = rr > goal
     count = torch.zeros(rr.shape, dtype=torch.int64, device=b.device)
     zero = torch.zeros_like(rr)
+    # A GPU is asked now and then: until it has answered it gets no more work. What is done is frozen, so that the few
+    # iterations too many change nothing.
+    pause = 1 if b.device.type == "cpu" else PAUSE
     for k in range(iterations):
-        if not bool(active.any()):
+        if k % pause == 0 and not bool(active.any()):
             break
         q, curvature = vectors.curvature(p, normal(p), shift, ndim)
         active = active & (curvature > 0)

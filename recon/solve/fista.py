@@ -12,7 +12,7 @@ from recon.kernels import wavelet as kernel
 from recon.kernels.vectors import dot
 from recon.operators import Linear
 from recon.operators.wavelet import Wavelet
-from recon.solve.cg import Solution, rss
+from recon.solve.cg import PAUSE, Solution, rss
 from recon.solve.power import largest_eigenvalue, squared_norm_bound
 
 #: prox(v, step, k): argmin_x g(x) + ‖x − v‖² / (2 step) in iteration k.
@@ -47,9 +47,10 @@ def fista(
     change, count = torch.full_like(t, torch.inf), torch.zeros(t.shape, dtype=torch.int64, device=b.device)
     active = torch.ones_like(t, dtype=torch.bool)
     tiny = torch.finfo(t.dtype).tiny
+    on_cpu = b.device.type == "cpu"
     for k in range(iterations):
         new = prox(v - step * (normal(v) - b), step, k)
-        if not bool(active.all()):
+        if not on_cpu or not bool(active.all()):  # a GPU that is asked waits
             new = torch.where(active[wide], new, x)
         move = new - x
         if restart:
@@ -63,7 +64,7 @@ def fista(
         size = (dot(move, move, ndim) / dot(x, x, ndim).clamp_min(tiny)).sqrt()
         change = torch.where(active, size, change)
         active = active & (change > tolerance)
-        if not bool(active.any()):
+        if (on_cpu or k % PAUSE == PAUSE - 1) and not bool(active.any()):
             break
     return Solution(x, count, change)
 

@@ -71,6 +71,19 @@ def test_a_kernel_that_was_not_proven_leaves_the_work_to_torch(monkeypatch) -> N
     assert not sense.serves(t, torch.zeros(1))
 
 
+class _Entered:
+    """A context that can be entered many times, and notes each."""
+
+    def __init__(self, notes: list, what: tuple) -> None:
+        self.notes, self.what = notes, what
+
+    def __enter__(self) -> None:
+        self.notes.append(self.what)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class FakeCuPy:
     """What the bridge calls of CuPy, on CPU tensors: kernels run in the emulation, and what was asked for is kept."""
 
@@ -78,7 +91,7 @@ class FakeCuPy:
         self.emulator, self.entered, self.modules, self.limits = emulator, [], [], {}
         self.cuda = SimpleNamespace(
             Device=lambda index: self._enter("device", index),
-            Stream=SimpleNamespace(from_external=lambda stream: self._enter("stream", stream.number)),
+            ExternalStream=lambda pointer, index: _Entered(self.entered, ("stream", pointer, index)),
             using_allocator=lambda malloc: self._enter("pool", malloc),
             PythonFunctionAllocator=lambda take, give: SimpleNamespace(malloc=(take, give)),
         )
@@ -108,12 +121,12 @@ class FakeCuPy:
 @pytest.fixture
 def fake(emulator, monkeypatch) -> Iterator[FakeCuPy]:
     cupy = FakeCuPy(emulator)
-    stream = SimpleNamespace(number=77, __cuda_stream__=lambda: (0, 77))
+    stream = SimpleNamespace(cuda_stream=77)
     monkeypatch.setattr(bridge, "_import", lambda: (cupy, ""))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
-    caches = (bridge._allocator, bridge._module, bridge._function)
+    caches = (bridge._allocator, bridge._module, bridge._function, bridge._external)
     for made in caches:
         made.cache_clear()
     yield cupy
@@ -126,11 +139,20 @@ def test_a_launch_goes_to_the_device_stream_and_pool_of_torch(fake) -> None:
     launch.shrink(x, 1.0, 1.0)
     launch.shrink(x, 1.0, 1.0)
     assert torch.allclose(x, torch.full_like(x, 0.6 * (3 + 4j)))
-    assert fake.entered[:3] == [("device", 3), ("stream", 77), ("pool", bridge._allocator().malloc)]
+    assert fake.entered == [("stream", 77, 3)] * 2
+    fake.entered.clear()
+    with bridge.on(CPU):
+        assert fake.entered == [("device", 3), ("stream", 77, 3), ("pool", bridge._allocator().malloc)]
     ((code, options),) = fake.modules  # compiled once
     assert "shrink_factor" in code
     assert "--std=c++17" in options
     assert any(o.startswith("-I") and Path(o[2:], "columns.h").is_file() for o in options)
+
+
+def test_a_launch_enters_a_device_that_is_not_the_current_one(fake, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "_index", lambda device: 1)
+    launch.shrink(torch.ones(3, dtype=torch.complex64), 0.5, 1.0)
+    assert fake.entered == [("device", 1), ("stream", 77, 1)]
 
 
 def test_a_changed_header_is_compiled_anew(fake, monkeypatch, tmp_path) -> None:
@@ -164,6 +186,7 @@ def test_tensors_that_a_kernel_cannot_take_as_they_are_are_refused(fake) -> None
         bridge.run("shrink", "shrink", 1, 1, (torch.zeros(4, 4).T,))
     t = bridge.array((1j * torch.arange(4.0)).conj())
     assert torch.equal(t, -1j * torch.arange(4.0))
+    assert isinstance(bridge.array(torch.ones(2)), Tensor)
 
 
 def test_the_doctor_says_which_cuda_kernels_are_not_in_use(monkeypatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from recon.kernels import bridge, build, eigen, fourier, launch, proofs, sense, wavelet
 from recon.operators import Coils, Fourier, Sample
 from recon.operators.sense import Sense
+from recon.operators.wavelet import analysis, daubechies
 from tests.kernels.emulation import CUDA, Emulator
 from tests.tools import need
 
@@ -185,7 +186,7 @@ def test_the_proof_of_each_kernel_holds_for_its_source(emulated, name) -> None:
 def test_the_proof_of_each_kernel_fails_where_an_answer_is_wrong(emulator, name, monkeypatch) -> None:
     def slightly_off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0, options=()) -> None:
         emulator.run(source, kernel, grid, block, args, shared, options)
-        out = {"sense": 3, "planned": 3, "coils": 2, "eigen": 4, "shrink": 0}[source]
+        out = {"sense": 3, "planned": 3, "coils": 2, "eigen": 4, "shrink": 0, "wavelet": 0}[source]
         args[0 if kernel == "coil_weigh" else 1 if kernel == "sum_groups" else out].mul_(1.01)
 
     monkeypatch.setattr(bridge, "run", slightly_off)
@@ -213,6 +214,24 @@ def test_eigenmaps_are_those_of_the_cpu_kernel(emulated) -> None:
     assert (answers[0][1] - answers[1][1]).abs().max() < 1e-5
     assert (answers[0][0] - answers[1][0]).abs().max() < 1e-3
     assert answers[0][1][1:].min() > 0.5
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_wavelet_levels_are_those_of_the_matrix(emulated, order) -> None:
+    x, taps = noise(2, 6, 16, 35), daubechies(order)
+    for axis, corner in ((-2, (6, 16, 35)), (-2, (5, 12, 17)), (-1, (6, 16, 34)), (-1, (3, 7, 8)), (-3, (6, 9, 35))):
+        n, where = corner[axis], tuple(slice(0, c) for c in corner)
+        if n < 2 * order:
+            continue
+        rows = torch.from_numpy(analysis(n, order)).to(x.dtype)
+        for inverse in (False, True):
+            expected = x.clone()
+            part = x[(slice(None), *where)]
+            made = (part.movedim(axis, -1) @ (rows if inverse else rows.mT)).movedim(-1, axis)
+            expected[(slice(None), *where)] = made
+            got = x.to(torch.complex64)
+            launch.wavelet_level(got, corner, axis, taps, inverse)
+            close(got, expected)
 
 
 def test_strips_fit_shared_memory_and_registers() -> None:
@@ -302,7 +321,7 @@ def test_operators_give_the_answer_of_the_cpu_and_the_same_bits_twice() -> None:
 
 @on_gpu
 def test_memory_is_shared_between_torch_and_cupy() -> None:
-    x = torch.arange(6, dtype=torch.complex64, device="cuda")
+    x = torch.arange(6.0, device="cuda").to(torch.complex64)
     with bridge.on(x.device):
         a = bridge.array(x)
         a += 1
