@@ -64,20 +64,22 @@ def tiny(settings: Settings) -> Settings:
     return out | ({"shape": tuple(min(n, 32) for n in out["shape"])} if "shape" in out else {})
 
 
-def jobs(names: list[str] | None, dry: bool) -> Iterator[tuple[Case, str]]:
+def jobs(names: list[str] | None, dry: bool, sizes: list[str] | None = None) -> Iterator[tuple[Case, str]]:
     """Cases and sizes that are asked for."""
     for case in CASES:
         if names is None or case.name in names:
             case = replace(case, sizes={k: tiny(s) if dry else s for k, s in case.sizes.items()})
-            yield from ((case, label) for label in case.sizes)
+            yield from ((case, label) for label in case.sizes if sizes is None or label in sizes)
 
 
-def prepare(folder: Path, index: int, threads: int, names: list[str] | None, dry: bool) -> str:
+def prepare(
+    folder: Path, index: int, threads: int, names: list[str] | None, dry: bool, sizes: list[str] | None = None
+) -> str:
     """Make the data of a job and store them; returns what went wrong."""
     import torch
 
     torch.set_num_threads(threads)
-    case, label = list(jobs(names, dry))[index]
+    case, label = list(jobs(names, dry, sizes))[index]
     home = folder / f"{case.name}_{label}"
     home.mkdir(parents=True, exist_ok=True)
     try:
@@ -171,6 +173,13 @@ def line(r: dict[str, Any]) -> str:
     return text
 
 
+def store(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write the records, in place of those of the same case and size; others that the file holds stay."""
+    kept = json.loads(path.read_text()) if path.exists() else []
+    made = {(r["case"], r["size"]["name"]): r for r in [*kept, *records]}
+    path.write_text(json.dumps(list(made.values()), indent=1) + "\n")
+
+
 def main() -> None:
     """Measure and print; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -178,6 +187,8 @@ def main() -> None:
     parser.add_argument("--prepare", type=Path, help="make data and answers on the CPU, and no more")
     parser.add_argument("--data", type=Path, help="take what --prepare made")
     parser.add_argument("--case", action="append", help="this case alone; may be given again")
+    parser.add_argument("--size", action="append", help="this size alone; may be given again")
+    parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--log", type=Path, help="write the longest kernels of each case here")
     parser.add_argument("--time", type=float, default=TIME, help="seconds after which no further peer is measured")
     parser.add_argument("--dry", action="store_true", help="tiny problems on the CPU")
@@ -185,11 +196,11 @@ def main() -> None:
     folder = options.prepare or options.data
     if folder is None:
         raise SystemExit("give --data FOLDER, made by --prepare FOLDER")
-    asked = list(jobs(options.case, options.dry))
+    asked = list(jobs(options.case, options.dry, options.size))
     if options.prepare:
         workers = 2 if options.dry else 5
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            given = [(folder, i, 4, options.case, options.dry) for i in range(len(asked))]
+            given = [(folder, i, 4, options.case, options.dry, options.size) for i in range(len(asked))]
             for said in pool.map(prepare, *zip(*given)):
                 print(said or "made", flush=True)
         return
@@ -203,6 +214,7 @@ def main() -> None:
     deadline, records = time.monotonic() + options.time, []
     for case, label in asked:
         home = folder / f"{case.name}_{label}"
+        case = replace(case, peers=()) if options.alone else case
         try:
             made = measured(case, label, home, device, deadline, options.log)
         except Exception as e:  # not even its data are there
@@ -218,7 +230,7 @@ def main() -> None:
         records.append(made)
         print(line(made), flush=True)
         if options.json:
-            options.json.write_text(json.dumps(records, indent=1) + "\n")
+            store(options.json, records)
 
 
 if __name__ == "__main__":

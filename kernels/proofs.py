@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -63,28 +63,42 @@ def sense(device: torch.device) -> None:
         _same("sense_normal", launch.normal(*cut, ws), _combined(maps[..., :rows, :], filtered))
 
 
+def fits(x: Tensor, compiled: Sequence[fourier.Compiled]) -> bool:
+    """Whether the kernels compiled for these lengths, (y,) or (y, z), may be used on x's device: each has its proof."""
+    if not compiled or not x.is_cuda:
+        return False
+    name = "planned " + "×".join(str(c.n) for c in compiled)
+    check = _plane if len(compiled) == 1 else _volume
+    return bool(bridge.proven(name, x.device, lambda device: check(device, *compiled)))
+
+
 def planned(device: torch.device) -> None:
-    """The normal operator for lengths with every radix of its own, along y, and along z and y."""
-    for n, rows, items in ((240, 240, 2), (180, 131, 1), (320, 320, 1), (12, 12, 1)):
-        draw = _draw(n)
-        maps, x, w = draw(1, 1, 3, 2, rows, 19), draw(items, 1, 2, rows, 19), draw(1, 2, n).real.contiguous()
-        c = fourier.compiled(n)
-        assert c is not None
-        coil_images = (maps * x[:, :, None]).to(torch.complex128).sum(1)
-        k = torch.fft.fft(coil_images, n=n, dim=-2) * w.double()[:, None, :, :, None]
-        filtered = n * torch.fft.ifft(k, dim=-2)[..., :rows, :]
-        xs, s, ordered = (t.to(device) for t in (x, maps, w[..., fourier.plan(n, c.radices).frequency]))
+    """The normal operator by kernels that are compiled for a length: two of them, with more rows than the image too."""
+    y, z = fourier.compiled(180), fourier.compiled(10)
+    assert y is not None
+    assert z is not None
+    _plane(device, y)
+    _volume(device, y, z)
+
+
+def _plane(device: torch.device, c: fourier.Compiled) -> None:
+    draw = _draw(c.n)
+    for rows, items in ((c.n, 2), (c.n - c.n // 3, 1)):
+        maps, x, w = draw(1, 1, 3, 2, rows, 19), draw(items, 1, 2, rows, 19), draw(1, 2, c.n).real.contiguous()
+        k = torch.fft.fft((maps * x[:, :, None]).to(torch.complex128).sum(1), n=c.n, dim=-2)
+        filtered = c.n * torch.fft.ifft(k * w.double()[:, None, :, :, None], dim=-2)[..., :rows, :]
+        xs, s, ordered = (t.to(device) for t in (x, maps, w[..., fourier.plan(c.n, c.radices).frequency]))
         for blocks in (1, launch.BLOCKS):
             _same("planned_normal", launch.planned(xs, s, ordered, c, blocks), _combined(maps, filtered))
-    for nz, ny, kz, ky in ((10, 12, 10, 12), (7, 13, 16, 27)):
-        draw = _draw(nz)
-        maps, x, w = draw(2, 1, 3, nz, ny, 19), draw(2, 1, nz, ny, 19), draw(2, kz, ky).real.contiguous()
-        y, z = fourier.compiled(ky), fourier.compiled(kz)
-        assert y is not None
-        assert z is not None
-        k = torch.fft.fft2((maps * x[:, :, None]).to(torch.complex128).sum(1), s=(kz, ky), dim=(-3, -2))
-        filtered = torch.fft.ifft2(k * w.double()[:, None, ..., None], dim=(-3, -2))[..., :nz, :ny, :] * (kz * ky)
-        order = w[:, fourier.plan(kz, z.radices).frequency][..., fourier.plan(ky, y.radices).frequency]
+
+
+def _volume(device: torch.device, y: fourier.Compiled, z: fourier.Compiled) -> None:
+    draw, size = _draw(y.n + z.n), (z.n, y.n)
+    for nz, ny in ((z.n, y.n), (z.n - z.n // 3, y.n - y.n // 3)):
+        maps, x, w = draw(1, 1, 2, nz, ny, 11), draw(1, 1, nz, ny, 11), draw(1, *size).real.contiguous()
+        k = torch.fft.fft2((maps * x[:, :, None]).to(torch.complex128).sum(1), s=size, dim=(-3, -2))
+        filtered = torch.fft.ifft2(k * w.double()[:, None, ..., None], dim=(-3, -2))[..., :nz, :ny, :] * w[0].numel()
+        order = w[:, fourier.plan(z.n, z.radices).frequency][..., fourier.plan(y.n, y.radices).frequency]
         given = (t.to(device) for t in (x, maps, order.transpose(1, 2).contiguous()))
         _same("planned_volume", launch.planned_volume(*given, z, y, 8), _combined(maps, filtered))
 

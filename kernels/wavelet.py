@@ -12,7 +12,7 @@ from recon.kernels.build import native
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the compiled kernels take this tensor: complex64, no gradient to record, on a GPU lines that fit a block."""
+    """Whether the compiled kernels take it: complex64, no gradient to record; on a GPU lines that fit a block."""
     if x.dtype != torch.complex64 or x.requires_grad:
         return False
     if x.is_cuda:
