@@ -31,7 +31,7 @@ def read(folder: Path) -> Sources:
     raw: list[NDArray[np.complex64]] = []
     names: list[str] = []
     for path in sorted(Path(folder).glob("*")):
-        found = _arrays(path)
+        found = arrays(path)
         for array in found:
             if np.iscomplexobj(array):
                 raw.append(_centred(array.astype(np.complex64)))
@@ -44,7 +44,8 @@ def read(folder: Path) -> Sources:
     return Sources(tuple(magnitudes), tuple(raw), tuple(names))
 
 
-def _arrays(path: Path) -> list[NDArray[Any]]:
+def arrays(path: Path) -> list[NDArray[Any]]:
+    """Volumes (slice, y, x) of a file, or raw k-space; of nearly isotropic volumes the slices in every direction."""
     if path.name.endswith((".nii", ".nii.gz")):
         import nibabel
 

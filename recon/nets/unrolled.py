@@ -40,6 +40,14 @@ class Shape:
     iterations: int = 6
     #: Iterations of the wavelet reconstruction that the network starts from.
     start: int = 60
+    #: Real images with one channel in a unit of their own (CT: attenuation relative to water), never rescaled.
+    real: bool = False
+    #: Numbers that describe the correlation of an image's noise, among the conditions.
+    texture: int = 0
+    #: Widths of the neighbourhoods whose means a pixel and each other are compared with.
+    details: tuple[int, ...] = (5,)
+    #: Expected error ε of the start as `EXPECTED`.
+    expected: tuple[float, float, float] = EXPECTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +56,8 @@ class Problem:
 
     `normal` is N = AᴴA, `b` = Aᴴy and `start` the classical picture, complex (..., z, y, x); `noise` is the standard
     deviation √2·σ of a complex fully sampled pixel, `sampled` the share of k-space that was measured, 1/R; both have
-    the leading axes of `b`. `ndim` axes belong to one item: 3, or 4 with several sets of maps.
+    the leading axes of `b`. `ndim` axes belong to one item: 3, or 4 with several sets of maps. Images of a network for
+    real images are real; `texture` (..., Shape.texture) then describes how their noise is correlated.
     """
 
     normal: Linear
@@ -57,6 +66,7 @@ class Problem:
     noise: Tensor
     sampled: Tensor
     ndim: int = 3
+    texture: Tensor | None = None
 
 
 class Unrolled(nn.Module):
@@ -66,7 +76,8 @@ class Unrolled(nn.Module):
     ε, the error that a classical picture of such noise and acceleration usually has, is its unit.
     The quadratic problem is solved by conjugate gradients that start from z, λₖ = ν·exp(hₖ(ν, R, d, …)): the cleaner
     the scan, the more it is trusted. Everything is divided by a norm of the start, hence f(a·y) = a·f(y) when σ is
-    scaled with y. ν is the noise of a fully sampled pixel over that norm. `denoise` d between 0 and 1 asks for the
+    scaled with y; real images, whose unit says what is shown, are not divided. ν is the noise of a fully sampled pixel
+    over that norm. `denoise` d between 0 and 1 asks for the
     picture of a full scan with all of its noise (0), with none (1), or with the share 1 − d of its amplitude.
     (Aggarwal, Mani, Jacob: MoDL, IEEE Trans Med Imaging 38:394, 2019.)
     """
@@ -75,12 +86,14 @@ class Unrolled(nn.Module):
         super().__init__()
         self.shape = shape
         n = shape.condition
-        self.embed = nn.Sequential(nn.Linear(4, n), nn.SiLU(), nn.Linear(n, n), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(4 + shape.texture, n), nn.SiLU(), nn.Linear(n, n), nn.SiLU())
         self.weight = nn.ModuleList(nn.Linear(n, 1) for _ in range(shape.cascades))
         for head in self.weight:
             nn.init.zeros_(cast(nn.Linear, head).weight)
             nn.init.zeros_(cast(nn.Linear, head).bias)
-        self.correction = nn.ModuleList(UNet(8, 2, shape.channels, n) for _ in range(shape.cascades))
+        parts = 1 if shape.real else 2
+        inputs = parts * (3 + len(shape.details))
+        self.correction = nn.ModuleList(UNet(inputs, parts, shape.channels, n) for _ in range(shape.cascades))
 
     def forward(self, problem: Problem, denoise: float | Tensor = 0.0) -> Tensor:
         """The image, of the shape of `problem.b`."""
@@ -89,18 +102,19 @@ class Unrolled(nn.Module):
     def steps(self, problem: Problem, denoise: float | Tensor = 0.0) -> list[Tensor]:
         """The image after every cascade."""
         p, wide = problem, (..., *(None,) * problem.ndim)
-        scale = size(p.start, p.ndim)
+        scale = torch.ones_like(p.noise) if self.shape.real else size(p.start, p.ndim)
         b, x0 = p.b / scale[wide], p.start / scale[wide]
         nu = (p.noise / scale).clamp_min(1e-6)
-        a, slope, power = EXPECTED
+        a, slope, power = self.shape.expected
         error = (a + slope * nu.log() - power * p.sampled.log()).exp()[wide]
         x, found = x0, list[Tensor]()
         residual = p.normal(x) - b
-        condition = self.embed(_condition(nu, p.sampled, residual, denoise, p.ndim))
+        about = _condition(nu, p.sampled, residual, denoise, p.ndim)
+        condition = self.embed(about if p.texture is None else torch.cat([about, p.texture], -1))
         step = (0.3 / (nu + MODEL_ERROR))[wide]
         for weight, correction in zip(self.weight, self.correction):
             lam = nu * (TRUST + 3 * weight(condition)[..., 0]).exp() + 1e-5
-            channels = torch.stack([x, (x - x0) / error, residual * step, _detail(x, error)], -p.ndim - 1)
+            channels = torch.stack([x, (x - x0) / error, residual * step, *_details(x, error, self.shape.details)], -p.ndim - 1)
             z = x + error * _planes(cast(UNet, correction), channels, condition, p.ndim)
             x = refine(p.normal, b, z, lam, self.shape.iterations, p.ndim)
             residual = p.normal(x) - b
@@ -193,19 +207,38 @@ def _condition(nu: Tensor, share: Tensor, residual: Tensor, denoise: float | Ten
     )
 
 
-def _detail(x: Tensor, error: Tensor) -> Tensor:
-    """What distinguishes a pixel from the mean of its neighbourhood, in units of ε, large values compressed."""
-    parts = torch.view_as_real(x).movedim(-1, 0)
-    mean = F.avg_pool2d(parts.reshape(-1, 1, *x.shape[-2:]), 5, 1, 2).reshape(parts.shape)
-    h = (x - torch.complex(mean[0], mean[1])) / error
-    return h * (1 + (h.real.square() + h.imag.square()) / 25).rsqrt()
+def _details(x: Tensor, error: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """What distinguishes a pixel from the mean of its neighbourhood, and that from the next wider one's, in units of ε.
+
+    Large values are compressed.
+    """
+    found, finer = list[Tensor](), x
+    for width in widths:
+        parts = _parts(x)
+        mean = F.avg_pool2d(parts.reshape(-1, 1, *x.shape[-2:]), width, 1, width // 2).reshape(parts.shape)
+        coarser = torch.complex(mean[0], mean[1]) if x.is_complex() else mean[0]
+        h = (finer - coarser) / error
+        found.append(h * (1 + _square(h) / 25).rsqrt())
+        finer = coarser
+    return found
+
+
+def _parts(x: Tensor) -> Tensor:
+    """Real and imaginary part, or a real image alone, along a new first axis."""
+    return torch.view_as_real(x).movedim(-1, 0) if x.is_complex() else x[None]
+
+
+def _square(x: Tensor) -> Tensor:
+    """|x|²."""
+    return x.real.square() + x.imag.square() if x.is_complex() else x.square()
 
 
 def _planes(network: UNet, channels: Tensor, condition: Tensor, ndim: int) -> Tensor:
-    """The network on every plane (y, x) of complex channels (..., channel, [set,] z, y, x) → (..., [set,] z, y, x)."""
+    """The network on every plane (y, x) of channels (..., channel, [set,] z, y, x) → (..., [set,] z, y, x)."""
     c = channels.movedim(-ndim - 1, -3)
     lead = c.shape[:-3]
-    items = torch.view_as_real(c).movedim(-1, -3).reshape(-1, 2 * c.shape[-3], *c.shape[-2:])
+    flat = torch.view_as_real(c).movedim(-1, -3).flatten(-4, -3) if c.is_complex() else c
+    items = flat.reshape(-1, *flat.shape[-3:])
     index = (..., *(None,) * (ndim - 2), slice(None))
     each = condition[index].expand(*lead, -1).reshape(len(items), -1)
     if torch.is_grad_enabled():
@@ -214,11 +247,12 @@ def _planes(network: UNet, channels: Tensor, condition: Tensor, ndim: int) -> Te
         # A few planes at a time bound the memory that features take.
         out = torch.cat([network(i, e) for i, e in zip(torch.split(items, PLANES), torch.split(each, PLANES))])
     out = out.reshape(*lead, *out.shape[1:])
-    return torch.complex(out[..., 0, :, :], out[..., 1, :, :])
+    return torch.complex(out[..., 0, :, :], out[..., 1, :, :]) if c.is_complex() else out[..., 0, :, :]
 
 
 def _dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
-    return (a.real * b.real + a.imag * b.imag).flatten(-ndim).sum(-1)
+    product = a.real * b.real + a.imag * b.imag if a.is_complex() else a * b
+    return product.flatten(-ndim).sum(-1)
 
 
 def parameters(network: nn.Module | Sequence[Tensor]) -> int:

@@ -1,0 +1,127 @@
+"""CT slices to train on, in HU: real ones, and drawn ones with organs, bones and faint lesions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.data import DataError
+from recon.learn import images, volumes
+from recon.learn.draw import Draw, grid
+
+AIR = -1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """CT volumes (slice, y, x) in HU, int16, and magnitudes of any kind whose shapes lend themselves to drawn slices."""
+
+    ct: tuple[NDArray[np.int16], ...]
+    others: volumes.Sources
+
+
+def read(folder: Path) -> Library:
+    """What a folder holds; volumes that fall below −500 are CT. Raises DataError where there is no CT at all."""
+    found: list[NDArray[np.int16]] = []
+    for path in sorted(folder.glob("*")):
+        for array in volumes.arrays(path):
+            if not np.iscomplexobj(array) and array.min() < -500:
+                hu = np.clip(array, AIR, 3000).astype(np.int16)
+                body = (hu > -300).reshape(len(hu), -1).mean(1)
+                found.append(np.ascontiguousarray(hu[body > 0.05]))
+    if not found:
+        raise DataError(f"{folder} holds no CT in HU; give --data a folder whose `train` has some")
+    return Library(tuple(found), volumes.read(folder))
+
+
+def slice_of(draw: Draw, library: Library, size: int, real: float) -> tuple[Tensor, bool]:
+    """One slice (size, size) in HU and whether it is one of a scan, with its noise, as it is with probability `real`."""
+    scanned = draw.chance(real)
+    x = (_photograph if scanned else _drawn)(draw, library, size)
+    return _lesions(draw, x) if draw.chance(0.7) else x, scanned
+
+
+def _photograph(draw: Draw, library: Library, size: int) -> Tensor:
+    """A slice turned, mirrored, moved and scaled; made smaller, its own noise falls and its detail is finer."""
+    volume = draw.one_of(library.ct, [math.sqrt(v.size) for v in library.ct])
+    x = torch.from_numpy(volume[draw.integer(0, len(volume) - 1)]).to(draw.device, torch.float32)[None, None]
+    # Below about 200 pixels across, a slice shows nothing when it is made smaller still.
+    natural = min(1.0, x.shape[-1] / size)
+    scale = draw.log_uniform(0.5, 1.15) if natural > 0.7 else draw.uniform(1.3, 2.4)
+    if scale < 1:
+        x = F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+        scale = 1.0
+    angle = draw.uniform(-0.3, 0.3) + draw.integer(0, 3) * math.pi / 2
+    y, u = grid((size, size), draw.device)
+    u = -u if draw.chance(0.5) else u
+    u, y = u + draw.uniform(-0.08, 0.08), y + draw.uniform(-0.08, 0.08)
+    rows, columns = x.shape[-2:]
+    at = torch.stack(
+        [
+            (math.cos(angle) * u - math.sin(angle) * y) * size / columns / scale,
+            (math.sin(angle) * u + math.cos(angle) * y) * size / rows / scale,
+        ],
+        -1,
+    )
+    # Air beyond the borders.
+    out = F.grid_sample(x - AIR, at[None], mode="bicubic", padding_mode="zeros", align_corners=False)
+    return (out[0, 0] + AIR).clamp_min(AIR)
+
+
+def _drawn(draw: Draw, library: Library, size: int) -> Tensor:
+    """Grey values of MR, shapes, fractals or textures as tissue, with bones or without."""
+    shape = (size, size)
+    g = images.image(draw, library.others, shape, 0.45).abs().clamp(0, 1.2)
+    inside = F.max_pool2d((g > 0.06).float()[None, None], 5, 1, 2)[0, 0] > 0
+    kind = draw.one_of(("soft", "wide", "lung"), (0.55, 0.25, 0.2))
+    if kind == "soft":
+        x = draw.uniform(-60, 100) + draw.log_uniform(20, 500) * (g - 0.5)
+    elif kind == "wide":
+        x = AIR + draw.uniform(1000, 2400) * g
+    else:
+        x = -880 + draw.uniform(600, 1000) * g.square()
+    if draw.chance(0.5):
+        # A wall of muscle and fat around it.
+        y, u = grid(shape, draw.device)
+        a, b = draw.uniform(0.55, 0.95), draw.uniform(0.5, 0.9)
+        r = (u / a).square() + (y / b).square() + 0.05 * draw.field(shape, 3.0)
+        inside = r < 1
+        rim = draw.uniform(0.6, 0.95)
+        x = torch.where(r > rim, draw.uniform(-120, 70), x)
+    if draw.chance(0.6):
+        thin = draw.field(shape, draw.uniform(2.6, 3.6)).abs() < draw.uniform(0.03, 0.12)
+        bone = thin & (draw.field(shape, 2.5) > draw.uniform(0, 1.5))
+        x = torch.where(bone, draw.uniform(200, 1500), x)
+    x = torch.where(inside, x, AIR)
+    return _blurred(x, draw.uniform(0.3, 1.0)).clamp(AIR, 3000)
+
+
+def _lesions(draw: Draw, x: Tensor) -> Tensor:
+    """Faint discs of 5 to 60 HU, of one and a half to twelve pixels radius, wherever there is tissue."""
+    count = draw.integer(2, 24)
+    n = x.shape[0]
+    place = draw.uniforms(count, 2) * n
+    numbers = draw.uniforms(count, 3)
+    radius = 1.5 * (8 ** numbers[:, 0])
+    depth = 5 * (12 ** numbers[:, 1]) * torch.where(numbers[:, 2] < 0.5, -1.0, 1.0)
+    edge = 0.6 + draw.uniforms(count)
+    at = torch.arange(n, device=x.device, dtype=torch.float32)
+    far = ((at[None, :, None] - place[:, :1, None]).square() + (at[None, None, :] - place[:, 1:, None]).square()).sqrt()
+    disc = torch.sigmoid((radius[:, None, None] - far) / (0.35 * edge[:, None, None]))
+    added = (depth[:, None, None] * disc).sum(0)
+    return torch.where(x > -300, x + added, x)
+
+
+def _blurred(x: Tensor, sigma: float) -> Tensor:
+    at = torch.arange(-4, 5, device=x.device, dtype=torch.float32)
+    w = (-(at**2) / (2 * sigma**2)).exp()
+    w = w / w.sum()
+    x = F.pad(x[None, None], (4, 4, 4, 4), mode="replicate")
+    return F.conv2d(F.conv2d(x, w.reshape(1, 1, 9, 1)), w.reshape(1, 1, 1, 9))[0, 0]

@@ -1,0 +1,197 @@
+"""FBP images of simulated low-dose scans with what they should show: a bank that batches are cut from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recon.learn import ct_images
+from recon.learn.ct_images import AIR, Library
+from recon.learn.draw import Draw
+from recon.learn.pool import Batch
+from recon.nets.unrolled import Problem
+from recon.operators import Identity
+from recon.operators.xray import Fan, Parallel, Xray
+from recon.prepare import image_noise
+from recon.solve.fbp import fbp
+
+#: Attenuation of water in 1/mm at about 70 keV.
+WATER = 0.0193
+
+#: Pixels at the border of a piece that do not count: the network does not see what is beyond.
+BORDER = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Ranges of the scans that are made; pairs are ranges."""
+
+    #: Pixels along either side of a simulated image, and slices that share a geometry.
+    size: int = 384
+    group: int = 16
+    views: tuple[int, int] = (400, 640)
+    voxel: tuple[float, float] = (0.5, 1.0)
+    #: Photons of a ray in air, noise of the electronics in photons: both decide where rays starve.
+    photons: tuple[float, float] = (2e4, 2e6)
+    electronic: tuple[float, float] = (0.0, 12.0)
+    #: Standard deviation of the noise in the body in HU that the image is scaled to, log-uniform.
+    noise: tuple[float, float] = (3.0, 160.0)
+    #: Share of slices of real scans.
+    real: float = 0.6
+    #: Images that the bank holds.
+    bank: int = 3000
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Images (item, y, x) in HU: as scanned, and the answer; level (item,) and texture of their noise as estimated."""
+
+    noisy: Tensor
+    clean: Tensor
+    level: Tensor
+    texture: Tensor
+
+
+def make(draw: Draw, library: Library, settings: Settings, *, known: bool = False) -> Made:
+    """A group of images of one geometry, each with a dose and a kernel of its own.
+
+    Noise is linear in the projections: the FBP of the noise alone is added to the slice. A real slice has noise of its
+    own, σ₀, which the answer must not hold; with n the added noise of σ, the answer t = slice − (σ₀²/σ²)·n has an error
+    that is uncorrelated with that of the input, slice + n, where both noises have one spectrum, so that the best guess
+    of t is that of the slice without any noise. (Pang et al., Recorrupted-to-Recorrupted, CVPR 2021.)
+    With `known` the answer is the slice itself.
+    """
+    n = settings.size
+    slices = [ct_images.slice_of(draw, library, n, settings.real) for _ in range(settings.group)]
+    clean = torch.stack([x for x, _ in slices])
+    scanned = torch.tensor([s for _, s in slices], device=clean.device)
+    A = _geometry(draw, settings)
+    noise = _noise(draw, clean, A, settings)
+    strength = torch.tensor([draw.log_uniform(*settings.noise) for _ in clean], device=clean.device)
+    own = torch.where(scanned, image_noise.estimate(clean).level, 0.0)
+    # The slice's own noise must be the smaller part.
+    strength = strength if known else torch.maximum(strength, 1.2 * own)
+    noise = noise * strength[:, None, None]
+    noisy = clean + noise
+    if draw.chance(0.5):
+        # Files of scanners end here.
+        noisy = noisy.clamp_min(-1024)
+    found = image_noise.estimate(noisy)
+    share = (own / strength).square().clamp_max(0.7)[:, None, None]
+    return Made(noisy, clean if known else clean - share * noise, found.level, found.texture)
+
+
+def _geometry(draw: Draw, settings: Settings) -> Xray:
+    """A parallel beam, or the fan of a clinical scanner, that covers the image."""
+    n, voxel = settings.size, draw.uniform(*settings.voxel)
+    views = draw.integer(*settings.views)
+    spacing = voxel * draw.uniform(0.7, 1.2)
+    width = math.sqrt(2) * n * voxel
+    if draw.chance(0.4):
+        angles = torch.arange(views, dtype=torch.float64) * (math.pi / views)
+        return Xray(Parallel(angles, math.ceil(width / spacing), spacing, offset=spacing / 4), (n, n), voxel)
+    source, behind = 595.0, 490.0
+    angles = torch.arange(2 * (views // 2), dtype=torch.float64) * (2 * math.pi / (2 * (views // 2)))
+    reach = math.asin(min(0.95, width / 2 / source))
+    spacing = spacing * (source + behind) / source
+    detectors = math.ceil(2 * reach * (source + behind) / spacing)
+    return Xray(
+        Fan(angles, detectors, spacing, source, behind, curved=True, offset=spacing / 4), (n, n), voxel
+    )
+
+
+def _noise(draw: Draw, clean: Tensor, A: Xray, settings: Settings) -> Tensor:
+    """FBP of the noise of projections of slices (item, y, x), each of unit strength in its body."""
+    mu = (clean - AIR).clamp_min(0) * (WATER / 1000)
+    line = A(mu)
+    items, device = len(clean), clean.device
+    photons = torch.tensor([draw.log_uniform(*settings.photons) for _ in range(items)], device=device)[:, None, None]
+    electronic = torch.tensor([draw.uniform(*settings.electronic) for _ in range(items)], device=device)[:, None, None]
+    photons = photons * _bow_tie(draw, A).to(device)
+    mean = photons * (-line).exp()
+    # Poisson counts of many photons are normal; those of few are drawn as they are.
+    counts = torch.poisson(mean.clamp_max(1e8), generator=draw.generator) + electronic * draw.normal(*mean.shape)
+    noise = (photons / counts.clamp_min(0.7)).log() - line
+    f = torch.fft.rfftfreq(line.shape[-1], device=device)
+    kernel = torch.stack([_kernel(draw, f) for _ in range(items)])[:, None]
+    noise = torch.fft.irfft(torch.fft.rfft(noise) * kernel, n=line.shape[-1])
+    out = fbp(noise, A)
+    inside = clean > -300
+    size = [v[i].abs().median() if bool(i.any()) else v.abs().median() for v, i in zip(out, inside)]
+    return out / (1.4826 * torch.stack(size)).clamp_min(1e-9)[:, None, None]
+
+
+def _bow_tie(draw: Draw, A: Xray) -> Tensor:
+    """Transmission of a filter that makes up, in part, for a cylinder of water."""
+    g = A.geometry
+    s = g.places / ((g.source_distance + g.detector_distance) / g.source_distance if isinstance(g, Fan) else 1.0)
+    radius = A.shape[0] * A.voxel * draw.uniform(0.3, 0.5)
+    path = 2 * (radius**2 - s.square()).clamp_min(0).sqrt()
+    return (-draw.uniform(0, 0.8) * WATER * (2 * radius - path)).exp().float()
+
+
+def _kernel(draw: Draw, f: Tensor) -> Tensor:
+    """Transfer of a reconstruction kernel over frequencies f in cycles per element: smooth, standard or sharp."""
+    cut = draw.log_uniform(0.1, 0.6)
+    out = (-((f / cut) ** draw.uniform(1.5, 4))).exp()
+    if draw.chance(0.35):
+        peak = draw.uniform(0.15, 0.4)
+        out = out * (1 + draw.uniform(0, 2) * (-(((f - peak) / 0.12) ** 2)).exp())
+    return out
+
+
+class Bank:
+    """Images on a device, filled group by group, the oldest replaced; batches are pieces of them."""
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        groups = max(1, settings.bank // settings.group)
+        self.capacity, self.filled, self.next = groups * settings.group, 0, 0
+        n = settings.size
+        self.noisy, self.clean = (torch.zeros(self.capacity, n, n, device=device) for _ in range(2))
+        self.level = torch.zeros(self.capacity, device=device)
+        self.texture = torch.zeros(self.capacity, image_noise.BANDS, device=device)
+
+    def add(self, made: Made) -> None:
+        """Put a group in; images whose noise could not be found are left out."""
+        good = (made.level > 0.5) & torch.isfinite(made.noisy).flatten(1).all(1)
+        count = int(good.sum())
+        at = (self.next + torch.arange(count, device=self.device)) % self.capacity
+        self.noisy[at], self.clean[at] = made.noisy[good], made.clean[good]
+        self.level[at], self.texture[at] = made.level[good], made.texture[good]
+        self.next = (self.next + count) % self.capacity
+        self.filled = min(self.capacity, self.filled + count)
+
+    def batch(self, count: int, width: int, draw: Draw) -> Batch:
+        """`count` pieces of `width` pixels, mirrored and transposed, the noise told a little wrong at times."""
+        n, d = self.settings.size, self.device
+        item = (draw.uniforms(count) * self.filled).long()
+        # Bodies are in the middle: places are drawn more often there.
+        place = (draw.uniforms(count, 2) + draw.uniforms(count, 2)) / 2
+        first = (place * (n - width)).long()
+        at = torch.arange(width, device=d)
+        rows, columns = first[:, :1] + at, first[:, 1:] + at
+        index = item[:, None, None], rows[:, :, None], columns[:, None, :]
+        noisy, clean = self.noisy[index], self.clean[index]
+        jitter = (0.1 * draw.normal(count)).exp()
+        made = Made(noisy, clean, self.level[item] * jitter, self.texture[item])
+        turn = int(draw.integer(0, 7))
+        axes = tuple(a for a, bit in ((-2, 1), (-1, 2)) if turn & bit)
+        noisy, clean = (v.flip(axes) if axes else v for v in (noisy, clean))
+        if turn & 4:
+            noisy, clean = noisy.mT, clean.mT
+        return batch(Made(noisy.contiguous(), clean.contiguous(), made.level, made.texture))
+
+
+def batch(made: Made) -> Batch:
+    """Images as a problem of denoising with its answers, in units of water; air hardly counts, borders do not."""
+    noisy, clean = ((v - AIR)[:, None] / 1000 for v in (made.noisy, made.clean))
+    p = Problem(Identity(), noisy, noisy, made.level / 1000, torch.ones_like(made.level), texture=made.texture)
+    near = F.max_pool2d(F.avg_pool2d(clean, 5, 1, 2), 9, 1, 4)
+    weight = 0.05 + 0.95 * (near > 0.15)
+    weight[..., :BORDER, :] = weight[..., -BORDER:, :] = weight[..., :BORDER] = weight[..., -BORDER:] = 0
+    return Batch(p, clean, clean, weight, torch.ones(len(clean), dtype=torch.bool, device=clean.device))
