@@ -26,13 +26,22 @@ def train(
     """Train a network on simulated scans; leaves weights that `run --weights` takes."""
     import torch
 
-    from recon.learn import settings
+    from recon.learn import ct_train, settings
     from recon.learn import train as training
     from recon.progress import reporter
+    from recon.recipe import table
 
-    plan = settings.load(recipe)
     if threads:
         torch.set_num_threads(threads)
+    if table(recipe).get("kind") == "ct":
+        with reporter(quiet) as report:
+            (state,) = ct_train.train(
+                [ct_train.load(recipe)], data, output, device=device, minutes=minutes, resume=resume, report=report
+            )
+        if not quiet:
+            typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")
+        return
+    plan = settings.load(recipe)
     with reporter(quiet) as report:
         state = training.train(
             plan, data, output, device=device, minutes=minutes, resume=resume, workers=workers, report=report

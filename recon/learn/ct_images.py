@@ -21,7 +21,7 @@ AIR = -1000.0
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """CT volumes (slice, y, x) in HU, int16, and magnitudes of any kind whose shapes lend themselves to drawn slices."""
+    """CT volumes (slice, y, x) in HU, int16, and magnitudes of any kind that drawn slices take shapes from."""
 
     ct: tuple[NDArray[np.int16], ...]
     others: volumes.Sources
@@ -42,7 +42,7 @@ def read(folder: Path) -> Library:
 
 
 def slice_of(draw: Draw, library: Library, size: int, real: float) -> tuple[Tensor, bool]:
-    """One slice (size, size) in HU and whether it is one of a scan, with its noise, as it is with probability `real`."""
+    """One slice (size, size) in HU, and whether it is a real one with its own noise, which has probability `real`."""
     scanned = draw.chance(real)
     x = (_photograph if scanned else _drawn)(draw, library, size)
     return _lesions(draw, x) if draw.chance(0.7) else x, scanned

@@ -99,9 +99,7 @@ def _geometry(draw: Draw, settings: Settings) -> Xray:
     reach = math.asin(min(0.95, width / 2 / source))
     spacing = spacing * (source + behind) / source
     detectors = math.ceil(2 * reach * (source + behind) / spacing)
-    return Xray(
-        Fan(angles, detectors, spacing, source, behind, curved=True, offset=spacing / 4), (n, n), voxel
-    )
+    return Xray(Fan(angles, detectors, spacing, source, behind, curved=True, offset=spacing / 4), (n, n), voxel)
 
 
 def _noise(draw: Draw, clean: Tensor, A: Xray, settings: Settings) -> Tensor:
@@ -151,6 +149,8 @@ class Bank:
         self.settings, self.device = settings, device
         groups = max(1, settings.bank // settings.group)
         self.capacity, self.filled, self.next = groups * settings.group, 0, 0
+        #: Images that it has held so far.
+        self.total = 0
         n = settings.size
         self.noisy, self.clean = (torch.zeros(self.capacity, n, n, device=device) for _ in range(2))
         self.level = torch.zeros(self.capacity, device=device)
@@ -164,7 +164,7 @@ class Bank:
         self.noisy[at], self.clean[at] = made.noisy[good], made.clean[good]
         self.level[at], self.texture[at] = made.level[good], made.texture[good]
         self.next = (self.next + count) % self.capacity
-        self.filled = min(self.capacity, self.filled + count)
+        self.filled, self.total = min(self.capacity, self.filled + count), self.total + count
 
     def batch(self, count: int, width: int, draw: Draw) -> Batch:
         """`count` pieces of `width` pixels, mirrored and transposed, the noise told a little wrong at times."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ from recon.learn.ct_synth import Bank, Made, Settings
 from recon.learn.draw import Draw
 from recon.learn.settings import Loop, Training
 from recon.learn.train import Report, State
+from recon.learn.watch import Log
 from recon.nets import weights
 from recon.nets.unrolled import Shape
 
@@ -33,11 +35,18 @@ class Plan:
     kind: Literal["ct"] = "ct"
     network: Shape = field(
         default_factory=lambda: Shape(
-            1, (32, 48, 64), iterations=1, start=0, real=True, texture=3, details=(3, 7, 15, 31), expected=(0.0, 1.0, 0.0)
+            1,
+            (32, 48, 64),
+            iterations=1,
+            start=0,
+            real=True,
+            texture=3,
+            details=(3, 7, 15, 31),
+            expected=(0.0, 1.0, 0.0),
         )
     )
     data: Settings = field(default_factory=Settings)
-    loop: Loop = field(default_factory=lambda: Loop(batch=16, width=160, noisy=0.0, clean=1.0))
+    loop: Loop = field(default_factory=lambda: Loop(batch=16, width=160, noisy=0.0, clean=1.0, ssim_from=2.0))
     #: Share of the time that goes into making scans once the bank is half full.
     making: float = 0.25
     #: Images that validation looks at, and the seed of the first.
@@ -80,7 +89,7 @@ def train(
             if not resume:
                 raise ReconError(f"{folder} holds a training already; add --resume to go on, or name a new folder")
             common.restore(state, folder / "checkpoint.pt")
-    logs = [common.Log(folder) for folder in folders]
+    logs = [Log(folder) for folder in folders]
     library = ct_images.read(data / "train")
     lead = states[0]
     maker = Draw.seeded(first.loop.seed * 1_000_003 + lead.step, place)
@@ -89,9 +98,32 @@ def train(
     while bank.filled < min(bank.capacity, 4 * first.data.group):
         bank.add(ct_synth.make(maker, library, first.data))
         report("bank", bank.filled, bank.capacity)
-    made = 0.0
-    saved = checked = lead.seconds
-    while lead.seconds < total:
+    with common.interruptible() as stop:
+        _loop(plans, states, folders, logs, library, bank, held, maker, total, stop, report)
+    for state, plan, folder in zip(states, plans, folders):
+        common.save(state, folder / "checkpoint.pt")
+        weights.save(state.average, folder / plan.name, half=True)
+    _check(states, held, folders, logs)
+    return states
+
+
+def _loop(
+    plans: Sequence[Plan],
+    states: Sequence[State],
+    folders: Sequence[Path],
+    logs: Sequence[Log],
+    library: ct_images.Library,
+    bank: Bank,
+    held: Sequence[Made],
+    maker: Draw,
+    total: float,
+    stop: Event,
+    report: Report,
+) -> None:
+    """Steps, and new scans in between, until the time is over."""
+    first, lead, place = plans[0], states[0], bank.device
+    made, saved, checked = 0.0, lead.seconds, lead.seconds
+    while lead.seconds < total and not stop.is_set():
         begin = time.monotonic()
         # A bank that is less than half full gets half of the time.
         share = first.making if bank.filled >= bank.capacity // 2 else 0.5
@@ -104,7 +136,8 @@ def train(
         for state, plan, log in zip(states, plans, logs):
             measured = common.step(state, plan.training, (drawn, wish), lead.seconds / total)
             if state.step % 20 == 0:
-                log.write(step=state.step, minutes=lead.seconds / 60, scans=bank.filled, **measured)
+                numbers = {name: float(value) for name, value in measured.items()}
+                log.write(step=state.step, minutes=lead.seconds / 60, scans=bank.total, **numbers)
         # Steps that make scans take longer than others; a process that was stopped longer than that.
         elapsed = min(time.monotonic() - begin, 60.0)
         for state in states:
@@ -117,29 +150,22 @@ def train(
         if lead.seconds - checked > 60 * first.loop.validate_minutes:
             checked = lead.seconds
             _check(states, held, folders, logs)
-    for state, plan, folder in zip(states, plans, folders):
-        common.save(state, folder / "checkpoint.pt")
-        weights.save(state.average, folder / plan.name, half=True)
-    _check(states, held, folders, logs)
-    return states
 
 
 def check_set(plan: Plan, data: Path, device: torch.device) -> list[Made]:
     """Images of validation slices with noise of 15 to 80 HU, the slice itself as the answer, one by one."""
-    from dataclasses import replace
-
     library = ct_images.read(data)
     settings = replace(plan.data, real=1.0, noise=(15.0, 80.0), group=min(8, plan.check))
     found: list[Made] = []
     while len(found) < plan.check:
         draw = Draw.seeded(plan.check_seed + len(found), device)
         made = ct_synth.make(draw, library, settings, known=True)
-        parts = zip(*(v.split(1) for v in (made.noisy, made.clean, made.level, made.texture)))
-        found += [Made(*p) for p in parts]
+        for i in range(len(made.noisy)):
+            found.append(Made(*(v[i : i + 1] for v in (made.noisy, made.clean, made.level, made.texture))))
     return found[: plan.check]
 
 
-def _check(states: Sequence[State], held: Sequence[Made], folders: Sequence[Path], logs: Sequence[common.Log]) -> None:
+def _check(states: Sequence[State], held: Sequence[Made], folders: Sequence[Path], logs: Sequence[Log]) -> None:
     for state, folder, log in zip(states, folders, logs):
         gains, shown = [], []
         for made in held:

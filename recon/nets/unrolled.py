@@ -114,7 +114,9 @@ class Unrolled(nn.Module):
         step = (0.3 / (nu + MODEL_ERROR))[wide]
         for weight, correction in zip(self.weight, self.correction):
             lam = nu * (TRUST + 3 * weight(condition)[..., 0]).exp() + 1e-5
-            channels = torch.stack([x, (x - x0) / error, residual * step, *_details(x, error, self.shape.details)], -p.ndim - 1)
+            channels = torch.stack(
+                [x, (x - x0) / error, residual * step, *_details(x, error, self.shape.details)], -p.ndim - 1
+            )
             z = x + error * _planes(cast(UNet, correction), channels, condition, p.ndim)
             x = refine(p.normal, b, z, lam, self.shape.iterations, p.ndim)
             residual = p.normal(x) - b
