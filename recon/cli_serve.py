@@ -37,6 +37,7 @@ def serve(
     if check is not None:
         site = settings.load(check)
         known = settings.registered(site)
+        settings.rehearse(site, known)
         typer.echo(f"{check} is well; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
         if site.pacs.to:
             typer.echo(

@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "pipeline": {"ct", "data", "io", "job", "cartesian", "noncartesian", "prepare", "recipe", "__init__"},
     "errors": {"data"},
     "pacs": {"data", "errors", "io", "recipe"},
-    "serve": {"data", "errors", "io", "pacs", "pipeline", "prepare", "recipe", "__init__"},
+    "serve": {"data", "errors", "io", "methods", "pacs", "pipeline", "prepare", "recipe", "__init__"},
     "accuracy": {"data", "errors", "io", "masks", "metrics", "pipeline", "prepare", "recipe", "__init__"},
     "doctor": {"data", "kernels", "__init__"},
     "cli": {"*"},

@@ -27,11 +27,11 @@ class Audit:
         size = os.fstat(self._file).st_size
         end = os.pread(self._file, _TAIL, max(0, size - _TAIL))
         self._number = _last(end)
-        if end and not end.endswith(b"\n"):  # the machine went down in the middle of a line
-            os.write(self._file, b"\n")
+        # Where the machine went down in the middle of a line, the next one begins on its own.
+        self._torn = bool(end) and not end.endswith(b"\n")
 
     def write(self, event: str, **what: Any) -> None:
-        """Append one line and have it on the disk."""
+        """Append one line and have it on the disk; raises OSError where that takes nothing."""
         self._number += 1
         line = {
             "n": self._number,
@@ -40,7 +40,13 @@ class Audit:
             "event": event,
             **what,
         }
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        whole = (b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n"
+        left = memoryview(whole)
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+        finally:
+            self._torn = 0 < len(left) < len(whole) or (self._torn and len(left) == len(whole))
         os.fsync(self._file)
 
     def close(self) -> None:

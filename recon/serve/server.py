@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from recon import __version__
 from recon.data import ReconError
@@ -61,6 +61,13 @@ class _Worker:
     ready: bool = False
     sending: bool = False
     session: _Session | None = None
+
+
+def _scratch() -> IO[bytes]:
+    """A file without a name: in memory where there is such a thing, since no session should hang on a full disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("setup"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def listen(site: Site) -> socket.socket:
@@ -136,7 +143,7 @@ class Server:
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
-        with theirs, tempfile.TemporaryFile() as setup:
+        with theirs, _scratch() as setup:
             setup.write(self._setup)
             setup.seek(0)
             # Threads that wait in a loop for each other stand still where sessions share the cores.
@@ -190,12 +197,19 @@ class Server:
         session = _Session(secrets.token_hex(4), peer, connection, now + self._site.limits.wall_s, now)
         worker = next((w for w in self._workers if not w.session), None) or self._start()
         worker.session = session
-        self._audit.write("started", job=session.name, peer=peer)
+        self._record("started", job=session.name, peer=peer)
         self._board.began(session.name, peer)
         self._log(f"job {session.name} from {peer} started")
         with contextlib.suppress(OSError):  # a worker that has just died is noticed when its control socket ends
             words = json.dumps({"job": session.name}).encode()
             socket.send_fds(worker.control, [words], [connection.fileno()])
+
+    def _record(self, event: str, **what: Any) -> None:
+        """Write the audit; scans go on where the disk takes nothing, and the log says what is missing."""
+        try:
+            self._audit.write(event, **what)
+        except OSError as e:
+            self._log(f"job {what['job']} {event}, and the audit could not be written ({e.strerror}); make room for it")
 
     def _hear(self, worker: _Worker) -> None:
         try:
@@ -212,6 +226,8 @@ class Server:
 
     def _note(self, worker: _Worker, what: dict[str, Any]) -> None:
         worker.sending = what.pop("sending", worker.sending)
+        if "unfit" in what:
+            raise ReconError(what["unfit"])
         if what.pop("ready", False):
             worker.ready, self._failures = True, 0
         if worker.session is None:
@@ -248,7 +264,7 @@ class Server:
             words = f"ERR {session.name}: {reason}"
         state, reason = session.record["state"], session.record.get("reason", "")
         seconds = round(time.monotonic() - session.began, 3)
-        self._audit.write("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
+        self._record("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
         self._board.ended(session.name, seconds, session.record)
         self._log(f"job {session.name} ended after {seconds:.1f} s: {state}{': ' + reason if reason else ''}")
         # In the middle of an image any word would be read as pixels.

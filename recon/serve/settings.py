@@ -145,3 +145,18 @@ def registered(site: Site) -> dict[str, Recipe]:
     """All recipes that a scanner may ask for, by name; raises ReconError for a file that holds none."""
     known = {name: replace(recipes.with_method(Recipe(), method), name=name) for name, method in BUILT_IN.items()}
     return {**known, **{name: recipes.load(Path(file)) for name, file in site.recipes.items()}}
+
+
+def rehearse(site: Site, known: Mapping[str, Recipe]) -> None:
+    """Load the networks of the recipes, so that broken weights are refused before any scan comes, and none waits.
+
+    Raises ReconError for weights that a recipe of the site names and that cannot be used.
+    """
+    from recon import methods
+
+    for name, recipe in known.items():
+        try:
+            methods.evidence(recipe.solve.method, recipe.solve)
+        except ReconError as e:
+            if name in site.recipes:
+                raise ReconError(f"the recipe {name}: {e}") from None

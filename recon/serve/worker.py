@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from recon import recipe as recipes
-from recon.data import DataError, Image, RawScan
+from recon.data import DataError, Image, RawScan, ReconError
 from recon.errors import sentence
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
-from recon.serve import counting, early, store, wire
+from recon.serve import counting, early, settings, store, wire
 from recon.serve.pacs import to_pacs
 from recon.serve.session import Inbox, Key, MiB, receive, stamp
 from recon.serve.settings import Site
@@ -137,7 +137,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
         )
     sender.rest(scan, arrived)
     if job.site.pacs.to:
-        keep.append(lambda: to_pacs(scan, sender.whole, job.recipes[inbox.recipe], job.name, job.site, job.tell))
+        keep.append(lambda: to_pacs(scan, sender.whole, inbox.plan, job.name, job.site, job.tell))
     return "done"
 
 
@@ -282,7 +282,13 @@ def main() -> None:
 
     if site.threads:
         torch.set_num_threads(site.threads)
-    Job("", site, known, control).tell(ready=True)
+    warm = Job("", site, known, control)
+    try:
+        settings.rehearse(site, known)
+    except ReconError as e:
+        warm.tell(unfit=str(e))
+        return
+    warm.tell(ready=True)
     data, descriptors, _, _ = socket.recv_fds(control, 1 << 12, 1)
     if not descriptors:
         return  # the server has ended
