@@ -13,6 +13,10 @@
 #define RECON_SHIFT 3
 #define RECON_THREADS 160
 #endif
+// Blocks that a multiprocessor is to hold at least.
+#ifndef RECON_RESIDENT
+#define RECON_RESIDENT 1
+#endif
 
 using recon::small_dft;
 using recon::Task;
@@ -149,7 +153,7 @@ RECON_INLINE void filter(Value* s, const float* table, const float* weights, boo
 
 // out[group] = sum over its coils of conj(S) F^-1 w F S x along y; x (item, z, y, x), maps (item or 1, coil, z, y, x),
 // weights (item or 1, z or 1, N) in the order of the passes and scaled, out (group, item, z, y, x), N >= ny.
-extern "C" __global__ void __launch_bounds__(RECON_THREADS)
+extern "C" __global__ void __launch_bounds__(RECON_THREADS, RECON_RESIDENT)
 planned_normal(const Value* __restrict__ x, const Value* __restrict__ maps, const float* __restrict__ weights, Value* out,
                const float* __restrict__ table, int items, int map_items, int weight_items, int weight_planes, int coils,
                int nz, int ny, int nx, int per_group) {
@@ -184,7 +188,7 @@ planned_normal(const Value* __restrict__ x, const Value* __restrict__ maps, cons
 // x and maps are (z, y, x) and (coil, z, y, x).
 
 // k = F S x along y. Blocks count strips, planes, coils.
-extern "C" __global__ void __launch_bounds__(RECON_THREADS)
+extern "C" __global__ void __launch_bounds__(RECON_THREADS, RECON_RESIDENT)
 planned_spread(const Value* __restrict__ x, const Value* __restrict__ maps, Value* k, const float* __restrict__ table,
                int nz, int ny, int nx, int x0, int wide) {
     extern __shared__ double shared_memory[];
@@ -209,7 +213,7 @@ planned_spread(const Value* __restrict__ x, const Value* __restrict__ maps, Valu
 }
 
 // k = F^-1 w F k along z, in place; weights (y, N) in the order of the passes. Blocks count strips, y, coils.
-extern "C" __global__ void __launch_bounds__(RECON_THREADS)
+extern "C" __global__ void __launch_bounds__(RECON_THREADS, RECON_RESIDENT)
 planned_filter(Value* k, const float* __restrict__ weights, const float* __restrict__ table, int nz, int ky, int wide) {
     extern __shared__ double shared_memory[];
     const int strips = (wide + WIDTH - 1) / WIDTH, y = blockIdx.x / strips % ky, coil = blockIdx.x / strips / ky;
@@ -225,7 +229,7 @@ planned_filter(Value* k, const float* __restrict__ weights, const float* __restr
 }
 
 // out = sum over coils of conj(S) F^-1 k along y. Blocks count strips, planes.
-extern "C" __global__ void __launch_bounds__(RECON_THREADS)
+extern "C" __global__ void __launch_bounds__(RECON_THREADS, RECON_RESIDENT)
 planned_gather(const Value* __restrict__ k, const Value* __restrict__ maps, Value* out, const float* __restrict__ table,
                int coils, int nz, int ny, int nx, int x0, int wide) {
     extern __shared__ double shared_memory[];
