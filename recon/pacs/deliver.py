@@ -43,7 +43,7 @@ def hand_over(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]], job: str
 
     Raises ReconError, and takes none of them, where one may not leave, and where the spool is another PACS's.
     """
-    folder = claim(pacs)
+    folder = claim(pacs, settle=False)
     return spools.put(folder, _anonymous(pacs, images) if pacs.deidentify else images, job)
 
 
@@ -60,8 +60,11 @@ def _anonymous(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]]) -> Iter
         yield name, deidentified(dataset, key)
 
 
-def claim(pacs: Pacs) -> Path:
-    """The spool of a PACS, with a note whose it is; raises ReconError where images wait in it for another PACS."""
+def claim(pacs: Pacs, settle: bool = True) -> Path:
+    """The spool of a PACS, with a note of these settings; raises ReconError where images wait in it for another PACS.
+
+    Without `settle`, settings that are noted for this PACS already stay.
+    """
     folder = spools.prepare(Path(pacs.spool))
     before = target(folder)
     if before and before != pacs.to:
@@ -71,6 +74,8 @@ def claim(pacs: Pacs) -> Path:
             raise ReconError(
                 f"{waiting} images in {folder} are meant for {before}; give another PACS another folder with --spool"
             )
+    if before == pacs.to and not settle:
+        return folder
     temporary = folder / "tmp" / f"pacs.{os.getpid()}"
     with open(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as out:
         json.dump(asdict(pacs), out)
@@ -92,6 +97,7 @@ def known(folder: Path) -> Pacs:
 def once(pacs: Pacs, log: Callable[[str], None]) -> None:
     """One round over the spool of a PACS: whatever is due is sent and asked after."""
     with spools.locked(Path(pacs.spool)), peer(pacs) as to:
+        claim(pacs)
         sender = Sender(pacs, to, log)
         sender.start()
         sender.round()
@@ -99,8 +105,8 @@ def once(pacs: Pacs, log: Callable[[str], None]) -> None:
 
 def watch(pacs: Pacs, log: Callable[[str], None], stopped: Callable[[float], bool]) -> None:
     """Rounds over the spool of a PACS until `stopped`, which waits that many seconds, says so."""
-    folder = claim(pacs)
-    with spools.locked(folder), peer(pacs) as to:
+    with spools.locked(Path(pacs.spool)), peer(pacs) as to:
+        claim(pacs)
         sender = Sender(pacs, to, log)
         sender.start()
         sender.watch(stopped)

@@ -88,8 +88,11 @@ class Sender:
 
     def watch(self, stopped: Callable[[float], bool]) -> None:
         """Rounds until `stopped`, which waits that many seconds, says so."""
-        while not stopped(_LOOK_S):
+        wait = _LOOK_S
+        while not stopped(wait):
+            began = time.monotonic()
             self.round()
+            wait = max(_LOOK_S, 10 * (time.monotonic() - began))  # looking through a full spool is work, too
 
     def due(self, state: spools.State) -> list[Item]:
         """Images in a state whose time has come; one that is due later than any wait lasts is the clock's fault."""

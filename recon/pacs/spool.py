@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -163,8 +164,8 @@ def resume(spool: Path) -> int:
     left = list(items(spool, "sending"))
     for item in left:
         move(spool, item, "new")
-    for item in items(spool, "sent"):
-        item.image.unlink(missing_ok=True)
+    for folder in (spool / "sent").iterdir():
+        (folder / "image.dcm").unlink(missing_ok=True)
     for batch in (spool / "tmp").iterdir():
         if time.time() - batch.stat().st_mtime > _ABANDONED_S:
             shutil.rmtree(batch, ignore_errors=True)
@@ -224,9 +225,23 @@ def move(spool: Path, item: Item, state: State, *, name: str = "", **changes: An
     sync(target.parent)
     if item.folder.parent.exists():
         sync(item.folder.parent)
+    if state in ("sent", "failed"):
+        _trace(spool, state, record)
     if state == "sent":
         (target / "image.dcm").unlink(missing_ok=True)
     return Item(target, record)
+
+
+def _trace(spool: Path, state: State, record: Record) -> None:
+    """Append how an image ended to a file that is never rewritten, and that outlives its record."""
+    line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "uid": record.uid, "state": state,
+            "job": record.job, "tries": record.tries, "pixels": record.pixels, "reason": record.reason}  # fmt: skip
+    descriptor = os.open(spool / "deliveries.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def note(item: Item, **changes: Any) -> Item:

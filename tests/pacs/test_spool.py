@@ -98,6 +98,36 @@ def test_f43_a_spool_of_one_pacs_is_not_emptied_into_another(post: Callable[...,
         deliver.claim(replace(here.pacs, to="OTHER@127.0.0.1:1"))
 
 
+def test_f42_how_each_image_ended_is_kept_in_a_file_that_only_grows(
+    told: Callable[..., tuple[Told, Post]], brain: Path
+) -> None:
+    _, here = told([0xC000, 0], keep_days=0.0)
+    uids = here.put(brain)
+    here.once()
+    lines = [json.loads(line) for line in (here.folder / "deliveries.jsonl").read_text().splitlines()]
+    assert sorted(line["uid"] for line in lines) == sorted(uids)
+    assert sorted(line["state"] for line in lines) == ["failed", "sent", "sent"]
+    before = (here.folder / "deliveries.jsonl").read_bytes()
+    with spools.locked(here.folder):
+        spools.retry(here.folder)
+    here.once()
+    assert (here.folder / "deliveries.jsonl").read_bytes().startswith(before)
+
+
+def test_the_settings_of_a_spool_are_those_of_its_last_sender(
+    told: Callable[..., tuple[Told, Post]], brain: Path
+) -> None:
+    pacs, here = told()
+    here.put(brain)
+    here.once()
+    deliver.hand_over(replace(here.pacs, aet="OTHER"), [("a", brain / "IM0001.dcm")])
+    assert deliver.known(here.folder) == here.pacs  # whoever only brings images changes nothing for the sender
+    here.pacs = replace(here.pacs, tries=7)
+    here.once()
+    assert deliver.known(here.folder).tries == 7
+    assert len(pacs.came) == 3
+
+
 def test_two_senders_do_not_share_a_spool(told: Callable[..., tuple[Told, Post]], brain: Path) -> None:
     _, here = told()
     with spools.locked(here.folder), pytest.raises(ReconError, match="another sender"):
