@@ -23,6 +23,8 @@ PACKAGES = (
     "cupy",
     "finufft",
     "twixtools",
+    "pynetdicom",
+    "dicom-anonymizer",
     "fastmri",
 )
 

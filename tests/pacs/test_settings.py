@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +112,20 @@ def test_check_can_ask_whether_the_pacs_is_there(tmp_path: Path) -> None:
     end = recon("serve", "--check", site(tmp_path, free_port()), "--echo")
     assert end.code == 1
     assert "no connection (Connection refused)" in end.err
+
+
+def keys(section: Any, prefix: str = "") -> dict[str, Any]:
+    """All keys of a site's settings and their defaults."""
+    found: dict[str, Any] = {}
+    for f in fields(section):
+        value = getattr(section, f.name)
+        found |= keys(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
+    return found
+
+
+def test_the_reference_has_every_key_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "site.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w.]+)` \|(.*?)\|", page, re.M))
+    stated = {k: json.loads(v.strip(" `")) if v.strip() else None for k, v in rows.items()}
+    expected = {k: list(v) if isinstance(v, tuple) else v for k, v in keys(sites.Site()).items()}
+    assert stated == expected
