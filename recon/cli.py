@@ -19,7 +19,7 @@ from recon import __version__
 from recon.cli_adapt import adapt
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
-from recon.cli_ct import Strength, with_strength
+from recon.cli_ct import Strength, simulate_ct, with_strength
 from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
@@ -161,6 +161,7 @@ app.command()(serve)
 app.command()(stream)
 app.command()(openrecon_label)
 app.command()(send)
+app.command()(simulate_ct)
 
 
 @app.command()

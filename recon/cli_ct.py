@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recon.data import ReconError
+
 if TYPE_CHECKING:
+    from recon.data import CTImages
     from recon.recipe import Recipe
 
 Strength = Annotated[
@@ -20,3 +25,101 @@ def with_strength(plan: Recipe, strength: float | None) -> Recipe:
     from dataclasses import replace
 
     return plan if strength is None else replace(plan, ct=replace(plan.ct, strength=strength))
+
+
+def simulate_ct(
+    source: Annotated[Path, typer.Argument(help="CT in HU (DICOM, NIfTI), or the word phantom", metavar="VOLUME")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file (.h5) for the projections")],
+    photons: Annotated[float | None, typer.Option(help="Photons of a ray in air; default 2e5")] = None,
+    dose: Annotated[float | None, typer.Option(help="Share of the source's own dose instead, 0 to 1")] = None,
+    electronic: Annotated[float, typer.Option(help="Noise of the electronics, in photons")] = 5.0,
+    bow_tie: Annotated[float, typer.Option(help="0 no filter, 1 flattens a cylinder of water")] = 0.5,
+    beam: Annotated[str, typer.Option(help="parallel, flat or curved (fan beams)")] = "curved",
+    views: Annotated[int, typer.Option(help="Number of angles", min=1, max=100_000)] = 984,
+    arc: Annotated[float, typer.Option(help="Degrees; 0: half a turn (parallel), a whole one (fan)", min=0)] = 0.0,
+    elements: Annotated[int, typer.Option(help="Detector elements; 0 covers the image", min=0, max=100_000)] = 0,
+    source_distance: Annotated[float, typer.Option(help="From source to axis in mm")] = 595.0,
+    detector_distance: Annotated[float, typer.Option(help="From axis to detector in mm", min=0)] = 490.0,
+    slices: Annotated[str, typer.Option(help="Only these of the source, first:last, from 1")] = "",
+    matrix: Annotated[int, typer.Option(help="Pixels of the phantom's image a side", min=16, max=4096)] = 512,
+    truth: Annotated[str, typer.Option(help="Write what the scan should show here, for instance .nii.gz")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the noise", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write CT projections of a volume with Poisson and electronic noise, to be reconstructed by run."""
+    _check(output, photons, dose, beam, force)
+    from recon.io import ct_projections
+    from recon.io import write as writing
+    from recon.progress import reporter
+    from recon.simulation import ct_scan
+
+    phantom = str(source) == "phantom" and not source.exists()
+    writing.check_paths([str(output), *([truth] if truth else [])], inputs=[] if phantom else [source])
+    scan = ct_scan.Scan(
+        photons or 2e5, dose or 0.0, electronic, bow_tie, beam, views, arc, elements,  # type: ignore[arg-type]
+        source_distance=source_distance, detector_distance=detector_distance, seed=seed,
+    )  # fmt: skip
+    if phantom:
+        made, shown = ct_scan.of_phantom(matrix, scan)
+    else:
+        from recon.data import CTImages
+        from recon.io.read import read
+
+        images = read(source)
+        if not isinstance(images, CTImages):
+            raise ReconError(f"{source.name} is {images.source}; give CT images in HU, or the word phantom")
+        volume, voxel, positions, thickness = _volume(images, slices)
+        shown = volume
+        with reporter(False) as report:
+            made = ct_scan.of_volume(volume, voxel, positions, thickness, scan, report)
+    for note in made.notes:
+        typer.echo(f"  {note}", err=True)
+    ct_projections.write(made, output)
+    typer.echo(f"wrote {output}")
+    if truth:
+        from dataclasses import replace
+
+        from recon.ct.projections import grid
+        from recon.data import Image
+        from recon.prepare.ct import operator
+
+        g = replace(grid(made, operator(made)), shape=shown.shape)
+        for path in writing.write(Image(shown, g, units="HU"), [truth]):
+            typer.echo(f"wrote {path}")
+
+
+def _check(output: Path, photons: float | None, dose: float | None, beam: str, force: bool) -> None:
+    if output.suffix != ".h5":
+        raise typer.BadParameter(f"-o takes an HDF5 file that ends in .h5, not {str(output)!r}")
+    if output.exists() and not force:
+        raise ReconError(f"{output} exists; give another name, or --force to replace it")
+    if photons is not None and dose is not None:
+        raise typer.BadParameter("--photons and --dose say the same thing twice; give one of them")
+    if photons is not None and not 0 < photons < math.inf:
+        raise ReconError(f"--photons takes a number above 0, for instance 2e4, not {photons:g}")
+    if dose is not None and not 0 < dose <= 1:
+        raise ReconError(f"--dose takes a share above 0 and at most 1, not {dose:g}")
+    if beam not in ("parallel", "flat", "curved"):
+        raise typer.BadParameter(f"--beam takes parallel, flat or curved, not {beam!r}")
+
+
+def _volume(images: CTImages, slices: str):  # type: ignore[no-untyped-def]
+    """HU of the chosen slices of the first series, their pixel, positions and thickness in mm."""
+    import numpy as np
+
+    series = images.series[0]
+    g = series.geometry
+    if abs(g.voxel[0] / g.voxel[1] - 1) > 1e-3:
+        raise ReconError(
+            f"pixels of {g.voxel[0]:g}×{g.voxel[1]:g} mm are not square, which a projection needs; resample the source"
+        )
+    first, last = 1, g.shape[0]
+    if slices:
+        try:
+            first, last = (int(v) for v in slices.split(":")) if ":" in slices else (int(slices), int(slices))
+        except ValueError:
+            first = 0
+        if not 1 <= first <= last <= g.shape[0]:
+            raise typer.BadParameter(f"--slices takes first:last between 1 and {g.shape[0]}, not {slices!r}")
+    positions = tuple(float(v) for v in (np.arange(first - 1, last) * g.voxel[2]))
+    return series.voxels.read(first - 1, last), g.voxel[0], positions, g.thickness

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recon.ct import images
+from recon.ct import images, projections
 from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTSeries, DataError, Image, RawScan, ReconError
 from recon.io.arrays import plane
 from recon.job import Job, described, provenance
@@ -60,7 +60,7 @@ def reconstruct(
     if isinstance(scan, CTImages):
         return images.reconstruct(scan, recipe, place(device), stack, report)
     if isinstance(scan, CTProjections):
-        raise NotImplementedError
+        return projections.reconstruct(scan, recipe, place(device), stack, report)
     job = prepare(scan, recipe, place(device), memory, stack)
     if recipe.trust.replicas and job.encoding.trajectory != "cartesian":
         raise ReconError("replicas are made of Cartesian scans alone; set trust.replicas = 0 in the recipe")

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "accuracy": {"data", "errors", "io", "masks", "metrics", "pipeline", "prepare", "recipe", "__init__"},
     "doctor": {"data", "kernels", "__init__"},
     "cli": {"*"},
-    "cli_ct": {"data", "io", "recipe", "simulation"},
+    "cli_ct": {"ct", "data", "io", "prepare", "progress", "recipe", "simulation"},
     "cli_bench": {"accuracy", "data", "io", "progress", "recipe"},
     "cli_send": {"data", "errors", "pacs", "serve"},
     "cli_serve": {"data", "errors", "io", "pacs", "serve"},

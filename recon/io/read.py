@@ -66,6 +66,10 @@ def read(
         from recon.io import ct_dicom
 
         return ct_dicom.read(path)
+    if kind == "projections":
+        from recon.io import ct_projections
+
+        return ct_projections.read(path)
     if kind == "NIfTI":
         from recon.io import ct_nifti
 
@@ -84,7 +88,7 @@ def read_raw(path: str | Path, *, axes: Sequence[str] | None = None, key: str | 
 
 
 def recognise(path: str | Path) -> str:
-    """Format of a file: ismrmrd, fastmri, cfl, numpy, twix, DICOM or NIfTI.
+    """Format of a file: ismrmrd, fastmri, cfl, numpy, twix, DICOM, NIfTI or (CT) projections.
 
     Raises DataError for any other, saying what it is.
     """
@@ -151,6 +155,10 @@ def _hdf5(path: Path) -> str:
     from recon.io.ismrmrd import open_hdf5
 
     with open_hdf5(path) as file:
+        from recon.io.ct_projections import is_projections
+
+        if is_projections(file):
+            return "projections"
         names = {name: set(file[name]) if hasattr(file[name], "keys") else None for name in file}
     if names.get("kspace", set()) is None:
         return "fastmri"

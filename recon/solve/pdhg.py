@@ -82,6 +82,7 @@ def tv(
     spacing: tuple[float, ...] | None = None,
     constraint: Literal["none", "real", "nonnegative"] = "none",
     balance: float = 0.1,
+    x0: Tensor | None = None,
     ndim: int = 3,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Solution:
@@ -90,7 +91,8 @@ def tv(
     |·|₂ joins the `axes` (by default those of the last three that are longer than one), real and imaginary part and,
     with `ndim` 4, the sets of maps. `spacing` holds the voxel sizes along `axes` for anisotropic voxels (see
     `Gradient`). λ counts in standard deviations σ of the noise. `constraint` "real" or "nonnegative" restricts the
-    image. In a denoised image (A = I) a disc of radius r loses 2λσ/r of its height.
+    image; iterations start from `x0`, by default Aᴴy. In a denoised image (A = I) a disc of radius r loses 2λσ/r of its
+    height.
     (Rudin, Osher and Fatemi, Physica D 60:259, 1992; Chambolle and Pock, J Math Imaging Vis 40:120, 2011.)
     """
     A, normal = measurement.A, measurement.A.normal()
@@ -114,7 +116,7 @@ def tv(
         bound=1 / step_size(A, normal, b, ndim),
         K_bound=gradient.squared_norm,
         balance=balance,
-        x0=b,
+        x0=b if x0 is None else x0,
         project=None if constraint == "none" else real,
         iterations=iterations,
         tolerance=tolerance,

@@ -1,0 +1,172 @@
+"""CT projections as HDF5, the layout that docs/reference/formats.md tells: read, checked, written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import CTProjections, DataError
+from recon.io.atomic import atomic_file
+
+#: What the root's attribute `format` says.
+FORMAT = "recon CT projections"
+VERSION = 1
+_BEAMS = ("parallel", "flat", "curved")
+#: Line integrals beyond these are none: e^-30 of the photons, or more light behind the body than before it.
+_LOW, _HIGH = -3.0, 30.0
+
+
+def is_projections(file: Any) -> bool:
+    """Whether an open HDF5 file is of this layout, or tries to be."""
+    return file.attrs.get("format") == FORMAT or "projections" in file
+
+
+def read(path: Path) -> CTProjections:
+    """The projections in a file; raises DataError, naming the entry, for one that is missing or makes no scan."""
+    try:
+        with h5py.File(path, "r") as file:
+            return _checked(_read(file, path), path)
+    except DataError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{path.name} cannot be read as CT projections ({type(error).__name__}): it is cut short or damaged; copy "
+            "it again"
+        ) from None
+
+
+def write(scan: CTProjections, path: Path) -> None:
+    """Write projections as HDF5, whole or not at all; the same scan gives the same bytes."""
+    with atomic_file(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        file.attrs.update({"format": FORMAT, "version": VERSION})
+        data = file.create_dataset("projections", data=scan.values, chunks=(1, *scan.values.shape[1:]), compression=4)
+        data.attrs.update({"kind": scan.kind})
+        if scan.kind == "counts":
+            data.attrs.update({"electronic_noise": scan.electronic_noise, "photons_per_count": scan.counts_per_unit})
+            file["flat"] = scan.air
+            if scan.dark is not None:
+                file["dark"] = scan.dark
+        file["angles"] = scan.angles
+        file["angles"].attrs["units"] = "rad"
+        geometry = {"beam": scan.beam, "detector_spacing_mm": scan.spacing, "detector_offset_mm": scan.offset}
+        if scan.beam != "parallel":
+            geometry |= {"source_to_axis_mm": scan.source_distance, "axis_to_detector_mm": scan.detector_distance}
+        file.create_group("geometry").attrs.update(geometry)
+        image = {"matrix": scan.matrix, "voxel_mm": scan.voxel, "water_per_mm": scan.water}
+        file.create_group("image").attrs.update(
+            {**image, "slice_positions_mm": scan.positions, "slice_thickness_mm": scan.thickness}
+        )
+
+
+def _read(file: Any, path: Path) -> CTProjections:
+    if "projections" not in file:
+        raise DataError(f"{path.name} lacks the data set projections (slice, view, detector); see the docs")
+    data = file["projections"]
+    if data.dtype.kind not in "uif" or data.ndim not in (2, 3) or not data.size:
+        raise DataError(
+            f"{path.name}: projections are {data.dtype} {data.shape}, not real numbers (slice, view, detector)"
+        )
+    values = np.asarray(data, dtype=np.float32)
+    values = values[None] if values.ndim == 2 else values
+    kind = _text(data.attrs.get("kind", ""))
+    if kind not in ("counts", "line integrals"):
+        raise DataError(f"{path.name}: projections have kind {kind!r}; give it counts or line integrals")
+    if "angles" not in file:
+        raise DataError(f"{path.name} lacks the data set angles (view,)")
+    angles = np.asarray(file["angles"], dtype=np.float64)
+    units = _text(file["angles"].attrs.get("units", "rad"))
+    if units not in ("rad", "deg"):
+        raise DataError(f"{path.name}: angles are in {units!r}; give their attribute units, rad or deg")
+    geometry: Mapping[str, Any] = file["geometry"].attrs if "geometry" in file else {}
+    image: Mapping[str, Any] = file["image"].attrs if "image" in file else {}
+    beam = _text(geometry.get("beam", ""))
+    if beam not in _BEAMS:
+        raise DataError(f"{path.name}: geometry has beam {beam!r}; give one of {', '.join(_BEAMS)}")
+    needed = ["detector_spacing_mm"] + (["source_to_axis_mm", "axis_to_detector_mm"] if beam != "parallel" else [])
+    missing = [name for name in needed if name not in geometry]
+    if missing:
+        raise DataError(f"{path.name}: geometry lacks {', '.join(missing)}, which a {beam} beam needs")
+    matrix = image.get("matrix", (0, 0))
+    positions = image.get("slice_positions_mm")
+    return CTProjections(
+        values=values,
+        kind=kind,  # type: ignore[arg-type]
+        angles=np.deg2rad(angles) if units == "deg" else angles,
+        beam=beam,  # type: ignore[arg-type]
+        spacing=float(geometry["detector_spacing_mm"]),
+        offset=float(geometry.get("detector_offset_mm", 0)),
+        source_distance=float(geometry.get("source_to_axis_mm", 0)),
+        detector_distance=float(geometry.get("axis_to_detector_mm", 0)),
+        air=_field(file, "flat", values.shape, path),
+        dark=_field(file, "dark", values.shape, path),
+        electronic_noise=float(data.attrs.get("electronic_noise", 0)),
+        counts_per_unit=float(data.attrs.get("photons_per_count", 1)),
+        water=float(image.get("water_per_mm", 0)),
+        matrix=(int(matrix[0]), int(matrix[1])),
+        voxel=float(image.get("voxel_mm", 0)),
+        positions=tuple(float(v) for v in (np.arange(len(values)) if positions is None else np.atleast_1d(positions))),
+        thickness=float(image.get("slice_thickness_mm", 1)),
+        source="CT projections",
+    )
+
+
+def _field(file: Any, name: str, shape: tuple[int, ...], path: Path) -> NDArray[np.float32] | None:
+    """A flat or dark field, the mean of its frames, shaped to broadcast over the projections."""
+    if name not in file:
+        return None
+    field = np.asarray(file[name], dtype=np.float32)
+    # (frame, detector) are repeated exposures unless each belongs to a view.
+    if field.ndim == 2 and field.shape[0] != shape[1] and field.shape[-1] == shape[2]:
+        field = field.mean(0)
+    try:
+        np.broadcast_to(field, shape)
+    except ValueError:
+        raise DataError(
+            f"{path.name}: {name} has the shape {field.shape}, which fits neither (detector,) nor (frame, detector) of "
+            f"projections {shape}"
+        ) from None
+    return field
+
+
+def _checked(scan: CTProjections, path: Path) -> CTProjections:
+    """The scan, or a DataError for numbers that no scanner measures."""
+    name, shape = path.name, scan.values.shape
+    if scan.angles.ndim != 1 or len(scan.angles) != shape[1]:
+        raise DataError(f"{name}: {len(scan.angles)} angles for {shape[1]} views; give one angle for each view")
+    fields: dict[str, Any] = {"projections": scan.values, "angles": scan.angles, "flat": scan.air, "dark": scan.dark}
+    for what, numbers in fields.items():
+        bad = 0 if numbers is None else int(np.count_nonzero(~np.isfinite(numbers)))
+        if bad:
+            raise DataError(f"{name}: {bad} values of {what} are NaN or infinite; leave out those views or elements")
+    if len(scan.positions) != shape[0]:
+        raise DataError(f"{name}: {len(scan.positions)} slice positions for {shape[0]} slices; give one for each slice")
+    steps = np.diff(scan.positions)
+    if len(steps) and (not steps.min() > 0 or np.ptp(steps) > 0.01 * steps.mean()):
+        raise DataError(f"{name}: slice positions do not rise in equal steps; sort the slices")
+    lengths = (scan.spacing, scan.thickness, scan.counts_per_unit)
+    if not all(math.isfinite(v) and v > 0 for v in lengths) or not math.isfinite(scan.offset):
+        raise DataError(f"{name}: detector spacing, slice thickness and photons per count must be above 0")
+    if not (math.isfinite(scan.electronic_noise) and scan.electronic_noise >= 0):
+        raise DataError(f"{name}: electronic noise of {scan.electronic_noise:g} counts is none; give 0 or more")
+    if not (0 <= scan.water < 1 and scan.voxel >= 0 and min(scan.matrix) >= 0):
+        raise DataError(f"{name}: matrix, voxel and attenuation of water must not be negative (and water in 1/mm)")
+    if scan.kind == "line integrals":
+        low, high = float(scan.values.min()), float(scan.values.max())
+        if low < _LOW or high > _HIGH:
+            raise DataError(
+                f"{name}: line integrals run from {low:.4g} to {high:.4g}, those of a body from 0 to about 10; give "
+                "counts as kind counts, lengths in mm"
+            )
+    elif scan.air is None:
+        raise DataError(f"{name}: counts need the data set flat, what each element counts without a body")
+    return scan
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,107 @@
+"""From CT projections to a measurement: counts to line integrals, rays to an operator, noise to weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon.data import CTProjections, DataError
+from recon.operators.xray import Fan, Parallel, Xray
+
+#: Rays with no photon left that a scan may have; more are a wrong dark field, or no counts at all.
+STARVED = 0.25
+#: Fewest photons that a logarithm is taken of.
+FLOOR = 0.5
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Line integrals `p` (slice, view, detector), the inverse `weights` = 1/√variance of each ray, and notes."""
+
+    p: Tensor
+    weights: Tensor
+    notes: tuple[str, ...] = ()
+
+
+def geometry(scan: CTProjections) -> Parallel | Fan:
+    """The rays of a scan; raises DataError for a beam that reaches nothing."""
+    angles, n = torch.from_numpy(np.ascontiguousarray(scan.angles)), scan.values.shape[-1]
+    if scan.beam == "parallel":
+        return Parallel(angles, n, scan.spacing, scan.offset)
+    return Fan(
+        angles, n, scan.spacing, scan.source_distance, scan.detector_distance, scan.beam == "curved", scan.offset
+    )
+
+
+def field_of_view(g: Parallel | Fan) -> float:
+    """Diameter in mm of the circle that every view sees whole, or with a shifted detector sees from one side."""
+    reach = float(g.places.abs().max())
+    if isinstance(g, Fan):
+        reach = g.source_distance * math.sin(float(g.fan_angles.abs().max()))
+    return 2 * reach
+
+
+def operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0) -> Xray:
+    """The projection of a scan's slices; `matrix` and `voxel` replace what the file asks for, 0 keeps it.
+
+    Where the file leaves it open, 512 pixels a side over the circle that is seen; raises DataError where the source
+    lies within the image.
+    """
+    g = geometry(scan)
+    ny, nx = (matrix, matrix) if matrix else (scan.matrix if min(scan.matrix) else (512, 512))
+    size = voxel or (scan.voxel if scan.voxel and not matrix else 0.0) or field_of_view(g) / max(ny, nx)
+    return Xray(g, (ny, nx), size)
+
+
+def projected(scan: CTProjections, first: int, last: int) -> Projected:
+    """Line integrals of the slices first … last − 1 and how sure each is.
+
+        p = ln(I₀ / I),  I = max(counts − dark, ½ photon),   variance (N + σ²) / N² in photons
+
+    Line integrals without counts are taken as equally sure; their noise is read off neighbouring elements. Raises
+    DataError for flat fields without light and for counts that are none.
+    """
+    values = torch.from_numpy(np.ascontiguousarray(scan.values[first:last]))
+    if scan.kind == "line integrals":
+        sigma = _rough(values)
+        return Projected(values, torch.full((1, 1, 1), 1 / sigma if sigma > 0 else 1.0))
+    assert scan.air is not None
+    dark = torch.zeros(()) if scan.dark is None else torch.from_numpy(scan.dark)
+    air = (torch.from_numpy(scan.air) - dark) * scan.counts_per_unit
+    empty = int((air <= 0).sum())
+    if empty:
+        raise DataError(
+            f"{empty} of {air.numel()} elements count nothing without a body (flat minus dark is 0 or less): correct "
+            "the flat and dark fields, or leave those elements out"
+        )
+    photons = (values - dark) * scan.counts_per_unit
+    starved = float((photons < FLOOR).float().mean())
+    if starved > STARVED:
+        raise DataError(
+            f"{starved:.0%} of the rays hold no photon (counts minus dark are 0 or less): correct the dark field, or "
+            "give line integrals as such"
+        )
+    n = photons.clamp_min(FLOOR)
+    p = air.log() - n.log()
+    bright = float((p < -0.5).float().mean())
+    if bright > 0.01:
+        raise DataError(
+            f"{bright:.0%} of the rays are brighter behind the body than without it: the flat field belongs to another "
+            "exposure; give that of this one"
+        )
+    electronic = scan.electronic_noise * scan.counts_per_unit
+    weights = n / (n + electronic**2).sqrt()
+    notes = (f"{starved:.2%} of the rays starved: they hold no photon and count for next to nothing",)
+    return Projected(p, weights, notes if starved > 0 else ())
+
+
+def _rough(p: Tensor) -> float:
+    """Standard deviation of line integrals from second differences along the detector, 0 where there are none."""
+    if p.shape[-1] < 3:
+        return 0.0
+    d = p[..., 2:] - 2 * p[..., 1:-1] + p[..., :-2]
+    return float(d.abs().flatten()[:: max(1, d.numel() // 1_000_000)].median()) / (0.6745 * math.sqrt(6))

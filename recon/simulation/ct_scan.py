@@ -1,0 +1,172 @@
+"""A CT scan of a volume in HU, or of the analytic phantom, at a dose that is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.ct.noise import TISSUE, noise_level
+from recon.data import CTProjections, DataError, ReconError
+from recon.hounsfield import WATER, attenuation, hounsfield
+from recon.operators.xray import Fan, Parallel, Xray
+from recon.simulation import ct, ct_phantom
+from recon.simulation.ct import Beam
+from recon.solve.fbp import fbp
+
+#: Photons of the trial scan that tells how noise in an image follows from them.
+_TRIAL = 1e6
+
+
+@dataclass(frozen=True)
+class Scan:
+    """How a scan is made; lengths in mm, angles in degrees.
+
+    `photons` in the middle of the beam without a body, or `dose`, the share of the source's own dose. `elements` 0
+    covers the circle within the image with elements of `fineness` pixels, projected to the axis. `offset` of the
+    detector in elements; a quarter doubles the sampling of a full turn.
+    """
+
+    photons: float = 2e5
+    dose: float = 0.0
+    electronic: float = 5.0
+    bow_tie: float = 0.5
+    beam: Literal["parallel", "flat", "curved"] = "curved"
+    views: int = 984
+    arc: float = 0.0
+    elements: int = 0
+    fineness: float = 0.8
+    offset: float = 0.25
+    source_distance: float = 595.0
+    detector_distance: float = 490.0
+    seed: int = 0
+
+
+def rays(scan: Scan, size: int, voxel: float) -> Parallel | Fan:
+    """The rays of a scan of `size` pixels of `voxel` mm a side; arc 0: half a turn (parallel), a whole one (fan)."""
+    if scan.views < 1 or scan.elements < 0:
+        raise ReconError(f"{scan.views} views of {scan.elements} elements see nothing; give positive numbers")
+    arc = math.radians(scan.arc or (180 if scan.beam == "parallel" else 360))
+    angles = torch.arange(scan.views, dtype=torch.float64) * (arc / scan.views)
+    radius, pitch = size * voxel / 2, scan.fineness * voxel
+    if scan.beam == "parallel":
+        n = scan.elements or 2 * math.ceil(radius / pitch) + 2
+        return Parallel(angles, n, pitch, scan.offset * pitch)
+    reach, far = scan.source_distance + scan.detector_distance, scan.source_distance
+    if not far > radius:
+        raise ReconError(f"the source is {far:g} mm from the axis, within the body; give a larger --source-distance")
+    spacing = pitch * reach / far
+    gamma = math.asin(radius / far)
+    half = reach * (gamma if scan.beam == "curved" else math.tan(gamma))
+    n = scan.elements or 2 * math.ceil(half / spacing) + 2
+    return Fan(angles, n, spacing, far, scan.detector_distance, scan.beam == "curved", scan.offset * spacing)
+
+
+def of_volume(
+    hu: NDArray[np.float32],
+    voxel: float,
+    positions: tuple[float, ...],
+    thickness: float,
+    scan: Scan,
+    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> CTProjections:
+    """Projections of the slices (z, y, x) of a volume in HU, square in x and y, with the noise that was asked for.
+
+    What lies outside of the circle within the image is air: a detector that covers more would see a square body. With
+    `scan.dose` the noise of the volume counts as that of its own dose, from which the added noise follows.
+    """
+    slices, ny, nx = hu.shape
+    g = rays(scan, min(ny, nx), voxel)
+    A = Xray(g, (ny, nx), voxel)
+    y, x = np.ogrid[:ny, :nx]
+    circle = (y - (ny - 1) / 2) ** 2 + (x - (nx - 1) / 2) ** 2 < (min(ny, nx) / 2) ** 2
+    photons, notes = scan.photons, []
+    if scan.dose:
+        photons = own_photons(hu[slices // 2], A, scan)
+        notes.append(f"the source's own noise is that of {photons:.3g} photons, of which {scan.dose:g} remain")
+    beam = Beam(photons, scan.electronic, scan.bow_tie, 0.35 * min(ny, nx) * voxel)
+    air = ct.air(beam, distances(g))
+    counts = np.empty((slices, g.angles.numel(), g.detectors), np.float32)
+    for k in range(slices):
+        report("project", k, slices)
+        mu = attenuation(torch.from_numpy(np.where(circle, np.maximum(hu[k], -1000), -1000).astype(np.float32)))
+        counts[k] = _noisy(A(mu), air, scan, k).numpy()
+    report("project", slices, slices)
+    return _projections(scan, g, counts, air, voxel, (ny, nx), positions, thickness, tuple(notes))
+
+
+def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, NDArray[np.float32]]:
+    """Projections of the analytic phantom without any error of pixels, and its HU (z, y, x) on pixels."""
+    if scan.dose:
+        raise ReconError("the phantom has no noise and so no dose of its own; give --photons in place of --dose")
+    voxel = 380 / size
+    g = rays(scan, size, voxel)
+    p = ct_phantom.integrals(ct_phantom.BODY, g)
+    air = ct.air(Beam(scan.photons, scan.electronic, scan.bow_tie, 0.35 * size * voxel), distances(g))
+    counts = np.stack([_noisy(p, air, scan, k).float().numpy() for k in range(slices)])
+    truth = ct_phantom.picture(ct_phantom.BODY, size, voxel).float().numpy()
+    made = _projections(scan, g, counts, air, voxel, (size, size), tuple(float(k) for k in range(slices)), 1.0, ())
+    return made, np.repeat(truth[None], slices, 0)
+
+
+def own_photons(hu: NDArray[np.float32], A: Xray, scan: Scan) -> float:
+    """Photons with which filtered backprojection of this slice would be as noisy as the slice itself is.
+
+    Noise goes as 1/√photons; a trial scan tells the factor. Raises DataError for a slice without noise.
+    """
+    image = torch.from_numpy(np.maximum(hu, -1000).astype(np.float32))
+    own = float(noise_level(image[None])[0])
+    inside = (image > TISSUE[0]) & (image < TISSUE[1])
+    if not own > 0 or int(inside.sum()) < 500:
+        raise DataError("the source shows no noise in soft tissue, so no share of its dose is known; give --photons")
+    p = A(attenuation(image))
+    air = ct.air(Beam(_TRIAL, 0, scan.bow_tie, 0.35 * min(A.shape) * A.voxel), distances(A.geometry))
+    generator = torch.Generator().manual_seed(scan.seed)
+    noise = ct.variance(p, air).sqrt() * torch.randn(p.shape, generator=generator)
+    trial = hounsfield(fbp(noise, A, "hann")) + 1000
+    return _TRIAL * (float(trial[inside].std()) / own) ** 2
+
+
+def distances(g: Parallel | Fan) -> Tensor:
+    """How far the ray of each element passes the axis, in mm."""
+    return g.source_distance * g.fan_angles.sin() if isinstance(g, Fan) else g.places
+
+
+def _noisy(p: Tensor, air: Tensor, scan: Scan, k: int) -> Tensor:
+    """Counts of one slice, whose noise follows from the seed and its number alone."""
+    generator = torch.Generator().manual_seed(scan.seed * 1_000_003 + k)
+    if not scan.dose:
+        return ct.measured(p, air, scan.electronic, generator)
+    low = ct.at_dose(p, air, scan.dose, scan.electronic, generator)
+    return scan.dose * air.to(p.dtype) * (-low).exp()
+
+
+def _projections(
+    scan: Scan, g: Parallel | Fan, counts: NDArray[np.float32], air: Tensor, voxel: float, matrix: tuple[int, int],
+    positions: tuple[float, ...], thickness: float, notes: tuple[str, ...],
+) -> CTProjections:  # fmt: skip
+    return CTProjections(
+        values=counts,
+        kind="counts",
+        angles=g.angles.numpy(),
+        beam=scan.beam,
+        spacing=g.spacing,
+        offset=g.offset,
+        source_distance=g.source_distance if isinstance(g, Fan) else 0.0,
+        detector_distance=g.detector_distance if isinstance(g, Fan) else 0.0,
+        air=((scan.dose or 1.0) * air).float().numpy(),
+        electronic_noise=scan.electronic,
+        water=WATER,
+        matrix=matrix,
+        voxel=voxel,
+        positions=positions,
+        thickness=thickness,
+        source="simulated CT projections",
+        notes=notes,
+    )
