@@ -14,6 +14,7 @@ from recon.learn import losses
 from recon.learn.pool import Batch
 from recon.learn.settings import Loop
 from recon.nets.unrolled import Problem
+from recon.operators import Identity
 from recon.operators.sense import Sense, SenseNormal
 
 #: Loss, gain in decibels and norm of the gradient.
@@ -78,7 +79,7 @@ class Graphs:
     def __call__(self, made: Batch, d: Tensor, ssim: float, half: bool) -> Measured:
         """Gradients as `gradients` leaves them."""
         given = [*_tensors(made), d, torch.tensor(ssim)]
-        axes, device = _sense(made.problem).axes, d.device
+        axes, device = _axes(made.problem), d.device
         key = (half, axes, *(t.shape for t in given))
         if device.type != "cuda" or not self.on:
             return gradients(self.run, self.loop, made, d, torch.tensor(ssim) if ssim else None, half)
@@ -128,21 +129,27 @@ class Graphs:
         return graph, static, out
 
 
-def _sense(p: Problem) -> Sense:
-    assert isinstance(p.normal, SenseNormal)
-    return p.normal.sense
+def _axes(p: Problem) -> tuple[int, ...]:
+    """The transformed axes of a scan of MRI, none where images are denoised."""
+    return p.normal.sense.axes if isinstance(p.normal, SenseNormal) else ()
 
 
 def _tensors(made: Batch) -> list[Tensor]:
     """All that a batch holds, in the order of `_batch`."""
     p = made.problem
-    sense = _sense(p)
+    none = p.b.new_zeros(0)
+    own = (p.normal.sense.maps, p.normal.sense.mask) if isinstance(p.normal, SenseNormal) else (none, none)
+    if not isinstance(p.normal, (SenseNormal, Identity)):
+        raise TypeError(f"no training knows how to copy {type(p.normal).__name__}")
+    texture = none if p.texture is None else p.texture
     return [
-        sense.maps, sense.mask, p.b, p.start, p.noise, p.sampled, made.full, made.clean, made.weight, made.known_clean,
+        *own, p.b, p.start, p.noise, p.sampled, texture,
+        made.full, made.clean, made.weight, made.known_clean,
     ]  # fmt: skip
 
 
 def _batch(tensors: list[Tensor], axes: tuple[int, ...]) -> Batch:
-    maps, mask, b, start, noise, sampled, full, clean, weight, known = tensors[:10]
-    normal = SenseNormal(Sense(maps, mask, axes), mask * mask)
-    return Batch(Problem(normal, b, start, noise, sampled), full, clean, weight, known)
+    maps, mask, b, start, noise, sampled, texture, full, clean, weight, known = tensors[:11]
+    normal = SenseNormal(Sense(maps, mask, axes), mask * mask) if axes else Identity()
+    texture_or_none = texture if texture.numel() else None
+    return Batch(Problem(normal, b, start, noise, sampled, texture=texture_or_none), full, clean, weight, known)

@@ -181,7 +181,8 @@ def refine(normal: Linear, b: Tensor, z: Tensor, lam: Tensor, iterations: int, n
     wide = (..., *(None,) * (ndim + 1))
     tiny = torch.finfo(z.real.dtype).tiny * 1e6
     # On pairs of real numbers an update is one operation, where real times complex would be three.
-    real, whole = torch.view_as_real, torch.view_as_complex
+    real = torch.view_as_real if z.is_complex() else _single
+    whole = torch.view_as_complex if z.is_complex() else _squeezed
     x, r = real(z), real(b - normal(z))
     p, rr = r, _pairs(r, r, ndim)
     for k in range(iterations):
@@ -193,6 +194,14 @@ def refine(normal: Linear, b: Tensor, z: Tensor, lam: Tensor, iterations: int, n
             previous, rr = rr, _pairs(r, r, ndim)
             p = torch.addcmul(r, (rr / previous.clamp_min(tiny))[wide], p)
     return whole(x)
+
+
+def _single(x: Tensor) -> Tensor:
+    return x[..., None]
+
+
+def _squeezed(x: Tensor) -> Tensor:
+    return x[..., 0]
 
 
 def _pairs(a: Tensor, b: Tensor, ndim: int) -> Tensor:

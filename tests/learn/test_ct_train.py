@@ -1,0 +1,77 @@
+"""Training of CT denoisers, small."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recon.learn import ct_images, ct_synth, ct_train, graph
+from recon.learn.ct_synth import Bank, Settings
+from recon.learn.ct_train import Plan
+from recon.learn.draw import Draw
+from recon.learn.settings import Loop
+from recon.nets import weights
+
+SMALL = Settings(size=64, group=4, views=(40, 48), bank=8)
+
+
+def library(tmp_path: Path) -> Path:
+    """A folder with CT slices: a disc of water with a bone in it."""
+    y, x = np.mgrid[-1:1:80j, -1:1:80j]
+    hu = np.full((3, 80, 80), -1000, np.int16)
+    hu[:, x**2 + y**2 < 0.6] = 20
+    hu[:, x**2 + (y - 0.4) ** 2 < 0.03] = 700
+    for name in ("train", "validation"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "ct.npz", image=hu)
+    return tmp_path
+
+
+def test_what_is_added_to_a_slice_is_noise_of_the_asked_strength(tmp_path: Path) -> None:
+    found = ct_images.read(library(tmp_path) / "train")
+    settings = replace(SMALL, noise=(50.0, 50.0), real=1.0, photons=(1e6, 2e6), electronic=(0.0, 0.0))
+    made = ct_synth.make(Draw.seeded(1), found, settings, known=True)
+    inside = made.clean > -300
+    for clean, noisy, body in zip(made.clean, made.noisy, inside):
+        middle = (noisy - clean)[body]
+        assert 35 < float(middle.std()) < 90
+        assert abs(float(middle.mean())) < 10
+    assert torch.isfinite(made.texture).all()
+
+
+def test_batches_are_pieces_of_the_bank_in_units_of_water(tmp_path: Path) -> None:
+    found = ct_images.read(library(tmp_path) / "train")
+    draw = Draw.seeded(2)
+    bank = Bank(SMALL, torch.device("cpu"))
+    while bank.filled < 8:
+        bank.add(ct_synth.make(draw, found, SMALL))
+    made = bank.batch(5, 32, draw)
+    assert made.problem.b.shape == made.clean.shape == (5, 1, 32, 32)
+    assert float(made.clean.median()) < 3
+    assert float(made.clean.min()) > -2
+    assert made.problem.texture is not None
+    again = graph._batch([*graph._tensors(made), torch.ones(5), torch.zeros(())], ())
+    assert torch.equal(again.problem.b, made.problem.b)
+    assert torch.equal(again.problem.texture, made.problem.texture)
+    assert again.problem.normal(made.clean) is made.clean
+
+
+def test_two_networks_train_together_and_leave_weights_that_load(tmp_path: Path) -> None:
+    data = library(tmp_path)
+    loop = Loop(batch=2, width=32, noisy=0.0, clean=1.0, ssim_from=2.0, warmup=2)
+    shape = replace(Plan().network, channels=(6, 8), condition=6)
+    plans = [
+        Plan(n, network=replace(shape, cascades=c), data=SMALL, loop=loop, check=2) for n, c in (("a", 2), ("b", 1))
+    ]
+    states = ct_train.train(plans, data, tmp_path / "out", minutes=0.02)
+    assert all(s.step > 0 for s in states)
+    for name, cascades in (("a", 2), ("b", 1)):
+        loaded = weights.load(tmp_path / "out" / name / name)
+        assert loaded.network.shape.cascades == cascades
+        assert loaded.network.shape.real
+        last = json.loads((tmp_path / "out" / name / "log.jsonl").read_text().splitlines()[-1])
+        assert "validation_gain_dB" in last
