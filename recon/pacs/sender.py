@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from recon.data import ReconError
 from recon.pacs import spool as spools
 from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs
@@ -127,7 +128,11 @@ class Sender:
         with self._to.session({(i.record.sop_class, i.record.syntax) for i in batch}) as send:
             for item in batch:
                 item = spools.move(self._spool, item, "sending")
-                answer = send(item)
+                try:
+                    answer = send(item)
+                except Exception as e:  # one image that nobody foresaw must not stop all others for ever
+                    words = str(e) if isinstance(e, ReconError) else type(e).__name__
+                    answer = Answer("never", f"the image cannot be sent ({words})")
                 done.add(item.record.uid)
                 self._settle(item, answer)
                 if answer.broken:

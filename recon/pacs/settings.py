@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import re
 import stat
@@ -143,6 +144,14 @@ def check(pacs: Pacs) -> Pacs:
     for name, file in (("key", tls.key), ("login", pacs.login)):
         if file and Path(file).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ReconError(f"{file} ({name}) may be read by others; run chmod 600 {file}")
+    from recon.pacs import tls as certificates
+
+    certificates.client(tls)
+    certificates.server(tls)
+    needed = ([] if pacs.web else ["pynetdicom"]) + (["dicomanonymizer"] if pacs.deidentify else [])
+    for name in needed:
+        if importlib.util.find_spec(name) is None:
+            raise ReconError(f"the package {name} is missing; run pip install 'recon[pacs]'")
     return pacs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socketserver
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from tests.io import pictures
 from tests.pacs.network import Network
 from tests.pacs.peers import Orthanc, Told, free_port
 
-WAITS = Waits(connect_s=1, answer_s=1, idle_s=2, commitment_s=0.3)
+#: Waits that a loaded machine does not use up, and short ones for tests in which they are waited for.
+WAITS = Waits(connect_s=5, answer_s=5, idle_s=10, commitment_s=5)
+QUICK = Waits(connect_s=1, answer_s=1, idle_s=2, commitment_s=0.3)
 
 
 def series(folder: Path, slices: int = 3, seed: int = 0) -> Path:
@@ -122,4 +124,4 @@ def orthanc(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def to_orthanc(orthanc: Orthanc, post: Callable[..., Post]) -> Post:
     """A spool for Orthanc, to be used within its network."""
-    return post("ORTHANC@127.0.0.1:14242", waits=replace(WAITS, commitment_s=5, answer_s=3))
+    return post("ORTHANC@127.0.0.1:14242", waits=WAITS)

@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset
 
 from recon.pacs import spool as spools
+from recon.pacs import verify
 from recon.pacs.sender import Sender, peer
 from recon.pacs.summary import summary
 from tests.pacs.conftest import WAITS, Post
@@ -81,7 +82,7 @@ def test_f33_a_refused_image_is_put_aside_with_the_reason_and_the_others_go_on(
 def test_f33_an_answer_that_never_comes_is_a_failure_and_the_next_association_works(
     told: Start, brain: Path, how: str
 ) -> None:
-    _, here = told([how, 0])
+    _, here = told([how, 0], waits=replace(WAITS, answer_s=1))
     uids = here.put(brain)
     here.once()
     assert sorted(here.states(uids)) == ["new", "sent", "sent"]
@@ -117,6 +118,26 @@ def test_f33_a_pacs_that_takes_no_such_images_gets_none(told: Start, brain: Path
     assert here.states(uids) == ["failed"] * 3
     assert "takes no images of this class" in here.reasons("failed").pop()
     assert pacs.came == []
+
+
+def test_an_image_that_nobody_foresaw_does_not_stop_the_others(
+    told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, here = told()
+    uids = here.put(brain)
+    real, calls = verify.read, []
+
+    def read(path: Path) -> Dataset:
+        calls.append(path)
+        if len(calls) == 1:
+            raise ValueError("Marked^Patient")
+        return real(path)
+
+    monkeypatch.setattr(verify, "read", read)
+    here.once()
+    assert sorted(here.states(uids)) == ["failed", "sent", "sent"]
+    assert here.reasons("failed") == {"the image cannot be sent (ValueError)"}
+    assert "Marked" not in "".join(here.lines)
 
 
 def test_f33_the_waits_between_tries_grow_as_set(told: Start, brain: Path) -> None:
@@ -169,7 +190,7 @@ def test_f34_a_conflict_of_classes_is_for_people(told: Start, brain: Path) -> No
 def test_f34_without_a_report_an_image_stays_unconfirmed_and_is_asked_after_again(
     told: Start, brain: Path, commit: str
 ) -> None:
-    pacs, here = told(commit=commit)
+    pacs, here = told(commit=commit, waits=replace(WAITS, commitment_s=0.3))
     uids = here.put(brain)
     here.once()
     assert here.states(uids) == ["unconfirmed"] * 3
@@ -185,7 +206,7 @@ def test_f34_without_a_report_an_image_stays_unconfirmed_and_is_asked_after_agai
 
 
 def test_f34_reports_of_strangers_and_of_other_transactions_count_for_nothing(told: Start, brain: Path) -> None:
-    pacs, here = told(commit="silent", waits=replace(WAITS, commitment_s=1.0))
+    pacs, here = told(commit="silent", waits=replace(WAITS, commitment_s=0.3))
     uids = here.put(brain)
     answers: list[int | None] = []
 

@@ -20,7 +20,7 @@ from recon.pacs import verify
 from recon.pacs.settings import Tls, check
 from tests.io import pictures, validators
 from tests.pacs import certificates
-from tests.pacs.conftest import WAITS, Post, series
+from tests.pacs.conftest import QUICK, WAITS, Post, series
 from tests.pacs.peers import PLUGIN, Orthanc, wait_for
 from tests.tools import need
 
@@ -124,7 +124,7 @@ def test_f33_a_title_that_orthanc_does_not_know_stores_nothing(
 def test_f33_orthanc_frozen_or_down_gets_its_images_later_once(
     to_orthanc: Post, orthanc: Orthanc, tmp_path: Path
 ) -> None:
-    to_orthanc.pacs = replace(to_orthanc.pacs, waits=WAITS, tries=9)
+    to_orthanc.pacs = replace(to_orthanc.pacs, waits=QUICK, tries=9)
     uids = to_orthanc.put(series(tmp_path / "one", 1, seed=5))
     assert orthanc.process is not None
     orthanc.process.send_signal(signal.SIGSTOP)
@@ -135,7 +135,7 @@ def test_f33_orthanc_frozen_or_down_gets_its_images_later_once(
     in_network(orthanc, to_orthanc)
     assert "Connection refused" in to_orthanc.reasons("new").pop()
     orthanc.start()
-    to_orthanc.pacs = replace(to_orthanc.pacs, waits=replace(WAITS, commitment_s=5, answer_s=3))
+    to_orthanc.pacs = replace(to_orthanc.pacs, waits=WAITS)
     in_network(orthanc, to_orthanc)
     assert to_orthanc.states(uids) == ["sent"]
     assert copies(orthanc, uids) == [1]
@@ -145,7 +145,7 @@ def test_f33_orthanc_frozen_or_down_gets_its_images_later_once(
 def test_f33_orthanc_lost_in_the_middle_of_an_image_gets_it_again_once(
     to_orthanc: Post, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    to_orthanc.pacs = replace(to_orthanc.pacs, waits=WAITS)
+    to_orthanc.pacs = replace(to_orthanc.pacs, waits=QUICK)
     write_dicom(pictures.picture((1, 4096, 3000), seed=6 + how), tmp_path / "large")
     uids = to_orthanc.put(tmp_path / "large")
     process, read = orthanc.process, verify.read
@@ -168,7 +168,7 @@ def test_f33_orthanc_lost_in_the_middle_of_an_image_gets_it_again_once(
         orthanc.start()
     process.send_signal(signal.SIGCONT)
     assert copies(orthanc, uids) == [0]
-    to_orthanc.pacs = replace(to_orthanc.pacs, waits=replace(WAITS, commitment_s=5, answer_s=5))
+    to_orthanc.pacs = replace(to_orthanc.pacs, waits=WAITS)
     in_network(orthanc, to_orthanc)
     assert to_orthanc.states(uids) == ["sent"], to_orthanc.lines
     assert copies(orthanc, uids) == [1]
@@ -186,7 +186,7 @@ def test_f33_tls_shows_both_sides_certificates_and_refuses_others(
         "DicomTlsTrustedCertificates": str(ca), "DicomModalities": {"recon": modality}, "Plugins": [],
     })  # fmt: skip
     here = post("ORTHANC@127.0.0.1:14243", listen="127.0.0.1:11120", tries=9,
-                waits=replace(WAITS, commitment_s=5, answer_s=3))  # fmt: skip
+                waits=WAITS)  # fmt: skip
     uids = here.put(series(tmp_path / "one", 1, seed=9))
     good = Tls(str(ca), str(ours[0]), str(ours[1]))
     secure.start()
@@ -199,10 +199,12 @@ def test_f33_tls_shows_both_sides_certificates_and_refuses_others(
             (Tls(str(ca), str(foreign[0]), str(foreign[1])), "127.0.0.1", ""),
         ):
             here.pacs = check(replace(here.pacs, tls=tls, to=f"ORTHANC@{to}:14243"))
+            (here.folder / "pacs.json").unlink()  # the same PACS by another name
             in_network(orthanc, here)
             assert here.states(uids) == ["new"]
             assert any(w in here.reasons("new").pop() for w in word.split("|")), word
         assert secure.found(uids[0]) == []
+        (here.folder / "pacs.json").unlink()
         here.pacs = replace(here.pacs, tls=good, to="ORTHANC@127.0.0.1:14243")
         in_network(orthanc, here)
         assert here.states(uids) == ["sent"], here.lines
@@ -218,7 +220,7 @@ def web(orthanc: Orthanc, post: Callable[..., Post], tmp_path: Path) -> Post:
     login = tmp_path / "login"
     login.write_text("tester:secret\n")
     login.chmod(0o600)
-    return post(f"http://127.0.0.1:{orthanc.http}/dicom-web", login=str(login), waits=replace(WAITS, answer_s=5))
+    return post(f"http://127.0.0.1:{orthanc.http}/dicom-web", login=str(login), waits=WAITS)
 
 
 @pytest.mark.parametrize("confirm", ["qido", "wado"])
@@ -276,7 +278,7 @@ def test_dcmtk_as_a_second_pacs_keeps_what_it_is_sent(
         process = orthanc.network.call(lambda: subprocess.Popen(command, stdout=log, stderr=log))
     try:
         orthanc.network.call(wait_for, 11113, process)
-        here = post("SECOND@127.0.0.1:11113", confirm="find", waits=replace(WAITS, answer_s=3))
+        here = post("SECOND@127.0.0.1:11113", confirm="find", waits=WAITS)
         uids = here.put(brain)
         in_network(orthanc, here)
         assert here.states(uids) == ["sent"] * 3, here.lines

@@ -67,6 +67,19 @@ def test_f43_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         check(Pacs(to="A@127.0.0.1:104", tls=Tls(*(str(tmp_path / n) for n in ("ca", "c", "k")))))
 
 
+def test_f43_a_file_that_holds_no_certificate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(ReconError, match="certificates of the site do not load"):
+        check(Pacs(to="A@127.0.0.1:104", tls=Tls(str(tmp_path / "ca.pem"))))
+
+
+@pytest.mark.parametrize("missing", ["pynetdicom", "dicomanonymizer"])
+def test_a_missing_package_is_named_with_its_cure(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(ReconError, match=rf"{missing} is missing; run pip install 'recon\[pacs\]'"):
+        check(Pacs(to="A@127.0.0.1:104", deidentify=True))
+
+
 SITE = """
 [pacs]
 to = "ORTHANC@127.0.0.1:{port}"

@@ -19,7 +19,7 @@ import pytest
 
 from recon.pacs.settings import Tls, check
 from tests.pacs import certificates
-from tests.pacs.conftest import WAITS, Post, series
+from tests.pacs.conftest import QUICK, WAITS, Post, series
 
 
 @dataclass
@@ -150,7 +150,7 @@ def test_stow_rs_sends_the_files_and_asks_after_them(service: Start, brain: Path
 def test_f33_every_answer_of_stow_rs_has_its_consequence(
     service: Start, tmp_path: Path, status: int, body: Callable[[str], Any], state: str
 ) -> None:
-    made, here = service((status, body), (200, stored))
+    made, here = service((status, body), (200, stored), waits=QUICK if status == 0 else WAITS)
     uids = here.put(series(tmp_path / "one", 1))
     here.once()
     assert here.states(uids) == [state], here.lines
