@@ -58,13 +58,13 @@ def prepare(folder: Path, cascades: int, channels: int, sens_channels: int) -> N
 def ours(data: Data, settings: Settings) -> Callable[[], Array]:
     import torch
 
-    from recon.nets import checkpoint
+    from recon.nets import checkpoint, precision
 
     network = checkpoint.load(Path(settings["folder"]) / WEIGHTS, settings.get("device", "cpu")).network
     y, mask = tensor(data["kspace"]), tensor(data["mask"])[None, None, None]
 
     def run() -> Array:
-        with torch.no_grad():
+        with torch.no_grad(), precision.full():
             return network(y, mask)
 
     return run

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recon.data import DataError
+from recon.nets import precision
 from recon.nets.norm_unet import NormUNet
 from recon.operators import fft, ifft
 from recon.operators.coils import COIL
@@ -158,7 +159,7 @@ def reconstruct(network: VarNet, y: Tensor, measured: Tensor) -> Tensor:
     rows = y[:, :, 0].mT
     scale = rows.abs().amax((1, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
     images = []
-    with torch.no_grad():
+    with torch.no_grad(), precision.full():
         for item, lines, one in zip(rows, measured, scale):
             images.append(network(fft(item[None] / one, (-2,)), lines[None, None, None], acs_lines(lines)) * one)
     return torch.cat(images).mT[:, None]

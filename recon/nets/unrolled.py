@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recon.data import Measurement
+from recon.nets import precision
 from recon.nets.unet import UNet
 from recon.operators import Linear
 from recon.solve.fista import l1_wavelet
@@ -136,7 +137,7 @@ def reconstruct(
 
     `ndim` is 3, or 4 for several sets of maps (..., set, z, y, x); `start` replaces the classical picture.
     """
-    with torch.no_grad():
+    with torch.no_grad(), precision.full():
         picture: Tensor = network(problem(measurement, network.shape.start, ndim=ndim, start=start), denoise)
     return picture
 
