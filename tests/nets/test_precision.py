@@ -9,12 +9,17 @@ from recon.nets import precision
 def test_pictures_are_made_in_true_single_precision_and_the_setting_comes_back() -> None:
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32
+
+    def fails() -> None:
+        with precision.full():
+            assert not cudnn.allow_tf32
+            raise ZeroDivisionError
+
     try:
         for usual in (True, False):
             cudnn.allow_tf32 = usual
-            with pytest.raises(ZeroDivisionError), precision.full():
-                assert not cudnn.allow_tf32
-                raise ZeroDivisionError
+            with pytest.raises(ZeroDivisionError):
+                fails()
             assert cudnn.allow_tf32 is usual
     finally:
         cudnn.allow_tf32 = before
