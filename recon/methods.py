@@ -223,7 +223,10 @@ def evidence(method: Method, recipe: Solve) -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _network(name: str, device: str) -> weights.Loaded:
-    return weights.load(name, device)
+    loaded = weights.load(name, device)
+    if loaded.network.shape.real:
+        raise ReconError(f"{loaded.name} is a network for CT images and this is a scan of MRI; name one for MRI")
+    return loaded
 
 
 @lru_cache(maxsize=1)

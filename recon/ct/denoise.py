@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recon.ct import learned
 from recon.ct.noise import noise_level
 from recon.data import Measurement, ReconError
 from recon.operators import Identity
@@ -50,15 +51,23 @@ def denoise_images(
 ) -> Denoised:
     """The volume (z, y, x) in HU without its noise; `spacing` is that of its voxels along x, y, z in mm.
 
-    `solve.method` "auto" and "tv": total variation in the plane of each slice. Raises ReconError for a method that
-    takes no image. The strength of the recipe is applied by whoever calls.
+    `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
+    of each slice. Raises ReconError for a method that takes no image. The strength of the recipe is applied by whoever
+    calls.
     """
     method = recipe.solve.method
+    if method == "unrolled" or (method == "auto" and (learned.best() or recipe.solve.weights != "auto")):
+        found = learned.denoise(volume, recipe, device, report)
+        name = found.provenance["weights"]
+        why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, for which {name} was trained'}"
+        return Denoised(found.data, "unrolled", why, found.provenance, found.trust, found.notes, found.uncertainty)
     if method == "auto":
-        return total_variation(volume, recipe, device, report, "tv: images of CT without projections")
+        return total_variation(volume, recipe, device, report, "tv: images of CT, and no network for them ships")
     if method == "tv":
         return total_variation(volume, recipe, device, report, "tv: asked for")
-    raise ReconError(f"{method} needs projections, or a raw scan, and these are CT images; use --method auto or tv")
+    raise ReconError(
+        f"{method} needs projections, or a raw scan, and these are CT images; use --method auto, unrolled or tv"
+    )
 
 
 def total_variation(

@@ -1,0 +1,162 @@
+"""CT images denoised by a network, with what speaks for each slice and against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.data import ReconError
+from recon.learn import ct_train
+from recon.nets import denoiser, weights
+from recon.prepare import image_noise
+from recon.recipe import Recipe, Trust
+
+#: Networks for CT images that may ship, the best first.
+PREFERRED = ("ct-base", "ct-small")
+
+#: Largest share of what was removed at edges that noise does not explain: more is anatomy.
+STRUCTURE = 0.5
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A volume (z, y, x) in HU, evidence slice by slice, and the standard deviation of the result in HU or None."""
+
+    data: NDArray[np.float32]
+    provenance: dict[str, Any]
+    trust: dict[str, Any]
+    notes: tuple[str, ...]
+    uncertainty: NDArray[np.float32] | None
+
+
+def best() -> str | None:
+    """The name of the best network for CT images that ships, None where none does."""
+    shipped = weights.available()
+    return next((name for name in PREFERRED if name in shipped), None)
+
+
+def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Learned:
+    """Every slice of a volume (z, y, x) in HU through the recipe's network, or as it came where that cannot be trusted.
+
+    Of each slice: `noise` in HU, `removed`, the root mean square of what was taken away in the body over the noise, and
+    `structure` (see there). Raises ReconError for weights that are no denoiser of CT.
+    """
+    name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
+    if not name:
+        raise ReconError("no network for CT images ships with this package; use --method tv, or name --weights FOLDER")
+    loaded = _network(name, str(device))
+    if not loaded.network.shape.real:
+        raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
+    trained = _trained(name)
+    out, items, spread = np.empty_like(volume), list[dict[str, Any]](), list[NDArray[np.float32]]()
+    for k in range(len(volume)):
+        report("denoise", k, len(volume))
+        y = torch.from_numpy(volume[k : k + 1]).to(device)
+        noise = image_noise.estimate(y)
+        x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
+        found = evidence(y[0], x[0], float(noise.level), recipe.trust, trained)
+        out[k] = (y if found["reasons"] and recipe.trust.fallback else x)[0].cpu().numpy()
+        items.append(found)
+        if recipe.trust.replicas:
+            spread.append(_spread(loaded, y, x, noise, recipe.trust.replicas, recipe.solve.seed).cpu().numpy())
+    report("denoise", len(volume), len(volume))
+    reasons = sorted({r for i in items for r in i["reasons"]})
+    back = sum(bool(i["reasons"]) for i in items) if recipe.trust.fallback else 0
+    levels = [i["noise"] for i in items]
+    notes = [f"noise estimated from the image: {min(levels):.0f} to {max(levels):.0f} HU"]
+    if back:
+        notes.append(f"{back} of {len(items)} slices are as they came: {'; '.join(reasons)}")
+    worst = {n: max(i[n] for i in items) for n in ("removed", "structure")}
+    return Learned(
+        out,
+        {"weights": loaded.name, "weights_sha256": loaded.sha256, "noise_HU": [round(v, 2) for v in levels]},
+        {**worst, "fallbacks": back, "reasons": reasons, "items": items},
+        tuple(notes),
+        np.stack(spread) if spread else None,
+    )
+
+
+def evidence(
+    noisy: Tensor, x: Tensor, level: float, limits: Trust, trained: tuple[float, float] | None
+) -> dict[str, Any]:
+    """What speaks for a slice (y, x) without its noise, and `reasons` against it."""
+    body = noisy > -900
+    removed = noisy - x
+    size = float(removed[body].square().mean().sqrt()) if bool(body.any()) else 0.0
+    share = size / level if level > 0 else 0.0
+    like = structure(removed, x, body)
+    reasons = []
+    if not bool(torch.isfinite(x).all()):
+        reasons.append("the network's image is not finite")
+    if share > limits.residual:
+        reasons.append(f"{share:.2f} times the noise was taken away")
+    if like > STRUCTURE:
+        reasons.append(f"what was taken away looks like the picture ({like:.0%} at its edges is no noise)")
+    if trained and level > trained[1] * limits.margin:
+        reasons.append(f"its noise of {level:.0f} HU is above what the network was trained on, {trained[1]:g}")
+    return {"noise": level, "removed": share, "structure": like, "reasons": tuple(reasons)}
+
+
+def structure(removed: Tensor, x: Tensor, body: Tensor) -> float:
+    """Share of what was removed at edges of the picture that its surroundings do not explain, 0 to 1.
+
+        1 − E(d² beside the edges) / E(d² at the edges),   d = y − x̂
+
+    Edges are the tenth of the body's pixels with the steepest x̂, beside them is what lies within four pixels and is
+    none. Noise does not know where edges are; a filter that blurs takes them away.
+    """
+    smooth = F.avg_pool2d(x[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    dy, dx = torch.gradient(smooth) if min(x.shape) > 1 else (torch.zeros_like(x), torch.zeros_like(x))
+    steep = (dy.square() + dx.square()).sqrt()
+    # The border of the body is the files' border too: values below −1024 are cut off there.
+    inner = F.max_pool2d((~body).float()[None, None], 9, 1, 4)[0, 0] == 0
+    if int(inner.sum()) < 500:
+        return 0.0
+    edge = inner & (steep >= steep[inner][:: 1 + int(inner.sum()) // 1_000_000].quantile(0.9))
+    near = inner & ~edge & (F.max_pool2d(edge.float()[None, None], 9, 1, 4)[0, 0] > 0)
+    at, beside = (float(removed[m].square().mean()) if bool(m.any()) else 0.0 for m in (edge, near))
+    return max(0.0, 1 - beside / at) if at > 1e-6 else 0.0
+
+
+def _spread(
+    loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.ImageNoise, count: int, seed: int
+) -> Tensor:
+    """Standard deviation of denoised images of x̂ with fresh noise: what was removed, its phases drawn anew.
+
+    Noise of equal spectrum, as strong in each place as what was removed around it. It holds what the picture owes to
+    chance and not what the network gets wrong every time.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    d = y - x
+    local = F.avg_pool2d(d.square()[None], 31, 1, 15, count_include_pad=False)[0].sqrt().clamp_min(1e-3)
+    spectrum = torch.fft.rfft2(d / local).abs()
+    total, square = torch.zeros_like(x), torch.zeros_like(x)
+    for _ in range(count):
+        white = torch.randn(x.shape, generator=generator).to(x.device)
+        turned = torch.fft.rfft2(white)
+        fresh = torch.fft.irfft2(spectrum * turned / turned.abs().clamp_min(1e-9), s=x.shape[-2:]) * local
+        again = denoiser.denoised(loaded.network, x + fresh, noise.level, noise.texture) - x
+        total, square = total + again, square + again.square()
+    return ((square - total.square() / count) / max(1, count - 1)).clamp_min(0).sqrt()[0]
+
+
+@lru_cache(maxsize=4)
+def _trained(name: str) -> tuple[float, float] | None:
+    """The noise in HU that the recipe beside the weights names; None where there is no recipe."""
+    path = weights.find(name) / "recipe.toml"
+    return ct_train.load(path).data.noise if path.is_file() else None
+
+
+@lru_cache(maxsize=4)
+def _network(name: str, device: str) -> weights.Loaded:
+    return weights.load(name, device)

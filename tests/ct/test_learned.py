@@ -1,0 +1,128 @@
+"""CT images through a network: what speaks for a slice and against it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recon.ct import learned
+from recon.data import ReconError
+from recon.learn.ct_train import Plan
+from recon.nets import denoiser, weights
+from recon.nets.unrolled import Shape, Unrolled
+from recon.prepare import image_noise
+from recon.recipe import Recipe, Solve, Trust
+
+SHAPE = replace(Plan().network, channels=(6, 8), condition=6)
+CPU = torch.device("cpu")
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No report."""
+
+
+def body(sigma: float) -> np.ndarray:
+    """Two slices of water in air with noise."""
+    y, x = np.mgrid[-1:1:97j, -1:1:90j]
+    clean = np.where(x**2 + y**2 < 0.7, 30.0, -1000.0).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal((2, *clean.shape)).astype(np.float32)
+    return clean + np.float32(sigma) * noise
+
+
+def trained(folder: Path, shape: Shape = SHAPE, push: float = 0.0) -> Recipe:
+    """A recipe with weights that add `push` times the noise level, roughly."""
+    torch.manual_seed(1)
+    network = Unrolled(shape)
+    for unet in network.correction:
+        torch.nn.init.constant_(unet.last.bias, push)
+    weights.save(network, folder)
+    return Recipe(solve=Solve(method="unrolled", weights=str(folder)))
+
+
+def test_an_untrained_network_changes_nothing(tmp_path: Path) -> None:
+    found = learned.denoise(body(20), trained(tmp_path / "w"), CPU, silent)
+    assert np.abs(found.data - body(20)).max() < 0.01
+    assert found.trust["fallbacks"] == 0
+    assert found.provenance["weights_sha256"] == weights.load(tmp_path / "w").sha256
+
+
+def test_a_network_that_takes_too_much_away_gives_way_to_the_image_as_it_came(tmp_path: Path) -> None:
+    recipe = trained(tmp_path / "w", push=-4.0)
+    found = learned.denoise(body(20), recipe, CPU, silent)
+    assert np.array_equal(found.data, body(20))
+    assert found.trust["fallbacks"] == 2
+    assert "times the noise" in found.notes[-1]
+    kept = learned.denoise(body(20), replace(recipe, trust=Trust(fallback=False)), CPU, silent)
+    assert np.abs(kept.data - body(20)).max() > 20
+    assert kept.trust["reasons"]
+
+
+def test_noise_beyond_the_training_is_not_touched(tmp_path: Path) -> None:
+    found = learned.evidence(torch.zeros(9, 9), torch.zeros(9, 9), 400.0, Trust(), (3.0, 160.0))
+    assert "above what the network was trained on" in found["reasons"][0]
+
+
+def test_a_filter_that_blurs_anatomy_is_told_from_one_that_takes_noise() -> None:
+    draw = np.random.default_rng(3)
+    y, x = np.mgrid[-1:1:128j, -1:1:128j]
+    clean = np.where(np.sin(9 * x) * np.sin(11 * y) > 0, 80.0, 0.0)
+    noisy = torch.from_numpy(clean + 20 * draw.standard_normal(clean.shape)).float()
+    inside = torch.ones_like(noisy, dtype=torch.bool)
+    blurred = torch.nn.functional.avg_pool2d(noisy[None, None], 5, 1, 2, count_include_pad=False)[0, 0]
+    truth = torch.from_numpy(clean).float()
+    assert learned.structure(noisy - truth, truth, inside) < 0.05
+    assert learned.structure(noisy - blurred, blurred, inside) > learned.STRUCTURE
+
+
+def test_an_uncertainty_map_is_as_large_as_the_noise_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image / 2)
+    noise = 20 * np.random.default_rng(0).standard_normal((1, 96, 96)).astype(np.float32)
+    found = learned.denoise(noise, replace(trained(tmp_path / "w"), trust=Trust(replicas=24)), CPU, silent)
+    assert found.uncertainty is not None
+    # Half of the noise is taken away; what is drawn anew is as strong, and half of that is left.
+    assert float(np.sqrt((found.uncertainty**2).mean())) == pytest.approx(5, rel=0.1)
+
+
+def test_weights_for_mri_are_refused(tmp_path: Path) -> None:
+    recipe = trained(tmp_path / "mri", Shape(cascades=1, channels=(4, 6), condition=6))
+    with pytest.raises(ReconError, match="a network for scans of MRI"):
+        learned.denoise(body(20), recipe, CPU, silent)
+
+
+@pytest.mark.parametrize("shape", [(33, 47), (64, 64), (1, 5), (100, 18)])
+def test_images_of_any_size_are_denoised(shape: tuple[int, int]) -> None:
+    network = Unrolled(SHAPE).eval()
+    image = torch.randn(2, *shape)
+    out = denoiser.denoised(network, image, torch.tensor([5.0, 0.0]), torch.zeros(2, 3))
+    assert out.shape == image.shape
+    assert torch.equal(out[1], image[1])
+
+
+@pytest.mark.parametrize(("cut", "ramp"), [(9.0, False), (0.5, True), (0.25, True), (0.18, True)])
+@pytest.mark.parametrize("sigma", [5.0, 40.0])
+def test_noise_of_known_strength_is_measured(cut: float, ramp: bool, sigma: float) -> None:
+    n = 192
+    white = torch.randn(n, n, generator=torch.Generator().manual_seed(0))
+    k, q = torch.fft.fftfreq(n)[:, None], torch.fft.rfftfreq(n)
+    f = (k**2 + q**2).sqrt()
+    noise = torch.fft.irfft2(torch.fft.rfft2(white) * (f if ramp else 1) * (-((f / cut) ** 2)).exp(), s=(n, n))
+    y, x = torch.meshgrid(torch.linspace(-1, 1, n), torch.linspace(-1, 1, n), indexing="ij")
+    clean = torch.where(x**2 + y**2 < 0.8, 40.0, -1000.0)
+    clean = torch.where((x**2 + (y - 0.3) ** 2 < 0.05) | (x.abs() < 0.02), 120.0, clean)
+    found = image_noise.estimate(clean + sigma * noise / noise.std())
+    assert float(found.level) == pytest.approx(sigma, rel=0.12)
+
+
+def test_texture_tells_a_smooth_kernel_from_a_sharp_one() -> None:
+    white = torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.avg_pool2d(white, 3, 1, 1)
+    sharp = image_noise.estimate(30 * white).texture[0, 0]
+    assert abs(float(sharp)) < 0.05
+    assert float(image_noise.estimate(30 * smooth).texture[0, 0]) < float(sharp) - 0.5
+    assert float(image_noise.estimate(torch.full((8, 8), -1000.0)).level) == 0
