@@ -120,6 +120,11 @@ def _kind(d: Dataset) -> str:
             "the series is Enhanced CT, many slices in one file; convert it to classic CT images first, for instance "
             "with dcm4che's emf2sf"
         )
+    if (0x7029, 0x1010) in d or (0x7031, 0x1001) in d:
+        raise DataError(
+            "the folder holds projections as DICOM (DICOM-CT-PD), which are not read; rebin them to fans as "
+            "HDF5, see CT projections in the docs"
+        )
     if uid != CT_IMAGE:
         return f"objects of modality {modality or 'unknown'}"
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"

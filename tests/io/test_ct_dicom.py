@@ -219,7 +219,12 @@ def _other_size(d: pydicom.Dataset, k: int) -> None:
         d.Rows, d.Columns = 48, 40
 
 
+def _projection(d: pydicom.Dataset, k: int) -> None:
+    d.private_block(0x7029, "DETECTOR", create=True).add_new(0x10, "US", 64)
+
+
 BAD = {
+    "projections": (_projection, "DICOM-CT-PD"),
     "slice twice": (_second_place, "holds 1 slices twice at one place .instance 2 and instance 3"),
     "two orientations": (_turned, "slices of 2 orientations"),
     "not CT": (
