@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +66,8 @@ def test_a_stream_gives_the_pixels_of_run_and_leaves_a_trace(server: Start, scan
     started, ended = one.audit()
     assert (started["event"], started["peer"], ended["state"]) == ("started", "127.0.0.1", "done")
     assert started["job"] == ended["job"]
-    assert (ended["n"], len(ended["images"]), ended["made"]["method"]) == (2, 2, "sense")
+    assert (ended["n"], len(ended["images"])) == (2, 2)
+    assert ended["made"]["method"] in ("sense", "unrolled")
     assert len(ended["images"][0]["sha256"]) == len(ended["scan_sha256"]) == 64
     assert ended["lines_received"] > 0
     assert (one.folder / "audit.jsonl").stat().st_mode & 0o777 == 0o600
@@ -140,7 +143,7 @@ def test_f16_a_killed_server_takes_its_workers_along_and_starts_again(server: St
     wait_for(lambda: len(one.audit()) == 1)
     processes = workers(one)
     one.stop(signal.SIGKILL)
-    _, alive = psutil.wait_procs(processes, 10)
+    _, alive = psutil.wait_procs(processes, 60)
     assert not alive
     assert [entry["event"] for entry in one.audit()] == ["started"]
     audit = Audit(one.folder / "audit.jsonl")
@@ -150,10 +153,13 @@ def test_f16_a_killed_server_takes_its_workers_along_and_starts_again(server: St
 
 
 def test_f31_a_session_that_hangs_or_dies_ends_well_and_the_next_one_works(server: Start, full: Recording) -> None:
-    one = server("[limits]\nwall_s = 6\n")
+    one = server("warm = 3\nstatus_port = 0\n[limits]\nwall_s = 6\n")
+    assert one.process.stdout is not None
+    page = one.process.stdout.readline().split()[-1] + "status.json"
+    wait_for(lambda: json.load(urllib.request.urlopen(page))["workers"]["ready"] == 3, 90)
     hung = Scanner(one.port).send(session(full)[:20])
     wait_for(lambda: "started" in one.log())
-    wait_for(lambda: len(workers(one)) == 2 and any(_connected(w, one.port) for w in workers(one)))
+    wait_for(lambda: any(_connected(w, one.port) for w in workers(one)))
     (stuck,) = [w for w in workers(one) if _connected(w, one.port)]
     stuck.suspend()
     died = Scanner(one.port).send(session(full)[:20])
