@@ -3,9 +3,12 @@
     python bench/accuracy.py --out accuracy/ --json bench/results/accuracy.json
     python bench/accuracy.py --out accuracy/ --scan gpunufft --accel 4 --methods cs
 
-`--out` gets two folders, `raw` and `analytic`, each with records, pictures and a page as `recon bench` makes them:
-numbers of simulated scans never mix with those of measured ones. Nothing is tuned here but the opponents, on the very
-references that they are judged by. Real scans are looked for in `--data`, by default where RECON_DATA points.
+    python bench/accuracy.py --out accuracy/ --only simulated --json simulated.json
+
+`--out` gets two folders, `raw` and `simulated`, each with records, pictures and a page as `recon bench` makes them:
+numbers of simulated scans never mix with those of measured ones. A simulated scan is judged by the truth, the image of
+its exact k-space without noise; a measured one by all of its lines. Nothing is tuned here but the opponents, on the
+very references that they are judged by. Real scans are looked for in `--data`, by default where RECON_DATA points.
 `--weights` takes another network than the recipe's own.
 """
 
@@ -22,7 +25,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from opponents import OTHERS
 
 from recon import __version__, simulation
@@ -75,13 +80,26 @@ def raw_scans(folder: Path) -> dict[str, tuple[Callable[[], RawScan], Plan]]:
     return found
 
 
+def analytic(name: str) -> simulation.Settings:
+    """The settings of a scan of the frozen analytic set: an exact head, coils by Biot-Savart's law, white noise."""
+    coils, matrix, slices, noise, seed = ANALYTIC[name]
+    return simulation.preset(coils=coils, matrix=matrix, slices=slices, noise=noise, seed=seed)
+
+
 def analytic_scans() -> dict[str, tuple[Callable[[], RawScan], Plan]]:
-    """The frozen analytic set: an exact head, coils by Biot-Savart's law, white noise."""
+    """The frozen analytic set by name."""
+    return {
+        n: ((lambda n=n: simulation.simulate(analytic(n))), SINGLE if v[0] == 1 else MULTI) for n, v in ANALYTIC.items()
+    }
 
-    def make(coils: int, matrix: int, slices: int, noise: float, seed: int) -> RawScan:
-        return simulation.simulate(simulation.preset(coils=coils, matrix=matrix, slices=slices, noise=noise, seed=seed))
 
-    return {n: ((lambda v=v: make(*v)), SINGLE if v[0] == 1 else MULTI) for n, v in ANALYTIC.items()}
+def analytic_truth(settings: simulation.Settings) -> NDArray[np.float64]:
+    """|x| (slice, y, x) of exact, full k-space without noise, as the whitened coils see it: times √(Sᴴ Ψ⁻¹ S)."""
+    image = simulation.truth(settings, band_limited=True).data
+    maps = simulation.truth_maps(settings)
+    white = np.linalg.solve(simulation.noise_factor(settings), maps.reshape(len(maps), -1)).reshape(maps.shape)
+    seen: NDArray[np.float64] = np.abs(image * np.linalg.norm(white, axis=0)).astype(np.float64)
+    return seen
 
 
 def run(
@@ -95,8 +113,9 @@ def run(
     others = {n: o for n, o in OTHERS.items() if not options.no_bart}
     with reporter(False) as report:
         return results.bench(
-            {n: open_() for n, (open_, _) in chosen.items()}, plans, folder, replace=True, report=report, others=others
-        )
+            {n: open_() for n, (open_, _) in chosen.items()}, plans, folder, replace=True, report=report, others=others,
+            truths={n: analytic_truth(analytic(n)) for n in chosen if n in ANALYTIC},
+        )  # fmt: skip
 
 
 def adapted(plan: Plan, options: argparse.Namespace) -> Plan:
@@ -145,6 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="all records, with date and machine")
     parser.add_argument("--scan", action="append", help="only scans whose name holds this; repeat it")
+    parser.add_argument("--only", choices=("raw", "simulated"), default="")
     parser.add_argument("--accel", type=int, nargs="+")
     parser.add_argument("--methods", choices=METHODS, nargs="+")
     parser.add_argument("--weights", default="")
@@ -156,7 +176,9 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     records = []
-    for data, scans in (("raw", raw_scans(options.data)), ("analytic", analytic_scans())):
+    for data, scans in (("raw", raw_scans(options.data)), ("simulated", analytic_scans())):
+        if options.only not in ("", data):
+            continue
         found = run(scans, options.out / data, options)
         if found:
             print(f"\n{data}\n{results.summary(found)}", *margins(found), sep="\n", flush=True)

@@ -123,6 +123,8 @@ def volumes(
                 spread[key[0], z : z + shape[0]] = made.deviations[i]
         report("reconstruct", keys.index(batch[-1]) + 1, len(keys))
     told = trust.summary(evidence)
+    if told and spread is not None:
+        told["calibration"] = methods.calibration(job.recipe.solve.weights)
     how = {"method": choice.method, "why": choice.why, "sampling": asdict(found), "uncertainty": spread, "trust": told}
     how["device"] = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
     if fallen := told.get("fallbacks"):

@@ -99,7 +99,9 @@ class Trust:
     #: Show the classical image, and say so, where a limit below is passed.
     fallback: bool = True
     #: Largest residual of the learned image, as a multiple of the classical one's, or of the noise where that is more.
-    residual: Annotated[float, Ge(1), Le(1e9)] = 1.5
+    residual: Annotated[float, Ge(1), Le(1e9)] = 1.25
+    #: Largest residual of the classical image, as a multiple of what noise and maps leave: beyond it the data are odd.
+    explained: Annotated[float, Ge(1), Le(1e9)] = 1.5
     #: Largest share of the image's energy that a network may put where nothing was measured.
     added: Fraction = 0.05
     #: Factor by which noise and acceleration may leave the range that the network was trained on.

@@ -14,6 +14,9 @@ from recon.kernels.vectors import dot
 from recon.nets.unrolled import sampled, size
 from recon.recipe import Trust
 
+#: Error of sensitivity maps, as a share of the signal's power.
+MAPS_ERROR = 1e-4
+
 
 @dataclass(frozen=True)
 class Range:
@@ -130,12 +133,28 @@ def summary(evidence: Sequence[Evidence]) -> dict[str, Any]:
     }
 
 
+def expected(noise: float) -> float:
+    """χ² that noise ν and maps with an error of a hundredth leave in a measurement that an image explains.
+
+        1 + 10⁻⁴ / ν²
+
+    Very clean scans show the error of their maps: it is no fault of theirs.
+    """
+    return 1 + MAPS_ERROR / max(noise, 1e-9) ** 2
+
+
 def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     found = []
     if not e.residual <= limits.residual * max(1.0, e.classical_residual):
         found.append(
             f"the learned image leaves {e.residual:.2f} of the noise's power as residual, the classical one "
             f"{e.classical_residual:.2f}"
+        )
+    most = limits.explained * expected(e.noise)
+    if not e.classical_residual <= most:
+        found.append(
+            f"no image explains the measurement (residual {e.classical_residual:.3g}, at most {most:.3g} by its noise "
+            "and maps): motion, a spark, or a wrong noise level"
         )
     if not e.added <= limits.added:
         found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon import pipeline, recipe, trust
+from recon import methods, pipeline, recipe, trust
 from recon.data import Measurement
 from recon.io.read import read
 from recon.nets import weights
@@ -89,6 +89,20 @@ def test_a_residual_an_invention_and_a_strange_scan_are_each_named(case) -> None
     assert "acceleration" in far.reasons[0]
     nan = trust.examine(m, truth * float("nan"), truth, limits=Trust(), trained=None)[0]
     assert nan.reasons
+
+
+def test_a_measurement_that_no_image_explains_is_named(case) -> None:
+    m, truth = case
+    noise = trust.examine(m, truth, truth, limits=Trust(), trained=None)[0].noise
+    assert trust.expected(noise) == pytest.approx(1 + 1e-4 / noise**2)
+    ramp = torch.exp(2j * math.pi * 3 * torch.arange(SIZE) / SIZE)[:, None]
+    moved = torch.where((torch.arange(SIZE) % 2 == 0)[:, None], m.y * ramp, m.y)  # motion between shots
+    m = replace(m, y=moved.to(torch.complex64))
+    best = cg.sense(m, lam=1e-3, iterations=60, tolerance=1e-7).x
+    for x in (truth, best):
+        found = trust.examine(m, x, x, limits=Trust(), trained=None)[0]
+        assert any("no image explains the measurement" in r for r in found.reasons)
+    assert not trust.examine(m, best, best, limits=Trust(explained=1e9), trained=None)[0].reasons
 
 
 def test_only_the_slices_with_reasons_give_way(case) -> None:
@@ -182,6 +196,29 @@ def test_the_verb_writes_evidence_and_uncertainty_and_check_reads_them(scan: Pat
     assert checked.code == 0, checked.out
     assert weights.load(folders[1]).sha256 in checked.out
     assert "would make the same image" in checked.out
+
+
+def test_what_replicas_are_worth_is_told_where_it_was_measured_for_these_weights(
+    scan: Path, folders, tmp_path: Path
+) -> None:
+    import shutil
+
+    mine = tmp_path / "mine"
+    shutil.copytree(folders[0], mine)
+    stored = {"factor": 1.7, "within_1": 0.5, "within_2": 0.8, "weights_sha256": weights.load(mine).sha256}
+    (mine / "calibration.json").write_text(json.dumps(stored))
+    report, dicom = tmp_path / "trust.json", tmp_path / "dicom"
+    done = recon(
+        "run", scan, "-o", dicom, "--method", "unrolled", "--weights", mine, "--trust", report, "--replicas", 2
+    )
+    assert done.code == 0, done.err
+    told = json.loads(report.read_text())["trust"]
+    assert told["calibration"] == {"factor": 1.7, "within_1": 0.5, "within_2": 0.8}
+    checked = recon("check", dicom, "--json")
+    assert json.loads(checked.out)["trust"] == told
+    methods.calibration.cache_clear()
+    (mine / "calibration.json").write_text(json.dumps({**stored, "weights_sha256": "another"}))
+    assert methods.calibration(str(mine)) == {}
 
 
 def test_check_says_what_is_different_here(scan: Path, folders, tmp_path: Path) -> None:

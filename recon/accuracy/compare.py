@@ -88,16 +88,19 @@ class Answer:
 Others = Mapping[str, Callable[[RawScan, int, Reference], Answer]]
 
 
-def reference(scan: RawScan, plan: Plan, stack: int = 0) -> Reference:
+def reference(scan: RawScan, plan: Plan, stack: int = 0, truth: Floats | None = None) -> Reference:
     """The coil-combined image of all lines, on the one path, with maps of the full data and all coils.
 
-    Raises DataError as `measured`, and for an image without a body.
+    Where the scan is simulated, `truth` (slice, y, x) is known and takes its place, on its scale. Raises DataError as
+    `measured`, and for an image without a body.
     """
     measured(scan)
     recipe = recipes.with_method(plan.recipe, "combine")
     recipe = replace(recipe, prepare=replace(recipe.prepare, coil_compression="none"))
     image = pipeline.reconstruct(scan, recipe, device=plan.device, stack=stack)
     magnitude = _magnitude(image.data)
+    if truth is not None:
+        magnitude = best_scale(truth, magnitude) * truth
     inside = body(magnitude)
     if not inside.any():
         raise DataError("the full reconstruction shows no body to measure in; check the scan with `recon run`")
@@ -113,13 +116,15 @@ def compare(
     stack: int = 0,
     report: Report | None = None,
     others: Others = MappingProxyType({}),
+    truth: Floats | None = None,
 ) -> Comparison:
     """Undersample a fully sampled scan, reconstruct it by every method and score the images against all its lines.
 
+    `truth` (slice, y, x), known of simulated scans, takes the place of all lines.
     The `others` come after the plan's methods. A method that fails, or a mask that the scan cannot have, leaves a
     record with the reason in `failed`. Raises DataError for a scan that has no reference.
     """
-    full = reference(scan, plan, stack)
+    full = reference(scan, plan, stack, truth)
     todo = [(r, m) for r in plan.accelerations for m in (*plan.methods, *others)]
     trials = []
     for n, (acceleration, method) in enumerate(todo):

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recon import pipeline
 from recon.accuracy.compare import MEASURES, Comparison, Others, Plan, compare
 from recon.accuracy.page import page
@@ -32,10 +35,12 @@ def bench(
     replace: bool = False,
     report: Report | None = None,
     others: Others = MappingProxyType({}),
+    truths: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Compare every scan as `compare` does and write what was found into `folder`; gives the records.
 
-    There is one plan for all scans, or one for each by its name. `folder` gets results.json (a list of records),
+    There is one plan for all scans, or one for each by its name, as have the `truths` of simulated scans. `folder` gets
+    results.json (a list of records),
     results.csv, index.html and a PNG for each scan, all brought up to date after each scan. A scan of several stacks of
     slices gives a comparison for each. Every scan is looked at before the first is reconstructed: raises DataError,
     naming it, for one that is not fully sampled, and ReconError for a folder that holds results unless they may be
@@ -58,9 +63,8 @@ def bench(
         count = len(pipeline.stacks(scan))
         for stack in range(count):
             own = name if count == 1 else f"{name}_stack-{stack + 1}"
-            found = compare(
-                scan, own, plan if isinstance(plan, Plan) else plan[name], stack=stack, report=report, others=others
-            )
+            own_plan = plan if isinstance(plan, Plan) else plan[name]
+            found = compare(scan, own, own_plan, stack=stack, report=report, others=others, truth=truths.get(name))
             records += [dict(t.record) for t in found.trials]
             pictures[own] = png(found)
             _put(folder / f"{own}.png", pictures[own])
