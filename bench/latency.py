@@ -161,6 +161,19 @@ def page(found: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
+def soaked(path: Path) -> str:
+    """What `soak.py` has found, for the same page; nothing where it has not run."""
+    if not path.is_file():
+        return ""
+    found = json.loads(path.read_text())
+    rises = ", ".join(f"{name.replace('_', ' ')} {value:+.1%}" for name, value in found["rise"].items())
+    return (
+        f"\n## A hundred scans\n\n{found['sessions']} sessions in {found['seconds']:.0f} s ({found['states']}). Rise "
+        f"over all of them: {rises}: {'flat' if found['flat'] else '**not flat**'}.\n\n"
+        "![Memory, open files, threads and processes over the sessions](pictures/soak.png)\n"
+    )
+
+
 def _verdict(r: dict[str, Any]) -> str:
     if (r["case"], r["size"]) != ("CG-SENSE", "8 coils × 256²"):
         return ""
@@ -185,7 +198,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.page:
-        options.page.write_text(page(found))
+        options.page.write_text(page(found) + soaked(Path(__file__).parent / "results/soak.json"))
 
 
 if __name__ == "__main__":
