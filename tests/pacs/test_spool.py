@@ -168,8 +168,7 @@ def test_delivered_images_are_removed_at_once_and_their_records_later(
     assert not list(here.folder.rglob("image.dcm"))
 
 
-#: Sequence of what a sender does on disk, at each of which it is killed: see test_f33_a_sender_killed_….
-def killed_at(n: int, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> bool:
+def killed_at(n: int, work: Callable[[], Any]) -> bool:
     """Do work in a process that is killed before its n-th rename of a folder; whether it came so far."""
     pid = os.fork()
     if pid == 0:
@@ -191,14 +190,14 @@ def killed_at(n: int, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_f33_a_sender_killed_between_any_two_steps_resumes_and_each_image_arrives_once(
-    told: Callable[..., tuple[Told, Post]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: Callable[..., tuple[Told, Post]], tmp_path: Path
 ) -> None:
     one = series(tmp_path / "one", 1)
     steps = 0
     for n in range(1, 20):
         pacs, here = told()
         uids = [pydicom.dcmread(one / "IM0001.dcm").SOPInstanceUID]
-        if not killed_at(n, lambda here=here: (here.put(one), here.once()), monkeypatch):  # type: ignore[misc]
+        if not killed_at(n, lambda here=here: (here.put(one), here.once())):  # type: ignore[misc]
             break
         steps += 1
         here.put(one)
