@@ -21,6 +21,7 @@ TITLES = {
     "radial": "Radial CG-SENSE, 15 iterations",
     "projection": "Parallel-beam projection",
     "backprojection": "Exact backprojection",
+    "fbp": "Filtered backprojection",
     "e2e_varnet": "End-to-End VarNet, one slice",
     "help": "`recon --help`",
     "cold_run": "`recon run` to NIfTI, from the start of the process",

@@ -51,3 +51,22 @@ def backproject(data: Data, settings: Data) -> Task:
     projected = _run("FP", data, settings)(data["speckled"])
     run.witness = float((projected.astype(np.float64) * data["sinogram"]).sum())  # type: ignore[attr-defined]
     return run
+
+
+def fbp(data: Data, settings: Data) -> Task:
+    n = settings["n"]
+    volume = astra.create_vol_geom(n, n)
+    beam = astra.create_proj_geom("parallel", 1.0, settings["bins"], np.asarray(settings["angles"]))
+    image, sinogram = astra.data2d.create("-vol", volume), astra.data2d.create("-sino", beam)
+    config = astra.astra_dict("FBP")
+    config["ProjectorId"] = astra.create_projector("linear", beam, volume)
+    config["ProjectionDataId"], config["ReconstructionDataId"] = sinogram, image
+    config["option"] = {"FilterType": "ram-lak"}
+    algorithm = astra.algorithm.create(config)
+
+    def run() -> Any:
+        astra.data2d.store(sinogram, data["sinogram"])
+        astra.algorithm.run(algorithm)
+        return astra.data2d.get(image)
+
+    return run

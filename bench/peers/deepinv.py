@@ -95,3 +95,14 @@ def backproject(data: Data, settings: Data) -> Task:
 
     run.witness = float((physics.A(x).detach().double() * y).sum())  # type: ignore[attr-defined]
     return run
+
+
+def fbp(data: Data, settings: Data) -> Task:
+    physics = _tomography(settings)
+    y = torch.from_numpy(data["sinogram"].T.copy())[None, None]
+
+    def run() -> Any:
+        with torch.no_grad():
+            return physics.A_dagger(y, fbp=True)[0, 0]
+
+    return run

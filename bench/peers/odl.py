@@ -43,3 +43,10 @@ def backproject(data: Data, settings: Data) -> Task:
 
     run.witness = float((projected.astype(np.float64) * data["sinogram"]).sum())  # type: ignore[attr-defined]
     return run
+
+
+def fbp(data: Data, settings: Data) -> Task:
+    transform = _transform(settings)
+    y = transform.range.element(data["sinogram"])
+    operator = tomo.fbp_op(transform, filter_type="Ram-Lak")
+    return lambda: operator(y).asarray().T[::-1]

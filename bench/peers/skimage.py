@@ -28,3 +28,8 @@ def backproject(data: Data, settings: Data) -> Task:
     projected = radon(data["speckled"], angles, circle=False)
     run.witness = float((projected.astype(np.float64) * y).sum())  # type: ignore[attr-defined]
     return run
+
+
+def fbp(data: Data, settings: Data) -> Task:
+    angles, y = np.rad2deg(settings["angles"]), data["sinogram"].T.copy()
+    return lambda: iradon(y, angles, output_size=settings["n"], filter_name="ramp", circle=False)

@@ -1,0 +1,81 @@
+"""Filtered backprojection of exact projections onto a 512² slice, 720 angles, with the plain ramp.
+
+Bins are one pixel wide, y points up, and everybody gets the line integrals of the phantom's ellipses, so that errors
+are those of the reconstruction and not of one's own projector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phantom
+from case import Array, Case, Data, Settings
+
+from cases.projection import CENTRES, exact
+
+SIZES: dict[str, Settings] = {"512x512x720": {"n": 512, "angles_count": 720}}
+
+
+def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
+    n, count = settings["n"], settings["angles_count"]
+    angles = np.arange(count) * np.pi / count
+    # Odd: all agree on which bin is the middle.
+    bins = int(np.ceil(np.sqrt(2) * n)) | 1
+    made = {"sinogram": exact(angles, bins, n, (0.0, 0.0)).astype(np.float32)}
+    return made, {**settings, "angles": angles.tolist(), "bins": bins}
+
+
+def truth(n: int, centre: tuple[float, float], fine: int = 4) -> Array:
+    """The phantom (y, x), rows from the top down, on pixels whose middle lies `centre` pixels from the axis."""
+    at = (np.arange(n * fine) - (n * fine - 1) / 2) / fine
+    x, y = (at + centre[0])[None] * (2 / n), (centre[1] - at)[:, None] * (2 / n)
+    image = np.zeros((n * fine, n * fine), np.float32)
+    for value, cx, cy, cz, rx, ry, rz, angle in phantom.ELLIPSOIDS:
+        shrink = np.sqrt(max(0.0, 1 - (cz / rz) ** 2))
+        c, s = np.cos(angle), np.sin(angle)
+        u, v = x - cx, y - cy
+        image += np.float32(value) * (
+            ((c * u + s * v) / (rx * shrink)) ** 2 + ((c * v - s * u) / (ry * shrink)) ** 2 <= 1
+        )
+    return image.reshape(n, fine, n, fine).mean((1, 3))
+
+
+def ours(data: Data, settings: Settings) -> Callable[[], Any]:
+    import torch
+
+    from recon.operators.xray import Parallel, Xray
+    from recon.solve.fbp import fbp
+
+    angles = -torch.tensor(settings["angles"], dtype=torch.float64)
+    A = Xray(Parallel(angles, settings["bins"], 1.0), (settings["n"], settings["n"]), 1.0)
+    y = torch.from_numpy(data["sinogram"])
+    return lambda: fbp(y, A)
+
+
+def error(data: Data, settings: Settings, result: Array, witness: Array | None) -> float:
+    """Relative difference from the phantom inside the circle that every view sees, about the nearest of the centres."""
+    n = settings["n"]
+    at = np.arange(n) - (n - 1) / 2
+    circle = at[None] ** 2 + at[:, None] ** 2 < (n / 2 - 2) ** 2
+    found = result.reshape(n, n)[circle]
+    truths = (truth(n, c)[circle] for c in CENTRES)
+    return float(min(np.linalg.norm(found - t) / np.linalg.norm(t) for t in truths))
+
+
+CASES = (
+    Case(
+        name="fbp",
+        task="fbp",
+        module="cases.fbp",
+        sizes=SIZES,
+        quick=(),
+        target=1.5,
+        peers=("odl", "astra", "deepinv", "skimage"),
+        data=data,
+        error=error,
+        measure="relative difference from the phantom, filtered backprojection of its exact line integrals",
+    ),
+)
