@@ -58,7 +58,10 @@ MAY_IMPORT = {
     "errors": {"data"},
     "pacs": {"data", "errors", "io", "recipe"},
     "serve": {"data", "errors", "io", "methods", "pacs", "pipeline", "prepare", "recipe", "__init__"},
-    "accuracy": {"data", "errors", "io", "masks", "metrics", "pipeline", "prepare", "recipe", "__init__"},
+    "accuracy": {
+        *("ct", "data", "errors", "hounsfield", "io", "masks", "metrics", "operators", "pipeline", "prepare"),
+        *("recipe", "simulation", "solve", "__init__"),
+    },
     "doctor": {"data", "kernels", "__init__"},
     "cli": {"*"},
     "cli_ct": {"ct", "data", "io", "prepare", "progress", "recipe", "simulation"},
