@@ -145,8 +145,8 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
     rows = inbox.frames.setdefault(key, [])
     rows.append(row)
-    again = not inbox.usual and key in inbox.early and key not in inbox.candidates
-    if flags & _LAST_IN_SLICE or len(rows) in (inbox.usual, inbox.every) or again:
+    again = not inbox.usual and key in inbox.early
+    if (flags & _LAST_IN_SLICE or len(rows) in (inbox.usual, inbox.every) or again) and key not in inbox.candidates:
         inbox.candidates.append(key)
         inbox.changed.notify_all()
 

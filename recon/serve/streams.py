@@ -58,7 +58,7 @@ class Incoming:
     def _another(self, n: int) -> None:
         """A slab with room for n bytes; what has come of them already goes along."""
         size = _SLAB if n <= _SLAB // 4 else n + _BLOCK
-        memory = mmap.mmap(-1, -(-size // _HUGE) * _HUGE)
+        memory = mmap.mmap(-1, -(-size // _HUGE) * _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # without large pages, most of the time goes to making small ones
                 memory.madvise(mmap.MADV_HUGEPAGE)
