@@ -15,6 +15,7 @@ import argparse
 import importlib
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -131,6 +132,8 @@ def measured(case: Case, label: str, home: Path, device: Any, deadline: float, l
         rows[who] = row
     size = {k: v for k, v in case.sizes[label].items() if isinstance(v, (int, str, list, tuple, float))}
     made = record(case, label, size, rows, about(device)["versions"])
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    made |= {"commit": commit.stdout.strip()} if commit.returncode == 0 else {}
     made |= {"device": device.type, "target_s": TARGETS.get((case.name, label)), "date": str(date.today())}
     return made | {"card": about(device)["card"], "runs": rows["ours"].get("runs")}
 
@@ -174,9 +177,9 @@ def line(r: dict[str, Any]) -> str:
 
 
 def store(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write the records, in place of those of the same case and size; others that the file holds stay."""
+    """Write the records, in place of those of the same case, size and commit; others that the file holds stay."""
     kept = json.loads(path.read_text()) if path.exists() else []
-    made = {(r["case"], r["size"]["name"]): r for r in [*kept, *records]}
+    made = {(r["case"], r["size"]["name"], r.get("commit")): r for r in [*kept, *records]}
     path.write_text(json.dumps(list(made.values()), indent=1) + "\n")
 
 

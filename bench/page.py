@@ -1,6 +1,6 @@
-"""The page of measured times from the records of `bench/speed.py`.
+"""The page of measured times from the records of `bench/speed.py` and `bench/gpu.py`.
 
-python bench/page.py bench/results/speed.json docs/performance.md
+python bench/page.py bench/results/speed.json docs/performance.md --gpu bench/results/gpu.json
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ TITLES = {
     "help": "`recon --help`",
     "cold_run": "`recon run` to NIfTI, from the start of the process",
     "run_to_dicom": "`recon run` to DICOM, from the start of the process",
+    "recon_run": "`recon run` in one process, raw file to NIfTI",
+    "unrolled": "Unrolled network, its classical start included",
 }
 #: What is to be measured on a CUDA GPU.
 ON_GPU = (
@@ -60,7 +62,65 @@ def _mark(peer: Mapping[str, Any]) -> str:
     return "\\*" if "why_not_counted" in peer else ""
 
 
-def page(records: Sequence[Mapping[str, Any]]) -> str:
+def gpu_row(record: Mapping[str, Any]) -> str:
+    """A line of the GPU's table."""
+    cells = [TITLES.get(record["case"], record["case"]), record["size"]["name"].replace("x", "×")]
+    cells.append(f"**{seconds(record['ours_s'])}**" if record["ours_s"] else "failed")
+    cells.append(f"below {seconds(record['target_s'])}" if record.get("target_s") else "")
+    busy = [
+        (record.get(k), name)
+        for k, name in (("compute_s", "computing"), ("to_gpu_s", "copying in"), ("idle_s", "idle"))
+    ]
+    cells.append(", ".join(f"{name} {seconds(s)}" for s, name in busy if s is not None and s >= 1e-5))
+    graph = f"{seconds(record['graph_s'])} = {record['over_floor']:.1f} ×" if "over_floor" in record else ""
+    cells.append(graph)
+    cells.append(record.get("commit", ""))
+    cells.append(f"{record['ours_error']:.2g}" if record["ours_error"] is not None else "")
+    cells.append(f"{record['ours_MiB']} MiB" if record["ours_MiB"] else "")
+    peers = record["peers"].items()
+    timed = [f"{n} {seconds(p['s'])} ({p['error']:.2g}, {p['MiB']} MiB)" for n, p in peers if "s" in p]
+    return (
+        "| "
+        + " | ".join([*cells, ", ".join([*timed, *(f"{n}: not measured" for n, p in peers if "s" not in p)])])
+        + " |"
+    )
+
+
+def gpu_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was measured on a CUDA GPU, or that nothing was."""
+    if not records:
+        return ["| on a CUDA GPU | |", "|---|---|", *(f"| {name} | not measured |" for name in ON_GPU), ""]
+    first = records[0]
+    rates = sorted({r["copy_bytes_per_s"] for r in records})
+    rate = " to ".join(f"{r / 1e12:.2f}" for r in (rates if len(rates) < 2 else (rates[0], rates[-1])))
+    versions = {k: v for r in records for k, v in r["versions"].items()}
+    named = ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
+    return [
+        "## On a CUDA GPU",
+        "",
+        f"Measured on {first['date']} on an {first['card']}, with {named}. "
+        "Medians of five calls and more after a warm-up, each timed alone on a waiting card, the data on it before "
+        "the clock starts; peers that take seconds were "
+        "called fewer times. Where the time of one call went, as the profiler saw it, is in its own column: what is "
+        "neither computing nor copying is Python. “In a graph” leaves Python out, and says how many times longer that "
+        "is than reading maps and image once and writing the image once takes at the bandwidth of a copy "
+        f"({rate} TB/s, read and written); 1.5 is to be reached. A peer's error and memory are in brackets; “loop” is "
+        "a plain torch loop, nobody's package. Memory is what torch and CuPy held at the peak, with the data. The "
+        "column “commit” says which code was measured: what changed since the first was not measured again unless "
+        "there is a second row.",
+        "",
+        "| case | size | recon | to reach | of one call | in a graph | commit | error | memory | others, same card |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *map(gpu_row, records),
+        "",
+        "What the error is:",
+        "",
+        *dict.fromkeys(f"- {TITLES.get(r['case'], r['case'])}: {r['error_is']}." for r in records),
+        "",
+    ]
+
+
+def page(records: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]] = ()) -> str:
     """The whole page as markdown."""
     first = records[0]
     versions = {k: v for r in records for k, v in r["versions"].items()}
@@ -90,9 +150,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     if absent:
         lines += ["Peers without a time, and peers that do not count:", "", *absent, ""]
-    if not any(r.get("device") == "cuda" for r in records):
-        lines += ["| on a CUDA GPU | |", "|---|---|", *(f"| {name} | not measured |" for name in ON_GPU), ""]
-    lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) + ".", ""]
+    lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) + ".", "", *gpu_section(gpu)]
     return "\n".join(lines)
 
 
@@ -101,8 +159,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("records", type=Path)
     parser.add_argument("page", type=Path)
+    parser.add_argument("--gpu", type=Path, default=Path(__file__).resolve().parent / "results" / "gpu.json")
     options = parser.parse_args()
-    options.page.write_text(page(json.loads(options.records.read_text())), encoding="utf-8")
+    gpu = json.loads(options.gpu.read_text()) if options.gpu.exists() else []
+    options.page.write_text(page(json.loads(options.records.read_text()), gpu), encoding="utf-8")
 
 
 if __name__ == "__main__":

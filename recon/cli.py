@@ -24,7 +24,7 @@ from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
 from recon.data import RawScan, ReconError
-from recon.errors import one_line, sentence
+from recon.errors import leave, one_line, sentence
 
 if TYPE_CHECKING:
     from recon.data import Image
@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
     with _terminable(), warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
-        sys.exit(_run(given, debug))
+        leave(_run(given, debug)) if arguments is None else sys.exit(_run(given, debug))
 
 
 def _run(given: list[str], debug: bool) -> int:

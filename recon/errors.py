@@ -1,8 +1,13 @@
-"""What may be said of an error: one line, and nothing that a file could have put into it."""
+"""What may be said of an error: one line, and nothing that a file could have put into it; and how a process ends."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import sys
+import threading
+from typing import NoReturn
 
 from recon.data import ReconError
 
@@ -26,3 +31,18 @@ def sentence(e: Exception, *, memory: str, unforeseen: str = "") -> str:
 def one_line(text: str) -> str:
     """The text without line ends and control characters, which names in a file may hold."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process as Python does, but for taking apart torch's libraries, a tenth of a short run's time.
+
+    Threads are waited for, what registered itself for the end is called, and what was said is written out.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # who read it has gone
+            code = code or 1
+    os._exit(code)

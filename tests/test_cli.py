@@ -503,3 +503,17 @@ def test_lines_can_be_given_in_any_order(scan: Path, tmp_path: Path) -> None:
     assert recon("run", tmp_path / "s.h5", "-o", tmp_path / "b.nii").code == 0
     x, y = voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii")
     assert np.linalg.norm(x - y) < 1e-4 * np.linalg.norm(x)
+
+
+def test_a_process_ends_with_its_code_and_calls_what_waits_for_its_end() -> None:
+    program = (
+        "import atexit, sys, threading, time; from recon import cli\n"
+        "atexit.register(lambda: print('cleaned'))\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), print('worked'))).start()\n"
+        "sys.argv = ['recon', 'run', 'no-such-file.h5', '-o', 'x.png']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.split() == ["worked", "cleaned"]
+    assert "no-such-file.h5" in done.stderr

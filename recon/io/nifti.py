@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -73,13 +75,28 @@ def _files(image: Image, path: Path, parts: Sequence[Any]) -> list[_File]:
     return files
 
 
-def _nifti(image: Image, file: _File) -> Any:
-    import nibabel
+def _nibabel() -> Any:
+    """nibabel, without pydicom where nobody else has it yet.
 
+    It would import it for an extension that is not written here, which takes a tenth of a short run. Other threads must
+    not find pydicom missing in the meantime.
+    """
+    alone = threading.active_count() == 1 and "nibabel" not in sys.modules and "pydicom" not in sys.modules
+    if alone:
+        sys.modules["pydicom"] = None  # type: ignore[assignment]  # what importing then says is that it is missing
+    try:
+        import nibabel
+    finally:
+        if alone:
+            del sys.modules["pydicom"]
+    return nibabel
+
+
+def _nifti(image: Image, file: _File) -> Any:
+    nibabel = _nibabel()
     g = image.geometry
     affine = affine_ras(g)
-    create: Any = nibabel.Nifti1Image
-    out = create(file.values, affine if g.known else None)
+    out = nibabel.Nifti1Image(file.values, affine if g.known else None)
     out.header.set_xyzt_units("mm", "sec")
     if g.known:
         # A quaternion has no shear: code 0 says that the matrix alone tells where the voxels are.

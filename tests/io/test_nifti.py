@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,3 +122,16 @@ def test_an_unknown_geometry_has_codes_of_zero_and_keeps_its_voxel_size(tmp_path
     assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 0)
     assert np.allclose(header.get_zooms(), g.voxel)
     assert json.loads((tmp_path / "a.json").read_text())["recon"]["geometry_known"] is False
+
+
+def test_nifti_is_written_without_importing_pydicom_which_others_find_afterwards() -> None:
+    program = (
+        "import sys; from recon.io import nifti\n"
+        "made = nifti._nibabel()\n"
+        "assert 'pydicom' not in sys.modules, 'pydicom was imported'\n"
+        "import pydicom\n"
+        "assert made.Nifti1Image and pydicom.dcmread\n"
+        "assert nifti._nibabel() is made\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
