@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import signal
@@ -11,24 +10,24 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recon import __version__
 from recon.cli_adapt import adapt
+from recon.cli_arguments import STANDARD, amount, learned, numbered, placed, read_scan, recipe_of, three
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
 from recon.cli_ct import Strength, simulate_ct, with_strength
 from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
-from recon.data import RawScan, ReconError
+from recon.data import ReconError
 from recon.errors import leave, one_line, sentence
 
 if TYPE_CHECKING:
     from recon.data import Image
-    from recon.pipeline import Scan as AnyScan
     from recon.recipe import Recipe
 
 app = typer.Typer(
@@ -103,26 +102,26 @@ def run(
     """Reconstruct a raw scan and write images."""
     from recon.io import write as writing
 
-    size, limit = _three(voxel), _bytes(memory)
+    size, limit = three(voxel), amount(memory)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise typer.BadParameter(f"--device takes auto, cpu, cuda or cuda:N, not {device!r}")
     with _usage():
-        plan = with_strength(_learned(_recipe(recipe, method, trajectory), weights, denoise), strength)
+        plan = with_strength(learned(recipe_of(recipe, method, trajectory), weights, denoise), strength)
         plan = with_replicas(plan, replicas or (16 if uncertainty and not plan.trust.replicas else 0))
         for name in (*output, *([uncertainty] if uncertainty else [])):
             writing.kind(name)
     inputs: list[str | Path] = [scan, *([recipe] if recipe else [])]
-    inputs += [trajectory] if trajectory not in ("", *_STANDARD) else []
+    inputs += [trajectory] if trajectory not in ("", *STANDARD) else []
     records = [evidence] if evidence else []
     writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs, records=records)
-    raw = _trajectory(_read(scan, axes, size, key), trajectory)
+    raw = placed(read_scan(scan, axes, size, key), trajectory)
     from recon import pipeline
     from recon.progress import reporter
 
     _set_threads(threads)
     count = len(pipeline.stacks(raw))
     chosen = list(range(count)) if stack == 0 else [stack - 1]
-    names = {n: [_numbered(name, n + 1) if len(chosen) > 1 else name for name in output] for n in chosen}
+    names = {n: [numbered(name, n + 1) if len(chosen) > 1 else name for name in output] for n in chosen}
     writing.check_paths([name for of_stack in names.values() for name in of_stack], inputs=inputs)
     for n in chosen:
         with reporter(quiet) as report:
@@ -135,7 +134,7 @@ def run(
         if evidence:
             write_evidence(image, Path(evidence), number)
         if uncertainty:
-            write_uncertainty(image, _numbered(uncertainty, number) if number else uncertainty)
+            write_uncertainty(image, numbered(uncertainty, number) if number else uncertainty)
 
 
 def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: bool) -> None:
@@ -169,7 +168,7 @@ def info(scan: Scan, axes: Axes = "", voxel: Voxel = "", key: Key = "", json: Js
     """Say what a scan file holds, what will be ignored, and which rule it breaks."""
     from recon import info as doctor
 
-    report = doctor.describe_any(_read(scan, axes, _three(voxel), key))
+    report = doctor.describe_any(read_scan(scan, axes, three(voxel), key))
     typer.echo(doctor.as_json(report) if json else doctor.text(report))
 
 
@@ -308,89 +307,6 @@ def _terminable() -> Iterator[None]:
 
 #: What helps a run that ran out of memory.
 _MEMORY = "give a lower limit with --memory, or fewer --threads"
-
-#: Trajectories that have a name.
-_STANDARD = ("radial", "golden")
-
-
-def _recipe(file: Path | None, method: str, trajectory: str) -> Recipe:
-    """The recipe in `file` or the default one, with what the command line says otherwise."""
-    from dataclasses import replace
-
-    from recon import recipe as recipes
-
-    plan = recipes.load(file) if file else recipes.Recipe()
-    known = get_args(recipes.Method)
-    if method and method not in known:
-        raise ReconError(f"--method takes {', '.join(known)}, not {method!r}")
-    if method:
-        plan = recipes.with_method(plan, method)  # type: ignore[arg-type]
-    if trajectory in _STANDARD:
-        plan = replace(plan, prepare=replace(plan.prepare, trajectory=trajectory))  # type: ignore[arg-type]
-    elif trajectory and not Path(trajectory).is_file():
-        raise ReconError(f"--trajectory takes radial, golden or a .npy file, and there is no file {trajectory}")
-    return plan
-
-
-def _learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
-    """The recipe with other weights or another wish for denoising, where they were given."""
-    from dataclasses import replace
-
-    given: dict[str, Any] = {"weights": weights} if weights else {}
-    given |= {} if denoise is None else {"denoise": denoise}
-    if plan.solve.method == "auto" and Path(weights).suffix in (".pt", ".pth", ".ckpt"):
-        given["method"] = "varnet"
-    return replace(plan, solve=replace(plan.solve, **given))
-
-
-def _read(scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str) -> AnyScan:
-    from recon.io.read import read
-
-    names = tuple(a.strip() for a in axes.split(",")) if axes else None
-    return read(scan, axes=names, voxel=voxel, key=key or None)
-
-
-def _trajectory(raw: AnyScan, trajectory: str) -> AnyScan:
-    from recon.io import positions
-
-    if not trajectory:
-        return raw
-    if not isinstance(raw, RawScan):
-        raise ReconError(f"--trajectory places lines of an MRI scan, and {raw.source} has none; leave it out")
-    if trajectory in _STANDARD:
-        return positions.with_standard(raw, trajectory)  # type: ignore[arg-type]
-    return positions.with_positions(raw, positions.load(trajectory))
-
-
-def _three(text: str) -> tuple[float, float, float] | None:
-    if not text:
-        return None
-    try:
-        x, y, z = (float(v) for v in text.split(","))
-    except ValueError:
-        x = y = z = math.nan
-    if not all(0 < v < math.inf for v in (x, y, z)):
-        raise typer.BadParameter(f"--voxel takes three lengths x,y,z in mm, each above 0, not {text!r}")
-    return x, y, z
-
-
-def _bytes(text: str) -> int | None:
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([kmgt]?)i?b?", text.strip().lower(), re.ASCII)
-    if found is None:
-        raise typer.BadParameter(f"--memory takes a size such as 4GiB or 500M, not {text!r}")
-    return int(float(found[1]) * 2 ** (10 * " kmgt".index(found[2] or " ")))
-
-
-def _numbered(name: str, n: int) -> str:
-    """The name of an output for stack n: a.nii.gz → a_stack-2.nii.gz, dicom/ → dicom_stack-2/."""
-    from recon.io.write import SUFFIXES, kind
-
-    if kind(name) == "dicom folder":
-        return f"{name.rstrip('/' + os.sep)}_stack-{n}/"
-    suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len)
-    return f"{name[: -len(suffix)]}_stack-{n}{name[-len(suffix) :]}"
 
 
 def _set_threads(threads: int) -> None:

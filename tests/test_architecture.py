@@ -64,6 +64,7 @@ MAY_IMPORT = {
     },
     "doctor": {"data", "kernels", "__init__"},
     "cli": {"*"},
+    "cli_arguments": {"data", "io", "recipe"},
     "cli_ct": {"ct", "data", "io", "prepare", "progress", "recipe", "simulation"},
     "cli_bench": {"accuracy", "data", "io", "progress", "recipe"},
     "cli_send": {"data", "errors", "pacs", "serve"},

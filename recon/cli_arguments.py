@@ -1,0 +1,104 @@
+"""What the words of the command line mean: recipes, scans, sizes and the names of outputs."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import typer
+
+from recon.data import RawScan, ReconError
+
+if TYPE_CHECKING:
+    from recon.pipeline import Scan as AnyScan
+    from recon.recipe import Recipe
+
+#: Trajectories that have a name.
+STANDARD = ("radial", "golden")
+
+
+def recipe_of(file: Path | None, method: str, trajectory: str) -> Recipe:
+    """The recipe in `file` or the default one, with what the command line says otherwise."""
+    from dataclasses import replace
+
+    from recon import recipe as recipes
+
+    plan = recipes.load(file) if file else recipes.Recipe()
+    known = get_args(recipes.Method)
+    if method and method not in known:
+        raise ReconError(f"--method takes {', '.join(known)}, not {method!r}")
+    if method:
+        plan = recipes.with_method(plan, method)  # type: ignore[arg-type]
+    if trajectory in STANDARD:
+        plan = replace(plan, prepare=replace(plan.prepare, trajectory=trajectory))  # type: ignore[arg-type]
+    elif trajectory and not Path(trajectory).is_file():
+        raise ReconError(f"--trajectory takes radial, golden or a .npy file, and there is no file {trajectory}")
+    return plan
+
+
+def learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
+    """The recipe with other weights or another wish for denoising, where they were given."""
+    from dataclasses import replace
+
+    given: dict[str, Any] = {"weights": weights} if weights else {}
+    given |= {} if denoise is None else {"denoise": denoise}
+    if plan.solve.method == "auto" and Path(weights).suffix in (".pt", ".pth", ".ckpt"):
+        given["method"] = "varnet"
+    return replace(plan, solve=replace(plan.solve, **given))
+
+
+def read_scan(scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str) -> AnyScan:
+    """What a file holds, recognised by its content; axes, voxel size and key serve bare arrays."""
+    from recon.io.read import read
+
+    names = tuple(a.strip() for a in axes.split(",")) if axes else None
+    return read(scan, axes=names, voxel=voxel, key=key or None)
+
+
+def placed(raw: AnyScan, trajectory: str) -> AnyScan:
+    """The scan with k-space positions by name or from a file, where the command line gives them."""
+    from recon.io import positions
+
+    if not trajectory:
+        return raw
+    if not isinstance(raw, RawScan):
+        raise ReconError(f"--trajectory places lines of an MRI scan, and {raw.source} has none; leave it out")
+    if trajectory in STANDARD:
+        return positions.with_standard(raw, trajectory)  # type: ignore[arg-type]
+    return positions.with_positions(raw, positions.load(trajectory))
+
+
+def three(text: str) -> tuple[float, float, float] | None:
+    """Lengths x, y, z in mm of a text such as 0.9,0.9,5; None of an empty one."""
+    if not text:
+        return None
+    try:
+        x, y, z = (float(v) for v in text.split(","))
+    except ValueError:
+        x = y = z = math.nan
+    if not all(0 < v < math.inf for v in (x, y, z)):
+        raise typer.BadParameter(f"--voxel takes three lengths x,y,z in mm, each above 0, not {text!r}")
+    return x, y, z
+
+
+def amount(text: str) -> int | None:
+    """Bytes of a text such as 4GiB or 500M; None of an empty one."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([kmgt]?)i?b?", text.strip().lower(), re.ASCII)
+    if found is None:
+        raise typer.BadParameter(f"--memory takes a size such as 4GiB or 500M, not {text!r}")
+    return int(float(found[1]) * 2 ** (10 * " kmgt".index(found[2] or " ")))
+
+
+def numbered(name: str, n: int) -> str:
+    """The name of an output for stack n: a.nii.gz → a_stack-2.nii.gz, dicom/ → dicom_stack-2/."""
+    from recon.io.write import SUFFIXES, kind
+
+    if kind(name) == "dicom folder":
+        return f"{name.rstrip('/' + os.sep)}_stack-{n}/"
+    suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len)
+    return f"{name[: -len(suffix)]}_stack-{n}{name[-len(suffix) :]}"
