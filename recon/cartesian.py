@@ -209,7 +209,9 @@ def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> ND
         z0, z1, y0, y1 = hybrid.calibration_block(sampled, job.recipe.prepare.calibration_size)
         return (z1 - z0) * (y1 - y0)
 
-    own, flagged = acquired > 0, hybrid.counts(job.scan, rows, job.encoding) > 0
+    # Of no line at all, a header without limits could not tell where the centre is.
+    own = acquired > 0
+    flagged = hybrid.counts(job.scan, rows, job.encoding) > 0 if len(rows) else np.zeros_like(own)
     rows = rows if len(rows) and area(flagged) >= area(own) else frame.rows
     if hybrid.enough(flagged if rows is not frame.rows else own):
         return rows
