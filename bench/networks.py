@@ -35,22 +35,21 @@ from recon.operators import fft
 from recon.operators.sense import Sense
 
 SEED = 700_000_000
-SLICES = 8
 _REAL = Settings(sizes=(256,), coils=(4, 6, 8, 12, 16), kinds=(1.0, 0.0, 0.0, 0.0), noise=(0.002, 0.05), real=1.0,
                  raw=0.0, estimated_maps=1.0, planar=0.0, partial=0.0)  # fmt: skip
 _RAW = Settings(raw=1.0, planar=0.0, partial=0.0)
 
 
-def scans(folder: Path) -> dict[str, list[Example]]:
+def scans(folder: Path, slices: int) -> dict[str, list[Example]]:
     """Scans of the validation folder by kind: simulated at two accelerations, and raw ones of one channel."""
     sources = volumes.read(folder / "validation")
     found = {
         f"simulated, R = {R:g}, {acs} ACS": [
-            synth.example(SEED + i, sources, replace(_REAL, acceleration=(R, R), acs=(acs, acs))) for i in range(SLICES)
+            synth.example(SEED + i, sources, replace(_REAL, acceleration=(R, R), acs=(acs, acs))) for i in range(slices)
         ]
         for R, acs in ((4.0, 24), (8.0, 16))
     }
-    found["raw 0.055 T, one channel"] = [synth.example(SEED + 100 + i, sources, _RAW) for i in range(6)]
+    found["raw 0.055 T, one channel"] = [synth.example(SEED + 100 + i, sources, _RAW) for i in range(min(6, slices))]
     return found
 
 
@@ -95,11 +94,12 @@ def main() -> None:
     parser.add_argument("networks", nargs="+", help="names that ship, or folders")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--slices", type=int, default=8, help="of each kind; at most six raw ones")
     parser.add_argument("--no-bart", action="store_true")
     options = parser.parse_args()
     networks = {str(n): weights.load(n).network for n in options.networks}
     records: list[dict[str, Any]] = []
-    for kind, examples in scans(options.data).items():
+    for kind, examples in scans(options.data, options.slices).items():
         for number, e in enumerate(examples):
             item = pool.prepared(e, next(iter(networks.values())).shape.start)
             made = pool.batch([item], 0, None)

@@ -20,6 +20,23 @@ def test_the_small_network_ships() -> None:
     assert (SHIPPED["mri-small"] / weights.FILE).stat().st_size < 5_000_000
 
 
+def test_the_large_network_ships_and_is_the_one_that_auto_takes() -> None:
+    assert (SHIPPED["mri-base"] / weights.FILE).stat().st_size < 60_000_000
+    assert weights.best() == SHIPPED["mri-base"]
+
+
+def test_the_large_network_is_better_than_the_small_one() -> None:
+    networks = [weights.load(name).network for name in ("mri-base", "mri-small")]
+    gains = []
+    for seed in range(3):
+        item = pool.prepared(synth.example(seed, Sources(), drawn(0.01, 6.0)), 60)
+        made = pool.batch([item], 0, None)
+        with torch.no_grad():
+            found = [losses.gain(n(made.problem, 0.0), made.full, made.problem.start, made.weight) for n in networks]
+        gains.append(float(found[0] - found[1]))
+    assert sum(gains) / 3 > 0.5
+
+
 @pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)
 def test_each_folder_holds_a_card_and_the_recipe_of_its_network(folder: Path) -> None:
     card = (folder / "card.md").read_text(encoding="utf-8")
@@ -28,17 +45,22 @@ def test_each_folder_holds_a_card_and_the_recipe_of_its_network(folder: Path) ->
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.03])
-def test_it_is_better_than_its_start_on_scans_that_it_never_saw(noise: float) -> None:
-    network = weights.load("mri-small").network
-    drawn = Settings(
-        sizes=(96,), coils=(6,), real=0.0, acceleration=(4.0, 4.0), acs=(16, 16), planar=0.0, partial=0.0,
-        noise=(noise, noise), kinds=(1.0, 0.0, 0.0, 0.0),
-    )  # fmt: skip
+@pytest.mark.parametrize("name", ["mri-small", "mri-base"])
+def test_it_is_better_than_its_start_on_scans_that_it_never_saw(name: str, noise: float) -> None:
+    network = weights.load(name).network
     gains = []
     for seed in range(6):
-        made = pool.batch([pool.prepared(synth.example(seed, Sources(), drawn), network.shape.start)], 0, None)
+        item = pool.prepared(synth.example(seed, Sources(), drawn(noise, 4.0)), network.shape.start)
+        made = pool.batch([item], 0, None)
         with torch.no_grad():
             x = network(made.problem, 0.0)
         gains.append(float(losses.gain(x, made.full, made.problem.start, made.weight)))
     assert sum(gains) / len(gains) > 0.3
     assert min(gains) > -0.3
+
+
+def drawn(noise: float, acceleration: float) -> Settings:
+    return Settings(
+        sizes=(96,), coils=(6,), real=0.0, acceleration=(acceleration, acceleration), acs=(16, 16), planar=0.0,
+        partial=0.0, noise=(noise, noise), kinds=(1.0, 0.0, 0.0, 0.0),
+    )  # fmt: skip
