@@ -2,8 +2,9 @@
 
     python bench/pictures.py --data ../shared/data --out docs/pictures
 
-The 4-coil T2 brain is fully sampled and is undersampled retrospectively (equispaced, R = 4, 24 ACS lines). Recipes are
-the defaults. What the pictures are worth in numbers is measured by `bench/accuracy.py`.
+The 4-coil T2 brain is fully sampled and is undersampled retrospectively (equispaced, R = 4
+with 24 ACS lines, R = 8 with 16). Recipes are the defaults. What the pictures are worth in numbers is measured by
+`bench/accuracy.py`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ def main() -> None:
     full = magnitude(brain, "combine")
     top = float(np.percentile(full, 99.5))
     fewer = undersample(brain, mask_of("equispaced", (1, 256), 4, 24, 0)).scan
-    shown = [grey(full, top), *(grey(magnitude(fewer, method), top) for method in ("combine", "sense", "cs"))]
+    shown = [grey(full, top), *(grey(magnitude(fewer, m), top) for m in ("combine", "sense", "cs", "unrolled"))]
+    eighth = undersample(brain, mask_of("equispaced", (1, 256), 8, 16, 0)).scan
+    every = {m: magnitude(eighth, m) for m in ("combine", "sense", "cs", "unrolled")}
+    row([grey(x, top) for x in every.values()], options.out / "eight.png")
+    row([grey(5 * np.abs(x - full), top) for x in every.values()], options.out / "eight_errors.png")
     masked = read(options.data / "public_test/sigpy_brain_8ch_prospectively_masked.npz", axes=("coil", "y", "x"))
     x = magnitude(masked, "auto")
     shown.append(grey(x, float(np.percentile(x, 99))))
