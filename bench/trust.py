@@ -1,6 +1,6 @@
 """Where learned images go wrong and what their evidence says then, and how well replicas tell their error.
 
-    python bench/trust.py --weights mri-small --seeds 4 --json bench/results/trust.json
+    python bench/trust.py --weights mri-base --seeds 2 --json bench/results/trust.json
     python bench/trust.py --weights mri-base --seeds 2 --calibrate
 
 Scans are simulated as those of training are, from validation magnitudes, equispaced lines with ACS. Faults are put in

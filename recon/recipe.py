@@ -103,7 +103,7 @@ class Trust:
     #: Largest residual of the classical image, as a multiple of what noise and maps leave: beyond it the data are odd.
     explained: Annotated[float, Ge(1), Le(1e9)] = 1.5
     #: Largest share of the image's energy that a network may put where nothing was measured.
-    added: Fraction = 0.05
+    added: Fraction = 0.1
     #: Factor by which noise and acceleration may leave the range that the network was trained on.
     margin: Annotated[float, Ge(1), Le(1e9)] = 2.0
     #: Images of the data with fresh noise, whose spread is the uncertainty map; 0 makes none.
