@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
+from recon.data import ReconError
+
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="TOML file of a training, such as trained/mri-small/recipe.toml")],
+    recipe: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RECIPE...",
+            help="TOML file of a training, such as trained/mri-small/recipe.toml; several of CT learn side by side",
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of checkpoints, log, pictures and weights")],
     data: Annotated[Path, typer.Option(help="Folder with `train` and `validation`, or fastmri:FOLDER")] = Path(
         "../shared/data"
@@ -33,15 +41,18 @@ def train(
 
     if threads:
         torch.set_num_threads(threads)
-    if table(recipe).get("kind") == "ct":
+    if all(table(r).get("kind") == "ct" for r in recipe):
+        plans = [ct_train.load(r) for r in recipe]
         with reporter(quiet) as report:
-            (state,) = ct_train.train(
-                [ct_train.load(recipe)], data, output, device=device, minutes=minutes, resume=resume, report=report
-            )
+            state = ct_train.train(
+                plans, data, output, device=device, minutes=minutes, resume=resume, report=report
+            )[0]  # fmt: skip
         if not quiet:
             typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")
         return
-    plan = settings.load(recipe)
+    if len(recipe) > 1:
+        raise ReconError("several recipes train side by side only where all are of kind ct; name one")
+    plan = settings.load(recipe[0])
     with reporter(quiet) as report:
         state = training.train(
             plan, data, output, device=device, minutes=minutes, resume=resume, workers=workers, report=report

@@ -44,6 +44,8 @@ class Settings:
     real: float = 0.6
     #: Images that the bank holds.
     bank: int = 3000
+    #: Images of the first groups, whose noise is correlated Gaussian noise without any projection: quick to make.
+    gaussian: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +58,20 @@ class Made:
     texture: Tensor
 
 
-def make(draw: Draw, library: Library, settings: Settings, *, known: bool = False) -> Made:
+def make(draw: Draw, library: Library, settings: Settings, *, known: bool = False, gaussian: bool = False) -> Made:
     """A group of images of one geometry, each with a dose and a kernel of its own.
 
     Noise is linear in the projections: the FBP of the noise alone is added to the slice. A real slice has noise of its
     own, σ₀, which the answer must not hold; with n the added noise of σ, the answer t = slice − (σ₀²/σ²)·n has an error
     that is uncorrelated with that of the input, slice + n, where both noises have one spectrum, so that the best guess
     of t is that of the slice without any noise. (Pang et al., Recorrupted-to-Recorrupted, CVPR 2021.)
-    With `known` the answer is the slice itself.
+    With `known` the answer is the slice itself; with `gaussian` the noise is stationary and no projection is made.
     """
     n = settings.size
     slices = [ct_images.slice_of(draw, library, n, settings.real) for _ in range(settings.group)]
     clean = torch.stack([x for x, _ in slices])
     scanned = torch.tensor([s for _, s in slices], device=clean.device)
-    A = _geometry(draw, settings)
-    noise = _noise(draw, clean, A, settings)
+    noise = _gaussian(draw, clean) if gaussian else _noise(draw, clean, _geometry(draw, settings), settings)
     strength = torch.tensor([draw.log_uniform(*settings.noise) for _ in clean], device=clean.device)
     own = torch.where(scanned, image_noise.estimate(clean).level, 0.0)
     # The slice's own noise must be the smaller part.
@@ -121,6 +122,15 @@ def _noise(draw: Draw, clean: Tensor, A: Xray, settings: Settings) -> Tensor:
     inside = clean > -300
     size = [v[i].abs().median() if bool(i.any()) else v.abs().median() for v, i in zip(out, inside)]
     return out / (1.4826 * torch.stack(size)).clamp_min(1e-9)[:, None, None]
+
+
+def _gaussian(draw: Draw, clean: Tensor) -> Tensor:
+    """Stationary noise of unit strength for slices (item, y, x), with the spectrum of FBP by some kernel: |f|·k(f)²."""
+    n = clean.shape[-1]
+    f = torch.hypot(torch.fft.fftfreq(n)[:, None], torch.fft.rfftfreq(n)[None]).to(clean.device)
+    kernel = torch.stack([f.sqrt() * _kernel(draw, f) if draw.chance(0.8) else torch.ones_like(f) for _ in clean])
+    out = torch.fft.irfft2(torch.fft.rfft2(draw.normal(*clean.shape)) * kernel, s=(n, n))
+    return out / out.flatten(1).std(1)[:, None, None]
 
 
 def _bow_tie(draw: Draw, A: Xray) -> Tensor:
