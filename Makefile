@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+# Processes that share the tests: make test JOBS=0 runs them in one.
+JOBS   ?= logical --maxprocesses 8
 
 .PHONY: demo test lint docs soak clean bench-peers
 
@@ -14,7 +16,7 @@ demo: $(VENV)/.core
 	@echo "The pictures are in demo/: brain.png (contact sheet), brain.nii.gz (NIfTI), brain_dicom/ (DICOM series)."
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
