@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "cli_send": {"data", "errors", "pacs", "serve"},
     "cli_serve": {"data", "errors", "io", "pacs", "serve"},
     "cli_adapt": {"cartesian", "data", "io", "learn", "nets", "pipeline", "progress", "recipe"},
-    "cli_train": {"learn", "progress", "recipe"},
+    "cli_train": {"data", "learn", "progress", "recipe"},
     "__main__": {"*"},
     "__init__": {"*"},
 }

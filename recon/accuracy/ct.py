@@ -49,7 +49,7 @@ def low_dose(slices: Slices, voxel: float, dose: float, seed: int, shade: Slices
     angles = torch.arange(VIEWS, dtype=torch.float64) * (math.pi / VIEWS)
     A = Xray(Parallel(angles, math.ceil(1.42 * n), voxel, offset=voxel / 4), (n, n), voxel)
     p = A(mu)
-    bright = physics.air(physics.Beam(PHOTONS * dose, ELECTRONIC, 0.5), A.geometry.places)
+    bright = physics.air(physics.Beam(PHOTONS * dose, ELECTRONIC, 0.5), A.geometry.distances)
     counts = physics.measured(p, bright, ELECTRONIC, torch.Generator().manual_seed(seed))
     noise = fbp(physics.line_integrals(counts, bright) - p, A, "hann") * (1000 / WATER)
     return np.asarray(slices + noise[:, : slices.shape[1], : slices.shape[2]].numpy(), np.float32)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recon.hounsfield import attenuation
 from recon.learn import ct_images
 from recon.learn.ct_images import AIR, Library
 from recon.learn.draw import Draw
@@ -17,10 +18,11 @@ from recon.nets.unrolled import Problem
 from recon.operators import Identity
 from recon.operators.xray import Fan, Parallel, Xray
 from recon.prepare import image_noise
+from recon.simulation import ct as physics
 from recon.solve.fbp import fbp
 
-#: Attenuation of water in 1/mm at about 70 keV.
-WATER = 0.0193
+#: Fewest photons that a logarithm is taken of here: that of the scans that networks learned from.
+FLOOR = 0.7
 
 #: Pixels at the border of a piece that do not count: the network does not see what is beyond.
 BORDER = 8
@@ -105,16 +107,15 @@ def _geometry(draw: Draw, settings: Settings) -> Xray:
 
 def _noise(draw: Draw, clean: Tensor, A: Xray, settings: Settings) -> Tensor:
     """FBP of the noise of projections of slices (item, y, x), each of unit strength in its body."""
-    mu = (clean - AIR).clamp_min(0) * (WATER / 1000)
-    line = A(mu)
+    line = A(attenuation(clean.clamp_min(AIR)))
     items, device = len(clean), clean.device
     photons = torch.tensor([draw.log_uniform(*settings.photons) for _ in range(items)], device=device)[:, None, None]
     electronic = torch.tensor([draw.uniform(*settings.electronic) for _ in range(items)], device=device)[:, None, None]
-    photons = photons * _bow_tie(draw, A).to(device)
-    mean = photons * (-line).exp()
-    # Poisson counts of many photons are normal; those of few are drawn as they are.
-    counts = torch.poisson(mean.clamp_max(1e8), generator=draw.generator) + electronic * draw.normal(*mean.shape)
-    noise = (photons / counts.clamp_min(0.7)).log() - line
+    radius = A.shape[0] * A.voxel * draw.uniform(0.3, 0.5)
+    filtered = physics.Beam(1.0, bow_tie=draw.uniform(0, 0.8), radius=radius)
+    air = photons * physics.air(filtered, A.geometry.distances).to(device, torch.float32)
+    counts = physics.measured(line, air, electronic, draw.generator)
+    noise = physics.line_integrals(counts, air, FLOOR) - line
     f = torch.fft.rfftfreq(line.shape[-1], device=device)
     kernel = torch.stack([_kernel(draw, f) for _ in range(items)])[:, None]
     noise = torch.fft.irfft(torch.fft.rfft(noise) * kernel, n=line.shape[-1])
@@ -129,17 +130,8 @@ def _gaussian(draw: Draw, clean: Tensor) -> Tensor:
     n = clean.shape[-1]
     f = torch.hypot(torch.fft.fftfreq(n)[:, None], torch.fft.rfftfreq(n)[None]).to(clean.device)
     kernel = torch.stack([f.sqrt() * _kernel(draw, f) if draw.chance(0.8) else torch.ones_like(f) for _ in clean])
-    out = torch.fft.irfft2(torch.fft.rfft2(draw.normal(*clean.shape)) * kernel, s=(n, n))
+    out: Tensor = torch.fft.irfft2(torch.fft.rfft2(draw.normal(*clean.shape)) * kernel, s=(n, n))
     return out / out.flatten(1).std(1)[:, None, None]
-
-
-def _bow_tie(draw: Draw, A: Xray) -> Tensor:
-    """Transmission of a filter that makes up, in part, for a cylinder of water."""
-    g = A.geometry
-    s = g.places / ((g.source_distance + g.detector_distance) / g.source_distance if isinstance(g, Fan) else 1.0)
-    radius = A.shape[0] * A.voxel * draw.uniform(0.3, 0.5)
-    path = 2 * (radius**2 - s.square()).clamp_min(0).sqrt()
-    return (-draw.uniform(0, 0.8) * WATER * (2 * radius - path)).exp().float()
 
 
 def _kernel(draw: Draw, f: Tensor) -> Tensor:

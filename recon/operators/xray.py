@@ -37,6 +37,11 @@ class Parallel:
         """Distances s of the elements from the axis in mm."""
         return _places(self)
 
+    @property
+    def distances(self) -> Tensor:
+        """How far the ray of each element passes the axis, in mm: s."""
+        return self.places
+
 
 @dataclass(frozen=True, eq=False)
 class Fan:
@@ -77,6 +82,11 @@ class Fan:
         """Angles γ between the rays and the central ray in radians."""
         t = self.places / (self.source_distance + self.detector_distance)
         return t if self.curved else t.atan()
+
+    @property
+    def distances(self) -> Tensor:
+        """How far the ray of each element passes the axis, in mm: source_distance · sin γ."""
+        return self.source_distance * self.fan_angles.sin()
 
 
 @dataclass(frozen=True, eq=False)

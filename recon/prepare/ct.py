@@ -14,7 +14,7 @@ from recon.operators.xray import Fan, Parallel, Xray
 
 #: Rays with no photon left that a scan may have; more are a wrong dark field, or no counts at all.
 STARVED = 0.25
-#: Fewest photons that a logarithm is taken of.
+#: Fewest photons that a logarithm is taken of, as scanners do for rays that starved.
 FLOOR = 0.5
 
 
@@ -39,10 +39,7 @@ def geometry(scan: CTProjections) -> Parallel | Fan:
 
 def field_of_view(g: Parallel | Fan) -> float:
     """Diameter in mm of the circle that every view sees whole, or with a shifted detector sees from one side."""
-    reach = float(g.places.abs().max())
-    if isinstance(g, Fan):
-        reach = g.source_distance * math.sin(float(g.fan_angles.abs().max()))
-    return 2 * reach
+    return 2 * float(g.distances.abs().max())
 
 
 def operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0) -> Xray:

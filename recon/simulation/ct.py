@@ -10,9 +10,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.hounsfield import WATER
-
-#: Fewest photons that a logarithm is taken of, as scanners do for rays that starved.
-FLOOR = 0.5
+from recon.prepare.ct import FLOOR
 
 
 @dataclass(frozen=True)
@@ -47,21 +45,23 @@ def air(beam: Beam, distances: Tensor, water: float = WATER) -> Tensor:
     return beam.photons * (-beam.bow_tie * water * (2 * beam.radius - chord)).exp()
 
 
-def measured(p: Tensor, air: Tensor, electronic: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+def measured(
+    p: Tensor, air: Tensor, electronic: float | Tensor = 0.0, generator: torch.Generator | None = None
+) -> Tensor:
     """Counts of line integrals `p` (..., view, detector): Poisson(I₀ e^−p) + N(0, electronic²), some of them negative.
 
-    On the device and in the precision of `p`.
+    On the device and in the precision of `p`; `electronic` is one number or a tensor that broadcasts to `p`.
     """
     expected = air.to(p.device, p.dtype) * (-p).exp()
     counts = torch.poisson(expected, generator=generator)
-    if electronic:
+    if isinstance(electronic, Tensor) or electronic:
         counts = counts + electronic * torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)
     return counts
 
 
-def line_integrals(counts: Tensor, air: Tensor) -> Tensor:
-    """p = ln I₀ − ln max(counts, FLOOR): rays that starved end at the largest value that can be measured."""
-    return air.to(counts.device, counts.dtype).log() - counts.clamp_min(FLOOR).log()
+def line_integrals(counts: Tensor, air: Tensor, floor: float = FLOOR) -> Tensor:
+    """p = ln I₀ − ln max(counts, floor): rays that starved end at the largest value that can be measured."""
+    return air.to(counts.device, counts.dtype).log() - counts.clamp_min(floor).log()
 
 
 def variance(p: Tensor, air: Tensor, electronic: float = 0.0) -> Tensor:

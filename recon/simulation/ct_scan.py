@@ -91,7 +91,7 @@ def of_volume(
         photons = own_photons(hu[slices // 2], A, scan)
         notes.append(f"the source's own noise is that of {photons:.3g} photons, of which {scan.dose:g} remain")
     beam = Beam(photons, scan.electronic, scan.bow_tie, 0.35 * min(ny, nx) * voxel)
-    air = ct.air(beam, distances(g))
+    air = ct.air(beam, g.distances)
     counts = np.empty((slices, g.angles.numel(), g.detectors), np.float32)
     for k in range(slices):
         report("project", k, slices)
@@ -108,7 +108,7 @@ def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, N
     voxel = 380 / size
     g = rays(scan, size, voxel)
     p = ct_phantom.integrals(ct_phantom.BODY, g)
-    air = ct.air(Beam(scan.photons, scan.electronic, scan.bow_tie, 0.35 * size * voxel), distances(g))
+    air = ct.air(Beam(scan.photons, scan.electronic, scan.bow_tie, 0.35 * size * voxel), g.distances)
     counts = np.stack([_noisy(p, air, scan, k).float().numpy() for k in range(slices)])
     truth = ct_phantom.picture(ct_phantom.BODY, size, voxel).float().numpy()
     made = _projections(scan, g, counts, air, voxel, (size, size), tuple(float(k) for k in range(slices)), 1.0, ())
@@ -126,16 +126,11 @@ def own_photons(hu: NDArray[np.float32], A: Xray, scan: Scan) -> float:
     if not own > 0 or int(inside.sum()) < 500:
         raise DataError("the source shows no noise in soft tissue, so no share of its dose is known; give --photons")
     p = A(attenuation(image))
-    air = ct.air(Beam(_TRIAL, 0, scan.bow_tie, 0.35 * min(A.shape) * A.voxel), distances(A.geometry))
+    air = ct.air(Beam(_TRIAL, 0, scan.bow_tie, 0.35 * min(A.shape) * A.voxel), A.geometry.distances)
     generator = torch.Generator().manual_seed(scan.seed)
     noise = ct.variance(p, air).sqrt() * torch.randn(p.shape, generator=generator)
     trial = hounsfield(fbp(noise, A, "hann")) + 1000
     return _TRIAL * (float(trial[inside].std()) / own) ** 2
-
-
-def distances(g: Parallel | Fan) -> Tensor:
-    """How far the ray of each element passes the axis, in mm."""
-    return g.source_distance * g.fan_angles.sin() if isinstance(g, Fan) else g.places
 
 
 def _noisy(p: Tensor, air: Tensor, scan: Scan, k: int) -> Tensor:
