@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -267,7 +267,8 @@ class CTProjections:
     `beam`, `spacing`, `offset` and the distances in mm as in `recon.operators.xray`. `electronic_noise` is the standard
     deviation in counts beside Poisson's, `counts_per_unit` how many photons one unit of counts stands for. `water` is
     the attenuation of water in 1/mm that HU are counted from. `matrix` (y, x) and `voxel` in mm are what the file asks
-    for, 0 where it leaves that open. `positions` holds z of each slice in LPS mm, `thickness` is theirs.
+    for, 0 where it leaves that open. `positions` holds z of each slice in LPS mm, `thickness` is theirs. Where `values`
+    are made when they are asked for, `sha256` gives the fingerprint of what they are made of.
     """
 
     values: NDArray[np.float32] = field(repr=False)
@@ -287,6 +288,50 @@ class CTProjections:
     voxel: float = 0.0
     positions: tuple[float, ...] = (0.0,)
     thickness: float = 1.0
+    header: Header = Header()
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    sha256: Callable[[], str] | None = field(default=None, repr=False)
+
+
+class Views(Protocol):
+    """Access to the projections behind a CTViews; reads from the files when asked, never writes."""
+
+    def stored(self, first: int, last: int) -> NDArray[np.uint16]:
+        """Projections first … last − 1 as they are stored, (view, row, column)."""
+        ...
+
+    def sha256(self) -> str:
+        """Fingerprint of all that was measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class CTViews:
+    """Projections of a multi-row detector that turns with its source around the body, on circles or along a helix.
+
+    Positions are the gantry's, seen from the side of the table: x to the right, y up, z into the gantry. In view i the
+    detector's focal centre lies at (−ρ sin φ, ρ cos φ, z), φ = `angles`[i] in radians without jumps, z = `positions`[i]
+    and ρ = `radius` in mm; the X-rays come from there, displaced by `shifts`[i] = (Δφ, Δz, Δρ). The detector is an arc
+    (`curved`) or a plane at `distance` mm from the focal centre; element (row, column), counted from 0, lies
+    (column − centre[1]) · spacing[1] along it, counter-clockwise, and (centre[0] − row) · spacing[0] along z.
+    A line integral is stored · `scale`[i, 0] + `scale`[i, 1]. `water` is the attenuation of water in 1/mm that HU are
+    counted from, 0 where unknown.
+    """
+
+    views: Views = field(repr=False)
+    angles: NDArray[np.float64] = field(repr=False)
+    positions: NDArray[np.float64] = field(repr=False)
+    shifts: NDArray[np.float64] = field(repr=False)
+    scale: NDArray[np.float64] = field(repr=False)
+    radius: float
+    distance: float
+    shape: tuple[int, int]
+    spacing: tuple[float, float]
+    centre: tuple[float, float]
+    curved: bool = True
+    helical: bool = True
+    water: float = 0.0
     header: Header = Header()
     source: str = ""
     notes: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recon.ct import report as ct_report
 from recon.ct.report import CTReport
-from recon.data import FRAME_COUNTERS, CTImages, CTProjections, Encoding, Flag, RawScan, ReconError, flag_bits
+from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTViews, Encoding, Flag, RawScan, ReconError, flag_bits
 from recon.prepare import sort
 from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
@@ -116,7 +116,7 @@ def describe(scan: RawScan) -> Report:
     )
 
 
-def describe_any(scan: RawScan | CTImages | CTProjections) -> Report | CTReport:
+def describe_any(scan: RawScan | CTImages | CTProjections | CTViews) -> Report | CTReport:
     """Report on a scan of any kind."""
     return describe(scan) if isinstance(scan, RawScan) else ct_report.describe(scan)
 

@@ -12,29 +12,30 @@ import torch
 from numpy.typing import NDArray
 
 from recon.ct import images, projections
-from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTSeries, DataError, Image, RawScan, ReconError
+from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTSeries, CTViews, DataError, Image, RawScan, ReconError
 from recon.io.arrays import plane
 from recon.job import Job, described, provenance
 from recon.prepare import epi, scan_noise, sort
 from recon.prepare import stacks as stacking
+from recon.prepare.helical import fans
 from recon.prepare.oddities import oddities
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
 from recon.recipe import Recipe
 
 Report = Callable[[str, int, int], None]
-Scan = RawScan | CTImages | CTProjections
+Scan = RawScan | CTImages | CTProjections | CTViews
 
 
 @overload
 def stacks(scan: RawScan) -> Sequence[Stack]: ...
 @overload
-def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections]: ...
-def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections]:
+def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections | CTViews]: ...
+def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections | CTViews]:
     """The groups of parallel slices of a scan, the series of CT images; `reconstruct` makes an image of one of them."""
     if isinstance(scan, CTImages):
         return scan.series
-    if isinstance(scan, CTProjections):
+    if isinstance(scan, (CTProjections, CTViews)):
         return [scan]
     return stacking.stacks(scan, sort.kinds(scan).imaging, scan.encodings[sort.choose_encoding(scan)])
 
@@ -59,6 +60,8 @@ def reconstruct(
     report = progress or (lambda stage, done, total: None)
     if isinstance(scan, CTImages):
         return images.reconstruct(scan, recipe, place(device), stack, report)
+    if isinstance(scan, CTViews):
+        scan = fans(scan, recipe.ct.thickness)
     if isinstance(scan, CTProjections):
         return projections.reconstruct(scan, recipe, place(device), stack, report)
     job = prepare(scan, recipe, place(device), memory, stack)

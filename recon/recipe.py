@@ -88,6 +88,8 @@ class CT:
     #: Pixels along each side of the image and their size in mm; 0 takes what the file asks for.
     matrix: Annotated[int, Ge(0), Le(8192)] = 0
     voxel: Annotated[float, Ge(0), Le(100)] = 0.0
+    #: Thickness and distance in mm of the slices made of a cone beam; 0 takes 1 mm, or a row of the detector if wider.
+    thickness: Annotated[float, Ge(0), Le(100)] = 0.0
     #: Attenuation of water in 1/mm that HU are counted from; 0 takes the file's, or that of 70 keV.
     water: Annotated[float, Ge(0), Le(1)] = 0.0
 

@@ -69,7 +69,7 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
         header=described(scan.header, recipe),
         provenance={
             **provenance(recipe, device, started),
-            "scan_sha256": fingerprint(scan.values),
+            "scan_sha256": scan.sha256() if scan.sha256 else fingerprint(scan.values),
             "method": method,
             "why": why,
             "water_per_mm": water,

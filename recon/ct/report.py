@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recon.data import CTImages, CTProjections
+from recon.data import CTImages, CTProjections, CTViews
+from recon.prepare.helical import fans
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,11 @@ class CTReport:
     notes: tuple[str, ...] = ()
 
 
-def describe(scan: CTImages | CTProjections) -> CTReport:
-    """Report on CT images, series by series, or on projections; reads no pixels of images."""
+def describe(scan: CTImages | CTProjections | CTViews) -> CTReport:
+    """Report on CT images, series by series, or on projections; reads no pixels of images or of a cone beam."""
+    if isinstance(scan, CTViews):
+        made = fans(scan)
+        return CTReport(scan.source, (_views(scan, made),), made.notes)
     if isinstance(scan, CTProjections):
         return CTReport(scan.source, (_projections(scan),), scan.notes)
     items = tuple(
@@ -54,6 +58,28 @@ def _projections(p: CTProjections) -> Mapping[str, Any]:
         "holds": p.kind,
         **({"matrix": p.matrix} if any(p.matrix) else {}),
         **({"voxel_mm": p.voxel} if p.voxel else {}),
+    }
+
+
+def _views(v: CTViews, made: CTProjections) -> Mapping[str, Any]:
+    """What was measured, and the slices that it gives where nothing is asked for."""
+    turn = abs(float(np.median(np.diff(v.angles))))
+    return {
+        "scanner": " ".join(w for w in (v.header.system.vendor, v.header.system.model) if w) or "not stated",
+        "beam": f"{'helical' if v.helical else 'axial'}, {'curved' if v.curved else 'flat'} detector",
+        "projections": len(v.angles),
+        "views_a_turn": round(2 * np.pi / turn),
+        "turns": round(float(np.ptp(v.angles)) / (2 * np.pi), 2),
+        "table_mm": (round(float(v.positions.min()), 2), round(float(v.positions.max()), 2)),
+        "rows_columns": v.shape,
+        "element_mm": tuple(round(s, 4) for s in v.spacing),
+        "source_mm": round(v.radius, 3),
+        "detector_mm": round(v.distance - v.radius, 3),
+        "slices": len(made.positions),
+        "slices_mm": (round(made.positions[0], 2), round(made.positions[-1], 2)),
+        "thickness_mm": round(made.thickness, 4),
+        "water_per_mm": v.water or "not stated",
+        "known": bool(v.header.study.patient_position),
     }
 
 

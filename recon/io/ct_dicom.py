@@ -121,10 +121,7 @@ def _kind(d: Dataset) -> str:
             "with dcm4che's emf2sf"
         )
     if (0x7029, 0x1010) in d or (0x7031, 0x1001) in d:
-        raise DataError(
-            "the folder holds projections as DICOM (DICOM-CT-PD), which are not read; rebin them to fans as "
-            "HDF5, see CT projections in the docs"
-        )
+        raise DataError("the folder holds CT images and projections (DICOM-CT-PD); put each into a folder of its own")
     if uid != CT_IMAGE:
         return f"objects of modality {modality or 'unknown'}"
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"

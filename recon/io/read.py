@@ -7,11 +7,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from recon.data import CTImages, CTProjections, DataError, RawScan
+from recon.data import CTImages, CTProjections, CTViews, DataError, RawScan
 
 FORMATS = (
     "ISMRMRD (.h5, .mrd), fastMRI (.h5), BART (.cfl with .hdr), NumPy (.npy, .npz) and Siemens twix (.dat); CT as a "
-    "DICOM series, NIfTI or projections (.h5)"
+    "DICOM series, NIfTI or projections (.h5, DICOM-CT-PD)"
 )
 
 #: Signatures of files that hold no raw data this engine reads, and what to do about each.
@@ -29,7 +29,7 @@ def read(
     axes: Sequence[str] | None = None,
     voxel: tuple[float, float, float] | None = None,
     key: str | None = None,
-) -> RawScan | CTImages | CTProjections:
+) -> RawScan | CTImages | CTProjections | CTViews:
     """The scan in a file, or DICOM folder, of any known format; its content decides, never its name.
 
     `axes` names the axes of an array (NumPy, BART), `voxel` is its voxel size (x, y, z) in mm for formats that do not
@@ -66,6 +66,10 @@ def read(
         from recon.io import ct_dicom
 
         return ct_dicom.read(path)
+    if kind == "DICOM-CT-PD":
+        from recon.io import ct_pd
+
+        return ct_pd.read(path)
     if kind == "projections":
         from recon.io import ct_projections
 
@@ -88,18 +92,19 @@ def read_raw(path: str | Path, *, axes: Sequence[str] | None = None, key: str | 
 
 
 def recognise(path: str | Path) -> str:
-    """Format of a file: ismrmrd, fastmri, cfl, numpy, twix, DICOM, NIfTI or (CT) projections.
+    """Format of a file: ismrmrd, fastmri, cfl, numpy, twix, DICOM, DICOM-CT-PD, NIfTI or (CT) projections.
 
     Raises DataError for any other, saying what it is.
     """
-    from recon.io import ct_dicom, ct_nifti
+    from recon.io import ct_nifti, ct_pd
 
     path = Path(path)
     if _is_cfl(path):
         return "cfl"
     if path.is_dir():
-        if any(ct_dicom.is_dicom(p) for p in path.rglob("*") if p.is_file()):
-            return "DICOM"
+        first = next(ct_pd.files(path), None)
+        if first is not None:
+            return "DICOM-CT-PD" if ct_pd.is_projection(first) else "DICOM"
         raise DataError(f"{path} is a folder without a DICOM series; give one scan file of it")
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the name")
@@ -120,7 +125,7 @@ def recognise(path: str | Path) -> str:
     if _is_twix(start, size):
         return "twix"
     if start[128:132] == b"DICM":
-        return "DICOM"
+        return "DICOM-CT-PD" if ct_pd.is_projection(path) else "DICOM"
     if ct_nifti.is_nifti(path):
         return "NIfTI"
     for offset, signature, sentence in _OTHERS:

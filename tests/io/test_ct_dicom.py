@@ -224,7 +224,7 @@ def _projection(d: pydicom.Dataset, k: int) -> None:
 
 
 BAD = {
-    "projections": (_projection, "DICOM-CT-PD"),
+    "projections without geometry": (_projection, r"projection \d states no angle"),
     "slice twice": (_second_place, "holds 1 slices twice at one place .instance 2 and instance 3"),
     "two orientations": (_turned, "slices of 2 orientations"),
     "not CT": (

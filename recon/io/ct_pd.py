@@ -1,0 +1,316 @@
+"""CT projections as DICOM (DICOM-CT-PD): one file for each view, checked before any of their pixels is read.
+
+B. Chen et al., Development and validation of an open data format for CT projection data, Med. Phys. 42, 6964 (2015);
+T. R. Moen et al., Low-dose CT image and projection dataset, Med. Phys. 48, 902 (2021), table IV.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import CTViews, DataError
+from recon.io.ct_dicom import is_dicom
+from recon.io.ct_pd_header import PIXELS, PROJECTION, WANTED, described, number, numbers, word
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+#: What each projection must state, by name, and what all of one scan have in common.
+_NEEDED = ("angle", "position", "radius", "distance", "rows", "columns", "row_spacing", "column_spacing", "centre")
+_COMMON = ("radius", "distance", "rows", "columns", "row_spacing", "column_spacing", "centre")
+#: How far positions of a helix may go back, in mm: they are stored rounded.
+_JITTER = 0.06
+
+
+@dataclass(frozen=True)
+class _View:
+    """One file: what it says of its projection, by name."""
+
+    path: Path
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What a message may call it, since names of files may hold the patient's."""
+        return f"projection {self.values['instance']:.0f}"
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The pixels of a scan, read view by view; the digest of each that was read is kept for the fingerprint."""
+
+    views: tuple[_View, ...]
+    shape: tuple[int, int]
+    digests: dict[int, bytes] = field(default_factory=dict)
+
+    def stored(self, first: int, last: int) -> NDArray[np.uint16]:
+        """Projections first … last − 1 as they are stored, (view, row, column)."""
+        out = np.empty((last - first, *self.shape), np.uint16)
+        for i in range(first, last):
+            out[i - first] = _pixels(self.views[i], self.shape)
+            self.digests[i] = hashlib.sha256(out[i - first].data).digest()
+        return out
+
+    def sha256(self) -> str:
+        """Fingerprint of the pixels and of where they were measured; reads what has not been read yet."""
+        for i in range(len(self.views)):
+            if i not in self.digests:
+                self.stored(i, i + 1)
+        whole = hashlib.sha256()
+        for i, view in enumerate(self.views):
+            whole.update(self.digests[i])
+            whole.update(repr([view.values[k] for k in ("angle", "position", "shift", "scale")]).encode())
+        return whole.hexdigest()
+
+
+def is_projection(path: Path) -> bool:
+    """Whether a DICOM file is a projection of this format."""
+    import pydicom
+
+    try:
+        d = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(PROJECTION))
+    except Exception:  # pydicom raises of all kinds for bytes that are no DICOM
+        return False
+    return any(tag in d for tag in PROJECTION)
+
+
+def files(path: Path) -> Iterator[Path]:
+    """The DICOM files of a folder and all below it, or the one that `path` is."""
+    for p in [path] if path.is_file() else sorted(path.rglob("*")):
+        if p.is_file() and p.name != "DICOMDIR" and is_dicom(p):
+            yield p
+
+
+def read(path: Path) -> CTViews:
+    """The projections of a folder, in the order of their instance numbers; pixels are read when they are asked for.
+
+    Raises DataError where projections are missing, there twice, cut short or of several series, and where geometry,
+    angles or positions make no scan; no message holds a word of the patient or the name of a file.
+    """
+    views: list[_View] = []
+    others = Counter[str]()
+    for file in files(path):
+        d = _header(file)
+        if any(tag in d for tag in PROJECTION):
+            try:
+                views.append(_view(file, d))
+            except (DataError, OSError, MemoryError):
+                raise
+            except Exception as error:  # pydicom decodes an attribute when it is asked for
+                raise _damaged(error) from None
+        else:
+            if not word(d, "modality"):
+                raise DataError("a DICOM file of the folder states no modality: it is cut short; copy the folder again")
+            others[f"objects of modality {word(d, 'modality')[:16]}"] += 1
+    if others:
+        what = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
+        raise DataError(f"the folder holds {len(views)} projections beside {what}; put them into folders of their own")
+    _one_series(views)
+    views.sort(key=lambda v: float(v.values["instance"]))
+    _complete(views)
+    for key in _COMMON:
+        given = np.array([v.values[key] for v in views])
+        if np.ptp(given, axis=0).max() > 0.01:
+            raise DataError(f"the projections state different values of {key.replace('_', ' ')}; give one scan alone")
+    return _scan(views, _header(views[0].path))
+
+
+def _header(file: Path) -> Dataset:
+    import pydicom
+
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(WANTED))
+    except Exception as error:  # pydicom raises of all kinds for bytes that are no DICOM
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> DataError:
+    return DataError(
+        f"a DICOM file of the folder cannot be read ({type(error).__name__}): it is cut short or damaged; copy the "
+        "projections again"
+    )
+
+
+def _one_series(views: Sequence[_View]) -> None:
+    series, spectra = (Counter(v.values[key] for v in views) for key in ("series", "spectrum"))
+    if len(series) > 1 or len(spectra) > 1:
+        what, counts = ("series", series) if len(series) > 1 else ("spectra", spectra)
+        held = ", ".join(str(n) for n in counts.values())
+        raise DataError(
+            f"the folder holds projections of {len(counts)} {what} ({held}); put each into a folder of its own"
+        )
+    modality = {v.values["modality"] for v in views} - {"", "CT"}
+    if modality:
+        raise DataError(f"the projections are of modality {', '.join(sorted(modality))[:20]}, not CT; give those of CT")
+
+
+def _view(file: Path, d: Dataset) -> _View:
+    """What a header says, checked; raises DataError for one that lacks something or states what is no number."""
+    instance = number(d, "instance")
+    label = "a projection without number" if instance is None else f"projection {instance:.0f}"
+    if instance is None:
+        raise DataError(f"{label} has no place in the scan; export the projections again with InstanceNumber")
+    values: dict[str, Any] = {key: numbers(d, key) for key in _NEEDED}
+    missing = [key.replace("_", " ") for key in _NEEDED if values[key] is None]
+    if missing:
+        raise DataError(f"{label} states no {', '.join(missing)}; export the projections again with their geometry")
+    values = {key: v if key == "centre" else v[0] for key, v in values.items()}
+    values["instance"] = instance
+    values["shift"] = tuple(number(d, key) or 0.0 for key in ("angular_shift", "axial_shift", "radial_shift"))
+    slope, intercept = number(d, "slope"), number(d, "intercept")
+    if slope is None or intercept is None or slope == 0:
+        raise DataError(f"{label} states no rescale to line integrals (RescaleSlope, RescaleIntercept)")
+    values["scale"] = (slope, intercept)
+    flat = [*(values[k] for k in _NEEDED if k != "centre"), *values["centre"], *values["shift"], slope, intercept]
+    if len(values["centre"]) != 2 or not all(math.isfinite(v) for v in flat):
+        raise DataError(f"{label} has an angle, a position or a size that is no number; export the projections again")
+    rows, columns = int(values["rows"]), int(values["columns"])
+    stored = (int(number(d, "stored_rows") or 0), int(number(d, "stored_columns") or 0))
+    if rows < 1 or columns < 2 or stored not in ((rows, columns), (columns, rows)):
+        raise DataError(
+            f"{label} holds {stored[0]} × {stored[1]} pixels of a detector of {rows} rows, {columns} columns"
+        )
+    if (number(d, "bits") or 16) != 16 or (number(d, "frames") or 1) > 1:
+        raise DataError(f"{label} is not one projection of 16 bits; export each projection into a file of its own")
+    compressed = getattr(getattr(d.file_meta, "TransferSyntaxUID", None), "is_compressed", False)
+    if not compressed and file.stat().st_size < 2 * rows * columns:
+        raise DataError(f"{label} is cut short; copy it again")
+    values |= {"series": str(d.get("SeriesInstanceUID", "")), "spectrum": number(d, "spectrum")}
+    return _View(file, values | {"modality": word(d, "modality")})
+
+
+def _complete(views: Sequence[_View]) -> None:
+    """Raise DataError where a projection is missing or there twice, naming it."""
+    present = [round(v.values["instance"]) for v in views]
+    twice = sorted(n for n, count in Counter(present).items() if count > 1)
+    if twice:
+        raise DataError(f"{len(twice)} projections are there twice ({_few(twice)}); give one scan alone")
+    lost = sorted(set(range(present[0], present[-1] + 1)) - set(present))
+    if lost:
+        raise DataError(
+            f"{len(lost)} projections of {present[0]} to {present[-1]} are missing ({_few(lost)}); copy the folder "
+            "again whole"
+        )
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:4])) + (f", … {numbers[-1]}" if len(numbers) > 4 else "")
+
+
+def _scan(views: Sequence[_View], first: Dataset) -> CTViews:
+    v = views[0].values
+    kind, shape, geometry = (word(first, key).upper() for key in ("type", "detector_shape", "geometry"))
+    if shape not in ("CYLINDRICAL", "FLAT"):
+        raise DataError(f"the detector is {shape[:20] or 'of no shape that is stated'}; CYLINDRICAL and FLAT are read")
+    if geometry not in ("", "FANBEAM", "CONEBEAM"):
+        raise DataError(
+            f"the projections are of geometry {geometry[:20]}; those of third-generation CT, FANBEAM, are read"
+        )
+    if word(first, "log").upper() == "NO":
+        raise DataError(
+            "the projections hold intensities (LogFlag NO) and no line integrals; export them after the logarithm"
+        )
+    lengths = (v["radius"], v["distance"], v["row_spacing"], v["column_spacing"])
+    if min(lengths) <= 0 or v["distance"] <= v["radius"]:
+        raise DataError(
+            f"the detector is {v['distance']:g} mm and the axis {v['radius']:g} mm from the source, elements of "
+            f"{v['column_spacing']:g} × {v['row_spacing']:g} mm: no such scanner; export the projections again"
+        )
+    rows, columns = int(v["rows"]), int(v["columns"])
+    angles = np.unwrap([float(view.values["angle"]) for view in views])
+    positions = np.array([float(view.values["position"]) for view in views])
+    helical = _path(views, angles, positions, kind, v["row_spacing"] * v["radius"] / v["distance"])
+    water, notes = _water(first)
+    if (rows == columns) and int(number(first, "stored_rows") or 0) == rows:
+        notes.append(
+            "the detector has as many rows as columns, so that its pixels were taken row by row as the format says"
+        )
+    return CTViews(
+        _Files(tuple(views), (rows, columns)), angles, positions,
+        np.array([view.values["shift"] for view in views], float),
+        np.array([view.values["scale"] for view in views], float), v["radius"], v["distance"], (rows, columns),
+        (v["row_spacing"], v["column_spacing"]), (v["centre"][1] - 1, v["centre"][0] - 1), shape == "CYLINDRICAL",
+        helical, water, described(first), "CT projections, DICOM-CT-PD", tuple(notes),
+    )  # fmt: skip
+
+
+def _path(
+    views: Sequence[_View], angles: NDArray[np.float64], positions: NDArray[np.float64], kind: str, row: float
+) -> bool:
+    """Whether the source ran along a helix; raises DataError, naming the place, for a path that no scanner takes."""
+    if len(views) < 16:
+        raise DataError(f"{len(views)} projections make no scan; give the folder of all of them")
+    turns, moves = np.diff(angles), np.diff(positions)
+    step = float(np.median(turns))
+    helical = kind == "HELICAL" or (kind != "AXIAL" and float(np.mean(np.abs(moves) > 1e-4)) > 0.25)
+    if step == 0 or abs(step) > 0.5:
+        raise DataError(f"the gantry turns by {math.degrees(step):.1f}° between projections, which makes no scan")
+    if helical:
+        odd = np.nonzero((turns / step < 0.2) | (turns / step > 3))[0]
+        if len(odd):
+            i = int(odd[0])
+            raise DataError(
+                f"the gantry jumps by {math.degrees(turns[i]):.2f}° between {views[i].name} and {views[i + 1].name}, "
+                f"where {math.degrees(step):.2f}° is usual; give one scan alone"
+            )
+        way = np.sign(positions[-1] - positions[0])
+        if abs(positions[-1] - positions[0]) < row:
+            raise DataError("the projections are said to be HELICAL, but the table stands still; give one scan alone")
+        back = np.nonzero(way * moves < -max(_JITTER, 4 * float(np.abs(np.median(moves)))))[0]
+    else:
+        changes = moves[np.abs(moves) > 0.5 * row]
+        way = np.sign(changes[0]) if len(changes) else 1.0
+        back = np.nonzero(way * moves < -0.5 * row)[0]
+    if len(back):
+        i = int(back[0])
+        raise DataError(f"the table goes back between {views[i].name} and {views[i + 1].name}; give one scan alone")
+    return bool(helical)
+
+
+def _water(d: Dataset) -> tuple[float, list[str]]:
+    """Attenuation of water in 1/mm, which some files state in 1/cm."""
+    water = number(d, "water")
+    if water is None or water == 0:
+        return 0.0, ["the projections state no attenuation of water; that of 70 keV is taken"]
+    if 0.012 <= water <= 0.05:
+        return water, []
+    if 0.12 <= water <= 0.5:
+        return water / 10, ["the attenuation of water is stated in 1/cm"]
+    raise DataError(
+        f"the attenuation of water is said to be {water:g}, neither 1/mm nor 1/cm; set ct.water in a recipe"
+    )
+
+
+def _pixels(view: _View, shape: tuple[int, int]) -> NDArray[np.uint16]:
+    """Stored values of a projection as (row, column), whichever way round the file has them."""
+    import pydicom
+
+    rows, columns = shape
+    try:
+        d = pydicom.dcmread(view.path, specific_tags=list(PIXELS))
+        if d.file_meta.TransferSyntaxUID.is_compressed:
+            flat = np.asarray(d.pixel_array).ravel()
+        else:
+            flat = np.frombuffer(d.PixelData, "<u2" if d.is_little_endian else ">u2")
+        if flat.size < rows * columns:
+            raise ValueError
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the pixels of {view.name} cannot be read ({type(error).__name__}): the file is cut short or damaged; "
+            "copy the projections again"
+        ) from None
+    flat = flat[: rows * columns]
+    # The format says row by row; scanners' exporters store the transpose and say so in Rows and Columns.
+    turned = (int(d.Rows), int(d.Columns)) != (rows, columns)
+    return np.asarray(flat.reshape(columns, rows).T if turned else flat.reshape(rows, columns), dtype=np.uint16)
