@@ -127,6 +127,16 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Images:
+    """What a server does to magnitude images that a scanner sends instead of raw data."""
+
+    #: Share of a denoised image in what goes back; 0 passes images on as they are.
+    denoise: Fraction = 0.0
+    #: The images go back as they came too, in a series of their own.
+    original: bool = True
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a picture."""
 
@@ -135,6 +145,7 @@ class Recipe:
     solve: Solve = field(default_factory=Solve)
     ct: CT = field(default_factory=CT)
     trust: Trust = field(default_factory=Trust)
+    images: Images = field(default_factory=Images)
     output: Output = field(default_factory=Output)
 
 

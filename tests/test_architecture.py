@@ -55,9 +55,10 @@ MAY_IMPORT = {
     "cartesian": {"trust", "data", "job", "methods", "operators", "pace", "plan", "prepare", "recipe", "solve"},
     "noncartesian": {"data", "job", "methods", "operators", "pace", "plan", "prepare", "recipe"},
     "pipeline": {"ct", "data", "io", "job", "cartesian", "noncartesian", "prepare", "recipe", "__init__"},
+    "magnitude": {"data", "job", "operators", "prepare", "recipe", "solve"},
     "errors": {"data"},
     "pacs": {"data", "errors", "io", "recipe"},
-    "serve": {"data", "errors", "io", "methods", "pacs", "pipeline", "prepare", "recipe", "__init__"},
+    "serve": {"data", "errors", "io", "magnitude", "methods", "pacs", "pipeline", "prepare", "recipe", "__init__"},
     "accuracy": {
         *("ct", "data", "errors", "hounsfield", "io", "masks", "metrics", "operators", "pipeline", "prepare"),
         *("recipe", "simulation", "solve", "__init__"),

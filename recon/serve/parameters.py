@@ -29,7 +29,7 @@ class Parameter:
 
 
 def _denoise(recipe: Recipe, value: float) -> Recipe:
-    return replace(recipe, solve=replace(recipe.solve, denoise=value))
+    return replace(recipe, solve=replace(recipe.solve, denoise=value), images=replace(recipe.images, denoise=value))
 
 
 def _partial(recipe: Recipe, value: Any) -> Recipe:
@@ -44,7 +44,7 @@ PARAMETERS = (
     Parameter(
         "denoise",
         "Denoising",
-        "How much of the noise that a full scan would show a learned reconstruction takes away",
+        "How much noise a learned reconstruction takes away, or is taken from images sent instead of raw data",
         {"none": ("None", 0.0), "quarter": ("A quarter", 0.25), "half": ("Half", 0.5), "full": ("All", 1.0)},
         _denoise,
     ),

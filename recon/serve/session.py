@@ -8,21 +8,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from defusedxml import ElementTree as safe
-from defusedxml.common import DefusedXmlException
 
 from recon import __version__
 from recon.data import Encoding, Flag, Header, flag_bits
 from recon.io import mrd_header
 from recon.io.ismrmrd import HEAD
 from recon.io.line_rules import NOT_IMAGE
-from recon.io.mrd_image import ImageMessage, meta_xml
+from recon.io.mrd_image import ImageMessage
 from recon.recipe import Recipe
 from recon.serve import parameters, wire
 from recon.serve.counting import announced, encodes
+from recon.serve.scanner_images import Passing, replies
 from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Waveform, WireError, XmlHeader
 
 MiB = 2**20
@@ -51,8 +49,7 @@ class Inbox:
     parsed: tuple[Header, tuple[Encoding, ...], tuple[str, ...]] | None = None
     lines: list[Acquisition] = field(default_factory=list)
     waveforms: int = 0
-    images: int = 0
-    highest_series: int = -1
+    images: Passing = field(default_factory=Passing)
     returned: int = 0
     bytes: int = 0
     closed: bool = False
@@ -123,9 +120,8 @@ def _receive(take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes
         elif isinstance(message, Waveform):
             inbox.waveforms += 1
         elif isinstance(message, ImageMessage):
-            inbox.images += 1
-            inbox.highest_series = max(inbox.highest_series, int(message.header["image_series_index"]))
-            send(wire.image(passed_on(message)))
+            for reply in replies(message, inbox.plan, inbox.images):
+                send(wire.image(reply))
         elif isinstance(message, Query):
             send(wire.response(message.correlation, _answer(message.text)))
         elif isinstance(message, Close):
@@ -189,20 +185,6 @@ def _budget(encodings: tuple[Encoding, ...], line: Acquisition, most: int) -> in
         longest = max(longest, e.encoded_matrix[0])
     each: int = len(line.head) + 8 * channels * longest + 4 * samples * line.trajectory.shape[1]
     return min(most, lines * each * 6 // 5 + 256 * MiB)
-
-
-def passed_on(message: ImageMessage) -> ImageMessage:
-    """An image of the scanner's as it goes back: its pixels and attributes untouched, its geometry marked as final."""
-    meta: dict[str, list[str]] = {}
-    try:
-        root: Any = safe.fromstring(message.attributes, forbid_dtd=True) if message.attributes.strip() else ()
-        for entry in root:
-            values = [v.text or "" for v in entry.findall("value")]
-            meta.setdefault(entry.findtext("name") or "", []).extend(values)
-    except (safe.ParseError, DefusedXmlException, ValueError):
-        meta = {}
-    meta.pop("", None)
-    return replace(message, attributes=meta_xml({**meta, "Keep_image_geometry": ["1"]}))
 
 
 def stamp(message: ImageMessage, first: Acquisition, series: int, **values: int) -> ImageMessage:

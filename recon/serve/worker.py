@@ -96,7 +96,8 @@ def talk(connection: socket.socket, job: Job) -> None:
     for hand_over in keep:  # the scanner does not wait for the PACS
         hand_over()
     job.tell(state="undelivered" if lost and state == "done" else state, lines=len(inbox.lines), bytes=inbox.bytes,
-             images_passed=inbox.images, waveforms=inbox.waveforms, recipe=inbox.recipe)  # fmt: skip
+             images_passed=inbox.images.came, images_denoised=inbox.images.denoised,
+             waveforms=inbox.waveforms, recipe=inbox.recipe)  # fmt: skip
 
 
 def _progress(inbox: Inbox, out: Outgoing, job: Job) -> None:
@@ -119,11 +120,11 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     arrived = time.monotonic()
     if inbox.error is not None:
         raise inbox.error
-    for note in inbox.notes:
+    for note in (*inbox.notes, *inbox.images.notes()):
         out.put(wire.text(f"WRN {job.name}: {note}"))
     if inbox.parsed is None:
         return "query"
-    if inbox.images and not inbox.lines:
+    if inbox.images.came and not inbox.lines:
         return "passed on"
     whole = store.scan(inbox.lines, inbox.parsed, inbox.waveforms)
     scan, warning = complete(whole, job)
@@ -209,7 +210,7 @@ class _Sender:
     def _first_series(self) -> int:
         """The first series that is ours: after those of the scanner's own images that came before."""
         if self._series < 0:
-            self._series = self._inbox.highest_series + 1
+            self._series = self._inbox.images.highest_series + 1
         return self._series
 
     def _timed(self, arrived: float) -> None:

@@ -36,9 +36,12 @@ def local() -> Iterator[Callable[..., Local]]:
     """A function that opens a server within this process, with other limits than usual where given."""
     listeners: list[socket.socket] = []
 
-    def start(pixel: str = "float32", early: bool = True, **limits: float) -> Local:
-        site = Site(pixel=pixel, early=early, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
-        recipes = registered(site)
+    def start(
+        pixel: str = "float32", early: bool = True, recipes: dict[str, str] | None = None, **limits: float
+    ) -> Local:
+        bounds = replace(Limits(), **limits)  # type: ignore[arg-type]
+        site = Site(pixel=pixel, early=early, recipes=recipes or {}, limits=bounds)  # type: ignore[arg-type]
+        known = registered(site)
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)
         out = Local(listener.getsockname()[1])
@@ -47,7 +50,7 @@ def local() -> Iterator[Callable[..., Local]]:
             ours, theirs = socket.socketpair()
             with connection, theirs:
                 threading.Thread(target=hear, args=(ours,), daemon=True).start()
-                talk(connection, Job("j0b", site, recipes, theirs))
+                talk(connection, Job("j0b", site, known, theirs))
                 connection.shutdown(socket.SHUT_RDWR)
 
         def hear(control: socket.socket) -> None:
