@@ -11,8 +11,9 @@ from typer.core import TyperCommand
 from recon.data import ReconError
 
 #: Options that take several values in a row.
-_SEVERAL = ("--accel", "--methods")
+_SEVERAL = ("--accel", "--methods", "--dose")
 _ACCEL: list[float] = [2, 4, 6, 8]
+_DOSES: list[float] = [0.25, 0.1]
 _METHODS = ["zero-filled", "grappa", "sense", "cs", "unrolled"]
 
 
@@ -62,6 +63,14 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
     numbered: Annotated[bool, typer.Option("--numbered", help="Call scans by number, not by file name.")] = False,
+    dose: Annotated[list[float], typer.Option(help="ct: shares of the scans' dose: --dose 0.25 0.1")] = _DOSES,
+    real: Annotated[
+        list[Path] | None, typer.Option(help="ct: a scan of a phantom with real noise and no reference")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="ct: strength of the networks; default: that of run", min=0, max=1)
+    ] = None,
+    slices: Annotated[int, typer.Option(help="ct: slices of each scan", min=1, max=1000)] = 3,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the results in the folder.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -73,7 +82,11 @@ def bench(
     from dataclasses import replace
 
     if str(scans[0]) == "ct" and not scans[0].exists():
-        _ct(scans[1:], output, weights, seed, device, threads, quiet)
+        wanted_methods = None if methods == _METHODS else methods
+        _ct(
+            scans[1:], real or [], output, weights, wanted_methods, dose, strength, slices,
+            seed, device, threads, numbered, force, quiet,
+        )  # fmt: skip
         return
 
     from recon import recipe as recipes
@@ -115,35 +128,50 @@ def bench(
             typer.echo(f"wrote {path}")
 
 
-def _ct(scans: list[Path], output: Path, weights: str, seed: int, device: str, threads: int, quiet: bool) -> None:
+def _ct(
+    scans: list[Path], real: list[Path], output: Path, weights: str, wanted: list[str] | None, doses: list[float],
+    strength: float | None, slices: int, seed: int, device: str, threads: int, numbered: bool, force: bool, quiet: bool,
+) -> None:  # fmt: skip
     """Compare denoisers of CT images."""
     import torch
 
-    from recon.accuracy import ct
+    from recon.accuracy import ct, ct_methods, results
     from recon.data import CTImages
-    from recon.io.read import read_raw
+    from recon.io.read import read
+    from recon.progress import reporter
+    from recon.recipe import CT
 
+    classical = ct_methods.CLASSICAL if wanted is None else tuple(dict.fromkeys(wanted))
+    if odd := [m for m in classical if m not in ct_methods.CLASSICAL]:
+        raise typer.BadParameter(f"--methods takes {', '.join(ct_methods.CLASSICAL)} for CT, not {odd[0]!r}")
+    if not all(0 < d <= 1 for d in doses):
+        raise typer.BadParameter("--dose takes shares of the scans' dose, above 0 and at most 1")
     if threads:
         torch.set_num_threads(threads)
-    named: dict[str, CTImages] = {}
-    for k, path in enumerate(scans):
-        scan = read_raw(path)
+    found = []
+    for path in (*scans, *real):
+        scan = read(path)
         if not isinstance(scan, CTImages):
-            raise ReconError(f"{path} holds no CT images; give series of DICOM or NIfTI in HU")
-        named[f"{k + 1}-{path.name.split('.')[0]}"] = scan
-    names = [weights] if weights else ct.shipped()
-    place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    records = ct.bench(named, names, (0.25, 0.1), output, seed=seed, device=place)
-    if quiet:
-        return
-    for r in records:
-        if r["scan"] == "phantom":
-            typer.echo(
-                f"{r['scan']}, dose {r['dose']:g}, {r['method']}: d' {r['detectability']:.2f}, "
-                f"edge {r['edge_pixels']:.2f} pixels, noise {r['noise_HU']:.1f} HU at {r['noise_frequency']:.3f} cycles"
-            )
-        else:
-            typer.echo(
-                f"{r['scan']}, dose {r['dose']:g}, {r['method']}: {r['psnr']:.2f} dB, SSIM {r['ssim']:.4f}, "
-                f"{r['rmse_HU']:.1f} HU {r['settings']}"
-            )
+            raise ReconError(f"{path.name} holds no CT images; give series of DICOM or NIfTI in HU")
+        found.append(scan)
+    names = results.names([*scans, *real], [s.series[0] for s in found], numbered=numbered)
+    named = dict(zip(names, found, strict=True))
+    plan = ct.Plan(
+        doses=tuple(doses),
+        slices=slices,
+        networks=tuple(weights.split(",")) if weights else tuple(ct_methods.shipped()),
+        classical=classical,
+        seed=seed,
+        strength=CT().strength if strength is None else strength,
+        device=device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
+    )
+    first = {n: named[n] for n in names[: len(scans)]}
+    rest = {n: named[n] for n in names[len(scans) :]}
+    for sentence in () if quiet else ct_methods.missing(classical):
+        typer.echo(sentence, err=True)
+    with reporter(quiet) as report:
+        records = ct.bench(first, rest, plan, output, replace=force, report=report)
+    if not quiet:
+        typer.echo(ct.summary(records))
+        for path in (output / ct.PAGE, output / ct.RECORDS, output / ct.TABLE):
+            typer.echo(f"wrote {path}")

@@ -1,42 +1,108 @@
-"""Denoisers of CT images against slices of a known dose: error, detectability, resolution and noise."""
+"""The benchmark of CT denoisers: scans in, their noise at a lower dose added, a folder of records and a page out."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from recon.ct import denoise, learned
+from recon.accuracy import ct_measures as measures
+from recon.accuracy import ct_methods as methods
+from recon.accuracy.ct_measures import PATCH, Slices
+from recon.accuracy.ct_methods import Made
+from recon.accuracy.ct_page import page, picture
 from recon.data import CTImages, ReconError
 from recon.hounsfield import WATER, attenuation
-from recon.io.atomic import atomic_file
-from recon.metrics import ssim
-from recon.operators.xray import Parallel, Xray
-from recon.recipe import Recipe
+from recon.io.atomic import atomic_file, write_error
+from recon.operators.xray import Xray
+from recon.recipe import CT
 from recon.simulation import ct as physics
+from recon.simulation.ct_scan import Scan, rays
 from recon.solve.fbp import fbp
 
-Slices = NDArray[np.float32]
+Record = dict[str, Any]
+Report = Callable[[str, int, int], None]
 
-#: Photons of a ray without a body at the full dose; electronics in photons.
+#: Photons of a ray without a body at the full dose, and the electronics' noise in photons.
 PHOTONS, ELECTRONIC = 6e5, 8.0
 VIEWS = 720
-#: HU that the data range of PSNR and SSIM spans.
-RANGE = 1400.0
-#: Disc that an observer looks for.
-CONTRAST, RADIUS, SPOT = 15.0, 5.0, 32
+#: Contrasts in HU of the discs that an observer looks for, and pictures of each kind that it sees.
+CONTRASTS, REALISATIONS = (10.0, 15.0, 20.0), 4
+RECORDS, TABLE, PAGE = "results.json", "results.csv", "index.html"
+Beam = Literal["parallel", "curved"]
 
 
-def low_dose(slices: Slices, voxel: float, dose: float, seed: int, shade: Slices | None = None) -> Slices:
+@dataclass(frozen=True)
+class Plan:
+    """What is compared: doses, beams, slices of each scan, networks, their strength, and the classical methods."""
+
+    doses: tuple[float, ...] = (0.25, 0.1)
+    beams: tuple[Beam, ...] = ("parallel", "curved")
+    slices: int = 3
+    networks: tuple[str, ...] = ()
+    strength: float = CT().strength
+    classical: tuple[str, ...] = methods.CLASSICAL
+    observer: bool = True
+    seed: int = 0
+    device: str = "cpu"
+
+
+def bench(
+    scans: Mapping[str, CTImages],
+    real: Mapping[str, CTImages],
+    plan: Plan,
+    folder: Path,
+    *,
+    replace: bool = False,
+    report: Report = lambda stage, done, total: None,
+) -> list[Record]:
+    """Compare denoisers and write results.json, results.csv, index.html and a PNG for each scan; gives the records.
+
+    `scans` have references: noise of a lower dose is added to them. `real` are scans of phantoms with noise of their
+    own, round inserts in air and no reference. An analytic phantom tells detectability, transfer and noise power.
+    All files are brought up to date after each scan. Raises ReconError for a folder that holds results, unless they may
+    be replaced.
+    """
+    if (folder / RECORDS).exists() and not replace:
+        raise ReconError(f"{folder} holds results; give another folder, or --force to replace them")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise write_error(folder, e) from e
+    place = torch.device(plan.device)
+    ours = methods.networks(plan.networks, plan.strength, place)
+    steps: list[tuple[str, Callable[[], tuple[list[Record], bytes | None]]]] = [
+        *((n, lambda n=n, s=s: _scan(n, s, plan, ours, place)) for n, s in scans.items()),
+        *((n, lambda n=n, s=s: _real(n, s, ours)) for n, s in real.items()),
+        *([("phantom", lambda: (observed(plan, ours, place), None))] if plan.observer else []),
+    ]
+    records: list[Record] = []
+    pictures: dict[str, bytes] = {}
+    for k, (name, step) in enumerate(steps):
+        report("compare", k, len(steps))
+        found, shown = step()
+        records += found
+        if shown:
+            pictures[name] = shown
+            _put(folder / f"{name}.png", shown)
+        _put(folder / RECORDS, (json.dumps(records, indent=1, allow_nan=False) + "\n").encode())
+        _put(folder / TABLE, table(records).encode())
+        _put(folder / PAGE, page(records, pictures).encode())
+    report("compare", len(steps), len(steps))
+    return records
+
+
+def low_dose(
+    slices: Slices, voxel: float, dose: float, seed: int, shade: Slices | None = None, beam: Beam = "parallel"
+) -> Slices:
     """Slices (z, y, x) in HU with the noise that their projections have at a share `dose` of the full one.
 
     The FBP (Hann) of the projections' noise is added to the slices, whose own noise stays in both. `shade` is what
@@ -46,8 +112,7 @@ def low_dose(slices: Slices, voxel: float, dose: float, seed: int, shade: Slices
     seen = torch.from_numpy(slices if shade is None else shade)
     short = [(n - s) for s in seen.shape[-2:]]
     mu = torch.nn.functional.pad(attenuation(seen).clamp_min(0), (0, short[1], 0, short[0]))
-    angles = torch.arange(VIEWS, dtype=torch.float64) * (math.pi / VIEWS)
-    A = Xray(Parallel(angles, math.ceil(1.42 * n), voxel, offset=voxel / 4), (n, n), voxel)
+    A = Xray(rays(Scan(beam=beam, views=VIEWS, fineness=1.0), math.ceil(1.42 * n), voxel), (n, n), voxel)
     p = A(mu)
     bright = physics.air(physics.Beam(PHOTONS * dose, ELECTRONIC, 0.5), A.geometry.distances)
     counts = physics.measured(p, bright, ELECTRONIC, torch.Generator().manual_seed(seed))
@@ -55,206 +120,156 @@ def low_dose(slices: Slices, voxel: float, dose: float, seed: int, shade: Slices
     return np.asarray(slices + noise[:, : slices.shape[1], : slices.shape[2]].numpy(), np.float32)
 
 
-def shipped() -> list[str]:
-    """Networks for CT images that ship, the best first."""
-    name = learned.best()
-    return [] if name is None else [name]
+def chosen(images: CTImages, count: int) -> tuple[Slices, float]:
+    """Slices (z, y, x) in HU spread over the first series of a scan, not below −1000, and their pixel in mm."""
+    series = images.series[0]
+    total = series.geometry.shape[0]
+    at = sorted({min(total - 1, round((k + 1) * total / (count + 1))) for k in range(count)})
+    x = np.concatenate([series.voxels.read(k, k + 1) for k in at]).astype(np.float32)
+    return np.maximum(x, -1000), float(series.geometry.voxel[0])
 
 
-def methods(recipe: Recipe, names: Sequence[str], device: torch.device) -> dict[str, Callable[[Slices], Slices]]:
-    """Functions of noisy slices by name: the networks of `names`, each by its recipe."""
-    found: dict[str, Callable[[Slices], Slices]] = {}
-    for name in names:
-        plan = replace(recipe, solve=replace(recipe.solve, method="unrolled", weights=name))
-        found[name] = lambda x, plan=plan: denoise.denoise_images(x, (1, 1, 1), plan, device, _silent).data  # type: ignore[misc]
-    return found
-
-
-def tuned(noisy: Slices, reference: Slices, level: float, device: torch.device) -> dict[str, tuple[Slices, str]]:
-    """The classical methods, each with the strength that is nearest to the reference, which is a help to them."""
-    choices: dict[str, list[tuple[str, Callable[[], Slices]]]] = {"tv": []}
-    for w in (0.1, 0.2, 0.35, 0.5, 0.8):
-        plan = replace(Recipe(), solve=replace(Recipe().solve, tv=w))
-        choices["tv"].append(
-            (f"tv {w}", lambda p=plan: denoise.total_variation(noisy, p, device, _silent, "").data)  # type: ignore[misc]
-        )
-    try:
-        from skimage.restoration import denoise_nl_means
-
-        choices["nlm"] = [
-            (
-                f"h {h} σ",
-                lambda h=h: np.stack(  # type: ignore[misc]
-                    [denoise_nl_means(s, h=h * level, patch_size=5, patch_distance=7, fast_mode=True) for s in noisy]
-                ).astype(np.float32),
-            )
-            for h in (0.4, 0.6, 0.8, 1.1)
-        ]
-    except ImportError:
-        pass
-    try:
-        from bm3d import bm3d
-
-        choices["bm3d"] = [
-            (f"σ × {f}", lambda f=f: np.stack([bm3d(s, sigma_psd=f * level) for s in noisy]).astype(np.float32))  # type: ignore[misc]
-            for f in (0.7, 1.0, 1.4, 2.0)
-        ]
-    except ImportError:
-        pass
-    out = {}
-    for name, several in choices.items():
-        made = [(make(), setting) for setting, make in several]
-        out[name] = min(made, key=lambda m: float(np.square(m[0] - reference).mean()))
-    return out
-
-
-def errors(x: Slices, reference: Slices) -> dict[str, float]:
-    """PSNR, SSIM (data range 1400 HU) and root mean square error in HU over the body."""
-    body = reference > -900
-    rmse = float(np.sqrt(np.square(x - reference)[body].mean()))
-    shown, truth = (np.clip(v, -1000, 1000) for v in (x, reference))
-    return {
-        "rmse_HU": rmse,
-        "psnr": 20 * math.log10(RANGE / rmse),
-        "ssim": ssim(shown, truth, data_range=RANGE, mask=body),
-    }
-
-
-def phantom(size: int = 320, voxel: float = 1.0) -> tuple[Slices, Slices, list[tuple[int, int]]]:
-    """An elliptic body of water without and with faint discs, and the places of their centres; a rod of bone."""
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    absent = np.where((x / (0.45 * size)) ** 2 + (y / (0.36 * size)) ** 2 < 1, 40.0, -1000.0)
-    absent = np.where(np.hypot(x - 0.33 * size, y) < 0.05 * size, 800.0, absent)
-    places = [
-        (int(size / 2 + SPOT * j), int(size / 2 + SPOT * i)) for i in range(-3, 3) for j in range(-2, 3)
-        if (i * SPOT / (0.38 * size)) ** 2 + (j * SPOT / (0.3 * size)) ** 2 < 1
-    ]  # fmt: skip
-    present = absent.copy()
-    for cy, cx in places:
-        far = np.hypot(y + (size - 1) / 2 - cy, x + (size - 1) / 2 - cx)
-        present += CONTRAST / (1 + np.exp(np.minimum((far - RADIUS) / 0.35, 60.0)))
-    return absent[None].astype(np.float32), present[None].astype(np.float32), places
-
-
-def detectability(absent: Slices, present: Slices, places: Sequence[tuple[int, int]]) -> float:
-    """d' of a channelised Hotelling observer for discs at known places, from images (n, y, x) without and with them.
-
-        d'² = Δvᵀ S⁻¹ Δv,   v = the image through ten difference-of-Gaussians channels
-
-    (C. K. Abbey and H. H. Barrett, J Opt Soc Am A 18:473, 2001.)
-    """
-    half = SPOT // 2
-    r = np.hypot(*(np.mgrid[:SPOT, :SPOT] - half))
-    f = np.hypot(*np.meshgrid(np.fft.fftfreq(SPOT), np.fft.fftfreq(SPOT)))
-    bands = [0.015 * 1.4**k for k in range(9)]
-    responses = [np.exp(-((f / (1.67 * b)) ** 2) / 2) - np.exp(-((f / b) ** 2) / 2) for b in bands]
-    channels = np.stack([np.fft.fftshift(np.fft.ifft2(h).real) for h in responses])
-    channels = (channels * (r < half)).reshape(len(channels), -1)
-
-    def seen(images: Slices) -> NDArray[np.float64]:
-        cut = [i[y - half : y + half, x - half : x + half].ravel() for i in images for y, x in places]
-        return np.asarray(np.stack(cut) @ channels.T, np.float64)
-
-    a, p = seen(absent), seen(present)
-    d = p.mean(0) - a.mean(0)
-    s = (np.cov(a.T) + np.cov(p.T)) / 2
-    return float(np.sqrt(d @ np.linalg.solve(s + 1e-9 * np.trace(s) * np.eye(len(d)), d)))
-
-
-def resolution(image: Slices) -> float:
-    """Half-width in pixels of the edge of the phantom's rod of bone: 10 to 90 % of its profile, all around."""
-    size = image.shape[-1]
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    far = np.hypot(x - 0.33 * size, y)
-    at = np.arange(-6, 6.01, 0.25)
-    radius = 0.05 * size
-    profile = np.array([image[:, np.abs(far - radius - a) < 0.25].mean() for a in at])
-    high, low = image[:, far < radius - 7].mean(), profile[-4:].mean()
-    share = (profile - low) / (high - low)
-    ends = [float(at[np.argmax(share < level)]) for level in (0.9, 0.1)]
-    return ends[1] - ends[0]
-
-
-def noise_frequency(image: Slices, clean: Slices) -> tuple[float, float]:
-    """Standard deviation in HU, and mean frequency of the noise power spectrum in cycles per pixel, mid-body."""
-    n = image.shape[-1]
-    d = (image - clean)[:, n // 2 - 48 : n // 2 + 48, n // 2 - 48 : n // 2 + 48]
-    power = np.square(np.abs(np.fft.fft2(d - d.mean((-2, -1), keepdims=True)))).mean(0)
-    f = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(96)))
-    return float(d.std()), float((f * power).sum() / power.sum())
-
-
-def bench(
-    scans: Mapping[str, CTImages],
-    names: Sequence[str],
-    doses: Sequence[float],
-    output: Path,
-    *,
-    slices: int = 3,
-    seed: int = 0,
-    device: str = "cpu",
-) -> list[dict[str, Any]]:
-    """Records of every scan, dose and method in ct.json and ct.csv, and of an analytic phantom."""
-    place = torch.device(device)
-    records: list[dict[str, Any]] = []
-    ours = methods(Recipe(), names, place)
-    for scan, images in scans.items():
-        series = images.series[0]
-        count = series.geometry.shape[0]
-        chosen = sorted({round((k + 1) * count / (slices + 1)) for k in range(slices)})
-        reference = np.concatenate([series.voxels.read(k, k + 1) for k in chosen]).astype(np.float32)
-        reference = np.maximum(reference, -1000)
-        for dose in doses:
-            noisy = low_dose(reference, float(series.geometry.voxel[0]), dose, seed)
+def _scan(
+    name: str, images: CTImages, plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: torch.device
+) -> tuple[list[Record], bytes]:
+    """Records of one scan at every dose and beam, and the picture of its middle slice."""
+    reference, voxel = chosen(images, plan.slices)
+    squares = _squares(reference)
+    records, shown = list[Record](), list[tuple[str, dict[str, Slices]]]()
+    for beam in plan.beams:
+        for dose in plan.doses:
+            noisy = low_dose(reference, voxel, dose, plan.seed, beam=beam)
             level = float(np.median(np.abs(noisy - reference)[reference > -300]) * 1.4826)
-            results: dict[str, tuple[Slices, str, float]] = {"noisy": (noisy, "", 0.0)}
-            for name, run in ours.items():
-                begin = time.perf_counter()
-                results[name] = (run(noisy), "", (time.perf_counter() - begin) / len(noisy))
-            for name, (x, setting) in tuned(noisy, reference, level, place).items():
-                results[name] = (x, setting + " (chosen on the reference)", 0.0)
-            for name, (x, setting, seconds) in results.items():
+            made = {"noisy": Made(noisy, "", 0.0), **{n: run(noisy) for n, run in ours.items()}}
+            found = methods.tuned(noisy, reference, level, plan.classical, device)
+            for n, (setting, run) in found.items():
+                made[n] = methods.timed(run, f"{setting}, chosen on the reference", noisy)
+            for n, m in made.items():
+                power = measures.noise_power(m.data - reference, voxel, squares) if squares else None
                 records.append(
-                    {"scan": scan, "dose": dose, "method": name, **errors(x, reference), "added_noise_HU": level,
-                     "seconds_a_slice": seconds, "settings": setting}
+                    {"scan": name, "beam": beam, "dose": dose, "method": n, **measures.errors(m.data, reference),
+                     "added_noise_HU": level, "noise_per_mm": measures.mean_frequency(*power) if power else None,
+                     "seconds_a_slice": m.seconds, "fallbacks": m.fallbacks, "settings": m.settings}
                 )  # fmt: skip
-    records += observed(ours, doses, seed)
-    write(records, output)
-    return records
+            if beam == plan.beams[0]:
+                k = len(reference) // 2
+                shown.append((f"dose {dose:g}", {n: m.data[k] for n, m in made.items()}))
+    return records, _png(reference[len(reference) // 2], shown, "reference")
 
 
-def observed(ours: Mapping[str, Callable[[Slices], Slices]], doses: Sequence[float], seed: int) -> list[dict[str, Any]]:
-    """Detectability, edge width and noise of the phantom, noisy and by every method, at every dose."""
-    absent, present, places = phantom()
+def _real(
+    name: str, images: CTImages, ours: Mapping[str, Callable[[Slices], Made]]
+) -> tuple[list[Record], bytes | None]:
+    """Noise and transfer of a phantom with real noise before and after."""
+    series = images.series[0]
+    x = np.asarray(series.voxels.read(0, series.geometry.shape[0]), np.float32)
+    middles, rods = measures.uniform(x), measures.rods_of(x)
+    if not middles.any() or not rods:
+        raise ReconError(
+            f"{name} shows no uniform insert in air to measure noise and edges in; give it as a scan instead"
+        )
+    made = {"as scanned": Made(x, "", 0.0), **{n: run(x) for n, run in ours.items()}}
     records = []
-    for dose in doses:
-        pairs = []
-        for which, image in enumerate((absent, present)):
-            made = [low_dose(image, 1.0, dose, seed + 2 * k + which, absent) for k in range(4)]
-            pairs.append(np.concatenate(made))
-        for name, run in {"noisy": lambda x: x, **ours}.items():
-            a, p = (run(v) for v in pairs)
-            sigma, frequency = noise_frequency(a, absent)
-            records.append(
-                {"scan": "phantom", "dose": dose, "method": name, "detectability": detectability(a, p, places),
-                 "edge_pixels": resolution(a), "noise_HU": sigma, "noise_frequency": frequency}
-            )  # fmt: skip
+    for n, m in made.items():
+        edge, before = measures.transfer(m.data, rods), made["as scanned"].data
+        noise = measures.noise_in(m.data, middles)
+        records.append(
+            {"scan": name, "dose": None, "beam": None, "method": n, "noise_HU": noise,
+             "noise_ratio": noise / measures.noise_in(before, middles), "mtf50": edge.mtf50, "mtf10": edge.mtf10,
+             "mtf50_ratio": edge.mtf50 / measures.transfer(before, rods).mtf50, "inserts": len(rods),
+             "mtf_curve": _curve(edge.frequency, edge.value),
+             "seconds_a_slice": m.seconds, "fallbacks": m.fallbacks, "settings": m.settings}
+        )  # fmt: skip
+    k = max((r.slice for r in rods), key=[r.slice for r in rods].count)
+    return records, _png(x[k], [("", {n: m.data[k] for n, m in made.items() if n != "as scanned"})], "as scanned")
+
+
+def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: torch.device) -> list[Record]:
+    """Detectability, transfer and noise of the analytic phantom, noisy and by every method, at every dose and beam."""
+    absent, _, places, rods = measures.phantom()
+    size, records = absent.shape[-1], list[Record]()
+    middle = [(k, (size - PATCH) // 2, (size - PATCH) // 2) for k in range(REALISATIONS)]
+    for beam in plan.beams:
+        for dose in plan.doses:
+            kinds = []
+            for kind, image in enumerate((absent, *(measures.phantom(c)[1] for c in CONTRASTS))):
+                seeds = [plan.seed + 1000 * kind + k for k in range(REALISATIONS)]
+                kinds.append(np.concatenate([low_dose(image, 1.0, dose, s, absent, beam) for s in seeds]))
+            level = float(np.std((kinds[0] - absent)[:, 140:180, 140:180]))
+            runs: dict[str, Callable[[Slices], Made]] = {"noisy": lambda x: Made(x, "", 0.0), **ours}
+            truth = np.repeat(absent, REALISATIONS, 0)
+            for n, (setting, run) in methods.tuned(kinds[0], truth, level, plan.classical, device).items():
+                runs[n] = lambda x, run=run, setting=setting: methods.timed(run, setting, x)  # type: ignore[misc]
+            for n, go in runs.items():
+                made = [go(v) for v in kinds]
+                data = [m.data for m in made]
+                all_rods = [measures.Rod(k, r.y, r.x, r.radius) for k in range(REALISATIONS) for r in rods[:1]]
+                faint = [measures.Rod(k, r.y, r.x, r.radius) for k in range(REALISATIONS) for r in rods[1:]]
+                edge, power = measures.transfer(data[0], all_rods), measures.noise_power(data[0] - absent, 1.0, middle)
+                records.append(
+                    {"scan": "phantom", "beam": beam, "dose": dose, "method": n,
+                     **{f"d_{c:g}_HU": measures.detectability(data[0], d, places) for c, d in zip(CONTRASTS, data[1:])},
+                     "noise_HU": float((data[0] - absent)[:, 130:190, 130:190].std()),
+                     "noise_per_mm": measures.mean_frequency(*power), "mtf50": edge.mtf50, "mtf10": edge.mtf10,
+                     "mtf50_faint": measures.transfer(data[0], faint).mtf50,
+                     "mtf_curve": _curve(edge.frequency, edge.value), "nps_curve": _curve(*power),
+                     "seconds_a_slice": made[0].seconds, "fallbacks": sum(m.fallbacks for m in made),
+                     "settings": made[0].settings}
+                )  # fmt: skip
     return records
 
 
-def write(records: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """ct.json and ct.csv in a folder, whole or not at all."""
-    if not records:
-        raise ReconError("there is nothing to write: give CT scans")
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output / "ct.json") as temporary:
-        temporary.write_text(json.dumps(list(records), indent=1) + "\n", encoding="utf-8")
-    keys = list(dict.fromkeys(k for r in records for k in r))
-    with atomic_file(output / "ct.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, keys)
-        table.writeheader()
-        table.writerows(records)
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV, without their curves; what was not measured stays empty."""
+    keys = [k for k in dict.fromkeys(k for r in records for k in r) if not k.endswith("_curve")]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, keys, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
 
 
-def _silent(stage: str, done: int, total: int) -> None:
-    """No report."""
+def summary(records: Sequence[Mapping[str, Any]]) -> str:
+    """What was measured as lines of text."""
+    lines = []
+    for r in records:
+        where = " ".join(str(v) for v in (r["scan"], r["beam"] or "", f"dose {r['dose']:g}" if r["dose"] else "") if v)
+        start = f"{where:44} {r['method']:12}"
+        if "psnr" in r:
+            said = f"{r['psnr']:6.2f} dB  SSIM {r['ssim']:.4f}  {r['rmse_HU']:5.1f} HU  {r['seconds_a_slice']:.2f} s"
+        elif "noise_ratio" in r:
+            said = f"noise {r['noise_HU']:.2f} HU (×{r['noise_ratio']:.2f})  MTF50 "
+            said += f"{r['mtf50']:.4f} (×{r['mtf50_ratio']:.3f})"
+        else:
+            seen = "/".join(f"{r[f'd_{c:g}_HU']:.2f}" for c in CONTRASTS)
+            said = f"d' {seen}  noise {r['noise_HU']:5.1f} HU  MTF50 {r['mtf50']:.3f}, faint {r['mtf50_faint']:.3f}"
+        back = f"  {r['fallbacks']} slices as they came" if r["fallbacks"] else ""
+        lines.append(f"{start} {said}{back}  {r['settings']}".rstrip())
+    return "\n".join(lines)
+
+
+def _squares(x: Slices) -> list[tuple[int, int, int]]:
+    """Squares of PATCH pixels with nothing but body in them, (slice, y, x)."""
+    step = PATCH // 2
+    return [
+        (k, i, j)
+        for k in range(len(x))
+        for i in range(0, x.shape[1] - PATCH + 1, step)
+        for j in range(0, x.shape[2] - PATCH + 1, step)
+        if float((x[k, i : i + PATCH, j : j + PATCH] > -300).mean()) > 0.98
+    ]
+
+
+def _curve(f: measures.Floats, value: measures.Floats) -> list[tuple[float, float]]:
+    return [(round(float(a), 5), float(f"{b:.5g}")) for a, b in zip(f, value)]
+
+
+def _png(first: Slices, rows: Sequence[tuple[str, Mapping[str, Slices]]], name: str) -> bytes:
+    out = io.BytesIO()
+    picture(first, rows, name).save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def _put(path: Path, data: bytes) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recon import __version__
+from recon.accuracy.chart import chart
 from recon.accuracy.compare import MEASURES
 
 Record = Mapping[str, Any]
@@ -25,9 +26,10 @@ small { color: #777; } img { max-width: 100%; background: #000; } .scroll { over
 }
 """
 _HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Acceleration factors</title>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width"><style>{style}</style></head><body>
 """
+FOOT = f"<p><small>recon {__version__}. For research; not a medical device.</small></p></body></html>\n"
 _METHOD = """<p>Each scan was fully sampled. Lines were left out as the mask says, the rest went through the same
 reconstruction as any scan, and the image is compared with the reconstruction of all lines: coils combined with the full
 data's own maps. Before that each image is multiplied by the one factor, the same for all slices, that brings it closest
@@ -35,14 +37,12 @@ to the reference within the body. PSNR and SSIM (7×7, uniform window) take the 
 data range. “Body” is the object without the air around it; small numbers in brackets are 95&nbsp;% intervals from a
 bootstrap over slices, where there are several. Seconds are those of the whole reconstruction, reading included.</p>
 """
-#: Colours of the lines of a chart; they differ in lightness too.
-_COLOURS = ("#888888", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 
 
 def page(records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
     """The whole page of some records and a PNG for each scan, as HTML without any address of the network."""
     scans = list(dict.fromkeys(str(r["scan"]) for r in records))
-    parts = [_HEAD.format(style=_STYLE), "<h1>Acceleration factors against fully sampled references</h1>", _METHOD]
+    parts = [head("Acceleration factors"), "<h1>Acceleration factors against fully sampled references</h1>", _METHOD]
     if len(scans) > 1:
         parts += ["<h2>All scans</h2>", _means(records)]
     for scan in scans:
@@ -51,12 +51,20 @@ def page(records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
         for acceleration in dict.fromkeys(r["acceleration"] for r in own):
             parts.append(_table([r for r in own if r["acceleration"] == acceleration]))
         if scan in pictures:
-            data = base64.b64encode(pictures[scan]).decode()
-            alt = f"Reference, reconstructions, errors and magnified region of {scan}"
-            parts.append(f'<div class="scroll"><img alt="{html.escape(alt, True)}" src="data:image/png;base64,{data}">')
-            parts.append("</div>")
-    parts.append(f"<p><small>recon {__version__}. For research; not a medical device.</small></p></body></html>\n")
+            parts.append(shown(pictures[scan], f"Reference, reconstructions, errors and magnified region of {scan}"))
+    parts.append(FOOT)
     return "\n".join(parts)
+
+
+def head(title: str) -> str:
+    """What a page starts with."""
+    return _HEAD.format(style=_STYLE, title=html.escape(title))
+
+
+def shown(png: bytes, alt: str) -> str:
+    """A picture within the page, and the words for those who do not see it."""
+    data = base64.b64encode(png).decode()
+    return f'<div class="scroll"><img alt="{html.escape(alt, True)}" src="data:image/png;base64,{data}"></div>'
 
 
 def _conditions(records: Sequence[Record]) -> str:
@@ -119,35 +127,13 @@ def _chart(records: Sequence[Record]) -> str:
     factors = sorted({r["acceleration"] for r in known})
     if len(factors) < 2:
         return ""
-    low, high = min(r["psnr"] for r in known) - 1, max(r["psnr"] for r in known) + 1
-    width, height, left, right = 600, 240, 45, 190
-
-    def at(acceleration: float, psnr: float) -> tuple[float, float]:
-        x = left + (acceleration - factors[0]) / (factors[-1] - factors[0]) * (width - left - right)
-        return x, 15 + (high - psnr) / (high - low) * (height - 50)
-
-    label = 'font-size="12" fill="currentColor"'
-    out = [f'<svg width="{width}" height="{height}" role="img" aria-label="PSNR over acceleration factor">']
-    for factor in factors:
-        x = at(factor, low)[0]
-        out.append(f'<text x="{x:.0f}" y="{height - 15}" text-anchor="middle" {label}>R = {factor:g}</text>')
-    step = next(s for s in (1, 2, 5, 10, 20, 50) if (high - low) / s <= 8 or s == 50)
-    for value in range(step * int(-(-low // step)), int(high) + 1, step):
-        y = at(factors[0], value)[1]
-        out.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="currentColor" stroke-opacity=".2"/>')
-        out.append(f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end" {label}>{value}</text>')
-    out.append(f'<text x="2" y="11" {label}>dB</text>')
-    for n, method in enumerate(dict.fromkeys(r["method"] for r in known)):
-        own = sorted((r["acceleration"], r["psnr"]) for r in known if r["method"] == method)
-        points = [at(*p) for p in own]
-        colour = _COLOURS[n % len(_COLOURS)]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        y = 22 + 17 * n
-        out.append(f'<path d="M{width - right + 18} {y - 4}h16" stroke="{colour}" stroke-width="3"/>')
-        out.append(f'<text x="{width - right + 42}" y="{y}" {label}>{html.escape(method)}</text>')
-    return "".join([*out, "</svg>"])
+    lines = {
+        m: sorted((r["acceleration"], r["psnr"]) for r in known if r["method"] == m)
+        for m in dict.fromkeys(r["method"] for r in known)
+    }
+    bounds = min(r["psnr"] for r in known) - 1, max(r["psnr"] for r in known) + 1
+    ticks = [(f, f"R = {f:g}") for f in factors]
+    return chart(lines, ticks, bounds, "dB", "PSNR over acceleration factor", dots=True)
 
 
 def _value(name: str, value: float | None) -> str:

@@ -44,7 +44,7 @@ def picture(compared: Comparison) -> Picture:
 
     def put(column: int, y: int, tile: Picture, text: str) -> None:
         x = column * (width + GAP)
-        _write(sheet, x, y, text, width)
+        write(sheet, x, y, text, width)
         sheet.paste(tile, (x, y + TEXT if text else y))
 
     for n, acceleration in enumerate(bands):
@@ -57,7 +57,7 @@ def picture(compared: Comparison) -> Picture:
         for column, method in enumerate(methods, 1):
             trial = here[method]
             if trial.picture is None:
-                _write(sheet, column * (width + GAP), first, f"{method}\nno image", width)
+                write(sheet, column * (width + GAP), first, f"{method}\nno image", width)
                 continue
             x = trial.picture
             put(column, first, _tile(x, top, (height, width)), _caption(trial))
@@ -109,7 +109,8 @@ def _framed(tile: Picture, box: tuple[int, int, int, int], shape: tuple[int, ...
     return tile
 
 
-def _write(sheet: Picture, x: int, y: int, text: str, width: int) -> None:
+def write(sheet: Picture, x: int, y: int, text: str, width: int) -> None:
+    """Lines of text at (x, y) of a sheet, cut off where they are wider than a tile."""
     from PIL import ImageDraw, ImageFont
 
     font = ImageFont.load_default(11)

@@ -19,7 +19,7 @@ from recon.accuracy.compare import MEASURES, Comparison, Others, Plan, compare
 from recon.accuracy.page import page
 from recon.accuracy.picture import picture
 from recon.accuracy.undersample import measured
-from recon.data import DataError, RawScan, ReconError
+from recon.data import CTSeries, DataError, RawScan, ReconError
 from recon.io.atomic import atomic_file, write_error
 from recon.pipeline import Report
 
@@ -99,7 +99,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def names(files: Sequence[Path], scans: Sequence[RawScan], *, numbered: bool = False) -> list[str]:
+def names(files: Sequence[Path], scans: Sequence[RawScan | CTSeries], *, numbered: bool = False) -> list[str]:
     """What the scans are called in records, pages and file names: the stem of the file, or scan-1, scan-2, …
 
     A stem that holds part of the patient's name, identifier, birth date or accession number as the scan states them is
@@ -132,7 +132,7 @@ def _stem(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.split(".")[0]).strip("._-")
 
 
-def _tells(stem: str, scan: RawScan) -> bool:
+def _tells(stem: str, scan: RawScan | CTSeries) -> bool:
     """Whether a word of three and more signs that the scan knows of its patient occurs in the stem."""
     patient, study = scan.header.patient, scan.header.study
     known = (patient.name, patient.id, patient.birth_date, study.accession)

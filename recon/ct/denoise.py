@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,19 +42,22 @@ class Denoised:
     uncertainty: NDArray[np.float32] | None = None
 
 
-def denoise_images(
-    volume: NDArray[np.float32],
-    spacing: tuple[float, float, float],
-    recipe: Recipe,
-    device: torch.device,
-    report: Report,
-) -> Denoised:
-    """The volume (z, y, x) in HU without its noise; `spacing` is that of its voxels along x, y, z in mm.
+def denoise_images(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Denoised:
+    """The volume (z, y, x) in HU with less noise.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
-    of each slice. Raises ReconError for a method that takes no image. The strength of the recipe is applied by whoever
-    calls.
+    of each slice. What comes back is x + `ct.strength` · (denoised − x). Raises ReconError for a method of projections.
     """
+    found, strength = _denoised(volume, recipe, device, report), recipe.ct.strength
+    if strength == 1:
+        return found
+    left = f"strength {strength:g}: {1 - strength:.0%} of what denoising takes away was left in"
+    mixed = volume + np.float32(strength) * (found.data - volume)
+    return replace(found, data=mixed, notes=(*found.notes, left) if strength else found.notes)
+
+
+def _denoised(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Denoised:
+    """The whole of what the recipe's method takes away, taken away."""
     method = recipe.solve.method
     if method == "unrolled" or (method == "auto" and (learned.best() or recipe.solve.weights != "auto")):
         found = learned.denoise(volume, recipe, device, report)

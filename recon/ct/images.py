@@ -18,7 +18,7 @@ _FILLING = -1100.0
 
 
 def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int, report: Report) -> Image:
-    """The image of one series: out = x + strength · (denoised − x), fillings outside of the circle as they were.
+    """The image of one series, denoised as `denoise_images` does, fillings outside of the circle as they were.
 
     Raises ReconError for a series that is not there, DataError for files that cannot be read.
     """
@@ -34,12 +34,10 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
         found = None
         data = volume
     else:
-        found = denoise_images(air, series.geometry.voxel, recipe, device, report)
-        data = np.where(filling, volume, air + np.float32(strength) * (found.data - air))
+        found = denoise_images(air, recipe, device, report)
+        data = np.where(filling, volume, found.data)
     method, why = (found.method, found.why) if found else ("none", "none: strength 0 keeps the image as it came")
     notes = [why, *(found.notes if found else ())]
-    if 0 < strength < 1:
-        notes.append(f"strength {strength:g}: {1 - strength:.0%} of what denoising takes away was left in")
     return Image(
         data=np.ascontiguousarray(data, dtype=np.float32),
         geometry=series.geometry,

@@ -30,7 +30,7 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A volume (z, y, x) in HU, evidence slice by slice, and the standard deviation of the result in HU or None."""
+    """A volume (z, y, x) in HU, evidence slice by slice, and its standard deviation in HU or None."""
 
     data: NDArray[np.float32]
     provenance: dict[str, Any]
@@ -41,8 +41,13 @@ class Learned:
 
 def best() -> str | None:
     """The name of the best network for CT images that ships, None where none does."""
-    shipped = weights.available()
-    return next((name for name in PREFERRED if name in shipped), None)
+    return next(iter(shipped()), None)
+
+
+def shipped() -> list[str]:
+    """Names of the networks for CT images that ship, the best first."""
+    there = weights.available()
+    return [name for name in PREFERRED if name in there]
 
 
 def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Learned:
@@ -62,13 +67,13 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
     for k in range(len(volume)):
         report("denoise", k, len(volume))
         y = torch.from_numpy(volume[k : k + 1]).to(device)
-        noise = image_noise.estimate(y)
+        noise = image_noise.measured(y)
         x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
         found = evidence(y[0], x[0], float(noise.level), recipe.trust, trained)
         out[k] = (y if found["reasons"] and recipe.trust.fallback else x)[0].cpu().numpy()
         items.append(found)
         if recipe.trust.replicas:
-            spread.append(_spread(loaded, y, x, noise, recipe.trust.replicas, recipe.solve.seed).cpu().numpy())
+            spread.append(_spread(loaded, y, x, noise, recipe).cpu().numpy())
     report("denoise", len(volume), len(volume))
     reasons = sorted({r for i in items for r in i["reasons"]})
     back = sum(bool(i["reasons"]) for i in items) if recipe.trust.fallback else 0
@@ -128,15 +133,14 @@ def structure(removed: Tensor, x: Tensor, body: Tensor) -> float:
     return max(0.0, 1 - beside / at) if at > 1e-6 else 0.0
 
 
-def _spread(
-    loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.ImageNoise, count: int, seed: int
-) -> Tensor:
-    """Standard deviation of denoised images of x̂ with fresh noise: what was removed, its phases drawn anew.
+def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.ImageNoise, recipe: Recipe) -> Tensor:
+    """Standard deviation of images of x̂ with fresh noise, denoised at the recipe's strength.
 
-    Noise of equal spectrum, as strong in each place as what was removed around it. It holds what the picture owes to
-    chance and not what the network gets wrong every time.
+    Fresh noise is what was removed, its phases drawn anew: of equal spectrum, as strong in each place as what was
+    removed around it. The map holds what the picture owes to chance and not what the network gets wrong every time.
     """
-    generator = torch.Generator().manual_seed(seed)
+    count, strength = recipe.trust.replicas, recipe.ct.strength
+    generator = torch.Generator().manual_seed(recipe.solve.seed)
     d = y - x
     local = F.avg_pool2d(d.square()[None], 31, 1, 15, count_include_pad=False)[0].sqrt().clamp_min(1e-3)
     spectrum = torch.fft.rfft2(d / local).abs()
@@ -146,6 +150,7 @@ def _spread(
         turned = torch.fft.rfft2(white)
         fresh = torch.fft.irfft2(spectrum * turned / turned.abs().clamp_min(1e-9), s=x.shape[-2:]) * local
         again = denoiser.denoised(loaded.network, x + fresh, noise.level, noise.texture) - x
+        again = strength * again + (1 - strength) * fresh
         total, square = total + again, square + again.square()
     return ((square - total.square() / count) / max(1, count - 1)).clamp_min(0).sqrt()[0]
 

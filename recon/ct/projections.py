@@ -56,8 +56,8 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
     g = grid(scan, A)
     extra = {}
     if method == "unrolled":
-        found = denoise_images(out, g.voxel, recipe, device, report)
-        out = out + np.float32(recipe.ct.strength) * (found.data - out)
+        found = denoise_images(out, recipe, device, report)
+        out = found.data
         extra, notes, why = dict(found.provenance), [*notes, *found.notes], f"{why}, then {found.why}"
     seen = prepare.field_of_view(A.geometry)
     if seen < min(A.shape) * A.voxel - 1e-6:

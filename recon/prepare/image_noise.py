@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,10 @@ SOFT, SOLID = (-200.0, 250.0), -900.0
 
 #: Share of an image's pixels that soft tissue must have, for the rest to be left out.
 ENOUGH = 0.005
+
+#: Windows of one soft material that an image must have for them to count alone, and the share of `estimate`'s level
+#: below which what they show is believed more: edges of thin walls in air pass for soft tissue there.
+FLAT, BELIEVED = 100, 0.7
 
 #: Number of values that describe a correlation.
 BANDS = 3
@@ -50,6 +55,23 @@ def estimate(image: Tensor) -> ImageNoise:
     Similar in kind to O. Christianson et al., Automated technique to measure noise in clinical CT examinations, AJR
     Am. J. Roentgenol. 205 (2015) W93, which takes the mode.
     """
+    return _found(image, _soft)
+
+
+def measured(image: Tensor) -> ImageNoise:
+    """Noise as `estimate` finds it, or that of windows around which all is one soft material where it is far lower.
+
+    Phantoms and skulls without a brain show more rims than tissue: the mean of a window across a thin wall of bone is
+    that of tissue, and its deviation is no noise.
+    """
+    usual, flat = _found(image, _soft), _found(image, _one_material)
+    lower = (flat.level > 0) & (flat.level < BELIEVED * usual.level)
+    return ImageNoise(
+        torch.where(lower, flat.level, usual.level), torch.where(lower[..., None], flat.texture, usual.texture)
+    )
+
+
+def _found(image: Tensor, windows: Callable[[Tensor], Tensor]) -> ImageNoise:
     x = image.detach().reshape(-1, 1, *image.shape[-2:]).float()
     mean = _box(x)
     finer, bands = x, []
@@ -58,7 +80,7 @@ def estimate(image: Tensor) -> ImageNoise:
         bands.append(finer - coarser)
         finer = coarser
     local = [_deviation(x - mean), *(_deviation(b) for b in bands)]
-    found = [_lowest(mean[i, 0], [v[i, 0] for v in local]) for i in range(len(x))]
+    found = [_lowest(windows(mean[i, 0]), [v[i, 0] for v in local]) for i in range(len(x))]
     values = torch.stack(found) / torch.tensor(_WHITE, device=x.device)
     level = values[:, :1].clamp_min(1e-3)
     texture = (values[:, 1:].clamp_min(1e-4) / level).log()
@@ -69,14 +91,24 @@ def estimate(image: Tensor) -> ImageNoise:
     return ImageNoise(level.reshape(lead), texture.reshape(*lead, BANDS))
 
 
-def _lowest(mean: Tensor, deviations: list[Tensor]) -> Tensor:
-    """The quantile of each deviation over the windows that count; zeros where there is only air."""
+def _soft(mean: Tensor) -> Tensor:
+    """Windows that count, of a mean (y, x): soft tissue, or everything but air where there is none."""
     m = mean[4:-4:2, 4:-4:2]
     where = (m > SOFT[0]) & (m < SOFT[1])
-    if where.sum() < ENOUGH * where.numel():
-        where = m > SOLID
+    return where if where.sum() >= ENOUGH * where.numel() else m > SOLID
+
+
+def _one_material(mean: Tensor) -> Tensor:
+    """Windows in soft tissue whose surroundings are soft tissue too; none where they are few."""
+    high, low = (s * F.max_pool2d(s * mean[None, None], WINDOW, 1, WINDOW // 2)[0, 0] for s in (1, -1))
+    where = ((low > SOFT[0]) & (high < SOFT[1]))[4:-4:2, 4:-4:2]
+    return where if int(where.sum()) >= FLAT else torch.zeros_like(where)
+
+
+def _lowest(where: Tensor, deviations: list[Tensor]) -> Tensor:
+    """The quantile of each deviation over the windows that count; zeros where there are none."""
     if not bool(where.any()):
-        return mean.new_zeros(len(deviations))
+        return deviations[0].new_zeros(len(deviations))
     seen = torch.stack([d[4:-4:2, 4:-4:2][where] for d in deviations])
     seen = seen[:, :: 1 + seen.shape[1] // 1_000_000]
     return seen.quantile(1 - STRUCTURED, dim=1)

@@ -126,3 +126,16 @@ def test_texture_tells_a_smooth_kernel_from_a_sharp_one() -> None:
     assert abs(float(sharp)) < 0.05
     assert float(image_noise.estimate(30 * smooth).texture[0, 0]) < float(sharp) - 0.5
     assert float(image_noise.estimate(torch.full((8, 8), -1000.0)).level) == 0
+
+
+def test_rims_of_bone_in_air_do_not_pass_for_noise() -> None:
+    y, x = np.mgrid[:256, :256] - 127.5
+    skull = np.where(np.abs(np.hypot(x, y) - 100) < 4, 700.0, -1000.0)
+    skull[110:150, 110:150] = 60
+    noisy = torch.from_numpy(skull + 5 * np.random.default_rng(0).standard_normal(skull.shape)).float()
+    assert float(image_noise.estimate(noisy).level) > 100
+    assert float(image_noise.measured(noisy).level) == pytest.approx(5, rel=0.15)
+    # An image of a body is measured as it was in training, to the last bit.
+    usual = torch.from_numpy(body(20))
+    assert torch.equal(image_noise.measured(usual).level, image_noise.estimate(usual).level)
+    assert torch.equal(image_noise.measured(usual).texture, image_noise.estimate(usual).texture)

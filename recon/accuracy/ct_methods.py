@@ -1,0 +1,134 @@
+"""What denoises CT images: networks, and classical methods each with the setting that suits the reference best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recon.accuracy.ct_measures import Slices
+from recon.ct import denoise, learned
+from recon.recipe import Recipe
+
+Method = Callable[[Slices], Slices]
+
+#: Settings that are tried: weights of total variation, h over the noise, the noise that BM3D is told over the real one.
+TV, NLM, BM3D = (0.1, 0.2, 0.35, 0.5, 0.8), (0.4, 0.6, 0.8, 1.1), (0.7, 1.0, 1.4, 2.0)
+CLASSICAL = ("tv", "nlm", "bm3d")
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Images of one method, what it was set to, seconds a slice, and slices that came back as they were."""
+
+    data: Slices
+    settings: str
+    seconds: float
+    fallbacks: int = 0
+
+
+def networks(names: Sequence[str], strength: float, device: torch.device) -> dict[str, Callable[[Slices], Made]]:
+    """Networks, shipped ones or folders, by name, each with its trust and its fallback, at a strength."""
+    return {Path(name).name: _network(name, strength, device) for name in names}
+
+
+def _network(name: str, strength: float, device: torch.device) -> Callable[[Slices], Made]:
+    base = Recipe()
+    plan = replace(
+        base, solve=replace(base.solve, method="unrolled", weights=name), ct=replace(base.ct, strength=strength)
+    )
+
+    def run(x: Slices) -> Made:
+        # Weights are read and memory is found before time counts.
+        denoise.denoise_images(x[:1], plan, device, _silent)
+        begin = time.perf_counter()
+        found = denoise.denoise_images(x, plan, device, _silent)
+        seconds = (time.perf_counter() - begin) / len(x)
+        back = int(found.trust.get("fallbacks", 0))
+        return Made(found.data, f"strength {strength:g}", seconds, back)
+
+    return run
+
+
+def choices(noise: float, wanted: Sequence[str], device: torch.device) -> dict[str, list[tuple[str, Method]]]:
+    """Settings of the classical methods that are wanted and installed, for a standard deviation of the noise in HU."""
+    found: dict[str, list[tuple[str, Method]]] = {}
+    if "tv" in wanted:
+        found["tv"] = [(f"solve.tv {w}", _tv(w, device)) for w in TV]
+    if "nlm" in wanted and not missing(["nlm"]):
+        found["nlm"] = [(f"h {h} σ", _nlm(h * noise)) for h in NLM]
+    if "bm3d" in wanted and not missing(["bm3d"]):
+        found["bm3d"] = [(f"{f} σ", _bm3d(f * noise)) for f in BM3D]
+    return found
+
+
+def missing(wanted: Sequence[str]) -> list[str]:
+    """A sentence for each method that is wanted and not installed."""
+    from importlib.util import find_spec
+
+    packages = {"nlm": ("skimage", "scikit-image"), "bm3d": ("bm3d", "bm3d")}
+    return [
+        f"{name} is left out: pip install {packages[name][1]}"
+        + (" (free for non-commercial use only)" if name == "bm3d" else "")
+        for name in wanted
+        if name in packages and find_spec(packages[name][0]) is None
+    ]
+
+
+def tuned(
+    noisy: Slices, reference: Slices, noise: float, wanted: Sequence[str], device: torch.device
+) -> dict[str, tuple[str, Method]]:
+    """Of each classical method the setting that is nearest to the reference of the middle slice, a help to them."""
+    k = len(noisy) // 2
+    one, truth = noisy[k : k + 1], reference[k : k + 1]
+    body = truth > -900
+    found = {}
+    for name, several in choices(noise, wanted, device).items():
+        scores = [float(np.square(make(one) - truth)[body].mean()) for _, make in several]
+        found[name] = several[int(np.argmin(scores))]
+    return found
+
+
+def timed(method: Method, settings: str, x: Slices) -> Made:
+    """Images of a method and what it took."""
+    begin = time.perf_counter()
+    data = method(x)
+    return Made(data, settings, (time.perf_counter() - begin) / len(x))
+
+
+def shipped() -> list[str]:
+    """Networks for CT images that ship, the best first."""
+    return learned.shipped()
+
+
+def _tv(weight: float, device: torch.device) -> Method:
+    plan = replace(Recipe(), solve=replace(Recipe().solve, tv=weight))
+    return lambda x: denoise.total_variation(x, plan, device, _silent, "").data
+
+
+def _nlm(h: float) -> Method:
+    def run(x: Slices) -> Slices:
+        from skimage.restoration import denoise_nl_means
+
+        return np.stack([denoise_nl_means(s, h=h, patch_size=5, patch_distance=7, fast_mode=True) for s in x]).astype(
+            np.float32
+        )
+
+    return run
+
+
+def _bm3d(sigma: float) -> Method:
+    def run(x: Slices) -> Slices:
+        from bm3d import bm3d
+
+        return np.stack([bm3d(s, sigma_psd=sigma) for s in x]).astype(np.float32)
+
+    return run
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No report."""
