@@ -357,7 +357,9 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     lines = _lines(job, "unrolled")
     if lines.shape[0] > 1:
-        raise ReconError("the networks see slices and this scan is a volume; use --method cs or sense for it")
+        raise ReconError(
+            "a network adapts to slices alone and this scan is a volume; use it as it is, --method unrolled, or --method cs"
+        )
     top = max(int(c.max()) for c in acquired.values())
     keys = sorted(job.frames)
     found = []

@@ -102,8 +102,11 @@ def _base() -> int:
 
 def _each(p: Problem) -> int:
     voxels = p.grid[0] * p.grid[1] * p.grid[2]
-    coil_images = _COIL_IMAGES[p.method] + p.map_sets
-    return voxels * _COMPLEX * (_IMAGES[p.method] * p.map_sets + coil_images * p.virtual_coils)
+    # A network takes a volume column by column, so that what it starts from decides.
+    column = p.method == "unrolled" and p.grid[0] > 1
+    method = "cs" if column else p.method
+    coil_images = _COIL_IMAGES[method] + p.map_sets
+    return voxels * _COMPLEX * ((_IMAGES[method] + 2 * column) * p.map_sets + coil_images * p.virtual_coils)
 
 
 def _lines(p: Problem) -> int:

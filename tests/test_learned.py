@@ -14,7 +14,7 @@ from recon.data import ReconError
 from recon.io.read import read
 from recon.nets import weights
 from recon.nets.unrolled import Shape, Unrolled
-from recon.simulation import preset, simulate_to
+from recon.simulation import Settings, preset, simulate, simulate_to
 from tests.command import recon
 
 
@@ -86,3 +86,22 @@ def test_weights_and_denoising_decide_the_hash_of_a_recipe(folder: Path) -> None
     assert recipe.digest(first) != recipe.digest(plan(folder, denoise=0.5))
     other = replace(first, solve=replace(first.solve, weights="another"))
     assert recipe.digest(first) != recipe.digest(other)
+
+
+def test_a_volume_goes_through_the_network_from_the_image_of_cs(folder: Path) -> None:
+    volume = simulate(
+        Settings(matrix=(24, 32, 28), fov=(240, 240, 240), coils=4, sigma=0.02, acceleration=(2, 1), acs=12)
+    )
+    image = pipeline.reconstruct(volume, plan(folder))
+    classical = pipeline.reconstruct(volume, recipe.parse({"solve": {"method": "cs"}}))
+    assert image.provenance["method"] == "unrolled"
+    assert image.data.shape == classical.data.shape
+    assert 0 < np.linalg.norm(image.data - classical.data) < 0.1 * np.linalg.norm(classical.data)
+    assert len(image.trust["items"]) == 1
+    assert image.trust["fallbacks"] == 0
+    # What is not trusted is replaced as a whole: no column of the one beside a column of the other.
+    given_up = pipeline.reconstruct(volume, recipe.parse({
+        "solve": {"method": "unrolled", "weights": str(folder)}, "trust": {"added": 0.0},
+    }))  # fmt: skip
+    assert given_up.trust["fallbacks"] == 1
+    assert np.array_equal(given_up.data, classical.data)

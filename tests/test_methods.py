@@ -12,6 +12,7 @@ import pytest
 from recon import methods, pipeline, plan
 from recon import recipe as recipes
 from recon.data import RawScan, ReconError
+from recon.masks import caipi
 from recon.nets import weights
 from recon.prepare.sampling import Sampling, sampling
 from recon.simulation import Settings, simulate
@@ -55,7 +56,11 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
         (lines(256, 12), 8, "sense", "not the network mri-small, since it was trained on R from 2 to 10"),
         (lines(200, 3), 1, "unrolled", "one channel"),
         (lines(400, 8), 1, "cs", "not the network mri-small, since it was trained on R from 1.5 to 4"),
-        (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "cs", "it learned from slices"),
+        (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "unrolled", "at irregular positions"),
+        (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 1, "cs", "volumes of one channel"),
+        (sampling(np.random.default_rng(0).random((32, 64)) < 0.2), 8, "cs", "48 phase encodes or more"),
+        (sampling(caipi((64, 64), (2, 3), 20)), 8, "unrolled", "at regular positions"),
+        (sampling(caipi((64, 64), (3, 4), 20)), 8, "sense", "R from 2 to 10"),
         (sampling(np.ones(64, bool)), 8, "combine", "fully sampled"),
     ],
 )
