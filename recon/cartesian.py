@@ -358,7 +358,7 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     lines = _lines(job, "unrolled")
     if lines.shape[0] > 1:
         raise ReconError(
-            "a network adapts to slices alone and this scan is a volume; use it as it is, --method unrolled, or --method cs"
+            "a network adapts to slices alone and this scan is a volume; use --method unrolled as it is, or cs"
         )
     top = max(int(c.max()) for c in acquired.values())
     keys = sorted(job.frames)
