@@ -19,7 +19,7 @@ from recon.job import Job
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.pace import Pace
-from recon.prepare import compress, hybrid
+from recon.prepare import compress, hybrid, place
 from recon.prepare.complete import complete
 from recon.prepare.espirit import SignalSpace, eigenmaps, signal_space
 from recon.prepare.finish import finish
@@ -98,12 +98,14 @@ def volumes(
     def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
         nonlocal last
         here, slabs, known = replace(job, device=pace.device), [], []
+        # All of k-space of a volume that is solved in parts stays with the CPU.
+        near = replace(lines, device=torch.device("cpu") if pace.columns else pace.device)
         for key in batch:
             rows = calibrating[key]
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
-                last = pace, rows, _calibrate(lines, rows, choice.method, here, in_parts=pace.columns > 0)
+                last = pace, rows, _calibrate(near, rows, choice.method, here, in_parts=pace.columns > 0)
             known.append(last[2])
-            slabs.append(hybrid.slab(replace(lines, compression=last[2].compression), job.frames[key].rows))
+            slabs.append(hybrid.slab(replace(near, compression=last[2].compression), job.frames[key].rows))
         if pace.columns:
             solved = _by_columns(choice.method, slabs[0], known[0], top, here, pace.columns)
         else:
@@ -308,8 +310,8 @@ def _images(
 
     `power` and `towards` are the mean power and the first coil of the whole volume where this is a part of one.
     """
-    y = torch.stack([s.y for s in slabs]).to(job.device)
-    counts = torch.stack([s.counts for s in slabs]).to(job.device)
+    y, acquired = place.together([s.y for s in slabs]).to(job.device), place.together([s.counts for s in slabs])
+    counts = acquired.to(job.device)
     if method == "grappa":
         y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
     if method == "varnet":
@@ -320,7 +322,7 @@ def _images(
             return Solved(coil_images[:, 0])
         return Solved(combine(coil_images, walsh(coil_images, reference=towards).maps))
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
-    m = _measurement(y, counts, known, top, sets)
+    m = _measurement(y, acquired, known, top, sets)
     solve, limits = job.recipe.solve, job.recipe.trust
 
     evidence: Sequence[Evidence] | None = None
@@ -340,13 +342,14 @@ def _images(
 
 
 def _measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, sets: int) -> Measurement:
-    # n lines averaged into one have noise σ/√n: weighting by √n keeps it white.
-    weights = (counts / top).sqrt()[:, None, :, :, None]
+    # n lines averaged into one have noise σ/√n: weighting by √n keeps it white. What was never measured is zero anyway.
+    weights = (counts / top).sqrt()[:, None, :, :, None].to(y.device)
+    even = bool(((counts == 0) | (counts == top)).all())
     if y.shape[1] == 1:
         maps = torch.ones_like(y)
     else:
-        maps = torch.stack([k.maps for k in known if k.maps is not None]).to(y.device)
-    return Measurement(y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
+        maps = place.together([k.maps for k in known if k.maps is not None]).to(y.device)
+    return Measurement(y if even else y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
 
 
 def measurements(job: Job, most: int) -> list[Measurement]:
@@ -355,7 +358,7 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     Raises ReconError for a volume.
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
-    lines = _lines(job, "unrolled")
+    lines = replace(_lines(job, "unrolled"), device=job.device)
     if lines.shape[0] > 1:
         raise ReconError(
             "a network adapts to slices alone and this scan is a volume; use --method unrolled as it is, or cs"
@@ -368,7 +371,7 @@ def measurements(job: Job, most: int) -> list[Measurement]:
         rows = _calibration_rows(job, job.frames[keys[n]], acquired[keys[n]])
         known = _calibrate(lines, rows, "unrolled", job)
         slab = hybrid.slab(replace(lines, compression=known.compression), job.frames[keys[n]].rows)
-        m = _measurement(slab.y[None].to(job.device), slab.counts[None].to(job.device), [known], top, 1)
+        m = _measurement(slab.y[None], slab.counts[None], [known], top, 1)
         assert isinstance(m.A, Sense)
         found.append(Measurement(m.y[0], Sense(m.A.maps[0], m.A.mask[0], m.A.axes), m.sigma))
     return found

@@ -19,7 +19,7 @@ from recon.job import Job
 from recon.operators import Coils, Weight, fft, ifft
 from recon.operators.nufft import Nufft
 from recon.pace import Pace
-from recon.prepare import compress, noise, trajectory
+from recon.prepare import compress, noise, place, trajectory
 from recon.prepare.density import pipe
 from recon.prepare.espirit import espirit
 from recon.prepare.readout import crop
@@ -72,7 +72,7 @@ def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple
         job.scan, frame.rows, job.encoding, standard=_standard(job.recipe.prepare.trajectory)
     )
     points = _without_discarded(points, job.scan.lines[frame.rows])
-    y = torch.from_numpy(job.scan.samples.read(frame.rows))
+    y = place.upload(job.scan.samples.read(frame.rows), job.device)
     y = noise.apply(job.whitening.matrix, y).movedim(1, 0)  # (coil, line, sample)
     if points.shape[-1] == 2 and nz > 1:
         points, y, said = _planes(job, frame, points, y, nz)

@@ -42,8 +42,10 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 
 def _sorted_for_bart(folder: Path, settings: Settings) -> None:
     """K-space (x, y, 1, coil, …, slice) and noise as cfl files."""
+    import torch
+
     from recon.io import cfl, ismrmrd
-    from recon.prepare import sort
+    from recon.prepare import place, sort
 
     scan = ismrmrd.read(folder / "scan.h5")
     kinds, encoding, coils = sort.kinds(scan), scan.encodings[0], settings["coils"]
@@ -51,7 +53,8 @@ def _sorted_for_bart(folder: Path, settings: Settings) -> None:
     out = np.zeros((settings["slices"], coils, ny, nx), np.complex64)
     for frame in sort.frames(scan, kinds.imaging):
         ky, kz, _ = sort.row_index(scan.lines[frame.rows], encoding)
-        out[frame.slice] = sort.grid(scan.samples.read(frame.rows), ky, kz, (1, ny))[0][:, 0]
+        block = np.arange(len(frame.rows)), torch.from_numpy(scan.samples.read(frame.rows))
+        out[frame.slice] = place.grid([block], ky, kz, (1, ny))[0][:, 0].numpy()
     # BART's dimensions are ours reversed: x, y, z, coil, nine of length one, slice.
     cfl.write(folder / "ksp", out.reshape(settings["slices"], *(1,) * 9, coils, 1, ny, nx))
     noise = scan.samples.read(kinds.noise).transpose(1, 0, 2)

@@ -6,7 +6,9 @@ Fourier transform is undone once and every later step works along the encodes al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from recon.data import DataError, Encoding, RawScan
 from recon.operators import fft
-from recon.prepare import noise, sort
+from recon.prepare import noise, place, sort
 from recon.prepare.noise import Whitening
 from recon.prepare.readout import crop, inner_size, to_hybrid
 from recon.prepare.sampling import central_block
@@ -26,8 +28,11 @@ _BLOCK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Slab:
-    """One slice or 3D slab: `y` (coil, kz, ky, x) in hybrid space, the mean over averages, zero where not measured;
-    `counts` (kz, ky) says how many lines were averaged; `columns` (kx,) which samples of the readout were acquired."""
+    """One slice or 3D slab: `y` (coil, kz, ky, x) in hybrid space, the mean over averages, zero where not measured.
+
+    `counts` (kz, ky) says how many lines were averaged, `columns` (kx,) which samples of the readout were acquired; the
+    table of lines tells both, so they stay on the CPU.
+    """
 
     y: Tensor
     counts: Tensor
@@ -36,13 +41,28 @@ class Slab:
 
 @dataclass(frozen=True)
 class Lines:
-    """How the readouts of a scan become hybrid lines: one encoding, whitening, coil compression."""
+    """How the readouts of a scan become hybrid lines: one encoding, whitening, coil compression, and the device."""
 
     scan: RawScan
     encoding: Encoding
     whitening: Whitening
     nx: int
     compression: Tensor | None = None
+    device: torch.device = field(default=torch.device("cpu"))
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_]:
+        """Coils (coil,) that the whitening reads: dead ones have a column of zeros."""
+        return np.asarray((self.whitening.matrix != 0).any(0))
+
+    @cached_property
+    def mixing(self) -> Tensor:
+        """Whitening of the live coils and, where one matrix serves all of the readout, compression, in one product."""
+        white = self.whitening.matrix[:, torch.from_numpy(self.live)]
+        if self.compression is None or self.compression.ndim == 3:
+            return white.to(self.device)
+        wide = self.compression.to(self.device, torch.complex128) @ white.to(self.device, torch.complex128)
+        return wide.to(white.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,49 +75,66 @@ def inner_columns(encoding: Encoding) -> int:
     return inner_size(encoding.encoded_matrix[0], encoding.encoded_fov[0], encoding.recon_fov[0])
 
 
-def hybrid_lines(lines: Lines, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-    """Whitened, oversampling-free, compressed hybrid readouts (line, coil, x) and the columns (kx,) that were acquired.
+def gridded(
+    lines: Lines, rows: NDArray[np.intp], ky: NDArray[np.intp], kz: NDArray[np.intp], shape: tuple[int, int]
+) -> tuple[Tensor, NDArray[np.int32], NDArray[np.bool_]]:
+    """Whitened, oversampling-free, compressed readouts of `rows` on the rows (kz, ky) of a grid of `shape` (nz, ny).
 
-    Works through the rows in blocks, so that the raw samples are never all in memory.
+    Data (coil, nz, ny, x) on the device of `lines`, counts (nz, ny), and the columns (kx,) that were acquired. Works
+    through the rows in blocks, so that the raw samples are never all in memory; each goes to the device once, as it was
+    read. Raises DataError for NaN or infinite samples.
     """
-    scan, nx = lines.scan, lines.encoding.encoded_matrix[0]
-    headers = scan.lines[rows]
-    out: Tensor | None = None
+    headers, nx = lines.scan.lines[rows], lines.encoding.encoded_matrix[0]
     acquired = np.zeros(nx, np.bool_)
-    for part in _equal_shapes(headers):
-        one = int(headers["active_channels"][part[0]]) * max(int(headers["number_of_samples"][part[0]]), nx) * 8
-        step = max(1, _BLOCK_BYTES // one)
-        for at in (part[i : i + step] for i in range(0, len(part), step)):
-            block, sampled = _columns(lines, rows[at], nx)
-            acquired |= sampled
-            if out is None:
-                out = torch.zeros((len(rows), *block.shape[1:]), dtype=torch.complex64)
-            out[torch.from_numpy(at)] = block
-    if out is None:
-        raise DataError("no line is left for an image; `recon info` says which were ignored and why")
-    return out, torch.from_numpy(acquired)
+
+    def blocks() -> Iterator[tuple[NDArray[np.intp], Tensor]]:
+        for part in _equal_shapes(headers):
+            one = int(headers["active_channels"][part[0]]) * max(int(headers["number_of_samples"][part[0]]), nx) * 8
+            step = max(1, _BLOCK_BYTES // one)
+            for at in (part[i : i + step] for i in range(0, len(part), step)):
+                block, sampled = _columns(lines, rows[at], nx)
+                np.logical_or(acquired, sampled, out=acquired)
+                yield at, block
+
+    data, counted = place.grid(blocks(), ky, kz, shape)
+    if not place.finite(data):
+        raise DataError(_damage(lines, rows))
+    return data, counted, acquired
 
 
 def _columns(lines: Lines, rows: NDArray[np.intp], nx: int) -> tuple[Tensor, NDArray[np.bool_]]:
-    headers = lines.scan.lines[rows]
-    samples = torch.from_numpy(lines.scan.samples.read(rows))
-    white = noise.apply(lines.whitening.matrix, samples)
-    columns, sampled = sort.place_readout(white.numpy(), headers, nx)
-    hybrid = to_hybrid(torch.from_numpy(columns), lines.nx)
-    if lines.compression is None:
-        return hybrid, sampled
-    if lines.compression.ndim == 3:  # geometric: a matrix for each x
-        return torch.einsum("xvc,ncx->nvx", lines.compression, hybrid), sampled
-    return torch.matmul(lines.compression, hybrid), sampled
+    raw, live = lines.scan.samples.read(rows), lines.live
+    # What a dead coil recorded is never looked at: it may be anything.
+    samples = place.upload(raw if live.all() else np.ascontiguousarray(raw[:, live]), lines.device)
+    columns, sampled = place.readouts(noise.mix(lines.mixing, samples), lines.scan.lines[rows], nx)
+    hybrid = to_hybrid(columns, lines.nx)
+    if lines.compression is not None and lines.compression.ndim == 3:  # geometric: a matrix for each x
+        hybrid = torch.einsum("xvc,ncx->nvx", lines.compression.to(hybrid.device), hybrid)
+    return hybrid, sampled
+
+
+def _damage(lines: Lines, rows: NDArray[np.intp]) -> str:
+    """What to say where the grid holds values that are not finite: which lines and channels of the file do."""
+    bad, channels = 0, np.zeros(len(lines.live), np.bool_)
+    for part in _equal_shapes(lines.scan.lines[rows]):
+        for at in np.array_split(part, -(-len(part) // 256)):
+            wrong = ~np.isfinite(lines.scan.samples.read(rows[at])).all(axis=2) & lines.live
+            bad, channels = bad + int(wrong.any(axis=1).sum()), channels | wrong.any(axis=0)
+    if not bad:
+        return "the averages of some lines overflow; scale the samples down"
+    found = np.nonzero(channels)[0].tolist()
+    named = ", ".join(map(str, found[:6])) + (", …" if len(found) > 6 else "")
+    return (
+        f"{bad} of {len(rows)} lines hold NaN or infinite samples, in channels {named}; leave out these lines or "
+        "channels, or convert the scan anew"
+    )
 
 
 def slab(lines: Lines, rows: NDArray[np.intp]) -> Slab:
     """The lines of one slice or slab, averages joined, placed on the encoded grid."""
     ky, kz, valid = sort.row_index(lines.scan.lines[rows], lines.encoding)
-    rows, ky, kz = rows[valid], ky[valid], kz[valid]
-    hybrid, columns = hybrid_lines(lines, rows)
-    y, counts = sort.grid(hybrid.numpy(), ky, kz, lines.shape)
-    return Slab(torch.from_numpy(y), torch.from_numpy(counts.astype(np.int32)), columns)
+    y, counted, columns = gridded(lines, rows[valid], ky[valid], kz[valid], lines.shape)
+    return Slab(y, torch.from_numpy(counted), torch.from_numpy(columns))
 
 
 def counts(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> NDArray[np.int32]:
@@ -123,9 +160,8 @@ def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
         )
     ky, kz, valid = sort.row_index(lines.scan.lines[rows], lines.encoding)
     inside = valid & (ky >= y0) & (ky < y1) & (kz >= z0) & (kz < z1)
-    hybrid, _ = hybrid_lines(lines, rows[inside])
-    block, _ = sort.grid(hybrid.numpy(), ky[inside] - y0, kz[inside] - z0, (z1 - z0, y1 - y0))
-    k = fft(torch.from_numpy(block), (-1,))
+    block, _, _ = gridded(lines, rows[inside], ky[inside] - y0, kz[inside] - z0, (z1 - z0, y1 - y0))
+    k = fft(block, (-1,))
     return crop(k, -1, min(size, k.shape[-1])).contiguous()
 
 

@@ -88,15 +88,20 @@ def apply(matrix: Tensor, lines: Tensor) -> Tensor:
 
     Coils whose column of the matrix is zero are not read, so that what a dead coil recorded cannot spread.
     """
+    live = matrix.abs().sum(0) > 0
+    every = bool(live.all())
+    return mix((matrix if every else matrix[:, live]).to(lines.device), lines if every else lines[..., live, :])
+
+
+def mix(matrix: Tensor, lines: Tensor) -> Tensor:
+    """The product of `apply`, with every coil read."""
     batch, (coils, nx) = lines.shape[:-2], lines.shape[-2:]
     flat = lines.reshape(-1, coils, nx)
-    live = matrix.abs().sum(0) > 0
     out = lines.new_empty(flat.shape[0], matrix.shape[0], nx)
     count = max(1, _CHUNK // (coils * nx))
-    every = bool(live.all())
-    small = (matrix if every else matrix[:, live]).to(lines.dtype)
+    matrix = matrix.to(lines.dtype)
     for part, result in zip(torch.split(flat, count), torch.split(out, count)):
-        torch.matmul(small, part if every else part[:, live], out=result)
+        torch.matmul(matrix, part, out=result)
     return out.reshape(*batch, matrix.shape[0], nx)
 
 

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from recon.operators import ifft
-
 
 def inner_size(encoded: int, encoded_fov: float, recon_fov: float) -> int:
     """Samples of the encoded grid that cover the reconstructed field of view: ⌈N · FOV_recon / FOV_encoded⌉ up to N.
@@ -30,7 +28,9 @@ def to_hybrid(columns: Tensor, n: int) -> Tensor:
 
     Removing readout oversampling this way loses nothing of the object inside, and the noise stays white.
     """
-    return crop(ifft(columns, (-1,)), -1, n).contiguous()
+    x = torch.fft.ifft(torch.fft.ifftshift(columns, dim=-1), norm="ortho")
+    # The middle n of the shifted samples, without a shifted copy of all of them.
+    return torch.cat([x.narrow(-1, x.shape[-1] - n // 2, n // 2), x.narrow(-1, 0, n - n // 2)], -1)
 
 
 def resample(x: Tensor, axis: int, spacing_in: float, spacing_out: float, n_out: int) -> Tensor:

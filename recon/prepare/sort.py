@@ -116,50 +116,10 @@ def centre_samples(lines: NDArray[np.void], nx: int) -> NDArray[np.int64]:
     reversed readout of even N, which would put one sample beyond the edge.
     """
     ns, centre = lines["number_of_samples"].astype(np.int64), lines["center_sample"].astype(np.int64)
-    reverse = _reversed(lines)
+    reverse = is_reversed(lines)
     full = ns == nx
     centre = np.where(full & (centre == 0), np.where(reverse, ns - 1 - nx // 2, nx // 2), centre)
     return np.where(full & reverse & (centre == nx // 2) & (nx % 2 == 0), centre - 1, centre)
-
-
-def place_readout(
-    samples: NDArray[np.complex64], lines: NDArray[np.void], nx: int
-) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """Readouts on the encoded grid, columns (line, coil, nx), and which columns (nx,) any of them acquired.
-
-    Sample n of [discard_pre, ns − discard_post) goes to column n − c + nx//2, and to c − n + nx//2 in a reversed line,
-    with c from `centre_samples`; the rest is zero. `samples` is (line, coil, sample) and is returned itself where all
-    of it stays in place. Raises DataError where a sample would fall beside the grid.
-    """
-    n, coils, ns = samples.shape
-    pre, post = lines["discard_pre"].astype(np.int64), lines["discard_post"].astype(np.int64)
-    key = np.stack([centre_samples(lines, nx), pre, ns - post, _reversed(lines)], axis=1)
-    sampled = np.zeros(nx, np.bool_)
-    if not n:
-        return np.zeros((0, coils, nx), samples.dtype), sampled
-    # Almost always there is one group, or two (forth and back).
-    distinct, of = (
-        (key[:1], np.zeros(n, np.intp)) if (key == key[0]).all() else np.unique(key, axis=0, return_inverse=True)
-    )
-    columns: NDArray[np.complex64] | None = None
-    for g, (centre, first, end, reverse) in enumerate(distinct.tolist()):
-        start = centre - (end - 1) + nx // 2 if reverse else first - centre + nx // 2
-        stop = start + end - first
-        if end <= first or start < 0 or stop > nx:
-            raise DataError(
-                f"readouts of samples {first} to {end - 1} of {ns} with center_sample {centre} reach columns {start} "
-                f"to {stop - 1} of a grid of {nx}; correct center_sample, or encodedSpace/matrixSize/x in the header"
-            )
-        sampled[start:stop] = True
-        if len(distinct) == 1 and (start, stop, first, end) == (0, nx, 0, ns):
-            return (np.ascontiguousarray(samples[:, :, ::-1]) if reverse else samples), sampled
-        if columns is None:
-            columns = np.zeros((n, coils, nx), samples.dtype)
-        taken = slice(None) if len(distinct) == 1 else np.nonzero(of.reshape(-1) == g)[0]
-        part = samples[taken, :, first:end]
-        columns[taken, :, start:stop] = part[:, :, ::-1] if reverse else part
-    assert columns is not None
-    return columns, sampled
 
 
 def row_index(
@@ -195,54 +155,6 @@ def finite(columns: NDArray[np.complex64]) -> NDArray[np.bool_]:
     return (
         np.asarray(np.isfinite(parts.reshape(len(columns), -1)).all(axis=1)) if len(columns) else np.ones(0, np.bool_)
     )
-
-
-def grid(
-    columns: NDArray[np.complex64], ky: NDArray[np.intp], kz: NDArray[np.intp], shape: tuple[int, int]
-) -> tuple[NDArray[np.complex64], NDArray[np.uint16]]:
-    """Lines (line, coil, column) on the grid: data (coil, nz, ny, column) and counts (nz, ny), with shape (nz, ny).
-
-    Lines of the same row are averaged: their sum divided by their count. Rows without lines are zero. Raises DataError
-    for NaN or infinite samples (`finite` finds their lines) and for rows outside the grid.
-    """
-    nz, ny = shape
-    n, coils, nx = columns.shape
-    if n and (ky.min() < 0 or kz.min() < 0 or ky.max() >= ny or kz.max() >= nz):
-        raise DataError(f"lines lie outside the grid of {ny}×{nz} rows; leave out those that row_index calls invalid")
-    data = np.zeros((coils, nz * ny, nx), columns.dtype)
-    flat = np.asarray(kz, np.intp) * ny + np.asarray(ky, np.intp)
-    counts = np.bincount(flat, minlength=nz * ny)
-    turns = _turns(flat, counts)
-    for coil in range(coils):
-        for i, at in enumerate(turns):
-            part = columns[:, coil] if len(turns) == 1 else columns[at, coil]
-            if i == 0:
-                data[coil, flat[at]] = part
-            else:
-                data[coil, flat[at]] += part
-    if len(turns) > 1:
-        data /= np.maximum(counts, 1).astype(data.real.dtype)[:, None]
-    # The sum of all samples is NaN or infinite when one is, and is had in one pass.
-    if not np.isfinite(data.sum(dtype=np.complex128)):
-        good = finite(columns)
-        if good.all():
-            raise DataError("the averages of some lines overflow; scale the samples down")
-        channels = np.nonzero(~np.isfinite(columns).all(axis=(0, 2)))[0]
-        raise DataError(
-            f"{int((~good).sum())} of {n} lines hold NaN or infinite samples, in channels {_short(channels)}; leave "
-            "out these lines or channels, or convert the scan anew"
-        )
-    return data.reshape(coils, nz, ny, nx), np.minimum(counts, 65535).astype(np.uint16).reshape(nz, ny)
-
-
-def _turns(flat: NDArray[np.intp], counts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Lines in turns, no row twice in one: the first line of each row, the second, and so on."""
-    if counts.max(initial=0) <= 1:
-        return [np.arange(len(flat))]
-    order = np.argsort(flat, kind="stable")
-    rank = np.empty(len(flat), np.intp)
-    rank[order] = np.arange(len(flat)) - (np.cumsum(counts) - counts)[flat[order]]
-    return [np.nonzero(rank == r)[0] for r in range(int(rank.max()) + 1)]
 
 
 def frames(scan: RawScan, rows: NDArray[np.intp]) -> list[Frame]:
@@ -284,9 +196,6 @@ def _encodes(lines: NDArray[np.void]) -> NDArray[np.int64]:
     return np.unique(lines["kspace_encode_step_2"].astype(np.int64) << 16 | lines["kspace_encode_step_1"])
 
 
-def _reversed(lines: NDArray[np.void]) -> NDArray[np.bool_]:
+def is_reversed(lines: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Lines (line,) that were read out from right to left."""
     return np.asarray((lines["flags"] & np.uint64(flag_bits(Flag.REVERSE))) != 0)
-
-
-def _short(numbers: NDArray[np.intp]) -> str:
-    return ", ".join(map(str, numbers[:6].tolist())) + (", …" if len(numbers) > 6 else "")

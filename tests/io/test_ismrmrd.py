@@ -10,10 +10,11 @@ import h5py
 import ismrmrd
 import numpy as np
 import pytest
+import torch
 
 from recon.data import LINE, DataError, Flag, flag_bits
 from recon.io import ismrmrd as mrd
-from recon.prepare import sort
+from recon.prepare import place, sort
 from tests.io import grid as plain
 from tests.io import mrd_files as files
 
@@ -56,12 +57,13 @@ def test_the_picture_is_the_files_phantom_neither_turned_nor_shifted(generated: 
     scan = mrd.read(generated)
     encoding = scan.encodings[sort.choose_encoding(scan)]
     rows = sort.kinds(scan).imaging  # all repetitions together fill the grid
-    columns, _ = sort.place_readout(scan.samples.read(rows), scan.lines[rows], encoding.encoded_matrix[0])
+    read = torch.from_numpy(scan.samples.read(rows))
+    columns, _ = place.readouts(read, scan.lines[rows], encoding.encoded_matrix[0])
     ky, kz, valid = sort.row_index(scan.lines[rows], encoding)
     assert valid.all()
-    k, counts = sort.grid(columns, ky, kz, (1, encoding.encoded_matrix[1]))
+    k, counts = place.grid([(np.arange(len(rows)), columns)], ky, kz, (1, encoding.encoded_matrix[1]))
     assert (counts > 0).all()
-    image = plain.picture(k[None])[0, 0]
+    image = plain.picture(k.numpy()[None])[0, 0]
     with h5py.File(generated) as file:
         stored, csm = file["dataset/phantom"][0], file["dataset/csm"][0]
     n, wide = stored.shape[1], encoding.encoded_matrix[0]

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon.data import LINE, DataError, Encoding, Flag, Limit, RawScan, Samples, flag_bits
 from recon.io.samples import in_memory, join, lines_from_array
-from recon.prepare import sort
+from recon.prepare import hybrid, place, sort
+from recon.prepare.noise import Whitening
 
 NOISE, CALIBRATION, BOTH, REVERSE = (
     flag_bits(f) for f in (Flag.NOISE, Flag.CALIBRATION, Flag.CALIBRATION_AND_IMAGING, Flag.REVERSE)
@@ -39,13 +41,27 @@ def some(n: int, flags: int = 0, channels: int = 2) -> tuple[np.ndarray, Samples
     return lines, samples
 
 
+def readouts_of(samples: np.ndarray, lines: np.ndarray, nx: int) -> tuple[np.ndarray, np.ndarray]:
+    columns, sampled = place.readouts(torch.from_numpy(samples), lines, nx)
+    return columns.numpy(), sampled
+
+
+def grid_of(
+    values: np.ndarray, ky: np.ndarray, kz: np.ndarray, shape: tuple[int, int], size: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lines on the grid, given in blocks of `size`."""
+    at = [np.arange(i, min(i + size, len(ky))) for i in range(0, len(ky), size)]
+    data, counts = place.grid(((a, torch.from_numpy(values[a])) for a in at), ky, kz, shape)
+    return data.numpy(), counts
+
+
 def gridded(scan: RawScan) -> np.ndarray:
     """k-space (coil, kz, ky, kx) of all imaging lines of the first encoding."""
     e = scan.encodings[0]
     rows = sort.kinds(scan).imaging
-    columns, _ = sort.place_readout(scan.samples.read(rows), scan.lines[rows], e.encoded_matrix[0])
+    columns, _ = readouts_of(scan.samples.read(rows), scan.lines[rows], e.encoded_matrix[0])
     ky, kz, valid = sort.row_index(scan.lines[rows], e)
-    return sort.grid(columns[valid], ky[valid], kz[valid], (e.encoded_matrix[2], e.encoded_matrix[1]))[0]
+    return grid_of(columns[valid], ky[valid], kz[valid], (e.encoded_matrix[2], e.encoded_matrix[1]))[0]
 
 
 # Kinds
@@ -124,9 +140,9 @@ def test_each_sample_lies_at_its_distance_from_the_centre(data: st.DataObject) -
     at = {n: nx // 2 + (c - n if reverse else n - c) for n in range(pre, ns - post)}
     if min(at.values()) < 0 or max(at.values()) >= nx:
         with pytest.raises(DataError, match="reach columns"):
-            sort.place_readout(samples, lines, nx)
+            readouts_of(samples, lines, nx)
         return
-    columns, sampled = sort.place_readout(samples, lines, nx)
+    columns, sampled = readouts_of(samples, lines, nx)
     expected = np.zeros((3, 2, nx), np.complex64)
     for n, column in at.items():
         expected[:, :, column] = samples[:, :, n]
@@ -142,30 +158,30 @@ def test_a_point_in_the_middle_gives_a_real_image(n: int, reverse: bool) -> None
     k = np.exp(-0.05 * (np.arange(n) - n // 2) ** 2).astype(np.complex64)
     acquired = k[::-1] if reverse else k
     lines = readouts(1, n, n - 1 - n // 2 if reverse else n // 2, flags=REVERSE * reverse)
-    columns, _ = sort.place_readout(acquired[None, None].copy(), lines, n)
+    columns, _ = readouts_of(acquired[None, None].copy(), lines, n)
     image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(columns[0, 0])))
     assert np.abs(image.imag).max() < 1e-6 * np.abs(image).max()
 
 
 def test_an_asymmetric_echo_lies_against_one_edge() -> None:
     samples = noise(4, 2, 224)
-    columns, sampled = sort.place_readout(samples, readouts(4, 224, 96), 256)  # 32 samples cut before the echo
+    columns, sampled = readouts_of(samples, readouts(4, 224, 96), 256)  # 32 samples cut before the echo
     assert np.nonzero(sampled)[0].tolist() == list(range(32, 256))
     np.testing.assert_array_equal(columns[:, :, 32:], samples)
     with pytest.raises(DataError, match=r"center_sample 96 reach columns 32 to 287 of a grid of 256"):
-        sort.place_readout(noise(4, 2, 256), readouts(4, 256, 96), 256)
+        readouts_of(noise(4, 2, 256), readouts(4, 256, 96), 256)
 
 
 def test_a_centre_that_nobody_set_is_the_middle() -> None:
     samples = noise(2, 1, 16)
     for flags in (0, REVERSE):
-        columns, _ = sort.place_readout(samples, readouts(2, 16, 0, flags=flags), 16)
+        columns, _ = readouts_of(samples, readouts(2, 16, 0, flags=flags), 16)
         np.testing.assert_array_equal(columns, samples[:, :, ::-1] if flags else samples)
 
 
 def test_a_reversed_full_readout_with_its_centre_counted_after_the_flip_stays_whole() -> None:
     samples = noise(2, 1, 16)
-    columns, sampled = sort.place_readout(samples, readouts(2, 16, 8, flags=REVERSE), 16)
+    columns, sampled = readouts_of(samples, readouts(2, 16, 8, flags=REVERSE), 16)
     np.testing.assert_array_equal(columns, samples[:, :, ::-1])
     assert sampled.all()
 
@@ -176,12 +192,12 @@ def test_forward_and_reversed_lines_in_one_block_are_placed_each_its_way() -> No
     acquired[1::2] = k[1::2, :, ::-1]
     lines = readouts(6, 16, 8)
     lines["flags"][1::2], lines["center_sample"][1::2] = REVERSE, 7
-    np.testing.assert_array_equal(sort.place_readout(acquired, lines, 16)[0], k)
+    np.testing.assert_array_equal(readouts_of(acquired, lines, 16)[0], k)
 
 
 def test_a_readout_longer_than_the_grid_is_refused() -> None:
     with pytest.raises(DataError, match="encodedSpace/matrixSize/x"):
-        sort.place_readout(noise(1, 1, 20), readouts(1, 20, 10), 16)
+        readouts_of(noise(1, 1, 20), readouts(1, 20, 10), 16)
 
 
 # Rows
@@ -271,7 +287,7 @@ def test_every_partial_fourier_side_lies_where_the_full_scan_has_it(n: int, cut:
 
 def test_averages_are_the_mean_whatever_their_number() -> None:
     values, ky = noise(9, 2, 8), np.array([3, 1, 3, 3, 0, 1, 5, 3, 3])
-    data, counts = sort.grid(values, ky, np.zeros(9, int), (1, 6))
+    data, counts = grid_of(values, ky, np.zeros(9, int), (1, 6), size=4)
     for row in range(6):
         expected = values[ky == row].mean(0) if (ky == row).any() else 0
         np.testing.assert_allclose(data[:, 0, row], expected, rtol=1e-5)
@@ -282,24 +298,50 @@ def test_the_lines_given_are_not_changed() -> None:
     values = noise(4, 2, 8)
     before = values.copy()
     for rows in ([0, 1, 2, 3], [0, 0, 1, 1]):
-        data, _ = sort.grid(values, np.array(rows), np.zeros(4, int), (1, 4))
+        data, _ = grid_of(values, np.array(rows), np.zeros(4, int), (1, 4))
         data[:] = 0
     np.testing.assert_array_equal(values, before)
 
 
+def whitened(values: np.ndarray, matrix: np.ndarray) -> hybrid.Lines:
+    """Lines (line, coil, sample) of one slice with a whitening matrix."""
+    lines, _ = lines_from_array(np.ascontiguousarray(values.transpose(1, 0, 2)[None, :, None]))
+    scan = scan_of(lines, in_memory(values), encoding(values.shape[2], len(values)))
+    return hybrid.Lines(scan, scan.encodings[0], Whitening(torch.from_numpy(matrix), "test"), values.shape[2])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, complex(0, np.nan)])
-def test_nan_and_infinity_are_refused_naming_lines_and_channels(bad: complex) -> None:
+def test_nan_and_infinity_are_refused_naming_lines_and_channels_of_the_file(bad: complex) -> None:
     values = noise(6, 3, 8)
     values[2, 1, 5] = bad
-    with pytest.raises(DataError, match="1 of 6 lines hold NaN or infinite samples, in channels 1"):
-        sort.grid(values, np.arange(6), np.zeros(6, int), (1, 6))
+    mixing = noise(3, 3, seed=1)  # which spreads it over all coils
+    with pytest.raises(DataError, match="1 of 6 lines hold NaN or infinite samples, in channels 1;"):
+        hybrid.slab(whitened(values, mixing), np.arange(6))
     assert sort.finite(values).tolist() == [True, True, False, True, True, True]
+
+
+def test_what_a_dead_coil_recorded_never_spreads() -> None:
+    values, matrix = noise(6, 3, 8), noise(2, 3, seed=1)
+    matrix[:, 1] = 0
+    clean = hybrid.slab(whitened(values, matrix), np.arange(6)).y
+    values[:, 1] = np.nan
+    assert torch.equal(hybrid.slab(whitened(values, matrix), np.arange(6)).y, clean)
+
+
+def test_averages_that_overflow_are_told_from_damaged_samples() -> None:
+    values = np.full((2, 1, 8), 3e38, np.complex64)
+    lines, _ = lines_from_array(values.transpose(1, 0, 2)[None, :, None])
+    lines["kspace_encode_step_1"] = 0
+    scan = scan_of(lines, in_memory(values), encoding(8, 2))
+    unit = Whitening(torch.eye(1, dtype=torch.complex64), "test")
+    with pytest.raises(DataError, match="averages of some lines overflow"):
+        hybrid.slab(hybrid.Lines(scan, scan.encodings[0], unit, 8), np.arange(2))
 
 
 def test_rows_outside_are_refused() -> None:
     for ky in (-1, 6):
         with pytest.raises(DataError, match="outside the grid"):
-            sort.grid(noise(1, 1, 4), np.array([ky]), np.array([0]), (1, 6))
+            grid_of(noise(1, 1, 4), np.array([ky]), np.array([0]), (1, 6))
 
 
 # Frames
