@@ -14,6 +14,7 @@ from torch import Tensor
 from recon import trust
 from recon.data import Measurement, ReconError
 from recon.nets import checkpoint, columns, e2e_varnet, unrolled, weights
+from recon.prepare.refine import refined
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
 from recon.solve import cg, fista, pdhg
@@ -187,10 +188,14 @@ def learned(
     """The network's images, or the classical ones where trust is broken, and the evidence on each item.
 
     Classical is what the network starts from, or the image of the method `instead`. With `decided` the evidence is
-    taken as given: replicas of an image are made as that image was.
+    taken as given: replicas of an image are made as that image was. With `refine_maps` both are made a second time,
+    with maps of the k-space that the first image completed.
     """
     ndim = 3 if sets == 1 else 4
     start, x = _unrolled(m, recipe, sets, limits.margin)
+    if recipe.refine_maps and m.y.shape[-3] == 1 and (better := refined(m, x)) is not m:
+        m = better
+        start, x = _unrolled(m, recipe, sets, limits.margin)
     found = decided
     if found is None:
         trained = _trained(recipe.weights)

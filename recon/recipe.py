@@ -74,6 +74,8 @@ class Solve:
     weights: str = "auto"
     #: 0 keeps the noise that a full scan would show, 1 takes all of it away.
     denoise: Fraction = 0.0
+    #: Make maps again from k-space that a network's image of a slice completes, and then the image: twice the time.
+    refine_maps: bool = False
     seed: int = 0
 
 

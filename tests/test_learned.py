@@ -105,3 +105,10 @@ def test_a_volume_goes_through_the_network_from_the_image_of_cs(folder: Path) ->
     }))  # fmt: skip
     assert given_up.trust["fallbacks"] == 1
     assert np.array_equal(given_up.data, classical.data)
+
+
+def test_refined_maps_make_another_image_and_another_recipe(scan: Path, folder: Path) -> None:
+    raw, usual, again = read(scan), plan(folder), plan(folder, refine_maps=True)
+    a, b = (pipeline.reconstruct(raw, r) for r in (usual, again))
+    assert 0 < np.linalg.norm(np.abs(a.data) - np.abs(b.data)) < 0.1 * np.linalg.norm(a.data)
+    assert recipe.digest(usual) != recipe.digest(again)
