@@ -54,8 +54,12 @@ def image_of(case: Case, folder: Path, matrix: int = 80) -> Image:
     return recon.reconstruct(scan, recipe, device="cpu")
 
 
-def found(image: Image, at: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
-    """How far a ball's centre of contrast lies from the true ball's on the same voxels, in mm, and its inner HU."""
+def found(image: Image, at: np.ndarray, radius: float) -> tuple[np.ndarray, float, float]:
+    """How far a ball's centre of contrast lies from the true ball's on the same voxels (mm), its inner HU and blur.
+
+    Blur: by how much the mean square distance from the ball's axis exceeds the true ball's, in mm². A wrong centre
+    of the detector shifts nothing in a whole turn, but spreads every point to a ring.
+    """
     g = image.geometry
     axes = [g.position[i] + np.arange(g.shape[2 - i]) * g.voxel[i] for i in range(3)]
     z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
@@ -70,7 +74,9 @@ def found(image: Image, at: np.ndarray, radius: float) -> tuple[np.ndarray, floa
                 inside += point < radius**2
     contrast = image.data[near] - np.median(image.data[around])
     centres = [[(w * q[near]).sum() / w.sum() for q in (x, y, z)] for w in (contrast, inside)]
-    return np.subtract(*centres), float(image.data[core].mean())
+    square = ((x - at[0]) ** 2 + (y - at[1]) ** 2)[near]
+    blur = float(np.subtract(*[(w * square).sum() / w.sum() for w in (contrast, inside)]))
+    return np.subtract(*centres), float(image.data[core].mean()), blur
 
 
 def water(image: Image, case: Case) -> np.ndarray:
@@ -93,7 +99,8 @@ def test_balls_keep_their_hu_and_their_place_in_the_patient(name: str, tmp_path:
     assert image.geometry.known
     assert image.units == "HU"
     for ball in BALLS:
-        off, hu = found(image, np.array(case.lps).T @ ball.middle, ball.radius)
+        off, hu, blur = found(image, np.array(case.lps).T @ ball.middle, ball.radius)
+        assert blur < 7
         assert np.abs(off[:2]).max() < 0.15
         assert abs(off[2]) < 0.2
         assert abs(hu - ball.hu) < 3 + 0.015 * abs(ball.hu)
