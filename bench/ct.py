@@ -37,10 +37,11 @@ def main() -> None:
     total: dict[str, list[np.ndarray]] = {name: [] for name in nets}
     for path in paths:
         reference, voxel = ct.chosen(read(path), options.slices)  # type: ignore[arg-type]
+        photons = ct.own_dose(reference, voxel, "parallel")
         own = ct_measures.uniform(reference, 15)
         for dose in (1.0, *options.doses):
             # The slice as it came, whose noise must fall, then lower doses, whose error must.
-            noisy = reference if dose == 1 else ct.low_dose(reference, voxel, dose, options.seed)
+            noisy = reference if dose == 1 else ct.low_dose(reference, voxel, dose, options.seed, photons=photons)
             for name, run in nets.items():
                 made = run(noisy)
                 blends = [noisy + np.float32(s) * (made.data - noisy) for s in STRENGTHS]

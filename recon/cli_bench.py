@@ -144,8 +144,8 @@ def _ct(
     classical = ct_methods.CLASSICAL if wanted is None else tuple(dict.fromkeys(wanted))
     if odd := [m for m in classical if m not in ct_methods.CLASSICAL]:
         raise typer.BadParameter(f"--methods takes {', '.join(ct_methods.CLASSICAL)} for CT, not {odd[0]!r}")
-    if not all(0 < d <= 1 for d in doses):
-        raise typer.BadParameter("--dose takes shares of the scans' dose, above 0 and at most 1")
+    if not all(0 < d < 1 for d in doses):
+        raise typer.BadParameter("--dose takes shares of the scans' dose, between 0 and 1")
     if threads:
         torch.set_num_threads(threads)
     found = []

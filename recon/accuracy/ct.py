@@ -19,20 +19,21 @@ from recon.accuracy import ct_methods as methods
 from recon.accuracy.ct_measures import PATCH, Slices
 from recon.accuracy.ct_methods import Made
 from recon.accuracy.ct_page import page, picture
-from recon.data import CTImages, ReconError
+from recon.data import CTImages, DataError, ReconError
 from recon.hounsfield import WATER, attenuation
 from recon.io.atomic import atomic_file, write_error
 from recon.operators.xray import Xray
 from recon.recipe import CT
 from recon.simulation import ct as physics
-from recon.simulation.ct_scan import Scan, rays
+from recon.simulation.ct_scan import Scan, own_photons, rays
 from recon.solve.fbp import fbp
 
 Record = dict[str, Any]
 Report = Callable[[str, int, int], None]
 
-#: Photons of a ray without a body at the full dose, and the electronics' noise in photons.
-PHOTONS, ELECTRONIC = 6e5, 8.0
+#: Photons of a ray without a body at the full dose of the phantom and of scans that show no noise, the fewest of scans
+#: (small, resampled pictures would need a dose at which rays starve), and the electronics' noise in photons.
+PHOTONS, FEWEST, ELECTRONIC = 6e5, 2e4, 8.0
 VIEWS = 720
 #: Contrasts in HU of the discs that an observer looks for, and pictures of each kind that it sees.
 CONTRASTS, REALISATIONS = (10.0, 15.0, 20.0), 4
@@ -100,21 +101,41 @@ def bench(
     return records
 
 
-def low_dose(
-    slices: Slices, voxel: float, dose: float, seed: int, shade: Slices | None = None, beam: Beam = "parallel"
-) -> Slices:
-    """Slices (z, y, x) in HU with the noise that their projections have at a share `dose` of the full one.
+def own_dose(slices: Slices, voxel: float, beam: Beam) -> float:
+    """Photons with which filtered backprojection is as noisy as the middle slice is, FEWEST at least."""
+    x = slices[len(slices) // 2]
+    n = min(x.shape)
+    x = np.ascontiguousarray(x[(x.shape[0] - n) // 2 :, (x.shape[1] - n) // 2 :][:n, :n])
+    scan = Scan(beam=beam, views=VIEWS, fineness=1.0)
+    try:
+        return max(FEWEST, own_photons(x, Xray(rays(scan, math.ceil(1.42 * n), voxel), x.shape, voxel), scan))
+    except DataError:
+        return PHOTONS
 
-    The FBP (Hann) of the projections' noise is added to the slices, whose own noise stays in both. `shade` is what
-    X-rays see instead of the slices themselves.
+
+def low_dose(
+    slices: Slices,
+    voxel: float,
+    dose: float,
+    seed: int,
+    shade: Slices | None = None,
+    beam: Beam = "parallel",
+    photons: float = 0.0,
+) -> Slices:
+    """Slices (z, y, x) in HU with noise of their projections at a share `dose` of the full one.
+
+    The FBP (Hann) of the noise of projections is added to the slices. With `photons`, those of the own dose,
+    whose noise they hold already, what is added is the rest: the noise of photons · a/(1 − a), a = dose; without, it is
+    that of PHOTONS · dose. `shade` is what X-rays see instead of the slices themselves.
     """
+    reach = photons * dose / (1 - dose) if photons else PHOTONS * dose
     n = max(slices.shape[-2:])
     seen = torch.from_numpy(slices if shade is None else shade)
     short = [(n - s) for s in seen.shape[-2:]]
     mu = torch.nn.functional.pad(attenuation(seen).clamp_min(0), (0, short[1], 0, short[0]))
     A = Xray(rays(Scan(beam=beam, views=VIEWS, fineness=1.0), math.ceil(1.42 * n), voxel), (n, n), voxel)
     p = A(mu)
-    bright = physics.air(physics.Beam(PHOTONS * dose, ELECTRONIC, 0.5), A.geometry.distances)
+    bright = physics.air(physics.Beam(reach, ELECTRONIC, 0.5, 0.35 * n * voxel), A.geometry.distances)
     counts = physics.measured(p, bright, ELECTRONIC, torch.Generator().manual_seed(seed))
     noise = fbp(physics.line_integrals(counts, bright) - p, A, "hann") * (1000 / WATER)
     return np.asarray(slices + noise[:, : slices.shape[1], : slices.shape[2]].numpy(), np.float32)
@@ -137,8 +158,9 @@ def _scan(
     squares = _squares(reference)
     records, shown = list[Record](), list[tuple[str, dict[str, Slices]]]()
     for beam in plan.beams:
+        photons = own_dose(reference, voxel, beam)
         for dose in plan.doses:
-            noisy = low_dose(reference, voxel, dose, plan.seed, beam=beam)
+            noisy = low_dose(reference, voxel, dose, plan.seed, beam=beam, photons=photons)
             level = float(np.median(np.abs(noisy - reference)[reference > -300]) * 1.4826)
             made = {"noisy": Made(noisy, "", 0.0), **{n: run(noisy) for n, run in ours.items()}}
             found = methods.tuned(noisy, reference, level, plan.classical, device)
@@ -148,7 +170,8 @@ def _scan(
                 power = measures.noise_power(m.data - reference, voxel, squares) if squares else None
                 records.append(
                     {"scan": name, "beam": beam, "dose": dose, "method": n, **measures.errors(m.data, reference),
-                     "added_noise_HU": level, "noise_per_mm": measures.mean_frequency(*power) if power else None,
+                     "added_noise_HU": level, "photons": dose * photons,
+                     "noise_per_mm": measures.mean_frequency(*power) if power else None,
                      "seconds_a_slice": m.seconds, "fallbacks": m.fallbacks, "settings": m.settings}
                 )  # fmt: skip
             if beam == plan.beams[0]:

@@ -21,14 +21,14 @@ Record = Mapping[str, Any]
 #: Longer side of a tile; windows in HU of images and of what differs.
 TILE, WINDOW, DIFFERENCE = 288, (-160.0, 240.0), (-100.0, 100.0)
 
-_METHOD = """<p>To each slice the noise was added that its projections would have at a share of the dose (Poisson
-counts, electronic noise, a bow-tie; filtered backprojection with a Hann window; parallel and curved fan beams):
-<em>simulated</em> noise on images that have noise of their own, which stays in the reference. Classical methods
-were given the setting that is nearest to the reference. PSNR and SSIM are of the body with a data range of 1400
-HU. <em>d′</em> is the detectability of discs of 10 mm across, 10, 15 and 20 HU above their surroundings, for a
-channelised Hotelling observer; MTF&nbsp;50 is where the transfer at the rim of a rod falls to half, in cycles
-per pixel: a rod of bone, and a faint one of 100 HU. Pictures are shown from −160 to 240 HU, differences from
-−100 to 100 HU.</p>
+_METHOD = """<p>To each slice the noise was added that its projections would have at a share of their own dose, of which
+the noise in them is read off (Poisson counts, electronic noise, a bow-tie; filtered backprojection with a
+Hann window; parallel and curved fan beams): <em>simulated</em> noise on images that have noise of their
+own, which stays in the reference. Classical methods were given the setting that is nearest to the
+reference. PSNR and SSIM are of the body with a data range of 1400 HU. <em>d′</em> is the detectability of
+discs of 10 mm across, 10, 15 and 20 HU above their surroundings, for a channelised Hotelling observer;
+MTF&nbsp;50 is where the transfer at the rim of a rod falls to half, in cycles per pixel: a rod of bone, and
+a faint one of 100 HU. Pictures are shown from −160 to 240 HU, differences from −100 to 100 HU.</p>
 """
 _COLUMNS: dict[str, tuple[str, str, Callable[..., float] | None]] = {
     "psnr": ("PSNR", "{:.2f}", max), "ssim": ("SSIM", "{:.4f}", max), "rmse_HU": ("RMSE / HU", "{:.1f}", min),

@@ -54,11 +54,16 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
         notes += data.notes
     report(method, len(out), len(out))
     g = grid(scan, A)
-    extra = {}
+    extra, trust = {}, {}
     if method == "unrolled":
         found = denoise_images(out, recipe, device, report)
         out = found.data
-        extra, notes, why = dict(found.provenance), [*notes, *found.notes], f"{why}, then {found.why}"
+        extra, trust, notes, why = (
+            dict(found.provenance),
+            dict(found.trust),
+            [*notes, *found.notes],
+            f"{why}, then {found.why}",
+        )
     seen = prepare.field_of_view(A.geometry)
     if seen < min(A.shape) * A.voxel - 1e-6:
         notes.append(f"beyond the circle of {seen:.0f} mm that the detector sees values are no HU")
@@ -76,6 +81,7 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
             "acquisition": "2D",
             **extra,
         },
+        trust=trust,
         notes=tuple(dict.fromkeys((*scan.notes, why, *notes))),
     )
 

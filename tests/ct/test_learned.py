@@ -15,7 +15,7 @@ from recon.learn.ct_train import Plan
 from recon.nets import denoiser, weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.prepare import image_noise
-from recon.recipe import Recipe, Solve, Trust
+from recon.recipe import CT, Recipe, Solve, Trust
 
 SHAPE = replace(Plan().network, channels=(6, 8), condition=6)
 CPU = torch.device("cpu")
@@ -83,10 +83,12 @@ def test_an_uncertainty_map_is_as_large_as_the_noise_that_is_left(
 ) -> None:
     monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image / 2)
     noise = 20 * np.random.default_rng(0).standard_normal((1, 96, 96)).astype(np.float32)
-    found = learned.denoise(noise, replace(trained(tmp_path / "w"), trust=Trust(replicas=24)), CPU, silent)
-    assert found.uncertainty is not None
-    # Half of the noise is taken away; what is drawn anew is as strong, and half of that is left.
-    assert float(np.sqrt((found.uncertainty**2).mean())) == pytest.approx(5, rel=0.1)
+    for strength, left in ((1.0, 5.0), (0.8, 6.0)):
+        recipe = replace(trained(tmp_path / "w"), trust=Trust(replicas=24), ct=CT(strength=strength))
+        found = learned.denoise(noise, recipe, CPU, silent)
+        assert found.uncertainty is not None
+        # Half of the noise is taken away; what is drawn anew is as strong, and half of that is left, or more of it.
+        assert float(np.sqrt((found.uncertainty**2).mean())) == pytest.approx(left, rel=0.1)
 
 
 def test_weights_for_mri_are_refused(tmp_path: Path) -> None:
