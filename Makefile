@@ -15,6 +15,8 @@ demo: $(VENV)/.core
 	$(BIN)/recon run demo/scan.h5 -o demo/brain.nii.gz -o demo/brain_dicom/ -o demo/brain.png
 	@echo "The pictures are in demo/: brain.png (contact sheet), brain.nii.gz (NIfTI), brain_dicom/ (DICOM series)."
 
+# Tests start a hundred processes: each module is compiled once, whatever the environment says.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 

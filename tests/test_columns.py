@@ -44,10 +44,15 @@ def test_parts_give_the_image_of_the_whole(method: str, volume: Path, monkeypatc
     assert np.abs(parts - whole).max() < METHODS[method] * np.abs(whole).max()
 
 
-@pytest.mark.parametrize("method", ["sense", "cs"])
-def test_parts_take_no_more_than_was_planned(method: str, tmp_path: Path) -> None:
-    path = tmp_path / "scan.h5"
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "scan.h5"
     simulate_to(path, preset(coils=8, accel=4, matrix=128, slices=80, volume=True))
+    return path
+
+
+@pytest.mark.parametrize("method", ["sense", "cs"])
+def test_parts_take_no_more_than_was_planned(method: str, large: Path) -> None:
     code = (
         "import resource, sys\n"
         "from recon import plan, recipe\nfrom recon.io.read import read\nfrom recon.pipeline import reconstruct\n"
@@ -58,7 +63,7 @@ def test_parts_take_no_more_than_was_planned(method: str, tmp_path: Path) -> Non
         "print(seen[0].columns, seen[0].peak / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
     )
     launch = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
-    command = [sys.executable, "-S", "-c", launch, sys.executable, "-c", code, str(path), str(1250 + MORE)]
+    command = [sys.executable, "-S", "-c", launch, sys.executable, "-c", code, str(large), str(1250 + MORE)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     columns, planned, taken = (float(v) for v in done.stdout.split())
     assert 8 <= columns < 128

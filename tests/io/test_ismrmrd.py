@@ -169,15 +169,15 @@ def test_bulk_reading_is_many_times_faster_than_line_by_line(tmp_path: Path) -> 
     k = files.kspace()
     path = files.save(tmp_path / "scan.h5", [files.line(k, y % 24) for y in range(96)])
     mrd.read(path)
-    start = time.perf_counter()
+    start = time.process_time()
     scan = mrd.read(path)
     scan.samples.read(np.arange(96))
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
+    ours = time.process_time() - start
+    start = time.process_time()
     with ismrmrd.Dataset(str(path), mode="r") as file:
         for row in range(96):
             file.read_acquisition(row)
-    assert (time.perf_counter() - start) > 8 * ours
+    assert (time.process_time() - start) > 8 * ours
 
 
 def test_the_group_is_chosen_by_name_where_there_are_several(tmp_path: Path) -> None:

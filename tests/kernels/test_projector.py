@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+from functools import cache
 
 import numpy as np
 import pytest
@@ -67,8 +68,12 @@ SCANS = {
     "one pixel": Xray(Parallel(turn(3), 3, 1.0), (1, 1), 1.0),
     "one element": Xray(Parallel(turn(3) + 0.2, 1, 1.0, 0.2), (5, 70), 1.0),
 }
-MATRICES = {name: joseph(A.geometry, A.shape, A.voxel) for name, A in SCANS.items()}
 each = pytest.mark.parametrize("name", SCANS)
+
+
+@cache
+def matrix(name: str) -> Tensor:
+    return joseph(SCANS[name].geometry, SCANS[name].shape, SCANS[name].voxel)
 
 
 def sample(*shape: int, seed: int = 1) -> Tensor:
@@ -88,7 +93,7 @@ def images(name: str, items: int = 2) -> tuple[Tensor, Tensor]:
 @each
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
 def test_the_projection_and_its_transpose_are_the_matrix(kernel, name, dtype, limit) -> None:
-    A, m = SCANS[name], MATRICES[name]
+    A, m = SCANS[name], matrix(name)
     x, y = images(name)
     assert gap(A(x.to(dtype)).flatten(1), x.flatten(1) @ m.T) < limit
     assert gap(A.adjoint(y.to(dtype)).flatten(1), y.flatten(1) @ m) < limit

@@ -167,7 +167,7 @@ def test_images_of_a_session_reach_the_pacs_once_with_the_uids_of_run(
 
 def test_f40_the_patient_is_in_no_line_about_the_pacs(server: Callable[..., Running], scan: Path) -> None:
     with Told([0xC000, 0xA700], report=(port := free_port())).running() as pacs:
-        one = server("early = false\n" + section(pacs.port, port))
+        one = server("early = false\nmax_sessions = 1\n" + section(pacs.port, port))
         run(one.port, session(marked(scanner.load(scan)), "default"))
         ended(one, 1)
         until = time.monotonic() + 30

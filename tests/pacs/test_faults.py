@@ -201,6 +201,7 @@ def test_f34_without_a_report_an_image_stays_unconfirmed_and_is_asked_after_agai
     assert len(pacs.came) == 3  # and not sent again
     pacs.commit = 0
     if commit != "none":
+        here.pacs = replace(here.pacs, waits=WAITS)  # 0.3 s are for a report that does not come
         tried_again(here)
         assert here.states(uids) == ["sent"] * 3
 

@@ -182,8 +182,8 @@ class Scanner:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
-    def wait(self, seconds: float = 30.0) -> Reply:
-        """The reply, when the server has closed the connection."""
+    def wait(self, seconds: float = 120.0) -> Reply:
+        """The reply, when the server has closed the connection; where nothing is wrong, no wait is as long."""
         self.thread.join(seconds)
         assert not self.thread.is_alive(), f"the server did not end the session: {self.reply}"
         self.socket.close()
@@ -199,7 +199,7 @@ class Scanner:
         return bytes(out)
 
     def _read(self) -> None:
-        self.socket.settimeout(60)
+        self.socket.settimeout(120)
         reply = self.reply
         try:
             while True:

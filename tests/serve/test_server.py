@@ -22,6 +22,7 @@ from recon import simulation
 from recon.data import ReconError
 from recon.serve import settings
 from recon.serve.audit import Audit
+from tests.command import recon, refused
 from tests.serve import scanner
 from tests.serve.conftest import Running
 from tests.serve.scanner import Recording, Scanner, run, session
@@ -44,11 +45,11 @@ def workers(server: Running) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children()
 
 
-def wait_for(what: Callable[[], object], seconds: float = 10) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 60, every: float = 0.02) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def test_a_stream_gives_the_pixels_of_run_and_leaves_a_trace(server: Start, scan_file: Path, tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_stream_gives_the_pixels_of_run_and_leaves_a_trace(server: Start, scan
     assert time.monotonic() - began < 3
     streamed = command("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}", "-o", str(tmp_path / "streamed.h5"))
     assert streamed.returncode == 0, streamed.stderr
-    assert command("run", str(scan_file), "-q", "-o", str(tmp_path / "run.h5")).returncode == 0
+    assert recon("run", scan_file, "-q", "-o", tmp_path / "run.h5").code == 0
     assert np.array_equal(images_of(tmp_path / "streamed.h5"), images_of(tmp_path / "run.h5"))
 
     # F42: who, when, what came, what was made of it.
@@ -105,7 +106,7 @@ def test_f13_clients_at_once_get_their_own_images_and_others_hear_busy(server: S
         simulation.simulate_to(path, simulation.preset(matrix=32, coils=2, seed=seed))
         recordings.append(scanner.load(path))
         truths.append(np.abs(reconstruct(read(path)).data))
-    one = server("max_sessions = 2\nwarm = 2\n")
+    one = server("max_sessions = 2\n")
     clients = [Scanner(one.port).send(session(r)[:20]) for r in recordings]
     wait_for(lambda: one.log().count("started") == 2)
     for _ in range(3):
@@ -153,7 +154,7 @@ def test_f16_a_killed_server_takes_its_workers_along_and_starts_again(server: St
 
 
 def test_f31_a_session_that_hangs_or_dies_ends_well_and_the_next_one_works(server: Start, full: Recording) -> None:
-    one = server("warm = 3\nstatus_port = 0\n[limits]\nwall_s = 6\n")
+    one = server("max_sessions = 3\nwarm = 3\nstatus_port = 0\n[limits]\nwall_s = 6\n")
     assert one.process.stdout is not None
     page = one.process.stdout.readline().split()[-1] + "status.json"
     wait_for(lambda: json.load(urllib.request.urlopen(page))["workers"]["ready"] == 3, 90)
@@ -224,10 +225,10 @@ def test_f43_settings_are_checked_without_a_server(tmp_path: Path) -> None:
     (tmp_path / "fast.toml").write_text('[solve]\nmethod = "combine"\n')
     path.write_text('[recipes]\n"fast.xml" = "fast.toml"\n')
     assert settings.registered(settings.load(path))["fast.xml"].solve.method == "combine"
-    done = command("serve", "--check", str(path))
-    assert (done.returncode, "fast.xml" in done.stdout) == (0, True)
+    done = recon("serve", "--check", path)
+    assert (done.code, "fast.xml" in done.out) == (0, True)
     os.chmod(path, 0o666)
-    assert "chmod" in command("serve", "--check", str(path)).stderr
+    assert "chmod" in refused(recon("serve", "--check", path), 1)
 
 
 def test_the_audit_goes_on_after_a_line_that_broke_off(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from recon.pipeline import reconstruct
 from recon.serve import audit as auditing
 from recon.serve import worker
 from recon.serve.audit import Audit
+from tests.command import recon, refused
 from tests.serve import scanner
 from tests.serve.conftest import Local, Running
 from tests.serve.scanner import CLOSE, Recording, Scanner, config, header, run, session
-from tests.serve.test_server import command, wait_for, workers
+from tests.serve.test_server import wait_for, workers
 
 Start = Callable[..., Running]
 Within = Callable[..., Local]
@@ -51,7 +52,7 @@ def busy(one: Running) -> psutil.Process:
     def found() -> list[psutil.Process]:
         return [p for p in workers(one) if any(c.laddr.port == one.port for c in p.net_connections("tcp"))]
 
-    wait_for(found, 60)
+    wait_for(found, 60, every=0.1)
     return found()[0]
 
 
@@ -72,10 +73,9 @@ def test_f28_weights_that_are_not_what_was_recorded_are_refused_before_a_scan_co
     (broken / "weights.safetensors").write_bytes(content)
     (tmp_path / "brain.toml").write_text(f'[solve]\nmethod = "unrolled"\nweights = "{broken}"\n')
     (tmp_path / "site.toml").write_text(f'[recipes]\nbrain = "{tmp_path}/brain.toml"\n')
-    done = command("serve", "--check", str(tmp_path / "site.toml"))
-    assert done.returncode == 1
-    assert "the recipe brain: " in done.stderr
-    assert "SHA-256" in done.stderr
+    said = refused(recon("serve", "--check", tmp_path / "site.toml"), 1)
+    assert "the recipe brain: " in said
+    assert "SHA-256" in said
     one = server((tmp_path / "site.toml").read_text())
     assert one.process.wait(60) == 1
     assert "the recipe brain: " in one.log()
@@ -253,7 +253,7 @@ def test_f44_a_crash_leaves_the_scanners_images_as_they_are(
 
 
 def test_f44_a_process_that_dies_leaves_them_too(server: Start, full: Recording) -> None:
-    one = server()
+    one = server("max_sessions = 1\n")
     own = np.arange(24).reshape(1, 2, 3, 4)
     client = Scanner(one.port).send([config(), header(full.xml), scanner.picture(own)])
     wait_for(lambda: client.reply.images, 30)

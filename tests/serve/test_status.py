@@ -229,13 +229,12 @@ def test_a_browser_shows_sessions_images_and_latency(
     png = ask(port, f"/thumbnails/{s['images'][0]['number']}.png")[2]
     assert pil.open(io.BytesIO(png)).size == (32, 32)
 
-    dom = browser(f"http://127.0.0.1:{port}/", "--dump-dom").decode()
+    shot = tmp_path / "page.png"
+    dom = browser(f"http://127.0.0.1:{port}/", "--dump-dom", f"--screenshot={shot}").decode()
     assert "1 of 3" in dom
     assert dom.count("<figure>") == 2
     assert s["ended"][0]["job"] in dom
     assert "Zzyzx" not in dom + json.dumps(s)
-    shot = tmp_path / "page.png"
-    browser(f"http://127.0.0.1:{port}/", f"--screenshot={shot}")
     # The pictures are there: the page itself has no pixel that is black, and their background is.
     assert (np.asarray(pil.open(shot).convert("RGB")).max(-1) == 0).sum() > 5000
     still.fin().wait()

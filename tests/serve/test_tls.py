@@ -20,7 +20,8 @@ import trustme
 from recon.data import ReconError
 from recon.serve import settings
 from recon.serve.tls import Front, client_context, server_context, shake
-from tests.serve.conftest import Running
+from tests.command import recon, refused
+from tests.serve.conftest import Local, Running
 from tests.serve.scanner import Recording, Scanner, run, session
 from tests.serve.test_server import command, images_of, wait_for
 
@@ -72,7 +73,7 @@ def test_f41_a_stream_within_tls_gives_the_same_pixels(
     to = ("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}")
     streamed = command(*to, "--tls-ca", str(files.ca), "-o", str(tmp_path / "s.h5"))
     assert streamed.returncode == 0, streamed.stderr
-    assert command("run", str(scan_file), "-q", "-o", str(tmp_path / "run.h5")).returncode == 0
+    assert recon("run", scan_file, "-q", "-o", tmp_path / "run.h5").code == 0
     assert np.array_equal(images_of(tmp_path / "s.h5"), images_of(tmp_path / "run.h5"))
     stranger = command(*to, "--tls")
     assert stranger.returncode == 1
@@ -208,9 +209,9 @@ def test_f43_certificates_are_checked_before_anything_listens(files: Files, tmp_
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_server_without_tls_is_said_to_the_client(server: Start, files: Files, scan_file: Path) -> None:
-    one = server("[limits]\nfirst_s = 1\n")
-    done = command("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}", "--tls-ca", str(files.ca))
-    assert done.returncode == 1
-    assert "no TLS" in done.stderr
-    assert len(run(one.port, []).images) == 0
+def test_a_server_without_tls_is_said_to_the_client(
+    local: Callable[..., Local], files: Files, scan_file: Path, full: Recording
+) -> None:
+    one = local(first_s=1)
+    assert "no TLS" in refused(recon("stream", scan_file, "--to", f"127.0.0.1:{one.port}", "--tls-ca", files.ca), 1)
+    assert len(run(one.port, session(full)).images) == 1
