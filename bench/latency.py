@@ -1,23 +1,28 @@
 """How fast the server answers a scanner: last line to first image byte, first scan and next ones, ingest, memory.
 
     python bench/latency.py --json bench/results/latency.json --page docs/server-speed.md      # about four minutes
+    python bench/latency.py --quick --json latency.json                                      # less than three
     python bench/latency.py --small                                                           # seconds, for a test
 
 A scan is played in real time: its lines leave one by one, so that a slice takes about as long as a scanner takes. What
 counts is the time from a slice's last line, when it has left, to the first byte of its image. Targets on two cores: 1 s
 for CG-SENSE of 8 coils × 256², 300 MB/s ingest. Ingest sends lines as fast as they are taken and ends without CLOSE, so
-that nothing is reconstructed; its rate is over the time until the server has said so.
+that nothing is reconstructed; its rate is over the time until the server has said so. What has been measured is written
+after each case, so that a run that is stopped keeps it; the page then says that it is not all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +62,9 @@ SMALL = (Case("CG-SENSE", 4, 32, 2, "sense", 2),)
 #: Coils and samples of the lines of which ingest is measured, and MiB of them.
 INGEST = ((8, 512, 1024), (16, 640, 1024))
 SMALL_INGEST = ((8, 512, 16),)
+#: Both sizes and both recipes in less time: the first scan and, of the small size, one more.
+QUICK = tuple(replace(case, scans=min(case.scans, 2)) for case in CASES)
+QUICK_INGEST = tuple((coils, samples, 256) for coils, samples, _ in INGEST)
 
 
 def messages(case: Case, folder: Path) -> list[bytes]:
@@ -143,12 +151,13 @@ def page(found: dict[str, Any]) -> str:
         for r in found["ingest"]
     ]
     busy = "" if m["load_before"] < 0.5 else " Others used the machine: read the times as upper bounds."
+    cut = "" if found["whole"] else " The run was stopped: what is missing below was not measured."
     return "\n".join(
         [
             "# How fast the server answers", "",
             f"Measured on {m['date']}, {m['processor']}, {m['cores']} cores, load average {m['load_before']} before."
-            f"{busy} `python bench/latency.py` measures again. Simulated scans, accelerated four times, their lines "
-            f"sent one by one, {_SLICE_S} s a slice; server and scanner share the machine.", "",
+            f"{busy}{cut} `python bench/latency.py` measures again. Simulated scans, accelerated four times, their "
+            f"lines sent one by one, {_SLICE_S} s a slice; server and scanner share the machine.", "",
             "## Last line of a slice to the first byte of its image", "",
             "| recipe | scan | first scan | next scans | median of all images | slowest image | target 1 s | memory |",
             "|---|---|---|---|---|---|---|---|", *rows, "",
@@ -167,10 +176,11 @@ def soaked(path: Path) -> str:
         return ""
     found = json.loads(path.read_text())
     rises = ", ".join(f"{name.replace('_', ' ')} {value:+.1%}" for name, value in found["rise"].items())
+    shown = (Path(__file__).parent.parent / "docs/pictures/soak.png").is_file()
+    picture = "![Memory, open files, threads and processes over the sessions](pictures/soak.png)\n" if shown else ""
     return (
         f"\n## A hundred scans\n\n{found['sessions']} sessions in {found['seconds']:.0f} s ({found['states']}). Rise "
-        f"over all of them: {rises}: {'flat' if found['flat'] else '**not flat**'}.\n\n"
-        "![Memory, open files, threads and processes over the sessions](pictures/soak.png)\n"
+        f"over all of them: {rises}: {'flat' if found['flat'] else '**not flat**'}.\n\n" + picture
     )
 
 
@@ -185,20 +195,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--quick", action="store_true", help="fewer scans and less data")
     parser.add_argument("--small", action="store_true", help="tiny scans, without the pace of a scanner")
     options = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine(), "latency": [], "ingest": []}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server is stopped on the way out
+    cases, lines = (
+        (SMALL, SMALL_INGEST) if options.small else (QUICK, QUICK_INGEST) if options.quick else (CASES, INGEST)
+    )
+    found: dict[str, Any] = {"machine": machine(), "latency": [], "ingest": [], "whole": False}
+
+    def keep(kind: str, row: dict[str, Any]) -> None:
+        found[kind].append(row)
+        found["whole"] = (len(found["latency"]), len(found["ingest"])) == (len(cases), len(lines))
+        print(row, flush=True)
+        if options.json:
+            _write(options.json, json.dumps(found, indent=1) + "\n")
+        if options.page:
+            _write(options.page, page(found) + soaked(Path(__file__).parent / "results/soak.json"))
+
     with tempfile.TemporaryDirectory() as name:
-        for case in SMALL if options.small else CASES:
-            found["latency"].append(latency(case, Path(name), not options.small))
-            print(found["latency"][-1], flush=True)
-        for coils, samples, mebibytes in SMALL_INGEST if options.small else INGEST:
-            found["ingest"].append(ingest(coils, samples, mebibytes, Path(name)))
-            print(found["ingest"][-1], flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.page:
-        options.page.write_text(page(found) + soaked(Path(__file__).parent / "results/soak.json"))
+        for coils, samples, mebibytes in lines:
+            keep("ingest", ingest(coils, samples, mebibytes, Path(name)))
+        for case in cases:
+            keep("latency", latency(case, Path(name), not options.small))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a run may be stopped at any time."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

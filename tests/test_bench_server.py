@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_latency_and_ingest_are_measured_and_make_a_page(tmp_path: Path) -> None
     page = (tmp_path / "l.md").read_text()
     assert f"| {taken['lines_per_s']} | {taken['MB_per_s']} |" in page
     assert f"load average {found['machine']['load_before']}" in page
+    assert found["whole"]
+    assert "was stopped" not in page
+
+
+def test_a_benchmark_that_is_stopped_keeps_what_it_has_measured(tmp_path: Path) -> None:
+    words = ["latency.py", "--small", "--json", str(tmp_path / "l.json"), "--page", str(tmp_path / "l.md")]
+    with subprocess.Popen([sys.executable, *words], cwd=BENCH, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        while not (tmp_path / "l.md").is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+    found = json.loads((tmp_path / "l.json").read_text())
+    assert (len(found["ingest"]), found["latency"], found["whole"]) == (1, [], False)
+    assert str(found["ingest"][0]["lines"]) in first
+    assert "The run was stopped" in (tmp_path / "l.md").read_text()
 
 
 def test_a_soak_counts_after_every_session(tmp_path: Path) -> None:
