@@ -84,8 +84,8 @@ class CT:
     """What is particular to CT: images in HU, and projections."""
 
     #: Share of a denoised image in what is written; the rest is the image as it came, with its texture. Chosen on
-    #: validation slices at a quarter and a tenth of their dose (bench/ct.py): PSNR is highest from 0.7 to 0.8.
-    strength: Fraction = 0.8
+    #: validation slices at a quarter and a tenth of their dose (bench/ct.py): PSNR is highest at 0.7.
+    strength: Fraction = 0.7
     #: Window of the ramp in filtered backprojection.
     filter: Literal["ramp", "shepp-logan", "hann"] = "hann"
     #: Pixels along each side of the image and their size in mm; 0 takes what the file asks for.

@@ -55,7 +55,7 @@ def estimate(image: Tensor) -> ImageNoise:
     Similar in kind to O. Christianson et al., Automated technique to measure noise in clinical CT examinations, AJR
     Am. J. Roentgenol. 205 (2015) W93, which takes the mode.
     """
-    return _found(image, _soft)
+    return _found(image, _soft)[0]
 
 
 def measured(image: Tensor) -> ImageNoise:
@@ -64,14 +64,15 @@ def measured(image: Tensor) -> ImageNoise:
     Phantoms and skulls without a brain show more rims than tissue: the mean of a window across a thin wall of bone is
     that of tissue, and its deviation is no noise.
     """
-    usual, flat = _found(image, _soft), _found(image, _one_material)
+    usual, flat = _found(image, _soft, _one_material)
     lower = (flat.level > 0) & (flat.level < BELIEVED * usual.level)
     return ImageNoise(
         torch.where(lower, flat.level, usual.level), torch.where(lower[..., None], flat.texture, usual.texture)
     )
 
 
-def _found(image: Tensor, windows: Callable[[Tensor], Tensor]) -> ImageNoise:
+def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise]:
+    """Noise by each kind of windows that are to count."""
     x = image.detach().reshape(-1, 1, *image.shape[-2:]).float()
     mean = _box(x)
     finer, bands = x, []
@@ -80,14 +81,21 @@ def _found(image: Tensor, windows: Callable[[Tensor], Tensor]) -> ImageNoise:
         bands.append(finer - coarser)
         finer = coarser
     local = [_deviation(x - mean), *(_deviation(b) for b in bands)]
-    found = [_lowest(windows(mean[i, 0]), [v[i, 0] for v in local]) for i in range(len(x))]
-    values = torch.stack(found) / torch.tensor(_WHITE, device=x.device)
+    lead = image.shape[:-2]
+    return [
+        _noise(torch.stack([_lowest(windows(mean[i, 0]), [v[i, 0] for v in local]) for i in range(len(x))]), lead)
+        for windows in kinds
+    ]
+
+
+def _noise(found: Tensor, lead: torch.Size) -> ImageNoise:
+    """Level and texture of the lowest deviations (item, 1 + BANDS), as those of white noise would be."""
+    values = found / torch.tensor(_WHITE, device=found.device)
     level = values[:, :1].clamp_min(1e-3)
     texture = (values[:, 1:].clamp_min(1e-4) / level).log()
     # Windows hold fewer independent values of coarse noise: their deviations scatter more and lose to their means.
     level = level * (1 + 0.27 * (-2 * (texture[:, :1].clamp_min(-2.2) + 1.535)).exp())
     level = torch.where(values[:, :1] > 0, level, 0.0)
-    lead = image.shape[:-2]
     return ImageNoise(level.reshape(lead), texture.reshape(*lead, BANDS))
 
 

@@ -33,7 +33,7 @@ def test_a_series_is_denoised_in_one_command(tmp_path: Path) -> None:
     found = nib.load(nii).get_fdata().T
     inside = clean == 40
     assert noisy[inside].std() > 28
-    # The recipe leaves a fifth of what denoising takes away; so it is with a network and with total variation.
+    # The recipe leaves some of what denoising takes away; so it is with a network and with total variation.
     assert found[inside].std() < 16
     assert found[inside].mean() == pytest.approx(noisy[inside].mean(), abs=2.5)
     assert found[clean == 800].mean() == pytest.approx(800, abs=25)
