@@ -49,8 +49,11 @@ def local() -> Iterator[Callable[..., Local]]:
         def serve(connection: socket.socket) -> None:
             ours, theirs = socket.socketpair()
             with connection, theirs:
-                threading.Thread(target=hear, args=(ours,), daemon=True).start()
+                heard = threading.Thread(target=hear, args=(ours,), daemon=True)
+                heard.start()
                 talk(connection, Job("j0b", site, known, theirs))
+                theirs.shutdown(socket.SHUT_WR)
+                heard.join(60)  # whoever sees the connection end finds all that was told
                 connection.shutdown(socket.SHUT_RDWR)
 
         def hear(control: socket.socket) -> None:

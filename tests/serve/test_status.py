@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -103,7 +104,13 @@ def test_who_says_nothing_or_rubbish_does_not_keep_others_out(port: int) -> None
     with socket.create_connection(("127.0.0.1", port)) as rude:
         rude.sendall(b"<script>alert(1)</script>\r\n\r\n")
         assert b"<script>" not in rude.recv(1 << 16)
-    assert ask(port, "/")[0] == 200
+
+    def answered() -> bool:
+        with contextlib.suppress(OSError):  # of eight places the seven silent ones hold theirs: one must come free
+            return ask(port, "/")[0] == 200
+        return False
+
+    wait_for(answered, 4)  # before the silent ones are sent away
     for one in silent:
         one.close()
 
