@@ -14,6 +14,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,20 @@ def _stream(index: int) -> Any:
 
 @lru_cache(maxsize=256)
 def _external(index: int, pointer: int) -> Any:
-    return cupy().cuda.ExternalStream(pointer, index)
+    streams = cupy().cuda
+    if hasattr(getattr(streams, "Stream", None), "from_external"):
+        return streams.Stream.from_external(_Foreign(pointer))
+    return streams.ExternalStream(pointer, index)  # before CuPy 14
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """A stream that torch owns, as CUDA's stream protocol shows it; it is on the device that is current."""
+
+    pointer: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
 
 
 def stream(device: torch.device) -> int:

@@ -149,6 +149,15 @@ def test_a_launch_goes_to_the_device_stream_and_pool_of_torch(fake) -> None:
     assert any(o.startswith("-I") and Path(o[2:], "columns.h").is_file() for o in options)
 
 
+def test_cupy_that_knows_the_stream_protocol_is_given_torchs_stream_by_it(fake) -> None:
+    def taken(foreign: object) -> _Entered:
+        return _Entered(fake.entered, ("protocol", *foreign.__cuda_stream__()))
+
+    fake.cuda.Stream = SimpleNamespace(from_external=taken)
+    launch.shrink(torch.ones(3, dtype=torch.complex64), 0.5, 1.0)
+    assert fake.entered == [("protocol", 0, 77)]
+
+
 def test_a_launch_enters_a_device_that_is_not_the_current_one(fake, monkeypatch) -> None:
     monkeypatch.setattr(bridge, "_index", lambda device: 1)
     launch.shrink(torch.ones(3, dtype=torch.complex64), 0.5, 1.0)

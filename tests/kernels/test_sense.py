@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.kernels import build
+from recon.kernels import build, sense
 from recon.operators import Coils, Fourier, Sample
 from recon.operators.sense import Sense
 
@@ -143,3 +143,8 @@ def test_the_torch_twin_serves_where_nothing_was_compiled(monkeypatch) -> None:
     single = A.to(torch.complex64)
     assert single.normal()._compiled is None
     close(single.normal()(x.to(torch.complex64)), A.plain().normal()(x))
+
+
+@pytest.mark.parametrize(("n", "length"), [(251, 512), (169, 360), (392, 800), (320, 320), (225, 225), (7, 15)])
+def test_planes_are_filtered_in_lengths_whose_radices_are_quick(n: int, length: int) -> None:
+    assert sense.prepare(torch.ones(1, 1, n), False).length == (1, length)
