@@ -146,19 +146,32 @@ def _centre(data: Tensor, width: int | None) -> Tensor:
 
 def _projector(data: Tensor, kernel: tuple[int, ...], threshold: float) -> Tensor:
     """Fourier coefficients (dz, dy, dx, c·c') of G: the diagonals of V∥ V∥ᴴ summed over kernel positions."""
-    gram = _gram(data, kernel)
-    values, vectors = torch.linalg.eigh(gram)
-    signal = vectors[:, values > threshold**2 * values[-1]]
+    positions = math.prod(n - k + 1 for n, k in zip(data.shape[1:], kernel))
+    if positions < data.shape[0] * math.prod(kernel):
+        # With few rows, A Aᴴ = U Σ² Uᴴ is the smaller matrix, and the rows of Σ⁻¹ Uᴴ A are the same vectors.
+        rows = torch.cat(list(_rows(data, kernel)))
+        values, vectors = torch.linalg.eigh(rows @ rows.mH)
+        kept = values > threshold**2 * values[-1]
+        signal = ((vectors[:, kept] / values[kept].sqrt()).mH @ rows).mH
+    else:
+        values, vectors = torch.linalg.eigh(_gram(data, kernel))
+        signal = vectors[:, values > threshold**2 * values[-1]]
     return _diagonals((signal @ signal.mH).conj(), data.shape[0], kernel)
 
 
-def _gram(data: Tensor, kernel: tuple[int, ...]) -> Tensor:
-    """Aᴴ A, slab by slab along z, so that the calibration matrix A never exists as a whole."""
+def _rows(data: Tensor, kernel: tuple[int, ...]) -> Iterator[Tensor]:
+    """The calibration matrix A (position, coil and kernel), slab by slab along z."""
     size = data.shape[0] * math.prod(kernel)
-    gram = data.new_zeros(size, size)
     for z in range(data.shape[1] - kernel[0] + 1):
         slab = data[:, z : z + kernel[0]].unfold(2, kernel[1], 1).unfold(3, kernel[2], 1)
-        rows = slab.permute(2, 3, 0, 1, 4, 5).reshape(-1, size)
+        yield slab.permute(2, 3, 0, 1, 4, 5).reshape(-1, size)
+
+
+def _gram(data: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """Aᴴ A, of which the calibration matrix A never exists as a whole."""
+    size = data.shape[0] * math.prod(kernel)
+    gram = data.new_zeros(size, size)
+    for rows in _rows(data, kernel):
         gram += rows.mH @ rows
     return gram
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.operators import Coils, ifft
-from recon.prepare.espirit import espirit
+from recon.prepare.espirit import _projector, espirit
 from recon.prepare.sensitivities import combine, dominant, rss
 from recon.prepare.walsh import walsh
 from tests.bart import bart
@@ -275,3 +275,24 @@ def test_combination_with_espirit_maps_has_the_magnitude_of_the_root_sum_of_squa
     combined = combine(images, espirit(middle(data, 24), (1, 64, 64)).maps)
     np.testing.assert_allclose(rss(images)[tissue], np.linalg.norm(images.numpy(), axis=0)[tissue.numpy()], rtol=1e-5)
     assert rms(combined.abs()[tissue] - rss(images)[tissue]) < 0.02 * rms(rss(images)[tissue])
+
+
+@pytest.mark.parametrize("coils", [3, 16])
+def test_the_signal_space_is_that_of_the_calibration_matrix(coils: int) -> None:
+    """Against a singular value decomposition of A in double precision, with fewer rows than columns and with more."""
+    rng = np.random.default_rng(coils)
+    low = rng.standard_normal((coils, 3, 2)) @ [1, 1j]
+    data = np.einsum("cr,ryx->cyx", low, rng.standard_normal((3, 16, 16, 2)) @ [1, 1j]) * 0.1
+    data = (data + 1e-4 * (rng.standard_normal((coils, 16, 16, 2)) @ [1, 1j])).astype(np.complex64)
+    A = np.lib.stride_tricks.sliding_window_view(data, (6, 6), (1, 2)).transpose(1, 2, 0, 3, 4).reshape(121, -1)
+    _, s, vh = np.linalg.svd(A.astype(np.complex128), full_matrices=False)
+    v = vh[s > 0.02 * s[0]]
+    v = v.reshape(-1, coils, 6, 6)
+    found = _projector(torch.from_numpy(data[:, None]), (1, 6, 6), 0.02)
+    assert (121 < coils * 36) == (coils == 16)
+    expected = np.zeros((11, 11, coils, coils), np.complex128)
+    for py, px in np.ndindex(6, 6):
+        for qy, qx in np.ndindex(6, 6):
+            expected[py - qy + 5, px - qx + 5] += np.einsum("nc,nd->cd", v[:, :, py, px], v[:, :, qy, qx].conj()) / 36
+    found = found.reshape(11, 11, coils, coils).numpy()
+    assert np.linalg.norm(found - expected) < 2e-4 * np.linalg.norm(expected)
