@@ -112,7 +112,8 @@ def _indices(numbers: NDArray[np.intp], device: torch.device) -> Tensor:
 
 
 def _fetched(host: Tensor, device: torch.device) -> Tensor:
-    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+    pinned = device.type == "cuda" and torch.cuda.is_available()
+    return (host.pin_memory() if pinned else host).to(device, non_blocking=True)
 
 
 def _turns(flat: NDArray[np.intp]) -> list[NDArray[np.intp]]:

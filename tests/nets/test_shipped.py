@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon.learn import losses, pool, settings, synth
+from recon.ct import learned
+from recon.learn import ct_images, ct_synth, ct_train, losses, pool, settings, synth
+from recon.learn.draw import Draw
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
 from recon.nets import weights
@@ -41,7 +43,8 @@ def test_the_large_network_is_better_than_the_small_one() -> None:
 def test_each_folder_holds_a_card_and_the_recipe_of_its_network(folder: Path) -> None:
     card = (folder / "card.md").read_text(encoding="utf-8")
     assert all(f"## {part}" in card for part in ("Use", "Range", "Data", "Training", "Results", "Limits"))
-    assert settings.load(folder / "recipe.toml").network == weights.load(folder).network.shape
+    load = ct_train.load if folder.name.startswith("ct-") else settings.load
+    assert load(folder / "recipe.toml").network == weights.load(folder).network.shape
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.03])
@@ -64,3 +67,22 @@ def drawn(noise: float, acceleration: float) -> Settings:
         sizes=(96,), coils=(6,), real=0.0, acceleration=(acceleration, acceleration), acs=(16, 16), planar=0.0,
         partial=0.0, noise=(noise, noise), kinds=(1.0, 0.0, 0.0, 0.0),
     )  # fmt: skip
+
+
+def test_both_denoisers_of_ct_ship_and_auto_takes_the_large_one() -> None:
+    assert learned.shipped() == ["ct-base", "ct-small"]
+    assert (SHIPPED["ct-small"] / weights.FILE).stat().st_size < 5_000_000
+    assert (SHIPPED["ct-base"] / weights.FILE).stat().st_size < 60_000_000
+
+
+@pytest.mark.parametrize("name", ["ct-base", "ct-small"])
+def test_a_denoiser_of_ct_is_better_than_noise_on_drawn_slices_that_it_never_saw(name: str) -> None:
+    network = weights.load(name).network
+    kinds = ct_synth.Settings(size=128, group=6, views=(120, 160), real=0.0, noise=(20.0, 60.0))
+    made = ct_synth.make(Draw.seeded(123_456), ct_images.Library((), Sources()), kinds)
+    shown = ct_synth.batch(made)
+    with torch.no_grad():
+        x = network(shown.problem, 1.0)
+    gains = losses.gain(x, shown.clean, shown.problem.start, shown.weight)
+    assert float(gains.mean()) > 1
+    assert float(gains.min()) > 0
