@@ -84,7 +84,7 @@ def test_f41_a_stream_within_tls_gives_the_same_pixels(
 def test_f41_who_speaks_no_tls_or_has_no_certificate_is_turned_away_and_others_are_served(
     server: Start, files: Files, full: Recording
 ) -> None:
-    one = server(files.table(clients=True) + "[limits]\nfirst_s = 2\n")
+    one = server(files.table(clients=True) + "[limits]\nfirst_s = 6\n")
     silent = Scanner(one.port)
     plain = Scanner(one.port).send(session(full)[:3]).wait()
     assert (plain.images, plain.texts, plain.closes) == ([], [], 0)
@@ -92,7 +92,7 @@ def test_f41_who_speaks_no_tls_or_has_no_certificate_is_turned_away_and_others_a
         secure(one.port, files, reading=False).socket.recv(1)
     reply = secure(one.port, files, known=True).send(session(full)).wait()
     assert (len(reply.images), reply.closes, reply.broken) == (1, 1, "")
-    assert silent.wait(10).ended
+    assert silent.wait(20).ended
     wait_for(lambda: one.log().count("was not served") == 3)
     assert [line["event"] for line in one.audit()] == ["started", "ended"]
 
