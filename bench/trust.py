@@ -63,6 +63,20 @@ def moved(m: Measurement) -> Measurement:
     return replace(m, y=torch.where(other, shifted, m.y).to(torch.complex64))
 
 
+def misplaced(m: Measurement) -> Measurement:
+    """Every line beside the ACS block one row too high, as from a counter that starts at one."""
+    measured = m.A.mask.reshape(-1) > 0
+    ny = len(measured)
+    gaps = torch.nonzero(~measured).flatten()
+    inner = torch.zeros_like(measured)
+    inner[int(gaps[gaps < ny // 2].max()) + 1 : int(gaps[gaps > ny // 2].min())] = True
+    outer = measured & ~inner
+    there = torch.roll(outer, 1) & ~inner
+    y = m.y * inner[:, None] + torch.roll(m.y * outer[:, None], 1, -2) * there[:, None]
+    mask = (inner | there).to(m.A.mask).reshape(m.A.mask.shape)
+    return replace(m, y=y, A=Sense(m.A.maps, mask, m.A.axes))
+
+
 def spiked(m: Measurement) -> Measurement:
     """One sample of every coil a hundred times the largest: a spark in the room."""
     k = fft(m.y, (-1,))
@@ -86,7 +100,7 @@ CASES: tuple[tuple[str, float, float, Callable[[Measurement], Measurement]], ...
     ("noise told 10 times too low", 4, 0.01, lambda m: replace(m, sigma=m.sigma / 10)),
     ("noise told 10 times too high", 4, 0.01, lambda m: replace(m, sigma=m.sigma * 10)),
     ("noise 0.5", 4, 0.5, lambda m: m),
-    ("lines one row off", 4, 0.01, lambda m: replace(m, y=torch.roll(m.y, 1, -2) * m.A.mask)),
+    ("lines beside the ACS one row off", 4, 0.01, misplaced),
     ("motion between shots", 4, 0.01, moved),
     ("spark", 4, 0.01, spiked),
     ("maps 16 pixels off", 4, 0.01, lambda m: with_maps(m, torch.roll(m.A.maps, 16, -2))),
