@@ -124,10 +124,14 @@ def page(records: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]] 
     """The whole page as markdown."""
     first = records[0]
     versions = {k: v for r in records for k, v in r["versions"].items()}
+    # A shared machine is not as quick on every day: the ratios are what can be compared.
+    days = " and ".join(sorted({r["date"] for r in records}))
+    counts = sorted({r["repeats"] for r in records})
+    runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     lines = [
         "# Performance",
         "",
-        f"Measured on {first['date']}, {first['machine']}, {first['threads']} threads, medians of {first['repeats']} "
+        f"Measured on {days}, {first['machine']}, {first['threads']} threads, medians of {runs} "
         "runs after a warm-up, everybody in a process of its own with the same data. The ratio is the fastest equally "
         "accurate peer's time over ours; “loop” is a plain torch loop, which never counts as the fastest peer, and "
         "peers with a star are too inaccurate to count. `make bench-peers` and `python bench/speed.py` measure again.",

@@ -1,6 +1,6 @@
 """A hundred sessions one after the other: memory, open files and threads of the server, which have to stay flat.
 
-    python bench/soak.py --json bench/results/soak.json --picture docs/pictures/soak.png      # about two minutes
+    python bench/soak.py --json bench/results/soak.json --picture docs/pictures/soak.png      # about five minutes
 
 Every tenth session is cancelled, breaks off, or asks for what is not there. A line through the second half of the
 numbers must not rise by more than a part in twenty of their mean over all sessions.

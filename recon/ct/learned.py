@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.data import ReconError
-from recon.learn import ct_train
 from recon.nets import denoiser, weights
 from recon.prepare import image_noise
 from recon.recipe import Recipe, Trust
@@ -158,6 +157,8 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.Ima
 @lru_cache(maxsize=4)
 def _trained(name: str) -> tuple[float, float] | None:
     """The noise in HU that the recipe beside the weights names; None where there is no recipe."""
+    from recon.learn import ct_train  # a tenth of a second that scans of MRI need not wait for
+
     path = weights.find(name) / "recipe.toml"
     return ct_train.load(path).data.noise if path.is_file() else None
 

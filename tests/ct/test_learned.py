@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,3 +143,9 @@ def test_rims_of_bone_in_air_do_not_pass_for_noise() -> None:
     usual = torch.from_numpy(body(20))
     assert torch.equal(image_noise.measured(usual).level, image_noise.estimate(usual).level)
     assert torch.equal(image_noise.measured(usual).texture, image_noise.estimate(usual).texture)
+
+
+def test_an_ordinary_run_does_not_load_what_trains_networks() -> None:
+    code = "import sys, recon.pipeline; print(*(m for m in sys.modules if m.startswith('recon.learn')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
