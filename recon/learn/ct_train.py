@@ -47,6 +47,8 @@ class Plan:
     )
     data: Settings = field(default_factory=Settings)
     loop: Loop = field(default_factory=lambda: Loop(batch=16, width=160, noisy=0.0, clean=1.0, ssim_from=2.0))
+    #: Weights that ship, or a folder of some, that learning goes on from; empty: the seed decides the first weights.
+    begin: str = ""
     #: Share of the time that goes into making scans once the bank is half full.
     making: float = 0.25
     #: Images that validation looks at, and the seed of the first.
@@ -78,11 +80,11 @@ def train(
 
     The first plan decides the data, the size of the batches and the time; `minutes` replaces it. What is left is as
     for `recon.learn.train.train`, without a pool: scans are made on the device as the training goes on. Raises
-    ReconError for a folder with a checkpoint when not asked to resume.
+    ReconError for a folder with a checkpoint when not asked to resume, and for weights to begin from of another shape.
     """
     place, first = torch.device(device), plans[0]
     total = 60 * (first.loop.minutes if minutes is None else minutes)
-    states = [common.start(p.training, place) for p in plans]
+    states = [_start(p, place) for p in plans]
     folders = [output / p.name for p in plans]
     for state, folder in zip(states, folders):
         if (folder / "checkpoint.pt").exists():
@@ -106,6 +108,20 @@ def train(
         weights.save(state.average, folder / plan.name, half=True)
     _check(states, held, folders, logs)
     return states
+
+
+def _start(plan: Plan, place: torch.device) -> State:
+    """The network before its first step here: new, or as an earlier training left it."""
+    state = common.start(plan.training, place)
+    if plan.begin:
+        found = weights.load(plan.begin)
+        if found.network.shape != plan.network:
+            raise ReconError(
+                f"{plan.begin} has another shape than the network of {plan.name}; give it the same [network]"
+            )
+        for network in (state.network, state.average):
+            network.load_state_dict(found.network.state_dict())
+    return state
 
 
 def _loop(

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from recon.data import ReconError
 from recon.learn import ct_images, ct_synth, ct_train, graph
 from recon.learn.ct_synth import Bank, Settings
 from recon.learn.ct_train import Plan
 from recon.learn.draw import Draw
 from recon.learn.settings import Loop
 from recon.nets import weights
+from recon.nets.unrolled import Unrolled
 
 SMALL = Settings(size=64, group=4, views=(40, 48), bank=8)
 
@@ -75,3 +78,25 @@ def test_two_networks_train_together_and_leave_weights_that_load(tmp_path: Path)
         assert loaded.network.shape.real
         last = json.loads((tmp_path / "out" / name / "log.jsonl").read_text().splitlines()[-1])
         assert "validation_gain_dB" in last
+
+
+def test_a_training_goes_on_from_weights_that_an_earlier_one_left(tmp_path: Path) -> None:
+    data = library(tmp_path)
+    shape = replace(Plan().network, channels=(6, 8), condition=6)
+    loop = Loop(batch=2, width=32, noisy=0.0, clean=1.0, ssim_from=2.0, warmup=2)
+    torch.manual_seed(3)
+    earlier = Unrolled(shape)
+    with torch.no_grad():
+        for p in earlier.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    weights.save(earlier, tmp_path / "earlier")
+    plan = Plan("next", network=shape, data=SMALL, loop=loop, check=2, begin=str(tmp_path / "earlier"))
+    # No time: what is left is what it began with.
+    (state,) = ct_train.train([plan], data, tmp_path / "out", minutes=0.0)
+    for name, value in earlier.state_dict().items():
+        assert torch.equal(state.network.state_dict()[name], value)
+    left = weights.load(tmp_path / "out" / "next" / "next").network.state_dict()
+    assert all(torch.allclose(left[n], v, atol=1e-3) for n, v in earlier.state_dict().items())
+    other = replace(plan, name="other", network=replace(shape, cascades=2))
+    with pytest.raises(ReconError, match="another shape"):
+        ct_train.train([other], data, tmp_path / "out", minutes=0.0)
