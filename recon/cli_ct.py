@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Strength = Annotated[
     float | None,
-    typer.Option(help="CT images: 1 takes the noise away, 0 leaves the image as it came", min=0, max=1),
+    typer.Option(
+        help="CT images: 1 takes the noise away, 0 leaves the image as it came; default: by the noise", min=0, max=1
+    ),
 ]
 
 

@@ -83,9 +83,9 @@ class Solve:
 class CT:
     """What is particular to CT: images in HU, and projections."""
 
-    #: Share of a denoised image in what is written; the rest is the image as it came, with its texture. Chosen on
-    #: validation slices at a quarter and a tenth of their dose (bench/ct.py): PSNR is highest at 0.7.
-    strength: Fraction = 0.7
+    #: Share of a denoised image in what is written; the rest is the image as it came, with its texture. "auto" follows
+    #: the noise of each slice (recon/ct/strength.py).
+    strength: Fraction | Literal["auto"] = "auto"
     #: Window of the ramp in filtered backprojection.
     filter: Literal["ramp", "shepp-logan", "hann"] = "hann"
     #: Pixels along each side of the image and their size in mm; 0 takes what the file asks for.

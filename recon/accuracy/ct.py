@@ -49,7 +49,7 @@ class Plan:
     beams: tuple[Beam, ...] = ("parallel", "curved")
     slices: int = 3
     networks: tuple[str, ...] = ()
-    strength: float = CT().strength
+    strength: float | Literal["auto"] = CT().strength
     classical: tuple[str, ...] = methods.CLASSICAL
     observer: bool = True
     seed: int = 0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,20 +24,23 @@ CLASSICAL = ("tv", "nlm", "bm3d")
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Images of one method, what it was set to, seconds a slice, and slices that came back as they were."""
+    """Images of one method, what it was set to, seconds a slice, slices that came back as they were, noise in HU."""
 
     data: Slices
     settings: str
     seconds: float
     fallbacks: int = 0
+    noise: tuple[float, ...] = ()
 
 
-def networks(names: Sequence[str], strength: float, device: torch.device) -> dict[str, Callable[[Slices], Made]]:
+def networks(
+    names: Sequence[str], strength: float | Literal["auto"], device: torch.device
+) -> dict[str, Callable[[Slices], Made]]:
     """Networks, shipped ones or folders, by name, each with its trust and its fallback, at a strength."""
     return {Path(name).name: _network(name, strength, device) for name in names}
 
 
-def _network(name: str, strength: float, device: torch.device) -> Callable[[Slices], Made]:
+def _network(name: str, strength: float | Literal["auto"], device: torch.device) -> Callable[[Slices], Made]:
     base = Recipe()
     plan = replace(
         base, solve=replace(base.solve, method="unrolled", weights=name), ct=replace(base.ct, strength=strength)
@@ -49,7 +53,9 @@ def _network(name: str, strength: float, device: torch.device) -> Callable[[Slic
         found = denoise.denoise_images(x, plan, device, _silent)
         seconds = (time.perf_counter() - begin) / len(x)
         back = int(found.trust.get("fallbacks", 0))
-        return Made(found.data, f"strength {strength:g}", seconds, back)
+        used = found.provenance["strength"]
+        said = f"strength {min(used):.2f}" + (f" to {max(used):.2f}" if max(used) - min(used) > 0.005 else "")
+        return Made(found.data, said, seconds, back, tuple(found.provenance["noise_HU"]))
 
     return run
 

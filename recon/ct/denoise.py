@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recon.ct import learned
+from recon.ct import learned, strength
 from recon.ct.noise import noise_level
 from recon.data import Measurement, ReconError
 from recon.operators import Identity
@@ -46,14 +46,16 @@ def denoise_images(volume: NDArray[np.float32], recipe: Recipe, device: torch.de
     """The volume (z, y, x) in HU with less noise.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
-    of each slice. What comes back is x + `ct.strength` · (denoised − x). Raises ReconError for a method of projections.
+    of each slice. What comes back is x + s · (denoised − x), s by `strength.share` of the slice's noise; `provenance`
+    holds it as `strength`, slice by slice. Raises ReconError for a method of projections.
     """
-    found, strength = _denoised(volume, recipe, device, report), recipe.ct.strength
-    if strength == 1:
-        return found
-    left = f"strength {strength:g}: {1 - strength:.0%} of what denoising takes away was left in"
-    mixed = volume + np.float32(strength) * (found.data - volume)
-    return replace(found, data=mixed, notes=(*found.notes, left) if strength else found.notes)
+    found = _denoised(volume, recipe, device, report)
+    shares = [strength.share(recipe.ct, noise) for noise in found.provenance["noise_HU"]]
+    provenance = {**found.provenance, "strength": [round(s, 3) for s in shares]}
+    if min(shares) == 1:
+        return replace(found, provenance=provenance)
+    notes = (*found.notes, strength.said(recipe.ct, shares)) if max(shares) else found.notes
+    return replace(found, data=strength.blended(volume, found.data, shares), provenance=provenance, notes=notes)
 
 
 def _denoised(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Denoised:

@@ -29,8 +29,7 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     volume = series.voxels.read(0, series.geometry.shape[0])
     filling = fillings(volume)
     air = np.where(filling, np.float32(-1000), volume) if filling.any() else volume
-    strength = recipe.ct.strength
-    if strength == 0 and not recipe.trust.replicas:
+    if recipe.ct.strength == 0 and not recipe.trust.replicas:
         found = None
         data = volume
     else:

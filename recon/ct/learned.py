@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.ct import strength
 from recon.data import ReconError
 from recon.nets import denoiser, weights
 from recon.prepare import image_noise
@@ -133,12 +134,12 @@ def structure(removed: Tensor, x: Tensor, body: Tensor) -> float:
 
 
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.ImageNoise, recipe: Recipe) -> Tensor:
-    """Standard deviation of images of x̂ with fresh noise, denoised at the recipe's strength.
+    """Standard deviation of images of x̂ with fresh noise, denoised at the strength that the slice is written with.
 
     Fresh noise is what was removed, its phases drawn anew: of equal spectrum, as strong in each place as what was
     removed around it. The map holds what the picture owes to chance and not what the network gets wrong every time.
     """
-    count, strength = recipe.trust.replicas, recipe.ct.strength
+    count, share = recipe.trust.replicas, strength.share(recipe.ct, float(noise.level))
     generator = torch.Generator().manual_seed(recipe.solve.seed)
     d = y - x
     local = F.avg_pool2d(d.square()[None], 31, 1, 15, count_include_pad=False)[0].sqrt().clamp_min(1e-3)
@@ -149,7 +150,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.Ima
         turned = torch.fft.rfft2(white)
         fresh = torch.fft.irfft2(spectrum * turned / turned.abs().clamp_min(1e-9), s=x.shape[-2:]) * local
         again = denoiser.denoised(loaded.network, x + fresh, noise.level, noise.texture) - x
-        again = strength * again + (1 - strength) * fresh
+        again = share * again + (1 - share) * fresh
         total, square = total + again, square + again.square()
     return ((square - total.square() / count) / max(1, count - 1)).clamp_min(0).sqrt()[0]
 
