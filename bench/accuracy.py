@@ -2,25 +2,27 @@
 
     python bench/accuracy.py --out accuracy/ --json bench/results/accuracy.json
     python bench/accuracy.py --out accuracy/ --scan gpunufft --accel 4 --methods cs
-
-    python bench/accuracy.py --out accuracy/ --only simulated --json simulated.json
+    python bench/accuracy.py --out accuracy/ --only simulated --weights mri-base mri-small
+    python bench/accuracy.py --merge another_run.json --json bench/results/accuracy.json
 
 `--out` gets two folders, `raw` and `simulated`, each with records, pictures and a page as `recon bench` makes them:
 numbers of simulated scans never mix with those of measured ones. A simulated scan is judged by the truth, the image of
 its exact k-space without noise; a measured one by all of its lines. Nothing is tuned here but the opponents, on the
 very references that they are judged by. Real scans are looked for in `--data`, by default where RECON_DATA points.
-`--weights` takes another network than the recipe's own.
+`--weights` takes other networks than the recipe's own: classical methods and opponents are measured beside the first,
+the others alone, in folders of their own. `--json` adds to the records that the file holds, in place of those of the
+same scan, method, network and mask; `--merge` puts records of other files there and measures nothing.
+`bench/accuracy_page.py` makes the page of the documentation of that file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from opponents import OTHERS
+from records import joined, store, stored
 
 from recon import __version__, simulation
 from recon import recipe as recipes
@@ -41,6 +44,8 @@ from recon.progress import reporter
 FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
 MULTI = Plan(accelerations=(2, 4, 6, 8), methods=("zero-filled", "grappa", "sense", "cs", "unrolled"))
 SINGLE = Plan(accelerations=(2,), methods=("zero-filled", "cs", "unrolled"), mask="random")
+#: Two factors: with two slices a scan, and opponents tuned on each, these take the machine long enough.
+SIMULATED = replace(MULTI, accelerations=(4, 8))
 #: Fully sampled raw scans of `public_test`: file, axes, array, plan.
 RAW: Mapping[str, tuple[str, str, str, Plan]] = {
     "gpunufft_brain_t2_4ch": ("gpunufft_brain_t2_4ch.npz", "coil,y,x", "", MULTI),
@@ -55,6 +60,8 @@ RAW: Mapping[str, tuple[str, str, str, Plan]] = {
         )
     },
 }  # fmt: skip
+#: What tells records apart.
+CASE = ("data", "scan", "method", "weights", "acceleration", "mask", "acs", "seed")
 #: The frozen analytic set: coils, matrix, slices, noise, seed of `recon.simulation.preset`.
 ANALYTIC = {
     "head_4ch": (4, 192, 2, 0.02, 101),
@@ -89,7 +96,8 @@ def analytic(name: str) -> simulation.Settings:
 def analytic_scans() -> dict[str, tuple[Callable[[], RawScan], Plan]]:
     """The frozen analytic set by name."""
     return {
-        n: ((lambda n=n: simulation.simulate(analytic(n))), SINGLE if v[0] == 1 else MULTI) for n, v in ANALYTIC.items()
+        n: ((lambda n=n: simulation.simulate(analytic(n))), SINGLE if v[0] == 1 else SIMULATED)
+        for n, v in ANALYTIC.items()
     }
 
 
@@ -103,14 +111,21 @@ def analytic_truth(settings: simulation.Settings) -> NDArray[np.float64]:
 
 
 def run(
-    scans: Mapping[str, tuple[Callable[[], RawScan], Plan]], folder: Path, options: argparse.Namespace
+    scans: Mapping[str, tuple[Callable[[], RawScan], Plan]],
+    folder: Path,
+    options: argparse.Namespace,
+    weights: str = "",
+    *,
+    alone: bool = False,
 ) -> list[dict[str, Any]]:
-    """Records of some scans, those whose name holds one of the wanted words."""
+    """Records of some scans, those whose name holds one of the wanted words; `alone` of the network only."""
     chosen = {n: s for n, s in scans.items() if not options.scan or any(w in n for w in options.scan)}
     if not chosen:
         return []
-    plans = {n: adapted(plan, options) for n, (_, plan) in chosen.items()}
-    others = {n: o for n, o in OTHERS.items() if not options.no_bart}
+    plans = {n: adapted(plan, options, weights) for n, (_, plan) in chosen.items()}
+    if alone:
+        plans = {n: replace(plan, methods=("unrolled",)) for n, plan in plans.items()}
+    others = {n: o for n, o in OTHERS.items() if not (options.no_bart or alone)}
     with reporter(False) as report:
         return results.bench(
             {n: open_() for n, (open_, _) in chosen.items()}, plans, folder, replace=True, report=report, others=others,
@@ -118,10 +133,10 @@ def run(
         )  # fmt: skip
 
 
-def adapted(plan: Plan, options: argparse.Namespace) -> Plan:
-    """The plan with what the command line says otherwise."""
-    if options.weights:
-        solve = replace(plan.recipe.solve, weights=options.weights)
+def adapted(plan: Plan, options: argparse.Namespace, weights: str = "") -> Plan:
+    """The plan with what the command line says otherwise, and a network."""
+    if weights:
+        solve = replace(plan.recipe.solve, weights=weights)
         plan = replace(plan, recipe=recipes.Recipe(solve=solve))
     if options.accel:
         plan = replace(plan, accelerations=tuple(options.accel))
@@ -130,67 +145,93 @@ def adapted(plan: Plan, options: argparse.Namespace) -> Plan:
     return replace(plan, seed=options.seed, device=options.device)
 
 
-def margins(records: Sequence[Mapping[str, Any]], method: str = "unrolled") -> list[str]:
-    """How far a method is above each tuned opponent, scan by scan and on average, within the body."""
-    lines = []
+@dataclass(frozen=True)
+class Lead:
+    """How far a method is above another at one factor: means over `scans` that both have, and the least of them."""
+
+    other: str
+    acceleration: float
+    scans: int
+    psnr: float
+    ssim: float
+    least: float
+    where: str
+
+
+def leads(records: Sequence[Mapping[str, Any]], method: str = "unrolled") -> list[Lead]:
+    """How far a method is above each tuned opponent, within the body; records of one network alone."""
+    at = {(r["method"], r["acceleration"], r["scan"]): r for r in records if r["psnr"] is not None}
+    found = []
     for other in OTHERS:
         for acceleration in sorted({r["acceleration"] for r in records}):
-            pairs = []
-            for ours in (r for r in records if (r["method"], r["acceleration"]) == (method, acceleration)):
-                theirs = next(
-                    (
-                        r
-                        for r in records
-                        if (r["scan"], r["method"], r["acceleration"]) == (ours["scan"], other, acceleration)
-                    ),
-                    None,
-                )
-                if theirs and ours["psnr"] is not None and theirs["psnr"] is not None:
-                    pairs.append((ours["psnr"] - theirs["psnr"], ours["ssim"] - theirs["ssim"], ours["scan"]))
+            pairs = [
+                (ours["psnr"] - theirs["psnr"], ours["ssim"] - theirs["ssim"], scan)
+                for (m, a, scan), ours in at.items()
+                if (m, a) == (method, acceleration) and (theirs := at.get((other, acceleration, scan)))
+            ]
             if pairs:
                 psnr, ssim = (sum(p[i] for p in pairs) / len(pairs) for i in (0, 1))
-                worst = min(pairs)
-                lines.append(
-                    f"{method} over {other}, R = {acceleration:g}: {psnr:+.2f} dB, SSIM {ssim:+.4f} on average of "
-                    f"{len(pairs)}; at worst {worst[0]:+.2f} dB ({worst[2]})"
-                )
-    return lines
+                least, _, where = min(pairs)
+                found.append(Lead(other, acceleration, len(pairs), psnr, ssim, least, where))
+    return found
+
+
+def margins(records: Sequence[Mapping[str, Any]], method: str = "unrolled") -> list[str]:
+    """The leads as sentences."""
+    return [
+        f"{method} over {found.other}, R = {found.acceleration:g}: {found.psnr:+.2f} dB, SSIM {found.ssim:+.4f} on "
+        f"average of {found.scans}; at worst {found.least:+.2f} dB ({found.where})"
+        for found in leads(records, method)
+    ]
 
 
 def main() -> None:
     """Compare, print, write; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=FOLDER)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--json", type=Path, help="all records, with date and machine")
+    parser.add_argument("--out", type=Path, help="folder of pictures and pages")
+    parser.add_argument("--json", type=Path, help="records are added to those that the file holds")
+    parser.add_argument("--merge", type=Path, nargs="+", help="only put the records of these files into that of --json")
     parser.add_argument("--scan", action="append", help="only scans whose name holds this; repeat it")
     parser.add_argument("--only", choices=("raw", "simulated"), default="")
     parser.add_argument("--accel", type=int, nargs="+")
     parser.add_argument("--methods", choices=METHODS, nargs="+")
-    parser.add_argument("--weights", default="")
+    parser.add_argument("--weights", nargs="+", default=[""], help="names that ship, or folders")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--no-bart", action="store_true")
     options = parser.parse_args()
+    if options.merge:
+        if options.json is None:
+            parser.error("--merge needs --json, the file that the records are put into")
+        store(options.json, joined(map(stored, options.merge), CASE), CASE, {})
+        return
+    if options.out is None:
+        parser.error("--out is needed: a folder for pictures and pages")
     if options.threads:
         torch.set_num_threads(options.threads)
-    records = []
+    head = {
+        "date": str(date.today()),
+        "version": __version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
     for data, scans in (("raw", raw_scans(options.data)), ("simulated", analytic_scans())):
         if options.only not in ("", data):
             continue
-        found = run(scans, options.out / data, options)
-        if found:
-            print(f"\n{data}\n{results.summary(found)}", *margins(found), sep="\n", flush=True)
-        records += [{"data": data, **r} for r in found]
-    if options.json:
-        head = {
-            "date": str(date.today()),
-            "version": __version__,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**head, "records": records}, indent=1, allow_nan=False) + "\n")
+        found: list[dict[str, Any]] = []
+        for number, name in enumerate(options.weights):
+            folder = options.out / (f"{data}-{Path(name).name}" if number else data)
+            made = run(scans, folder, options, name, alone=number > 0)
+            found += made
+            if not made:
+                continue
+            # What the first run measured of the opponents holds for all networks.
+            rivals = [r for r in found if r["method"] in OTHERS]
+            mine = made if number == 0 else [*made, *rivals]
+            print(f"\n{data} {name}\n{results.summary(made)}", *margins(mine), sep="\n", flush=True)
+            if options.json:
+                store(options.json, [{"data": data, **r, **head} for r in made], CASE, {})
 
 
 if __name__ == "__main__":

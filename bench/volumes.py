@@ -11,7 +11,6 @@ ESPIRiT maps of the ACS block for all. Scored inside the body on some columns, a
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from networks import scored
+from records import store
 from torch import Tensor
 
 from recon import masks, methods
@@ -39,6 +39,8 @@ from recon.simulation.coil_array import loop_fields
 
 SEED = 800_000_000
 COILS, NY, ACS = 8, 128, 24
+#: What tells records apart.
+CASE = ("volume", "partitions", "noise", "mask", "acceleration", "method")
 #: File, which of its axes are (kz, ky, readout), voxels along the readout.
 SOURCES = {
     "heart CT": ("totalseg_heart_cta_1p5mm.nii.gz", (0, 1, 2), 96),
@@ -165,6 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     networks = {n: weights.load(n).network for n in options.weights}
+    head = {"date": str(date.today()), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "simulated": True}
     for name in options.volume:
         for noise in options.noise:
             full = full_scan(options.data, name, noise, options.partitions)
@@ -181,19 +184,7 @@ def main() -> None:
                             f"{r['psnr']:6.2f} dB / {r['ssim']:.4f}", flush=True,
                         )  # fmt: skip
                     if options.json:
-                        store(options.json, records)
-
-
-def store(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write the records beside others that the file holds, in place of those of the same case."""
-
-    def key(r: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(r[k] for k in ("volume", "partitions", "noise", "mask", "acceleration", "method"))
-
-    kept = json.loads(path.read_text())["records"] if path.exists() else []
-    made = {key(r): r for r in [*kept, *records]}
-    head = {"date": str(date.today()), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "simulated": True}
-    path.write_text(json.dumps({**head, "records": list(made.values())}, indent=1, allow_nan=False) + "\n")
+                        store(options.json, records, CASE, head)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_the_analytic_set_is_frozen(bench: Any, monkeypatch: pytest.MonkeyPatch)
 def test_a_simulated_scan_is_judged_by_the_truth(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracy = bench("accuracy")
     monkeypatch.setattr(accuracy, "ANALYTIC", {"clean": (4, 48, 1, 1e-4, 7), "noisy": (4, 48, 1, 0.1, 7)})
-    monkeypatch.setattr(accuracy, "MULTI", replace(accuracy.MULTI, acs=46))
+    monkeypatch.setattr(accuracy, "SIMULATED", replace(accuracy.SIMULATED, acs=46))
     arguments = ["--only", "simulated", "--out", tmp_path / "out", "--json", tmp_path / "all.json", "--no-bart"]
     arguments += ["--accel", 2, "--methods", "zero-filled"]
     monkeypatch.setattr("sys.argv", ["accuracy.py", *map(str, arguments)])
@@ -120,7 +120,7 @@ def test_measured_and_simulated_scans_get_folders_of_their_own(
 ) -> None:
     accuracy = bench("accuracy")
     monkeypatch.setattr(accuracy, "ANALYTIC", {"small": (3, 32, 1, 0.05, 7)})
-    monkeypatch.setattr(accuracy, "MULTI", replace(accuracy.MULTI, acs=12))
+    monkeypatch.setattr(accuracy, "SIMULATED", replace(accuracy.SIMULATED, acs=12))
     k = np.random.default_rng(0).standard_normal((32, 32, 2)) @ [1, 1j] * np.hanning(32)[:, None] ** 4
     (tmp_path / "public_test").mkdir()
     np.savez(tmp_path / "public_test" / "larson_brain_sag_t1_1ch.npz", kspace=k.astype(np.complex64))
@@ -136,8 +136,61 @@ def test_measured_and_simulated_scans_get_folders_of_their_own(
 
 def test_other_weights_and_factors_enter_every_plan(bench: Any) -> None:
     accuracy = bench("accuracy")
-    options = argparse.Namespace(weights="there", accel=[3], methods=["cs"], seed=5, device="cpu")
-    plan = accuracy.adapted(accuracy.SINGLE, options)
+    options = argparse.Namespace(accel=[3], methods=["cs"], seed=5, device="cpu")
+    plan = accuracy.adapted(accuracy.SINGLE, options, "there")
     assert (plan.accelerations, plan.methods, plan.seed) == ((3,), ("cs",), 5)
     assert plan.mask == "random"
     assert plan.recipe.solve.weights == "there"
+
+
+def test_runs_join_in_one_record_case_by_case(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two networks, then the second again alone: nothing is there twice, and what was not measured again stays."""
+    accuracy = bench("accuracy")
+    monkeypatch.setattr(accuracy, "ANALYTIC", {"small": (4, 48, 1, 0.02, 7)})
+    monkeypatch.setattr(accuracy, "SIMULATED", replace(accuracy.SIMULATED, acs=12))
+    path = tmp_path / "all.json"
+    shared = ["accuracy.py", "--only", "simulated", "--no-bart", "--accel", "2", "--json", str(path)]
+    shared += ["--methods", "cs", "unrolled", "--weights"]
+    monkeypatch.setattr("sys.argv", [*shared, "mri-base", "mri-small", "--out", str(tmp_path / "one")])
+    accuracy.main()
+    first = json.loads(path.read_text())["records"]
+    assert [(r["method"], r["weights"]) for r in first] == [
+        ("cs", None), ("unrolled", "mri-base"), ("unrolled", "mri-small"),
+    ]  # fmt: skip
+    assert first[1]["psnr"] != first[2]["psnr"]
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps({"records": [{**first[2], "psnr": 1.0}, {**first[0], "scan": "another"}]}))
+    monkeypatch.setattr("sys.argv", ["accuracy.py", "--merge", str(path), "--json", str(kept)])
+    accuracy.main()
+    joined = json.loads(kept.read_text())["records"]
+    assert joined == [first[2], {**first[0], "scan": "another"}, *first[:2]]
+
+
+def test_the_page_of_accuracy_holds_every_network_and_says_what_is_simulated(bench: Any) -> None:
+    page = bench("accuracy_page").page
+
+    def record(data: str, method: str, weights: str | None, psnr: float, acceleration: int = 4) -> dict[str, Any]:
+        return {
+            "data": data, "scan": "a", "method": method, "weights": weights, "acceleration": acceleration,
+            "effective_acceleration": 3.1, "mask": "equispaced", "acs": 24, "psnr": psnr, "ssim": psnr / 40,
+            "fallbacks": 1 if weights == "mri-small" else 0, "slices": 2, "failed": "", "date": "2026-01-02",
+        }  # fmt: skip
+
+    made = page(
+        [
+            record("raw", "unrolled", "mri-base", 34.0), record("raw", "unrolled", "mri-small", 31.0),
+            record("raw", "bart wavelet, tuned", None, 30.0), record("raw", "cs", None, 29.0),
+            record("raw", "cs", None, 25.0, 8), record("simulated", "cs", None, 40.0),
+        ]
+    )  # fmt: skip
+    raw, simulated = made.split("## Simulated scans")
+    assert "| `unrolled` (`mri-base`) | 34.0 / .850 |  |" in raw
+    assert "| `unrolled` (`mri-small`) | 31.0 / .775 (1 of 2 classical) |  |" in raw
+    assert "| `mri-base` | BART L1-wavelet, tuned | 4 | 1 | +4.00 dB | +0.1000 | +4.00 dB (a) |" in raw
+    assert "| a | 40.0 / 1.000 |" in simulated
+    assert "SIMULATED" in simulated
+
+
+def test_the_published_page_of_accuracy_is_made_of_the_published_records(bench: Any) -> None:
+    made = bench("accuracy_page").page(bench("records").stored(BENCH / "results" / "accuracy.json"))
+    assert (BENCH.parent / "docs" / "accuracy.md").read_text(encoding="utf-8") == made

@@ -170,6 +170,7 @@ def _trial(
         "scan_sha256": full.fingerprint,
         "settings": "",
         "recipe_hash": None,
+        "weights": None,
         "weights_sha256": None,
     }
     last |= {"fallbacks": None, "device": None, "failed": ""}
@@ -186,7 +187,7 @@ def _trial(
             image = pipeline.reconstruct(fewer.scan, recipe, device=plan.device, stack=stack)
             seconds = time.perf_counter() - started
             magnitude = _magnitude(image.data)
-            last |= {k: image.provenance.get(k) for k in ("recipe_hash", "weights_sha256", "device")}
+            last |= {k: image.provenance.get(k) for k in ("recipe_hash", "weights", "weights_sha256", "device")}
             last["fallbacks"] = image.trust.get("fallbacks")
         found = score(magnitude, full)
     except Exception as e:

@@ -1,0 +1,40 @@
+"""Files of measured records, which grow run by run: a case that is measured again takes the place of what was there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recon.data import ReconError
+from recon.io.atomic import atomic_file
+
+Record = Mapping[str, Any]
+
+
+def joined(runs: Iterable[Sequence[Record]], case: Sequence[str]) -> list[Record]:
+    """The records of several runs, those of a later run in place of earlier ones whose fields `case` are the same."""
+    found: dict[tuple[Hashable, ...], Record] = {}
+    for records in runs:
+        found |= {tuple(r.get(name) for name in case): r for r in records}
+    return list(found.values())
+
+
+def stored(path: Path) -> list[Record]:
+    """The records of a file, none where there is no file; raises ReconError for one that holds something else."""
+    try:
+        records: list[Record] = json.loads(path.read_text(encoding="utf-8"))["records"]
+        return records
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise ReconError(f"{path} holds no records; name another file") from None
+
+
+def store(path: Path, records: Sequence[Record], case: Sequence[str], head: Mapping[str, Any]) -> None:
+    """Write records beside those that the file holds, in place of those of the same case."""
+    made = {**head, "records": joined([stored(path), records], case)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(made, indent=1, allow_nan=False) + "\n", encoding="utf-8")
