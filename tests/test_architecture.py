@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "data": {"geometry"},
     "masks": set(),
     "metrics": {"data"},
-    "simulation": {"ct", "data", "geometry", "hounsfield", "io", "masks", "operators", "prepare", "solve"},
+    "simulation": {"data", "geometry", "hounsfield", "io", "masks", "operators", "prepare", "solve"},
     "recipe": {"data"},
     "progress": set(),
     "kernels": set(),

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from recon.ct import learned, strength
-from recon.ct.noise import noise_level
 from recon.data import Measurement, ReconError
 from recon.operators import Identity
+from recon.prepare import image_noise
 from recon.recipe import Recipe
 from recon.solve import pdhg
 
@@ -80,10 +80,10 @@ def total_variation(
 ) -> Denoised:
     """x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ from the slice."""
     out = np.empty_like(volume)
-    sigma = noise_level(torch.from_numpy(volume))
+    sigma = [float(image_noise.measured(torch.from_numpy(y)).level) for y in volume]
     for k in range(len(volume)):
         report("denoise", k, len(volume))
-        s = float(sigma[k])
+        s = sigma[k]
         if s == 0:
             out[k] = volume[k]
             continue
@@ -94,6 +94,6 @@ def total_variation(
         x = pdhg.tv(m, lam=lam, iterations=n, axes=(-2, -1), balance=1.0).x
         out[k] = (x[0] * s - 1000).cpu().numpy()
     report("denoise", len(volume), len(volume))
-    low, high = float(sigma.min()), float(sigma.max())
+    low, high = min(sigma), max(sigma)
     note = f"noise estimated from the image: {low:.0f} HU" + (f" to {high:.0f} HU" if round(high) > round(low) else "")
-    return Denoised(out, "tv", why, {"noise_HU": [round(float(s), 2) for s in sigma]}, notes=(note,))
+    return Denoised(out, "tv", why, {"noise_HU": [round(s, 2) for s in sigma]}, notes=(note,))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from recon.ct.denoise import Report, denoise_images
-from recon.ct.noise import noise_level
 from recon.data import CTProjections, DataError, Image, Measurement, ReconError
 from recon.geometry import Geometry
 from recon.hounsfield import WATER, hounsfield
@@ -18,6 +17,7 @@ from recon.job import described, fingerprint, provenance
 from recon.operators import Weight, Xray
 from recon.operators.xray import Parallel
 from recon.prepare import ct as prepare
+from recon.prepare import image_noise
 from recon.recipe import Recipe
 from recon.solve import cg, pdhg
 from recon.solve.fbp import fbp, view_weights
@@ -130,7 +130,7 @@ def solve(method: str, data: prepare.Projected, A: Xray, recipe: Recipe, water: 
         return cg.cg(normal, b, x0=_start(data, A, recipe), iterations=n, tolerance=recipe.solve.tolerance).x
     norm = 1.05 * float(largest_eigenvalue(normal, b).max()) ** 0.5
     start = _start(data, A, recipe)
-    s = float(noise_level(hounsfield(start, water).cpu()).median()) / 1000 * water or 1e-4 * water
+    s = float(image_noise.measured(hounsfield(start, water)).level.median()) / 1000 * water or 1e-4 * water
     beta = TV_WEIGHT * recipe.solve.tv / s
     # A and y over the norm of A: the solver's steps are made for operators of norm 1.
     scaled = Measurement(m.y / norm, (1 / norm) * m.A, 1 / norm)

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.ct.noise import TISSUE, noise_level
 from recon.data import CTProjections, DataError, ReconError
 from recon.hounsfield import WATER, attenuation, hounsfield
 from recon.operators.xray import Fan, Parallel, Xray
+from recon.prepare.image_noise import SOFT, measured
 from recon.simulation import ct, ct_phantom
 from recon.simulation.ct import Beam
 from recon.solve.fbp import fbp
@@ -121,8 +121,8 @@ def own_photons(hu: NDArray[np.float32], A: Xray, scan: Scan) -> float:
     Noise goes as 1/√photons; a trial scan tells the factor. Raises DataError for a slice without noise.
     """
     image = torch.from_numpy(np.maximum(hu, -1000).astype(np.float32))
-    own = float(noise_level(image[None])[0])
-    inside = (image > TISSUE[0]) & (image < TISSUE[1])
+    own = float(measured(image).level)
+    inside = (image > SOFT[0]) & (image < SOFT[1])
     if not own > 0 or int(inside.sum()) < 500:
         raise DataError("the source shows no noise in soft tissue, so no share of its dose is known; give --photons")
     p = A(attenuation(image))
