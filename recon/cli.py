@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,8 +24,7 @@ from recon.cli_ct import Strength, simulate_ct, with_strength
 from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
-from recon.data import ReconError
-from recon.errors import leave, one_line, sentence
+from recon.errors import ReconError, leave, one_line, sentence
 
 if TYPE_CHECKING:
     from recon.data import Image
@@ -236,6 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given or bool(os.environ.get("RECON_DEBUG"))
     given = [a for a in given if a != "--debug"]
+    # Threads that wait for work sleep instead of turning: beside other programs a run took seven times as long with
+    # turning ones. OpenMP reads this when torch is imported; whoever sets it otherwise is obeyed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Finished by force, a run takes its temporary files away.
     with _terminable(), warnings.catch_warnings():
         if not debug:
@@ -245,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(given: list[str], debug: bool) -> int:
     try:
-        code = app(args=given, prog_name="recon", standalone_mode=False)
+        code = _asked(given)(args=given, prog_name="recon", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -261,6 +264,17 @@ def _run(given: list[str], debug: bool) -> int:
             raise
         _say(sentence(e, memory=_MEMORY, unforeseen="; --debug shows where"))
         return 1
+
+
+def _asked(given: list[str]) -> typer.Typer:
+    """The verbs; only the one that is asked for, where it is one, since typer looks at every option of every verb."""
+    verb = given[0] if given else ""
+    found = [c for c in app.registered_commands if c.callback and c.callback.__name__.replace("_", "-") == verb]
+    if not found:
+        return app
+    one = copy(app)
+    one.registered_commands = found
+    return one
 
 
 def _refuse(e: Any) -> int:

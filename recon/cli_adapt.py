@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recon.data import ReconError
+from recon.errors import ReconError
 
 
 def adapt(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
-from recon.data import RawScan, ReconError
+from recon.errors import ReconError
 
 if TYPE_CHECKING:
     from recon.pipeline import Scan as AnyScan
@@ -64,6 +64,8 @@ def placed(raw: AnyScan, trajectory: str) -> AnyScan:
 
     if not trajectory:
         return raw
+    from recon.data import RawScan
+
     if not isinstance(raw, RawScan):
         raise ReconError(f"--trajectory places lines of an MRI scan, and {raw.source} has none; leave it out")
     if trajectory in STANDARD:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand
 
-from recon.data import ReconError
+from recon.errors import ReconError
 
 #: Options that take several values in a row.
 _SEVERAL = ("--accel", "--methods", "--dose")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recon.data import ReconError
+from recon.errors import ReconError
 
 if TYPE_CHECKING:
     from recon.data import CTImages

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recon.data import ReconError
-from recon.errors import one_line
+from recon.errors import ReconError, one_line
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs

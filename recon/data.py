@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recon.errors import DataError as DataError
+from recon.errors import MissingPackage as MissingPackage
+from recon.errors import ReconError as ReconError
 from recon.geometry import Geometry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from recon.operators.base import Linear
-
-
-class ReconError(Exception):
-    """An error that its reader can mend: one sentence of what was found and what cures it."""
-
-
-class DataError(ReconError):
-    """The scan file holds something that cannot be reconstructed as it stands."""
-
-
-class MissingPackage(ReconError):
-    """An optional package is needed; the sentence holds its install command."""
 
 
 class Flag(IntEnum):

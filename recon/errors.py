@@ -1,4 +1,4 @@
-"""What may be said of an error: one line, and nothing that a file could have put into it; and how a process ends."""
+"""Errors with a cure; what may be said of one, a line that holds nothing of a file; and how a process ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import sys
 import threading
 from typing import NoReturn
 
-from recon.data import ReconError
+
+class ReconError(Exception):
+    """An error that its reader can mend: one sentence of what was found and what cures it."""
+
+
+class DataError(ReconError):
+    """The scan file holds something that cannot be reconstructed as it stands."""
+
+
+class MissingPackage(ReconError):
+    """An optional package is needed; the sentence holds its install command."""
 
 
 def sentence(e: Exception, *, memory: str, unforeseen: str = "") -> str:

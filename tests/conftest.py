@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+# As `recon` does: where other programs want the processor too, threads that turn while they wait take most of it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes share the cores: a thread each, in what they start too, and before anything asks how many there are.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

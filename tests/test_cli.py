@@ -330,3 +330,13 @@ def test_a_process_ends_with_its_code_and_calls_what_waits_for_its_end() -> None
     assert done.returncode == 1
     assert done.stdout.split() == ["worked", "cleaned"]
     assert "no-such-file.h5" in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "policy"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_without_work_sleep_unless_the_user_says_otherwise(asked: str | None, policy: str) -> None:
+    # OpenMP's own word, when torch loads it.
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    given = kept | {"OMP_DISPLAY_ENV": "true", "OMP_NUM_THREADS": "1"} | ({"OMP_WAIT_POLICY": asked} if asked else {})
+    code = "import recon.cli as c, contextlib as l\nwith l.suppress(SystemExit): c.main(['--version'])\nimport torch"
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr.replace("='", " = '")
