@@ -6,10 +6,12 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -74,6 +76,10 @@ def environment(threads: int) -> dict[str, str]:
     return {**os.environ, **{f"{n}_NUM_THREADS": str(threads) for n in names}, "OMP_WAIT_POLICY": "passive"}
 
 
+#: Seconds that a worker may take to import and to prepare, untimed.
+PREPARING = 1200.0
+
+
 def worker(
     peer: str,
     module: str,
@@ -84,33 +90,56 @@ def worker(
     threads: int,
     leader: float,
     hurry: bool,
-    timeout: float,
+    limit: float,
 ) -> dict[str, Any]:
-    """Seconds, MiB, versions, result and witness of one worker; {why_not} where it failed."""
+    """Seconds, MiB, versions, result and witness of one worker; {why_not} where it failed.
+
+    A first run that is not done after `limit` seconds is ended, and `more_than_s` says how long it had gone on.
+    """
     out = folder / f"result_{peer}"
     threads = 1 if peer in ONE_THREAD else threads
     command = [python_of(peer), str(HERE / "harness.py"), module, function, str(folder), str(out)]
-    command += [str(repeats), str(threads), str(leader), "hurry" if hurry else "calm"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", env=environment(threads), timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        return {"why_not": f"not done after {timeout:.0f} s"}
-    if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        said = lines[-1].strip()[:300] if lines else f"exit status {done.returncode}"
-        return {
-            "why_not": said
-            + ("; run `make bench-peers`" if peer != "ours" and said.startswith("ModuleNotFoundError") else "")
-        }
-    said = json.loads(Path(f"{out}.json").read_text())
+    command += [str(repeats), str(threads), str(leader), "hurry" if hurry else "calm", str(limit)]
+    with tempfile.TemporaryFile("w+", errors="replace") as said_last:
+        ran = bounded(command, Path(f"{out}.started"), limit, stderr=said_last, env=environment(threads))
+        said_last.seek(0)
+        lines = [line for line in said_last.read().strip().splitlines() if line.strip()]
+    if isinstance(ran, dict):
+        return ran
+    if ran:
+        words = lines[-1].strip()[:300] if lines else f"exit status {ran}"
+        missing = peer != "ours" and words.startswith("ModuleNotFoundError")
+        return {"why_not": words + ("; run `make bench-peers`" if missing else "")}
+    said: dict[str, Any] = json.loads(Path(f"{out}.json").read_text())
     witness = Path(f"{out}.witness.npy")
     said["result"] = np.load(f"{out}.npy")
     said["witness"] = np.load(witness) if witness.exists() else None
     for path in folder.glob(f"{out.name}.*"):
         path.unlink()
     return said
+
+
+def bounded(command: list[str], started: Path, limit: float, **more: Any) -> int | dict[str, Any]:
+    """Exit status of a command, or how long it had gone on since it made the file `started` when it was ended.
+
+    With it end the processes that it started: a peer's command that went on would slow the next peer.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **more)
+    began = time.monotonic()
+    try:
+        while True:
+            try:
+                return process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                gone = time.time() - started.stat().st_mtime if started.exists() else None
+            if gone is not None and gone > limit:
+                return {"more_than_s": round(gone, 1), "why_not": f"not done after {gone:.0f} s"}
+            if gone is None and time.monotonic() - began > PREPARING:
+                return {"why_not": f"not begun after {PREPARING:.0f} s"}
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def scratch() -> Path:
@@ -138,11 +167,12 @@ def measure(
     threads: int = 2,
     peers: tuple[str, ...] | None = None,
     hurry: bool = False,
-    timeout: float = 1200,
+    limit: float = 1200,
 ) -> dict[str, Any]:
     """One record: ours, every peer with its time, error and memory or the reason why not, and the ratio.
 
-    In a hurry, peers that are slower than another by far are run once, without a warm-up.
+    In a hurry, peers that are slower than another by far are run once, without a warm-up. `limit` bounds the seconds
+    of everybody's runs.
     """
     folder = scratch()
     try:
@@ -167,7 +197,7 @@ def measure(
                 threads=threads,
                 leader=leader,
                 hurry=hurry,
-                timeout=timeout,
+                limit=limit,
             )
             rows[who] = said if "why_not" in said else _judged(case, data, settings, said)
             versions |= rows[who].pop("versions", {})
@@ -176,7 +206,7 @@ def measure(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     size = {k: v for k, v in case.sizes[label].items() if isinstance(v, (int, str, list, tuple, float))}
-    return record(case, label, size, rows, versions) | {"threads": threads, "repeats": repeats}
+    return record(case, label, size, rows, versions) | {"threads": threads, "repeats": repeats, "limit_s": limit}
 
 
 def _judged(case: Case, data: Data, settings: Settings, said: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +224,9 @@ def record(
 ) -> dict[str, Any]:
     """The fields of a record; `ratio` is the fastest equally accurate peer's median over ours.
 
-    "loop" is a plain torch loop, nobody's package: it has its own ratio and never counts as the fastest peer.
+    Where a peer was ended before it was done and before any other was, the ratio is the one to its time so far, and
+    `ratio_is_at_least` says that it may be higher. "loop" is a plain torch loop, nobody's package: it has its own ratio
+    and never counts as the fastest peer.
     """
     ours, peers = rows["ours"], {n: r for n, r in rows.items() if n != "ours"}
     out: dict[str, Any] = {"case": case.name, "size": {"name": label, **size}, "device": "cpu"}
@@ -207,8 +239,14 @@ def record(
     counted = {n: r for n, r in peers.items() if "s" in r and "why_not_counted" not in r and n != "loop"}
     best = min(counted, key=lambda n: counted[n]["s"], default=None)
     ratio = counted[best]["s"] / ours["s"] if best and "s" in ours else None
+    bounds = [r["more_than_s"] for n, r in peers.items() if "more_than_s" in r and n != "loop"]
+    at_least = bool(bounds) and (ratio is None or min(bounds) < counted[best or ""]["s"])
+    if at_least and "s" in ours:
+        ratio = min(bounds) / ours["s"]
     out |= {"peer": best, "peer_s": counted[best]["s"] if best else None}
     out |= {"peer_error": counted[best]["error"] if best else None, "ratio": round(ratio, 3) if ratio else None}
+    if at_least and ratio:
+        out["ratio_is_at_least"] = True
     if "s" in peers.get("loop", {}) and "s" in ours:
         out["ratio_loop"] = round(peers["loop"]["s"] / ours["s"], 3)
     if best and "s" in ours:

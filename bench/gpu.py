@@ -1,8 +1,9 @@
 """How fast on a CUDA GPU, beside sigpy (CuPy) and mrpro (torch) on the same card, and beside what its memory allows.
 
-    python bench/gpu.py --prepare FOLDER                  # data and answers, made on the CPU
-    python bench/gpu.py --data FOLDER --json bench/results/gpu.json
-    python bench/gpu.py --data FOLDER --dry               # both with --dry: tiny problems on the CPU
+    python bench/gpu.py                                   # all of it: minutes on the CPU, then a few on the card
+    python bench/gpu.py --prepare FOLDER                  # where the card is lent: data and answers before it is there,
+    python bench/gpu.py --data FOLDER --json bench/results/gpu.json --log kernels.txt              # and what needs it
+    python bench/gpu.py --dry                             # tiny problems on the CPU, to see that all of it runs
 
 Data are on the card before the clock starts, except in `recon run`, whose copies are part of it. Every result is held
 against an answer in double precision made on the CPU, or against the truth. A case that fails says why and the others
@@ -16,6 +17,7 @@ import importlib
 import json
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -44,7 +46,7 @@ CASES: tuple[Case, ...] = (
     _on_gpu(sense_normal.CASES[0], ("mrpro", "sigpy", "loop")),
     _on_gpu(cg_sense.CASES[0], ("mrpro", "sigpy", "loop"), target_s=None),
     _on_gpu(espirit.CASES[0], ("sigpy",), sizes={**espirit.STACK, **espirit.SIZES}),
-    _on_gpu(gpu_run.CASE, ()),
+    _on_gpu(gpu_run.CASES[0], ()),
     _on_gpu(wavelet.CASES[0], ("mrpro", "sigpy")),
     _on_gpu(unrolled.CASES[0], ()),
     _on_gpu(projection.CASES[0], ()),
@@ -196,18 +198,37 @@ def main() -> None:
     parser.add_argument("--time", type=float, default=TIME, help="seconds after which no further peer is measured")
     parser.add_argument("--dry", action="store_true", help="tiny problems on the CPU")
     options = parser.parse_args()
-    folder = options.prepare or options.data
-    if folder is None:
-        raise SystemExit("give --data FOLDER, made by --prepare FOLDER")
     asked = list(jobs(options.case, options.dry, options.size))
-    if options.prepare:
-        workers = 2 if options.dry else 5
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            given = [(folder, i, 4, options.case, options.dry, options.size) for i in range(len(asked))]
-            for said in pool.map(prepare, *zip(*given)):
-                print(said or "made", flush=True)
-        return
+    if not options.dry and not options.prepare and (why := no_gpu()):
+        raise SystemExit(f"{why}; --dry runs tiny problems on the CPU, --prepare FOLDER makes the data without a GPU")
+    with tempfile.TemporaryDirectory(prefix="recon-bench-") as scratch:
+        folder = options.prepare or options.data or Path(scratch)
+        if options.prepare or not options.data:
+            prepare_all(folder, len(asked), options)
+        if not options.prepare:
+            measure_all(folder, asked, options)
 
+
+def no_gpu() -> str:
+    """Why nothing can be measured here; nothing where it can."""
+    import torch
+
+    from recon.kernels import bridge
+
+    return bridge.missing() if torch.cuda.is_available() else "torch finds no CUDA GPU here"
+
+
+def prepare_all(folder: Path, count: int, options: argparse.Namespace) -> None:
+    """The data of every job, some at a time."""
+    workers = 2 if options.dry else 5
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        given = [(folder, i, 4, options.case, options.dry, options.size) for i in range(count)]
+        for n, said in enumerate(pool.map(prepare, *zip(*given))):
+            print(said or f"made {n + 1} of {count}", flush=True)
+
+
+def measure_all(folder: Path, asked: list[tuple[Case, str]], options: argparse.Namespace) -> None:
+    """Every job, printed and stored one by one."""
     import torch
     from device import bandwidth
 

@@ -1,12 +1,13 @@
 """One measurement in a process of its own: loads arrays, warms up, repeats, writes times and the result.
 
-    python bench/harness.py MODULE FUNCTION FOLDER OUT REPEATS THREADS LEADER hurry|calm
+    python bench/harness.py MODULE FUNCTION FOLDER OUT REPEATS THREADS LEADER hurry|calm LIMIT
 
 Ours and every peer run by this file alone, so that imports, threads and memory are counted alike. It needs numpy and
 nothing of recon. FUNCTION(data, settings) prepares, untimed, and returns a callable that does the work once; what that
 returns is the result, or a tuple (result, seconds, MiB) where a command was timed by itself. An attribute `witness` of
 the callable is stored beside the result. A task that is far slower than LEADER seconds is run once after its
-warm-up, or in a hurry not again; neither is one that takes LONG.
+warm-up, or in a hurry not again; neither is one that takes LONG. No run is begun that would end later than LIMIT
+seconds after the first one began; a file OUT.started says when that was.
 """
 
 from __future__ import annotations
@@ -48,7 +49,15 @@ def timed(run: Any) -> tuple[Any, float, float | None]:
 
 
 def main(
-    module: str, function: str, folder: str, out: str, repeats: int, threads: int, leader: float, hurry: bool
+    module: str,
+    function: str,
+    folder: str,
+    out: str,
+    repeats: int,
+    threads: int,
+    leader: float,
+    hurry: bool,
+    limit: float = float("inf"),
 ) -> None:
     """Measure one task; see the module."""
     data = {p.stem: np.load(p) for p in sorted(Path(folder).glob("*.npy"))}
@@ -59,6 +68,8 @@ def main(
     run = getattr(worker, function)(data, {**settings, "folder": folder, "threads": threads})
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+    Path(f"{out}.started").touch()
+    begun = time.perf_counter()
     result, first, peak = timed(run)
     times, peaks = [first], [peak]
     if first < 0.2:
@@ -69,9 +80,12 @@ def main(
         repeats = 0
     if hurry and first > 0.5 and first > 1.5 * leader:
         repeats = 0
-    if repeats:
-        times, peaks = [], []
+    warm = False
     for _ in range(repeats):
+        if time.perf_counter() - begun + first > limit:
+            break
+        if not warm:
+            warm, times, peaks = True, [], []
         result, seconds, peak = timed(run)
         times.append(seconds)
         peaks.append(peak)
@@ -82,7 +96,7 @@ def main(
         np.save(f"{out}.witness.npy", np.asarray(run.witness))
     said = {
         "seconds": times,
-        "warmed_up": repeats > 0,
+        "warmed_up": warm,
         "MiB": round(peak),
         "versions": versions() | getattr(worker, "VERSIONS", {}),
     }
@@ -90,4 +104,11 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], int(sys.argv[5]), int(sys.argv[6]), float(sys.argv[7]), sys.argv[8] == "hurry")
+    main(
+        *sys.argv[1:5],
+        int(sys.argv[5]),
+        int(sys.argv[6]),
+        float(sys.argv[7]),
+        sys.argv[8] == "hurry",
+        float(sys.argv[9]),
+    )

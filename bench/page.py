@@ -48,7 +48,8 @@ def row(record: Mapping[str, Any]) -> str:
     """A line of the table."""
     cells = [TITLES.get(record["case"], record["case"]), record["size"]["name"].replace("x", "×")]
     cells += [seconds(record["ours_s"]), f"{record['peer']} {seconds(record['peer_s'])}" if record["peer"] else "none"]
-    cells.append(f"**{record['ratio']:.2f}**" if record["ratio"] else "")
+    mark = "> " if _bounded(record) else ""
+    cells.append(f"**{mark}{record['ratio']:.2f}**" if record["ratio"] else "")
     target = f"{record['target']:g}" if record["target"] else ""
     cells.append(f"below {seconds(record['target_s'])}" if record["target_s"] else target)
     cells.append(" / ".join(f"{e:.3g}" for e in (record["ours_error"], record["peer_error"]) if e))
@@ -56,6 +57,10 @@ def row(record: Mapping[str, Any]) -> str:
     cells.append(", ".join(f"{n} {seconds(record['peers'][n]['s'])}{_mark(record['peers'][n])}" for n in counted))
     cells.append(f"{record['ours_MiB']} MiB" if record["ours_MiB"] else "")
     return "| " + " | ".join(cells) + " |"
+
+
+def _bounded(record: Mapping[str, Any]) -> bool:
+    return bool(record.get("ratio_is_at_least"))
 
 
 def _mark(peer: Mapping[str, Any]) -> str:
@@ -128,13 +133,17 @@ def page(records: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]] 
     days = " and ".join(sorted({r["date"] for r in records}))
     counts = sorted({r["repeats"] for r in records})
     runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    ended = (
+        "A ratio with > is to the time after which the fastest peer was ended. " if any(map(_bounded, records)) else ""
+    )
     lines = [
         "# Performance",
         "",
         f"Measured on {days}, {first['machine']}, {first['threads']} threads, medians of {runs} "
         "runs after a warm-up, everybody in a process of its own with the same data. The ratio is the fastest equally "
         "accurate peer's time over ours; “loop” is a plain torch loop, which never counts as the fastest peer, and "
-        "peers with a star are too inaccurate to count. `make bench-peers` and `python bench/speed.py` measure again.",
+        f"peers with a star are too inaccurate to count. "
+        f"{ended}`make bench-peers` and `python bench/speed.py` measure again.",
         "",
         "| case | size | recon | fastest peer | ratio | to reach | error, ours / peer | others | peak memory, ours |",
         "|---|---|---|---|---|---|---|---|---|",

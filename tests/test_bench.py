@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,47 @@ def test_without_peers_there_is_no_ratio(bench: Any) -> None:
     assert made["peer"] is None
     assert made["ratio"] is None
     assert made["peers"]["gone"]["why_not"] == "not there"
+
+
+def ended(s: float) -> dict[str, Any]:
+    return {"more_than_s": s, "why_not": f"not done after {s:.0f} s"}
+
+
+def test_a_peer_that_was_ended_bounds_the_ratio_from_below(bench: Any) -> None:
+    made = recorded(bench, slow=peer(9.0, 0.1), ended=ended(5.0))
+    assert (made["ratio"], made["ratio_is_at_least"], made["peer"]) == (5.0, True, "slow")
+    alone = recorded(bench, ended=ended(5.0), loop=ended(2.0))
+    assert (alone["ratio"], alone["ratio_is_at_least"], alone["peer"]) == (5.0, True, None)
+    assert "at least 5.00×" in bench("speed").row(alone)
+    page = bench("page").page([alone | {"threads": 2, "repeats": 5}])
+    assert "**> 5.00**" in page
+    assert "ended: not done after 5 s" in page
+
+
+def test_a_peer_that_was_ended_later_than_another_was_done_changes_no_ratio(bench: Any) -> None:
+    made = recorded(bench, fast=peer(3.0, 0.1), ended=ended(5.0))
+    assert (made["ratio"], made["peer"]) == (3.0, "fast")
+    assert "ratio_is_at_least" not in made
+
+
+def test_who_takes_too_long_is_ended_with_all_that_it_started(bench: Any, tmp_path: Path) -> None:
+    started, alive = tmp_path / "started", tmp_path / "alive"
+    script = f"(while true; do date +%N > {alive}; sleep 0.05; done) & touch {started}; wait"
+    said = bench("case").bounded(["bash", "-c", script], started, 0.6)
+    assert 0.6 <= said["more_than_s"] < 30
+    before = alive.read_text()
+    time.sleep(0.4)
+    assert alive.read_text() == before
+
+
+@pytest.mark.parametrize(("limit", "runs", "warm"), [("inf", 5, True), ("0", 1, False)])
+def test_no_run_is_begun_that_ends_after_the_limit(limit: str, runs: int, warm: bool, tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text("import time\ndef go(data, settings):\n    return lambda: time.sleep(0.01)\n")
+    (tmp_path / "settings.json").write_text("{}")
+    command = [sys.executable, BENCH / "harness.py", "task", "go", tmp_path, tmp_path / "out", "3", "1", "inf", "calm"]
+    subprocess.run([*command, limit], check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    said = json.loads((tmp_path / "out.json").read_text())
+    assert (len(said["seconds"]), said["warmed_up"]) == (runs, warm)
 
 
 def test_a_tiny_case_runs_with_peers_absent(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,8 +190,10 @@ def test_the_sweep_sees_a_cliff(bench: Any) -> None:
 
     even = [point(n, n * n * 1e-9) for n in (10, 20, 30, 40)]
     assert sweep.worst(even) == pytest.approx(1)
-    even[2]["ours_s"] *= 5
-    assert sweep.worst(even) == pytest.approx(5)
+    for at, factor, seen in ((2, 5, 5), (3, 5, 5), (0, 40, 10)):
+        steep = [dict(p) for p in even]
+        steep[at]["ours_s"] *= factor
+        assert sweep.worst(steep[::-1]) == pytest.approx(seen)
 
 
 def test_new_records_take_the_place_of_old_ones_and_others_stay(bench: Any, tmp_path: Path) -> None:

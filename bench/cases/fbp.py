@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import phantom
+from arrays import tensor
 from case import Array, Case, Data, Settings
 
-from cases.projection import CENTRES, exact
-
-SIZES: dict[str, Settings] = {"512x512x720": {"n": 512, "angles_count": 720}}
+from cases.projection import CENTRES, SIZES, exact, operator_of, truth
 
 
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
@@ -28,30 +26,10 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     return made, {**settings, "angles": angles.tolist(), "bins": bins}
 
 
-def truth(n: int, centre: tuple[float, float], fine: int = 4) -> Array:
-    """The phantom (y, x), rows from the top down, on pixels whose middle lies `centre` pixels from the axis."""
-    at = (np.arange(n * fine) - (n * fine - 1) / 2) / fine
-    x, y = (at + centre[0])[None] * (2 / n), (centre[1] - at)[:, None] * (2 / n)
-    image = np.zeros((n * fine, n * fine), np.float32)
-    for value, cx, cy, cz, rx, ry, rz, angle in phantom.ELLIPSOIDS:
-        shrink = np.sqrt(max(0.0, 1 - (cz / rz) ** 2))
-        c, s = np.cos(angle), np.sin(angle)
-        u, v = x - cx, y - cy
-        image += np.float32(value) * (
-            ((c * u + s * v) / (rx * shrink)) ** 2 + ((c * v - s * u) / (ry * shrink)) ** 2 <= 1
-        )
-    return image.reshape(n, fine, n, fine).mean((1, 3))
-
-
 def ours(data: Data, settings: Settings) -> Callable[[], Any]:
-    import torch
-
-    from recon.operators.xray import Parallel, Xray
     from recon.solve.fbp import fbp
 
-    angles = -torch.tensor(settings["angles"], dtype=torch.float64)
-    A = Xray(Parallel(angles, settings["bins"], 1.0), (settings["n"], settings["n"]), 1.0)
-    y = torch.from_numpy(data["sinogram"])
+    A, y = operator_of(settings), tensor(data["sinogram"])
     return lambda: fbp(y, A)
 
 

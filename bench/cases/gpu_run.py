@@ -67,16 +67,18 @@ def error(data: Data, settings: Settings, result: Array, witness: Array | None) 
     return cartesian.relative(result, data["by_cpu"])
 
 
-CASE = Case(
-    name="recon_run",
-    task="gpu_run",
-    module="cases.gpu_run",
-    sizes=SIZES,
-    quick=(),
-    target=None,
-    peers=(),
-    data=data,
-    error=error,
-    measure="relative difference from the same run on the CPU",
-    floor=1e-3,
+CASES = (
+    Case(
+        name="recon_run",
+        task="gpu_run",
+        module="cases.gpu_run",
+        sizes=SIZES,
+        quick=(),
+        target=None,
+        peers=(),
+        data=data,
+        error=error,
+        measure="relative difference from the same run on the CPU",
+        floor=1e-3,
+    ),
 )

@@ -22,17 +22,7 @@ CENTRES = ((0.0, 0.0), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))
 
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     n, count = settings["n"], settings["angles_count"]
-    fine = 4
-    x = (np.arange(n * fine) - (n * fine - 1) / 2) * (2.0 / (n * fine))
-    image = np.zeros((n * fine, n * fine), np.float32)
-    for value, cx, cy, cz, rx, ry, rz, angle in phantom.ELLIPSOIDS:
-        shrink = np.sqrt(max(0.0, 1 - (cz / rz) ** 2))
-        c, s = np.cos(angle), np.sin(angle)
-        u, v = x[None] - cx, -x[:, None] - cy
-        image += np.float32(value) * (
-            ((c * u + s * v) / (rx * shrink)) ** 2 + ((c * v - s * u) / (ry * shrink)) ** 2 <= 1
-        )
-    image = image.reshape(n, fine, n, fine).mean((1, 3))
+    image = truth(n)
     angles = np.arange(count) * np.pi / count
     bins = int(np.ceil(np.sqrt(2) * n))
     sinogram = exact(angles, bins, n, (0.0, 0.0)).astype(np.float32)
@@ -41,6 +31,21 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     sinogram *= rng.standard_normal(sinogram.shape, np.float32)
     made = {"image": image, "sinogram": sinogram, "speckled": image * rng.standard_normal(image.shape, np.float32)}
     return made, {**settings, "angles": angles.tolist(), "bins": bins}
+
+
+def truth(n: int, centre: tuple[float, float] = (0.0, 0.0), fine: int = 4) -> Array:
+    """The phantom (y, x), rows from the top down, on pixels whose middle lies `centre` pixels from the axis."""
+    at = (np.arange(n * fine) - (n * fine - 1) / 2) / fine
+    x, y = (at + centre[0])[None] * (2 / n), (centre[1] - at)[:, None] * (2 / n)
+    image = np.zeros((n * fine, n * fine), np.float32)
+    for value, cx, cy, cz, rx, ry, rz, angle in phantom.ELLIPSOIDS:
+        shrink = np.sqrt(max(0.0, 1 - (cz / rz) ** 2))
+        c, s = np.cos(angle), np.sin(angle)
+        u, v = x - cx, y - cy
+        image += np.float32(value) * (
+            ((c * u + s * v) / (rx * shrink)) ** 2 + ((c * v - s * u) / (ry * shrink)) ** 2 <= 1
+        )
+    return image.reshape(n, fine, n, fine).mean((1, 3))
 
 
 def exact(angles: Array, bins: int, n: int, centre: tuple[float, float]) -> Array:
@@ -55,7 +60,7 @@ def exact(angles: Array, bins: int, n: int, centre: tuple[float, float]) -> Arra
     return out
 
 
-def _operator(settings: Settings) -> Any:
+def operator_of(settings: Settings) -> Any:
     import torch
 
     from recon.operators.xray import Parallel, Xray
@@ -66,12 +71,12 @@ def _operator(settings: Settings) -> Any:
 
 
 def ours_projection(data: Data, settings: Settings) -> Callable[[], Any]:
-    operator, x = _operator(settings), tensor(data["image"])
+    operator, x = operator_of(settings), tensor(data["image"])
     return lambda: operator(x)
 
 
 def ours_backprojection(data: Data, settings: Settings) -> Callable[[], Any]:
-    operator, y = _operator(settings), tensor(data["sinogram"])
+    operator, y = operator_of(settings), tensor(data["sinogram"])
 
     def run() -> Any:
         return operator.adjoint(y)
