@@ -21,9 +21,14 @@ def log_error(x: Tensor, target: Tensor, start: Tensor, weight: Tensor, floor: f
 
 
 def gain(x: Tensor, target: Tensor, start: Tensor, weight: Tensor) -> Tensor:
-    """PSNR of |x| minus PSNR of |start| for each item, decibels, over the pixels of weight one."""
+    """PSNR of |x| minus PSNR of |start| for each item, decibels, over the pixels of weight one.
+
+    A piece without any such pixel, which shows air alone, is measured over all that counts. Finite for images without
+    an error.
+    """
     body = (weight >= 1).float()
-    ours, theirs = (_log_mse(v.abs() - target.abs(), body, 0.0) for v in (x, start))
+    body = torch.where(body.amax((-3, -2, -1), keepdim=True) > 0, body, weight)
+    ours, theirs = (_log_mse(v.abs() - target.abs(), body, 1e-20) for v in (x, start))
     return (theirs - ours) * (10 / torch.log(torch.tensor(10.0)))
 
 
@@ -46,4 +51,4 @@ def dissimilarity(x: Tensor, target: Tensor, weight: Tensor, window: int = 7) ->
 
 def _log_mse(error: Tensor, weight: Tensor, floor: float) -> Tensor:
     square = error.real.square() + error.imag.square() if error.is_complex() else error.square()
-    return ((square * weight).sum((-3, -2, -1)) / weight.sum((-3, -2, -1)) + floor).log()
+    return ((square * weight).sum((-3, -2, -1)) / weight.sum((-3, -2, -1)).clamp_min(1e-12) + floor).log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ class Log:
             self._board = None
 
     def write(self, **values: float) -> None:
-        """Add what was measured at a step."""
+        """Add what was measured at a step; what is not finite is null, since JSON has no such number."""
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 if name != "step":

@@ -14,7 +14,7 @@ import torch
 
 from recon import metrics
 from recon.data import ReconError
-from recon.learn import losses, pool, settings, synth, train
+from recon.learn import losses, pool, settings, synth, train, watch
 from recon.learn.draw import Draw
 from recon.learn.muon import Muon, orthogonal
 from recon.learn.pool import Groups
@@ -162,6 +162,30 @@ def test_the_loss_counts_decibels_against_the_start() -> None:
     loss = float(losses.log_error(target + off / 10, target, target + off, weight, floor=0.0))
     assert loss * 20 / math.log(10) == pytest.approx(-20, abs=1e-3)
     assert losses.gain(target + off / 10, target, target + off, weight).tolist() == pytest.approx([20, 20], abs=1e-3)
+
+
+def test_a_piece_that_shows_air_alone_has_a_finite_gain() -> None:
+    """As pieces of CT slices at the edge of the table: no pixel is of the body, all weigh little."""
+    g = torch.Generator().manual_seed(0)
+    off = 0.1 * torch.randn(2, 1, 9, 9, generator=g)
+    target = torch.ones(2, 1, 9, 9)
+    weight = torch.full((2, 1, 9, 9), 0.05)
+    weight[0, :, 3:6] = 1
+    found = losses.gain(target + off / 10, target, target + off, weight)
+    assert found.tolist() == pytest.approx([20, 20], abs=1e-2)
+    assert losses.gain(target, target, target, weight).tolist() == [0, 0]
+    body = torch.zeros(1, 1, 9, 9)
+    assert losses.gain(target[:1], target[:1], target[:1] + off[:1], body).isfinite().all()
+
+
+def test_the_log_of_a_training_is_json_whatever_was_measured(tmp_path: Path) -> None:
+    watch.Log(tmp_path).write(step=20, gain_dB=math.nan, gradient=math.inf, loss=-0.5)
+
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=refuse)
+    assert found == {"step": 20, "gain_dB": None, "gradient": None, "loss": -0.5}
 
 
 def test_dissimilarity_is_one_minus_the_structural_similarity_of_the_metrics() -> None:
