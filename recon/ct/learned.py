@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.ct import strength
+from recon.ct.evidence import evidence
 from recon.data import ReconError
 from recon.nets import denoiser, weights
 from recon.prepare import image_noise
-from recon.recipe import Recipe, Trust
+from recon.recipe import Recipe
 
 #: Networks for CT images that may ship, the best first.
 PREFERRED = ("ct-base", "ct-small")
-
-#: Largest share of what was removed at edges that noise does not explain: more is anatomy.
-STRUCTURE = 0.5
 
 Report = Callable[[str, int, int], None]
 
@@ -53,8 +51,7 @@ def shipped() -> list[str]:
 def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Learned:
     """Every slice of a volume (z, y, x) in HU through the recipe's network, or as it came where that cannot be trusted.
 
-    Of each slice: `noise` in HU, `removed`, the root mean square of what was taken away in the body over the noise, and
-    `structure` (see there). Raises ReconError for weights that are no denoiser of CT.
+    What `evidence` says of each slice is in `trust`. Raises ReconError for weights that are no denoiser of CT.
     """
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
@@ -81,7 +78,7 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
     notes = [f"noise estimated from the image: {min(levels):.0f} to {max(levels):.0f} HU"]
     if back:
         notes.append(f"{back} of {len(items)} slices are as they came: {'; '.join(reasons)}")
-    worst = {n: max(i[n] for i in items) for n in ("removed", "structure")}
+    worst = {n: max(i[n] for i in items) for n in ("removed", "blur", "patch")}
     return Learned(
         out,
         {"weights": loaded.name, "weights_sha256": loaded.sha256, "noise_HU": [round(v, 2) for v in levels]},
@@ -89,48 +86,6 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
         tuple(notes),
         np.stack(spread) if spread else None,
     )
-
-
-def evidence(
-    noisy: Tensor, x: Tensor, level: float, limits: Trust, trained: tuple[float, float] | None
-) -> dict[str, Any]:
-    """What speaks for a slice (y, x) without its noise, and `reasons` against it."""
-    body = noisy > -900
-    removed = noisy - x
-    size = float(removed[body].square().mean().sqrt()) if bool(body.any()) else 0.0
-    share = size / level if level > 0 else 0.0
-    like = structure(removed, x, body)
-    reasons = []
-    if not bool(torch.isfinite(x).all()):
-        reasons.append("the network's image is not finite")
-    if share > limits.residual:
-        reasons.append(f"{share:.2f} times the noise was taken away")
-    if like > STRUCTURE:
-        reasons.append(f"what was taken away looks like the picture ({like:.0%} at its edges is no noise)")
-    if trained and level > trained[1] * limits.margin:
-        reasons.append(f"its noise of {level:.0f} HU is above what the network was trained on, {trained[1]:g}")
-    return {"noise": level, "removed": share, "structure": like, "reasons": tuple(reasons)}
-
-
-def structure(removed: Tensor, x: Tensor, body: Tensor) -> float:
-    """Share of what was removed at edges of the picture that its surroundings do not explain, 0 to 1.
-
-        1 − E(d² beside the edges) / E(d² at the edges),   d = y − x̂
-
-    Edges are the tenth of the body's pixels with the steepest x̂, beside them is what lies within four pixels and is
-    none. Noise does not know where edges are; a filter that blurs takes them away.
-    """
-    smooth = F.avg_pool2d(x[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
-    dy, dx = torch.gradient(smooth) if min(x.shape) > 1 else (torch.zeros_like(x), torch.zeros_like(x))
-    steep = (dy.square() + dx.square()).sqrt()
-    # The border of the body is the files' border too: values below −1024 are cut off there.
-    inner = F.max_pool2d((~body).float()[None, None], 9, 1, 4)[0, 0] == 0
-    if int(inner.sum()) < 500:
-        return 0.0
-    edge = inner & (steep >= steep[inner][:: 1 + int(inner.sum()) // 1_000_000].quantile(0.9))
-    near = inner & ~edge & (F.max_pool2d(edge.float()[None, None], 9, 1, 4)[0, 0] > 0)
-    at, beside = (float(removed[m].square().mean()) if bool(m.any()) else 0.0 for m in (edge, near))
-    return max(0.0, 1 - beside / at) if at > 1e-6 else 0.0
 
 
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.ImageNoise, recipe: Recipe) -> Tensor:

@@ -63,23 +63,6 @@ def test_a_network_that_takes_too_much_away_gives_way_to_the_image_as_it_came(tm
     assert kept.trust["reasons"]
 
 
-def test_noise_beyond_the_training_is_not_touched(tmp_path: Path) -> None:
-    found = learned.evidence(torch.zeros(9, 9), torch.zeros(9, 9), 400.0, Trust(), (3.0, 160.0))
-    assert "above what the network was trained on" in found["reasons"][0]
-
-
-def test_a_filter_that_blurs_anatomy_is_told_from_one_that_takes_noise() -> None:
-    draw = np.random.default_rng(3)
-    y, x = np.mgrid[-1:1:128j, -1:1:128j]
-    clean = np.where(np.sin(9 * x) * np.sin(11 * y) > 0, 80.0, 0.0)
-    noisy = torch.from_numpy(clean + 20 * draw.standard_normal(clean.shape)).float()
-    inside = torch.ones_like(noisy, dtype=torch.bool)
-    blurred = torch.nn.functional.avg_pool2d(noisy[None, None], 5, 1, 2, count_include_pad=False)[0, 0]
-    truth = torch.from_numpy(clean).float()
-    assert learned.structure(noisy - truth, truth, inside) < 0.05
-    assert learned.structure(noisy - blurred, blurred, inside) > learned.STRUCTURE
-
-
 def test_an_uncertainty_map_is_as_large_as_the_noise_that_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

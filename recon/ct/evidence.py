@@ -1,0 +1,127 @@
+"""What speaks for a denoised CT slice and against it, told by the slice itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recon.recipe import Trust
+
+#: Largest blur in pixels, and largest patch in standard deviations, that a slice may have lost and be believed.
+BLUR, PATCH = 0.65, 8.0
+
+#: HU that a slice in HU goes below somewhere (air, lung, fat), the least share of its pixels that do, HU that only
+#: metal reaches, and pixels of metal whose streaks may reach through the slice.
+FAT, SHARE, METAL, PIECE = -50.0, 1e-3, 3000.0, 16
+
+#: Pixels that a body must have for edges to be looked for.
+FEW = 500
+
+
+def evidence(
+    noisy: Tensor, x: Tensor, level: float, limits: Trust, trained: tuple[float, float] | None
+) -> dict[str, Any]:
+    """What speaks for a slice (y, x) in HU without its noise, and `reasons` against it.
+
+    `noise` in HU; `removed`, the root mean square of what was taken away in the body over the noise; `blur` in pixels
+    and `patch` in standard deviations (see there).
+    """
+    body = noisy > -900
+    removed = noisy - x
+    size = float(removed[body].square().mean().sqrt()) if bool(body.any()) else 0.0
+    share = size / level if level > 0 else 0.0
+    reasons = []
+    if bool(torch.isfinite(x).all()):
+        lost, spot = blur(removed, x, body), patch(removed, body)
+    else:
+        lost = spot = 0.0
+        reasons.append("the network's image is not finite")
+    if share > limits.residual:
+        reasons.append(f"{share:.2f} times the noise was taken away")
+    if lost > BLUR:
+        reasons.append(f"what was taken away is what a blur of {lost:.2f} pixels takes from edges")
+    if spot > PATCH:
+        reasons.append(
+            f"what was taken away holds a patch of {spot:.0f} standard deviations, which noise does not make"
+        )
+    if trained and level > trained[1] * limits.margin:
+        reasons.append(f"its noise of {level:.0f} HU is above what the network was trained on, {trained[1]:g}")
+    if float((noisy < FAT).float().mean()) < SHARE:
+        reasons.append(f"nothing in it is below {FAT:g} HU, neither air nor fat: its values may be no HU")
+    if int((noisy >= METAL).sum()) >= PIECE:
+        reasons.append(f"it shows metal ({METAL:g} HU and more), whose streaks the network was not trained on")
+    return {"noise": level, "removed": share, "blur": lost, "patch": spot, "reasons": tuple(reasons)}
+
+
+def blur(removed: Tensor, x: Tensor, body: Tensor) -> float:
+    """Standard deviation b in pixels of the Gaussian blur that takes from edges what was taken away, 0 for none.
+
+        b² = (E(d·h at edges) − E(d·h beside)) / (E(h² at edges) − E(h² beside)),   d = y − x̂,   h = −∇²(x̂ smoothed)
+
+    A blur takes ½b²·(−∇²x) away: at edges, where x is steep, that speaks with one voice however small it is in each
+    pixel, and noise does not know where edges are. What noise alone makes of both products, as x̂ holds some still, is
+    found beside the edges. Edges are the tenth of the body's pixels with the steepest x̂ and what lies within two
+    pixels of them, beside is what lies four pixels further. The smoothing (¼, ½, ¼ along both axes) lessens h, so that
+    ½ is no part of the formula: blurs of 0.7 and 1 pixel are found as 0.65 to 0.8 and 0.9 to 1.1 in scans.
+    """
+    inner, steep = _inner(body), _steepness(x)
+    count = int(inner.sum())
+    if count < FEW or min(x.shape) < 8:
+        return 0.0
+    edge = inner & (steep >= steep[inner][:: 1 + count // 100_000].quantile(0.9))
+    at = inner & (_spread(edge, 2) > 0)
+    beside = inner & ~at & (_spread(at, 4) > 0)
+    if not bool(beside.any()):
+        return 0.0
+    bend = _bend(x)
+    product, square = removed * bend, bend.square()
+    top, bottom = (float(v[at].mean() - v[beside].mean()) for v in (product, square))
+    return max(0.0, top / bottom) ** 0.5 if bottom > 1e-6 else 0.0
+
+
+def patch(removed: Tensor, body: Tensor) -> float:
+    """Largest mean over 9 × 9 pixels of what was taken away, in robust standard deviations of such means.
+
+    Noise is made even first: d over its root mean square within 31 × 31 pixels. Means of noise are near Gaussian, and
+    the largest of a slice is 4 to 7; a lesion that went, or a piece of an organ, stands out as far as its contrast over
+    the noise allows.
+    """
+    inner = _inner(body)
+    if int(inner.sum()) < FEW:
+        return 0.0
+    d = removed[None, None]
+    even = d * F.avg_pool2d(d.square(), 31, 1, 15, count_include_pad=False).clamp_min(1e-6).rsqrt()
+    mean = F.avg_pool2d(even, 9, 1, 4, count_include_pad=False)[0, 0][inner].abs()
+    usual = 1.4826 * float(mean.median())
+    return float(mean.max()) / usual if usual > 1e-6 else 0.0
+
+
+def _inner(body: Tensor) -> Tensor:
+    """The body without its rim, which is the files' rim too: values below −1024 are cut off there."""
+    return _spread(~body, 4) == 0
+
+
+def _spread(where: Tensor, far: int) -> Tensor:
+    """Above 0 within so many pixels of where; a square is a row's neighbourhood after a column's."""
+    x = where.float()[None, None]
+    return F.max_pool2d(F.max_pool2d(x, (2 * far + 1, 1), 1, (far, 0)), (1, 2 * far + 1), 1, (0, far))[0, 0]
+
+
+def _steepness(x: Tensor) -> Tensor:
+    """|∇x|² of an image that is smoothed over 3 × 3 pixels."""
+    if min(x.shape) < 2:
+        return torch.zeros_like(x)
+    dy, dx = torch.gradient(F.avg_pool2d(x[None, None], 3, 1, 1, count_include_pad=False)[0, 0])
+    return dy.square() + dx.square()
+
+
+def _bend(x: Tensor) -> Tensor:
+    """−∇² of the smoothed image, as one 5 × 5 convolution."""
+    wide = x.new_tensor([0.0, 0.25, 0.5, 0.25, 0.0])
+    # (¼, ½, ¼) * (−1, 2, −1)
+    second = x.new_tensor([-0.25, 0.0, 0.5, 0.0, -0.25])
+    kernel = second[:, None] * wide + wide[:, None] * second
+    return F.conv2d(F.pad(x[None, None], (2, 2, 2, 2), mode="replicate"), kernel[None, None])[0, 0]

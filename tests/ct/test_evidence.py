@@ -1,0 +1,108 @@
+"""What speaks against a denoised CT slice: filters that blur, lesions that went, values that are no HU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from recon.ct.evidence import BLUR, PATCH, blur, evidence, patch
+from recon.recipe import Trust
+
+N = 192
+Y, X = np.mgrid[:N, :N]
+
+
+def anatomy() -> np.ndarray:
+    """An elliptic body with organs, ribs and a lung, edges as sharp as a scanner's."""
+    x = np.where(np.hypot((Y - 95) / 80, (X - 95) / 90) < 1, 40.0, -1000.0)
+    for cy, cx, r, hu in ((70, 60, 22, -800), (70, 130, 22, -800), (130, 95, 14, 300), (110, 60, 12, 120)):
+        x[np.hypot(Y - cy, X - cx) < r] = hu
+    return ndimage.gaussian_filter(x, 0.8)
+
+
+def noise(sigma: float, seed: int = 0) -> np.ndarray:
+    """Noise as filtered backprojection leaves it: less of the coarse, less of the finest."""
+    f = np.hypot(np.fft.fftfreq(N)[:, None], np.fft.rfftfreq(N))
+    white = np.random.default_rng(seed).standard_normal((N, N))
+    n = np.fft.irfft2(np.fft.rfft2(white) * np.sqrt(f) * np.exp(-((f / 0.35) ** 2)), s=(N, N))
+    return sigma * n / n.std()
+
+
+def tensor(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(x).float()
+
+
+def judged(noisy: np.ndarray, x: np.ndarray, sigma: float) -> dict:
+    return evidence(tensor(noisy), tensor(x), sigma, Trust(), (3.0, 160.0))
+
+
+@pytest.mark.parametrize("sigma", [5.0, 10.0, 30.0, 60.0])
+def test_a_filter_that_takes_noise_alone_is_believed_at_any_noise(sigma: float) -> None:
+    clean = anatomy()
+    for seed in range(3):
+        n = noise(sigma, seed)
+        # What leaves a tenth of the noise in, as networks do.
+        found = judged(clean + n, clean + 0.1 * n, sigma)
+        assert not found["reasons"]
+        assert found["blur"] < 0.2
+
+
+@pytest.mark.parametrize("sigma", [10.0, 30.0, 60.0])
+@pytest.mark.parametrize("size", [0.8, 1.0, 1.5])
+def test_a_blur_is_found_as_wide_as_it_is_beneath_much_noise(sigma: float, size: float) -> None:
+    noisy = anatomy() + noise(sigma)
+    found = judged(noisy, ndimage.gaussian_filter(noisy, size), sigma)
+    assert found["blur"] == pytest.approx(size, rel=0.2)
+    assert any("blur of" in r for r in found["reasons"])
+    assert found["blur"] > BLUR
+
+
+def test_a_median_that_rounds_corners_and_fills_gaps_is_refused() -> None:
+    noisy = anatomy() + noise(10)
+    assert judged(noisy, ndimage.median_filter(noisy, 7), 10)["reasons"]
+
+
+def test_a_lesion_that_a_network_takes_away_is_named() -> None:
+    clean = anatomy()
+    lesion = 20.0 * (np.hypot(Y - 120, X - 130) < 6)
+    for sigma, seen in ((5.0, True), (10.0, True), (60.0, False)):
+        n = noise(sigma)
+        found = judged(clean + lesion + n, clean + 0.1 * n, sigma)
+        # Beneath much noise no evidence of a single slice could tell.
+        assert (found["patch"] > PATCH) == seen
+        assert any("patch of" in r for r in found["reasons"]) == seen
+
+
+def test_the_evidence_does_not_depend_on_the_sign_or_on_where_the_picture_lies() -> None:
+    noisy = tensor(anatomy() + noise(20))
+    x = tensor(ndimage.gaussian_filter(noisy.numpy(), 1))
+    body = noisy > -900
+    turned = [v.transpose(0, 1).flip(0) for v in (noisy - x, x, body)]
+    assert blur(*turned) == pytest.approx(blur(noisy - x, x, body), rel=1e-3)
+    assert patch(turned[0], turned[2]) == pytest.approx(patch(noisy - x, body), rel=1e-3)
+
+
+def test_values_that_are_no_hu_and_metal_are_kept_from_the_network() -> None:
+    clean = anatomy()
+    shifted = judged(clean + 1024, clean + 1024, 10)
+    assert "may be no HU" in shifted["reasons"][0]
+    steel = clean.copy()
+    steel[90:96, 90:96] = 3071
+    assert "it shows metal" in judged(steel, steel, 10)["reasons"][0]
+    assert not judged(clean, clean, 10)["reasons"]
+
+
+def test_noise_beyond_the_training_is_not_touched() -> None:
+    clean = anatomy()
+    assert "above what the network was trained on" in judged(clean, clean, 400.0)["reasons"][0]
+
+
+def test_a_slice_that_shows_next_to_nothing_and_one_that_is_not_finite_are_judged_too() -> None:
+    air = np.full((9, 9), -1000.0)
+    assert judged(air, air, 0.0)["reasons"] == ()
+    broken = anatomy()
+    broken[50, 50] = np.nan
+    assert "not finite" in judged(anatomy(), broken, 10)["reasons"][0]
