@@ -41,9 +41,9 @@ class Server:
         return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
 
     def ready(self, workers: int = 1) -> None:
-        """Wait until this many workers have imported everything."""
-        until = time.monotonic() + 120
-        while json.load(urllib.request.urlopen(self.page, timeout=10))["workers"]["ready"] < workers:
+        """Wait until this many workers have imported everything, and hold memory for raw data."""
+        until = time.monotonic() + 300
+        while json.load(urllib.request.urlopen(self.page, timeout=10))["workers"]["held"] < workers:
             if time.monotonic() > until:
                 raise SystemExit("the server's workers do not start")
             time.sleep(0.02)

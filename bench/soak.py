@@ -66,7 +66,7 @@ def rise(values: list[float]) -> float:
 
 def soak(sessions: int, matrix: int, coils: int) -> dict[str, Any]:
     """Play the sessions and count after each, when its worker has gone and the next one waits."""
-    with tempfile.TemporaryDirectory() as name, server("[limits]\nwall_s = 60\n") as one:
+    with tempfile.TemporaryDirectory() as name, server("[limits]\nwall_s = 60\nready_MiB = 16\n") as one:
         path = Path(name) / "scan.h5"
         simulation.simulate_to(path, simulation.preset(matrix=matrix, coils=coils, accel=2))
         messages = list(client.session(read(path), "sense"))

@@ -58,7 +58,9 @@ MAY_IMPORT = {
     "magnitude": {"data", "job", "operators", "prepare", "recipe", "solve"},
     "errors": set(),
     "pacs": {"data", "errors", "io", "recipe"},
-    "serve": {"data", "errors", "io", "magnitude", "methods", "pacs", "pipeline", "prepare", "recipe", "__init__"},
+    "serve": {
+        *("data", "errors", "io", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe", "__init__"),
+    },
     "accuracy": {
         *("ct", "data", "errors", "hounsfield", "io", "masks", "metrics", "operators", "pipeline", "prepare"),
         *("recipe", "simulation", "solve", "__init__"),

@@ -31,7 +31,7 @@ class Board:
         self._pictures: deque[tuple[int, bytes, dict[str, Any]]] = deque(maxlen=_IMAGES)
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._counts: Counter[str] = Counter()
-        self._workers = {"ready": 0, "starting": 0}
+        self._workers = {"ready": 0, "starting": 0, "held": 0}
         self._number = 0
 
     def began(self, job: str, peer: str) -> None:
@@ -70,10 +70,10 @@ class Board:
         with self._lock:
             self._counts[why] += 1
 
-    def workers(self, ready: int, starting: int) -> None:
-        """Processes that wait for a session, and those that do not yet."""
+    def workers(self, ready: int, starting: int, held: int) -> None:
+        """Processes that wait for a session, those that do not yet, and how many have memory held for raw data."""
         with self._lock:
-            self._workers = {"ready": ready, "starting": starting}
+            self._workers = {"ready": ready, "starting": starting, "held": held}
 
     def thumbnail(self, number: int) -> bytes | None:
         """The PNG of an image, by its number; None where it is none of the last."""

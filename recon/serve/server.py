@@ -59,6 +59,7 @@ class _Worker:
     control: socket.socket
     buffer: bytes = b""
     ready: bool = False
+    held: bool = False
     sending: bool = False
     session: _Session | None = None
 
@@ -122,7 +123,8 @@ class Server:
             while not self._stopping or any(w.session for w in self._workers):
                 self._keep_warm()
                 idle = [w for w in self._workers if not w.session]
-                self._board.workers(sum(w.ready for w in idle), sum(not w.ready for w in idle))
+                ready = sum(w.ready for w in idle)
+                self._board.workers(ready, len(idle) - ready, sum(w.held for w in idle))
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._watch()
@@ -228,6 +230,7 @@ class Server:
         worker.sending = what.pop("sending", worker.sending)
         if "unfit" in what:
             raise ReconError(what["unfit"])
+        worker.held = what.pop("held", worker.held)
         if what.pop("ready", False):
             worker.ready, self._failures = True, 0
         if worker.session is None:

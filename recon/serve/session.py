@@ -89,14 +89,14 @@ def _receive(take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes
     stage, before = "config", 0
     while True:
         number = wire.read_id(take)
-        _in_order(stage, number)
+        if number != wire.ACQUISITION or stage != "data":
+            _in_order(stage, number)
         message = wire.read_body(number, take, bound)
         if isinstance(message, Acquisition):
             assert inbox.parsed is not None
             budget = budget or _budget(inbox.parsed[1], message, most_bytes)
             with inbox.changed:
                 _file(inbox, message)
-                inbox.bytes += len(message.head) + message.data.nbytes + message.trajectory.nbytes
             if inbox.bytes > budget:
                 raise WireError(
                     f"more than {budget // MiB} MiB of raw data came, which is more than the header announces or this "
@@ -135,14 +135,16 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     (flags,) = _FLAGS.unpack_from(line.head, _AT_FLAGS)
     row = len(inbox.lines)
     inbox.lines.append(line)
+    inbox.bytes += len(line.head) + line.data.nbytes + line.trajectory.nbytes
     if flags & NOT_IMAGE or (flags & _CALIBRATION and not flags & _BOTH):
         inbox.others.append(row)
         return
     key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
     rows = inbox.frames.setdefault(key, [])
     rows.append(row)
-    again = not inbox.usual and key in inbox.early
-    if (flags & _LAST_IN_SLICE or len(rows) in (inbox.usual, inbox.every) or again) and key not in inbox.candidates:
+    n = len(rows)
+    may_be = flags & _LAST_IN_SLICE or n == inbox.usual or n == inbox.every or (not inbox.usual and key in inbox.early)
+    if may_be and key not in inbox.candidates:
         inbox.candidates.append(key)
         inbox.changed.notify_all()
 

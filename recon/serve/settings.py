@@ -42,6 +42,8 @@ class Limits:
     #: MiB of raw data that a session may hold, and of images that wait to be sent.
     session_MiB: Mebibytes = 8192
     queue_MiB: Mebibytes = 256
+    #: MiB that each waiting process holds ready for raw data, at most a sixteenth of what is free.
+    ready_MiB: Annotated[int, Ge(0), Le(2**24)] = 1024
     #: MiB that a reconstruction may use; 0 takes what is free.
     memory_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from recon.data import ReconError
+from recon.serve.slabs import SLAB, slab
 from recon.serve.wire import Cut
 
 _BLOCK = 2**18
-#: Bytes of a slab of received lines, and of a large page of memory.
-_SLAB, _HUGE = 2**24, 2**21
 
 
 class Broken(ReconError):
@@ -25,13 +22,13 @@ class Broken(ReconError):
 class Incoming:
     """A source of bytes over a socket; `take` is a `wire.Take`.
 
-    Bytes are received where they stay: in slabs of memory that are never used again, so that nothing is copied and a
-    line is a view of its slab. Raises Cut where the peer ends or breaks off, is silent for `idle_s`, or has sent
-    nothing whole for `first_s` seconds after the start; `begun` ends this last limit.
+    Bytes are received where they stay: in slabs of memory that are never used again, those that are `ready` first, so
+    that nothing is copied and a line is a view of its slab. Raises Cut where the peer ends or breaks off, is silent for
+    `idle_s`, or has sent nothing whole for `first_s` seconds after the start; `begun` ends this last limit.
     """
 
-    def __init__(self, sock: socket.socket, first_s: float, idle_s: float) -> None:
-        self._socket, self._idle = sock, idle_s
+    def __init__(self, sock: socket.socket, first_s: float, idle_s: float, ready: Sequence[memoryview] = ()) -> None:
+        self._socket, self._idle, self._ready = sock, idle_s, list(ready)
         self._first_s, self._deadline = first_s, time.monotonic() + first_s
         self._waiting = True
         self._slab = memoryview(bytearray(_BLOCK))
@@ -57,14 +54,11 @@ class Incoming:
 
     def _another(self, n: int) -> None:
         """A slab with room for n bytes; what has come of them already goes along."""
-        size = _SLAB if n <= _SLAB // 4 else n + _BLOCK
-        memory = mmap.mmap(-1, -(-size // _HUGE) * _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # without large pages, most of the time goes to making small ones
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        slab, rest = memoryview(memory), self._slab[self._start : self._end]
-        slab[: len(rest)] = rest
-        self._slab, self._start, self._end = slab, 0, len(rest)
+        rest = self._slab[self._start : self._end]
+        small = n <= SLAB // 4
+        new = self._ready.pop(0) if small and self._ready else slab(SLAB if small else n + _BLOCK)
+        new[: len(rest)] = rest
+        self._slab, self._start, self._end = new, 0, len(rest)
 
     def _receive(self, view: memoryview) -> int:
         if self._waiting:

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -131,11 +132,13 @@ Message = Config | XmlHeader | Text | Close | Query | Acquisition | Waveform | I
 
 def read_id(take: Take) -> int:
     """The id of the next message."""
-    return int.from_bytes(_take(take, 2), "little")
+    return int.from_bytes(take(2), "little")
 
 
 def read_body(number: int, take: Take, bound: Limits) -> Message:
     """The message with id `number`, whose body comes next; raises WireError for an unknown id and beyond a limit."""
+    if number == ACQUISITION:
+        return _acquisition(take, bound)
     if number == CONFIG_FILE:
         return Config(_text(_take(take, NAME_BYTES)), True)
     if number == CONFIG_TEXT:
@@ -149,8 +152,6 @@ def read_body(number: int, take: Take, bound: Limits) -> Message:
     if number == QUERY:
         _, correlation, length = struct.unpack("<QQQ", _take(take, 24))
         return Query(correlation, _text(_take(take, _within(length, "query", bound.text))))
-    if number == ACQUISITION:
-        return _acquisition(take, bound)
     if number == WAVEFORM:
         return _waveform(take, bound)
     if number == IMAGE:
@@ -179,34 +180,41 @@ def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode(errors="replace")
 
 
-def _array(take: Take, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+def _array(take: Take, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     # A view of what was received, which begins at any byte: numpy reads it, and whoever needs it aligned copies it.
-    return np.frombuffer(take(math.prod(shape) * np.dtype(dtype).itemsize), dtype).reshape(shape)
+    return np.frombuffer(take(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
 
-_SIZES = struct.Struct("<H2xH")  # number_of_samples, active_channels
-_DIMENSIONS = struct.Struct("<H")
-_AT_SIZES, _AT_DIMENSIONS = (HEAD.fields[name][1] for name in ("number_of_samples", "trajectory_dimensions"))  # type: ignore[index]
+_F4, _C8 = np.dtype("<f4"), np.dtype("<c8")
+_AT = [HEAD.fields[n][1] for n in ("number_of_samples", "active_channels", "trajectory_dimensions")]  # type: ignore[index]
+_SIZES = struct.Struct(f"<H{_AT[1] - _AT[0] - 2}xH{_AT[2] - _AT[1] - 2}xH")
 
 
 def _acquisition(take: Take, bound: Limits) -> Acquisition:
-    head = _take(take, HEAD.itemsize)
-    samples, channels = _SIZES.unpack_from(head, _AT_SIZES)
-    (dimensions,) = _DIMENSIONS.unpack_from(head, _AT_DIMENSIONS)
+    head = bytes(take(HEAD.itemsize))
+    samples, channels, dimensions = _SIZES.unpack_from(head, _AT[0])
     if samples > bound.samples or channels > bound.channels or dimensions > bound.dimensions:
         raise WireError(
             f"a line of {samples} samples, {channels} channels and {dimensions} trajectory dimensions is announced; by "
             f"the header at most {bound.samples}, {bound.channels} and {bound.dimensions} are taken"
         )
-    trajectory = _array(take, (samples, dimensions), "<f4")
-    return Acquisition(head, trajectory, _array(take, (channels, samples), "<c8"))
+    # Thousands of these come in a second: what most lines have none of is made once.
+    trajectory = _array(take, (samples, dimensions), _F4) if dimensions else _nowhere(samples)
+    return Acquisition(head, trajectory, np.frombuffer(take(8 * channels * samples), _C8).reshape(channels, samples))
+
+
+@lru_cache(64)
+def _nowhere(samples: int) -> NDArray[np.float32]:
+    out = np.zeros((samples, 0), _F4)
+    out.flags.writeable = False
+    return out
 
 
 def _waveform(take: Take, bound: Limits) -> Waveform:
     head = np.frombuffer(_take(take, WAVEFORM_HEAD.itemsize), WAVEFORM_HEAD)[0]
     shape = int(head["channels"]), int(head["number_of_samples"])
     _within(4 * shape[0] * shape[1], "waveform", bound.waveform)
-    return Waveform(head, _array(take, shape, "<u4"))
+    return Waveform(head, _array(take, shape, np.dtype("<u4")))
 
 
 def _image(take: Take, bound: Limits) -> ImageMessage:
@@ -217,7 +225,7 @@ def _image(take: Take, bound: Limits) -> ImageMessage:
     shape = (int(header["channels"]), *(int(n) for n in header["matrix_size"][::-1]))
     _within(math.prod(shape) * np.dtype(PIXEL[kind]).itemsize, "image", bound.image)
     attributes = _take(take, _within(int.from_bytes(_take(take, 8), "little"), "text of attributes", bound.text))
-    return ImageMessage(header, _text(attributes), _array(take, shape, PIXEL[kind]))
+    return ImageMessage(header, _text(attributes), _array(take, shape, np.dtype(PIXEL[kind])))
 
 
 def config_file(name: str) -> bytes:

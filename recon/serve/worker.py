@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from recon.serve import counting, early, settings, store, wire
 from recon.serve.pacs import to_pacs
 from recon.serve.session import Inbox, Key, MiB, receive, stamp
 from recon.serve.settings import Site
+from recon.serve.slabs import hold
 from recon.serve.streams import Broken, Incoming, Outgoing
 from recon.serve.thumbnail import thumbnail
 
@@ -54,11 +55,14 @@ class Job:
             self.control.sendall(json.dumps(what).encode() + b"\n")
 
 
-def talk(connection: socket.socket, job: Job) -> None:
-    """One session from its first byte to CLOSE. Every session that began ends with TEXT and CLOSE where it can."""
+def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) -> None:
+    """One session from its first byte to CLOSE, its lines first in memory that is `ready`.
+
+    Every session that began ends with TEXT and CLOSE where it can.
+    """
     limits = job.site.limits
     out = Outgoing(connection.dup(), limits.send_s, limits.queue_MiB * MiB, lambda busy: job.tell(sending=busy))
-    incoming = Incoming(connection, limits.first_s, limits.idle_s)
+    incoming = Incoming(connection, limits.first_s, limits.idle_s, ready)
     inbox = Inbox()
 
     def take(n: int) -> memoryview:
@@ -290,6 +294,8 @@ def main() -> None:
         warm.tell(unfit=str(e))
         return
     warm.tell(ready=True)
+    memory = hold(site.limits.ready_MiB * MiB, control)
+    warm.tell(held=True)
     data, descriptors, _, _ = socket.recv_fds(control, 1 << 12, 1)
     if not descriptors:
         return  # the server has ended
@@ -298,7 +304,7 @@ def main() -> None:
     connection = socket.socket(fileno=descriptors[0])
     with contextlib.suppress(OSError):  # behind TLS it is no TCP connection
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    talk(connection, job)
+    talk(connection, job, memory)
     os._exit(0)  # taking apart what was imported would keep the next scanner waiting
 
 

@@ -103,13 +103,18 @@ class Running:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """A function that starts `recon serve` with a site's settings as TOML."""
+    """A function that starts `recon serve` with a site's settings as TOML; its workers hold no memory ready."""
     running: list[Running] = []
 
     def start(settings: str = "", **options: str) -> Running:
         folder = tmp_path / f"server{len(running)}"
         folder.mkdir()
-        (folder / "site.toml").write_text(f'port = 0\naudit = "audit.jsonl"\n{settings}')
+        limits = "" if "ready_MiB" in settings else "ready_MiB = 0\n"
+        text = f'port = 0\naudit = "audit.jsonl"\n{settings}'
+        text = (
+            text.replace("[limits]\n", f"[limits]\n{limits}") if "[limits]" in text else f"{text}\n[limits]\n{limits}"
+        )
+        (folder / "site.toml").write_text(text)
         words = [w for name, value in options.items() for w in (f"--{name}", value)]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(

@@ -133,7 +133,7 @@ def test_what_peers_and_errors_say_is_text_and_never_markup() -> None:
 def test_the_board_counts_and_forgets() -> None:
     one = board()
     one.refused("busy")
-    one.workers(1, 2)
+    one.workers(1, 2, 1)
     for n in range(40):
         picture = thumbnail(np.ones((1, 1, 4, 4)))
         what = {"thumbnail": __import__("base64").b64encode(picture).decode(), "image": {"series": 0, "index": n}}
