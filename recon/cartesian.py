@@ -128,12 +128,9 @@ def volumes(
     if told and spread is not None:
         told["calibration"] = methods.calibration(job.recipe.solve.weights)
     how = {"method": choice.method, "why": choice.why, "sampling": asdict(found), "uncertainty": spread, "trust": told}
+    how["instead"] = instead = choice.instead or "classical"
     how["device"] = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
-    if fallen := told.get("fallbacks"):
-        reasons = "; ".join(told["reasons"])
-        shown = f"the {choice.instead or 'classical'} image is shown"
-        kept = shown if job.recipe.trust.fallback else "shown all the same"
-        notes.append(f"warning: {fallen} of {len(evidence)} learned images are not trusted ({reasons}): {kept}")
+    notes += trust.not_trusted(told, instead, job.recipe.trust.fallback)
     return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
 
 

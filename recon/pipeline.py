@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, overload
 
@@ -48,13 +49,14 @@ def reconstruct(
     memory: int | None = None,
     stack: int = 0,
     progress: Report | None = None,
+    keep: Callable[[Solved], None] | None = None,
 ) -> Image:
     """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
     `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
     `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
-    one value (FRAME_COUNTERS). Raises DataError for a scan that cannot be reconstructed as it stands, ReconError for a
-    recipe that does not fit it.
+    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`. Raises DataError for
+    a scan that cannot be reconstructed as it stands, ReconError for a recipe that does not fit it.
     """
     started = datetime.now(timezone.utc)
     report = progress or (lambda stage, done, total: None)
@@ -65,14 +67,36 @@ def reconstruct(
     if isinstance(scan, CTProjections):
         return projections.reconstruct(scan, recipe, place(device), stack, report)
     job = prepare(scan, recipe, place(device), memory, stack)
-    if recipe.trust.replicas and job.encoding.trajectory != "cartesian":
+    made = solved(job, report)
+    if keep:
+        keep(made)
+    return described_image(job, made, started)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """Volumes of a job, complex64 (volume, z, y, x) on the image's own grid, how they were made, and notes."""
+
+    data: NDArray[np.complex64]
+    how: dict[str, Any]
+    notes: list[str]
+
+
+def solved(job: Job, report: Report) -> Solved:
+    """The volumes of a job by its recipe's method; raises as `reconstruct` does."""
+    if job.recipe.trust.replicas and job.encoding.trajectory != "cartesian":
         raise ReconError("replicas are made of Cartesian scans alone; set trust.replicas = 0 in the recipe")
     if job.encoding.trajectory == "cartesian":
         from recon.cartesian import volumes
     else:
         from recon.noncartesian import volumes
-    data, how, notes = volumes(job, report)
-    data = _oriented(data, job)
+    return Solved(*volumes(job, report))
+
+
+def described_image(job: Job, made: Solved, started: datetime) -> Image:
+    """The image of a job: its volumes with what the scan, the job and the solver say of them."""
+    scan, recipe, how = job.scan, job.recipe, made.how
+    data = _oriented(made.data, job)
     spread = how.get("uncertainty")
     shape = [len(np.unique([v[FRAME_COUNTERS.index(a)] for v in job.volumes])) for a in job.axes]
     image = Image(
@@ -92,7 +116,7 @@ def reconstruct(
             "device": how["device"],
         },
         trust=how.get("trust", {}),
-        notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *notes))),
+        notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *made.notes))),
         uncertainty=None if spread is None else _oriented(spread, job).reshape(*shape, *data.shape[-3:]),
     )
     return plane(image) if scan.source in ("numpy", "cfl") else image

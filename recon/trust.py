@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -131,6 +131,22 @@ def summary(evidence: Sequence[Evidence]) -> dict[str, Any]:
         "reasons": sorted({r for e in evidence for r in e.reasons}),
         "items": [asdict(e) for e in evidence],
     }
+
+
+def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of images that were made one by one, from theirs."""
+    items = [Evidence(**{**e, "reasons": tuple(e["reasons"])}) for one in told for e in one.get("items", ())]
+    more = {key: one[key] for one in told for key in one if key == "calibration"}
+    return {**summary(items), **more}
+
+
+def not_trusted(told: Mapping[str, Any], instead: str, fallback: bool) -> list[str]:
+    """The note that says how many learned images of a summary are not trusted and what is shown; none if all are."""
+    if not told.get("fallbacks"):
+        return []
+    kept = f"the {instead} image is shown" if fallback else "shown all the same"
+    of = f"{told['fallbacks']} of {len(told['items'])} learned images are not trusted"
+    return [f"warning: {of} ({'; '.join(told['reasons'])}): {kept}"]
 
 
 def expected(noise: float) -> float:

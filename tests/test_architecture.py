@@ -55,11 +55,13 @@ MAY_IMPORT = {
     "cartesian": {"trust", "data", "job", "methods", "operators", "pace", "plan", "prepare", "recipe", "solve"},
     "noncartesian": {"data", "job", "methods", "operators", "pace", "plan", "prepare", "recipe"},
     "pipeline": {"ct", "data", "io", "job", "cartesian", "noncartesian", "prepare", "recipe", "__init__"},
+    "joined": {"data", "job", "pipeline", "recipe", "trust"},
     "magnitude": {"data", "job", "operators", "prepare", "recipe", "solve"},
     "errors": set(),
     "pacs": {"data", "errors", "io", "recipe"},
     "serve": {
-        *("data", "errors", "io", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe", "__init__"),
+        *("data", "errors", "io", "joined", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe"),
+        "__init__",
     },
     "accuracy": {
         *("ct", "data", "errors", "hounsfield", "io", "masks", "metrics", "operators", "pipeline", "prepare"),

@@ -6,15 +6,19 @@ import contextlib
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recon.data import Image, RawScan
 from recon.errors import one_line, sentence
 from recon.pacs.settings import Pacs
 from recon.recipe import Recipe
 from recon.serve.settings import Site
+
+if TYPE_CHECKING:
+    from recon.pipeline import Solved
+    from recon.serve.session import Key
 
 #: Seconds until a sender that ended by itself is started again.
 _AGAIN_S = 10.0
@@ -23,23 +27,29 @@ _GRACE_S = 5.0
 
 
 def to_pacs(
-    scan: RawScan, images: Sequence[Image], recipe: Recipe, job: str, site: Site, tell: Callable[..., None]
+    scan: RawScan,
+    images: Sequence[Image],
+    frames: Mapping[Key, Solved],
+    recipe: Recipe,
+    job: str,
+    site: Site,
+    tell: Callable[..., None],
 ) -> None:
     """Put the series of a whole scan into the spool: as `recon run` writes it, with the same UIDs.
 
-    Where slices went to the scanner early, the scan is reconstructed once more as a whole, since its images share one
-    scale and one series. A failure is told, and changes nothing of what the scanner has.
+    They are the images that the scanner has: `images`, or, where slices went out early, those of `frames`, which are
+    joined since a series has one scale. A failure is told, and changes nothing of what the scanner has.
     """
     from recon import pipeline
     from recon.io.dicom import datasets
+    from recon.joined import joined
     from recon.pacs.deliver import hand_over
 
     out = recipe.output
     try:
         if not images:
-            memory = site.limits.memory_MiB * 2**20 or None
             stacks = range(len(pipeline.stacks(scan)))
-            images = [pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=n) for n in stacks]
+            images = [joined(scan, recipe, frames, device=site.device, stack=n) for n in stacks]
         named = (
             ("an image of the scan", dataset)
             for n, image in enumerate(images)

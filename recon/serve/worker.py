@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from recon.serve.settings import Site
 from recon.serve.slabs import hold
 from recon.serve.streams import Broken, Incoming, Outgoing
 from recon.serve.thumbnail import thumbnail
+
+if TYPE_CHECKING:
+    from recon.pipeline import Solved
 
 #: Seconds between two reports of a running session.
 _PROGRESS_S = 1.0
@@ -142,7 +145,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
         )
     sender.rest(scan, arrived)
     if job.site.pacs.to:
-        keep.append(lambda: to_pacs(scan, sender.whole, inbox.plan, job.name, job.site, job.tell))
+        keep.append(lambda: to_pacs(scan, sender.whole, sender.frames, inbox.plan, job.name, job.site, job.tell))
     return "done"
 
 
@@ -165,6 +168,8 @@ class _Sender:
         self.sent: dict[Key, int] = {}
         #: Images of whole stacks, where no frame went out early.
         self.whole: list[Image] = []
+        #: What was solved of each frame that went out by itself; both for the PACS alone.
+        self.frames: dict[Key, Solved] = {}
         self._series = -1
         self._index = 0
 
@@ -178,7 +183,8 @@ class _Sender:
             inbox.usual = lines
         self._index += 1
         counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
-        for n, (message, image) in enumerate(images(scan, self._job, inbox.plan, 0)):
+        keep = (lambda made: self.frames.update({key: made})) if self._job.site.pacs.to else None
+        for n, (message, image) in enumerate(images(scan, self._job, inbox.plan, 0, keep)):
             first = inbox.lines[inbox.frames[key][0]]
             series = self._first_series() + stack * self._parts()
             self._put(stamp(message, first, series, image_index=self._index, **counters), image)
@@ -241,14 +247,16 @@ def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
     )
 
 
-def images(scan: RawScan, job: Job, recipe: Recipe, stack: int) -> Iterator[tuple[ImageMessage, Image]]:
-    """The messages of one stack of a scan, and the image that each is of."""
+def images(
+    scan: RawScan, job: Job, recipe: Recipe, stack: int, keep: Callable[[Solved], None] | None = None
+) -> Iterator[tuple[ImageMessage, Image]]:
+    """The messages of one stack of a scan, and the image that each is of; `keep` is handed what was solved."""
     from recon import pipeline
 
     site = job.site
     parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
     memory = site.limits.memory_MiB * MiB or None
-    image = pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=stack)
+    image = pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=stack, keep=keep)
     numbers = {k: v for k, v in image.trust.items() if k != "items"}
     job.tell(
         notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"], **({"trust": numbers} if numbers else {})

@@ -189,7 +189,7 @@ def test_f32_a_spool_that_takes_nothing_is_told_and_the_session_stands(tmp_path:
     (tmp_path / "spool").write_text("no folder")
     pacs = Pacs(to="A@127.0.0.1:104", spool=str(tmp_path / "spool"))
     told: dict[str, Any] = {}
-    to_pacs(None, [pictures.picture()], Recipe(), "j0b", Site(pacs=pacs), lambda **what: told.update(what))  # type: ignore[arg-type]
+    to_pacs(None, [pictures.picture()], {}, Recipe(), "j0b", Site(pacs=pacs), lambda **what: told.update(what))  # type: ignore[arg-type]
     assert told["reason"].startswith("the images did not reach the PACS's spool: cannot keep images in")
     assert told["pacs"]["failed"] in told["reason"]
 

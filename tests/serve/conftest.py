@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from recon import simulation
+from recon.pacs.settings import Pacs
 from recon.serve.settings import Limits, Site, registered
 from recon.serve.worker import Job, talk
 from tests.serve import scanner
@@ -37,10 +38,14 @@ def local() -> Iterator[Callable[..., Local]]:
     listeners: list[socket.socket] = []
 
     def start(
-        pixel: str = "float32", early: bool = True, recipes: dict[str, str] | None = None, **limits: float
+        pixel: str = "float32",
+        early: bool = True,
+        recipes: dict[str, str] | None = None,
+        pacs: Pacs = Pacs(),  # noqa: B008  (a frozen value)
+        **limits: float,
     ) -> Local:
         bounds = replace(Limits(), **limits)  # type: ignore[arg-type]
-        site = Site(pixel=pixel, early=early, recipes=recipes or {}, limits=bounds)  # type: ignore[arg-type]
+        site = Site(pixel=pixel, early=early, recipes=recipes or {}, limits=bounds, pacs=pacs)  # type: ignore[arg-type]
         known = registered(site)
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)

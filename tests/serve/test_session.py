@@ -8,46 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from recon import simulation
-from recon.data import Limit
-from recon.io.ismrmrd import write
 from recon.io.read import read
-from recon.io.samples import SomeRows
 from recon.pipeline import reconstruct
 from tests.serve import scanner
 from tests.serve.conftest import Local
 from tests.serve.scanner import CLOSE, Recording, Reply, Scanner, config, header, line, run, session
 
 Start = Callable[..., Local]
-
-
-@pytest.fixture(scope="module", params=["slice after slice", "interleaved"])
-def series_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two repetitions of three undersampled slices."""
-    scan = simulation.simulate(simulation.preset(matrix=32, coils=4, accel=2, slices=3))
-    noise = (scan.lines["flags"] & np.uint64(1 << 18)) != 0
-    rows = np.nonzero(~noise)[0]
-    order = rows if request.param == "slice after slice" else rows[np.argsort(rows % (len(rows) // 3), kind="stable")]
-    table = np.concatenate([np.nonzero(noise)[0], order, order])
-    lines = scan.lines[table].copy()
-    lines["repetition"][len(table) - len(rows) :] = 1
-    limits = {**scan.encodings[0].limits, "repetition": Limit(0, 1, 0)}
-    encodings = (replace(scan.encodings[0], limits=limits), *scan.encodings[1:])
-    path = tmp_path_factory.mktemp("series") / "series.h5"
-    write(path, replace(scan, lines=lines, samples=SomeRows(scan.samples, table), encodings=encodings))
-    return path
-
-
-@pytest.fixture
-def series(series_file: Path) -> Recording:
-    return scanner.load(series_file)
 
 
 def pixels(reply: Reply) -> np.ndarray:
@@ -201,56 +174,6 @@ def test_f07_a_line_that_breaks_off_makes_no_image(local: Start, full: Recording
 def test_f08_all_lines_without_close_make_no_image(local: Start, full: Recording) -> None:
     reply = Scanner(local().port).send(session(full, close=False)).fin().wait()
     assert "ended before CLOSE" in ends_well(reply)
-
-
-@pytest.mark.parametrize("early", [True, False])
-def test_f08_without_close_no_series_is_complete(local: Start, recording: Recording, early: bool) -> None:
-    client = Scanner(local(early=early).port).send(session(recording, close=False))
-    wait_for_images(client, early)
-    time.sleep(0.3)
-    reply = client.fin().wait()
-    assert len(reply.images) == early
-    assert ("1 images of slices that were whole have been returned before" in reply.error()) == early
-    assert "ended before CLOSE" in reply.error()
-
-
-def wait_for_images(client: Scanner, n: int) -> None:
-    deadline = time.monotonic() + 20
-    while len(client.reply.images) < n and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(client.reply.images) == n
-
-
-def test_slices_come_back_while_later_ones_are_measured(local: Start, series: Recording, series_file: Path) -> None:
-    client = Scanner(local().port)
-    *messages, close = session(series)
-    client.send(messages)
-    wait_for_images(client, 5)
-    before = [(i.repetition, i.slice) for i in client.reply.images]
-    assert len(set(before)) == 5
-    assert {(0, 0), (0, 1), (0, 2)} < set(before)
-    reply = client.send([close]).wait()
-    assert (len(reply.images), reply.texts, {i.series for i in reply.images}) == (6, [], {0})
-    assert [i.head[37] for i in reply.images] == [1, 2, 3, 4, 5, 6]
-
-    whole = run(local(early=False).port, session(series)).images
-    expected = truth(series_file)
-    for image in reply.images:
-        assert np.array_equal(image.pixels[0, 0], expected[image.repetition, image.slice])
-        (twin,) = [i for i in whole if (i.repetition, i.slice) == (image.repetition, image.slice)]
-        assert np.array_equal(image.pixels, twin.pixels)
-        assert np.allclose(image.head[7:26], twin.head[7:26], atol=1e-4)
-
-
-def test_a_line_after_its_image_was_returned_is_an_error(local: Start, series: Recording) -> None:
-    client = Scanner(local().port)
-    *messages, close = session(series)
-    client.send(messages)
-    wait_for_images(client, 5)
-    first = next(m for m in messages[2:] if not scanner.value(m[2:], "flags") & 1 << 18)
-    reply = client.send([first, close]).wait()
-    assert "lines came for 1 images" in reply.error()
-    assert len(reply.images) == 5
 
 
 def test_f09_a_cancelled_scan_makes_no_image(local: Start, full: Recording) -> None:

@@ -1,0 +1,56 @@
+"""The image of a scan whose frames were reconstructed one by one, each while later ones were still being measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+import numpy as np
+
+from recon import trust
+from recon.data import Image, RawScan, ReconError
+from recon.job import Job
+from recon.pipeline import Solved, described_image, place, prepare
+from recon.recipe import Recipe
+
+#: Slice, contrast, phase, repetition and set of a frame.
+Key = tuple[int, int, int, int, int]
+
+
+def joined(
+    scan: RawScan, recipe: Recipe, frames: Mapping[Key, Solved], *, device: str = "auto", stack: int = 0
+) -> Image:
+    """The image of a stack of a Cartesian 2D scan, made of its frames; nothing is reconstructed again.
+
+    It is that of `reconstruct(scan, recipe, stack=stack)` where each frame has the pixels that it has within the scan.
+    Raises ReconError where a frame is missing, or was made by another method than the first one.
+    """
+    job = prepare(scan, recipe, place(device), None, stack)
+    return described_image(job, _solved(job, frames), datetime.now(timezone.utc))
+
+
+def _solved(job: Job, frames: Mapping[Key, Solved]) -> Solved:
+    """The frames of a job as its volumes, with all that was said of them."""
+    order = sorted(job.frames, key=lambda key: (key[1], key[0]))
+    try:
+        of = [job.frames[key] for key in order]
+        parts = [frames[f.slice, f.contrast, f.phase, f.repetition, f.set] for f in of]
+    except KeyError:
+        raise ReconError("an image of the scan was not made; reconstruct the scan as a whole") from None
+    if len({part.how["method"] for part in parts}) > 1:
+        raise ReconError("the images of the scan were made by different methods; reconstruct the scan as a whole")
+    first = parts[0].how
+    shape = len(job.volumes), *job.stack.geometry.shape
+    data = np.empty(shape, np.complex64)
+    spread = None if first["uncertainty"] is None else np.zeros(shape, np.float32)
+    notes: list[str] = []
+    for (volume, z), part in zip(order, parts):
+        data[volume, z] = part.data[0, 0]
+        if spread is not None:
+            spread[volume, z] = part.how["uncertainty"][0, 0]
+        alone = trust.not_trusted(part.how["trust"], first["instead"], job.recipe.trust.fallback)
+        notes += [note for note in part.notes if note not in alone]
+    told = trust.together([part.how["trust"] for part in parts])
+    notes += trust.not_trusted(told, first["instead"], job.recipe.trust.fallback)
+    devices = dict.fromkeys(name for part in parts for name in part.how["device"].split(", then "))
+    return Solved(data, {**first, "uncertainty": spread, "trust": told, "device": ", then ".join(devices)}, notes)

@@ -1,0 +1,139 @@
+"""Images that go out while later ones are still being measured: which, with which pixels, and what the PACS gets."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from recon import cartesian, simulation
+from recon.data import Limit
+from recon.io.dicom import datasets
+from recon.io.ismrmrd import write
+from recon.io.read import read
+from recon.io.samples import SomeRows
+from recon.pacs.settings import Pacs
+from recon.pipeline import reconstruct
+from recon.serve.settings import Site, registered
+from tests.serve import scanner
+from tests.serve.conftest import Local
+from tests.serve.scanner import CLOSE, Recording, Scanner, run, session
+
+Start = Callable[..., Local]
+
+
+@pytest.fixture(scope="module", params=["slice after slice", "interleaved"])
+def series_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two repetitions of three undersampled slices."""
+    scan = simulation.simulate(simulation.preset(matrix=32, coils=4, accel=2, slices=3))
+    noise = (scan.lines["flags"] & np.uint64(1 << 18)) != 0
+    rows = np.nonzero(~noise)[0]
+    order = rows if request.param == "slice after slice" else rows[np.argsort(rows % (len(rows) // 3), kind="stable")]
+    table = np.concatenate([np.nonzero(noise)[0], order, order])
+    lines = scan.lines[table].copy()
+    lines["repetition"][len(table) - len(rows) :] = 1
+    limits = {**scan.encodings[0].limits, "repetition": Limit(0, 1, 0)}
+    encodings = (replace(scan.encodings[0], limits=limits), *scan.encodings[1:])
+    path = tmp_path_factory.mktemp("series") / "series.h5"
+    write(path, replace(scan, lines=lines, samples=SomeRows(scan.samples, table), encodings=encodings))
+    return path
+
+
+@pytest.fixture
+def series(series_file: Path) -> Recording:
+    return scanner.load(series_file)
+
+
+def wait_for_images(client: Scanner, n: int) -> None:
+    deadline = time.monotonic() + 20
+    while len(client.reply.images) < n and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(client.reply.images) == n
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_f08_without_close_no_series_is_complete(local: Start, recording: Recording, early: bool) -> None:
+    client = Scanner(local(early=early).port).send(session(recording, close=False))
+    wait_for_images(client, early)
+    time.sleep(0.3)
+    reply = client.fin().wait()
+    assert len(reply.images) == early
+    assert ("1 images of slices that were whole have been returned before" in reply.error()) == early
+    assert "ended before CLOSE" in reply.error()
+
+
+def test_slices_come_back_while_later_ones_are_measured(local: Start, series: Recording, series_file: Path) -> None:
+    client = Scanner(local().port)
+    *messages, close = session(series)
+    client.send(messages)
+    wait_for_images(client, 5)
+    before = [(i.repetition, i.slice) for i in client.reply.images]
+    assert len(set(before)) == 5
+    assert {(0, 0), (0, 1), (0, 2)} < set(before)
+    reply = client.send([close]).wait()
+    assert (len(reply.images), reply.texts, {i.series for i in reply.images}) == (6, [], {0})
+    assert [i.head[37] for i in reply.images] == [1, 2, 3, 4, 5, 6]
+
+    whole = run(local(early=False).port, session(series)).images
+    expected = np.abs(reconstruct(read(series_file)).data)
+    for image in reply.images:
+        assert np.array_equal(image.pixels[0, 0], expected[image.repetition, image.slice])
+        (twin,) = [i for i in whole if (i.repetition, i.slice) == (image.repetition, image.slice)]
+        assert np.array_equal(image.pixels, twin.pixels)
+        assert np.allclose(image.head[7:26], twin.head[7:26], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sense", "unrolled"])
+def test_images_that_went_out_early_reach_the_pacs_without_a_second_reconstruction(
+    local: Start, series: Recording, series_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Six images, each solved once, are the series that `recon run` writes: the same UIDs, pixels, notes and trust."""
+    solved, inner = [], cartesian._images
+
+    def counted(method: str, slabs: list[Any], *others: Any, **more: Any) -> Any:
+        solved.extend(slabs)
+        return inner(method, slabs, *others, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cartesian, "_images", counted)
+    one = local(pacs=Pacs(to="ARCHIVE@127.0.0.1:104", spool=str(tmp_path / "spool")))
+    waves = [scanner.wave()] * 2  # each image alone has seen other numbers of them than the scan has
+    messages = session(series, method)
+    client = Scanner(one.port).send([*messages[:40], *waves, *messages[40:-1], *waves])
+    wait_for_images(client, 5)
+    assert len(client.send([CLOSE]).wait().images) == 6
+    assert len(solved) == 6
+    came = [pydicom.dcmread(path) for path in (tmp_path / "spool").rglob("image.dcm")]
+
+    scan = replace(
+        read(series_file), notes=("4 waveforms (ECG, respiration, …) are not used", *read(series_file).notes)
+    )
+    plan = next(r for name, r in registered(Site()).items() if name == method)
+    expected = {d.SOPInstanceUID: d for d in datasets(reconstruct(scan, plan))}
+    assert sorted(d.SOPInstanceUID for d in came) == sorted(expected)
+    for d in came:
+        twin = expected[d.SOPInstanceUID]
+        assert np.array_equal(d.pixel_array, twin.pixel_array)
+        assert d.ImageComments == twin.ImageComments
+        ours, theirs = (json.loads(x.private_block(0x0073, "RECON PROVENANCE")[0x01].value) for x in (d, twin))
+        for record in (ours, theirs):
+            del record["provenance"]["date"]
+        assert ours == theirs
+    assert bool(ours["trust"]) == (method == "unrolled")
+
+
+def test_a_line_after_its_image_was_returned_is_an_error(local: Start, series: Recording) -> None:
+    client = Scanner(local().port)
+    *messages, close = session(series)
+    client.send(messages)
+    wait_for_images(client, 5)
+    first = next(m for m in messages[2:] if not scanner.value(m[2:], "flags") & 1 << 18)
+    reply = client.send([first, close]).wait()
+    assert "lines came for 1 images" in reply.error()
+    assert len(reply.images) == 5
