@@ -23,8 +23,8 @@ def ifft(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _centred(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
-    if not axes:
-        return x
+    if not axes or not x.numel():
+        return x  # MKL refuses an empty batch
     x = torch.fft.ifftshift(x, dim=axes)
     if kernel.scipy_serves(x, axes):
         x = kernel.scipy_transform(x, axes, inverse)

@@ -128,7 +128,7 @@ class Nufft(Linear):
 
     def _transform(self, kind: _Kind, data: Tensor, out_shape: tuple[int, ...]) -> Tensor:
         """Every (item, slice) of `data` by its own plan, times (Π N)^(−1/2)."""
-        data = data.resolve_conj().contiguous()
+        data = data.resolve_conj().resolve_neg().contiguous()
         out = torch.empty((*data.shape[:2], *out_shape), dtype=data.dtype, device=data.device)
         transform = _on_gpu if data.is_cuda else _on_cpu
         transform(self, kind, data, out)

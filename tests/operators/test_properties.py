@@ -299,6 +299,17 @@ def test_leading_axes_are_images_side_by_side(case: Case) -> None:
     assert error(op.normal()(x), torch.stack([torch.stack([op.normal()(one) for one in row]) for row in x])) < 1e-12
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.lead is not None], ids=lambda c: c.name)
+def test_no_images_give_no_results(case: Case) -> None:
+    for dtype in (SINGLE, DOUBLE):
+        op, x = case.make().to(dtype), image(case, 2).to(dtype)
+        y = op(x)
+        for f, given, lead, full in ((op, x, case.lead, y), (op.adjoint, y, 0, x), (op.normal(), x, 0, x)):
+            none = f(given.narrow(case.lead if given is y else 0, 0, 0))
+            assert none.shape == full.narrow(lead, 0, 0).shape
+            assert none.dtype == dtype
+
+
 @each
 def test_strides_and_conjugate_views_do_not_matter(case: Case) -> None:
     for f, x in directions(case):
@@ -309,6 +320,7 @@ def test_strides_and_conjugate_views_do_not_matter(case: Case) -> None:
         for view in (turned, gaps, x.conj_physical().conj()):
             assert torch.equal(view, x)
             assert error(f(view), expected) < 1e-12
+        assert error(f(torch._neg_view(-x)), expected) < 1e-12
         one = x.flatten(0, 0)[:1].expand_as(x)
         assert error(f(one), f(one.contiguous())) < 1e-12
 
