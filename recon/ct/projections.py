@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recon.ct.denoise import Report, denoise_images
+from recon.ct.explained import examined
 from recon.data import CTProjections, DataError, Image, Measurement, ReconError
 from recon.geometry import Geometry
 from recon.hounsfield import WATER, hounsfield
@@ -43,13 +44,17 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
     A = prepare.operator(scan, recipe.ct.matrix, recipe.ct.voxel)
     method, why = choose(recipe.solve.method, scan, A)
     water = recipe.ct.water or scan.water or WATER
+
+    def measured(first: int, last: int) -> prepare.Projected:
+        rays = prepare.projected(scan, first, last)
+        return replace(rays, p=rays.p.to(device), weights=rays.weights.to(device))
+
     out = np.empty((len(scan.values), *A.shape), np.float32)
     notes: list[str] = []
     for first in range(0, len(out), CHUNK):
         report(method, first, len(out))
         last = min(len(out), first + CHUNK)
-        data = prepare.projected(scan, first, last)
-        data = replace(data, p=data.p.to(device), weights=data.weights.to(device))
+        data = measured(first, last)
         out[first:last] = hounsfield(solve(method, data, A, recipe, water), water).cpu().numpy()
         notes += data.notes
     report(method, len(out), len(out))
@@ -57,6 +62,8 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
     extra, trust = {}, {}
     if method == "unrolled":
         found = denoise_images(out, recipe, device, report)
+        if found.trust:
+            found = examined(found, out, measured, A, water, recipe.trust, device, CHUNK)
         out = found.data
         extra, trust, notes, why = (
             dict(found.provenance),

@@ -1,0 +1,69 @@
+"""Images of projections are held against what was measured, ray by ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import recon
+from recon.ct import learned
+from recon.ct.explained import misfit
+from recon.hounsfield import WATER
+from recon.nets import denoiser
+from recon.prepare import ct as prepare
+from recon.recipe import CT, Recipe, Solve, Trust
+from recon.simulation import ct_phantom, ct_scan
+
+N = 96
+SCAN = ct_scan.Scan(beam="parallel", views=240, photons=3e4, fineness=0.8)
+PLAN = Recipe(solve=Solve(method="unrolled", weights="ct-small"), ct=CT(strength=1.0))
+
+
+def test_the_truth_of_an_analytic_scan_leaves_the_noise_and_nothing_more() -> None:
+    # Fine pixels: the integrals are those of ellipses, not of the picture.
+    made, truth = ct_scan.of_phantom(384, replace(SCAN, photons=5e3, views=90))
+    data, A = prepare.projected(made, 0, 1), prepare.operator(made)
+    good = float(misfit(torch.from_numpy(truth), data, A, WATER))
+    assert good == pytest.approx(1, abs=0.1)
+    # The same by the definition, with the operator taken as it is.
+    p = A(torch.from_numpy((truth / 1000 + 1) * np.float32(WATER)))
+    assert good == pytest.approx(float(((p - data.p) / (1 / data.weights)).square().mean()), rel=1e-4)
+    wrong = truth.copy()
+    wrong[:, 150:250, 150:250] += 100
+    assert float(misfit(torch.from_numpy(wrong), data, A, WATER)) > good + 0.2
+
+
+def test_every_image_of_projections_says_how_it_explains_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image)
+    made, _ = ct_scan.of_phantom(N, SCAN, slices=2)
+    image = recon.reconstruct(made, PLAN)
+    plain = recon.reconstruct(made, replace(PLAN, solve=Solve(method="fbp")))
+    assert image.trust["fallbacks"] == 0
+    assert np.array_equal(image.data, plain.data)
+    for k, item in enumerate(image.trust["items"]):
+        rays, A = prepare.projected(made, k, k + 1), prepare.operator(made)
+        expected = float(misfit(torch.from_numpy(plain.data[k : k + 1]), rays, A, made.water))
+        assert item["residual"] == item["classical_residual"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_a_network_invents_against_the_projections_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    invented = torch.from_numpy(ct_phantom.picture(ct_phantom.BODY, N, 380 / N).float().numpy())
+    invented = torch.where(invented > -900, 150.0, 0.0)
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image + invented)
+    # No evidence of the image alone is asked for here.
+    monkeypatch.setattr(learned, "evidence", lambda *a: {n: 0.0 for n in ("removed", "blur", "patch")} | {
+        "noise": 20.0, "reasons": ()
+    })  # fmt: skip
+    made, _ = ct_scan.of_phantom(N, SCAN)
+    plain = recon.reconstruct(made, replace(PLAN, solve=Solve(method="fbp")))
+    image = recon.reconstruct(made, PLAN)
+    assert np.array_equal(image.data, plain.data)
+    assert image.trust["fallbacks"] == 1
+    assert "power in the projections" in image.trust["reasons"][0]
+    assert any("1 of 1 slices are filtered backprojections" in n for n in image.notes)
+    kept = recon.reconstruct(made, replace(PLAN, trust=Trust(fallback=False)))
+    assert np.abs(kept.data - plain.data).max() > 100
+    assert kept.trust["items"][0]["residual"] > 1.25 * kept.trust["items"][0]["classical_residual"]
