@@ -21,6 +21,7 @@ from recon.recipe import Recipe
 _MAGNITUDE = 1
 #: A denoised series beside its original has the number of the original plus this.
 _BESIDE = 1000
+_HIGHEST = 0xFFFF
 
 _MEMORY = "lower max_sessions in the site's file"
 
@@ -38,6 +39,14 @@ class Passing:
     theirs: set[int] = field(default_factory=set)
     ours: set[int] = field(default_factory=set)
 
+    def arrived(self, message: ImageMessage, recipe: Recipe) -> None:
+        """Count an image, and claim the series that `replies` will answer in, before anybody takes it for raw data."""
+        series = int(message.header["image_series_index"])
+        self.came += 1
+        self.theirs.add(series)
+        if _wanted(message, recipe) and _beside(series, recipe) <= _HIGHEST:
+            self.ours.add(_beside(series, recipe))
+
     @property
     def highest_series(self) -> int:
         return max(self.theirs | self.ours, default=-1)
@@ -47,20 +56,17 @@ class Passing:
 
 
 def replies(message: ImageMessage, recipe: Recipe, state: Passing) -> Iterator[ImageMessage]:
-    """What goes back of an image: itself, or what the recipe's section `images` makes of it; `state` keeps count.
+    """What goes back of an image that has `arrived`: itself, or what the recipe's section `images` makes of it.
 
     Magnitudes are denoised; phase, real, imaginary and complex images and those of unknown type come back untouched. A
     denoised image has header, type, size and attributes of its original, and says in history, description and comment
     what was done. An image that cannot be denoised comes back untouched, with the reason in its comment.
     """
-    series = int(message.header["image_series_index"])
-    state.came += 1
-    state.theirs.add(series)
-    wanted = recipe.images.denoise > 0 and int(message.header["image_type"]) == _MAGNITUDE
-    if not wanted or np.iscomplexobj(message.pixels):
+    if not _wanted(message, recipe):
         yield passed_on(message)
         return
-    beside = series + _BESIDE if recipe.images.original else series
+    series = int(message.header["image_series_index"])
+    beside = _beside(series, recipe)
     if recipe.images.original:
         yield passed_on(message)
     try:
@@ -71,13 +77,21 @@ def replies(message: ImageMessage, recipe: Recipe, state: Passing) -> Iterator[I
         if not recipe.images.original:
             yield passed_on(message, f"not denoised: {reason}")
         return
-    state.ours.add(beside)
     state.denoised += 1
     yield out
 
 
+def _wanted(message: ImageMessage, recipe: Recipe) -> bool:
+    magnitude = int(message.header["image_type"]) == _MAGNITUDE and not np.iscomplexobj(message.pixels)
+    return recipe.images.denoise > 0 and magnitude
+
+
+def _beside(series: int, recipe: Recipe) -> int:
+    return series + _BESIDE if recipe.images.original else series
+
+
 def _free(number: int, series: int, taken: Collection[int]) -> int:
-    if number != series and (number > 0xFFFF or number in taken):
+    if number != series and (number > _HIGHEST or number in taken):
         raise ReconError(
             f"the series {number} is not free for images beside the scanner's; set images.original = false"
         )

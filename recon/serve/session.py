@@ -19,6 +19,7 @@ from recon.io.line_rules import NOT_IMAGE
 from recon.io.mrd_image import ImageMessage
 from recon.recipe import Recipe
 from recon.serve import parameters, wire
+from recon.serve.aside import Aside
 from recon.serve.counting import announced, encodes
 from recon.serve.scanner_images import Passing, replies
 from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Waveform, WireError, XmlHeader
@@ -69,22 +70,42 @@ class Inbox:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
-def receive(take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
-    """Read messages into the inbox until CLOSE or an error; images and queries are answered through `send` at once.
+def receive(
+    take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send, most_waiting: int = 256 * MiB
+) -> None:
+    """Read messages into the inbox until CLOSE or an error; images and queries are answered through `send`.
 
-    `recipes` are those that may be asked for. At its end the inbox is `ended`, whatever happened.
+    `recipes` are those that may be asked for. Images are worked on beside the reader, which goes on reading until
+    `most_waiting` bytes of them wait. At its end the inbox is `ended`, whatever happened, and all images are answered.
     """
     error: Exception | None = None
+
+    def answer(message: ImageMessage) -> None:
+        for reply in replies(message, inbox.plan, inbox.images):
+            send(wire.image(reply))
+
+    aside: Aside[ImageMessage] = Aside(answer, most_waiting)
     try:
-        _receive(take, inbox, recipes, most_bytes, send)
+        _receive(take, inbox, recipes, most_bytes, send, aside)
     except Exception as e:
         error = e
+    try:
+        aside.finish()
+    except Exception as e:
+        error = error or e
     with inbox.changed:
         inbox.ended, inbox.error = True, error
         inbox.changed.notify_all()
 
 
-def _receive(take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes: int, send: Send) -> None:
+def _receive(
+    take: Take,
+    inbox: Inbox,
+    recipes: Mapping[str, Recipe],
+    most_bytes: int,
+    send: Send,
+    aside: Aside[ImageMessage],
+) -> None:
     bound, budget = wire.Limits(), 0
     stage, before = "config", 0
     while True:
@@ -120,8 +141,8 @@ def _receive(take: Take, inbox: Inbox, recipes: Mapping[str, Recipe], most_bytes
         elif isinstance(message, Waveform):
             inbox.waveforms += 1
         elif isinstance(message, ImageMessage):
-            for reply in replies(message, inbox.plan, inbox.images):
-                send(wire.image(reply))
+            inbox.images.arrived(message, inbox.plan)
+            aside.put(message, message.pixels.nbytes)
         elif isinstance(message, Query):
             send(wire.response(message.correlation, _answer(message.text)))
         elif isinstance(message, Close):

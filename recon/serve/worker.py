@@ -74,10 +74,8 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
             incoming.begun()
         return out
 
-    reader = threading.Thread(
-        target=receive, args=(take, inbox, job.recipes, limits.session_MiB * MiB, out.put), daemon=True
-    )
-    reader.start()
+    bounds = limits.session_MiB * MiB, out.put, limits.queue_MiB * MiB
+    threading.Thread(target=receive, args=(take, inbox, job.recipes, *bounds), daemon=True).start()
     if job.site.status_port is not None:
         threading.Thread(target=_progress, args=(inbox, out, job), daemon=True).start()
     state = "failed"

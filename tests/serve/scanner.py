@@ -92,6 +92,10 @@ def line(body: bytes) -> bytes:
     return number(1008) + body
 
 
+def question(correlation: int, words: str) -> bytes:
+    return number(6) + struct.pack("<QQQ", 0, correlation, len(words)) + words.encode()
+
+
 def wave(samples: int = 3, channels: int = 2, kind: int = 0) -> bytes:
     return number(1026) + WAVE.pack(1, 0, 1, 1, 1, samples, channels, 2.5, kind) + bytes(4 * samples * channels)
 

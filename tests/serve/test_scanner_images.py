@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from recon import magnitude
 from tests.serve import scanner
 from tests.serve.conftest import Local
-from tests.serve.scanner import CLOSE, Image, Recording, Reply, config, header, run, string
+from tests.serve.scanner import CLOSE, Image, Recording, Reply, Scanner, config, header, run, string
 
 Start = Callable[..., Local]
 
@@ -140,3 +144,53 @@ def test_a_series_that_the_scanner_uses_is_never_written_to(
     reply = play(local(recipes=site), recording, "beside", *pictures)
     assert [i.series for i in reply.images] == [1003, 2003, 3, 65000]
     assert sum(t.startswith("WRN j0b: 1 images came back as they were: the series") for t in reply.texts) == 2
+
+
+def test_the_reader_reads_on_while_an_image_is_worked_on(
+    local: Start, recording: Recording, site: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question is answered, and lines are taken, while the denoiser has not finished; images keep their order."""
+    go_on, inner = threading.Event(), magnitude.denoise
+
+    def slow(*words: Any) -> Any:
+        assert go_on.wait(60)
+        return inner(*words)
+
+    monkeypatch.setattr(magnitude, "denoise", slow)
+    _, sent = noisy()
+    client = Scanner(local(recipes=site).port)
+    client.send([config("instead"), header(recording.xml), *[scanner.picture(sent, b"", series=n) for n in (5, 4, 3)]])
+    client.send([*map(scanner.line, recording.lines), scanner.question(7, "ismrmrd::version")])
+    until = time.monotonic() + 60
+    while not client.reply.responses:
+        assert time.monotonic() < until, "the reader waits for the denoiser"
+        time.sleep(0.01)
+    assert not [image for image in client.reply.images if image.series in (3, 4, 5)]
+    go_on.set()
+    reply = client.send([CLOSE]).wait()
+    assert reply.responses == [(7, "1.4.1")]
+    assert [image.series for image in reply.images if image.series <= 5] == [5, 4, 3]
+    assert {image.series for image in reply.images} == {3, 4, 5, 6}
+
+
+def test_a_scanner_waits_where_too_many_images_wait(
+    local: Start, recording: Recording, site: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back-pressure: 64 MiB do not leave the scanner while 1 MiB may wait, and none of it is lost."""
+    go_on, inner = threading.Event(), magnitude.denoise
+
+    def slow(*words: Any) -> Any:
+        assert go_on.wait(60)
+        return inner(*words)
+
+    monkeypatch.setattr(magnitude, "denoise", slow)
+    pictures = [scanner.picture(np.full((1, 1, 1024, 1024), n), b"", 5) for n in range(16)]
+    client = Scanner(local(recipes=site, queue_MiB=1).port)
+    messages = [config("instead"), header(recording.xml), *pictures, CLOSE]
+    sender = threading.Thread(target=client.send, args=(messages,), daemon=True)
+    sender.start()
+    sender.join(1.0)
+    assert sender.is_alive()
+    go_on.set()
+    reply = client.wait()
+    assert [int(image.pixels[0, 0, 0, 0]) for image in reply.images] == list(range(16))

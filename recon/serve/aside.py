@@ -1,0 +1,70 @@
+"""Work that must not keep the reader from reading: done in order by a thread of its own, with a bounded queue."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Aside(Generic[T]):
+    """A thread that does `work` on what is handed over, one after the other, from the first on.
+
+    `put` waits while `most_bytes` wait already, so that a reader which hands over stops reading: the peer then waits,
+    too. What `work` raises comes out of the next `put` and of `finish`, and ends the work.
+    """
+
+    def __init__(self, work: Callable[[T], None], most_bytes: int) -> None:
+        self._work, self._most = work, most_bytes
+        self._waiting: deque[tuple[T, int]] = deque()
+        self._held = 0
+        self._ending = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def put(self, item: T, size: int) -> None:
+        """Hand over an item of `size` bytes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._held or self._held + size <= self._most)
+            if self._error:
+                raise self._error
+            self._waiting.append((item, size))
+            self._held += size
+            self._changed.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until all is done."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        if self._error:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ending)
+                if not self._waiting:
+                    return
+                item, size = self._waiting.popleft()
+            error = None
+            try:
+                self._work(item)
+            except Exception as e:
+                error = e
+            del item
+            with self._changed:
+                self._held -= size
+                self._error = error
+                self._changed.notify_all()
+            if error:
+                return
