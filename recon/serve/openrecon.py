@@ -11,6 +11,7 @@ from typing import Any
 
 from recon import __version__
 from recon.serve.parameters import AS_RECIPE, PARAMETERS
+from recon.serve.settings import OPENRECON
 
 #: Name of the image's label.
 KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0"
@@ -22,7 +23,7 @@ def label(recipes: Iterable[str], port: int = 9002) -> dict[str, Any]:
     The first recipe is the default. The date is today's, or that of SOURCE_DATE_EPOCH.
     """
     day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()))
-    names = list(recipes)
+    names = [name for name in recipes if name != OPENRECON]
     return {
         "general": {
             "name": _en("recon"),

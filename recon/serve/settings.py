@@ -21,10 +21,13 @@ from recon.recipe import Recipe
 Seconds = Annotated[float, Ge(0.05), Le(1e6)]
 Mebibytes = Annotated[int, Ge(1), Le(2**24)]
 
+#: What a scanner asks for on behalf of every OpenRecon application; its user interface says which recipe that is.
+OPENRECON = "openrecon"
+
 #: Recipes that every server knows, and the method of each.
 BUILT_IN: dict[str, recipes.Method] = {
-    "auto": "auto", "default": "auto", "combine": "combine", "grappa": "grappa", "sense": "sense", "cs": "cs",
-    "tv": "tv", "unrolled": "unrolled",
+    "auto": "auto", "default": "auto", OPENRECON: "auto", "combine": "combine", "grappa": "grappa", "sense": "sense",
+    "cs": "cs", "tv": "tv", "unrolled": "unrolled",
 }  # fmt: skip
 
 

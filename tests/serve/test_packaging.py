@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_the_label_of_openrecon_is_valid(monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(set(values)) == len(values)
         assert p["type"] != "choice" or p["default"] in values
     config = next(p for p in made["parameters"] if p["id"] == "config")
-    assert {v["id"] for v in config["values"]} == set(settings.registered(settings.Site()))
+    assert {v["id"] for v in config["values"]} == set(settings.registered(settings.Site())) - {"openrecon"}
     coded = recon("openrecon-label", "--base64").out
     assert json.loads(base64.b64decode(coded)) == made
 
@@ -130,8 +131,28 @@ def test_the_container_has_the_label_and_starts_the_server() -> None:
     assert command == ["recon", "serve", "--config", "/etc/recon.toml"]
     site = settings.load(PACKAGING / "openrecon/site.toml")
     assert (site.host, site.pixel, bool(site.allow)) == ("0.0.0.0", "int16", True)
-    done = subprocess.run(["bash", "-n", PACKAGING / "openrecon/build.sh"], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_named_by_its_label_as_the_scanner_wants() -> None:
+    """OpenRecon_<vendor>_<name>_V<version>: the scanner puts a package aside whose files are named otherwise."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    build = ["bash", str(PACKAGING / "openrecon/build.sh"), "manual.pdf", "--name"]
+    done = subprocess.run(build, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+    general = openrecon.label(["auto"])["general"]
+    expected = f"OpenRecon_{general['vendor']}_{general['name']['en']}_V{general['version']}"
+    assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr
+
+
+def test_a_scanner_names_every_application_openrecon_and_its_user_interface_the_recipe(
+    local: Start, recording: Recording
+) -> None:
+    server = local()
+    defaults = {p["id"]: p["default"] for p in openrecon.label(settings.registered(settings.Site()))["parameters"]}
+    for chosen in ({}, {"config": "combine"}):
+        said = scanner.string(5, text(**{**defaults, **chosen}).encode())
+        reply = run(server.port, [scanner.config("openrecon"), *session(recording)[1:2], said, *session(recording)[2:]])
+        assert (len(reply.images), reply.error()) == (2, "")
+        assert [t["recipe"] for t in server.told if "recipe" in t][-1] == chosen.get("config", defaults["config"])
 
 
 def test_the_service_is_a_unit_that_systemd_takes(tmp_path: Path) -> None:
