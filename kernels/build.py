@@ -34,10 +34,13 @@ def found() -> Found:
     if wanted == "torch":
         return Found(None, "switched off by RECON_KERNELS=torch; torch does the work")
     flags = _processor_flags()
+    usable = [name for name, needs in LEVELS.items() if flags.issuperset(needs)]
+    if wanted and wanted not in usable:
+        return Found(
+            None, f"not in use: RECON_KERNELS={wanted} is none of {', '.join(usable)}, which run here, and torch"
+        )
     reasons = []
-    for name, needs in LEVELS.items():
-        if (wanted and name != wanted) or not flags.issuperset(needs):
-            continue
+    for name in [wanted] if wanted else usable:
         try:
             return Found(importlib.import_module(f"recon.kernels.{name}"), f"{name.lstrip('_')}, compiled C++")
         except ImportError as e:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from recon import __version__, doctor
+from recon.kernels import build
 from tests.command import recon
 
 
@@ -35,6 +36,30 @@ def test_what_is_missing_comes_with_its_install_command(monkeypatch: pytest.Monk
     missing = doctor.examine().missing
     assert "finufft: pip install finufft" in missing
     assert any(m.startswith("cupy: ") and "pip install cupy-cuda12x" in m for m in missing)
+
+
+@pytest.mark.parametrize(("asked", "says"), [("torch", "switched off"), ("_native_sse9", "_native_sse9 is none of")])
+def test_what_the_environment_asks_of_the_kernels_is_said(
+    asked: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECON_KERNELS", asked)
+    build.found.cache_clear()
+    try:
+        assert says in doctor.examine().kernels
+        assert build.native() is None
+    finally:
+        build.found.cache_clear()
+
+
+def test_kernels_that_were_not_compiled_are_missing_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECON_KERNELS", raising=False)
+    monkeypatch.setattr(build, "LEVELS", {"_native_nowhere": ()})
+    build.found.cache_clear()
+    try:
+        assert "were not compiled" in doctor.examine().kernels
+        assert any("CPU kernels" in m and "g++" in m for m in doctor.examine().missing)
+    finally:
+        build.found.cache_clear()
 
 
 def test_a_gpu_is_named_and_its_absence_said(monkeypatch: pytest.MonkeyPatch) -> None:
