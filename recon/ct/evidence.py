@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recon.prepare.image_noise import box
 from recon.recipe import Trust
 
 #: Largest blur in pixels, and largest patch in standard deviations, that a slice may have lost and be believed.
@@ -93,8 +94,8 @@ def patch(removed: Tensor, body: Tensor) -> float:
     if int(inner.sum()) < FEW:
         return 0.0
     d = removed[None, None]
-    even = d * F.avg_pool2d(d.square(), 31, 1, 15, count_include_pad=False).clamp_min(1e-6).rsqrt()
-    mean = F.avg_pool2d(even, 9, 1, 4, count_include_pad=False)[0, 0][inner].abs()
+    even = d * box(d.square(), 31).clamp_min(1e-6).rsqrt()
+    mean = box(even, 9)[0, 0][inner].abs()
     usual = 1.4826 * float(mean.median())
     return float(mean.max()) / usual if usual > 1e-6 else 0.0
 
@@ -114,7 +115,7 @@ def _steepness(x: Tensor) -> Tensor:
     """|∇x|² of an image that is smoothed over 3 × 3 pixels."""
     if min(x.shape) < 2:
         return torch.zeros_like(x)
-    dy, dx = torch.gradient(F.avg_pool2d(x[None, None], 3, 1, 1, count_include_pad=False)[0, 0])
+    dy, dx = torch.gradient(box(x[None, None], 3)[0, 0])
     return dy.square() + dx.square()
 
 

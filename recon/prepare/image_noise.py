@@ -129,7 +129,15 @@ def _deviation(x: Tensor) -> Tensor:
 
 
 def _box(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    return box(x, WINDOW)
+
+
+def box(x: Tensor, width: int) -> Tensor:
+    """Mean over `width` × `width` pixels of images (item, channel, y, x), of those that there are at the borders."""
+    # Rows first, then columns: 2 · width additions a pixel where the square has width².
+    half = width // 2
+    rows = F.avg_pool2d(x, (1, width), 1, (0, half), count_include_pad=False)
+    return F.avg_pool2d(rows, (width, 1), 1, (half, 0), count_include_pad=False)
 
 
 def _binomial(x: Tensor, step: int) -> Tensor:

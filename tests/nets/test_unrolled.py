@@ -203,3 +203,32 @@ def test_a_fresh_unet_adds_nothing_and_depends_on_its_condition_once_awake() -> 
             p.add_(0.05 * torch.randn(p.shape, generator=seeded(1)))
     assert not torch.equal(net(x, c), net(x, -c))
     assert net(x, c).shape == (2, 2, 13, 10)
+
+
+def test_a_single_item_without_gradients_gives_what_a_batch_with_them_does() -> None:
+    from recon.nets.unet import Conditioned
+
+    torch.manual_seed(0)
+    block, x, condition = Conditioned(6, 8, 5), torch.randn(2, 6, 20, 23), torch.randn(2, 5)
+    torch.nn.init.normal_(block.modulation.weight)
+    torch.nn.init.normal_(block.modulation.bias)
+    both = block(x, condition)
+    with torch.no_grad():
+        for k in range(2):
+            one = block(x[k : k + 1], condition[k : k + 1])
+            assert float((one - both[k : k + 1]).abs().max()) < 1e-5 * float(both.abs().max())
+
+
+def test_means_of_neighbourhoods_are_those_of_squares() -> None:
+    from recon.nets.unrolled import _details
+    from recon.prepare.image_noise import box
+
+    x, one = torch.randn(1, 1, 1, 40, 33, dtype=torch.float64), torch.ones(())
+    finer = x
+    for width, found in zip((3, 15, 31), _details(x, one, (3, 15, 31))):
+        mean = torch.nn.functional.avg_pool2d(x[0], width, 1, width // 2)[None]
+        h = finer - mean
+        assert torch.allclose(found, h * (1 + h.square() / 25).rsqrt(), atol=1e-12)
+        finer = mean
+    flat = torch.nn.functional.avg_pool2d(x[0], 9, 1, 4, count_include_pad=False)
+    assert torch.allclose(box(x[0], 9), flat, atol=1e-12)
