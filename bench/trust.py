@@ -33,11 +33,12 @@ from recon.nets import unrolled, weights
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.recipe import Trust
+from recon.solve import rows
 
 FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
 SEED = 900_000_000
 #: No limits: the numbers themselves are wanted.
-OPEN = Trust(residual=1e9, explained=1e9, added=1.0, margin=1e9)
+OPEN = Trust(residual=1e9, explained=1e9, added=1.0, misplaced=1.0, margin=1e9)
 
 
 def scan(sources: volumes.Sources, R: float, noise: float, seed: int) -> tuple[Measurement, synth.Example]:
@@ -122,12 +123,14 @@ def evidence(
     network = loaded.network
     start = unrolled.classical(m, network.shape.start)
     x = unrolled.reconstruct(network, m, start=start)
-    found = trust.examine(m, x, start, limits=OPEN, trained=None)[0]
-    limited = trust.examine(m, x, start, limits=Trust(), trained=trained)[0]
+    lines = rows.sparser(m)
+    found = trust.examine(m, x, start, limits=OPEN, trained=None, lines=lines)[0]
+    limited = trust.examine(m, x, start, limits=Trust(), trained=trained, lines=lines)[0]
     before, after = psnr(start, e.full), psnr(x, e.full)
     return {
         "case": name, "residual": found.residual, "classical_residual": found.classical_residual, "added": found.added,
-        "changed": found.changed, "noise": found.noise, "acceleration": found.acceleration, "psnr_classical": before,
+        "changed": found.changed, "rows": found.rows, "sparser": found.sparser, "noise": found.noise,
+        "acceleration": found.acceleration, "psnr_classical": before,
         "psnr": after, "wrong": not after > before - 0.5, "gives_way": bool(limited.reasons),
         "reasons": list(limited.reasons),
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Volumes by a network beside `cs`: to the one every column of the readout is a slice, the other sees all three axes.
 
     python bench/volumes.py --weights mri-base --json bench/results/volumes.json
+    python bench/volumes.py --weights mri-base mri-small --json bench/results/volumes.json --tell
 
 SIMULATED from validation magnitudes: CT in a soft-tissue window, nearly isotropic, and a brain whose thick slices lie
 along the readout, where their interpolation is smooth and flatters `cs`. Eight coils by Biot-Savart's law in three
@@ -11,6 +12,7 @@ ESPIRiT maps of the ACS block for all. Scored inside the body on some columns, a
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import platform
@@ -23,11 +25,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from networks import scored
-from records import store
+from records import Record, store, stored
 from torch import Tensor
 
 from recon import masks, methods
 from recon.data import Measurement
+from recon.io.atomic import atomic_file
 from recon.learn.draw import Draw
 from recon.nets import unrolled, weights
 from recon.operators import fft, ifft
@@ -151,6 +154,16 @@ def compared(
     return found
 
 
+def tell(name: str, records: list[Record]) -> None:
+    """Write what a network gained over `cs` on all volumes beside its weights: `recon` warns where it lost."""
+    at = {tuple(r[k] for k in CASE): r["psnr"] for r in records}
+    gains = [v - at[(*k[:-1], "cs")] for k, v in at.items() if k[-1] == f"{name} from cs"]
+    found = {"volumes": len(gains), "mean_dB": round(sum(gains) / len(gains), 2), "least_dB": round(min(gains), 2)}
+    told = {**found, "data": "simulated from validation magnitudes", "weights_sha256": weights.load(name).sha256}
+    with atomic_file(weights.find(name) / "volumes.json") as temporary:
+        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="ascii")
+
+
 def main() -> None:
     """Compare, print, write; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -164,7 +177,12 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="records are added to those that the file holds")
+    parser.add_argument("--tell", action="store_true", help="only write what --json holds of the weights beside them")
     options = parser.parse_args()
+    if options.tell:
+        for name in options.weights:
+            tell(name, stored(options.json))
+        return
     torch.set_num_threads(options.threads)
     networks = {n: weights.load(n).network for n in options.weights}
     head = {"date": str(date.today()), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "simulated": True}

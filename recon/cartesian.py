@@ -88,7 +88,7 @@ def volumes(
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
     spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
     evidence: list[Evidence] = []
-    notes: list[str] = [methods.VARNET_LIMITS] if choice.method == "varnet" else []
+    notes = methods.cautions(choice.method, job.recipe.solve, volume=lines.shape[0] > 1)
     calibrating = {key: _calibration_rows(job, job.frames[key], acquired[key]) for key in keys}
     if any(np.isin(job.frames[key].rows, rows).all() and len(rows) > len(job.frames[key].rows)
            for key, rows in calibrating.items()):  # fmt: skip

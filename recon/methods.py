@@ -17,7 +17,7 @@ from recon.nets import checkpoint, columns, e2e_varnet, unrolled, weights
 from recon.prepare.refine import refined
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
-from recon.solve import cg, fista, pdhg
+from recon.solve import cg, fista, pdhg, rows
 
 #: What everybody should know who looks at an image of fastMRI's network.
 VARNET_LIMITS = (
@@ -52,6 +52,8 @@ class Network:
     name: str
     trained: trust.Range | None
     against: str = ""
+    #: What speaks against it on volumes.
+    volumes: str = ""
 
 
 def choose(
@@ -107,6 +109,8 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
         return "nobody measured it on volumes of one channel"
     if sampling.shape[1] > 1 and min(sampling.shape) < LEAST_LINES:
         return f"on volumes it was measured with {LEAST_LINES} phase encodes or more along both axes"
+    if sampling.shape[1] > 1 and network.volumes:
+        return network.volumes
     if network.trained is None:
         return ""
     low, high = network.trained.of(coils).acceleration
@@ -137,7 +141,31 @@ def offered(recipe: Recipe, noise: str, *, cartesian: bool = True) -> Network | 
         return Network(name, trained, "the noise of the scan is not known")
     if prepare.map_sets > 1 or prepare.maps != "espirit":
         return Network(name, trained, "it learned from one set of ESPIRiT maps")
-    return Network(name, trained)
+    return Network(name, trained, volumes=losses(solve.weights))
+
+
+def cautions(method: Method, recipe: Solve, *, volume: bool) -> list[str]:
+    """What everybody should know who looks at an image of a network, in sentences."""
+    if method == "varnet":
+        return [VARNET_LIMITS]
+    if method == "unrolled" and volume and (lost := losses(recipe.weights)):
+        return [f"warning: {_network(recipe.weights, 'cpu').name}: {lost}; compare with --method cs"]
+    return []
+
+
+def losses(name: str) -> str:
+    """What a network was measured to lose to `cs` on volumes, by `bench/volumes.py`; empty where it never lost."""
+    path = weights.find(name) / "volumes.json"
+    if not path.is_file():
+        return ""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        least, mean, count, of = (told[k] for k in ("least_dB", "mean_dB", "volumes", "weights_sha256"))
+        if of != _network(name, "cpu").sha256 or least >= 0:
+            return ""
+        return f"on volumes it was up to {-least:.1f} dB worse than cs ({mean:+.1f} dB on average of {count})"
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ReconError(f"{path} is no record of this engine; fetch the weights again") from None
 
 
 def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None = None, sets: int = 1) -> Tensor:
@@ -200,7 +228,8 @@ def learned(
     if found is None:
         trained = _trained(recipe.weights)
         trained = trained.of(m.y.shape[1]) if trained else None
-        found = trust.examine(m, x, start, limits=limits, trained=trained, ndim=ndim)
+        lines = rows.sparser(m) if limits.misplaced < 1 else ()
+        found = trust.examine(m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines)
     already = "cs" if m.y.shape[-3] > 1 else None
     if instead and instead != already and limits.fallback and any(e.reasons for e in found):
         start = solve(instead, m, recipe, sets=sets)

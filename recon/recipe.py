@@ -109,6 +109,8 @@ class Trust:
     explained: Annotated[float, Ge(1), Le(1e9)] = 1.5
     #: Largest share of the image's energy that a network may put where nothing was measured.
     added: Fraction = 0.1
+    #: Largest gain in sparsity from moving the lines beside the ACS block by a row: beyond it they lie in wrong rows.
+    misplaced: Fraction = 0.01
     #: Factor by which noise and acceleration may leave the range that the network was trained on.
     margin: Annotated[float, Ge(1), Le(1e9)] = 2.0
     #: Images of the data with fresh noise, whose spread is the uncertainty map; 0 makes none.

@@ -40,7 +40,8 @@ class Evidence:
 
     `residual` and `classical_residual` are χ² = ‖Ax − y‖² / (2σ²M) over M measured samples, near 1 for an image that
     explains the data. `added` is the share of the image's energy that the network put where nothing was measured,
-    `changed` the relative difference from the classical image.
+    `changed` the relative difference from the classical image. `sparser` is how much sparser a picture is with
+    the lines beside the ACS block moved back by `rows`, None where that was not looked at.
     """
 
     residual: float
@@ -49,13 +50,24 @@ class Evidence:
     changed: float
     noise: float
     acceleration: float
+    rows: int = 0
+    sparser: float | None = None
     reasons: tuple[str, ...] = ()
 
 
 def examine(
-    m: Measurement, learned: Tensor, classical: Tensor, *, limits: Trust, trained: Range | None, ndim: int = 3
+    m: Measurement,
+    learned: Tensor,
+    classical: Tensor,
+    *,
+    limits: Trust,
+    trained: Range | None,
+    ndim: int = 3,
+    lines: Sequence[tuple[int, float] | None] = (),
 ) -> list[Evidence]:
     """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
+
+    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
@@ -74,7 +86,8 @@ def examine(
         noise.expand(lead).reshape(-1).tolist(),
         (1 / sampled(normal, classical, ndim)).expand(lead).reshape(-1).tolist(),
     )
-    found = (Evidence(*n) for n in numbers)
+    told = [(*pair,) if pair else (0, None) for pair in lines or [None] * learned.shape[: learned.ndim - ndim].numel()]
+    found = (Evidence(*n, *pair) for n, pair in zip(numbers, told, strict=True))
     return [replace(e, reasons=tuple(_reasons(e, limits, trained))) for e in found]
 
 
@@ -171,6 +184,11 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
         found.append(
             f"no image explains the measurement (residual {e.classical_residual:.3g}, at most {most:.3g} by its noise "
             "and maps): motion, a spark, or a wrong noise level"
+        )
+    if e.sparser is not None and e.sparser > limits.misplaced:
+        found.append(
+            f"the lines beside the ACS block seem to lie {e.rows:+d} row from where they belong (moved back, the image "
+            f"is {e.sparser:.1%} sparser): check the line counters of the file"
         )
     if not e.added <= limits.added:
         found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")

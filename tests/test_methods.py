@@ -153,3 +153,34 @@ def test_weights_that_are_named_are_used_or_refused(tmp_path: Path) -> None:
     assert done.code == 1
     assert "SHA-256" in done.err
     assert not (tmp_path / "again.nii.gz").exists()
+
+
+def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_asks_for_it_is_warned(
+    tmp_path: Path,
+) -> None:
+    volume = sampling(np.random.default_rng(0).random((64, 64)) < 0.2)
+    assert methods.losses("mri-base") == ""
+    lost = methods.losses("mri-small")
+    assert lost.startswith("on volumes it was up to 0.6 dB worse than cs")
+    recipe = recipes.parse({"solve": {"weights": "mri-small"}})
+    network = methods.offered(recipe, "scan")
+    assert network is not None
+    choice = methods.choose("auto", volume, 8, network=network)
+    assert choice.method == "cs"
+    assert lost in choice.why
+    assert methods.choose("auto", lines(256, 4), 8, network=network).method == "unrolled"
+    assert methods.choose("unrolled", volume, 8, network=network).method == "unrolled"
+    assert methods.cautions("unrolled", recipe.solve, volume=True) == [
+        f"warning: mri-small: {lost}; compare with --method cs"
+    ]
+    assert methods.cautions("unrolled", recipe.solve, volume=False) == []
+    assert methods.cautions("unrolled", recipes.Recipe().solve, volume=True) == []
+    # What was measured belongs to those weights and to no others.
+    shutil.copytree(weights.find("mri-small"), tmp_path / "mine")
+    (tmp_path / "mine" / "volumes.json").write_text(
+        (weights.find("mri-small") / "volumes.json").read_text().replace(weights.load("mri-small").sha256, "another")
+    )
+    assert methods.losses(str(tmp_path / "mine")) == ""
+    (tmp_path / "mine" / "volumes.json").write_text("{}")
+    with pytest.raises(ReconError, match="no record of this engine"):
+        methods.losses(str(tmp_path / "mine"))

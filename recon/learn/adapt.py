@@ -19,6 +19,7 @@ from recon.learn.draw import Draw
 from recon.nets import unrolled, weights
 from recon.nets.unrolled import Problem, Unrolled
 from recon.operators.sense import Sense
+from recon.solve.rows import acs
 
 Report = Callable[[str, int, int], None]
 
@@ -149,7 +150,7 @@ def divided(m: Measurement, plan: Plan, draw: Draw, iterations: int) -> tuple[Sp
     assert isinstance(A, Sense)
     mask = A.mask.reshape(-1)
     rows = torch.nonzero(mask).flatten()
-    outside = rows[~_core(mask > 0)[rows]]
+    outside = rows[~acs(mask > 0)[rows]]
     if len(outside) < 10:
         raise ReconError(
             f"only {len(outside)} measured lines lie outside of the centre of k-space, too few to adapt a network to; "
@@ -228,17 +229,6 @@ def _problem(s: Split, columns: slice) -> Problem:
 
 def _cut(A: Sense, columns: slice) -> Sense:
     return Sense(A.maps[..., columns], A.mask, A.axes)
-
-
-def _core(measured: Tensor) -> Tensor:
-    """The run of measured rows around the centre of k-space, the ACS lines: never missing, so never to be foretold."""
-    centre = measured.numel() // 2
-    holes = torch.nonzero(~measured).flatten()
-    low = int(holes[holes < centre].max()) + 1 if bool((holes < centre).any()) else 0
-    high = int(holes[holes >= centre].min()) if bool((holes >= centre).any()) else measured.numel()
-    out = torch.zeros_like(measured)
-    out[low:high] = True
-    return out
 
 
 def _density(measured: Tensor, reach: int = 8) -> Tensor:

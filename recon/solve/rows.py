@@ -1,0 +1,107 @@
+"""Whether the lines beside the ACS block lie in the rows that they were stored in, told by the image itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recon.data import Measurement
+from recon.operators.sense import Sense
+from recon.solve.fista import l1_wavelet
+
+#: Columns of the readout that are looked at, and iterations of each picture: a quick look, not an image.
+WIDTH, ITERATIONS = 128, 20
+#: Fewest rows of the ACS block, and fewest measured rows beside it, that tell anything.
+LEAST_ACS, LEAST_BESIDE = 8, 10
+
+
+def acs(measured: Tensor) -> Tensor:
+    """The run of measured rows around the centre of k-space, as a mask of the shape of `measured`, (ky,)."""
+    centre = measured.numel() // 2
+    holes = torch.nonzero(~measured).flatten()
+    low = int(holes[holes < centre].max()) + 1 if bool((holes < centre).any()) else 0
+    high = int(holes[holes >= centre].min()) if bool((holes >= centre).any()) else measured.numel()
+    out = torch.zeros_like(measured)
+    out[low:high] = True
+    return out
+
+
+def moved(m: Measurement, rows: int) -> Measurement:
+    """Slices (..., coil, 1, ky, x) with all lines beside the ACS block `rows` rows further; what leaves is lost."""
+    A = m.A
+    assert isinstance(A, Sense)
+    mask = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]) if m.y.ndim > 4 else A.mask
+    lines = mask.reshape(-1, m.y.shape[-2])
+    inner = torch.stack([acs(one > 0) for one in lines]).reshape(mask.shape)
+    index = torch.arange(m.y.shape[-2], device=m.y.device) - rows
+    there = ((index >= 0) & (index < len(index)))[:, None].to(mask.dtype)
+
+    def shifted(t: Tensor) -> Tensor:
+        outer = torch.roll(t * ~inner, rows, -2) * there
+        return torch.where(inner, t, outer)
+
+    return replace(m, y=shifted(m.y), A=Sense(A.maps, shifted(mask), A.axes))
+
+
+def sparser(m: Measurement, shifts: tuple[int, ...] = (-1, 1)) -> list[tuple[int, float] | None]:
+    """By how many rows the lines beside the ACS block are off, and how much sparser a picture is with them moved back.
+
+        1 − TV(x₋ₛ) / TV(x₀),   TV(x) = Σ √(|∂y x|² + |∂x x|²)
+
+    for the s of the most; negative where no s makes it sparser. x is a quick L1-wavelet picture of some columns, with
+    the lines beside the ACS block moved by −s rows. A counter that is off by s gives fine structure a phase that turns
+    s times across the field of view against coarse structure, which no residual sees: an image explains it, but not a
+    sparse one. One pair for each slice of y (..., coil, 1, ky, x); None for a slice with too few ACS lines or lines
+    beside them, for volumes and for several sets of maps, and for one channel: there, aliases of good raw scans at
+    0.055 T were up to 1.9 % sparser with the lines moved, and those of bad ones not always.
+    """
+    A = m.A
+    items = m.y.shape[:-4].numel()
+    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
+        return [None] * items
+    if m.y.shape[-3] > 1 or m.y.shape[-4] == 1:
+        return [None] * items
+    lines = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1) > 0
+    cores = torch.stack([acs(one) for one in lines])
+    told = ((cores.sum(1) >= LEAST_ACS) & ((lines & ~cores).sum(1) >= LEAST_BESIDE)).tolist()
+    if not any(told):
+        return [None] * items
+    part = _trimmed(_columns(m))
+    first = _variation(part)
+    best = torch.stack([1 - _variation(moved(part, -s)) / first for s in shifts])
+    gain, which = best.max(0)
+    return [(shifts[w], g) if t else None for w, g, t in zip(which.tolist(), gain.tolist(), told)]
+
+
+def _trimmed(m: Measurement) -> Measurement:
+    """Without the first and the last row of the ACS block: either may be a line from beside it that came too near."""
+    A = m.A
+    assert isinstance(A, Sense)
+    lines = A.mask.reshape(-1, m.y.shape[-2])
+    cores = torch.stack([acs(one > 0) for one in lines])
+    edges = cores & ~(torch.roll(cores, 1, -1) & torch.roll(cores, -1, -1))
+    keep = (~edges).reshape(A.mask.shape)
+    return replace(m, y=m.y * keep, A=Sense(A.maps, A.mask * keep, A.axes))
+
+
+def _columns(m: Measurement) -> Measurement:
+    """The neighbouring columns that hold the most energy."""
+    nx = m.y.shape[-1]
+    if nx <= WIDTH:
+        return m
+    energy = m.y.abs().square().flatten(0, -2).sum(0).cumsum(0)
+    first = int((energy[WIDTH - 1 :] - torch.cat([energy[:1] * 0, energy[: nx - WIDTH]])).argmax())
+    A = m.A
+    assert isinstance(A, Sense)
+    at = slice(first, first + WIDTH)
+    return replace(m, y=m.y[..., at].contiguous(), A=Sense(A.maps[..., at].contiguous(), A.mask, A.axes))
+
+
+def _variation(m: Measurement) -> Tensor:
+    """TV of the picture of each slice."""
+    x = l1_wavelet(m, lam=1.0, iterations=ITERATIONS, wavelet="db1", continuation=15.0).x
+    dy, dx = (x - torch.roll(x, 1, axis) for axis in (-2, -1))
+    total: Tensor = (dy.abs().square() + dx.abs().square()).sqrt().flatten(-3).sum(-1).reshape(-1)
+    return total.clamp_min(torch.finfo(total.dtype).tiny)
