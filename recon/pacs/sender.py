@@ -107,9 +107,12 @@ class Sender:
             try:
                 self._send(ready, done)
             except Unreachable as e:
-                self._log(f"{self._to.name} is not to be had: {e}")
-                for item in self.due("new"):
-                    self._again(item, f"the PACS is not to be had: {e}")
+                waiting = self.due("new")
+                self._log(
+                    f"{self._to.name} is not to be had: {e}; {len(waiting)} images wait and are tried again later"
+                )
+                for item in waiting:
+                    self._again(item, f"the PACS is not to be had: {e}", said=True)
                 return
 
     def _whole(self, item: Item) -> bool:
@@ -181,7 +184,7 @@ class Sender:
             spools.note(item, tries=tries, due=self._next(tries), reason=verdict.reason, changed=time.time())
             self._log(f"image {item.record.uid} stays unconfirmed: {verdict.reason}")
 
-    def _again(self, item: Item, reason: str) -> None:
+    def _again(self, item: Item, reason: str, *, said: bool = False) -> None:
         tries = item.record.tries + 1
         if tries >= self._pacs.tries:
             self._fail(item, f"{reason}; given up after {tries} tries")
@@ -190,7 +193,8 @@ class Sender:
             spools.note(item, tries=tries, due=self._next(tries), reason=reason, changed=time.time())
         else:
             spools.move(self._spool, item, "new", tries=tries, due=self._next(tries), reason=reason)
-        self._log(f"image {item.record.uid} is tried again later: {reason}")
+        if not said:
+            self._log(f"image {item.record.uid} is tried again later: {reason}")
 
     def _fail(self, item: Item, reason: str) -> None:
         spools.move(self._spool, item, "failed", reason=reason, tries=item.record.tries + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from recon.pipeline import Solved
     from recon.serve.session import Key
 
+#: The time that begins a line of the sender; the server's log has its own.
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d ", re.ASCII)
 #: Seconds until a sender that ended by itself is started again.
 _AGAIN_S = 10.0
 #: Seconds that a sender may take to finish the image it is sending.
@@ -108,4 +111,4 @@ def _pass_on(stream: Any, log: Callable[[str], None]) -> None:
     with stream:
         for line in stream:
             words = one_line(line.decode("utf-8", "replace")).removeprefix("recon: ")
-            log(f"pacs: {words}")
+            log(f"pacs: {_TIME.sub('', words)}")

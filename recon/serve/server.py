@@ -265,11 +265,10 @@ class Server:
             reason = session.reason or "the process of the session ended unexpectedly; the scan was not reconstructed"
             session.record |= {"state": "failed", "reason": reason}
             words = f"ERR {session.name}: {reason}"
-        state, reason = session.record["state"], session.record.get("reason", "")
         seconds = round(time.monotonic() - session.began, 3)
         self._record("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
         self._board.ended(session.name, seconds, session.record)
-        self._log(f"job {session.name} ended after {seconds:.1f} s: {state}{': ' + reason if reason else ''}")
+        self._log(f"job {session.name} ended after {seconds:.1f} s: {_outcome(session.record)}")
         # In the middle of an image any word would be read as pixels.
         self._dismiss(session.connection, words, silent=worker.sending)
 
@@ -351,6 +350,15 @@ class Server:
         self._listener.close()
         if self._front is not None:
             self._front.close()
+
+
+def _outcome(record: Mapping[str, Any]) -> str:
+    """How a session ended, in words: its state, what it took and gave, and why it was no more."""
+    images = len(record.get("images", ())) + record.get("images_passed", 0)
+    parts = [f"{n} {what}" for n, what in ((images, "images"), (record.get("lines", 0), "lines")) if n]
+    parts += [f"recipe {record['recipe']}"] if record.get("recipe") else []
+    said = f" ({', '.join(parts)})" if parts else ""
+    return f"{record['state']}{said}" + (f": {record['reason']}" if record.get("reason") else "")
 
 
 def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None:

@@ -209,3 +209,5 @@ def test_a_sender_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest
                 child.kill()
     assert not child.is_running()
     assert any("the sender ended with exit code -9; it starts again" in line for line in lines)
+    # Each line has one time, which the server's log gives it.
+    assert any(line.startswith(f"pacs: {pacs.to} is not to be had") for line in lines), lines

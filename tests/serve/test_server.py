@@ -70,6 +70,7 @@ def test_a_stream_gives_the_pixels_of_run_and_leaves_a_trace(server: Start, scan
     assert ended["lines_received"] > 0
     assert (one.folder / "audit.jsonl").stat().st_mode & 0o777 == 0o600
     assert "from last line to first image" in one.log()
+    wait_for(lambda: f": done (2 images, {ended['lines']} lines, recipe auto)" in one.log())
 
 
 def test_f40_the_patient_appears_in_no_log_text_or_audit(server: Start, full: Recording) -> None:
