@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recon.errors import ReconError, one_line
+from recon.errors import ReconError, log
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs
@@ -98,7 +96,7 @@ def _once(pacs: Pacs, uids: list[str], json: bool) -> None:
     from recon.pacs.deliver import once
     from recon.pacs.summary import summary
 
-    once(pacs, _log)
+    once(pacs, log)
     folder = Path(pacs.spool)
     states = [found[0] if (found := spools.find(folder, uid)) else "new" for uid in uids]
     if json:
@@ -124,7 +122,7 @@ def _watch(pacs: Pacs, follow: bool) -> None:
     ended = threading.Event()
     if follow:
         threading.Thread(target=_until_eof, args=(ended,), daemon=True).start()
-    watch(pacs, _log, ended.wait)
+    watch(pacs, log, ended.wait)
 
 
 def _until_eof(ended: threading.Event) -> None:
@@ -141,7 +139,3 @@ def _json(found: dict[str, Any]) -> str:
     from json import dumps
 
     return dumps(found, indent=2)
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {one_line(line)}", file=sys.stderr, flush=True)

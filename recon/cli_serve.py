@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recon.errors import ReconError, one_line
+from recon.errors import ReconError, log, one_line
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs
@@ -52,7 +51,7 @@ def serve(
     site = settings.check(replace(site, **{k: v for k, v in given.items() if v is not None}))
     from recon.serve.server import serve as run
 
-    run(site, settings.registered(site), _say, _log)
+    run(site, settings.registered(site), _say, log)
 
 
 def _echo(pacs: Pacs) -> None:
@@ -128,8 +127,5 @@ def _hear(text: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # whoever wanted to read it has gone
+        print(line, flush=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import re
 import sys
 import threading
+import time
 from typing import NoReturn
 
 
@@ -41,6 +43,15 @@ def sentence(e: Exception, *, memory: str, unforeseen: str = "") -> str:
 def one_line(text: str) -> str:
     """The text without line ends and control characters, which names in a file may hold."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def log(line: str) -> None:
+    """Write a line with the time to standard error.
+
+    A log that takes nothing, on a full disk or behind a pipe that is closed, ends no server and no delivery.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {one_line(line)}", file=sys.stderr, flush=True)
 
 
 def leave(code: int) -> NoReturn:
