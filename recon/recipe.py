@@ -86,8 +86,8 @@ class CT:
     #: Share of a denoised image in what is written; the rest is the image as it came, with its texture. "auto" follows
     #: the noise of each slice (recon/ct/strength.py).
     strength: Fraction | Literal["auto"] = "auto"
-    #: Window of the ramp in filtered backprojection.
-    filter: Literal["ramp", "shepp-logan", "hann"] = "hann"
+    #: Window of the ramp in filtered backprojection; "auto": hann, and shepp-logan where a network takes the noise.
+    filter: Literal["auto", "ramp", "shepp-logan", "hann"] = "auto"
     #: Pixels along each side of the image and their size in mm; 0 takes what the file asks for.
     matrix: Annotated[int, Ge(0), Le(8192)] = 0
     voxel: Annotated[float, Ge(0), Le(100)] = 0.0

@@ -21,10 +21,13 @@ from recon.prepare import ct as prepare
 from recon.prepare import image_noise
 from recon.recipe import Recipe
 from recon.solve import cg, pdhg
-from recon.solve.fbp import fbp, view_weights
+from recon.solve.fbp import Window, fbp, view_weights
 from recon.solve.power import largest_eigenvalue
 from recon.solve.sirt import sirt
 
+#: Window of the ramp where the recipe leaves it open: a network finds edges beneath noise that Hann's would have taken
+#: away with it, and shepp-logan is near the sharpest kernel of its training (bench/ct_consistency.py --windows).
+WINDOW: dict[str, Window] = {"fbp": "hann", "unrolled": "shepp-logan"}
 ITERATIONS = {"sirt": 50, "cgls": 10, "tv": 100}
 #: Weight of total variation in units of the recipe's `solve.tv` over the noise of a filtered backprojection.
 TV_WEIGHT = 2.0
@@ -127,7 +130,7 @@ def solve(method: str, data: prepare.Projected, A: Xray, recipe: Recipe, water: 
     which iterations start where the views allow one.
     """
     if method in ("fbp", "unrolled"):
-        return fbp(data.p, A, recipe.ct.filter)
+        return fbp(data.p, A, WINDOW[method] if recipe.ct.filter == "auto" else recipe.ct.filter)
     m = Measurement(data.weights * data.p, Weight(data.weights) @ A)
     n = recipe.solve.iterations or ITERATIONS[method]
     if method == "sirt":

@@ -19,7 +19,7 @@ from recon.simulation import ct_phantom, ct_scan
 
 N = 96
 SCAN = ct_scan.Scan(beam="parallel", views=240, photons=3e4, fineness=0.8)
-PLAN = Recipe(solve=Solve(method="unrolled", weights="ct-small"), ct=CT(strength=1.0))
+PLAN = Recipe(solve=Solve(method="unrolled", weights="ct-small"), ct=CT(strength=1.0, filter="shepp-logan"))
 
 
 def test_the_truth_of_an_analytic_scan_leaves_the_noise_and_nothing_more() -> None:
@@ -67,3 +67,18 @@ def test_what_a_network_invents_against_the_projections_gives_way(monkeypatch: p
     kept = recon.reconstruct(made, replace(PLAN, trust=Trust(fallback=False)))
     assert np.abs(kept.data - plain.data).max() > 100
     assert kept.trust["items"][0]["residual"] > 1.25 * kept.trust["items"][0]["classical_residual"]
+
+
+def test_a_network_is_given_edges_that_hann_would_take_and_a_window_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image)
+    made, _ = ct_scan.of_phantom(N, SCAN)
+
+    def run(method: str, window: str) -> np.ndarray:
+        solve = Solve(method=method, weights="ct-small")  # type: ignore[arg-type]
+        return recon.reconstruct(made, Recipe(solve=solve, ct=CT(strength=1.0, filter=window))).data  # type: ignore[arg-type]
+
+    assert np.array_equal(run("unrolled", "auto"), run("fbp", "shepp-logan"))
+    assert np.array_equal(run("fbp", "auto"), run("fbp", "hann"))
+    assert np.array_equal(run("unrolled", "hann"), run("fbp", "hann"))
