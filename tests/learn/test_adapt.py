@@ -121,3 +121,12 @@ def test_the_verb_leaves_a_folder_that_run_takes(fresh: Unrolled, tmp_path: Path
     again = recon("adapt", scan, "-o", out, "--minutes", 0.05)
     assert again.code == 1
     assert "new or an empty folder" in again.err
+
+
+def test_a_volume_is_refused_with_what_to_do_instead(fresh: Unrolled, tmp_path: Path) -> None:
+    weights.save(fresh, tmp_path / "parent")
+    simulate_to(tmp_path / "volume.h5", preset(coils=4, accel=2, matrix=32, slices=12, volume=True))
+    done = recon("adapt", tmp_path / "volume.h5", "-o", tmp_path / "made", "--weights", tmp_path / "parent")
+    assert done.code == 1
+    assert "slices alone and this scan is a volume; use --method unrolled as it is, or cs" in done.err
+    assert not (tmp_path / "made").exists()
