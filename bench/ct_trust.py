@@ -24,6 +24,7 @@ from ct_noise import coloured
 from scipy import ndimage
 
 from recon.accuracy import ct
+from recon.ct import learned
 from recon.ct.evidence import evidence
 from recon.hounsfield import attenuation, hounsfield
 from recon.io.read import read
@@ -127,7 +128,7 @@ def main() -> None:
     loaded = weights.load(options.network)
     rows: dict[tuple[str, str], list[dict]] = {}
     for kind, name, *given in inputs(options.data, options.slices):
-        rows.setdefault((kind, name), []).append(one(loaded.network, *given, (3.0, 160.0)))
+        rows.setdefault((kind, name), []).append(one(loaded.network, *given, learned.trained(options.network)))
     print(f"{'':42} refused  noise / HU  removed      blur / pixels  patch        gain / dB")
     for (kind, name), found in rows.items():
         refused = sum(bool(f["reasons"]) for f in found)

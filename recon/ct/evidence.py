@@ -14,6 +14,10 @@ from recon.recipe import Trust
 #: Largest blur in pixels, and largest patch in standard deviations, that a slice may have lost and be believed.
 BLUR, PATCH = 0.65, 8.0
 
+#: Noise in HU up to which BLUR holds. Beyond, more is allowed, as σ: what stands out from noise is a detail's contrast
+#: times its width over σ, so that no picture made of more noise can be as sharp.
+LOUD = 100.0
+
 #: HU that a slice in HU goes below somewhere (air, lung, fat), the least share of its pixels that do, HU that only
 #: metal reaches, and pixels of metal whose streaks may reach through the slice.
 FAT, SHARE, METAL, PIECE = -50.0, 1e-3, 3000.0, 16
@@ -42,7 +46,7 @@ def evidence(
         reasons.append("the network's image is not finite")
     if share > limits.residual:
         reasons.append(f"{share:.2f} times the noise was taken away")
-    if lost > BLUR:
+    if lost > BLUR * max(1.0, level / LOUD):
         reasons.append(f"what was taken away is what a blur of {lost:.2f} pixels takes from edges")
     if spot > PATCH:
         reasons.append(

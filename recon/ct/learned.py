@@ -21,7 +21,7 @@ from recon.prepare import image_noise
 from recon.recipe import Recipe
 
 #: Networks for CT images that may ship, the best first.
-PREFERRED = ("ct-base", "ct-small")
+PREFERRED = ("ct-small", "ct-base")
 
 Report = Callable[[str, int, int], None]
 
@@ -59,14 +59,14 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
     loaded = _network(name, str(device))
     if not loaded.network.shape.real:
         raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
-    trained = _trained(name)
+    known = trained(name)
     out, items, spread = np.empty_like(volume), list[dict[str, Any]](), list[NDArray[np.float32]]()
     for k in range(len(volume)):
         report("denoise", k, len(volume))
         y = torch.from_numpy(volume[k : k + 1]).to(device)
         noise = image_noise.measured(y)
         x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
-        found = evidence(y[0], x[0], float(noise.level), recipe.trust, trained)
+        found = evidence(y[0], x[0], float(noise.level), recipe.trust, known)
         out[k] = (y if found["reasons"] and recipe.trust.fallback else x)[0].cpu().numpy()
         items.append(found)
         if recipe.trust.replicas:
@@ -111,7 +111,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.Ima
 
 
 @lru_cache(maxsize=4)
-def _trained(name: str) -> tuple[float, float] | None:
+def trained(name: str) -> tuple[float, float] | None:
     """The noise in HU that the recipe beside the weights names; None where there is no recipe."""
     from recon.learn import ct_train  # a tenth of a second that scans of MRI need not wait for
 

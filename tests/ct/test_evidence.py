@@ -60,6 +60,15 @@ def test_a_blur_is_found_as_wide_as_it_is_beneath_much_noise(sigma: float, size:
     assert found["blur"] > BLUR
 
 
+def test_a_picture_made_of_much_noise_may_be_softer() -> None:
+    for sigma, refused in ((90.0, True), (250.0, False)):
+        noisy = anatomy() + noise(sigma)
+        found = judged(noisy, ndimage.gaussian_filter(noisy, 1.0), sigma)
+        assert any("blur of" in r for r in found["reasons"]) == refused
+    noisy = anatomy() + noise(250)
+    assert any("blur of" in r for r in judged(noisy, ndimage.gaussian_filter(noisy, 2.5), 250)["reasons"])
+
+
 def test_a_median_that_rounds_corners_and_fills_gaps_is_refused() -> None:
     noisy = anatomy() + noise(10)
     assert judged(noisy, ndimage.median_filter(noisy, 7), 10)["reasons"]
