@@ -16,9 +16,14 @@ from recon.serve.counting import announced, whole_frame
 from recon.serve.session import Inbox, Key
 
 
-def frame(inbox: Inbox, key: Key) -> RawScan:
-    """The scan of one frame: its imaging lines, and all lines so far that belong to no image."""
+def frame(inbox: Inbox, key: Key) -> RawScan | None:
+    """The scan of a frame that was named: its imaging lines, and all lines so far that belong to no image.
+
+    None where more of its lines came since: what named it was not its last line, and what is missing nobody knows.
+    """
     with inbox.changed:
+        if len(inbox.frames[key]) != inbox.named[key]:
+            return None
         rows = np.array(sorted([*inbox.others, *inbox.frames[key]]), np.intp)
         parsed = inbox.parsed
     assert parsed is not None

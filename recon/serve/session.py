@@ -61,7 +61,9 @@ class Inbox:
     frames: dict[Key, list[int]] = field(default_factory=dict)
     others: list[int] = field(default_factory=list)
     candidates: deque[Key] = field(default_factory=deque)
-    #: Frames whose last line, by its flag, came before others of theirs.
+    #: Lines that a candidate had when it was named: where more came since, that was not its last.
+    named: dict[Key, int] = field(default_factory=dict)
+    #: Frames that were named before their last line came.
     early: set[Key] = field(default_factory=set)
     #: Lines of a frame that was whole; another frame may be when it has as many.
     usual: int = 0
@@ -161,11 +163,25 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
         inbox.others.append(row)
         return
     key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
-    rows = inbox.frames.setdefault(key, [])
+    rows = inbox.frames.get(key)
+    if rows is None:
+        rows = inbox.frames[key] = []
+        if not inbox.usual:  # flags do not tell; where another frame begins, those before it may be whole
+            for other in inbox.early:
+                if inbox.named[other] != len(inbox.frames[other]):
+                    _name(inbox, other)
+    elif key in inbox.named:
+        inbox.early.add(key)
     rows.append(row)
     n = len(rows)
-    may_be = flags & _LAST_IN_SLICE or n == inbox.usual or n == inbox.every or (not inbox.usual and key in inbox.early)
-    if may_be and key not in inbox.candidates:
+    if flags & _LAST_IN_SLICE or n == inbox.usual or n == inbox.every:
+        _name(inbox, key)
+
+
+def _name(inbox: Inbox, key: Key) -> None:
+    """Name a frame that may be whole with the lines that it has."""
+    inbox.named[key] = len(inbox.frames[key])
+    if key not in inbox.candidates:
         inbox.candidates.append(key)
         inbox.changed.notify_all()
 

@@ -118,9 +118,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
         # int16 needs one scale for all. The last image waits for CLOSE: without it no series is ever complete.
         if job.site.early and job.site.pixel == "float32" and key not in sender.sent:
             scan = early.frame(inbox, key)
-            if not early.may_go(scan, inbox.plan):
-                inbox.early.add(key)
-            elif len(sender.sent) + 1 < early.images(scan):
+            if scan and early.may_go(scan, inbox.plan) and len(sender.sent) + 1 < early.images(scan):
                 sender.frame(scan, key, 0)
     arrived = time.monotonic()
     if inbox.error is not None:
@@ -175,9 +173,11 @@ class _Sender:
         """Send the images of one frame, which `scan` holds alone; `stack` numbers its group of parallel slices."""
         inbox, arrived = self._inbox, time.monotonic()
         with inbox.changed:
-            self.sent[key] = lines = len(inbox.frames[key])
+            self.sent[key] = lines = inbox.named[key]
             if inbox.usual != lines:  # others may have been whole before this was known
-                inbox.candidates.extend(k for k, rows in inbox.frames.items() if len(rows) == lines)
+                alike = [k for k, rows in inbox.frames.items() if len(rows) == lines]
+                inbox.named.update(dict.fromkeys(alike, lines))
+                inbox.candidates.extend(alike)
             inbox.usual = lines
         self._index += 1
         counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
@@ -200,7 +200,10 @@ class _Sender:
             repetitions = set(np.unique(scan.lines["repetition"]).tolist())
             for key in sorted(inbox.frames, key=lambda k: (k[3], k)):
                 if key not in self.sent and key[0] in place and key[3] in repetitions:
-                    self.frame(early.frame(inbox, key), key, place[key[0]])
+                    inbox.named[key] = len(inbox.frames[key])
+                    alone = early.frame(inbox, key)
+                    assert alone is not None
+                    self.frame(alone, key, place[key[0]])
             return
         for n in range(len(stacks)):
             series = self._first_series() + n * self._parts()

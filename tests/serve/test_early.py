@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from recon.io.read import read
 from recon.io.samples import SomeRows
 from recon.pacs.settings import Pacs
 from recon.pipeline import reconstruct
+from recon.serve import early
+from recon.serve.session import Inbox, receive
 from recon.serve.settings import Site, registered
 from tests.serve import scanner
 from tests.serve.conftest import Local
@@ -137,3 +140,26 @@ def test_a_line_after_its_image_was_returned_is_an_error(local: Start, series: R
     reply = client.send([first, close]).wait()
     assert "lines came for 1 images" in reply.error()
     assert len(reply.images) == 5
+
+
+def test_a_frame_whose_flag_came_before_its_last_line_does_not_go_without_it(series: Recording) -> None:
+    """However slow the worker is: a frame that has more lines than when it was named is named again, or waits."""
+    noise = [b for b in series.lines if scanner.value(b, "flags") & 1 << 18]
+    first = [b for b in series.lines if b not in noise and not scanner.value(b, "slice")]
+    one, two = ([b for b in first if scanner.value(b, "repetition") == r] for r in (0, 1))
+    said = [scanner.edited(b, flags=scanner.value(b, "flags") & ~(1 << 7)) for b in (*one, two[0])]
+    said[-4] = scanner.edited(said[-4], flags=scanner.value(said[-4], "flags") | 1 << 7)  # the last but two
+
+    def after(lines: list[bytes]) -> Inbox:
+        stream, inbox = io.BytesIO(b"".join(session(Recording(series.xml, noise + lines)))), Inbox()
+        receive(lambda n: memoryview(stream.read(n)), inbox, registered(Site()), 2**40, lambda _: None)
+        assert inbox.error is None
+        return inbox
+
+    key = (0, 0, 0, 0, 0)
+    for n, goes in ((len(one) - 2, True), (len(one) - 1, False), (len(one), False), (len(one) + 1, True)):
+        inbox = after(said[:n])
+        assert list(inbox.candidates) == [key]
+        scan = early.frame(inbox, key)
+        assert (scan is not None) == goes, n
+        assert scan is None or len(scan.lines) == len(noise) + min(n, len(one))
