@@ -26,6 +26,11 @@ class Aside(Generic[T]):
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
+    @property
+    def held(self) -> int:
+        """Bytes that wait, or are worked on."""
+        return self._held
+
     def put(self, item: T, size: int) -> None:
         """Hand over an item of `size` bytes."""
         with self._changed:
@@ -34,10 +39,10 @@ class Aside(Generic[T]):
                 raise self._error
             self._waiting.append((item, size))
             self._held += size
+            if self._thread is None:  # several threads may hand over
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
             self._changed.notify_all()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
 
     def finish(self) -> None:
         """Wait until all is done."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from recon.data import ReconError
+from recon.serve.aside import Aside
 from recon.serve.slabs import SLAB, slab
 from recon.serve.wire import Cut
 
@@ -83,67 +83,40 @@ class Outgoing:
     """
 
     def __init__(self, sock: socket.socket, send_s: float, most_bytes: int, mark: Callable[[bool], None]) -> None:
-        self._socket, self._send_s, self._most, self._mark = sock, send_s, most_bytes, mark
-        self._waiting: deque[bytes] = deque()
-        self._held = 0
-        self._broken = ""
-        self._ending = False
+        self._socket, self._send_s, self._mark = sock, send_s, mark
         #: Set when nothing more will be sent.
         self.ended = threading.Event()
-        self._changed = threading.Condition()
         sock.settimeout(send_s)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._aside: Aside[bytes] = Aside(self._send, most_bytes)
 
     @property
     def held(self) -> int:
         """Bytes that wait to be sent."""
-        return self._held
+        return self._aside.held
 
     def put(self, message: bytes) -> None:
         """Hand over a message; raises Broken where none can be sent any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._broken or not self._held or self._held + len(message) <= self._most)
-            if self._broken:
-                raise Broken(self._broken)
-            self._waiting.append(message)
-            self._held += len(message)
-            self._changed.notify_all()
+        self._aside.put(message, len(message))
 
     def finish(self) -> str:
         """Wait until all is sent; returns why not, or nothing."""
-        with self._changed:
-            self._ending = True
-            self._changed.notify_all()
-        self._thread.join()
+        why = ""
+        try:
+            self._aside.finish()
+        except Broken as e:
+            why = str(e)
         self.ended.set()
         self._socket.close()
-        return self._broken
+        return why
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ending)
-                if not self._waiting:
-                    return
-                message = self._waiting.popleft()
-            reason = self._send(message)
-            with self._changed:
-                self._held -= len(message)
-                self._broken = reason
-                self._changed.notify_all()
-            if reason:
-                return
-
-    def _send(self, message: bytes) -> str:
+    def _send(self, message: bytes) -> None:
         self._mark(True)
         view = memoryview(message)
         try:
             while view:
                 view = view[self._socket.send(view[: 4 * _BLOCK]) :]
         except TimeoutError:
-            return f"the peer took nothing for {self._send_s:g} s; the session is given up"
+            raise Broken(f"the peer took nothing for {self._send_s:g} s; the session is given up") from None
         except OSError:
-            return "the peer is gone; the session is given up"
+            raise Broken("the peer is gone; the session is given up") from None
         self._mark(False)
-        return ""

@@ -146,10 +146,8 @@ def test_a_series_that_the_scanner_uses_is_never_written_to(
     assert sum(t.startswith("WRN j0b: 1 images came back as they were: the series") for t in reply.texts) == 2
 
 
-def test_the_reader_reads_on_while_an_image_is_worked_on(
-    local: Start, recording: Recording, site: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A question is answered, and lines are taken, while the denoiser has not finished; images keep their order."""
+def held_denoiser(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A denoiser that waits until the event is set."""
     go_on, inner = threading.Event(), magnitude.denoise
 
     def slow(*words: Any) -> Any:
@@ -157,6 +155,14 @@ def test_the_reader_reads_on_while_an_image_is_worked_on(
         return inner(*words)
 
     monkeypatch.setattr(magnitude, "denoise", slow)
+    return go_on
+
+
+def test_the_reader_reads_on_while_an_image_is_worked_on(
+    local: Start, recording: Recording, site: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question is answered, and lines are taken, while the denoiser has not finished; images keep their order."""
+    go_on = held_denoiser(monkeypatch)
     _, sent = noisy()
     client = Scanner(local(recipes=site).port)
     client.send([config("instead"), header(recording.xml), *[scanner.picture(sent, b"", series=n) for n in (5, 4, 3)]])
@@ -177,13 +183,7 @@ def test_a_scanner_waits_where_too_many_images_wait(
     local: Start, recording: Recording, site: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Back-pressure: 64 MiB do not leave the scanner while 1 MiB may wait, and none of it is lost."""
-    go_on, inner = threading.Event(), magnitude.denoise
-
-    def slow(*words: Any) -> Any:
-        assert go_on.wait(60)
-        return inner(*words)
-
-    monkeypatch.setattr(magnitude, "denoise", slow)
+    go_on = held_denoiser(monkeypatch)
     pictures = [scanner.picture(np.full((1, 1, 1024, 1024), n), b"", 5) for n in range(16)]
     client = Scanner(local(recipes=site, queue_MiB=1).port)
     messages = [config("instead"), header(recording.xml), *pictures, CLOSE]
