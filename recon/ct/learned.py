@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -97,7 +96,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.Ima
     count, share = recipe.trust.replicas, strength.share(recipe.ct, float(noise.level))
     generator = torch.Generator().manual_seed(recipe.solve.seed)
     d = y - x
-    local = F.avg_pool2d(d.square()[None], 31, 1, 15, count_include_pad=False)[0].sqrt().clamp_min(1e-3)
+    local = image_noise.box(d.square()[None], 31)[0].sqrt().clamp_min(1e-3)
     spectrum = torch.fft.rfft2(d / local).abs()
     total, square = torch.zeros_like(x), torch.zeros_like(x)
     for _ in range(count):
