@@ -130,6 +130,16 @@ def test_no_file_has_two_subjects(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
+def test_every_file_of_the_repository_is_a_file_itself() -> None:
+    """A link points out of the repository on somebody's machine: one of the name of an environment stops make."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout: the list of the repository's files is not here")
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    links = [line.split("\t")[1] for line in listed.splitlines() if line.startswith("120000")]
+    assert listed
+    assert not links
+
+
 #: What only a verb at work may import.
 HEAVY = {"numpy", "torch", "rich", "sigpy", "h5py", "scipy", "pydicom", "nibabel", "pydantic", "PIL"}
 
