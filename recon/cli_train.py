@@ -59,3 +59,4 @@ def train(
         )
     if not quiet:
         typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")
+        typer.echo(f"try it with: recon run SCAN --method unrolled --weights {output / plan.name} -o OUT")

@@ -206,8 +206,8 @@ def _check_keys(cls: Any, table: Mapping[str, Any], where: str, prefix: str) -> 
             _check_keys(type(section), value, where, f"{prefix}{key}.")
 
 
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML with every key, so that `load` gives it back."""
+def to_toml(recipe: Any) -> str:
+    """The recipe, a dataclass of dataclasses, as TOML with every key, so that `load` gives it back."""
     import tomli_w
 
     return tomli_w.dumps(asdict(recipe))

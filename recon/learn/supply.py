@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ Report = Callable[[str, int, int], None]
 
 #: Seconds without a single new scan after which a training gives up.
 PATIENCE = 120.0
+#: Fewest scans that a short training takes, where its recipe names that many.
+LEAST = 64
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,26 @@ class Supply:
     clock: float | None = None
 
 
-def stocked(recipe: Training, data: Path, output: Path, device: torch.device, rank: Rank, report: Report) -> Supply:
-    """A whole pool, made where files of it are missing; processes that train together share the making."""
+def stocked(
+    recipe: Training,
+    data: Path,
+    output: Path,
+    device: torch.device,
+    rank: Rank,
+    report: Report,
+    *,
+    share: float = 1.0,
+) -> Supply:
+    """A whole pool, made where files of it are missing; processes that train together share the making.
+
+    A training of a `share` below one of its recipe's time takes that share of its scans, so that a trial is not all
+    preparation.
+    """
     read = maker(recipe, data)
     found = {}
     for which, folder, numbers in wanted(recipe, output):
+        if which == "train":
+            numbers = numbers[: max(LEAST, math.ceil(share * len(numbers)))]
         part = (rank.number, rank.size)
         found[which] = pool.fill(folder, len(numbers), partial(read, which), report, part)
     rank.together()

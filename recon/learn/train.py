@@ -32,6 +32,7 @@ from recon.learn.supply import Supply, stocked, streamed
 from recon.learn.watch import Log, picture
 from recon.nets import weights
 from recon.nets.unrolled import Unrolled
+from recon.recipe import to_toml
 
 Report = Callable[[str, int, int], None]
 
@@ -90,12 +91,13 @@ def train(
     rank.together()
     try:
         with ExitStack() as stack:
-            stop = stack.enter_context(interruptible())
             supply: Supply = (
                 stack.enter_context(streamed(recipe, data, output, place, workers, rank, report, state.gradients.lock))
                 if workers
-                else stocked(recipe, data, output, place, rank, report)
+                else stocked(recipe, data, output, place, rank, report, share=total / 60 / (loop.minutes or 1))
             )
+            # Until here there is nothing to keep but finished scans: a signal ends the process as it does elsewhere.
+            stop = stack.enter_context(interruptible())
             log = Log(output) if rank.first else None
             try:
                 _loop(state, recipe, supply, total, place, rank, stop, log, output, report)
@@ -104,6 +106,8 @@ def train(
                 if rank.first:
                     save(state, checkpoint)
                     weights.save(state.average, output / recipe.name)
+                    with atomic_file(output / recipe.name / "recipe.toml") as temporary:
+                        temporary.write_text(to_toml(recipe), encoding="utf-8")
             if log is not None:
                 log.write(step=state.step, minutes=state.seconds / 60, **validate(state, supply.held, output, place))
     finally:

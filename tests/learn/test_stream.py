@@ -96,6 +96,18 @@ def test_a_training_goes_on_with_scans_made_meanwhile_and_sigterm_ends_it_with_a
     assert weights.load(tmp_path / "out" / "tiny").network.shape.channels == (4, 4)
 
 
+def test_sigterm_ends_a_training_that_still_makes_its_scans_and_leaves_whole_ones(tmp_path: Path, data: Path) -> None:
+    process = training(tmp_path, data, "--minutes", 60, size=100_000)
+    made, until = tmp_path / "out" / "pool" / "train", time.monotonic() + 100
+    while time.monotonic() < until and process.poll() is None and not list(made.glob("000001*")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 143, said
+    for path in made.iterdir():
+        pool.read(path)
+
+
 def test_a_streamed_scan_is_the_one_that_its_number_stands_for(tmp_path: Path) -> None:
     drawn = Settings(sizes=(32,), coils=(2,), estimated_maps=0.0, raw=0.0, acs=(8, 8))
     plan = [("train", tmp_path, range(3, 9))]

@@ -14,10 +14,11 @@ import torch
 
 from recon import metrics
 from recon.data import ReconError
-from recon.learn import losses, pool, settings, synth, train, watch
+from recon.learn import losses, pool, settings, supply, synth, train, watch
 from recon.learn.draw import Draw
 from recon.learn.muon import Muon, orthogonal
 from recon.learn.pool import Groups
+from recon.learn.ranks import Rank
 from recon.learn.settings import Loop, Pool, Training
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
@@ -220,6 +221,17 @@ def test_a_run_leaves_checkpoint_log_and_pictures_and_is_not_overwritten(data: P
     assert more.seconds > state.seconds
 
 
+def test_a_short_training_makes_its_share_of_the_scans_and_a_longer_one_the_rest(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supply, "LEAST", 3)
+    recipe = replace(TINY, pool=Pool(size=10, validation=1), loop=replace(TINY.loop, minutes=10.0))
+    for share, expected in ((0.001, 3), (0.5, 5), (4.0, 10)):
+        found = supply.stocked(recipe, data, tmp_path, CPU, Rank(), lambda *_: None, share=share)
+        assert len(found.groups) == expected
+        assert len(list((tmp_path / "pool" / "train").iterdir())) == expected
+
+
 def test_processes_can_share_the_making_of_a_pool(items: list[pool.Item], tmp_path: Path) -> None:
     for part in range(3):
         pool.fill(tmp_path / "shared", 5, lambda i: items[i], lambda *_: None, (part, 3))
@@ -238,6 +250,7 @@ def test_the_verb_trains_and_its_weights_load(data: Path, tmp_path: Path) -> Non
     done = recon("train", file, "-o", tmp_path / "out", "--data", data, "--minutes", 0.01, "--quiet")
     assert done.code == 0, done.err
     assert weights.load(tmp_path / "out" / "tiny").network.shape.channels == (4, 4)
+    assert settings.load(tmp_path / "out" / "tiny" / "recipe.toml") == settings.load(file)
     again = recon("train", file, "-o", tmp_path / "out", "--data", data, "--minutes", 0.01, "--quiet")
     assert again.code == 1
     assert "--resume" in again.err
