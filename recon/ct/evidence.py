@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recon.prepare.image_noise import box
+from recon.operators.windows import box, highest
 from recon.recipe import Trust
 
 #: Largest blur in pixels, and largest patch in standard deviations, that a slice may have lost and be believed.
@@ -98,8 +98,8 @@ def patch(removed: Tensor, body: Tensor) -> float:
     if int(inner.sum()) < FEW:
         return 0.0
     d = removed[None, None]
-    even = d * box(d.square(), 31).clamp_min(1e-6).rsqrt()
-    mean = box(even, 9)[0, 0][inner].abs()
+    even = d * box(d.square(), 31, inside=True).clamp_min(1e-6).rsqrt()
+    mean = box(even, 9, inside=True)[0, 0][inner].abs()
     usual = 1.4826 * float(mean.median())
     return float(mean.max()) / usual if usual > 1e-6 else 0.0
 
@@ -110,16 +110,15 @@ def _inner(body: Tensor) -> Tensor:
 
 
 def _spread(where: Tensor, far: int) -> Tensor:
-    """Above 0 within so many pixels of where; a square is a row's neighbourhood after a column's."""
-    x = where.float()[None, None]
-    return F.max_pool2d(F.max_pool2d(x, (2 * far + 1, 1), 1, (far, 0)), (1, 2 * far + 1), 1, (0, far))[0, 0]
+    """Above 0 within so many pixels of where."""
+    return highest(where.float(), 2 * far + 1)
 
 
 def _steepness(x: Tensor) -> Tensor:
     """|∇x|² of an image that is smoothed over 3 × 3 pixels."""
     if min(x.shape) < 2:
         return torch.zeros_like(x)
-    dy, dx = torch.gradient(box(x[None, None], 3)[0, 0])
+    dy, dx = torch.gradient(box(x, 3, inside=True))
     return dy.square() + dx.square()
 
 

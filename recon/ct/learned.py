@@ -16,6 +16,7 @@ from recon.ct import strength
 from recon.ct.evidence import evidence
 from recon.data import ReconError
 from recon.nets import denoiser, weights
+from recon.operators.windows import box
 from recon.prepare import image_noise
 from recon.recipe import Recipe
 
@@ -96,7 +97,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.Ima
     count, share = recipe.trust.replicas, strength.share(recipe.ct, float(noise.level))
     generator = torch.Generator().manual_seed(recipe.solve.seed)
     d = y - x
-    local = image_noise.box(d.square()[None], 31)[0].sqrt().clamp_min(1e-3)
+    local = box(d.square(), 31, inside=True).sqrt().clamp_min(1e-3)
     spectrum = torch.fft.rfft2(d / local).abs()
     total, square = torch.zeros_like(x), torch.zeros_like(x)
     for _ in range(count):

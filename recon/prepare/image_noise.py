@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recon.operators.windows import box, highest
+
 #: Width in pixels of the window in which a local standard deviation is taken.
 WINDOW = 9
 
@@ -109,7 +111,7 @@ def _soft(mean: Tensor) -> Tensor:
 
 def _one_material(mean: Tensor) -> Tensor:
     """Windows in soft tissue whose surroundings are soft tissue too; none where they are few."""
-    high, low = (s * F.max_pool2d(s * mean[None, None], WINDOW, 1, WINDOW // 2)[0, 0] for s in (1, -1))
+    high, low = highest(mean, WINDOW), -highest(-mean, WINDOW)
     where = ((low > SOFT[0]) & (high < SOFT[1]))[4:-4:2, 4:-4:2]
     return where if int(where.sum()) >= FLAT else torch.zeros_like(where)
 
@@ -129,15 +131,7 @@ def _deviation(x: Tensor) -> Tensor:
 
 
 def _box(x: Tensor) -> Tensor:
-    return box(x, WINDOW)
-
-
-def box(x: Tensor, width: int) -> Tensor:
-    """Mean over `width` × `width` pixels of images (item, channel, y, x), of those that there are at the borders."""
-    # Rows first, then columns: 2 · width additions a pixel where the square has width².
-    half = width // 2
-    rows = F.avg_pool2d(x, (1, width), 1, (0, half), count_include_pad=False)
-    return F.avg_pool2d(rows, (width, 1), 1, (half, 0), count_include_pad=False)
+    return box(x, WINDOW, inside=True)
 
 
 def _binomial(x: Tensor, step: int) -> Tensor:

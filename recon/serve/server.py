@@ -149,7 +149,7 @@ class Server:
             setup.write(self._setup)
             setup.seek(0)
             # Threads that wait in a loop for each other stand still where sessions share the cores.
-            patient = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+            patient = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", **os.environ}
             # What a library may print could hold something of the scan: it goes nowhere.
             process = subprocess.Popen(
                 [sys.executable, "-m", "recon.serve.worker", str(theirs.fileno())],

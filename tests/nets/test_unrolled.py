@@ -221,7 +221,6 @@ def test_a_single_item_without_gradients_gives_what_a_batch_with_them_does() -> 
 
 def test_means_of_neighbourhoods_are_those_of_squares() -> None:
     from recon.nets.unrolled import _details
-    from recon.prepare.image_noise import box
 
     x, one = torch.randn(1, 1, 1, 40, 33, dtype=torch.float64), torch.ones(())
     finer = x
@@ -230,5 +229,3 @@ def test_means_of_neighbourhoods_are_those_of_squares() -> None:
         h = finer - mean
         assert torch.allclose(found, h * (1 + h.square() / 25).rsqrt(), atol=1e-12)
         finer = mean
-    flat = torch.nn.functional.avg_pool2d(x[0], 9, 1, 4, count_include_pad=False)
-    assert torch.allclose(box(x[0], 9), flat, atol=1e-12)

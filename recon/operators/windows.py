@@ -1,0 +1,74 @@
+"""Means and extremes over square windows of pixels, at a cost that grows with the logarithm of their width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Join = Callable[[Tensor, Tensor], Tensor]
+
+
+def box(x: Tensor, width: int, *, inside: bool = False) -> Tensor:
+    """Mean over `width` × `width` pixels (odd) around each of real images (..., y, x), differentiable.
+
+        x̄(r) = Σ x(r + s) / width²,   |s_y|, |s_x| ≤ width // 2
+
+    with zeros beyond the borders; with `inside` the mean is over the pixels that there are. Values that are not finite
+    reach as far as their windows do.
+    """
+    total = _sum(x, width)
+    if not inside:
+        return total / width**2
+    ny, nx = x.shape[-2:]
+    return total / (_count(ny, width).to(x)[:, None] * _count(nx, width).to(x))
+
+
+def highest(x: Tensor, width: int) -> Tensor:
+    """Largest value within `width` × `width` pixels (odd) around each of real images (..., y, x)."""
+    return _joined(_joined(x, width, -1, torch.maximum, -torch.inf), width, -2, torch.maximum, -torch.inf)
+
+
+class _Sum(torch.autograd.Function):
+    """Sums over windows with zeros beyond the borders, an operator that is its own transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: int) -> Tensor:
+        ctx.width = width
+        return _joined(_joined(x, width, -1, torch.add, 0), width, -2, torch.add, 0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return _sum(g, ctx.width), None
+
+
+def _sum(x: Tensor, width: int) -> Tensor:
+    return cast(Tensor, _Sum.apply(x, width))  # type: ignore[no-untyped-call]
+
+
+def _joined(x: Tensor, width: int, axis: int, join: Join, outside: float) -> Tensor:
+    """Values within ±width//2 along an axis, joined two by two: spans of 1, 2, 4 … values, of which `width` is made."""
+    n, half = x.shape[axis], width // 2
+    part = F.pad(x, (half, half) if axis == -1 else (0, 0, half, half), value=outside)
+    found: Tensor | None = None
+    start, span = 0, 1
+    while True:
+        if width & span:
+            piece = part.narrow(axis, start, n)
+            found = piece if found is None else join(found, piece)
+            start += span
+        if 2 * span > width:
+            assert found is not None
+            return found
+        shorter = part.shape[axis] - span
+        part = join(part.narrow(axis, 0, shorter), part.narrow(axis, span, shorter))
+        span *= 2
+
+
+def _count(n: int, width: int) -> Tensor:
+    """How many of n values in a row are within ±width//2 of each."""
+    at, half = torch.arange(n), width // 2
+    return (at + half).clamp_max(n - 1) - (at - half).clamp_min(0) + 1
