@@ -51,3 +51,5 @@ class Log:
             for name, value in values.items():
                 if name != "step":
                     self._board.add_scalar(name, value, int(values["step"]))
+            # A training that is killed leaves what it wrote.
+            self._board.flush()
