@@ -55,7 +55,7 @@ def _cards(s: Mapping[str, Any]) -> Iterable[str]:
     yield _card(counts.get("done", 0), "scans done")
     wrong = sum(counts.get(name, 0) for name in ("failed", "incomplete", "undelivered"))
     yield _card(wrong, "scans failed or incomplete")
-    turned = sum(counts.get(name, 0) for name in ("busy", "not allowed", "no TLS"))
+    turned = sum(counts.get(name, 0) for name in ("busy", "not allowed", "no TLS", "silent"))
     yield _card(turned, "connections turned away")
     if (spool := s.get("spool")) is not None:
         waiting = sum(int(spool.get(name) or 0) for name in ("new", "sending", "unconfirmed"))

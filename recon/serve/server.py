@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import math
 import os
 import secrets
 import selectors
@@ -26,6 +27,7 @@ from recon.recipe import Recipe
 from recon.serve import wire
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
+from recon.serve.door import Leaving, Waiting
 from recon.serve.pacs import delivering
 from recon.serve.settings import Site, networks
 
@@ -33,11 +35,9 @@ if TYPE_CHECKING:
     from recon.serve.tls import Front
 
 _BACKLOG = 8
-#: Seconds that a connection stays open after our last byte, so that the peer reads it before it sees a reset.
-_LINGER_S = 5.0
-_MOST_LINGERING = 64
 #: Workers that may fail to start, one after the other.
 _FAILURES = 3
+_STOPPED = "the server is being stopped; send the scan again when it runs"
 
 Log = Callable[[str], None]
 
@@ -98,10 +98,11 @@ class Server:
         self._allowed = networks(site)
         self._setup = json.dumps({"site": asdict(site), "recipes": {n: asdict(r) for n, r in recipes.items()}}).encode()
         self._workers: list[_Worker] = []
-        self._lingering: dict[socket.socket, float] = {}
         self._failures = 0
         self._stopping = 0.0
         self._selector = selectors.DefaultSelector()
+        self._waiting = Waiting(self._selector, site.limits.first_s, lambda: board.refused("no word"), self._silent)
+        self._leaving = Leaving(self._selector)
         self._wake, self._wakened = socket.socketpair()
         for s in (self._wake, self._wakened):
             s.setblocking(False)
@@ -173,9 +174,9 @@ class Server:
             self._board.refused("not allowed")
             connection.close()
         elif self._front is not None:
-            self._front.begin(connection, peer)
+            self._waiting.put(connection, peer, self._front.begin)
         else:
-            self._begin(connection, peer)
+            self._receive(connection, peer)
 
     def _agreed(self) -> None:
         assert self._front is not None
@@ -186,14 +187,33 @@ class Server:
             elif self._stopping:
                 connection.close()
             else:
-                self._begin(connection, peer)
+                self._receive(connection, peer)
+
+    def _receive(self, connection: socket.socket, peer: str) -> None:
+        """Wait for the first byte of a peer's session, or say that all are busy."""
+        if not self._busy(connection, peer):
+            self._waiting.put(connection, peer, self._begin)
+
+    def _busy(self, connection: socket.socket, peer: str) -> bool:
+        most = self._site.max_sessions
+        if len(self._active()) < most:
+            return False
+        self._log(f"{peer} was told that {most} sessions are running")
+        self._board.refused("busy")
+        self._leaving.put(connection, _last(f"ERR busy: {most} sessions are running; try again later"))
+        return True
+
+    def _silent(self, connection: socket.socket, peer: str) -> None:
+        reason = f"no message came within {self._site.limits.first_s:g} s; send the configuration at once"
+        self._log(f"{peer} was not served: {reason}")
+        self._board.refused("silent")
+        # Outside of TLS nothing is said to those that should speak it.
+        plain = self._front is None or connection.family == socket.AF_UNIX
+        self._leaving.put(connection, _last(f"ERR {reason}") if plain else b"")
 
     def _begin(self, connection: socket.socket, peer: str) -> None:
-        """Hand a connection to a worker, or say that all are busy."""
-        if len(self._active()) >= self._site.max_sessions:
-            self._log(f"{peer} was told that {self._site.max_sessions} sessions are running")
-            self._board.refused("busy")
-            self._dismiss(connection, f"ERR busy: {self._site.max_sessions} sessions are running; try again later")
+        """Hand a connection to a worker, unless all are busy."""
+        if self._busy(connection, peer):
             return
         now = time.monotonic()
         session = _Session(secrets.token_hex(4), peer, connection, now + self._site.limits.wall_s, now)
@@ -270,39 +290,12 @@ class Server:
         self._board.ended(session.name, seconds, session.record)
         self._log(f"job {session.name} ended after {seconds:.1f} s: {_outcome(session.record)}")
         # In the middle of an image any word would be read as pixels.
-        self._dismiss(session.connection, words, silent=worker.sending)
-
-    def _dismiss(self, connection: socket.socket, words: str, *, silent: bool = False) -> None:
-        """End a connection: say `words` and CLOSE, then wait a little until the peer has read it."""
-        connection.setblocking(False)
-        with contextlib.suppress(OSError):
-            if words and not silent:
-                connection.send(wire.text(words) + wire.close())
-            connection.shutdown(socket.SHUT_WR)
-            if len(self._lingering) < _MOST_LINGERING:
-                self._lingering[connection] = time.monotonic() + _LINGER_S
-                self._selector.register(connection, selectors.EVENT_READ, lambda: self._drain(connection))
-                return
-        connection.close()
-
-    def _drain(self, connection: socket.socket) -> None:
-        try:
-            if connection.recv(1 << 20):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._release(connection)
-
-    def _release(self, connection: socket.socket) -> None:
-        self._lingering.pop(connection, None)
-        self._selector.unregister(connection)
-        connection.close()
+        self._leaving.put(session.connection, _last(words) if words and not worker.sending else b"")
 
     def _timeout(self) -> float | None:
-        times = [w.session.ends_at for w in self._active() if w.session] + list(self._lingering.values())
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        times = [w.session.ends_at for w in self._active() if w.session]
+        first = min([*times, self._waiting.due(), self._leaving.due()])
+        return max(0.0, first - time.monotonic()) if first < math.inf else None
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -312,14 +305,14 @@ class Server:
                 worker.session.ends_at = now
             if now >= worker.session.ends_at and not worker.session.reason:
                 worker.session.reason = (
-                    "the server is being stopped; send the scan again when it runs"
+                    _STOPPED
                     if self._stopping
                     else f"the session took more than {self._site.limits.wall_s:g} s and was ended"
                 )
                 worker.process.kill()  # its control socket ends, and with it the session
                 worker.session.ends_at = now + 60
-        for connection in [c for c, until in self._lingering.items() if now >= until]:
-            self._release(connection)
+        self._waiting.look()
+        self._leaving.look()
 
     def _stop(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -329,6 +322,8 @@ class Server:
         self._stopping = time.monotonic()
         self._selector.unregister(self._listener)
         self._listener.close()
+        for connection in self._waiting.end():
+            self._leaving.put(connection, _last(f"ERR {_STOPPED}") if self._front is None else b"")
         for worker in self._active():
             assert worker.session is not None
             worker.session.ends_at = min(worker.session.ends_at, self._stopping + self._site.limits.grace_s)
@@ -339,17 +334,16 @@ class Server:
             worker.control.close()
             worker.process.kill()
             worker.process.wait()
-        until = time.monotonic() + 1.0
-        while self._lingering and time.monotonic() < until:
-            for key, _ in self._selector.select(0.05):
-                if key.fileobj in self._lingering:
-                    key.data()
-        for connection in list(self._lingering):
-            connection.close()
+        self._leaving.end(1.0)
         self._selector.close()
         self._listener.close()
         if self._front is not None:
             self._front.close()
+
+
+def _last(words: str) -> bytes:
+    """The last that a peer hears."""
+    return wire.text(words) + wire.close()
 
 
 def _outcome(record: Mapping[str, Any]) -> str:

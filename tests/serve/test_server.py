@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -236,3 +237,44 @@ def test_the_audit_goes_on_after_a_line_that_broke_off(tmp_path: Path) -> None:
     audit.write("started")
     audit.close()
     assert path.read_text().splitlines()[2].startswith('{"n": 42,')
+
+
+def probe(port: int, times: int) -> None:
+    """What the port monitor of a hospital does: connect, and leave without a word."""
+    for _ in range(times):
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            pass
+
+
+def status(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url}status.json", timeout=10) as answer:
+        return dict(json.load(answer))
+
+
+def test_f01_a_port_monitor_costs_no_process_and_no_line(server: Start, full: Recording) -> None:
+    one = server("status_port = 0\n[limits]\nfirst_s = 1.5\n")
+    assert one.process.stdout is not None
+    url = one.process.stdout.readline().split()[-1]
+    wait_for(lambda: status(url)["workers"]["ready"] == 1)
+    (waiting,) = workers(one)
+    probe(one.port, 70)  # more than wait at once
+    silent = Scanner(one.port)
+    wait_for(lambda: status(url)["counts"].get("no word") == 70)
+    assert "no message came within 1.5 s" in silent.wait(20).error()
+    assert workers(one) == [waiting]
+    assert one.audit() == []
+    assert one.log().count("\n") == one.log().count("was not served: no message came within 1.5 s") == 1
+    assert len(run(one.port, session(full)).images) == 1
+
+
+def test_f13_who_says_nothing_takes_no_place_of_a_scan(server: Start, full: Recording) -> None:
+    one = server("max_sessions = 1\n[limits]\nfirst_s = 30\n")
+    silent = [Scanner(one.port) for _ in range(70)]
+    assert len(run(one.port, session(full)).images) == 1
+    assert one.stop() == 0
+    heard = [s.wait(10) for s in silent]
+    assert {r.closes for r in heard} == {1}
+    # Of more than 64 those that came first are let go; the others hear that the server is stopped.
+    said = ["no message came" if "no message came" in r.error() else r.error() for r in heard]
+    assert said.count("no message came") >= 6
+    assert "being stopped" in said[-1]

@@ -1,0 +1,142 @@
+"""Connections without a session: before their first byte, which alone is worth a process, and after our last."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Seconds that a connection stays open after our last byte, so that the peer reads it before it sees a reset.
+_LINGER_S = 5.0
+_MOST = 64
+
+Then = Callable[[socket.socket, str], None]
+
+
+@dataclass(frozen=True)
+class _Guest:
+    peer: str
+    until: float
+    then: Then
+
+
+class Waiting:
+    """Connections of peers that have said nothing yet.
+
+    A port monitor connects and leaves again: `left` is called for it, and no more happens. Where a first byte comes,
+    it stays unread, and `then` of that connection takes over. Who is silent for `seconds` is handed to `silent`, as is
+    the one that has waited longest where too many do.
+    """
+
+    def __init__(
+        self, selector: selectors.BaseSelector, seconds: float, left: Callable[[], None], silent: Then
+    ) -> None:
+        self._selector, self._seconds, self._left, self._silent = selector, seconds, left, silent
+        self._guests: dict[socket.socket, _Guest] = {}
+
+    def put(self, connection: socket.socket, peer: str, then: Then) -> None:
+        """Wait for the first byte of a connection."""
+        if len(self._guests) >= _MOST:
+            self._let_go(next(iter(self._guests)))
+        connection.setblocking(False)
+        self._guests[connection] = _Guest(peer, time.monotonic() + self._seconds, then)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(connection))
+
+    def due(self) -> float:
+        """The monotonic time at which the next one has been silent for too long."""
+        return min((g.until for g in self._guests.values()), default=math.inf)
+
+    def look(self) -> None:
+        """Let go of those that have been silent for too long."""
+        now = time.monotonic()
+        for connection in [c for c, g in self._guests.items() if now >= g.until]:
+            self._let_go(connection)
+
+    def end(self) -> list[socket.socket]:
+        """All that still wait, which belong to the caller from now on."""
+        out = list(self._guests)
+        for connection in out:
+            self._take(connection)
+        return out
+
+    def _take(self, connection: socket.socket) -> _Guest:
+        self._selector.unregister(connection)
+        connection.setblocking(True)
+        return self._guests.pop(connection)
+
+    def _let_go(self, connection: socket.socket) -> None:
+        self._silent(connection, self._take(connection).peer)
+
+    def _hear(self, connection: socket.socket) -> None:
+        try:
+            said = connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        guest = self._take(connection)
+        if said:
+            guest.then(connection, guest.peer)
+        else:
+            connection.close()
+            self._left()
+
+
+class Leaving:
+    """Connections to which all has been said; each is read and forgotten for a while, until its peer closes it."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._until: dict[socket.socket, float] = {}
+
+    def put(self, connection: socket.socket, last: bytes = b"") -> None:
+        """Say the `last` bytes to a peer, as far as it takes them at once, and see it off."""
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            if last:
+                connection.send(last)
+            connection.shutdown(socket.SHUT_WR)
+            if len(self._until) < _MOST:
+                self._until[connection] = time.monotonic() + _LINGER_S
+                self._selector.register(connection, selectors.EVENT_READ, lambda: self._drain(connection))
+                return
+        connection.close()
+
+    def due(self) -> float:
+        """The monotonic time at which the next one is closed whatever its peer does."""
+        return min(self._until.values(), default=math.inf)
+
+    def look(self) -> None:
+        """Close those that had time enough."""
+        now = time.monotonic()
+        for connection in [c for c, until in self._until.items() if now >= until]:
+            self._release(connection)
+
+    def end(self, seconds: float) -> None:
+        """Close all, after `seconds` at most."""
+        until = time.monotonic() + seconds
+        while self._until and time.monotonic() < until:
+            for key, _ in self._selector.select(0.05):
+                if key.fileobj in self._until:
+                    key.data()
+        for connection in list(self._until):
+            self._release(connection)
+
+    def _drain(self, connection: socket.socket) -> None:
+        try:
+            if connection.recv(1 << 20):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._release(connection)
+
+    def _release(self, connection: socket.socket) -> None:
+        del self._until[connection]
+        self._selector.unregister(connection)
+        connection.close()
