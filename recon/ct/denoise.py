@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from recon.ct import learned, strength
 from recon.data import Measurement, ReconError
 from recon.operators import Identity
-from recon.prepare import image_noise
 from recon.recipe import Recipe
 from recon.solve import pdhg
 
@@ -80,7 +79,8 @@ def total_variation(
 ) -> Denoised:
     """x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ from the slice."""
     out = np.empty_like(volume)
-    sigma = [float(image_noise.measured(torch.from_numpy(y)).level) for y in volume]
+    noises, said = learned.noises(volume, torch.device("cpu"))
+    sigma = [float(n.level) for n in noises]
     for k in range(len(volume)):
         report("denoise", k, len(volume))
         s = sigma[k]
@@ -96,4 +96,4 @@ def total_variation(
     report("denoise", len(volume), len(volume))
     low, high = min(sigma), max(sigma)
     note = f"noise estimated from the image: {low:.0f} HU" + (f" to {high:.0f} HU" if round(high) > round(low) else "")
-    return Denoised(out, "tv", why, {"noise_HU": [round(s, 2) for s in sigma]}, notes=(note,))
+    return Denoised(out, "tv", why, {"noise_HU": [round(s, 2) for s in sigma]}, notes=(note, *said))

@@ -18,6 +18,7 @@ from recon.data import ReconError
 from recon.nets import denoiser, weights
 from recon.operators.windows import box
 from recon.prepare import image_noise
+from recon.prepare.image_noise import ImageNoise
 from recon.recipe import Recipe
 
 #: Networks for CT images that may ship, the best first.
@@ -61,10 +62,10 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
         raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
     known = trained(name)
     out, items, spread = np.empty_like(volume), list[dict[str, Any]](), list[NDArray[np.float32]]()
-    for k in range(len(volume)):
+    found_noise, said = noises(volume, device)
+    for k, noise in enumerate(found_noise):
         report("denoise", k, len(volume))
         y = torch.from_numpy(volume[k : k + 1]).to(device)
-        noise = image_noise.measured(y)
         x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
         found = evidence(y[0], x[0], float(noise.level), recipe.trust, known)
         out[k] = (y if found["reasons"] and recipe.trust.fallback else x)[0].cpu().numpy()
@@ -75,7 +76,7 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
     reasons = sorted({r for i in items for r in i["reasons"]})
     back = sum(bool(i["reasons"]) for i in items) if recipe.trust.fallback else 0
     levels = [i["noise"] for i in items]
-    notes = [f"noise estimated from the image: {min(levels):.0f} to {max(levels):.0f} HU"]
+    notes = [f"noise estimated from the image: {min(levels):.0f} to {max(levels):.0f} HU", *said]
     if back:
         notes.append(f"{back} of {len(items)} slices are as they came: {'; '.join(reasons)}")
     worst = {n: max(i[n] for i in items) for n in ("removed", "blur", "patch")}
@@ -88,7 +89,19 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
     )
 
 
-def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: image_noise.ImageNoise, recipe: Recipe) -> Tensor:
+def noises(volume: NDArray[np.float32], device: torch.device) -> tuple[list[ImageNoise], tuple[str, ...]]:
+    """Noise of the slices (z, y, x) of a series, as `image_noise.of_series` settles it, and sentences about it."""
+    alone = [image_noise.measured(torch.from_numpy(volume[k : k + 1]).to(device)) for k in range(len(volume))]
+    found, taken = image_noise.of_series(alone)
+    if not taken:
+        return found, ()
+    return found, (
+        f"{taken} of {len(found)} slices show no place of soft tissue or lung that tells their noise, and were given "
+        "that of their neighbours",
+    )
+
+
+def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe) -> Tensor:
     """Standard deviation of images of x̂ with fresh noise, denoised at the strength that the slice is written with.
 
     Fresh noise is what was removed, its phases drawn anew: of equal spectrum, as strong in each place as what was

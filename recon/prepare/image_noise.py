@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,9 @@ STRUCTURED = 0.7
 #: Mean HU of a window that may show soft tissue or water, and of anything but air.
 SOFT, SOLID = (-200.0, 250.0), -900.0
 
+#: Mean HU of a window that may show lung, where no soft tissue tells the noise.
+LUNG = (-950.0, -600.0)
+
 #: Share of an image's pixels that soft tissue must have, for the rest to be left out.
 ENOUGH = 0.005
 
@@ -27,6 +30,9 @@ ENOUGH = 0.005
 #: below which what they show is believed more: edges of thin walls in air pass for soft tissue there. Both were chosen
 #: on validation slices with known noise (bench/ct_noise.py), which is found within 20 % at 5 to 250 HU.
 FLAT, BELIEVED = 25, 0.85
+
+#: Measured slices whose median a slice without a place to measure is held against, and how far above it may be.
+NEAR, ABOVE = 5, 1.3
 
 #: Number of values that describe a correlation.
 BANDS = 3
@@ -40,11 +46,13 @@ class ImageNoise:
     """Noise of images: `level` (...,) in HU, `texture` (..., BANDS).
 
     `texture` holds log(σ_band / σ_white band) − log(level) for three octaves from the finest: zero for white noise,
-    negative in the first values where a smooth kernel or interpolation took fine noise away.
+    negative in the first values where a smooth kernel or interpolation took fine noise away. `sure` (...,): the slice
+    has places of soft tissue or lung alone; without them edges may pass for noise, and the level is the most it can be.
     """
 
     level: Tensor
     texture: Tensor
+    sure: Tensor
 
 
 def estimate(image: Tensor) -> ImageNoise:
@@ -67,11 +75,32 @@ def measured(image: Tensor) -> ImageNoise:
     Phantoms and skulls without a brain show more rims than tissue: the mean of a window across a thin wall of bone is
     that of tissue, and its deviation is no noise.
     """
-    usual, flat = _found(image, _soft, _one_material)
+    usual, flat, lung = _found(image, _soft, _soft_alone, _lung_alone)
     lower = (flat.level > 0) & (flat.level < BELIEVED * usual.level)
     return ImageNoise(
-        torch.where(lower, flat.level, usual.level), torch.where(lower[..., None], flat.texture, usual.texture)
+        torch.where(lower, flat.level, usual.level),
+        torch.where(lower[..., None], flat.texture, usual.texture),
+        (flat.level > 0) | (lung.level > 0),
     )
+
+
+def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:
+    """Noise of the slices of one series, each (1,), and how many were given that of their neighbours.
+
+    A skull without brain, an arm, a table hold no place where noise could be told from edges, which are ten to a
+    hundred times as strong. Where such a slice seems noisier by ABOVE than the median of the NEAR sure slices next to
+    it, it takes level and texture of that one of them whose level is the median.
+    """
+    sure = [k for k, s in enumerate(slices) if bool(s.sure.all())]
+    out, taken = list(slices), 0
+    for k, own in enumerate(slices):
+        near = sorted(sure, key=lambda i: abs(i - k))[:NEAR]
+        if bool(own.sure.all()) or not near:
+            continue
+        middle = slices[sorted(near, key=lambda i: float(slices[i].level))[len(near) // 2]]
+        if float(own.level) > ABOVE * float(middle.level):
+            out[k], taken = replace(middle, sure=own.sure), taken + 1
+    return out, taken
 
 
 def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise]:
@@ -99,7 +128,9 @@ def _noise(found: Tensor, lead: torch.Size) -> ImageNoise:
     # Windows hold fewer independent values of coarse noise: their deviations scatter more and lose to their means.
     level = level * (1 + 0.27 * (-2 * (texture[:, :1].clamp_min(-2.2) + 1.535)).exp())
     level = torch.where(values[:, :1] > 0, level, 0.0)
-    return ImageNoise(level.reshape(lead), texture.reshape(*lead, BANDS))
+    return ImageNoise(
+        level.reshape(lead), texture.reshape(*lead, BANDS), torch.ones_like(level, dtype=torch.bool).reshape(lead)
+    )
 
 
 def _soft(mean: Tensor) -> Tensor:
@@ -109,10 +140,19 @@ def _soft(mean: Tensor) -> Tensor:
     return where if where.sum() >= ENOUGH * where.numel() else m > SOLID
 
 
-def _one_material(mean: Tensor) -> Tensor:
+def _soft_alone(mean: Tensor) -> Tensor:
     """Windows in soft tissue whose surroundings are soft tissue too; none where they are few."""
+    return _alone(mean, SOFT)
+
+
+def _lung_alone(mean: Tensor) -> Tensor:
+    """The same of lung."""
+    return _alone(mean, LUNG)
+
+
+def _alone(mean: Tensor, kind: tuple[float, float]) -> Tensor:
     high, low = highest(mean, WINDOW), -highest(-mean, WINDOW)
-    where = ((low > SOFT[0]) & (high < SOFT[1]))[4:-4:2, 4:-4:2]
+    where = ((low > kind[0]) & (high < kind[1]))[4:-4:2, 4:-4:2]
     return where if int(where.sum()) >= FLAT else torch.zeros_like(where)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import recon
 from recon.data import CTViews, DataError, Image
+from recon.hounsfield import WATER
 from recon.prepare import helical, rays
 from recon.recipe import CT, Recipe, Solve
 from tests.io import ct_pd_files
@@ -143,6 +144,19 @@ def test_each_file_is_read_once_for_slices_in_their_order(tmp_path: Path) -> Non
     for k in range(len(made.values)):
         made.values[k : k + 1]
     assert count.max() == 1
+
+
+def test_slanted_rays_count_as_long_as_they_are_within_the_slice(tmp_path: Path) -> None:
+    tall = replace(TINY, rows=24, row_mm=12.0, centre=(8.5, 12.5), circles=(0.0,))
+    ct_pd_files.write(tmp_path, (), tall, (0.0, 0.0))
+    scan = recon.read(tmp_path)
+    assert isinstance(scan, CTViews)
+    made = helical.fans(scan, 8.0)
+    across = tall.radius * np.sin((np.arange(tall.columns) - 7.5) * tall.column_mm / tall.distance)
+    chord = 2 * np.sqrt(np.maximum(0, tall.body**2 - across**2)) * WATER
+    # The outer slices are seen at 7°, where rays are 0.7 % longer than their way through the slice.
+    assert max(abs(z) for z in made.positions) > 0.12 * tall.radius
+    assert np.abs(np.asarray(made.values) - chord).max() < 1e-3 * chord.max()
 
 
 def test_a_table_too_fast_for_the_detector_is_refused(tmp_path: Path) -> None:
