@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from recon.cli_ct import Strength, simulate_ct, with_strength
 from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
+from recon.ending import terminable
 from recon.errors import ReconError, leave, one_line, sentence
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Arrays in pages of 2 MB where the system has them: a fifth of a network's time on a slice went into small ones.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Finished by force, a run takes its temporary files away.
-    with _terminable(), warnings.catch_warnings():
+    with terminable(), warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
         leave(_run(given, debug)) if arguments is None else sys.exit(_run(given, debug))
@@ -301,24 +301,6 @@ def _usage() -> Iterator[None]:
         yield
     except ReconError as e:
         raise typer.BadParameter(str(e)) from e
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the process as an exception does, so that nothing half-done stays behind."""
-
-    def stop(*_: object) -> None:
-        sys.exit(143)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 #: What helps a run that ran out of memory.

@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "joined": {"data", "job", "pipeline", "recipe", "trust"},
     "magnitude": {"data", "job", "operators", "prepare", "recipe", "solve"},
     "errors": set(),
+    "ending": set(),
     "pacs": {"data", "errors", "io", "recipe"},
     "serve": {
         *("data", "errors", "io", "joined", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe"),

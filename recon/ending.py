@@ -1,0 +1,56 @@
+"""How a command is ended from outside: as by an exception, wherever in the program the signal finds it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Seconds after which a signal is sent again that came where Python lets no exception out.
+AGAIN = 0.02
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the process with SystemExit(143), SIGINT with KeyboardInterrupt, so that nothing half-done stays.
+
+    Python prints and drops an exception that is raised in the callback of a weak reference or in `__del__`, and a
+    signal may arrive there: such a one is sent again a moment later, until it finds a place that it can end.
+    """
+
+    def stop(*_: object) -> None:
+        sys.exit(143)
+
+    def dropped(lost: Any) -> None:
+        number = signal.SIGINT if isinstance(lost.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        asked = isinstance(lost.exc_value, KeyboardInterrupt) or getattr(lost.exc_value, "code", None) == 143
+        if not asked:
+            usual(lost)
+            return
+        again = threading.Timer(AGAIN, _send, [number])
+        again.daemon = True
+        again.start()
+
+    try:
+        before, usual = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    except ValueError:  # not the main thread
+        yield
+        return
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+        signal.signal(signal.SIGTERM, before)
+
+
+def _send(number: int) -> None:
+    """A signal to the main thread, which it wakes where it waits for the system."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
