@@ -86,6 +86,8 @@ class CT:
     #: Share of a denoised image in what is written; the rest is the image as it came, with its texture. "auto" follows
     #: the noise of each slice (recon/ct/strength.py).
     strength: Fraction | Literal["auto"] = "auto"
+    #: What a denoiser takes away and a Gaussian of so many pixels leaves is given back: faint lesions; 0: nothing is.
+    coarse: Annotated[float, Ge(0), Le(50)] = 3.0
     #: Window of the ramp in filtered backprojection; "auto": hann, and shepp-logan where a network takes the noise.
     filter: Literal["auto", "ramp", "shepp-logan", "hann"] = "auto"
     #: Pixels along each side of the image and their size in mm; 0 takes what the file asks for.

@@ -45,16 +45,18 @@ def denoise_images(volume: NDArray[np.float32], recipe: Recipe, device: torch.de
     """The volume (z, y, x) in HU with less noise.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
-    of each slice. What comes back is x + s · (denoised − x), s by `strength.share` of the slice's noise; `provenance`
-    holds it as `strength`, slice by slice. Raises ReconError for a method of projections.
+    of each slice. What comes back is y + s·(d − G d) with d = denoised − y, s by `strength.share` of the slice's noise,
+    G a Gaussian of `ct.coarse` pixels; `provenance` holds s as `strength`, slice by slice. Raises ReconError for a
+    method of projections.
     """
     found = _denoised(volume, recipe, device, report)
     shares = [strength.share(recipe.ct, noise) for noise in found.provenance["noise_HU"]]
     provenance = {**found.provenance, "strength": [round(s, 3) for s in shares]}
-    if min(shares) == 1:
+    if min(shares) == 1 and not recipe.ct.coarse:
         return replace(found, provenance=provenance)
     notes = (*found.notes, strength.said(recipe.ct, shares)) if max(shares) else found.notes
-    return replace(found, data=strength.blended(volume, found.data, shares), provenance=provenance, notes=notes)
+    data = strength.blended(volume, found.data, shares, recipe.ct.coarse)
+    return replace(found, data=data, provenance=provenance, notes=notes)
 
 
 def _denoised(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Denoised:

@@ -53,6 +53,34 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
     assert f"{faint:.2f} to {strong:.2f} by the noise" in auto.notes[-1]
 
 
+def test_a_wide_faint_lesion_that_a_denoiser_wipes_out_is_given_back() -> None:
+    """In the middle of a disc of radius R a Gaussian σ leaves 1 − exp(−R²/2σ²)."""
+    y, x = np.mgrid[:97, :97] - 48
+    lesion = np.where(np.hypot(y, x) < 8, 15.0, 0.0).astype(np.float32)[None]
+    without = np.zeros_like(lesion)
+    kept = strength.blended(lesion, without, [1.0], CT().coarse)
+    assert kept[0, 48, 48] == pytest.approx(15 * (1 - np.exp(-(8**2) / (2 * 3**2))), rel=0.01)
+    assert strength.blended(lesion, without, [1.0], 0.0).max() == 0
+
+
+def test_hardly_any_noise_of_filtered_backprojection_is_given_back() -> None:
+    """Of a spectrum |f| up to Nyquist a Gaussian σ leaves ∫ f² exp(−4π²σ²f²) df / ∫ f² df, f from 0 to ½."""
+    n, sigma = 256, 3.0
+    f = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None])
+    white = np.fft.rfft2(np.random.default_rng(0).standard_normal((n, n)))
+    noise = np.fft.irfft2(white * np.sqrt(f) * (f <= 0.5), s=(n, n)).astype(np.float32)[None]
+    kept = strength.blended(noise, np.zeros_like(noise), [1.0], sigma)[0, 32:-32, 32:-32]
+    # ∫₀^∞ f² exp(−a f²) df = √π / (4 a^1.5), and ∫ f² df up to ½ is 1/24.
+    expected = np.sqrt(24 * np.sqrt(np.pi) / 4 / (4 * np.pi**2 * sigma**2) ** 1.5)
+    assert expected < 0.05
+    assert kept.std() / noise.std() == pytest.approx(expected, rel=0.1)
+
+
+def test_what_is_given_back_at_the_border_is_what_is_there() -> None:
+    taken = np.full((2, 40, 9), 7.0, np.float32)
+    assert np.allclose(strength.blended(taken, np.zeros_like(taken), [1.0, 0.5], 3.0), 7.0, atol=1e-4)
+
+
 def test_auto_and_numbers_are_read_from_a_recipe_and_words_are_refused() -> None:
     assert recipes.parse({"ct": {"strength": 0.5}}).ct.strength == 0.5
     assert recipes.parse({"ct": {"strength": "auto"}}).ct.strength == "auto"
