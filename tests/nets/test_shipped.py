@@ -62,6 +62,20 @@ def test_it_is_better_than_its_start_on_scans_that_it_never_saw(name: str, noise
     assert min(gains) > -0.3
 
 
+@pytest.mark.parametrize("name", ["mri-small", "mri-base"])
+def test_denoising_is_a_choice_between_the_picture_of_a_full_scan_and_one_without_noise(name: str) -> None:
+    network, errors = weights.load(name).network, []
+    for seed in range(2):
+        item = pool.prepared(synth.example(seed, Sources(), drawn(0.05, 3.0)), network.shape.start)
+        made = pool.batch([item], 0, None)
+        with torch.no_grad():
+            images = [network(made.problem, wish) for wish in (0.0, 0.5, 1.0)]
+        errors.append([[float((x - t).abs().square().sum()) for t in (made.full, made.clean)] for x in images])
+    noisy, half, clean = torch.tensor(errors).mean(0).tolist()
+    assert noisy[0] < half[0] < clean[0]  # against the full scan, its noise included
+    assert clean[1] < half[1] < noisy[1]  # against the truth
+
+
 def drawn(noise: float, acceleration: float) -> Settings:
     return Settings(
         sizes=(96,), coils=(6,), real=0.0, acceleration=(acceleration, acceleration), acs=(16, 16), planar=0.0,

@@ -130,6 +130,31 @@ def test_the_same_scan_gives_the_same_bits() -> None:
     assert torch.equal(unrolled.reconstruct(network, m), unrolled.reconstruct(network, m))
 
 
+def test_in_half_precision_convolutions_alone_are_halved_and_the_picture_changes_little() -> None:
+    """But for the first of each cascade, which finds fine detail beside large values."""
+    network, convolutions, consistency = awake(), set(), set()
+    for name, part in network.named_modules():
+        if isinstance(part, torch.nn.Conv2d) and not name.endswith("encoders.0.first"):
+            part.register_forward_hook(lambda _, __, out: convolutions.add(out.dtype))
+    m = scan(32, 24)
+    p = unrolled.problem(m, 6)
+
+    def watched(x: Tensor) -> Tensor:
+        out = p.normal(x)
+        consistency.update({x.dtype, out.dtype})
+        return out
+
+    with torch.no_grad():
+        full = network(p, 0.0)
+        convolutions.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            half = network(replace(p, normal=watched), 0.0)
+    assert convolutions == {torch.bfloat16}
+    assert consistency == {torch.complex64}
+    assert half.dtype == torch.complex64
+    assert 0 < float((half - full).norm() / full.norm()) < 0.02
+
+
 def test_items_of_a_batch_are_reconstructed_as_if_alone() -> None:
     m, network = scan(lead=(3,)), awake()
     A = m.A
