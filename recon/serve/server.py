@@ -273,11 +273,12 @@ class Server:
         worker.process.kill()
         worker.process.wait()
         self._workers.remove(worker)
-        if not worker.ready:
+        session = worker.session
+        ended_by_us = self._stopping or (session and session.reason)
+        if not worker.ready and not ended_by_us:
             self._failures += 1
             if self._failures >= _FAILURES:
                 raise ReconError("the processes of the sessions do not start; see recon doctor")
-        session = worker.session
         if session is None:
             return
         words = ""

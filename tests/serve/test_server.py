@@ -278,3 +278,11 @@ def test_f13_who_says_nothing_takes_no_place_of_a_scan(server: Start, full: Reco
     said = ["no message came" if "no message came" in r.error() else r.error() for r in heard]
     assert said.count("no message came") >= 6
     assert "being stopped" in said[-1]
+
+
+def test_f16_a_server_stopped_before_its_workers_were_ready_ends_well(server: Start, full: Recording) -> None:
+    one = server("[limits]\ngrace_s = 0.2\n")
+    clients = [Scanner(one.port).send(session(full)[:5]) for _ in range(4)]
+    wait_for(lambda: one.log().count("started") == 4, every=0.005)
+    assert one.stop() == 0
+    assert all("the server is being stopped" in c.wait(10).error() for c in clients)
