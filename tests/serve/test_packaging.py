@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from recon import recipe as recipes
 from recon.data import ReconError
 from recon.recipe import Recipe
 from recon.serve import openrecon, parameters, settings
@@ -129,8 +130,29 @@ def test_the_container_has_the_label_and_starts_the_server() -> None:
     assert f"EXPOSE {settings.Site().port}" in words
     command = json.loads(re.findall(r"^CMD (.*)$", words, re.MULTILINE)[-1])
     assert command == ["recon", "serve", "--config", "/etc/recon.toml"]
+    # The versions that were tested; and whoever has a registry and an index of their own names them.
+    pinned = re.findall(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert re.findall(r"^ARG TORCH=(.*)$", words, re.MULTILINE) == pinned
+    assert words.count("FROM ${BASE}") == 2
+    assert "ARG TORCH_INDEX=https://" in words
     site = settings.load(PACKAGING / "openrecon/site.toml")
     assert (site.host, site.pixel, bool(site.allow)) == ("0.0.0.0", "int16", True)
+
+
+def test_the_container_is_built_from_the_package_and_nothing_else() -> None:
+    """No history, data, results or environment of a developer: the image is whatever a list allows."""
+    rules = [r for r in (ROOT / ".dockerignore").read_text().splitlines() if r and not r.startswith("#")]
+    assert rules[0] == "*"
+    allowed = {r[1:] for r in rules if r.startswith("!")}
+    top = {"pyproject.toml", "setup.py", "README.md", "LICENSE", "constraints.txt", "recon", "kernels", "trained"}
+    assert allowed == {*top, "packaging/openrecon/site.toml"}
+    assert {r for r in rules[1:] if not r.startswith("!")} == {"**/__pycache__", "**/*.so"}
+    assert all((ROOT / name).exists() for name in allowed)
+    copied = re.findall(r"^COPY (?!--from)(\S+) ", (PACKAGING / "openrecon/Dockerfile").read_text(), re.MULTILINE)
+    assert set(copied) - {"."} <= allowed
+    built = recipes.table(ROOT / "pyproject.toml")
+    assert {path.partition("/")[0] for path in built["tool"]["setuptools"]["package-dir"].values()} <= allowed
+    assert {built["project"]["readme"], *built["project"]["license-files"]} <= allowed
 
 
 def test_the_package_is_named_by_its_label_as_the_scanner_wants() -> None:
