@@ -1,31 +1,48 @@
-"""Whether lines beside the ACS block that lie one row off are found, and good scans left alone (recon.solve.rows).
+"""Whether lines that do not agree with their ACS block are found, and good scans left alone (recon.solve.rows, detail).
 
-    python bench/rows.py                      # 100 slices, a minute or more
-    python bench/rows.py --slices 20
+    python bench/rows.py                          # 100 slices of several coils, a few minutes
+    python bench/rows.py --raw --slices 60        # single-channel raw slices at 0.055 T
+    python bench/rows.py --raw --part public_test --slices 60
 
-SIMULATED scans of validation magnitudes: 2 to 16 coils, noise 0.002 to 0.1, R 2 to 10, all kinds of line masks, maps by
-ESPIRiT. Each is looked at as it is, and with the lines beside its ACS block one row up and one row down.
+SIMULATED scans of validation magnitudes (2 to 16 coils, noise 0.002 to 0.1, R 2 to 10, all kinds of line masks, maps by
+ESPIRiT), or raw slices of one channel whose lines are left out (R 1.5 to 4). Each is looked at as it is and with one
+fault: all lines beside its ACS block one row up or down, their readout half a sample or one sample late, or their phase
+turned by 45°. "Loses" is what the fault takes from the classical picture, the median of decibels.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import torch
 from networks import SEED
+from torch import Tensor
+from trust import psnr
 
 from recon.data import Measurement
 from recon.learn import synth, volumes
+from recon.nets import unrolled
 from recon.operators.sense import Sense
 from recon.recipe import Trust
-from recon.solve import rows
+from recon.solve import detail, rows
 
 EVEN, MIXED = (1.0, 0.0, 0.0, 0.0), (0.4, 0.2, 0.2, 0.2)
 
 
-def settings(number: int) -> synth.Settings:
-    """What a scan is drawn from: every second one has equispaced lines, the others any kind."""
+def settings(number: int, raw: bool = False) -> synth.Settings:
+    """What a scan is drawn from: of several coils, every second one has equispaced lines, the others any kind."""
+    if raw:
+        return synth.Settings(raw=1.0)
     return synth.Settings(
         sizes=(128, 160, 192, 256), coils=(2, 4, 6, 8, 12, 16), kinds=EVEN if number % 2 else MIXED,
         noise=(0.002, 0.1), real=1.0, raw=0.0, estimated_maps=1.0, planar=0.0, partial=0.1,
@@ -33,28 +50,82 @@ def settings(number: int) -> synth.Settings:
     )  # fmt: skip
 
 
+def beside(m: Measurement, factor: Tensor | complex) -> Measurement:
+    """Every line beside the ACS block multiplied, in hybrid space."""
+    measured = m.A.mask.reshape(-1) > 0
+    outer = measured & ~rows.acs(measured)
+    return replace(m, y=torch.where(outer[:, None], m.y * factor, m.y))
+
+
+def late(m: Measurement, samples: float) -> Measurement:
+    """The readout of every line beside the ACS block shifted."""
+    nx = m.y.shape[-1]
+    return beside(m, torch.exp(2j * math.pi * samples * (torch.arange(nx) - nx // 2) / nx))
+
+
+FAULTS: dict[str, Callable[[Measurement], Measurement]] = {
+    "none": lambda m: m,
+    "one row up": lambda m: rows.moved(m, 1),
+    "one row down": lambda m: rows.moved(m, -1),
+    "readout half a sample late": lambda m: late(m, 0.5),
+    "readout a sample early": lambda m: late(m, -1.0),
+    "phase turned by 45°": lambda m: beside(m, complex(math.sqrt(0.5), math.sqrt(0.5))),
+}
+
+
+def looked_at(m: Measurement, full: Tensor, limits: Trust) -> dict[str, Any] | None:
+    """What is found in one measurement and whether it is suspected, as `recon` does; None where it cannot be told."""
+    start = unrolled.classical(m, 60)
+    d = detail.compared(m, start)[0]
+    if d is None:
+        return None
+    sparser = rows.sparser(m, [detail.doubtful(d)])[0]
+    by = [
+        name
+        for name, over in (
+            ("detail", d.gain > limits.moved),
+            ("phase", abs(d.turned) > limits.turned),
+            ("sparsity", sparser is not None and sparser[1] > limits.misplaced),
+        )
+        if over
+    ]
+    return {**asdict(d), "sparser": sparser[1] if sparser else None, "by": by, "psnr": psnr(start[0], full)}
+
+
 def main() -> None:
     """Draw, look, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
+    parser.add_argument("--part", default="validation", choices=("validation", "public_test"))
+    parser.add_argument("--raw", action="store_true", help="raw slices of one channel")
     parser.add_argument("--slices", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    sources, limit = volumes.read(options.data / "validation"), Trust().misplaced
-    alarms = found = seen = 0
+    torch.set_num_threads(options.threads)
+    sources, limits, records = volumes.read(options.data / options.part), Trust(), list[dict[str, Any]]()
     for number in range(options.slices):
-        made = synth.example(SEED + 1000 + number, sources, settings(number)).measurement
-        A = made.A
-        m = Measurement(made.y[None], Sense(A.maps[None], A.mask.reshape(1, 1, 1, -1, 1), A.axes), made.sigma)
-        told = [rows.sparser(rows.moved(m, by))[0] for by in (0, 1, -1)]
-        shown = "  ".join(f"{t[0]:+d} {t[1]:+.2%}" if t else "not looked at" for t in told)
-        print(f"{number:4}  {A.maps.shape[0]:2} coils  as it is, +1, -1: {shown}", flush=True)
-        good, *bad = told
-        if good is None:
-            continue
-        seen += 1
-        alarms += good[1] > limit
-        found += sum(t is not None and t[1] > limit for t in bad)
-    print(f"{seen} of {options.slices} looked at: {alarms} false alarms, {found} of {2 * seen} misplaced found")
+        seed = SEED + (5000 if options.raw else 1000) + number
+        e = synth.example(seed, sources, settings(number, options.raw))
+        A = e.measurement.A
+        assert isinstance(A, Sense)
+        m = Measurement(
+            e.measurement.y[None], Sense(A.maps[None], A.mask.reshape(1, 1, 1, -1, 1), A.axes), e.measurement.sigma
+        )
+        for name, fault in FAULTS.items():
+            if (found := looked_at(fault(m), e.full, limits)) is not None:
+                records.append({"seed": seed, "coils": A.maps.shape[0], "fault": name, **found})
+                print(f"{number:4} {name:28} {', '.join(found['by']) or '-'}", flush=True)
+    for name in FAULTS:
+        mine = [r for r in records if r["fault"] == name]
+        good = {r["seed"]: r["psnr"] for r in records if r["fault"] == "none"}
+        lost = statistics.median(good[r["seed"]] - r["psnr"] for r in mine if r["seed"] in good)
+        ways = {w: sum(w in r["by"] for r in mine) for w in ("detail", "phase", "sparsity")}
+        suspected = sum(bool(r["by"]) for r in mine)
+        print(f"{name:28} suspected {suspected:3} of {len(mine)} {ways}, loses {lost:.1f} dB")
+    if options.json:
+        head = {"date": str(date.today()), "machine": platform.machine(), "part": options.part, "raw": options.raw}
+        options.json.write_text(json.dumps({**head, "slices": options.slices, "records": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ from recon.nets import unrolled, weights
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.recipe import Trust
-from recon.solve import rows
+from recon.solve import detail, rows
 
 FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
 SEED = 900_000_000
 #: No limits: the numbers themselves are wanted.
-OPEN = Trust(residual=1e9, explained=1e9, added=1.0, misplaced=1.0, margin=1e9)
+OPEN = Trust(residual=1e9, explained=1e9, added=1.0, misplaced=1.0, moved=1e9, turned=90, margin=1e9)
 
 
 def scan(sources: volumes.Sources, R: float, noise: float, seed: int) -> tuple[Measurement, synth.Example]:
@@ -123,13 +123,15 @@ def evidence(
     network = loaded.network
     start = unrolled.classical(m, network.shape.start)
     x = unrolled.reconstruct(network, m, start=start)
-    lines = rows.sparser(m)
-    found = trust.examine(m, x, start, limits=OPEN, trained=None, lines=lines)[0]
-    limited = trust.examine(m, x, start, limits=Trust(), trained=trained, lines=lines)[0]
+    details = detail.compared(m, start)
+    lines = rows.sparser(m, [detail.doubtful(d) for d in details])
+    found = trust.examine(m, x, start, limits=OPEN, trained=None, lines=lines, details=details)[0]
+    limited = trust.examine(m, x, start, limits=Trust(), trained=trained, lines=lines, details=details)[0]
     before, after = psnr(start, e.full), psnr(x, e.full)
     return {
         "case": name, "residual": found.residual, "classical_residual": found.classical_residual, "added": found.added,
-        "changed": found.changed, "rows": found.rows, "sparser": found.sparser, "noise": found.noise,
+        "changed": found.changed, "rows": found.rows, "sparser": found.sparser, "moved_rows": found.moved_rows,
+        "moved_samples": found.moved_samples, "gain": found.gain, "turned": found.turned, "noise": found.noise,
         "acceleration": found.acceleration, "psnr_classical": before,
         "psnr": after, "wrong": not after > before - 0.5, "gives_way": bool(limited.reasons),
         "reasons": list(limited.reasons),

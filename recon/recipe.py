@@ -113,6 +113,10 @@ class Trust:
     added: Fraction = 0.1
     #: Largest gain in sparsity from moving the lines beside the ACS block by a row: beyond it they lie in wrong rows.
     misplaced: Fraction = 0.01
+    #: Largest gain in agreement of fine detail from moving the lines beside the ACS block, and largest phase in degrees
+    #: between these lines and those within.
+    moved: Annotated[float, Ge(1), Le(1e9)] = 1.1
+    turned: Annotated[float, Ge(0), Le(90)] = 20.0
     #: Factor by which noise and acceleration may leave the range that the network was trained on.
     margin: Annotated[float, Ge(1), Le(1e9)] = 2.0
     #: Images of the data with fresh noise, whose spread is the uncertainty map; 0 makes none.

@@ -13,6 +13,7 @@ from recon.data import Measurement
 from recon.kernels.vectors import dot
 from recon.nets.unrolled import sampled, size
 from recon.recipe import Trust
+from recon.solve.detail import Detail
 
 #: Error of sensitivity maps, as a share of the signal's power.
 MAPS_ERROR = 1e-4
@@ -41,7 +42,9 @@ class Evidence:
     `residual` and `classical_residual` are χ² = ‖Ax − y‖² / (2σ²M) over M measured samples, near 1 for an image that
     explains the data. `added` is the share of the image's energy that the network put where nothing was measured,
     `changed` the relative difference from the classical image. `sparser` is how much sparser a picture is with
-    the lines beside the ACS block moved back by `rows`, None where that was not looked at.
+    the lines beside the ACS block moved back by `rows`, None where that was not looked at. `moved_rows`,
+    `moved_samples`, `gain`, `turned` and `coherent` are what fine detail says of these lines (`recon.solve.detail`),
+    None likewise.
     """
 
     residual: float
@@ -52,6 +55,11 @@ class Evidence:
     acceleration: float
     rows: int = 0
     sparser: float | None = None
+    moved_rows: float | None = None
+    moved_samples: float | None = None
+    gain: float | None = None
+    turned: float | None = None
+    coherent: float | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -64,10 +72,11 @@ def examine(
     trained: Range | None,
     ndim: int = 3,
     lines: Sequence[tuple[int, float] | None] = (),
+    details: Sequence[Detail | None] = (),
 ) -> list[Evidence]:
     """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
 
-    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item.
+    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item, `details` what `recon.solve.detail` does.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
@@ -86,8 +95,12 @@ def examine(
         noise.expand(lead).reshape(-1).tolist(),
         (1 / sampled(normal, classical, ndim)).expand(lead).reshape(-1).tolist(),
     )
-    told = [(*pair,) if pair else (0, None) for pair in lines or [None] * learned.shape[: learned.ndim - ndim].numel()]
-    found = (Evidence(*n, *pair) for n, pair in zip(numbers, told, strict=True))
+    none = [None] * lead.numel()
+    told = [
+        (*(pair or (0, None)), *((d.rows, d.samples, d.gain, d.turned, d.coherent) if d else ()))
+        for pair, d in zip(lines or none, details or none, strict=True)
+    ]
+    found = (Evidence(*n, *more) for n, more in zip(numbers, told, strict=True))
     return [replace(e, reasons=tuple(_reasons(e, limits, trained))) for e in found]
 
 
@@ -189,6 +202,17 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
         found.append(
             f"the lines beside the ACS block seem to lie {e.rows:+d} row from where they belong (moved back, the image "
             f"is {e.sparser:.1%} sparser): check the line counters of the file"
+        )
+    if e.gain is not None and e.gain > limits.moved:
+        found.append(
+            f"the lines beside the ACS block do not agree with it (of their fine detail {e.gain:.1f} times as much has "
+            f"the phase of its tissue when they are moved by {-(e.moved_rows or 0):+.1f} rows or "
+            f"{-(e.moved_samples or 0):+.1f} samples): check the file's line counters and the timing of the readout"
+        )
+    if e.turned is not None and abs(e.turned) > limits.turned:
+        found.append(
+            f"the lines beside the ACS block seem to have another phase than those within, {e.turned:+.0f}° (from the "
+            "phase of fine detail): were they acquired apart?"
         )
     if not e.added <= limits.added:
         found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")

@@ -48,7 +48,7 @@ MAY_IMPORT = {
         ),
         "trust",
     },
-    "trust": {"data", "kernels", "nets", "recipe"},
+    "trust": {"data", "kernels", "nets", "solve", "recipe"},
     "check": {"data", "io", "nets", "recipe", "__init__"},
     "cli_check": {"check", "data", "io", "recipe"},
     "methods": {"trust", "learn", "data", "nets", "operators", "prepare", "recipe", "solve"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from recon.operators.sense import Sense
 from recon.solve.fista import l1_wavelet
 
 #: Columns of the readout that are looked at, and iterations of each picture: a quick look, not an image.
-WIDTH, ITERATIONS = 128, 20
+WIDTH, ITERATIONS = 64, 20
 #: Fewest rows of the ACS block, and fewest measured rows beside it, that tell anything.
 LEAST_ACS, LEAST_BESIDE = 8, 10
 
@@ -45,7 +46,9 @@ def moved(m: Measurement, rows: int) -> Measurement:
     return replace(m, y=shifted(m.y), A=Sense(A.maps, shifted(mask), A.axes))
 
 
-def sparser(m: Measurement, shifts: tuple[int, ...] = (-1, 1)) -> list[tuple[int, float] | None]:
+def sparser(
+    m: Measurement, wanted: Sequence[bool] = (), shifts: tuple[int, ...] = (-1, 1)
+) -> list[tuple[int, float] | None]:
     """By how many rows the lines beside the ACS block are off, and how much sparser a picture is with them moved back.
 
         1 − TV(x₋ₛ) / TV(x₀),   TV(x) = Σ √(|∂y x|² + |∂x x|²)
@@ -55,7 +58,8 @@ def sparser(m: Measurement, shifts: tuple[int, ...] = (-1, 1)) -> list[tuple[int
     s times across the field of view against coarse structure, which no residual sees: an image explains it, but not a
     sparse one. One pair for each slice of y (..., coil, 1, ky, x); None for a slice with too few ACS lines or lines
     beside them, for volumes and for several sets of maps, and for one channel: there, aliases of good raw scans at
-    0.055 T were up to 1.9 % sparser with the lines moved, and those of bad ones not always.
+    0.055 T were up to 1.9 % sparser with the lines moved, and those of bad ones not always. None too for what is not
+    `wanted`, by default all is.
     """
     A = m.A
     items = m.y.shape[:-4].numel()
@@ -65,14 +69,30 @@ def sparser(m: Measurement, shifts: tuple[int, ...] = (-1, 1)) -> list[tuple[int
         return [None] * items
     lines = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1) > 0
     cores = torch.stack([acs(one) for one in lines])
-    told = ((cores.sum(1) >= LEAST_ACS) & ((lines & ~cores).sum(1) >= LEAST_BESIDE)).tolist()
-    if not any(told):
+    told = (cores.sum(1) >= LEAST_ACS) & ((lines & ~cores).sum(1) >= LEAST_BESIDE)
+    if wanted:
+        told &= torch.tensor(list(wanted), device=told.device)
+    if not bool(told.any()):
         return [None] * items
-    part = _trimmed(_columns(m))
+    part = _trimmed(_columns(_picked(m, told)))
     first = _variation(part)
     best = torch.stack([1 - _variation(moved(part, -s)) / first for s in shifts])
     gain, which = best.max(0)
-    return [(shifts[w], g) if t else None for w, g, t in zip(which.tolist(), gain.tolist(), told)]
+    found = iter([(shifts[w], g) for w, g in zip(which.tolist(), gain.tolist())])
+    return [next(found) if t else None for t in told.tolist()]
+
+
+def _picked(m: Measurement, keep: Tensor) -> Measurement:
+    """The slices of a batch (..., coil, 1, ky, x) that are kept, as one axis of slices."""
+    if m.y.ndim == 4 or bool(keep.all()):
+        return m
+    A, lead = m.A, m.y.shape[:-4]
+    assert isinstance(A, Sense)
+
+    def some(t: Tensor) -> Tensor:
+        return t.expand(*lead, *t.shape[-4:]).flatten(0, len(lead) - 1)[keep] if t.ndim > 4 else t
+
+    return replace(m, y=some(m.y), A=Sense(some(A.maps), some(A.mask), A.axes))
 
 
 def _trimmed(m: Measurement) -> Measurement:
