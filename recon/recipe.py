@@ -90,6 +90,9 @@ class CT:
     coarse: Annotated[float, Ge(0), Le(50)] = 3.0
     #: Window of the ramp in filtered backprojection; "auto": hann, and shepp-logan where a network takes the noise.
     filter: Literal["auto", "ramp", "shepp-logan", "hann"] = "auto"
+    #: "unrolled" on projections: "rays" holds the image of each cascade against the rays, A = Weight(w) @ Xray; "none"
+    #: leaves that to the filtered backprojection that the network starts from.
+    consistency: Literal["none", "rays"] = "none"
     #: Pixels along each side of the image and their size in mm; 0 takes what the file asks for.
     matrix: Annotated[int, Ge(0), Le(8192)] = 0
     voxel: Annotated[float, Ge(0), Le(100)] = 0.0

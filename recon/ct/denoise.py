@@ -41,15 +41,17 @@ class Denoised:
     uncertainty: NDArray[np.float32] | None = None
 
 
-def denoise_images(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Denoised:
-    """The volume (z, y, x) in HU with less noise.
+def denoise_images(
+    volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, rays: learned.Rays | None = None
+) -> Denoised:
+    """The volume (z, y, x) in HU with less noise; what was measured of it, `rays`, has a say in a network's image.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
     of each slice. What comes back is y + s·(d − G d) with d = denoised − y, s by `strength.share` of the slice's noise,
     G a Gaussian of `ct.coarse` pixels; `provenance` holds s as `strength`, slice by slice. Raises ReconError for a
     method of projections.
     """
-    found = _denoised(volume, recipe, device, report)
+    found = _denoised(volume, recipe, device, report, rays)
     shares = [strength.share(recipe.ct, noise) for noise in found.provenance["noise_HU"]]
     provenance = {**found.provenance, "strength": [round(s, 3) for s in shares]}
     if min(shares) == 1 and not recipe.ct.coarse:
@@ -59,11 +61,13 @@ def denoise_images(volume: NDArray[np.float32], recipe: Recipe, device: torch.de
     return replace(found, data=data, provenance=provenance, notes=notes)
 
 
-def _denoised(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Denoised:
+def _denoised(
+    volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, rays: learned.Rays | None
+) -> Denoised:
     """The whole of what the recipe's method takes away, taken away."""
     method = recipe.solve.method
     if method == "unrolled" or (method == "auto" and (learned.best() or recipe.solve.weights != "auto")):
-        found = learned.denoise(volume, recipe, device, report)
+        found = learned.denoise(volume, recipe, device, report, rays)
         name = found.provenance["weights"]
         why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, for which {name} was trained'}"
         return Denoised(found.data, "unrolled", why, found.provenance, found.trust, found.notes, found.uncertainty)

@@ -25,6 +25,8 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     started = datetime.now(timezone.utc)
     if not 0 <= stack < len(scan.series):
         raise ReconError(f"the folder has {len(scan.series)} CT series and no number {stack + 1}; see `recon info`")
+    if recipe.ct.consistency == "rays":
+        raise ReconError('ct.consistency = "rays" needs projections, and these are CT images; set it to "none"')
     series = scan.series[stack]
     volume = series.voxels.read(0, series.geometry.shape[0])
     filling = fillings(volume)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.ct import strength
 from recon.ct.evidence import evidence
-from recon.data import ReconError
+from recon.data import Measurement, ReconError
 from recon.nets import denoiser, weights
 from recon.operators.windows import box
 from recon.prepare import image_noise
@@ -25,6 +25,8 @@ from recon.recipe import Recipe
 PREFERRED = ("ct-small", "ct-base")
 
 Report = Callable[[str, int, int], None]
+#: What was measured of one slice: rays of unit noise, and A on attenuation relative to water.
+Rays = Callable[[int], Measurement]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +51,13 @@ def shipped() -> list[str]:
     return [name for name in PREFERRED if name in there]
 
 
-def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report) -> Learned:
+def denoise(
+    volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, rays: Rays | None = None
+) -> Learned:
     """Every slice of a volume (z, y, x) in HU through the recipe's network, or as it came where that cannot be trusted.
 
-    What `evidence` says of each slice is in `trust`. Raises ReconError for weights that are no denoiser of CT.
+    `rays` have a say as `denoiser.denoised` describes; `trust` holds what `evidence` says of each slice as the network
+    shows it by itself. Raises ReconError for weights that are no denoiser of CT.
     """
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
@@ -68,6 +73,9 @@ def denoise(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, r
         y = torch.from_numpy(volume[k : k + 1]).to(device)
         x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
         found = evidence(y[0], x[0], float(noise.level), recipe.trust, known)
+        if rays and not (found["reasons"] and recipe.trust.fallback):
+            # What rays change is no noise: they have a say in what the network may show by itself.
+            x = denoiser.denoised(loaded.network, y, noise.level, noise.texture, rays(k))
         out[k] = (y if found["reasons"] and recipe.trust.fallback else x)[0].cpu().numpy()
         items.append(found)
         if recipe.trust.replicas:

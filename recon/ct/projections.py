@@ -64,7 +64,14 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
     g = grid(scan, A)
     extra, trust = {}, {}
     if method == "unrolled":
-        found = denoise_images(out, recipe, device, report)
+
+        def rays(k: int) -> Measurement:
+            data = measured(k, k + 1)
+            return Measurement(data.weights * data.p, water * (Weight(data.weights) @ A))
+
+        held = recipe.ct.consistency == "rays"
+        found = denoise_images(out, recipe, device, report, rays if held else None)
+        notes += ["after each cascade the rays that were measured had a say"] if held else []
         if found.trust:
             found = examined(found, out, measured, A, water, recipe.trust, device, CHUNK)
         out = found.data

@@ -122,8 +122,12 @@ def _kind(d: Dataset) -> str:
         )
     if (0x7029, 0x1010) in d or (0x7031, 0x1001) in d:
         raise DataError("the folder holds CT images and projections (DICOM-CT-PD); put each into a folder of its own")
+    if not modality:
+        raise DataError(
+            "a DICOM file of the folder states no modality: it is cut short or damaged; copy the series again"
+        )
     if uid != CT_IMAGE:
-        return f"objects of modality {modality or 'unknown'}"
+        return f"objects of modality {modality}"
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
 
 

@@ -52,6 +52,19 @@ class Shape:
 
 
 @dataclass(frozen=True, eq=False)
+class Held:
+    """Data that the image of each cascade is held against beside those that the network was trained with.
+
+    argmin ‖Ax − y‖² + `weight`·‖x − x_cascade‖² by `iterations` conjugate gradients; `normal` is AᴴA, `b` is Aᴴy.
+    """
+
+    normal: Linear
+    b: Tensor
+    weight: Tensor
+    iterations: int
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """All that the network is told of a measurement, in its own units; items of a batch have their own numbers.
 
@@ -68,6 +81,7 @@ class Problem:
     sampled: Tensor
     ndim: int = 3
     texture: Tensor | None = None
+    held: Held | None = None
 
 
 class Unrolled(nn.Module):
@@ -120,6 +134,9 @@ class Unrolled(nn.Module):
             )
             z = x + error * _planes(cast(UNet, correction), channels, condition, p.ndim)
             x = refine(p.normal, b, z, lam, self.shape.iterations, p.ndim)
+            if p.held:
+                h = p.held
+                x = refine(h.normal, h.b / scale[wide], x, h.weight, h.iterations, p.ndim)
             residual = p.normal(x) - b
             found.append(x * scale[wide])
         return found

@@ -280,6 +280,18 @@ def test_headers_without_pixels_and_files_cut_short_are_named(tmp_path: Path) ->
         read(tmp_path / "cut")
 
 
+def test_a_last_slice_cut_short_anywhere_is_never_left_out(tmp_path: Path) -> None:
+    # At the end of a series no gap tells of it.
+    paths = ct_files.write(tmp_path / "in", HU)
+    ends = [max(paths, key=lambda p: float(pydicom.dcmread(p).ImagePositionPatient[2]))]
+    whole = ends[0].read_bytes()
+    for length in (*range(140, 1400, 23), len(whole) - 1):
+        ends[0].write_bytes(whole[:length])
+        with pytest.raises(DataError) as error:
+            recon.reconstruct(read(tmp_path / "in"), KEEP)
+        assert "\n" not in str(error.value)
+
+
 def test_fillings_outside_of_the_circle_stay_as_they_are(tmp_path: Path) -> None:
     def change(d: pydicom.Dataset, k: int) -> None:
         d.PixelRepresentation = 1
