@@ -70,7 +70,9 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
             return Measurement(data.weights * data.p, water * (Weight(data.weights) @ A))
 
         held = recipe.ct.consistency == "rays"
-        found = denoise_images(out, recipe, device, report, rays if held else None)
+        # What is coarse the rays decide, and nothing of the start is to be given back.
+        plan = replace(recipe, ct=replace(recipe.ct, coarse=0.0)) if held else recipe
+        found = denoise_images(out, plan, device, report, rays if held else None)
         notes += ["after each cascade the rays that were measured had a say"] if held else []
         if found.trust:
             found = examined(found, out, measured, A, water, recipe.trust, device, CHUNK)

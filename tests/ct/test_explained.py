@@ -19,7 +19,7 @@ from recon.simulation import ct_phantom, ct_scan
 
 N = 96
 SCAN = ct_scan.Scan(beam="parallel", views=240, photons=3e4, fineness=0.8)
-PLAN = Recipe(solve=Solve(method="unrolled", weights="ct-small"), ct=CT(strength=1.0, filter="shepp-logan"))
+PLAN = Recipe(solve=Solve(method="unrolled", weights="ct-small"), ct=CT(strength=1.0, coarse=0.0, filter="shepp-logan"))
 
 
 def test_the_truth_of_an_analytic_scan_leaves_the_noise_and_nothing_more() -> None:
