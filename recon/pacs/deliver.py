@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon.data import ReconError
+from recon.io.atomic import write_error
 from recon.pacs import settings as settings_of
 from recon.pacs import spool as spools
 from recon.pacs import verify
@@ -96,17 +98,26 @@ def known(folder: Path) -> Pacs:
 
 def once(pacs: Pacs, log: Callable[[str], None]) -> None:
     """One round over the spool of a PACS: whatever is due is sent and asked after."""
-    with spools.locked(Path(pacs.spool)), peer(pacs) as to:
-        claim(pacs)
-        sender = Sender(pacs, to, log)
-        sender.start()
-        sender.round()
+    _work(pacs, log, Sender.round)
 
 
 def watch(pacs: Pacs, log: Callable[[str], None], stopped: Callable[[float], bool]) -> None:
     """Rounds over the spool of a PACS until `stopped`, which waits that many seconds, says so."""
-    with spools.locked(Path(pacs.spool)), peer(pacs) as to:
-        claim(pacs)
-        sender = Sender(pacs, to, log)
-        sender.start()
-        sender.watch(stopped)
+    _work(pacs, log, lambda sender: sender.watch(stopped))
+
+
+def _work(pacs: Pacs, log: Callable[[str], None], work: Callable[[Sender], None]) -> None:
+    """Be the sender; on a full disk, with what was set aside, since images that leave make room."""
+    folder = Path(pacs.spool)
+    with spools.locked(folder), peer(pacs) as to:
+        while True:
+            try:
+                claim(pacs)
+                sender = Sender(pacs, to, log)
+                sender.start()
+                work(sender)
+                return
+            except OSError as e:
+                if e.errno not in (errno.ENOSPC, errno.EDQUOT) or not spools.make_room(folder):
+                    raise write_error(folder, e) from e
+                log(f"the disk of {folder} is full; make room on it: images go on with what was set aside for that")

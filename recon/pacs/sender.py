@@ -86,6 +86,7 @@ class Sender:
         self._store()
         self._confirm()
         spools.forget(self._spool, self._pacs.keep_days)
+        spools.set_aside(self._spool)
 
     def watch(self, stopped: Callable[[float], bool]) -> None:
         """Rounds until `stopped`, which waits that many seconds, says so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
+from recon.data import ReconError
 from recon.pacs import spool as spools
 from recon.pacs import verify
 from recon.pacs.sender import Sender, peer
@@ -165,6 +167,46 @@ def test_f33_a_clock_set_back_does_not_stop_the_tries(told: Start, brain: Path) 
     spools.admit(here.folder)
     for item in list(spools.items(here.folder, "new")):
         spools.note(item, due=time.time() + 1e7)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3
+
+
+def test_f32_images_that_fill_the_disk_leave_it_and_make_room(
+    told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pacs, here = told()
+    here.once()
+    reserve = here.folder / "reserve"
+    assert reserve.stat().st_blocks * 512 >= 2**20
+    uids = here.put(brain)
+    note, full = spools._note, [True]
+
+    def scarce(folder: Path, record: spools.Record) -> None:
+        if full[0] and reserve.exists():  # nothing but what is set aside is free
+            raise OSError(errno.ENOSPC, "No space left on device")
+        note(folder, record)
+
+    monkeypatch.setattr(spools, "_note", scarce)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3, here.lines
+    assert sorted(pacs.came) == sorted(uids)
+    assert sum("is full; make room on it" in line for line in here.lines) == 1
+    assert reserve.exists()  # for the next time
+
+
+def test_f32_a_disk_without_any_room_is_said_and_nothing_is_lost(
+    told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, here = told()
+    uids = here.put(brain)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spools, "_note", full)
+        with pytest.raises(ReconError, match=r"cannot write .*: the disk is full"):
+            here.once()
     here.once()
     assert here.states(uids) == ["sent"] * 3
 
