@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from recon import recipe as recipes
 from recon.io.read import read
@@ -30,6 +31,7 @@ from tests.serve import scanner
 from tests.serve.conftest import Local, Running
 from tests.serve.scanner import CLOSE, Recording, Scanner, config, header, run, session
 from tests.serve.test_server import wait_for, workers
+from tests.test_pace import full_gpu
 
 Start = Callable[..., Running]
 Within = Callable[..., Local]
@@ -61,6 +63,19 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "small"
     weights.save(Unrolled(Shape(cascades=1, channels=(4, 4), condition=4, iterations=3, start=30)), folder)
     return folder
+
+
+def test_f27_the_scanner_gets_its_image_from_the_processor_where_the_gpu_is_full(
+    local: Within, full: Recording, full_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = np.abs(reconstruct(read(full_file), device="cpu").data)
+    full_gpu(monkeypatch, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."))
+    server = local()
+    (image,) = run(server.port, session(full)).images
+    assert np.allclose(image.pixels[0], expected, atol=1e-3 * expected.max())
+    assert "the GPU ran out of memory in the middle" in image.attributes
+    assert any("the GPU ran out of memory" in n for t in server.told for n in t.get("notes", []))
+    assert [t["made"]["device"] for t in server.told if "made" in t] == ["cuda:0, then cpu"]
 
 
 def test_f28_weights_that_are_not_what_was_recorded_are_refused_before_a_scan_comes(
