@@ -4,6 +4,7 @@
     python bench/speed.py --json bench/results/speed.json
     python bench/speed.py --quick                 # the 8-coil 256² cases, with whatever peers are installed
     python bench/speed.py --case espirit --case radial
+    python bench/speed.py --json bench/results/speed.json --missing   # cases whose record lacks a peer, all of it again
     python bench/speed.py --case cg_sense --size 8x160x160x160 --limit 100    # what takes peers minutes, in ten of them
 
 Everybody gets the same data, threads and warm-up, in a process of its own, one after the other. A peer that fails or is
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,16 @@ def row(record: dict[str, Any]) -> str:
     return "\n    ".join([text, *reasons])
 
 
+def lacking(case: Case, label: str, records: list[dict[str, Any]]) -> list[str]:
+    """Peers of a case that the record of a size says nothing of: neither a time nor why there is none.
+
+    A package that was not installed is nothing that is known of a peer.
+    """
+    known = next((r["peers"] for r in records if (r["case"], r["size"]["name"]) == (case.name, label)), {})
+    said = {n for n, p in known.items() if "s" in p or not p.get("why_not", "").startswith("ModuleNotFoundError")}
+    return [n for n in case.peers if n not in said and (label, n) not in case.slow]
+
+
 def store(path: Path, records: list[dict[str, Any]]) -> None:
     """Write the records, in place of those of the same case and size; others that the file holds stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +76,9 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append", help="this case alone; may be given again")
     parser.add_argument("--size", action="append", help="this size alone; may be given again")
     parser.add_argument("--peer", action="append", help="this peer alone; may be given again")
+    parser.add_argument(
+        "--missing", action="store_true", help="only cases and sizes whose record in the --json file lacks a peer"
+    )
     parser.add_argument("--repeats", type=int, help="timed runs after one warm-up (default 5)")
     parser.add_argument(
         "--limit",
@@ -74,16 +90,20 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name cases, sizes and peers")
     options = parser.parse_args()
     chosen = [CASES[n] for n in options.case or CASES]
+    stored = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     if options.list:
         for case in chosen:
             print(f"{case.name:15} {', '.join(case.sizes):45} {', '.join(case.peers)}")
         return
+    # Ended from outside, it takes the peer with it that is running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     repeats = options.repeats or (1 if options.quick else 5)
     peers = tuple(options.peer) if options.peer else None
     records: list[dict[str, Any]] = []
     for case in chosen:
         for label in case.quick if options.quick else case.sizes:
-            if options.size is None or label in options.size:
+            wanted = not options.missing or lacking(case, label, stored)
+            if wanted and (options.size is None or label in options.size):
                 more = {"repeats": repeats, "threads": options.threads, "peers": peers, "hurry": options.quick}
                 more["limit"] = options.limit
                 records.append(measure(case, label, **more))

@@ -63,6 +63,15 @@ def test_without_peers_there_is_no_ratio(bench: Any) -> None:
     assert made["peers"]["gone"]["why_not"] == "not there"
 
 
+def test_a_record_lacks_peers_that_nothing_is_known_of(bench: Any) -> None:
+    case = replace(bench("speed").CASES["l1_wavelet"], peers=("here", "slow", "failed", "absent", "new"))
+    case = replace(case, slow={("8x256x256", "slow"): "takes hours"})
+    said = {"failed": {"why_not": "ValueError: no"}, "absent": {"why_not": "ModuleNotFoundError: No module"}}
+    made = recorded(bench, here=peer(3.0, 0.1), **said) | {"size": {"name": "8x256x256"}}
+    assert bench("speed").lacking(case, "8x256x256", [made]) == ["absent", "new"]
+    assert bench("speed").lacking(case, "16x320x320", [made]) == ["here", "slow", "failed", "absent", "new"]
+
+
 def ended(s: float) -> dict[str, Any]:
     return {"more_than_s": s, "why_not": f"not done after {s:.0f} s"}
 
