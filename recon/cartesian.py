@@ -112,9 +112,7 @@ def volumes(
             solved = _images(choice.method, slabs, known, top, here, instead=choice.instead)
         return _finished(solved, slabs, choice.method, here, shape)
 
-    # On a CPU a learned slice is solved alone: in company its last bits would depend on who is beside it.
-    alone = choice.method == "unrolled" and job.device.type == "cpu"
-    reached = start = Pace(job.device, 1 if alone else plan.batch, plan.columns)
+    reached = start = Pace(job.device, plan.batch, plan.columns)
     for batch, made, reached in paces.walk(keys, start, problem, work, notes):  # noqa: B007  (told at the end)
         evidence += made.evidence
         notes += made.notes
@@ -186,6 +184,8 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
         voxels=int(np.prod(job.stack.geometry.shape)) // len(job.stack.slices),
         method=method,
         map_sets=recipe.map_sets,
+        # On a CPU a learned slice is solved alone: in company its last bits would depend on who is beside it.
+        most=1 if method == "unrolled" and job.device.type == "cpu" else 16,
     )
 
 

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 from recon.data import ReconError
 
-#: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
-_BASE, _BASE_GPU = 450 * 2**20, 330 * 2**20
+#: Python, torch and the libraries themselves; what torch's builds for GPUs take beyond that; and what a network does
+#: with its weights and the work space of its convolutions.
+_BASE, _BASE_GPU, _NETWORK = 300 * 2**20, 330 * 2**20, 90 * 2**20
 _COMPLEX = 8
 
-#: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak.
-#: Measured on CPU for tests/test_plan.py; the maps and their making are counted apart.
-_IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 24, "noncartesian": 24}
+#: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak, the maps
+#: not counted. Measured on CPU by bench/memory.py.
+_IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 40, "noncartesian": 24}
 _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
-_COIL_IMAGES = {"combine": 10, "grappa": 13, "sense": 5, "cs": 5, "tv": 5, "unrolled": 9, "noncartesian": 12}
+_COIL_IMAGES = {"combine": 6, "grappa": 9, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
+#: What the tiles of the adaptive combination take, and blocks of raw lines: as read, whitened, transformed and cut.
+_TILES, _RAW_BLOCKS = 80 * 2**20, 4
 
 
 #: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent
@@ -31,7 +34,7 @@ LEAST_COLUMNS = 8
 class Problem:
     """Sizes of one slice or slab: channels as acquired and as solved, grid (nz, ny, nx), readout samples, lines.
 
-    There are `items` of them in all, each with an image of `voxels` in the end.
+    There are `items` of them in all, each with an image of `voxels` in the end; at most `most` are solved at a time.
     """
 
     coils: int
@@ -43,6 +46,7 @@ class Problem:
     voxels: int
     method: str
     map_sets: int = 1
+    most: int = 16
 
 
 @dataclass(frozen=True)
@@ -60,29 +64,37 @@ class Plan:
 def plan(problem: Problem, budget: int) -> Plan:
     """The largest batch whose predicted peak fits into `budget` bytes, at most 16 problems (more gain no speed).
 
-        peak = base + result + lines + batch · (images + coil images + maps) · voxels · 8 bytes
+        peak = base + result + max(calibration, batch · (k-space + maps) + lines, batch · (images + coil images + maps))
 
     A volume that does not fit as a whole is solved in parts along its fully sampled readout, where k-space of all
     columns and three images stay in memory. Raises ReconError when not even that fits.
     """
-    fixed = _base() + problem.items * problem.voxels * _COMPLEX + _lines(problem) + _calibration(problem)
-    each = _each(problem)
-    batch = min(16, problem.items, (budget - fixed) // each) if budget > fixed else 0
+    fixed, each, raw = _fixed(problem), _each(problem), _RAW_BLOCKS * _raw(problem)
+    calibrating, kept = _calibration(problem), _kept(problem)
+
+    def peak(batch: int) -> int:
+        """A batch is calibrated and placed slab by slab, then solved: what is larger."""
+        return fixed + max(calibrating + (batch - 1) * kept, batch * kept + raw, batch * each)
+
+    batch = next((n for n in range(min(problem.most, problem.items), 0, -1) if peak(n) <= budget), 0)
+    need = peak(1)
     if batch < 1 and problem.grid[0] > 1 and problem.method in HALO:
         nx, halo = problem.grid[2], HALO[problem.method]
-        whole = fixed + math.prod(problem.grid) * _COMPLEX * (3 + problem.virtual_coils)
-        columns = min(nx, int((budget - whole) // (each // nx)) - 2 * halo)
+        stack = math.prod(problem.grid) * _COMPLEX * problem.virtual_coils
+        whole = fixed + max(calibrating, stack + raw)
+        slim = fixed + stack + math.prod(problem.grid) * _COMPLEX * 3
+        columns = min(nx, int((budget - slim) // (each // nx)) - 2 * halo) if whole <= budget else 0
         if columns >= LEAST_COLUMNS:
             columns = -(-nx // -(-nx // columns))  # parts of equal width
-            return Plan(1, int(whole + (columns + 2 * halo) * (each // nx)), columns)
-        each = whole - fixed + (LEAST_COLUMNS + 2 * halo) * (each // nx)
+            return Plan(1, max(whole, slim + (columns + 2 * halo) * (each // nx)), columns)
+        need = max(whole, slim + (LEAST_COLUMNS + 2 * halo) * (each // nx))
     if batch < 1:
-        need, have = (fixed + each) / 2**30, budget / 2**30
         raise ReconError(
-            f"one slice or slab of {problem.virtual_coils} coils × {'×'.join(map(str, problem.grid))} needs {need:.1f} "
-            f"GiB and {have:.1f} GiB are allowed; raise --memory, or lower prepare.virtual_coils in the recipe"
+            f"one slice or slab of {problem.virtual_coils} coils × {'×'.join(map(str, problem.grid))} needs "
+            f"{need / 2**30:.1f} GiB and {budget / 2**30:.1f} GiB are allowed; raise --memory, or lower "
+            "prepare.virtual_coils in the recipe"
         )
-    return Plan(int(batch), int(fixed + batch * each))
+    return Plan(batch, peak(batch))
 
 
 def budget(limit: int | None) -> int:
@@ -109,17 +121,28 @@ def _each(p: Problem) -> int:
     return voxels * _COMPLEX * ((_IMAGES[method] + 2 * column) * p.map_sets + coil_images * p.virtual_coils)
 
 
-def _lines(p: Problem) -> int:
-    """The hybrid lines of one problem before they are placed, and the block of raw lines in work (see cartesian.py)."""
-    hybrid = p.lines * p.virtual_coils * p.grid[2] * _COMPLEX
-    raw = min(p.lines * p.coils * p.samples * _COMPLEX, 64 * 2**20)
-    return hybrid + 5 * raw
+def _fixed(p: Problem) -> int:
+    """What stays all the time: the program, the result, and what a method works in whatever the size of the problem."""
+    network = _NETWORK if p.method in ("unrolled", "varnet") else 0
+    tiles = _TILES if p.method in ("combine", "grappa") and p.virtual_coils > 1 else 0
+    return _base() + p.items * p.voxels * _COMPLEX + network + tiles
+
+
+def _raw(p: Problem) -> int:
+    """A block of raw lines in work (see hybrid.py)."""
+    return min(p.lines * p.coils * p.samples * _COMPLEX, 64 * 2**20)
+
+
+def _kept(p: Problem) -> int:
+    """What a problem of a batch keeps until the batch is solved: its k-space, and its maps where there are any."""
+    maps = 0 if p.method in ("combine", "grappa", "varnet") else p.map_sets
+    return math.prod(p.grid) * _COMPLEX * p.virtual_coils * (1 + maps)
 
 
 def _calibration(p: Problem) -> int:
     """The calibration of a volume: eigenvectors of a matrix of all coils and kernel positions, and its copies."""
     needs_maps = p.grid[0] > 1 and p.method not in ("combine", "grappa") and p.virtual_coils > 1
-    return 4 * (6**3 * p.virtual_coils) ** 2 * _COMPLEX if needs_maps else 0
+    return 8 * (6**3 * p.virtual_coils) ** 2 * _COMPLEX if needs_maps else 0
 
 
 def _container_limit() -> int:

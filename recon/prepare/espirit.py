@@ -156,6 +156,7 @@ def _projector(data: Tensor, kernel: tuple[int, ...], threshold: float) -> Tenso
     else:
         values, vectors = torch.linalg.eigh(_gram(data, kernel))
         signal = vectors[:, values > threshold**2 * values[-1]]
+    del vectors  # in a volume of many coils every matrix here takes a good part of the memory
     return _diagonals((signal @ signal.mH).conj(), data.shape[0], kernel)
 
 
@@ -178,14 +179,14 @@ def _gram(data: Tensor, kernel: tuple[int, ...]) -> Tensor:
 
 def _diagonals(projector: Tensor, coils: int, kernel: tuple[int, ...]) -> Tensor:
     lags = [2 * k - 1 for k in kernel]
-    blocks = projector.reshape(coils, *kernel, coils, *kernel) / math.prod(kernel)
+    blocks = projector.reshape(coils, *kernel, coils, *kernel)
     # Lag p − q along each axis: for a fixed p, flipping q turns the sum into a shifted addition.
     blocks = blocks.flip(5, 6, 7).permute(1, 2, 3, 5, 6, 7, 0, 4).reshape(*kernel, *kernel, coils * coils)
     out = projector.new_zeros(*lags, coils * coils)
     for p in product(*(range(k) for k in kernel)):
         z, y, x = (slice(i, i + k) for i, k in zip(p, kernel))
         out[z, y, x] += blocks[p]
-    return out
+    return out.div_(math.prod(kernel))
 
 
 def _waves(n: int, lags: int, like: Tensor, step: int = 1, part: tuple[int, int] | None = None) -> Tensor:

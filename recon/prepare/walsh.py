@@ -13,7 +13,7 @@ from recon.data import DataError
 from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
 #: Entries of all matrices of a tile, on the CPU and on a GPU: some arrays of that size are held at a time.
-_ENTRIES = {False: 1 << 21, True: 1 << 26}
+_ENTRIES = {False: 1 << 20, True: 1 << 26}
 
 
 def walsh(

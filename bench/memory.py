@@ -1,0 +1,106 @@
+"""The plan's predicted peak memory beside the peak that `recon run` reaches, over methods, sizes and channels.
+
+    python bench/memory.py --json bench/results/memory.json
+    python bench/memory.py --case 2d-8x256 --method sense --memory 600M
+
+Every run is a process of its own, started from a small one, and its peak is the largest resident set that the kernel
+saw. Memory does not depend on how busy the machine is, nor on how often a solver iterates: iterations are few. A plan
+is right that is never below the measured peak and at most a fifth above it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from case import machine
+from launch import peak_run
+
+#: Runs the verb in this process with a plan that is written down: arguments are the file for it and those of `recon`.
+CHILD = """
+import json, sys
+from recon import cli, plan
+original = plan.plan
+def seen(problem, budget):
+    made = original(problem, budget)
+    with open(sys.argv[1], "w") as f:
+        json.dump({"peak": made.peak, "batch": made.batch, "columns": made.columns, "grid": problem.grid}, f)
+    return made
+plan.plan = seen
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+#: What `recon simulate` is asked for.
+SCANS: dict[str, list[str]] = {
+    "2d-1x128": ["--coils", "1", "--matrix", "128"],
+    "2d-8x256": ["--coils", "8", "--matrix", "256"],
+    "2d-8x8x192": ["--coils", "8", "--matrix", "192", "--slices", "8"],
+    "2d-32x4x256": ["--coils", "32", "--matrix", "256", "--slices", "4"],
+    "2d-20x16x320": ["--coils", "16", "--matrix", "320", "--slices", "20"],
+    "2d-8x512": ["--coils", "8", "--matrix", "512"],
+    "3d-8x64": ["--coils", "8", "--matrix", "64", "--slices", "64", "--volume"],
+    "3d-8x96": ["--coils", "8", "--matrix", "96", "--slices", "96", "--volume"],
+    "3d-16x96": ["--coils", "16", "--matrix", "96", "--slices", "96", "--volume"],
+    "3d-8x160": ["--coils", "8", "--matrix", "160", "--slices", "160", "--volume"],
+    "2d-4x16x320": ["--coils", "16", "--matrix", "320", "--slices", "4"],
+    "radial-8x256": ["--coils", "8", "--matrix", "256", "--trajectory", "radial"],
+}
+METHODS = ("combine", "grappa", "sense", "cs", "tv", "unrolled")
+
+
+def measured(scan: Path, method: str, memory: str | None) -> dict[str, Any]:
+    """Predicted and measured MiB of one run, or why there is none."""
+    folder = scan.parent
+    recipe = folder / "recipe.toml"
+    recipe.write_text(
+        f"[solve]\nmethod = '{method}'\niterations = 3\n" if method != "grappa" else "[solve]\nmethod = 'grappa'\n"
+    )
+    (folder / "out.nii.gz").unlink(missing_ok=True)
+    out, told = folder / "out.nii.gz", folder / "plan.json"
+    command = [sys.executable, "-c", CHILD, str(told), "run", str(scan), "--recipe", str(recipe), "--quiet"]
+    command += ["--device", "cpu", "-o", str(out), *(["--memory", memory] if memory else [])]
+    try:
+        seconds, peak = peak_run(command)
+    except RuntimeError as e:
+        return {"why_not": str(e)[-200:]}
+    plan = json.loads(told.read_text())
+    predicted = plan["peak"] / 2**20
+    row = {"predicted_MiB": round(predicted, 1), "measured_MiB": round(peak, 1), "ratio": round(predicted / peak, 3)}
+    return row | {k: plan[k] for k in ("batch", "columns", "grid")} | {"s": round(seconds, 1)}
+
+
+def main() -> None:
+    """Measure and print; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the records here, beside those of other cases")
+    parser.add_argument("--case", choices=SCANS, action="append", help="this scan alone; may be given again")
+    parser.add_argument("--method", choices=METHODS, action="append", help="this method alone; may be given again")
+    parser.add_argument("--memory", help="what recon run is allowed, so that volumes are solved in parts")
+    options = parser.parse_args()
+    kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    rows = {(r["case"], r["method"], r["memory"]): r for r in kept}
+    for case in options.case or SCANS:
+        with tempfile.TemporaryDirectory() as folder:
+            scan = Path(folder) / "scan.h5"
+            recon = str(Path(sys.executable).with_name("recon"))
+            peak_run([recon, "simulate", "--accel", "2" if "3d" in case else "4", *SCANS[case], "-o", str(scan)])
+            for method in options.method or (METHODS if "radial" not in case else ("sense", "cs")):
+                row = {
+                    "case": case,
+                    "method": method,
+                    "memory": options.memory,
+                    **measured(scan, method, options.memory),
+                }
+                rows[case, method, options.memory] = row | {"machine": machine(), "date": str(date.today())}
+                print(json.dumps(row), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
