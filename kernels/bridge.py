@@ -211,9 +211,15 @@ def _function(source: str, kernel: str, index: int, options: tuple[str, ...]) ->
 @lru_cache(maxsize=64)
 def _module(source: str, index: int, more: tuple[str, ...]) -> Any:
     code = (_HOME / "cuda" / f"{source}.cu").read_text(encoding="utf-8")
-    # CuPy keeps compiled code on disk by source and options: a changed header must change an option.
-    options = ("--std=c++17", f"-I{_HOME / 'cuda'}", f"-I{_HOME / 'shared'}", f"-DRECON_HEADERS=0x{_headers()}", *more)
-    return cupy().RawModule(code=code, options=options, backend="nvrtc")
+    return cupy().RawModule(code=code, options=(*options(), *more), backend="nvrtc")
+
+
+def options() -> tuple[str, ...]:
+    """What every source in cuda/ is compiled with.
+
+    CuPy keeps compiled code on disk by source and options: a changed header must change an option.
+    """
+    return "--std=c++17", f"-I{_HOME / 'cuda'}", f"-I{_HOME / 'shared'}", f"-DRECON_HEADERS=0x{_headers()}"
 
 
 @cache

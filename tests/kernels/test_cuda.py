@@ -6,6 +6,7 @@ What the emulation shows is the arithmetic, the indices, the barriers and the la
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from recon.kernels import bridge, build, eigen, fourier, launch, proofs, sense, 
 from recon.operators import Coils, Fourier, Sample
 from recon.operators.sense import Sense
 from recon.operators.wavelet import analysis, daubechies
+from tests.kernels import nvrtc
 from tests.kernels.emulation import CUDA, Emulator
 from tests.tools import need
 
@@ -46,6 +48,27 @@ def test_nvcc_compiles_the_source(source: Path) -> None:
     command = ["nvcc", "-std=c++17", "-fatbin", "-Werror=all-warnings", *targets, "-o", "/dev/null", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+#: Lengths of one, two and three passes that planned.cu is compiled for, beside those that it holds by default.
+COMPILED = (8, 320, 1024)
+
+
+@pytest.mark.parametrize("architecture", ["sm_70", "sm_90"])
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_the_compiler_at_run_time_takes_the_source_for_old_cards_and_new(source: Path, architecture: str) -> None:
+    text = source.read_text(encoding="utf-8")
+    kernels = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)", text)
+    assert kernels
+    lengths = [fourier.compiled(n) for n in (COMPILED if architecture == "sm_90" else COMPILED[:1])]
+    for c in lengths if source.stem == "planned" else [None]:
+        code = nvrtc.compiled(text, architecture, (*bridge.options(), *(c.options if c else ())))
+        assert all(name.encode() in code for name in kernels)
+
+
+def test_the_compiler_at_run_time_tells_a_broken_source() -> None:
+    with pytest.raises(ValueError, match="undefined"):
+        nvrtc.compiled('extern "C" __global__ void f(float* x) { x[0] = absent; }', "sm_80", bridge.options())
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
