@@ -286,6 +286,8 @@ def main() -> None:
     """Wait for one connection on the control socket whose number is the argument, and serve it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's data
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as likelihood:
+        likelihood.write("500")  # where the machine runs out of memory, a session ends and not the server
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.load(sys.stdin)
     site: Site = recipes.parse(setup["site"], "the site", Site)

@@ -286,3 +286,14 @@ def test_f16_a_server_stopped_before_its_workers_were_ready_ends_well(server: St
     wait_for(lambda: one.log().count("started") == 4, every=0.005)
     assert one.stop() == 0
     assert all("the server is being stopped" in c.wait(10).error() for c in clients)
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="only Linux chooses whom to end by a score")
+def test_f31_out_of_memory_a_session_ends_before_the_server(server: Start, full: Recording) -> None:
+    one = server()
+
+    def likelihood(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    wait_for(lambda: workers(one) and all(likelihood(p.pid) >= 500 for p in workers(one)))
+    assert likelihood(one.process.pid) < 500
