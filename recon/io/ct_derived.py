@@ -100,6 +100,9 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
         d.LossyImageCompression = "00"
     d.setdefault("FrameOfReferenceUID", dv.uid_of("frame of reference", str(source.get("SeriesInstanceUID", ""))))
     d.setdefault("PositionReferenceIndicator", "")
+    if not d.get("BodyPartExamined") and "ImageLaterality" not in d:
+        # Of a body part that is not named nobody can say that it is no pair: the attribute must be there, if empty.
+        d.setdefault("Laterality", "")
     block = d.private_block(DICOM_GROUP, DICOM_CREATOR, create=True)
     block.add_new(0x01, "UT", as_json(image, part="magnitude"))
     little = stored.astype("<i2").tobytes()

@@ -111,6 +111,13 @@ def test_the_derived_series_is_valid_and_names_its_source(tmp_path: Path) -> Non
     assert ct_files.ID not in provenance.as_json(image)
 
 
+def test_a_body_part_that_is_not_named_leaves_the_derived_series_valid(tmp_path: Path) -> None:
+    paths = ct_files.write(tmp_path / "in", HU, change=_without("BodyPartExamined"))
+    assert errors(paths[0])
+    (*written,) = recon.write(recon.reconstruct(recon.read(tmp_path / "in"), KEEP), [tmp_path / "out"])
+    assert not errors(written[0])
+
+
 def test_elements_that_speak_of_the_old_pixels_do_not_stay(tmp_path: Path) -> None:
     def change(d: pydicom.Dataset, k: int) -> None:
         d.SmallestImagePixelValue = 3
