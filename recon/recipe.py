@@ -118,7 +118,7 @@ class Trust:
     misplaced: Fraction = 0.01
     #: Largest gain in agreement of fine detail from moving the lines beside the ACS block, and largest phase in degrees
     #: between these lines and those within.
-    moved: Annotated[float, Ge(1), Le(1e9)] = 1.1
+    moved: Annotated[float, Ge(1), Le(1e9)] = 1.2
     turned: Annotated[float, Ge(0), Le(90)] = 20.0
     #: Factor by which noise and acceleration may leave the range that the network was trained on.
     margin: Annotated[float, Ge(1), Le(1e9)] = 2.0

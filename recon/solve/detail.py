@@ -11,8 +11,10 @@ from torch import Tensor
 from recon.data import Measurement
 from recon.operators.fourier import fft, ifft
 from recon.operators.sense import Sense
-from recon.solve.rows import LEAST_ACS, LEAST_BESIDE, acs
+from recon.solve.rows import LEAST_BESIDE, acs
 
+#: Fewest rows of the ACS block: the picture of eight is too coarse to know the phase of what lies upon it.
+LEAST_ACS = 10
 #: How far lines are looked for, in rows and in samples of the readout, and how finely.
 FARTHEST, STEPS = 1.25, 10
 #: Pixels below this share of the bright ones show noise.

@@ -48,7 +48,7 @@ def test_good_lines_agree_with_the_acs_block(coils: int, kind: str) -> None:
 @pytest.mark.parametrize("by", [1, -1])
 def test_lines_one_row_off_are_told_by_their_detail(coils: int, kind: str, by: int) -> None:
     found = told(measured(counted_wrong(scan(coils, kind), by)))
-    assert found.gain > 1.1
+    assert found.gain > 1.2
     # Where one channel leaves most of the detail to regularisation the place is blurred, the doubt is not.
     assert found.rows == pytest.approx(by, abs=0.3 if coils > 1 else 1.5)
 
@@ -57,7 +57,7 @@ def test_lines_one_row_off_are_told_by_their_detail(coils: int, kind: str, by: i
 def test_a_readout_that_starts_late_beside_the_acs_block_is_told(samples: float) -> None:
     m = measured(scan(8))
     found = told(beside(m, late(samples, m.y.shape[-1])))
-    assert found.gain > 1.1
+    assert found.gain > 1.2
     assert found.samples == pytest.approx(samples, abs=0.3)
 
 
