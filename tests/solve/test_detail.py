@@ -113,13 +113,19 @@ def test_items_of_a_batch_are_told_one_by_one() -> None:
     assert detail.compared(both, torch.stack(images)) == [detail.compared(m, x)[0] for m, x in zip(items, images)]
 
 
-def test_one_channel_with_misplaced_lines_gives_its_classical_image_and_says_why(tmp_path: Path) -> None:
+def test_lines_that_disagree_give_the_classical_image_and_say_why_and_of_one_channel_they_are_told_alone(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
     weights.save(Unrolled(Shape(cascades=1, channels=(4, 4), condition=4, iterations=3, start=30)), tmp_path / "calm")
-    plan = recipe.parse({"solve": {"method": "unrolled", "weights": str(tmp_path / "calm")}})
-    good = pipeline.reconstruct(scan(1, "random"), plan)
+    solve = {"method": "unrolled", "weights": str(tmp_path / "calm")}
+    plan = recipe.parse({"solve": solve, "trust": {"misplaced": 1}})
+    good = pipeline.reconstruct(scan(4), plan)
     assert good.trust["fallbacks"] == 0
     assert good.trust["items"][0]["gain"] < 1.05
-    bad = pipeline.reconstruct(counted_wrong(scan(1, "random"), 1), plan)
+    bad = pipeline.reconstruct(counted_wrong(scan(4), 1), plan)
     assert bad.trust["fallbacks"] == 1
     assert any("moved by" in n and "the file's line counters" in n for n in bad.notes)
+    single = pipeline.reconstruct(counted_wrong(scan(1, "random"), 1), plan)
+    assert single.trust["fallbacks"] == 0
+    assert single.trust["items"][0]["gain"] > 1.2
