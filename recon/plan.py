@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from recon.data import ReconError
 
-#: Python, torch and the libraries themselves; what torch's builds for GPUs take beyond that; and what a network does
-#: with its weights and the work space of its convolutions.
-_BASE, _BASE_GPU, _NETWORK = 300 * 2**20, 330 * 2**20, 90 * 2**20
+#: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
+_BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
+#: What a method works in whatever the size of the problem: the weights of a network and the work space of its
+#: convolutions, the transform of non-Cartesian k-space, tiles of the adaptive combination.
+_WORK = {m: 90 * 2**20 for m in ("unrolled", "varnet", "noncartesian")}
+_WORK |= {m: 80 * 2**20 for m in ("combine", "grappa")}
 _COMPLEX = 8
 
 #: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak, the maps
@@ -18,8 +21,8 @@ _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled"
 _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
 _COIL_IMAGES = {"combine": 6, "grappa": 9, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
-#: What the tiles of the adaptive combination take, and blocks of raw lines: as read, whitened, transformed and cut.
-_TILES, _RAW_BLOCKS = 80 * 2**20, 4
+#: Blocks of raw lines at a time: as read, whitened, transformed and cut.
+_RAW_BLOCKS = 4
 
 
 #: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent
@@ -123,9 +126,7 @@ def _each(p: Problem) -> int:
 
 def _fixed(p: Problem) -> int:
     """What stays all the time: the program, the result, and what a method works in whatever the size of the problem."""
-    network = _NETWORK if p.method in ("unrolled", "varnet") else 0
-    tiles = _TILES if p.method in ("combine", "grappa") and p.virtual_coils > 1 else 0
-    return _base() + p.items * p.voxels * _COMPLEX + network + tiles
+    return _base() + p.items * p.voxels * _COMPLEX + _WORK.get(p.method, 0)
 
 
 def _raw(p: Problem) -> int:
