@@ -19,7 +19,7 @@ _COMPLEX = 8
 #: not counted. Measured on CPU by bench/memory.py.
 _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 40, "noncartesian": 24}
 _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
-_COIL_IMAGES = {"combine": 6, "grappa": 9, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
+_COIL_IMAGES = {"combine": 6, "grappa": 8, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
 #: Blocks of raw lines at a time: as read, whitened, transformed and cut.
 _RAW_BLOCKS = 4
@@ -74,16 +74,17 @@ def plan(problem: Problem, budget: int) -> Plan:
     """
     fixed, each, raw = _fixed(problem), _each(problem), _RAW_BLOCKS * _raw(problem)
     calibrating, kept = _calibration(problem), _kept(problem)
+    stack = math.prod(problem.grid) * _COMPLEX * problem.virtual_coils
 
     def peak(batch: int) -> int:
         """A batch is calibrated and placed slab by slab, then solved: what is larger."""
-        return fixed + max(calibrating + (batch - 1) * kept, batch * kept + raw, batch * each)
+        copied = batch * stack if batch > 1 else 0  # k-space of several is copied into one array
+        return fixed + max(calibrating + (batch - 1) * kept, batch * kept + raw, batch * each + copied)
 
     batch = next((n for n in range(min(problem.most, problem.items), 0, -1) if peak(n) <= budget), 0)
     need = peak(1)
     if batch < 1 and problem.grid[0] > 1 and problem.method in HALO:
         nx, halo = problem.grid[2], HALO[problem.method]
-        stack = math.prod(problem.grid) * _COMPLEX * problem.virtual_coils
         whole = fixed + max(calibrating, stack + raw)
         slim = fixed + stack + math.prod(problem.grid) * _COMPLEX * 3
         columns = min(nx, int((budget - slim) // (each // nx)) - 2 * halo) if whole <= budget else 0
