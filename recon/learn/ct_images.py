@@ -95,6 +95,13 @@ def _drawn(draw: Draw, library: Library, size: int) -> Tensor:
         inside = r < 1
         rim = draw.uniform(0.6, 0.95)
         x = torch.where(r > rim, draw.uniform(-120, 70), x)
+        if draw.chance(0.4):
+            # The bone of a skull under it, whose marrow is darker.
+            deep = rim - draw.uniform(0.04, 0.16)
+            x = torch.where((r > deep) & (r < rim), draw.uniform(600, 1900), x)
+            if draw.chance(0.5):
+                third = (rim - deep) / 3
+                x = torch.where((r > deep + third) & (r < rim - third), draw.uniform(150, 900), x)
     if draw.chance(0.6):
         thin = draw.field(shape, draw.uniform(2.6, 3.6)).abs() < draw.uniform(0.03, 0.12)
         bone = thin & (draw.field(shape, 2.5) > draw.uniform(0, 1.5))

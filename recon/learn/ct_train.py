@@ -11,6 +11,7 @@ from threading import Event
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recon import recipe as recipes
@@ -115,13 +116,27 @@ def _start(plan: Plan, place: torch.device) -> State:
     state = common.start(plan.training, place)
     if plan.begin:
         found = weights.load(plan.begin)
-        if found.network.shape != plan.network:
+        # Further details may be added to those that the network has seen: their weights start at zero.
+        if replace(found.network.shape, plain=plan.network.plain) != plan.network or found.network.shape.plain not in (
+            (),
+            plan.network.plain,
+        ):
             raise ReconError(
                 f"{plan.begin} has another shape than the network of {plan.name}; give it the same [network]"
             )
         for network in (state.network, state.average):
-            network.load_state_dict(found.network.state_dict())
+            values = {
+                key: _widened(found.network.state_dict()[key], value) for key, value in network.state_dict().items()
+            }
+            network.load_state_dict(values)
     return state
+
+
+def _widened(value: Tensor, wanted: Tensor) -> Tensor:
+    """A weight for more inputs than it was trained for, which it does not look at."""
+    if value.shape == wanted.shape:
+        return value
+    return F.pad(value, (0, 0, 0, 0, 0, wanted.shape[1] - value.shape[1]))
 
 
 def _loop(

@@ -26,6 +26,9 @@ EXPECTED = (-2.33, 0.365, 0.83)
 #: Planes that go through the network together when it is not trained.
 PLANES = 4
 
+#: Differences of neighbourhoods in units of ε beyond which they are compressed, in `details` and in `plain`.
+COMPRESSED, PLAIN = 5.0, 100.0
+
 #: Logarithm of λ over the noise level before training: the classical picture is trusted more than single samples.
 TRUST = 4.0
 
@@ -47,6 +50,8 @@ class Shape:
     texture: int = 0
     #: Widths of the neighbourhoods whose means a pixel and each other are compared with.
     details: tuple[int, ...] = (5,)
+    #: The same, kept in proportion up to large values: noise beside an edge shows in these alone.
+    plain: tuple[int, ...] = ()
     #: Expected error ε of the start as `EXPECTED`.
     expected: tuple[float, float, float] = EXPECTED
 
@@ -107,7 +112,7 @@ class Unrolled(nn.Module):
             nn.init.zeros_(cast(nn.Linear, head).weight)
             nn.init.zeros_(cast(nn.Linear, head).bias)
         parts = 1 if shape.real else 2
-        inputs = parts * (3 + len(shape.details))
+        inputs = parts * (3 + len(shape.details) + len(shape.plain))
         self.correction = nn.ModuleList(UNet(inputs, parts, shape.channels, n) for _ in range(shape.cascades))
 
     def forward(self, problem: Problem, denoise: float | Tensor = 0.0) -> Tensor:
@@ -129,9 +134,11 @@ class Unrolled(nn.Module):
         step = (0.3 / (nu + MODEL_ERROR))[wide]
         for weight, correction in zip(self.weight, self.correction):
             lam = nu * (TRUST + 3 * weight(condition)[..., 0]).exp() + 1e-5
-            channels = torch.stack(
-                [x, (x - x0) / error, residual * step, *_details(x, error, self.shape.details)], -p.ndim - 1
-            )
+            fine = [
+                *_details(x, error, self.shape.details, COMPRESSED, whole=not self.shape.real),
+                *_details(x, error, self.shape.plain, PLAIN, whole=not self.shape.real),
+            ]
+            channels = torch.stack([x, (x - x0) / error, residual * step, *fine], -p.ndim - 1)
             z = x + error * _planes(cast(UNet, correction), channels, condition, p.ndim)
             x = refine(p.normal, b, z, lam, self.shape.iterations, p.ndim)
             if p.held:
@@ -236,18 +243,19 @@ def _condition(nu: Tensor, share: Tensor, residual: Tensor, denoise: float | Ten
     )
 
 
-def _details(x: Tensor, error: Tensor, widths: Sequence[int]) -> list[Tensor]:
+def _details(x: Tensor, error: Tensor, widths: Sequence[int], most: float, *, whole: bool) -> list[Tensor]:
     """What distinguishes a pixel from the mean of its neighbourhood, and that from the next wider one's, in units of ε.
 
-    Large values are compressed.
+    Values beyond `most` are compressed. Beyond the image there is nothing, which counts where `whole`: around an MR
+    image there is no signal, while a CT image is a piece of a body.
     """
     found, finer = list[Tensor](), x
     for width in widths:
         parts = _parts(x)
-        mean = box(parts, width)
+        mean = box(parts, width, inside=not whole)
         coarser = torch.complex(mean[0], mean[1]) if x.is_complex() else mean[0]
         h = (finer - coarser) / error
-        found.append(h * (1 + _square(h) / 25).rsqrt())
+        found.append(h * (1 + _square(h) / most**2).rsqrt())
         finer = coarser
     return found
 

@@ -113,7 +113,7 @@ def _shape(path: Path, content: bytes) -> Shape:
             raise ReconError(f"{path} holds a network of kind {about['kind']!r}; this version knows unrolled")
         values = json.loads(about["network"])
         values["channels"] = tuple(int(c) for c in values["channels"])
-        values |= {name: tuple(values[name]) for name in ("details", "expected") if name in values}
+        values |= {name: tuple(values[name]) for name in ("details", "plain", "expected") if name in values}
         return Shape(**values)
     except (struct.error, KeyError, TypeError, ValueError, UnicodeDecodeError):
         raise ReconError(f"{path} is no safetensors file that this engine wrote; fetch the weights again") from None
