@@ -97,6 +97,13 @@ def test_a_training_goes_on_from_weights_that_an_earlier_one_left(tmp_path: Path
         assert torch.equal(state.network.state_dict()[name], value)
     left = weights.load(tmp_path / "out" / "next" / "next").network.state_dict()
     assert all(torch.allclose(left[n], v, atol=1e-3) for n, v in earlier.state_dict().items())
+    # More details to look at change nothing before it has learned from them.
+    more = replace(plan, name="more", network=replace(shape, plain=(3, 7)))
+    (wider,) = ct_train.train([more], data, tmp_path / "out", minutes=0.0)
+    (made,) = ct_train.check_set(replace(plan, check=1), data / "validation", torch.device("cpu"))
+    p = ct_synth.batch(made).problem
+    with torch.no_grad():
+        assert torch.allclose(wider.network(p, 1.0), state.network(p, 1.0), atol=1e-6)
     other = replace(plan, name="other", network=replace(shape, cascades=2))
     with pytest.raises(ReconError, match="another shape"):
         ct_train.train([other], data, tmp_path / "out", minutes=0.0)

@@ -248,9 +248,25 @@ def test_means_of_neighbourhoods_are_those_of_squares() -> None:
     from recon.nets.unrolled import _details
 
     x, one = torch.randn(1, 1, 1, 40, 33, dtype=torch.float64), torch.ones(())
-    finer = x
-    for width, found in zip((3, 15, 31), _details(x, one, (3, 15, 31))):
-        mean = torch.nn.functional.avg_pool2d(x[0], width, 1, width // 2)[None]
-        h = finer - mean
-        assert torch.allclose(found, h * (1 + h.square() / 25).rsqrt(), atol=1e-12)
-        finer = mean
+    for whole in (True, False):
+        finer = x
+        for width, found in zip((3, 15, 31), _details(x, one, (3, 15, 31), 5.0, whole=whole)):
+            mean = torch.nn.functional.avg_pool2d(x[0], width, 1, width // 2, count_include_pad=whole)[None]
+            h = finer - mean
+            assert torch.allclose(found, h * (1 + h.square() / 25).rsqrt(), atol=1e-12)
+            finer = mean
+
+
+def test_noise_beside_a_strong_edge_shows_in_plain_details_alone() -> None:
+    """An edge of 60 ε: what noise of 1 ε changes there is lost where values beyond 5 ε are compressed."""
+    from recon.nets.unrolled import COMPRESSED, PLAIN, _details
+
+    edge = torch.zeros(1, 1, 1, 24, 24)
+    edge[..., 12:] = 60.0
+    noise = torch.randn(edge.shape, generator=torch.Generator().manual_seed(0))
+    seen = {}
+    for most in (COMPRESSED, PLAIN):
+        (calm,), (noisy,) = (_details(v, torch.ones(()), (3,), most, whole=False) for v in (edge, edge + noise))
+        seen[most] = float((noisy - calm)[..., 11:13].std())
+    assert seen[PLAIN] > 0.7
+    assert seen[COMPRESSED] < 0.05
