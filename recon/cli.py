@@ -115,9 +115,6 @@ def run(
     records = [evidence] if evidence else []
     writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs, records=records)
     raw = placed(read_scan(scan, axes, size, key), trajectory)
-    from recon.starting import import_torch
-
-    import_torch()
     from recon import pipeline
     from recon.progress import reporter
 

@@ -59,7 +59,6 @@ MAY_IMPORT = {
     "magnitude": {"data", "job", "operators", "prepare", "recipe", "solve"},
     "errors": set(),
     "ending": set(),
-    "starting": set(),
     "pacs": {"data", "errors", "io", "recipe"},
     "serve": {
         *("data", "errors", "io", "joined", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe"),
