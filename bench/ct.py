@@ -59,7 +59,7 @@ def main() -> None:
                 about = f"{made.fallbacks} as they came, noise {mean(made.noise):.0f} HU, rule {mean(shares):.2f}"
                 if dose == 1:
                     blends = [[s] * len(noisy) for s in STRENGTHS] + [shares]
-                    values = [ct_measures.noise_in(strength.blended(noisy, made.data, s, 0), own, 15) for s in blends]
+                    values = [ct_measures.noise_in(strength.blended(noisy, made.data, s), own, 15) for s in blends]
                     line(name, path.name.split(".")[0], dose, values, f"noise, HU, of the scan itself, {about}")
                     continue
                 m = Moments(noisy, made, reference)
@@ -123,7 +123,7 @@ def discs(nets: dict, doses: list[float]) -> None:
             values = []
             for s in (*STRENGTHS, None):
                 shares = [[strength.share(CT(), v) if s is None else s for v in m.noise] for m in made]
-                a, p = (strength.blended(v, m.data, w, 0) for v, m, w in zip(kinds, made, shares))
+                a, p = (strength.blended(v, m.data, w) for v, m, w in zip(kinds, made, shares))
                 values.append(ct_measures.detectability(a, p, places))
             line(name, "phantom, discs of 15 HU", dose, values, "d'")
 

@@ -87,6 +87,7 @@ class CT:
     #: the noise of each slice (recon/ct/strength.py).
     strength: Fraction | Literal["auto"] = "auto"
     #: What a denoiser takes away and a Gaussian of so many pixels leaves is given back: faint lesions; 0: nothing is.
+    #: Beneath much noise only a part of it is (recon/ct/strength.py).
     coarse: Annotated[float, Ge(0), Le(50)] = 3.0
     #: Window of the ramp in filtered backprojection; "auto": hann, and shepp-logan where a network takes the noise.
     filter: Literal["auto", "ramp", "shepp-logan", "hann"] = "auto"

@@ -47,9 +47,9 @@ def denoise_images(
     """The volume (z, y, x) in HU with less noise; what was measured of it, `rays`, has a say in a network's image.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
-    of each slice. What comes back is y + s·(d − G d) with d = denoised − y, s by `strength.share` of the slice's noise,
-    G a Gaussian of `ct.coarse` pixels; `provenance` holds s as `strength`, slice by slice. Raises ReconError for a
-    method of projections.
+    of each slice. What comes back is y + s·(d − b·G d) with d = denoised − y: s by `strength.share` and b by
+    `strength.back` of the slice's noise, G a Gaussian of `ct.coarse` pixels; `provenance` holds s as `strength`, slice
+    by slice. Raises ReconError for a method of projections.
     """
     found = _denoised(volume, recipe, device, report, rays)
     shares = [strength.share(recipe.ct, noise) for noise in found.provenance["noise_HU"]]
@@ -57,7 +57,8 @@ def denoise_images(
     if min(shares) == 1 and not recipe.ct.coarse:
         return replace(found, provenance=provenance)
     notes = (*found.notes, strength.said(recipe.ct, shares)) if max(shares) else found.notes
-    data = strength.blended(volume, found.data, shares, recipe.ct.coarse)
+    backs = [strength.back(noise) for noise in found.provenance["noise_HU"]]
+    data = strength.blended(volume, found.data, shares, recipe.ct.coarse, backs)
     return replace(found, data=data, provenance=provenance, notes=notes)
 
 

@@ -127,7 +127,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, rec
         fresh = torch.fft.irfft2(spectrum * turned / turned.abs().clamp_min(1e-9), s=x.shape[-2:]) * local
         again = denoiser.denoised(loaded.network, x + fresh, noise.level, noise.texture) - x
         taken = again - fresh
-        again = fresh + share * (taken - strength.coarser(taken, recipe.ct.coarse))
+        again = fresh + share * (taken - strength.back(float(noise.level)) * strength.coarser(taken, recipe.ct.coarse))
         total, square = total + again, square + again.square()
     return ((square - total.square() / count) / max(1, count - 1)).clamp_min(0).sqrt()[0]
 

@@ -17,6 +17,10 @@ from recon.recipe import CT
 #: slices at 0.25, 0.1 and 0.05 of their dose: `python bench/ct.py ct-base ct-small` prints what to set here.
 LEAST, LEFT = 0.7, 25.0
 
+#: Noise in HU up to which all that is coarse is given back. Beyond, faint lesions are lost in any case, and rays that
+#: starve make coarse streaks: chosen on validation slices, where anything from 25 to 150 is within 0.1 dB.
+FAINT = 75.0
+
 
 def share(settings: CT, noise: float, least: float = LEAST, left: float = LEFT) -> float:
     """The share s of a denoised image in what is written, for a slice with `noise` σ in HU.
@@ -33,17 +37,26 @@ def share(settings: CT, noise: float, least: float = LEAST, left: float = LEFT) 
 
 
 def blended(
-    before: NDArray[np.float32], denoised: NDArray[np.float32], shares: Sequence[float], coarse: float
+    before: NDArray[np.float32],
+    denoised: NDArray[np.float32],
+    shares: Sequence[float],
+    coarse: float = 0.0,
+    backs: Sequence[float] = (1.0,),
 ) -> NDArray[np.float32]:
-    """Slices y + s·(d − G d), d = x − y, (z, y, x) of those before and after denoising, each with its own share s.
+    """Slices y + s·(d − b·G d), d = x − y, (z, y, x) of those before and after denoising, each with an s and b.
 
     G is `coarser` with `coarse` pixels: see there.
     """
-    s = torch.tensor(shares, dtype=torch.float32)[:, None, None]
+    s, b = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (shares, backs))
     y = torch.from_numpy(before)
     taken = torch.from_numpy(denoised) - y
-    out: NDArray[np.float32] = (y + s * (taken - coarser(taken, coarse))).numpy()
+    out: NDArray[np.float32] = (y + s * (taken - b * coarser(taken, coarse))).numpy()
     return out
+
+
+def back(noise: float) -> float:
+    """The share of what is coarse that is given back of a slice with `noise` σ in HU: min(1, FAINT / σ)."""
+    return min(1.0, FAINT / noise) if noise > 0 else 1.0
 
 
 def coarser(taken: Tensor, pixels: float) -> Tensor:

@@ -81,6 +81,27 @@ def test_what_is_given_back_at_the_border_is_what_is_there() -> None:
     assert np.allclose(strength.blended(taken, np.zeros_like(taken), [1.0, 0.5], 3.0), 7.0, atol=1e-4)
 
 
+def test_beneath_much_noise_only_a_part_of_what_is_coarse_is_given_back() -> None:
+    assert [strength.back(v) for v in (0.0, 20.0, strength.FAINT, 2 * strength.FAINT)] == [1, 1, 1, 0.5]
+    taken = np.full((2, 40, 40), 7.0, np.float32)
+    kept = strength.blended(taken, np.zeros_like(taken), [1.0, 1.0], 3.0, [1.0, 0.5])
+    assert np.allclose(kept[0], 7.0, atol=1e-4)
+    assert np.allclose(kept[1], 3.5, atol=1e-4)
+    # A slice of 300 HU of noise: what total variation takes away of a wide, faint disc is not all given back.
+    y, x = np.mgrid[-1:1:96j, -1:1:96j]
+    body = np.where(x**2 + y**2 < 0.8, 30.0, -1000.0)
+    noise = 300 * np.random.default_rng(0).standard_normal((96, 96))
+    scan, cpu = (body + noise).astype(np.float32)[None], torch.device("cpu")
+    made, whole = (
+        denoise.denoise_images(scan, Recipe(solve=Solve(method="tv"), ct=CT(strength=1.0, coarse=c)), cpu, silent).data
+        for c in (3.0, 0.0)
+    )
+    d = torch.from_numpy(whole - scan)
+    level = denoise.denoise_images(scan, Recipe(solve=Solve(method="tv")), cpu, silent).provenance["noise_HU"][0]
+    expected = whole - strength.FAINT / level * strength.coarser(d, 3.0).numpy()
+    assert np.allclose(made, expected, atol=0.1)
+
+
 def test_auto_and_numbers_are_read_from_a_recipe_and_words_are_refused() -> None:
     assert recipes.parse({"ct": {"strength": 0.5}}).ct.strength == 0.5
     assert recipes.parse({"ct": {"strength": "auto"}}).ct.strength == "auto"
