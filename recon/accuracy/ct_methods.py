@@ -18,7 +18,7 @@ from recon.recipe import Recipe
 Method = Callable[[Slices], Slices]
 
 #: Settings that are tried: weights of total variation, h over the noise, the noise that BM3D is told over the real one.
-TV, NLM, BM3D = (0.1, 0.2, 0.35, 0.5, 0.8), (0.4, 0.6, 0.8, 1.1), (0.7, 1.0, 1.4, 2.0)
+TV, NLM, BM3D = (0.1, 0.2, 0.35, 0.5, 0.8, 1.3), (0.4, 0.6, 0.8, 1.1, 1.5), (0.7, 1.0, 1.4, 2.0, 2.8)
 CLASSICAL = ("tv", "nlm", "bm3d")
 
 
