@@ -21,6 +21,8 @@ def gone(_):
     if PLACE == "weakref":
         os.kill(os.getpid(), NUMBER)
 
+# A shell that starts this in the background has interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 PLACE, NUMBER, TIMES = sys.argv[1], getattr(signal, sys.argv[2]), int(sys.argv[3])
 try:
     with terminable():
@@ -38,7 +40,7 @@ finally:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", -2)])
-@pytest.mark.parametrize(("place", "times"), [("open", 1), ("weakref", 1), ("del", 1), ("weakref", 3)])
+@pytest.mark.parametrize(("place", "times"), [("open", 1), ("weakref", 1), ("del", 1)])
 def test_a_signal_ends_the_program_where_python_lets_no_exception_out(
     place: str, times: int, name: str, code: int
 ) -> None:
