@@ -10,11 +10,10 @@ import pytest
 
 import recon
 from recon.data import CTViews, DataError, Image
-from recon.hounsfield import WATER
 from recon.prepare import helical, rays
 from recon.recipe import CT, Recipe, Solve
 from tests.io import ct_pd_files
-from tests.io.ct_pd_files import Ball, Scanner
+from tests.io.ct_pd_files import WATER, Ball, Scanner
 
 SMALL = Scanner(columns=64, column_mm=6.6, centre=(33.0, 6.5), rows=12, views=90)
 TINY = replace(SMALL, columns=16, column_mm=26.4, centre=(8.5, 6.5), views=30)
