@@ -21,6 +21,8 @@ def terminable() -> Iterator[None]:
     signal may arrive there: such a one is sent again a moment later, until it finds a place that it can end.
     """
 
+    again: threading.Timer | None = None
+
     def stop(*_: object) -> None:
         sys.exit(143)
 
@@ -30,9 +32,16 @@ def terminable() -> Iterator[None]:
         if not asked:
             usual(lost)
             return
-        again = threading.Timer(AGAIN, _send, [number])
-        again.daemon = True
-        again.start()
+        nonlocal again
+        if again is None:  # one is enough: what comes after the end has begun would cut it short
+            again = threading.Timer(AGAIN, send, [number])
+            again.daemon = True
+            again.start()
+
+    def send(number: int) -> None:
+        nonlocal again
+        again = None
+        _send(number)
 
     try:
         before, usual = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
@@ -43,6 +52,8 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
+        if again is not None:
+            again.cancel()
         sys.unraisablehook = usual
         signal.signal(signal.SIGTERM, before)
 

@@ -40,7 +40,7 @@ finally:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", -2)])
-@pytest.mark.parametrize(("place", "times"), [("open", 1), ("weakref", 1), ("del", 1)])
+@pytest.mark.parametrize(("place", "times"), [("open", 1), ("weakref", 1), ("del", 1), ("weakref", 3)])
 def test_a_signal_ends_the_program_where_python_lets_no_exception_out(
     place: str, times: int, name: str, code: int
 ) -> None:
