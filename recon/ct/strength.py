@@ -1,4 +1,4 @@
-"""How much of what a denoiser takes away stays away: of fine texture a share, of coarse variations nothing."""
+"""How much of what a denoiser takes away stays away: of fine texture a share, of coarse variations little."""
 
 from __future__ import annotations
 
@@ -80,6 +80,8 @@ def said(settings: CT, shares: Sequence[float]) -> str:
     """The sentence about shares that an image carries."""
     low, high = min(shares), max(shares)
     how = f"{low:.2f}" if round(low, 2) == round(high, 2) else f"{low:.2f} to {high:.2f}"
+    coarse = f", and what is coarser than {settings.coarse:g} pixels" if settings.coarse else ""
     if settings.strength == "auto":
-        return f"strength {how} by the noise of each slice (auto): the rest of what denoising takes away was left in"
-    return f"strength {low:g}: {1 - low:.0%} of what denoising takes away was left in"
+        rest = f"the rest of what denoising takes away was left in{coarse}"
+        return f"strength {how} by the noise of each slice (auto): {rest}"
+    return f"strength {low:g}: {1 - low:.0%} of what denoising takes away was left in{coarse}"

@@ -51,6 +51,7 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
     assert fixed.provenance["strength"] == [0.3, 0.3]
     assert np.allclose(fixed.data, 0.7 * y + 0.3 * whole.data, atol=1e-3)
     assert f"{faint:.2f} to {strong:.2f} by the noise" in auto.notes[-1]
+    assert whole.notes[-1].endswith("0% of what denoising takes away was left in, and what is coarser than 3 pixels")
 
 
 def test_a_wide_faint_lesion_that_a_denoiser_wipes_out_is_given_back() -> None:
