@@ -93,6 +93,18 @@ def test_round_inserts_and_uniform_places_of_a_phantom_are_found() -> None:
     assert soft < 0.9 * ct_measures.transfer(x, rods).mtf50
 
 
+def test_shading_counts_as_noise_until_it_is_taken_out() -> None:
+    y, u = np.mgrid[:200, :200] / 100.0 - 1
+    middles = np.zeros((1, 200, 200), bool)
+    middles[:, 20:180, 20:180] = True
+    noise = 4 * np.random.default_rng(3).standard_normal((1, 200, 200)).astype(np.float32)
+    shaded = (noise + 60 * (u**2 + y**2) + 40 * u + 30 * u * y).astype(np.float32)
+    assert ct_measures.noise_in(noise, middles) == pytest.approx(4, rel=0.02)
+    assert ct_measures.noise_in(noise, middles, order=2) == pytest.approx(4, rel=0.02)
+    assert ct_measures.noise_in(shaded, middles) > 5.5
+    assert ct_measures.noise_in(shaded, middles, order=2) == pytest.approx(4, rel=0.02)
+
+
 def test_a_classical_method_is_given_the_setting_that_suits_the_reference() -> None:
     truth = disc(64, radius=28)
     noisy = truth + 30 * np.random.default_rng(0).standard_normal(truth.shape).astype(np.float32)

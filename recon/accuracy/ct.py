@@ -195,10 +195,12 @@ def _real(
     records = []
     for n, m in made.items():
         edge, before = measures.transfer(m.data, rods), made["as scanned"].data
-        noise = measures.noise_in(m.data, middles)
+        noise, was = (measures.noise_in(data, middles) for data in (m.data, before))
+        flat, was_flat = (measures.noise_in(data, middles, order=2) for data in (m.data, before))
         records.append(
             {"scan": name, "dose": None, "beam": None, "method": n, "noise_HU": noise,
-             "noise_ratio": noise / measures.noise_in(before, middles), "mtf50": edge.mtf50, "mtf10": edge.mtf10,
+             "noise_ratio": noise / was, "noise_detrended_HU": flat, "noise_detrended_ratio": flat / was_flat,
+             "mtf50": edge.mtf50, "mtf10": edge.mtf10,
              "mtf50_ratio": edge.mtf50 / measures.transfer(before, rods).mtf50, "inserts": len(rods),
              "mtf_curve": _curve(edge.frequency, edge.value),
              "seconds_a_slice": m.seconds, "fallbacks": m.fallbacks, "settings": m.settings}
@@ -261,7 +263,8 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
         if "psnr" in r:
             said = f"{r['psnr']:6.2f} dB  SSIM {r['ssim']:.4f}  {r['rmse_HU']:5.1f} HU  {r['seconds_a_slice']:.2f} s"
         elif "noise_ratio" in r:
-            said = f"noise {r['noise_HU']:.2f} HU (×{r['noise_ratio']:.2f})  MTF50 "
+            said = f"noise {r['noise_HU']:.2f} HU (×{r['noise_ratio']:.2f}), less shading "
+            said += f"{r['noise_detrended_HU']:.2f} (×{r['noise_detrended_ratio']:.2f})  MTF50 "
             said += f"{r['mtf50']:.4f} (×{r['mtf50_ratio']:.3f})"
         else:
             seen = "/".join(f"{r[f'd_{c:g}_HU']:.2f}" for c in CONTRASTS)
