@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def adapt(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Adapt a network to one undersampled scan; leaves weights that `run --weights` takes."""
+    begun = time.monotonic()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ReconError(f"{output} exists; give a new or an empty folder with --output")
     import torch
@@ -47,7 +49,7 @@ def adapt(
         raise ReconError(f"the scan is {job.encoding.trajectory}, and the networks see Cartesian scans alone")
     how = adapting.Plan(minutes=minutes, seed=seed)
     with reporter(quiet) as report:
-        made = adapting.adapt(parent.network, cartesian.measurements(job, how.slices), how, report)
+        made = adapting.adapt(parent.network, cartesian.measurements(job, how.slices), how, report, begun=begun)
     digest = pipeline.fingerprint(job.scan, job.kinds.imaging)
     adapting.write(made, parent, stored.find(weights), output, digest, how)
     if not quiet:

@@ -23,6 +23,9 @@ from recon.solve.rows import acs
 
 Report = Callable[[str, int, int], None]
 
+#: Share of the time that may go by before the first step.
+SETUP = 0.5
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,6 +87,9 @@ def adapt(
     scans: Sequence[Measurement],
     plan: Plan = Plan(),
     report: Report = lambda stage, done, total: None,
+    *,
+    begun: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Adapted:
     """Fine-tune a network on undersampled slices: y (coil, z, ky, x), whitened, sampled along rows.
 
@@ -95,44 +101,58 @@ def adapt(
     with p the share of rows measured around a row and p̃ the share of those that Θ keeps: a row outside of the ACS
     block stands for those beside it that were never measured. The weights of the best moving average on Γ are
     returned; where their gain is less than `least`, or than its standard error over the held-out rows, the start is.
-    Raises ReconError where too few rows were measured to be divided.
+    The minutes of the plan count from `begun` on the `clock`: no step begins, and no further slice is divided, where
+    the longest so far of what must follow would end after them. Raises ReconError where too few rows were measured to
+    be divided.
     (Yaman et al., ICLR 2022; Millard and Chiew, IEEE Trans Comput Imaging 9:707, 2023.)
     """
-    begun = time.monotonic()
-    total = 60 * plan.minutes
+    begun = clock() if begun is None else begun
+    end = begun + 60 * plan.minutes
     draw = Draw.seeded(plan.seed)
     device = next(network.parameters()).device
     training, held = [], []
+    entered = clock()
     for m in scans:
         one, several = divided(m, plan, draw, network.shape.start)
         held.append(one)
         training += several
+        # Half of the time at most, so that some is left for steps.
+        if (now := clock()) + (now - entered) / len(held) > begun + SETUP * (end - begun):
+            break
     best = copy.deepcopy(network).requires_grad_(False)
     current = copy.deepcopy(network).train().requires_grad_(True)
     average = copy.deepcopy(best)
+    last = clock()
     first = held_error(best, held)
     least, tried, steps = first, 0, 0
     optimiser = torch.optim.AdamW(current.parameters(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0)
-    check = 0.1 * (total - (time.monotonic() - begun))
-    last = time.monotonic()
-    over = False
+    # Before the first step a validation, which sees whole images, stands for it.
+    step = validation = (now := clock()) - last
+    check, last = 0.1 * (end - now), now
+    over = now + step + validation > end
     while not over and tried < plan.patience:
+        started = clock()
         _step(current, optimiser, training[draw.integer(0, len(training) - 1)], plan.width, draw)
         steps += 1
         keep = min(plan.ema, (1 + steps) / (10 + steps))
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), current.parameters()):
                 slow.lerp_(fast, 1 - keep)
-        over = steps == plan.steps or time.monotonic() - begun >= total
-        due = steps % max(1, plan.steps // 10) == 0 if plan.steps else time.monotonic() - last > check
+        taken = (now := clock()) - started
+        step = max(step, taken) if steps > 1 else taken
+        # Whether one more step, and the validation that must follow it, end in time.
+        over = steps == plan.steps or now + step + validation > end
+        due = steps % max(1, plan.steps // 10) == 0 if plan.steps else now - last > check
         if due or over:
-            now = held_error(average, held)
+            error = held_error(average, held)
             tried += 1
-            if float(now.mean()) < float(least.mean()):
-                least, tried = now, 0
+            if float(error.mean()) < float(least.mean()):
+                least, tried = error, 0
                 best.load_state_dict(average.state_dict())
-            last = time.monotonic()
-            report("adapt", int(last - begun), int(total))
+            last = clock()
+            validation = max(validation, last - now)
+            over = over or last + step + validation > end
+            report("adapt", int(last - begun), int(end - begun))
     gain = first - least
     doubt = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
     kept = float(gain.mean()) > max(doubt, plan.least * float(first.mean()))
@@ -140,7 +160,7 @@ def adapt(
     after = float((least if kept else first).mean())
     return Adapted(
         chosen.eval().requires_grad_(False).to(device), float(first.mean()), after, kept, steps,
-        time.monotonic() - begun, len(gain),
+        clock() - begun, len(gain),
     )  # fmt: skip
 
 
@@ -259,6 +279,11 @@ def write(made: Adapted, parent: weights.Loaded, source: Path, folder: Path, sca
 def said(made: Adapted, parent: str) -> str:
     """The sentence that tells what came of it."""
     how = f"in {made.steps} steps, {made.seconds:.0f} s"
+    if not made.steps:
+        return (
+            f"the time was over before a first step ({made.seconds:.0f} s): {parent}'s own weights were written; give "
+            "more --minutes"
+        )
     if not made.kept:
         return (
             f"{parent} foretells the held-out lines of this scan as well as anything that was found {how}: its own "

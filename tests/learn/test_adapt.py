@@ -64,6 +64,59 @@ def test_nothing_gained_gives_the_weights_back(example, fresh: Unrolled) -> None
     assert "its own weights were written" in adapt.said(made, "parent")
 
 
+class Clock:
+    """A clock that stands still but for what is said to have been done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, divided: float, validation: float, steps: list[float]):
+        self.now, self.steps, self.pending = 1000.0, 0, 0
+        self.validations = 0
+        waits, real, measured = iter(steps), adapt.divided, adapt.held_error
+
+        def divide(*given):
+            self.now += divided
+            return real(*given)
+
+        def validate(*given):
+            self.now += validation
+            self.validations, self.pending = self.validations + 1, 0
+            return measured(*given)
+
+        def step(*given):
+            self.now += next(waits)
+            self.steps, self.pending = self.steps + 1, self.pending + 1
+
+        for name, instead in (("divided", divide), ("held_error", validate), ("_step", step)):
+            monkeypatch.setattr(adapt, name, instead)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("divided", "validation", "steps", "least"),
+    [
+        (2, 1, [1.0] * 99, 20),  # all goes well
+        (2, 6, [1.0] * 99, 19),  # a last validation fits to the second
+        (2, 11, [7.0] * 99, 2),  # a validation takes a sixth of the time
+        (14, 1, [1.0] * 99, 20),  # the starts alone take as much time as there is
+        (2, 3, [*[0.5] * 20, *[8.0] * 99], 21),  # others come to the machine
+        (25, 20, [9.0] * 99, 0),  # there is time for nothing
+    ],
+)
+def test_an_adaptation_ends_within_its_minutes_and_validates_its_last_step(
+    divided, validation, steps, least, example, fresh: Unrolled, monkeypatch
+) -> None:
+    clock = Clock(monkeypatch, divided=divided, validation=validation, steps=steps)
+    begun = clock() - 3  # of which the command took three seconds to prepare the scan
+    plan = replace(PLAN, minutes=1, steps=0, patience=99)
+    made = adapt.adapt(fresh, [slice_of(example)] * 4, plan, begun=begun, clock=clock)
+    assert clock() <= begun + 60
+    assert made.seconds == clock() - begun
+    assert made.steps == clock.steps >= least
+    assert clock.pending == 0
+    assert (made.steps > 0) != ("give more --minutes" in adapt.said(made, "parent"))
+
+
 def test_the_three_parts_of_the_lines_are_disjoint_and_the_centre_is_in_every_one_that_is_given(example) -> None:
     m = slice_of(example)
     measured = m.A.mask.reshape(-1) > 0
