@@ -59,7 +59,7 @@ def main() -> None:
                 about = f"{made.fallbacks} as they came, noise {mean(made.noise):.0f} HU, rule {mean(shares):.2f}"
                 if dose == 1:
                     blends = [[s] * len(noisy) for s in STRENGTHS] + [shares]
-                    values = [ct_measures.noise_in(strength.blended(noisy, made.data, s), own, 15) for s in blends]
+                    values = [ct_measures.noise_in(mixed(noisy, made.data, s), own, 15) for s in blends]
                     line(name, path.name.split(".")[0], dose, values, f"noise, HU, of the scan itself, {about}")
                     continue
                 m = Moments(noisy, made, reference)
@@ -123,9 +123,14 @@ def discs(nets: dict, doses: list[float]) -> None:
             values = []
             for s in (*STRENGTHS, None):
                 shares = [[strength.share(CT(), v) if s is None else s for v in m.noise] for m in made]
-                a, p = (strength.blended(v, m.data, w) for v, m, w in zip(kinds, made, shares))
+                a, p = (mixed(v, m.data, w) for v, m, w in zip(kinds, made, shares))
                 values.append(ct_measures.detectability(a, p, places))
             line(name, "phantom, discs of 15 HU", dose, values, "d'")
+
+
+def mixed(before: ct_measures.Slices, after: ct_measures.Slices, shares: list[float]) -> ct_measures.Slices:
+    """Slices (z, y, x) of which each share of what was taken away stays away."""
+    return np.asarray(before + np.float32(shares)[:, None, None] * (after - before))
 
 
 def mean(values: list[float] | tuple[float, ...]) -> float:

@@ -74,11 +74,6 @@ def said(hu: Tensor, truth: Tensor, data: prepare.Projected, A: Xray) -> str:
     return f"{20 * math.log10(1400) - 10 * math.log10(error):6.2f} dB (χ² {chi:.3g})"
 
 
-def written(start: Tensor, x: Tensor, sigma: float, coarse: float = CT().coarse) -> Tensor:
-    """What the default strength makes of a start and a denoised image."""
-    return torch.from_numpy(strength.blended(start.numpy(), x.numpy(), [strength.share(CT(), sigma)], coarse))
-
-
 def windows(data: Path, n: int, denoise: Callable[[Tensor], tuple[Tensor, float]]) -> None:
     """PSNR against what was projected, of the network after each window, at full strength and at that of the rule."""
     for name, truth, scan in scans(data, n):
@@ -87,7 +82,7 @@ def windows(data: Path, n: int, denoise: Callable[[Tensor], tuple[Tensor, float]
         for window in ("hann", "shepp-logan", "ramp"):
             start = hounsfield(fbp(rays.p, A, window))  # type: ignore[arg-type]
             x, sigma = denoise(start)
-            blend = written(start, x, sigma)
+            blend = strength.written(start, x, CT(), sigma)
             shown.append(f"{window} " + " / ".join(said(v, truth, rays, A).split(" (")[0] for v in (start, x, blend)))
         print(f"{name:44} " + "  ".join(shown), flush=True)
 
@@ -116,7 +111,7 @@ def main() -> None:
         shown = [f"FBP {said(start, truth, data, A)}"]
         for label, measured in (("network", None), ("with rays", rays)):
             x, sigma = denoise(start, measured)
-            blend = written(start, x, sigma, 0.0 if measured else CT().coarse)
+            blend = strength.written(start, x, CT(coarse=0.0) if measured else CT(), sigma)
             shown.append(f"{label} {said(blend, truth, data, A)}")
         print(f"{name:44} noise {sigma:5.1f} HU  " + "  ".join(shown), flush=True)
 

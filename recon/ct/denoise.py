@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from recon.ct import learned, strength
 from recon.data import Measurement, ReconError
 from recon.operators import Identity
+from recon.prepare import image_noise
 from recon.recipe import Recipe
 from recon.solve import pdhg
 
@@ -47,25 +48,20 @@ def denoise_images(
     """The volume (z, y, x) in HU with less noise; what was measured of it, `rays`, has a say in a network's image.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
-    of each slice. What comes back is y + s·(d − b·G d) with d = denoised − y: s by `strength.share` and b by
-    `strength.back` of the slice's noise, G a Gaussian of `ct.coarse` pixels; `provenance` holds s as `strength`, slice
-    by slice. Raises ReconError for a method of projections.
+    of each slice. What comes back is `strength.written` of it, and `provenance` holds the share s of each slice as
+    `strength`. Raises ReconError for a method of projections.
     """
     found = _denoised(volume, recipe, device, report, rays)
     shares = [strength.share(recipe.ct, noise) for noise in found.provenance["noise_HU"]]
-    provenance = {**found.provenance, "strength": [round(s, 3) for s in shares]}
-    if min(shares) == 1 and not recipe.ct.coarse:
-        return replace(found, provenance=provenance)
-    notes = (*found.notes, strength.said(recipe.ct, shares)) if max(shares) else found.notes
-    backs = [strength.back(noise) for noise in found.provenance["noise_HU"]]
-    data = strength.blended(volume, found.data, shares, recipe.ct.coarse, backs)
-    return replace(found, data=data, provenance=provenance, notes=notes)
+    whole = min(shares) == 1 and not recipe.ct.coarse
+    notes = found.notes if whole or not max(shares) else (*found.notes, strength.said(recipe.ct, shares))
+    return replace(found, provenance={**found.provenance, "strength": [round(s, 3) for s in shares]}, notes=notes)
 
 
 def _denoised(
     volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, rays: learned.Rays | None
 ) -> Denoised:
-    """The whole of what the recipe's method takes away, taken away."""
+    """What is written of the recipe's method."""
     method = recipe.solve.method
     if method == "unrolled" or (method == "auto" and (learned.best() or recipe.solve.weights != "auto")):
         found = learned.denoise(volume, recipe, device, report, rays)
@@ -73,12 +69,22 @@ def _denoised(
         why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, for which {name} was trained'}"
         return Denoised(found.data, "unrolled", why, found.provenance, found.trust, found.notes, found.uncertainty)
     if method == "auto":
-        return total_variation(volume, recipe, device, report, "tv: images of CT, and no network for them ships")
+        return _smoothed(volume, recipe, device, report, "tv: images of CT, and no network for them ships")
     if method == "tv":
-        return total_variation(volume, recipe, device, report, "tv: asked for")
+        return _smoothed(volume, recipe, device, report, "tv: asked for")
     raise ReconError(
         f"{method} needs projections, or a raw scan, and these are CT images; use --method auto, unrolled or tv"
     )
+
+
+def _smoothed(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, why: str) -> Denoised:
+    """What is written of total variation."""
+    found = total_variation(volume, recipe, device, report, why)
+    data = [
+        strength.written(torch.from_numpy(y), torch.from_numpy(x), recipe.ct, noise).numpy()
+        for y, x, noise in zip(volume, found.data, found.provenance["noise_HU"], strict=True)
+    ]
+    return replace(found, data=np.stack(data))
 
 
 def total_variation(
@@ -86,7 +92,7 @@ def total_variation(
 ) -> Denoised:
     """x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ from the slice."""
     out = np.empty_like(volume)
-    noises, said = learned.noises(volume, torch.device("cpu"))
+    noises, said = image_noise.of_volume(volume, torch.device("cpu"))
     sigma = [float(n.level) for n in noises]
     for k in range(len(volume)):
         report("denoise", k, len(volume))

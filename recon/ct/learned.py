@@ -56,8 +56,9 @@ def denoise(
 ) -> Learned:
     """Every slice of a volume (z, y, x) in HU through the recipe's network, or as it came where that cannot be trusted.
 
-    `rays` have a say as `denoiser.denoised` describes; `trust` holds what `evidence` says of each slice as the network
-    shows it by itself. Raises ReconError for weights that are no denoiser of CT.
+    Slices are `strength.written` of the network's, and `trust` holds what `evidence` says of each as it is written,
+    but without `rays`, which have a say as `denoiser.denoised` describes. Raises ReconError for weights that are no
+    denoiser of CT.
     """
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
@@ -67,16 +68,18 @@ def denoise(
         raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
     known = trained(name)
     out, items, spread = np.empty_like(volume), list[dict[str, Any]](), list[NDArray[np.float32]]()
-    found_noise, said = noises(volume, device)
+    found_noise, said = image_noise.of_volume(volume, device)
     for k, noise in enumerate(found_noise):
         report("denoise", k, len(volume))
-        y = torch.from_numpy(volume[k : k + 1]).to(device)
+        y, level = torch.from_numpy(volume[k : k + 1]).to(device), float(noise.level)
         x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
-        found = evidence(y[0], x[0], float(noise.level), recipe.trust, known)
+        shown = strength.written(y, x, recipe.ct, level)
+        found = evidence(y[0], shown[0], level, recipe.trust, known)
         if rays and not (found["reasons"] and recipe.trust.fallback):
             # What rays change is no noise: they have a say in what the network may show by itself.
             x = denoiser.denoised(loaded.network, y, noise.level, noise.texture, rays(k))
-        out[k] = (y if found["reasons"] and recipe.trust.fallback else x)[0].cpu().numpy()
+            shown = strength.written(y, x, recipe.ct, level)
+        out[k] = (y if found["reasons"] and recipe.trust.fallback else shown)[0].cpu().numpy()
         items.append(found)
         if recipe.trust.replicas:
             spread.append(_spread(loaded, y, x, noise, recipe).cpu().numpy())
@@ -97,25 +100,13 @@ def denoise(
     )
 
 
-def noises(volume: NDArray[np.float32], device: torch.device) -> tuple[list[ImageNoise], tuple[str, ...]]:
-    """Noise of the slices (z, y, x) of a series, as `image_noise.of_series` settles it, and sentences about it."""
-    alone = [image_noise.measured(torch.from_numpy(volume[k : k + 1]).to(device)) for k in range(len(volume))]
-    found, taken = image_noise.of_series(alone)
-    if not taken:
-        return found, ()
-    return found, (
-        f"{taken} of {len(found)} slices show no place of soft tissue or lung that tells their noise, and were given "
-        "that of their neighbours",
-    )
-
-
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe) -> Tensor:
     """Standard deviation of images of x̂ with fresh noise, denoised at the strength that the slice is written with.
 
     Fresh noise is what was removed, its phases drawn anew: of equal spectrum, as strong in each place as what was
     removed around it. The map holds what the picture owes to chance and not what the network gets wrong every time.
     """
-    count, share = recipe.trust.replicas, strength.share(recipe.ct, float(noise.level))
+    count = recipe.trust.replicas
     generator = torch.Generator().manual_seed(recipe.solve.seed)
     d = y - x
     local = box(d.square(), 31, inside=True).sqrt().clamp_min(1e-3)
@@ -126,8 +117,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, rec
         turned = torch.fft.rfft2(white)
         fresh = torch.fft.irfft2(spectrum * turned / turned.abs().clamp_min(1e-9), s=x.shape[-2:]) * local
         again = denoiser.denoised(loaded.network, x + fresh, noise.level, noise.texture) - x
-        taken = again - fresh
-        again = fresh + share * (taken - strength.back(float(noise.level)) * strength.coarser(taken, recipe.ct.coarse))
+        again = strength.written(fresh, again, recipe.ct, float(noise.level))
         total, square = total + again, square + again.square()
     return ((square - total.square() / count) / max(1, count - 1)).clamp_min(0).sqrt()[0]
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.recipe import CT
@@ -36,22 +34,15 @@ def share(settings: CT, noise: float, least: float = LEAST, left: float = LEFT) 
     return max(least, 1 - left / noise) if noise > 0 else least
 
 
-def blended(
-    before: NDArray[np.float32],
-    denoised: NDArray[np.float32],
-    shares: Sequence[float],
-    coarse: float = 0.0,
-    backs: Sequence[float] = (1.0,),
-) -> NDArray[np.float32]:
-    """Slices y + s·(d − b·G d), d = x − y, (z, y, x) of those before and after denoising, each with an s and b.
+def written(before: Tensor, denoised: Tensor, settings: CT, noise: float) -> Tensor:
+    """What is written of a slice (..., y, x) in HU with `noise` σ, of what it was before and after denoising.
 
-    G is `coarser` with `coarse` pixels: see there.
+        y + s·(d − b·G d),   d = x̂ − y
+
+    s by `share`, b by `back`, G d by `coarser` with `ct.coarse` pixels: see there.
     """
-    s, b = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (shares, backs))
-    y = torch.from_numpy(before)
-    taken = torch.from_numpy(denoised) - y
-    out: NDArray[np.float32] = (y + s * (taken - b * coarser(taken, coarse))).numpy()
-    return out
+    taken = denoised - before
+    return before + share(settings, noise) * (taken - back(noise) * coarser(taken, settings.coarse))
 
 
 def back(noise: float) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.operators.windows import box, highest
@@ -101,6 +103,18 @@ def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:
         if float(own.level) > ABOVE * float(middle.level):
             out[k], taken = replace(middle, sure=own.sure), taken + 1
     return out, taken
+
+
+def of_volume(volume: NDArray[np.float32], device: torch.device) -> tuple[list[ImageNoise], tuple[str, ...]]:
+    """Noise of the slices (z, y, x) in HU of a series, as `of_series` settles it, and sentences about it."""
+    alone = [measured(torch.from_numpy(volume[k : k + 1]).to(device)) for k in range(len(volume))]
+    found, taken = of_series(alone)
+    if not taken:
+        return found, ()
+    return found, (
+        f"{taken} of {len(found)} slices show no place of soft tissue or lung that tells their noise, and were given "
+        "that of their neighbours",
+    )
 
 
 def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise]:

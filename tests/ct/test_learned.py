@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from recon.ct import learned
 from recon.data import ReconError
@@ -53,7 +54,7 @@ def test_an_untrained_network_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_network_that_takes_too_much_away_gives_way_to_the_image_as_it_came(tmp_path: Path) -> None:
-    recipe = trained(tmp_path / "w", push=-4.0)
+    recipe = replace(trained(tmp_path / "w", push=-4.0), ct=CT(strength=1.0, coarse=0.0))
     found = learned.denoise(body(20), recipe, CPU, silent)
     assert np.array_equal(found.data, body(20))
     assert found.trust["fallbacks"] == 2
@@ -61,6 +62,36 @@ def test_a_network_that_takes_too_much_away_gives_way_to_the_image_as_it_came(tm
     kept = learned.denoise(body(20), replace(recipe, trust=Trust(fallback=False)), CPU, silent)
     assert np.abs(kept.data - body(20)).max() > 20
     assert kept.trust["reasons"]
+
+
+def test_what_is_judged_is_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide shade that a network takes away is given back for the most part; a small lesion is not, and is named."""
+    y, x = np.mgrid[:192, :192] - 96
+    white = np.random.default_rng(0).standard_normal(y.shape)
+    # Noise of filtered backprojection has little power where lesions have theirs.
+    noise = 6 * white - 6 * ndimage.gaussian_filter(white, 2.0)
+    clean = np.where(np.hypot(y, x) < 85, 30.0, -1000.0)
+    for cy, cx, r, hu in ((-50, 0, 20, -800.0), (50, 20, 14, 300.0), (10, -60, 14, 120.0)):
+        clean[np.hypot(y - cy, x - cx) < r] = hu
+    clean = ndimage.gaussian_filter(clean, 0.8)
+    shade = 25 * np.exp(-(x**2 + y**2) / (2 * 9**2))
+    disc = np.where(np.hypot(y, x) < 3, 25.0, 0.0)
+
+    def judged(lesion: np.ndarray, ct: CT) -> tuple[dict, np.ndarray]:
+        scan = (clean + lesion + noise).astype(np.float32)[None]
+        blind = torch.from_numpy((clean + 0.1 * noise).astype(np.float32)[None])
+        monkeypatch.setattr(denoiser, "denoised", lambda *a: blind)
+        found = learned.denoise(scan, replace(trained(tmp_path / "w"), ct=ct), CPU, silent)
+        return found.trust["items"][0], scan[0] - found.data[0]
+
+    wide, removed = judged(shade, CT())
+    assert not wide["reasons"]
+    inside = np.hypot(y, x) < 85
+    assert np.square(removed[inside]).mean() ** 0.5 == pytest.approx(wide["removed"] * wide["noise"], rel=0.02)
+    for lesion, ct in ((shade, CT(strength=1.0, coarse=0.0)), (disc, CT())):
+        gone, removed = judged(lesion, ct)
+        assert any("patch of" in r for r in gone["reasons"])
+        assert np.abs(removed).max() == 0
 
 
 def test_an_uncertainty_map_is_as_large_as_the_noise_that_is_left(

@@ -10,6 +10,9 @@ from recon import recipe as recipes
 from recon.ct import denoise, strength
 from recon.recipe import CT, Recipe, Solve
 
+#: All that a denoiser takes away stays away, but for what is coarse.
+WHOLE = CT(strength=1.0, coarse=3.0)
+
 
 def silent(stage: str, done: int, total: int) -> None:
     """No report."""
@@ -54,14 +57,18 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
     assert whole.notes[-1].endswith("0% of what denoising takes away was left in, and what is coarser than 3 pixels")
 
 
+def lost(taken: np.ndarray, ct: CT = WHOLE, noise: float = 10.0) -> np.ndarray:
+    """What is written where a denoiser takes all of a picture away."""
+    y = torch.from_numpy(taken.astype(np.float32))
+    return strength.written(y, torch.zeros_like(y), ct, noise).numpy()
+
+
 def test_a_wide_faint_lesion_that_a_denoiser_wipes_out_is_given_back() -> None:
     """In the middle of a disc of radius R a Gaussian σ leaves 1 − exp(−R²/2σ²)."""
     y, x = np.mgrid[:97, :97] - 48
-    lesion = np.where(np.hypot(y, x) < 8, 15.0, 0.0).astype(np.float32)[None]
-    without = np.zeros_like(lesion)
-    kept = strength.blended(lesion, without, [1.0], CT().coarse)
-    assert kept[0, 48, 48] == pytest.approx(15 * (1 - np.exp(-(8**2) / (2 * 3**2))), rel=0.01)
-    assert strength.blended(lesion, without, [1.0], 0.0).max() == 0
+    lesion = np.where(np.hypot(y, x) < 8, 15.0, 0.0)
+    assert lost(lesion)[48, 48] == pytest.approx(15 * (1 - np.exp(-(8**2) / (2 * 3**2))), rel=0.01)
+    assert lost(lesion, CT(strength=1.0, coarse=0.0)).max() == 0
 
 
 def test_hardly_any_noise_of_filtered_backprojection_is_given_back() -> None:
@@ -69,8 +76,8 @@ def test_hardly_any_noise_of_filtered_backprojection_is_given_back() -> None:
     n, sigma = 256, 3.0
     f = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None])
     white = np.fft.rfft2(np.random.default_rng(0).standard_normal((n, n)))
-    noise = np.fft.irfft2(white * np.sqrt(f) * (f <= 0.5), s=(n, n)).astype(np.float32)[None]
-    kept = strength.blended(noise, np.zeros_like(noise), [1.0], sigma)[0, 32:-32, 32:-32]
+    noise = np.fft.irfft2(white * np.sqrt(f) * (f <= 0.5), s=(n, n))
+    kept = lost(noise)[32:-32, 32:-32]
     # ∫₀^∞ f² exp(−a f²) df = √π / (4 a^1.5), and ∫ f² df up to ½ is 1/24.
     expected = np.sqrt(24 * np.sqrt(np.pi) / 4 / (4 * np.pi**2 * sigma**2) ** 1.5)
     assert expected < 0.05
@@ -78,16 +85,14 @@ def test_hardly_any_noise_of_filtered_backprojection_is_given_back() -> None:
 
 
 def test_what_is_given_back_at_the_border_is_what_is_there() -> None:
-    taken = np.full((2, 40, 9), 7.0, np.float32)
-    assert np.allclose(strength.blended(taken, np.zeros_like(taken), [1.0, 0.5], 3.0), 7.0, atol=1e-4)
+    assert np.allclose(lost(np.full((40, 9), 7.0)), 7.0, atol=1e-4)
 
 
 def test_beneath_much_noise_only_a_part_of_what_is_coarse_is_given_back() -> None:
     assert [strength.back(v) for v in (0.0, 20.0, strength.FAINT, 2 * strength.FAINT)] == [1, 1, 1, 0.5]
-    taken = np.full((2, 40, 40), 7.0, np.float32)
-    kept = strength.blended(taken, np.zeros_like(taken), [1.0, 1.0], 3.0, [1.0, 0.5])
-    assert np.allclose(kept[0], 7.0, atol=1e-4)
-    assert np.allclose(kept[1], 3.5, atol=1e-4)
+    taken = np.full((40, 40), 7.0)
+    assert np.allclose(lost(taken), 7.0, atol=1e-4)
+    assert np.allclose(lost(taken, noise=2 * strength.FAINT), 3.5, atol=1e-4)
     # A slice of 300 HU of noise: what total variation takes away of a wide, faint disc is not all given back.
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
     body = np.where(x**2 + y**2 < 0.8, 30.0, -1000.0)
