@@ -1,4 +1,4 @@
-"""The page of measured times from the records of `bench/speed.py` and `bench/gpu.py`.
+"""The page of measured times from the records of `bench/speed.py`, `bench/sweep.py` and `bench/gpu.py`.
 
 python bench/page.py bench/results/speed.json docs/performance.md --gpu bench/results/gpu.json
 """
@@ -48,8 +48,7 @@ def row(record: Mapping[str, Any]) -> str:
     """A line of the table."""
     cells = [TITLES.get(record["case"], record["case"]), record["size"]["name"].replace("x", "×")]
     cells += [seconds(record["ours_s"]), f"{record['peer']} {seconds(record['peer_s'])}" if record["peer"] else "none"]
-    mark = "> " if _bounded(record) else ""
-    cells.append(f"**{mark}{record['ratio']:.2f}**" if record["ratio"] else "")
+    cells.append(f"**{_bound(record)}{record['ratio']:.2f}**" if record["ratio"] else "")
     target = f"{record['target']:g}" if record["target"] else ""
     cells.append(f"below {seconds(record['target_s'])}" if record["target_s"] else target)
     cells.append(" / ".join(f"{e:.3g}" for e in (record["ours_error"], record["peer_error"]) if e))
@@ -125,7 +124,53 @@ def gpu_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def page(records: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]] = ()) -> str:
+def growth_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The pictures of the sweep, and in numbers what they show; nothing where nothing was swept."""
+    if not records:
+        return []
+    from sweep import SWEPT, worst
+
+    first, days = records[0], " and ".join(sorted({r["date"] for r in records}))
+    lines = [
+        "## How time grows",
+        "",
+        f"Measured on {days} by `python bench/sweep.py`, {first['machine']}, {first['threads']} threads, medians of "
+        f"{first['repeats']} runs, beside the peers that are fastest somewhere. Sides are even, odd and prime, coils "
+        "1 to 64, ours at some of them alone; strided data have their axes in reversed order in memory. The ratio is "
+        "the fastest equally accurate peer's time over ours, the least and the most; “worst” is the largest time per "
+        "sample of ours over the mean of its neighbours along an axis, where 1 is even growth. A triangle is a peer "
+        "that was ended.",
+        "",
+    ]
+    for name, axis in (("sweep.png", "coils"), ("sweep-ct.png", "views")):
+        if any(SWEPT[r["case"]].axis == axis for r in records):
+            lines += [f"![Time over side and over {axis}, recon and the fastest peers](pictures/{name})", ""]
+    lines += ["| case | peers | points | ratio, least | at | most | at | strided over plain | worst |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for name in dict.fromkeys(r["case"] for r in records):
+        some = [r for r in records if r["case"] == name]
+        told = sorted((r for r in some if r["ratio"]), key=lambda r: r["ratio"])
+        ends = [f"{_bound(r)}{r['ratio']:.1f} | {r['size']['name']}" for r in (told[:1] + told[-1:])] or [" | "] * 2
+        times = {r["size"]["axis"]: r["ours_s"] for r in some if r["size"]["at"] == _strided(some)}
+        strided = f"{times['strided'] / times['side']:.1f}" if times.get("strided") and times.get("side") else ""
+        asked = ", ".join(SWEPT[name].peers)
+        lines.append(f"| {TITLES[name]} | {asked} | {len(some)} | {' | '.join(ends)} | {strided} | {worst(some):.1f} |")
+    return [*lines, ""]
+
+
+def _bound(record: Mapping[str, Any]) -> str:
+    return "> " if _bounded(record) else ""
+
+
+def _strided(records: Sequence[Mapping[str, Any]]) -> int | None:
+    return next((r["size"]["at"] for r in records if r["size"]["axis"] == "strided"), None)
+
+
+def page(
+    records: Sequence[Mapping[str, Any]],
+    gpu: Sequence[Mapping[str, Any]] = (),
+    growth: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The whole page as markdown."""
     first = records[0]
     versions = {k: v for r in records for k, v in r["versions"].items()}
@@ -163,7 +208,8 @@ def page(records: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]] 
     ]
     if absent:
         lines += ["Peers without a time, and peers that do not count:", "", *absent, ""]
-    lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) + ".", "", *gpu_section(gpu)]
+    lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) + ".", ""]
+    lines += [*growth_section(growth), *gpu_section(gpu)]
     return "\n".join(lines)
 
 
@@ -172,10 +218,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("records", type=Path)
     parser.add_argument("page", type=Path)
-    parser.add_argument("--gpu", type=Path, default=Path(__file__).resolve().parent / "results" / "gpu.json")
+    results = Path(__file__).resolve().parent / "results"
+    parser.add_argument("--gpu", type=Path, default=results / "gpu.json")
+    parser.add_argument("--sweep", type=Path, default=results / "sweep.json")
     options = parser.parse_args()
-    gpu = json.loads(options.gpu.read_text()) if options.gpu.exists() else []
-    options.page.write_text(page(json.loads(options.records.read_text()), gpu), encoding="utf-8")
+    gpu, growth = (json.loads(p.read_text()) if p.exists() else [] for p in (options.gpu, options.sweep))
+    made = page(json.loads(options.records.read_text()), gpu, growth)
+    options.page.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -191,20 +191,6 @@ def test_conjugate_gradients_are_given_the_iterations_that_they_need(bench: Any)
     assert cases.error(data, settings, x, None) <= settings["residual"] * 1.01
 
 
-def test_the_sweep_sees_a_cliff(bench: Any) -> None:
-    sweep = bench("sweep")
-
-    def point(at: int, s: float) -> dict[str, Any]:
-        return {"ours_s": s, "size": {"axis": "side", "at": at, "coils": 1, "shape": (1, at, at)}}
-
-    even = [point(n, n * n * 1e-9) for n in (10, 20, 30, 40)]
-    assert sweep.worst(even) == pytest.approx(1)
-    for at, factor, seen in ((2, 5, 5), (3, 5, 5), (0, 40, 10)):
-        steep = [dict(p) for p in even]
-        steep[at]["ours_s"] *= factor
-        assert sweep.worst(steep[::-1]) == pytest.approx(seen)
-
-
 def test_new_records_take_the_place_of_old_ones_and_others_stay(bench: Any, tmp_path: Path) -> None:
     def one(case: str, name: str, s: float) -> dict[str, Any]:
         return {"case": case, "size": {"name": name}, "ours_s": s}

@@ -14,6 +14,7 @@ import numpy as np
 from arrays import tensor
 from case import Array, Case, Data, Settings
 
+from cases.cartesian import laid_out
 from cases.projection import CENTRES, SIZES, exact, operator_of, truth
 
 
@@ -29,7 +30,7 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 def ours(data: Data, settings: Settings) -> Callable[[], Any]:
     from recon.solve.fbp import fbp
 
-    A, y = operator_of(settings), tensor(data["sinogram"])
+    A, y = operator_of(settings), tensor(laid_out(data, settings)["sinogram"])
     return lambda: fbp(y, A)
 
 

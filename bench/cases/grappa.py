@@ -31,6 +31,7 @@ def ours(data: Data, settings: Settings) -> Callable[[], Any]:
 
     from recon.solve.grappa import grappa
 
+    data = cartesian.laid_out(data, settings)
     kspace, block = torch.from_numpy(data["kspace"][0]), torch.from_numpy(data["calibration"])
     mask = torch.from_numpy(data["mask"]) > 0
     return lambda: grappa(kspace, mask, block, kernel=(1, 2, 5))

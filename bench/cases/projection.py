@@ -15,6 +15,8 @@ import phantom
 from arrays import tensor
 from case import Array, Case, Data, Settings
 
+from cases.cartesian import laid_out
+
 SIZES: dict[str, Settings] = {"512x512x720": {"n": 512, "angles_count": 720}}
 #: Most tools turn about the middle of the image, some about the middle of a pixel: either way is right.
 CENTRES = ((0.0, 0.0), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))
@@ -71,11 +73,12 @@ def operator_of(settings: Settings) -> Any:
 
 
 def ours_projection(data: Data, settings: Settings) -> Callable[[], Any]:
-    operator, x = operator_of(settings), tensor(data["image"])
+    operator, x = operator_of(settings), tensor(laid_out(data, settings)["image"])
     return lambda: operator(x)
 
 
 def ours_backprojection(data: Data, settings: Settings) -> Callable[[], Any]:
+    data = laid_out(data, settings)
     operator, y = operator_of(settings), tensor(data["sinogram"])
 
     def run() -> Any:

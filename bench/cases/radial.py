@@ -45,6 +45,7 @@ def ours(data: Data, settings: Settings) -> Callable[[], Any]:
     from recon.operators.nufft import Nufft
     from recon.solve.cg import cg
 
+    data = cartesian.laid_out(data, settings)
     maps, y = tensor(data["maps"]), tensor(data["kspace"])[:, None]
     points, shape = tensor(data["points"]), tuple(settings["shape"][1:])
 

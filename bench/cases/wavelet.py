@@ -30,6 +30,8 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 def ours(data: Data, settings: Settings) -> Callable[[], Any]:
     from recon.solve.fista import l1_wavelet
 
+    data = cartesian.laid_out(data, settings)
+
     def run() -> Any:
         m = cartesian.measurement(data)
         return l1_wavelet(m, lam=settings["lam"], iterations=settings["iterations"], p=1.0, axes=(-2, -1)).x
