@@ -48,6 +48,24 @@ def flag_bits(*flags: Flag) -> int:
     return sum(1 << (int(f) - 1) for f in flags)
 
 
+#: Lines with any of these flags are never part of an image.
+NOT_IMAGE = (
+    *(Flag.NOISE, Flag.NAVIGATION, Flag.PHASECORR, Flag.HPFEEDBACK, Flag.DUMMY, Flag.RTFEEDBACK),
+    *(Flag.SURFACE_COIL_CORRECTION, Flag.PHASE_STABILIZATION_REFERENCE, Flag.PHASE_STABILIZATION),
+)
+
+
+def flagged(lines: NDArray[np.void], *flags: Flag) -> NDArray[np.bool_]:
+    """Lines (line,), an array of LINE, in which any of the given flags is set."""
+    return np.asarray((lines["flags"] & np.uint64(flag_bits(*flags))) != 0)
+
+
+def imaging(lines: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Lines (line,) that belong to the image: none of NOT_IMAGE, and not calibration alone (20 without 21)."""
+    alone = flagged(lines, Flag.CALIBRATION) & ~flagged(lines, Flag.CALIBRATION_AND_IMAGING)
+    return ~flagged(lines, *NOT_IMAGE) & ~alone
+
+
 #: Counters that separate images from one another; slices and encoding steps lie within an image, averages and segments
 #: are joined.
 FRAME_COUNTERS = ("contrast", "phase", "repetition", "set")
@@ -123,6 +141,11 @@ class Encoding:
     trajectory_name: str = ""
     trajectory_parameters: Mapping[str, float] = field(default_factory=dict)
     multiband: int = 1
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether its lines lie on the grid of the encoded matrix."""
+        return self.trajectory in ("cartesian", "epi")
 
 
 @dataclass(frozen=True)
@@ -326,19 +349,6 @@ class CTViews:
     header: Header = Header()
     source: str = ""
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class KSpace:
-    """Lines of one image or stack of slices on the encoded grid.
-
-    `data` is complex64 (slice, coil, kz, ky, kx), zero where nothing was measured; `mask` is bool
-    (slice, kz, ky, kx), `counts` uint16 (slice, kz, ky) says how many lines were averaged into each row.
-    """
-
-    data: NDArray[np.complex64]
-    mask: NDArray[np.bool_]
-    counts: NDArray[np.uint16]
 
 
 @dataclass(frozen=True)

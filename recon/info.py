@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recon.ct import report as ct_report
 from recon.ct.report import CTReport
-from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTViews, Encoding, Flag, RawScan, ReconError, flag_bits
+from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTViews, Encoding, Flag, RawScan, ReconError, flagged
 from recon.prepare import sort
 from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
@@ -66,7 +66,7 @@ def describe(scan: RawScan) -> Report:
     system = scan.header.system
     pattern: Sampling | None = None
     findings = list(oddities(scan))
-    if encoding.trajectory in ("cartesian", "epi"):
+    if encoding.on_grid:
         ky, kz, valid = sort.row_index(all_lines[frames[0].rows], encoding)
         nz, ny = encoding.encoded_matrix[2], encoding.encoded_matrix[1]
         pattern = sampling(np.bincount(kz[valid] * ny + ky[valid], minlength=nz * ny).reshape(nz, ny))
@@ -143,7 +143,7 @@ def _readout(lines: NDArray[np.void], encoding: Encoding) -> dict[str, Any]:
         "center_sample": centres[:8].tolist(),
         "oversampling": round(encoding.encoded_fov[0] / encoding.recon_fov[0], 4),
         "dwell_us": sorted({round(float(t), 4) for t in lines["sample_time_us"]}),
-        "reversed": int(((lines["flags"] & np.uint64(flag_bits(Flag.REVERSE))) != 0).sum()),
+        "reversed": int(flagged(lines, Flag.REVERSE).sum()),
         "discarded": int(((lines["discard_pre"] > 0) | (lines["discard_post"] > 0)).sum()),
         "trajectory_dimensions": int(lines["trajectory_dimensions"].max()),
     }

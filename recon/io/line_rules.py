@@ -8,33 +8,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, Flag, Limit, flag_bits
+from recon.data import NOT_IMAGE, DataError, Encoding, Flag, Limit, flagged, imaging
 
-#: Lines with any of these flags are never part of an image.
-NOT_IMAGE = flag_bits(
-    Flag.NOISE, Flag.NAVIGATION, Flag.PHASECORR, Flag.HPFEEDBACK, Flag.DUMMY, Flag.RTFEEDBACK,
-    Flag.SURFACE_COIL_CORRECTION, Flag.PHASE_STABILIZATION_REFERENCE, Flag.PHASE_STABILIZATION,
-)  # fmt: skip
-COMPRESSED = flag_bits(Flag.COMPRESSION1, Flag.COMPRESSION2, Flag.COMPRESSION3, Flag.COMPRESSION4)
+COMPRESSED = (Flag.COMPRESSION1, Flag.COMPRESSION2, Flag.COMPRESSION3, Flag.COMPRESSION4)
 
 #: From this share of the imaging lines on, broken rules are an error and no longer stray lines.
 MOST_REJECTED = 0.05
 
-#: Encodings whose lines lie on the grid of encodedSpace.
-ON_GRID = ("cartesian", "epi")
-
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
-
-
-def has(flags: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
-    """Where any of the given bits is set."""
-    return np.asarray((flags & np.uint64(bits)) != 0)
-
-
-def imaging(flags: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Lines that belong to the image: none of noise, navigation, phase correction, …, and not calibration alone."""
-    both = has(flags, flag_bits(Flag.CALIBRATION_AND_IMAGING))
-    return ~has(flags, NOT_IMAGE) & (both | ~has(flags, flag_bits(Flag.CALIBRATION)))
 
 
 def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArray[np.bool_], tuple[str, ...], int]:
@@ -46,15 +27,14 @@ def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArr
     wrong: such lines stay, with a note. Raises DataError for compressed lines and where a share of MOST_REJECTED or
     more of the imaging lines would be left out.
     """
-    flags = lines["flags"]
-    compressed = int(np.count_nonzero(has(flags, COMPRESSED)))
+    compressed = int(np.count_nonzero(flagged(lines, *COMPRESSED)))
     if compressed:
         raise DataError(
             f"{compressed} of {len(lines)} lines hold compressed samples (flags 53 to 56), which are not read; switch "
             "compression off where the file is written"
         )
-    image = imaging(flags)
-    placed = image | (has(flags, flag_bits(Flag.CALIBRATION)) & ~has(flags, NOT_IMAGE))
+    image = imaging(lines)
+    placed = image | (flagged(lines, Flag.CALIBRATION) & ~flagged(lines, *NOT_IMAGE))
     broken: list[tuple[str, NDArray[np.bool_]]] = []
     notes: list[str] = []
 
@@ -69,7 +49,7 @@ def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArr
         mine = placed & (reference == number)
         if not mine.any():
             continue
-        if encoding.trajectory in ON_GRID:
+        if encoding.on_grid:
             for step, axis in (("1", 1), ("2", 2)):
                 size, limit = encoding.encoded_matrix[axis], encoding.limits.get(f"kspace_encoding_step_{step}")
                 row = lines[f"kspace_encode_step_{step}"].astype(np.int64) + (size // 2 - limit.center if limit else 0)
@@ -129,13 +109,13 @@ def complete_limits(
     Others stay without.
     """
     out, notes = [], []
-    image = imaging(lines["flags"])
+    image = imaging(lines)
     for number, encoding in enumerate(encodings):
         limits = dict(encoding.limits)
         mine = lines[image & (lines["encoding_space_ref"] == number)]
         for step, axis in (("1", 1), ("2", 2)):
             size, name = encoding.encoded_matrix[axis], f"kspace_encoding_step_{step}"
-            if name in limits or not len(mine) or encoding.trajectory not in ON_GRID:
+            if name in limits or not len(mine) or not encoding.on_grid:
                 continue
             if len(np.unique(mine[f"kspace_encode_step_{step}"])) == size:
                 limits[name] = Limit(0, size - 1, size // 2)

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, RawScan, Samples
-from recon.io.line_rules import ON_GRID, imaging
+from recon.data import DataError, Encoding, RawScan, Samples, imaging
 
 #: Sources that store an array and say nothing of how it was sampled.
 _ARRAYS = ("numpy", "cfl")
@@ -63,7 +62,7 @@ def with_positions(scan: RawScan, positions: NDArray[np.floating]) -> RawScan:
     multiple of the positions, these repeat: one set serves all slices and repetitions. A scan that was stored as an
     array gets a matrix that the positions fill. Raises DataError for an array of another shape.
     """
-    rows = np.nonzero(imaging(scan.lines["flags"]))[0]
+    rows = np.nonzero(imaging(scan.lines))[0]
     samples = sorted({int(n) for n in scan.lines["number_of_samples"][rows]})
     shape, n = np.shape(positions), len(rows)
     expected = f"({n} or a divisor of it, {' or '.join(map(str, samples))}, 2 or 3)"
@@ -99,9 +98,9 @@ def _restated(scan: RawScan, trajectory: str, matrix: Sequence[int]) -> RawScan:
     for i, e in enumerate(scan.encodings):
         if scan.source in _ARRAYS:
             e = _resized(e, matrix)
-        elif e.trajectory in ON_GRID:
+        elif e.on_grid:
             notes.append(f"encoding[{i}]/trajectory is {e.trajectory}; it is taken for {trajectory}, as asked for")
-        encodings.append(replace(e, trajectory=trajectory) if e.trajectory in ON_GRID else e)
+        encodings.append(replace(e, trajectory=trajectory) if e.on_grid else e)
     return replace(scan, encodings=tuple(encodings), notes=(*scan.notes, *notes))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, Flag, Header, Limit, Patient, Sequence, Study, System, flag_bits
+from recon.data import DataError, Encoding, Flag, Header, Limit, Patient, Sequence, Study, System, flagged
 
 _MODES = {1: "other", 2: "embedded", 4: "separate", 8: "other", 16: "interleaved"}
 _TRAJECTORIES = {1: "cartesian", 2: "radial", 4: "spiral", 8: "other"}
@@ -100,7 +100,7 @@ def epi(header: Mapping[str, Any], lines: NDArray[np.void], imaging: NDArray[np.
         )
     first = lines[imaging][0]
     ns = int(_number(meas, "alRegridDestSamples.0", default=int(first["number_of_samples"])))
-    navigator = (lines["flags"] & np.uint64(flag_bits(Flag.PHASECORR))) != 0
+    navigator = flagged(lines, Flag.PHASECORR)
     same = navigator & (lines["slice"] == first["slice"]) & (lines["repetition"] == first["repetition"])
     etl = _number(_part(header, "Dicom"), "EchoTrainLength", default=int(imaging.sum()))
     return {

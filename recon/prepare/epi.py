@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, Flag, RawScan, Samples, flag_bits
+from recon.data import DataError, Encoding, Flag, RawScan, Samples, flag_bits, flagged
 
 #: When sample n is taken after the receiver starts, in dwell times: the middle of its interval. Forward and reversed
 #: readouts then mirror each other; Gadgetron's 1.0 puts them two half samples apart and leaves that to the navigators.
@@ -152,8 +152,8 @@ def straighten(scan: RawScan) -> RawScan:
     if not any(epi):
         return scan
     lines = scan.lines.copy()
-    treated = np.asarray(epi)[lines["encoding_space_ref"]] & ~_set(lines, Flag.NOISE)
-    reverse = _set(lines, Flag.REVERSE)
+    treated = np.asarray(epi)[lines["encoding_space_ref"]] & ~flagged(lines, Flag.NOISE)
+    reverse = flagged(lines, Flag.REVERSE)
     matrix = np.full(len(lines), -1, np.intp)
     matrices: list[NDArray[np.complex64]] = []
     kinds = np.stack([lines["encoding_space_ref"], lines["number_of_samples"], reverse], axis=1).astype(int)
@@ -181,7 +181,7 @@ def straighten(scan: RawScan) -> RawScan:
     none = np.full(len(lines), -1, np.intp)
     straight = StraightSamples(scan.samples, everything, matrix, tuple(matrices), none, ())
     phase, phases, notes = _phases(scan.lines, straight, treated, reverse)
-    kept = np.nonzero(~(treated & _set(lines, Flag.PHASECORR)))[0]
+    kept = np.nonzero(~(treated & flagged(lines, Flag.PHASECORR)))[0]
     samples = replace(straight, origin=kept, matrix=matrix[kept], phase=phase[kept], phases=phases)
     encodings = tuple(replace(e, trajectory="cartesian") if is_epi else e for e, is_epi in zip(scan.encodings, epi))
     return replace(scan, lines=lines[kept], samples=samples, encodings=encodings, notes=(*scan.notes, *notes))
@@ -191,7 +191,7 @@ def _phases(
     lines: NDArray[np.void], straight: StraightSamples, treated: NDArray[np.bool_], reverse: NDArray[np.bool_]
 ) -> tuple[NDArray[np.intp], tuple[NDArray[np.complex64], ...], tuple[str, ...]]:
     """Index of each line's phase factor, the factors (coil, x), and notes."""
-    navigator = treated & _set(lines, Flag.PHASECORR)
+    navigator = treated & flagged(lines, Flag.PHASECORR)
     key = np.stack([lines[n] for n in _GROUP], axis=1).astype(int)
     fits: dict[tuple[int, ...], NDArray[np.float64]] = {}
     for group in np.unique(key[navigator], axis=0):
@@ -255,10 +255,6 @@ def _flat(encoding: Encoding, samples: int, k: NDArray[np.float64]) -> NDArray[n
         return k
     step, start = np.polyfit(np.arange(samples)[flat], k[flat], 1)
     return np.asarray(start + step * np.arange(samples))
-
-
-def _set(lines: NDArray[np.void], flag: Flag) -> NDArray[np.bool_]:
-    return np.asarray((lines["flags"] & np.uint64(flag_bits(flag))) != 0)
 
 
 def _ifft(y: NDArray[np.complex64]) -> NDArray[np.complex64]:

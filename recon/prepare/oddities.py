@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import Encoding, Flag, RawScan, flag_bits
+from recon.data import Encoding, Flag, RawScan, flagged
 from recon.prepare import sort
 from recon.prepare.sampling import disagreements, sampling
 
 _LIMITED = ("average", "slice", "contrast", "phase", "repetition", "set")
-_GRID = ("cartesian", "epi")
 
 
 def oddities(scan: RawScan) -> tuple[str, ...]:
@@ -30,7 +29,7 @@ def oddities(scan: RawScan) -> tuple[str, ...]:
             *_counters(lines, encoding, number),
             *_spaces(encoding, number),
             *_readouts(lines, encoding),
-            *(_encodes(scan, rows, encoding, number) if encoding.trajectory in _GRID else _trajectory(lines, encoding)),
+            *(_encodes(scan, rows, encoding, number) if encoding.on_grid else _trajectory(lines, encoding)),
             *_directions(lines),
             *_system(scan, lines),
         ]
@@ -61,7 +60,7 @@ def _spaces(encoding: Encoding, number: int) -> Iterator[str]:
 
 def _readouts(lines: NDArray[np.void], encoding: Encoding) -> Iterator[str]:
     nx, ns, centre = encoding.encoded_matrix[0], lines["number_of_samples"], lines["center_sample"]
-    if encoding.trajectory not in _GRID:
+    if not encoding.on_grid:
         return
     if encoding.trajectory == "cartesian" and (ns > nx).any():
         yield f"readouts have up to {int(ns.max())} samples, more than encodedSpace/matrixSize/x = {nx}"
@@ -136,6 +135,6 @@ def _system(scan: RawScan, lines: NDArray[np.void]) -> Iterator[str]:
         field = system.frequency_Hz / 42.577e6
         if abs(field - system.field_T) > 0.1 * system.field_T:
             yield f"the header states {system.field_T:g} T, but a proton frequency that belongs to {field:.3g} T"
-    noise = scan.lines[(scan.lines["flags"] & np.uint64(flag_bits(Flag.NOISE))) != 0]
+    noise = scan.lines[flagged(scan.lines, Flag.NOISE)]
     if len(noise) and not (noise["sample_time_us"] > 0).all():
         yield "the noise lines state no sample_time_us, so that the noise cannot be scaled to the image's bandwidth"

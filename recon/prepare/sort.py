@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import FRAME_COUNTERS, DataError, Encoding, Flag, RawScan, flag_bits
+from recon.data import FRAME_COUNTERS, NOT_IMAGE, DataError, Encoding, Flag, RawScan, flagged, imaging
 
 _IGNORED = {
     "navigation": Flag.NAVIGATION,
@@ -61,28 +61,20 @@ def kinds(scan: RawScan) -> Kinds:
     and 26 to 31. The number of channels that most imaging lines have decides: lines of another one are left out with a
     note. Raises DataError where no imaging line is left.
     """
-    flags, channels = scan.lines["flags"], scan.lines["active_channels"]
-
-    def has(*of: Flag) -> NDArray[np.bool_]:
-        return np.asarray((flags & np.uint64(flag_bits(*of))) != 0)
-
-    noise = has(Flag.NOISE)
-    free = ~noise & ~has(*_IGNORED.values())
-    phasecorr = free & has(Flag.PHASECORR)
-    free &= ~phasecorr
-    both = has(Flag.CALIBRATION_AND_IMAGING)
-    calibration = free & (both | has(Flag.CALIBRATION))
-    imaging = free & (both | ~has(Flag.CALIBRATION))
-    if not imaging.any():
+    lines, channels = scan.lines, scan.lines["active_channels"]
+    noise, image = flagged(lines, Flag.NOISE), imaging(lines)
+    phasecorr = flagged(lines, Flag.PHASECORR) & ~flagged(lines, Flag.NOISE, *_IGNORED.values())
+    calibration = flagged(lines, Flag.CALIBRATION, Flag.CALIBRATION_AND_IMAGING) & ~flagged(lines, *NOT_IMAGE)
+    if not image.any():
         raise DataError(
-            f"none of the {len(flags)} lines is an imaging line ({int(noise.sum())} are noise, "
+            f"none of the {len(lines)} lines is an imaging line ({int(noise.sum())} are noise, "
             f"{int(calibration.sum())} calibration alone); give the file of the imaging scan, or correct the flags"
         )
-    ignored = {name: int((~noise & has(flag)).sum()) for name, flag in _IGNORED.items()}
-    most = int(np.bincount(channels[imaging]).argmax())
+    ignored = {name: int((~noise & flagged(lines, flag)).sum()) for name, flag in _IGNORED.items()}
+    most = int(np.bincount(channels[image]).argmax())
     notes = []
     for name, where in (
-        ("imaging", imaging), ("calibration", calibration & ~imaging), ("noise", noise), ("phase correction", phasecorr)
+        ("imaging", image), ("calibration", calibration & ~image), ("noise", noise), ("phase correction", phasecorr)
     ):  # fmt: skip
         other = where & (channels != most)
         if other.any():
@@ -93,7 +85,7 @@ def kinds(scan: RawScan) -> Kinds:
             )
             ignored[f"{name} with another number of channels"] = int(other.sum())
     same = channels == most
-    a, b, c, d = (np.nonzero(where & same)[0] for where in (imaging, calibration, noise, phasecorr))
+    a, b, c, d = (np.nonzero(where & same)[0] for where in (image, calibration, noise, phasecorr))
     return Kinds(a, b, c, d, {name: n for name, n in ignored.items() if n}, tuple(notes))
 
 
@@ -185,7 +177,7 @@ def _complete(frames: list[NDArray[np.void]]) -> list[bool]:
     encodes = [_encodes(lines) for lines in frames]
     sizes = np.array([len(e) for e in encodes])
     fullest = int(sizes.argmax())
-    acs = (frames[fullest]["flags"] & np.uint64(flag_bits(Flag.CALIBRATION_AND_IMAGING))) != 0
+    acs = flagged(frames[fullest], Flag.CALIBRATION_AND_IMAGING)
     needed = _encodes(frames[fullest][~acs])
     values, times = np.unique(sizes, return_counts=True)
     usual = int(values[times.argmax()]) if times.max() * 2 > len(sizes) else int(sizes.max())
@@ -198,4 +190,4 @@ def _encodes(lines: NDArray[np.void]) -> NDArray[np.int64]:
 
 def is_reversed(lines: NDArray[np.void]) -> NDArray[np.bool_]:
     """Lines (line,) that were read out from right to left."""
-    return np.asarray((lines["flags"] & np.uint64(flag_bits(Flag.REVERSE))) != 0)
+    return flagged(lines, Flag.REVERSE)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, Flag, RawScan, flag_bits
+from recon.data import DataError, Encoding, Flag, RawScan, flagged
 
 Floats = NDArray[np.float64]
 Units = Literal["auto", "fraction", "radians", "cycles", "encoded", "1/m"]
@@ -102,7 +102,7 @@ def of_scan(
     samples = int(lines["number_of_samples"][0])
     centre = lines["center_sample"].astype(np.float64)[:, None]
     k: Floats = (np.arange(samples) - centre) * float(encoding.recon_fov[0] / encoding.encoded_fov[0])
-    reverse = (lines["flags"] & np.uint64(flag_bits(Flag.REVERSE))) != 0
+    reverse = flagged(lines, Flag.REVERSE)
     k[reverse] *= -1
     angle: Floats = spoke * (GOLDEN if standard == "golden" else math.pi / count)
     note = f"no k-space positions were read: a standard {standard} trajectory of {count} lines was assumed"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, Flag, Limit, RawScan, flag_bits
+from recon.data import DataError, Encoding, Flag, Limit, RawScan, flagged
 from recon.io.samples import SomeRows
 from recon.prepare import sort
 
@@ -63,7 +63,7 @@ def count(scan: RawScan) -> Count:
     number = sort.choose_encoding(scan)
     encoding = scan.encodings[number]
     rows = rows[scan.lines["encoding_space_ref"][rows] == number]
-    finished = bool((scan.lines["flags"][rows] & np.uint64(flag_bits(Flag.LAST_IN_MEASUREMENT))).any())
+    finished = bool(flagged(scan.lines[rows], Flag.LAST_IN_MEASUREMENT).any())
     frames = sort.frames(scan, rows)
     per_repetition = announced(encoding, "contrast", "phase", "set", "slice")
     found: dict[int, list[bool]] = {}

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recon.data import Flag, RawScan, ReconError, flag_bits
-from recon.io.line_rules import has, imaging
+from recon.data import Flag, RawScan, ReconError, flagged, imaging
 from recon.recipe import Recipe
 from recon.serve import store
 from recon.serve.counting import announced, whole_frame
@@ -32,7 +31,7 @@ def frame(inbox: Inbox, key: Key) -> RawScan | None:
 
 def images(scan: RawScan) -> int:
     """Number of frames that the header announces for the encoding of a frame."""
-    encoding = scan.encodings[int(scan.lines["encoding_space_ref"][imaging(scan.lines["flags"])][0])]
+    encoding = scan.encodings[int(scan.lines["encoding_space_ref"][imaging(scan.lines)][0])]
     return announced(encoding, "slice", "contrast", "phase", "repetition", "set")
 
 
@@ -45,14 +44,13 @@ def may_go(scan: RawScan, recipe: Recipe) -> bool:
 
 
 def _settled(scan: RawScan, recipe: Recipe) -> bool:
-    flags = scan.lines["flags"]
-    image = imaging(flags)
+    image = imaging(scan.lines)
     used = np.unique(scan.lines["encoding_space_ref"][image])
     if len(used) != 1 or used[0] >= len(scan.encodings):
         return False
     encoding = scan.encodings[int(used[0])]
-    alone = has(flags, flag_bits(Flag.CALIBRATION)) & ~image
-    noise = has(flags, flag_bits(Flag.NOISE)).any() or recipe.prepare.noise == "none"
+    alone = flagged(scan.lines, Flag.CALIBRATION) & ~image
+    noise = flagged(scan.lines, Flag.NOISE).any() or recipe.prepare.noise == "none"
     return bool(
         noise
         and recipe.prepare.noise != "estimate"

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from recon import __version__
-from recon.data import Encoding, Flag, Header, flag_bits
+from recon.data import NOT_IMAGE, Encoding, Flag, Header, flag_bits
 from recon.io import mrd_header
 from recon.io.ismrmrd import HEAD
-from recon.io.line_rules import NOT_IMAGE
 from recon.io.mrd_image import ImageMessage
 from recon.recipe import Recipe
 from recon.serve import parameters, wire
@@ -35,6 +34,7 @@ _FLAGS, _COUNTERS = struct.Struct("<Q"), struct.Struct("<5H")
 _AT_FLAGS, _AT_COUNTERS = HEAD.fields["flags"][1], HEAD.fields["idx"][1] + HEAD["idx"].fields["slice"][1]  # type: ignore[index]
 _LAST_IN_SLICE = 1 << 7
 _CALIBRATION, _BOTH = flag_bits(Flag.CALIBRATION), flag_bits(Flag.CALIBRATION_AND_IMAGING)
+_NOT_IMAGE = flag_bits(*NOT_IMAGE)
 
 
 @dataclass
@@ -159,7 +159,7 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     row = len(inbox.lines)
     inbox.lines.append(line)
     inbox.bytes += len(line.head) + line.data.nbytes + line.trajectory.nbytes
-    if flags & NOT_IMAGE or (flags & _CALIBRATION and not flags & _BOTH):
+    if flags & _NOT_IMAGE or (flags & _CALIBRATION and not flags & _BOTH):
         inbox.others.append(row)
         return
     key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from recon.data import Encoding, ReconError
 from recon.io.ismrmrd import HEAD
-from recon.io.line_rules import ON_GRID
 from recon.io.mrd_image import IMAGE_HEADER, ImageMessage
 
 CONFIG_FILE, CONFIG_TEXT, HEADER, CLOSE, TEXT, QUERY, RESPONSE = range(1, 8)
@@ -71,7 +70,7 @@ class Limits:
 
 def limits(encodings: Iterable[Encoding]) -> Limits:
     """Limits of a scan by its header: on a grid, readouts have at most 4 × encodedSpace.x + 1024 samples."""
-    longest = [4 * e.encoded_matrix[0] + 1024 if e.trajectory in ON_GRID else 65535 for e in encodings]
+    longest = [4 * e.encoded_matrix[0] + 1024 if e.on_grid else 65535 for e in encodings]
     return Limits(samples=min(65535, max(longest)))
 
 
@@ -234,11 +233,6 @@ def config_file(name: str) -> bytes:
     if len(raw) >= NAME_BYTES:
         raise ReconError(f"the name of a configuration has at most {NAME_BYTES - 1} bytes, this one has {len(raw)}")
     return _id(CONFIG_FILE) + raw.ljust(NAME_BYTES, b"\0")
-
-
-def config_text(text: str) -> bytes:
-    """The message that holds a configuration."""
-    return _with_length(CONFIG_TEXT, text.encode())
 
 
 def header(xml: bytes) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon import masks
-from recon.data import FRAME_COUNTERS, LINE, DataError, Flag, RawScan, flag_bits
+from recon.data import FRAME_COUNTERS, LINE, DataError, Flag, RawScan, flag_bits, flagged
 from recon.io.samples import InMemory
 from recon.simulation import trajectories
 from recon.simulation.coil_array import Modes, received, received_at
@@ -315,7 +315,7 @@ def _fill(s: Settings, positions: _Positions, lines: NDArray[np.void], readouts:
     lines["position"] = np.array([s.slice_position(i) for i in range(s.slices)])[lines["slice"]]
     for name in ("read_dir", "phase_dir", "slice_dir"):
         lines[name] = getattr(s, name)
-    image = np.nonzero((lines["flags"] & np.uint64(flag_bits(Flag.CALIBRATION, Flag.PHASECORR))) == 0)[0]
+    image = np.nonzero(~flagged(lines, Flag.CALIBRATION, Flag.PHASECORR))[0]
     frames = _columns(lines[image], "slice", *FRAME_COUNTERS)
     _, first = np.unique(frames, axis=0, return_index=True)
     _, last = np.unique(frames[::-1], axis=0, return_index=True)
