@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand
 
-from recon.errors import ReconError
+from recon.errors import ReconError, one_line
 
 #: Options that take several values in a row.
 _SEVERAL = ("--accel", "--methods", "--dose")
@@ -38,13 +38,18 @@ class Several(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
+def _left_out(reason: str) -> None:
+    typer.echo(f"  left out: {one_line(reason)}", err=True)
+
+
 def _number(word: str) -> bool:
     return word.replace(".", "", 1).isdigit()
 
 
 def bench(
     scans: Annotated[
-        list[Path], typer.Argument(help="Fully sampled raw scans, of any format that run reads", metavar="SCAN...")
+        list[Path],
+        typer.Argument(help="Fully sampled raw scans, of any format that run reads; or folders", metavar="SCAN..."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for records, pictures and the page")],
     accel: Annotated[list[float], typer.Option(help="Acceleration factors: --accel 2 4 6 8")] = _ACCEL,
@@ -58,7 +63,10 @@ def bench(
     seed: Annotated[int, typer.Option(help="Seed of the mask", min=0)] = 0,
     recipe: Annotated[Path | None, typer.Option(help="TOML file; the method in it is not used")] = None,
     weights: Annotated[str, typer.Option(help="Network of unrolled: a name that ships, or a folder")] = "",
-    axes: Annotated[str, typer.Option(help="Axes of bare arrays, for instance coil,y,x")] = "",
+    axes: Annotated[
+        list[str] | None,
+        typer.Option(help="Axes of bare arrays, coil,y,x or PATTERN=coil,y,x for files of that name; may be repeated"),
+    ] = None,
     key: Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
@@ -76,6 +84,8 @@ def bench(
 ) -> None:
     """Undersample full scans, reconstruct them by every method, and compare with all lines.
 
+    What cannot be compared is left out with a sentence.
+
     `bench ct SCAN...` takes CT images instead, adds the noise of a quarter and a tenth of the dose in their
     projections, and compares what denoises them.
     """
@@ -90,8 +100,7 @@ def bench(
         return
 
     from recon import recipe as recipes
-    from recon.accuracy import compare, results, undersample
-    from recon.io.read import read_raw
+    from recon.accuracy import compare, gather, results, undersample
     from recon.progress import reporter
 
     for name in methods:
@@ -117,11 +126,23 @@ def bench(
         import torch
 
         torch.set_num_threads(threads)
-    order = tuple(a.strip() for a in axes.split(",")) if axes else None
-    raw = [read_raw(path, axes=order, key=key or None) for path in scans]
-    named = dict(zip(results.names(scans, raw, numbered=numbered), raw, strict=True))
+    found = gather.gather(scans, axes or (), key or None)
+    if len(scans) == 1 and not found.scans and len(found.left) == 1:
+        raise found.left[0][1]
+    for _, reason in found.left:
+        _left_out(str(reason))
+    named = dict(zip(results.names(found.files, found.scans, numbered=numbered), found.scans, strict=True))
+    late: list[tuple[str, ReconError]] = []
     with reporter(quiet) as report:
-        records = results.bench(named, wanted, output, replace=force, report=report)
+        records = results.bench(
+            named, wanted, output, replace=force, report=report, left=lambda name, e: late.append((name, e))
+        )
+    if not records and len(named) == 1 and not found.left:
+        raise ReconError(f"{late[0][0]}: {late[0][1]}")
+    for name, e in late:
+        _left_out(f"{name}: {e}")
+    if not records:
+        raise ReconError("none of the scans can be compared; give fully sampled raw scans of MRI")
     if not quiet:
         typer.echo(results.summary(records))
         for path in (output / results.PAGE, output / results.RECORDS, output / results.TABLE):

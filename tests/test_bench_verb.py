@@ -321,7 +321,7 @@ def test_the_verb_refuses_in_one_sentence_and_writes_nothing(file: Path, folder:
     half = tmp_path / "half.h5"
     simulate_to(half, preset(coils=4, matrix=48, accel=2))
     out = tmp_path / "out"
-    assert "half: the scan is not fully sampled" in refused(recon("bench", file, half, "-o", out), 1)
+    assert "half: the scan is not fully sampled" in refused(recon("bench", half, "-o", out), 1)
     assert "magic" in refused(recon("bench", file, "--methods", "sense", "magic", "-o", out), 2)
     assert "spiral" in refused(recon("bench", file, "--mask", "spiral", "-o", out), 2)
     assert "above 1" in refused(recon("bench", file, "--accel", 4, 1, "-o", out), 2)

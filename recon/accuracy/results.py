@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +36,7 @@ def bench(
     report: Report | None = None,
     others: Others = MappingProxyType({}),
     truths: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+    left: Callable[[str, ReconError], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every scan as `compare` does and write what was found into `folder`; gives the records.
 
@@ -44,27 +45,40 @@ def bench(
     results.csv, index.html and a PNG for each scan, all brought up to date after each scan. A scan of several stacks of
     slices gives a comparison for each. Every scan is looked at before the first is reconstructed: raises DataError,
     naming it, for one that is not fully sampled, and ReconError for a folder that holds results unless they may be
-    replaced.
+    replaced. With `left`, a scan that has no reference is handed to it by name with the reason, and the others are
+    compared; nothing is written where none is left.
     """
     if (folder / RECORDS).exists() and not replace:
         raise ReconError(f"{folder} holds results; give another folder, or --force to replace them")
+    able = {}
     for name, scan in scans.items():
         try:
             measured(scan)
+            able[name] = scan
         except DataError as e:
-            raise DataError(f"{name}: {e}") from None
+            if left is None:
+                raise DataError(f"{name}: {e}") from None
+            left(name, e)
+    if not able:
+        return []
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise write_error(folder, e) from e
     records: list[dict[str, Any]] = []
     pictures: dict[str, bytes] = {}
-    for name, scan in scans.items():
+    for name, scan in able.items():
         count = len(pipeline.stacks(scan))
         for stack in range(count):
             own = name if count == 1 else f"{name}_stack-{stack + 1}"
             own_plan = plan if isinstance(plan, Plan) else plan[name]
-            found = compare(scan, own, own_plan, stack=stack, report=report, others=others, truth=truths.get(name))
+            try:
+                found = compare(scan, own, own_plan, stack=stack, report=report, others=others, truth=truths.get(name))
+            except ReconError as e:
+                if left is None:
+                    raise
+                left(own, e)
+                continue
             records += [dict(t.record) for t in found.trials]
             pictures[own] = png(found)
             _put(folder / f"{own}.png", pictures[own])
@@ -115,9 +129,10 @@ def names(files: Sequence[Path], scans: Sequence[RawScan | CTSeries], *, numbere
 
 def summary(records: Sequence[Mapping[str, Any]]) -> str:
     """The measures within the body as lines of text."""
-    lines = [f"{'scan':24} {'method':20} {'R':>4} {'eff.':>6} {'PSNR':>7} {'SSIM':>7} {'NMSE':>9} {'s':>8}"]
+    wide = min(40, max([24, *(len(r["scan"]) for r in records)]))
+    lines = [f"{'scan':{wide}} {'method':20} {'R':>4} {'eff.':>6} {'PSNR':>7} {'SSIM':>7} {'NMSE':>9} {'s':>8}"]
     for r in records:
-        start = f"{r['scan'][:24]:24} {r['method']:20} {r['acceleration']:4g}"
+        start = f"{r['scan'][:wide]:{wide}} {r['method']:20} {r['acceleration']:4g}"
         if r["failed"]:
             lines.append(f"{start} {r['failed']}")
             continue

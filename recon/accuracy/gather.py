@@ -1,0 +1,98 @@
+"""The scans of a benchmark: what of files and folders can be compared, and a sentence for what cannot."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from recon.data import DataError, RawScan
+from recon.io.read import read_raw, recognise
+
+#: Formats that are bare arrays, and those of which a file may hold several scans by name.
+_BARE, _NAMED = ("numpy", "cfl"), ("numpy", "ismrmrd")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Raw scans, the file that each is called by, and for each file that was left out its name and the reason."""
+
+    files: tuple[Path, ...]
+    scans: tuple[RawScan, ...]
+    left: tuple[tuple[str, DataError], ...]
+
+
+def gather(paths: Sequence[Path], axes: Sequence[str] = (), key: str | None = None) -> Gathered:
+    """The raw scans in files, and in the files of folders that are no series of DICOM.
+
+    `axes` name the axes of bare arrays, each "coil,y,x" or "PATTERN=coil,y,x" for the files whose name fits: the first
+    that an array can have is taken, those with a pattern before those without. Without a `key` every complex array of
+    an .npz is a scan, called by the file and by its name where there are several.
+    """
+    files: list[Path] = []
+    scans: list[RawScan] = []
+    left: list[tuple[str, DataError]] = []
+    for path in (p for given in paths for p in _within(given)):
+        try:
+            kind = recognise(path)
+            several = _arrays(path) if kind == "numpy" and key is None else []
+            for name in several if len(several) > 1 else [key]:
+                scan = _read(path, kind, _fitting(path.name, axes), name)
+                files.append(path.with_name(f"{path.stem}_{name}{path.suffix}") if len(several) > 1 else path)
+                scans.append(scan)
+        except DataError as e:
+            left.append((path.name, e))
+    return Gathered(tuple(files), tuple(scans), tuple(left))
+
+
+def _within(path: Path) -> Iterator[Path]:
+    """The path, or the visible files of a folder that holds no series, by name; of a .cfl with .hdr the first."""
+    if not path.is_dir():
+        yield path
+        return
+    try:
+        recognise(path)
+    except DataError:
+        inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        yield from (p for p in inside if not (p.suffix == ".hdr" and p.with_suffix(".cfl") in inside))
+        return
+    yield path
+
+
+def _arrays(path: Path) -> list[str]:
+    """Names of the complex arrays of an .npz; none of a .npy."""
+    if not zipfile.is_zipfile(path):
+        return []
+    found = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in sorted(n for n in archive.namelist() if n.endswith(".npy")):
+                with archive.open(entry) as file:
+                    first = np.lib.format.read_magic(file) == (1, 0)
+                    header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                    if header(file)[2].kind == "c":
+                        found.append(entry.removesuffix(".npy"))
+    except (ValueError, OSError, zipfile.BadZipFile):
+        return []  # reading it says what is wrong
+    return found
+
+
+def _fitting(name: str, axes: Sequence[str]) -> list[list[str]]:
+    pairs = [a.rpartition("=")[::2] for a in axes]
+    pairs.sort(key=lambda pair: not pair[0])
+    return [[a.strip() for a in wanted.split(",")] for pattern, wanted in pairs if fnmatchcase(name, pattern or "*")]
+
+
+def _read(path: Path, kind: str, axes: list[list[str]], key: str | None) -> RawScan:
+    key = key if kind in _NAMED else None
+    choices = axes if kind in _BARE else []
+    for wanted in choices[:-1]:
+        try:
+            return read_raw(path, axes=wanted, key=key)
+        except DataError:
+            continue
+    return read_raw(path, axes=choices[-1] if choices else None, key=key)
