@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from recon.data import CTViews, DataError
 from recon.io.ct_dicom import is_dicom
-from recon.io.ct_pd_header import PIXELS, PROJECTION, WANTED, described, number, numbers, word
+from recon.io.ct_pd_header import PIXELS, PROJECTION, WANTED, described, number, numbers, of_ge, word
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,17 +46,22 @@ class _View:
 
 @dataclass(frozen=True)
 class _Files:
-    """The pixels of a scan, read view by view; the digest of each that was read is kept for the fingerprint."""
+    """The pixels of a scan, read view by view; the digest of each that was read is kept for the fingerprint.
+
+    `turned`: the files' first row is the nearest to the table, where the format's is the farthest.
+    """
 
     views: tuple[_View, ...]
     shape: tuple[int, int]
+    turned: bool = False
     digests: dict[int, bytes] = field(default_factory=dict)
 
     def stored(self, first: int, last: int) -> NDArray[np.uint16]:
         """Projections first … last − 1 as they are stored, (view, row, column)."""
         out = np.empty((last - first, *self.shape), np.uint16)
         for i in range(first, last):
-            out[i - first] = _pixels(self.views[i], self.shape)
+            pixels = _pixels(self.views[i], self.shape)
+            out[i - first] = pixels[::-1] if self.turned else pixels
             self.digests[i] = hashlib.sha256(out[i - first].data).digest()
         return out
 
@@ -234,12 +239,26 @@ def _scan(views: Sequence[_View], first: Dataset) -> CTViews:
         notes.append(
             "the detector has as many rows as columns, so that its pixels were taken row by row as the format says"
         )
-    return CTViews(
-        _Files(tuple(views), (rows, columns)), angles, positions,
+    shifts, centre, header = (
         np.array([view.values["shift"] for view in views], float),
+        (v["centre"][1] - 1, v["centre"][0] - 1),
+        described(first),
+    )
+    turned = False
+    if of_ge(first):
+        centre = (centre[0], columns - 1 - v["centre"][0])
+        turned = header.study.patient_position.startswith("FF")
+        notes.append(
+            "GE: the central column is counted from the detector's other end"
+            + (", and z and the rows run to the head" if turned else "")
+        )
+    if turned:
+        positions, shifts, centre = -positions, shifts * (1, -1, 1), (rows - 1 - centre[0], centre[1])
+    return CTViews(
+        _Files(tuple(views), (rows, columns), turned), angles, positions, shifts,
         np.array([view.values["scale"] for view in views], float), v["radius"], v["distance"], (rows, columns),
-        (v["row_spacing"], v["column_spacing"]), (v["centre"][1] - 1, v["centre"][0] - 1), shape == "CYLINDRICAL",
-        helical, water, described(first), "CT projections, DICOM-CT-PD", tuple(notes),
+        (v["row_spacing"], v["column_spacing"]), centre, shape == "CYLINDRICAL", helical, water, header,
+        "CT projections, DICOM-CT-PD", tuple(notes),
     )  # fmt: skip
 
 
@@ -278,7 +297,7 @@ def _path(
 
 def _water(d: Dataset) -> tuple[float, list[str]]:
     """Attenuation of water in 1/mm, which some files state in 1/cm."""
-    water = number(d, "water")
+    water = number(d, "water") or number(d, "water_before")
     if water is None or water == 0:
         return 0.0, ["the projections state no attenuation of water; that of 70 keV is taken"]
     if 0.012 <= water <= 0.05:

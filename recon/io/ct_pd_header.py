@@ -41,6 +41,8 @@ _TAGS: dict[str, tuple[tuple[int, int], str]] = {
     "geometry": ((0x7037, 0x100A), "text"),
     "log": ((0x7039, 0x1009), "text"),
     "water": ((0x7041, 0x1001), "text"),
+    # Where versions of the format before 2018 state it.
+    "water_before": ((0x0018, 0x0061), "text"),
 }
 #: A file that has one of these is a projection.
 PROJECTION = ((0x7029, 0x1010), (0x7031, 0x1001))
@@ -92,6 +94,11 @@ def word(d: Dataset, name: str) -> str:
     value = d[tag].value if tag in d else ""
     text = bytes(value).decode("latin-1") if isinstance(value, (bytes, bytearray)) else str(value or "")
     return text.replace("\0", " ").strip()
+
+
+def of_ge(d: Dataset) -> bool:
+    """Whether a scanner of GE made the projections, whose files differ from the format (docs/reference/formats.md)."""
+    return str(d.get("Manufacturer") or "").strip().upper().startswith("GE")
 
 
 def described(d: Dataset) -> Header:

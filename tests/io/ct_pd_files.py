@@ -3,13 +3,15 @@
 Positions as the format states them: a left-handed system seen from the table, φ = 0 at 12 o'clock, counter-clockwise,
 x = −ρ sin φ, y = ρ cos φ, z from the table into the gantry; with the detector at six o'clock its leftmost column and
 its farthest row are number 1; the focal spot is displaced against the detector's focal centre by (Δρ, Δφ, Δz).
+GE's exports are made as PyTomography found two of them to be: column 443.25 of 888 stated as 444.75, z towards the
+head where the feet came first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,7 @@ def write(
     z: tuple[float, float] = (-30.0, 30.0),
     *,
     position: str = "HFS",
+    maker: str = "SIEMENS",
     implicit: bool = True,
     transposed: bool = True,
     series: str = "series",
@@ -136,16 +139,24 @@ def write(
         d.SeriesInstanceUID, d.StudyInstanceUID = of_series, study
         d.Modality, d.PatientName, d.PatientID = "CT", NAME, ID
         d.SpecificCharacterSet = "ISO_IR 192"
-        d.InstanceNumber, d.PatientPosition, d.Manufacturer = i + 1, position, "SIEMENS"
+        d.InstanceNumber, d.PatientPosition, d.Manufacturer = i + 1, position, maker
         d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
         d.BitsAllocated = d.BitsStored = 16
         d.HighBit, d.PixelRepresentation = 15, 0
         d.RescaleSlope, d.RescaleIntercept = str(slope), str(intercept)
+        as_ge = maker.startswith("GE")
+        to_head = as_ge and position.startswith("FF")
+        stored = stored[::-1] if to_head else stored
         image = stored.T if transposed else stored
         d.Rows, d.Columns = image.shape
         d.PixelData = np.ascontiguousarray(image).tobytes()
         wrapped = (phi[i] + math.pi) % (2 * math.pi) - math.pi
-        _private(d, s, wrapped, at[i], spot)
+        column, row = s.columns - s.centre[0] if as_ge else s.centre[0], s.centre[1]
+        if to_head:
+            said = replace(s, centre=(column, s.rows + 1 - row))
+            _private(d, said, wrapped, -at[i], (spot[0], -spot[1], spot[2]))
+        else:
+            _private(d, replace(s, centre=(column, row)), wrapped, at[i], spot)
         if change is not None:
             change(d, i)
         paths.append(folder / f"{(i * 7919) % 100003:06d}-{series}.dcm")

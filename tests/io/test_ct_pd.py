@@ -72,6 +72,43 @@ def test_water_in_1_per_cm_is_understood_and_said(tmp_path: Path) -> None:
     assert "1/cm" in " ".join(scan.notes)
 
 
+def test_water_is_read_where_the_first_versions_of_the_format_state_it(tmp_path: Path) -> None:
+    def older(d: pydicom.Dataset, k: int) -> None:
+        del d[0x7041, 0x1001]
+        d.add_new((0x0018, 0x0061), "DS", "0.0193")
+
+    ct_pd_files.write(tmp_path, BALLS, TINY, Z, implicit=False, change=older)
+    assert scan_of(tmp_path).water == pytest.approx(0.0193)
+
+
+def test_the_central_column_of_ge_is_counted_from_the_other_end(tmp_path: Path) -> None:
+    """PyTomography measured two scans of GE: the column of 444.75 among 888 is number 443.25, and 442.25 from 0."""
+    s = replace(TINY, columns=888, column_mm=0.5, centre=(443.25, 2.75), views=16)
+    for maker, column in (("GE MEDICAL SYSTEMS", 442.25), ("SIEMENS", 442.25)):
+        ct_pd_files.write(tmp_path / maker, (), s, Z, maker=maker)
+        scan = scan_of(tmp_path / maker)
+        assert scan.centre == pytest.approx((1.75, column))
+        assert any("GE: the central column" in n for n in scan.notes) == maker.startswith("GE")
+    stated = pydicom.dcmread(sorted((tmp_path / "GE MEDICAL SYSTEMS").iterdir())[0])[0x7031, 0x1033].value
+    assert np.frombuffer(stated, "<f4")[0] == pytest.approx(444.75)
+
+
+@pytest.mark.parametrize("position", ["HFS", "FFS"])
+def test_a_scan_of_ge_reads_as_that_of_another_maker(position: str, tmp_path: Path) -> None:
+    s = replace(TINY, centre=(7.25, 2.0))
+    scans = []
+    for maker in ("GE MEDICAL SYSTEMS", "SIEMENS"):
+        ct_pd_files.write(tmp_path / maker, BALLS, s, Z, position=position, maker=maker)
+        scans.append(scan_of(tmp_path / maker))
+    ge, other = scans
+    for name in ("angles", "positions", "shifts", "scale"):
+        assert getattr(ge, name) == pytest.approx(getattr(other, name), abs=1e-6)
+    assert ge.centre == pytest.approx(other.centre)
+    assert np.array_equal(ge.views.stored(3, 6), other.views.stored(3, 6))
+    said = " ".join(ge.notes)
+    assert ("run to the head" in said) == (position == "FFS")
+
+
 def _private(group: int, element: int, vr: str, value: object, only: int | None = None):  # type: ignore[no-untyped-def]
     def change(d: pydicom.Dataset, k: int) -> None:
         if only is None or k == only:
