@@ -147,6 +147,13 @@ def _calibration(p: Problem) -> int:
     return 8 * (6**3 * p.virtual_coils) ** 2 * _COMPLEX if needs_maps else 0
 
 
+def machine() -> int:
+    """Bytes of memory that there are in all (a container's limit counts)."""
+    import psutil
+
+    return int(min(psutil.virtual_memory().total, _container_limit()))
+
+
 def _container_limit() -> int:
     try:
         with open("/sys/fs/cgroup/memory.max", encoding="ascii") as f:

@@ -14,7 +14,7 @@ _ENDED, _IMAGES, _LATENCIES = 20, 24, 200
 
 #: What of a session's record the page shows.
 _SHOWN = (
-    "recipe", "lines", "lines_received", "lines_expected", "returned", "received_MiB", "waiting_MiB",
+    "recipe", "lines", "lines_received", "lines_expected", "returned", "received_MiB", "waiting_MiB", "memory_MiB",
     "last_line_to_image_s", "trust", "state", "reason",
 )  # fmt: skip
 

@@ -73,10 +73,10 @@ def _card(value: Any, what: str) -> str:
 def _running(sessions: Iterable[Mapping[str, Any]]) -> str:
     rows = [
         [s["job"], s["peer"], s.get("recipe", ""), _long(s["seconds"]), s.get("lines", 0), s.get("received_MiB", 0),
-         s.get("returned", 0), s.get("waiting_MiB", 0)]
+         s.get("returned", 0), s.get("waiting_MiB", 0), s.get("memory_MiB", 0)]
         for s in sessions
     ]  # fmt: skip
-    heads = ["job", "peer", "recipe", "since", "lines", "MiB in", "images out", "MiB waiting"]
+    heads = ["job", "peer", "recipe", "since", "lines", "MiB in", "images out", "MiB waiting", "MiB held"]
     return _table(heads, rows, numbers=4) if rows else '<p class="none">no session</p>'
 
 

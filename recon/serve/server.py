@@ -6,30 +6,27 @@ import contextlib
 import ipaddress
 import json
 import math
-import os
 import secrets
 import selectors
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from recon import __version__
 from recon.data import ReconError
 from recon.pacs.summary import summary
 from recon.recipe import Recipe
-from recon.serve import wire
+from recon.serve import memory, wire
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
 from recon.serve.door import Leaving, Waiting
 from recon.serve.pacs import delivering
-from recon.serve.settings import Site, networks
+from recon.serve.process import Session, Worker, start
+from recon.serve.settings import MiB, Site, networks
 
 if TYPE_CHECKING:
     from recon.serve.tls import Front
@@ -40,35 +37,6 @@ _FAILURES = 3
 _STOPPED = "the server is being stopped; send the scan again when it runs"
 
 Log = Callable[[str], None]
-
-
-@dataclass
-class _Session:
-    name: str
-    peer: str
-    connection: socket.socket
-    ends_at: float
-    began: float
-    reason: str = ""
-    record: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    control: socket.socket
-    buffer: bytes = b""
-    ready: bool = False
-    held: bool = False
-    sending: bool = False
-    session: _Session | None = None
-
-
-def _scratch() -> IO[bytes]:
-    """A file without a name: in memory where there is such a thing, since no session should hang on a full disk."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("setup"), "w+b")
-    return tempfile.TemporaryFile()
 
 
 def listen(site: Site) -> socket.socket:
@@ -97,9 +65,10 @@ class Server:
         self._listener, self._site, self._audit, self._board, self._log = sock, site, audit, board, log
         self._allowed = networks(site)
         self._setup = json.dumps({"site": asdict(site), "recipes": {n: asdict(r) for n, r in recipes.items()}}).encode()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._failures = 0
         self._stopping = 0.0
+        self._most, self._looks_at = memory.limit(site), 0.0
         self._selector = selectors.DefaultSelector()
         self._waiting = Waiting(self._selector, site.limits.first_s, lambda: board.refused("no word"), self._silent)
         self._leaving = Leaving(self._selector)
@@ -135,7 +104,7 @@ class Server:
                 signal.signal(n, handler)
             self._end()
 
-    def _active(self) -> list[_Worker]:
+    def _active(self) -> list[Worker]:
         return [w for w in self._workers if w.session]
 
     def _keep_warm(self) -> None:
@@ -144,23 +113,10 @@ class Server:
         for _ in range(wanted - idle):
             self._start()
 
-    def _start(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        with theirs, _scratch() as setup:
-            setup.write(self._setup)
-            setup.seek(0)
-            # Threads that wait in a loop for each other stand still where sessions share the cores.
-            patient = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", **os.environ}
-            # What a library may print could hold something of the scan: it goes nowhere.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "recon.serve.worker", str(theirs.fileno())],
-                stdin=setup, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-                env=patient,
-            )  # fmt: skip
-        worker = _Worker(process, ours)
-        ours.setblocking(False)
+    def _start(self) -> Worker:
+        worker = start(self._setup)
         self._workers.append(worker)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
+        self._selector.register(worker.control, selectors.EVENT_READ, lambda: self._hear(worker))
         return worker
 
     def _accept(self) -> None:
@@ -216,7 +172,7 @@ class Server:
         if self._busy(connection, peer):
             return
         now = time.monotonic()
-        session = _Session(secrets.token_hex(4), peer, connection, now + self._site.limits.wall_s, now)
+        session = Session(secrets.token_hex(4), peer, connection, now + self._site.limits.wall_s, now)
         worker = next((w for w in self._workers if not w.session), None) or self._start()
         worker.session = session
         self._record("started", job=session.name, peer=peer)
@@ -233,7 +189,7 @@ class Server:
         except OSError as e:
             self._log(f"job {what['job']} {event}, and the audit could not be written ({e.strerror}); make room for it")
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, worker: Worker) -> None:
         try:
             got = worker.control.recv(1 << 16)
         except BlockingIOError:
@@ -246,7 +202,7 @@ class Server:
         if not got:
             self._gone(worker)
 
-    def _note(self, worker: _Worker, what: dict[str, Any]) -> None:
+    def _note(self, worker: Worker, what: dict[str, Any]) -> None:
         worker.sending = what.pop("sending", worker.sending)
         if "unfit" in what:
             raise ReconError(what["unfit"])
@@ -266,7 +222,7 @@ class Server:
             self._log(f"job {worker.session.name}: {what['last_line_to_image_s']:.2f} s from last line to first image")
         record.update(what)
 
-    def _gone(self, worker: _Worker) -> None:
+    def _gone(self, worker: Worker) -> None:
         """A worker has ended: its peer hears why if it has not yet, and the audit says how."""
         self._selector.unregister(worker.control)
         worker.control.close()
@@ -295,25 +251,38 @@ class Server:
 
     def _timeout(self) -> float | None:
         times = [w.session.ends_at for w in self._active() if w.session]
+        times += [self._looks_at] if times else []
         first = min([*times, self._waiting.due(), self._leaving.due()])
         return max(0.0, first - time.monotonic()) if first < math.inf else None
 
     def _watch(self) -> None:
         now = time.monotonic()
         for worker in self._active():
-            assert worker.session is not None
-            if self._stopping and not worker.sending and not worker.session.reason:
-                worker.session.ends_at = now
-            if now >= worker.session.ends_at and not worker.session.reason:
-                worker.session.reason = (
-                    _STOPPED
-                    if self._stopping
-                    else f"the session took more than {self._site.limits.wall_s:g} s and was ended"
-                )
-                worker.process.kill()  # its control socket ends, and with it the session
-                worker.session.ends_at = now + 60
+            session = worker.session
+            assert session is not None
+            if self._stopping and not worker.sending and not session.reason:
+                session.ends_at = now
+            if now >= session.ends_at and not session.reason:
+                wall = f"the session took more than {self._site.limits.wall_s:g} s and was ended"
+                worker.end(_STOPPED if self._stopping else wall, now + 60)
+        if now >= self._looks_at:
+            self._looks_at = now + memory.WATCH_S
+            self._weigh(now)
         self._waiting.look()
         self._leaving.look()
+
+    def _weigh(self, now: float) -> None:
+        """End the sessions whose processes hold more memory than they may, so that they take none of the others'."""
+        for worker in self._active():
+            session = worker.session
+            assert session is not None
+            if session.reason:
+                continue
+            held = memory.resident(worker.process.pid)
+            session.record["memory_MiB"] = max(-(-held // MiB), session.record.get("memory_MiB", 0))
+            self._board.told(session.name, {"memory_MiB": session.record["memory_MiB"]})
+            if held > self._most:
+                worker.end(memory.exceeded(self._site, held), now + 60)
 
     def _stop(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -21,9 +21,8 @@ from recon.serve import parameters, wire
 from recon.serve.aside import Aside
 from recon.serve.counting import announced, encodes
 from recon.serve.scanner_images import Passing, replies
+from recon.serve.settings import MiB
 from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Waveform, WireError, XmlHeader
-
-MiB = 2**20
 
 Send = Callable[[bytes], None]
 
@@ -123,7 +122,7 @@ def _receive(
             if inbox.bytes > budget:
                 raise WireError(
                     f"more than {budget // MiB} MiB of raw data came, which is more than the header announces or this "
-                    "server holds; correct encodingLimits, or raise session_MiB"
+                    "server holds; correct encodingLimits, or raise session_MiB and process_MiB"
                 )
         elif isinstance(message, Config):
             stage, inbox.recipe = "header", _registered(message.text, recipes)

@@ -21,8 +21,13 @@ from recon.recipe import Recipe
 Seconds = Annotated[float, Ge(0.05), Le(1e6)]
 Mebibytes = Annotated[int, Ge(1), Le(2**24)]
 
+MiB = 2**20
+
 #: What a scanner asks for on behalf of every OpenRecon application; its user interface says which recipe that is.
 OPENRECON = "openrecon"
+
+#: Least MiB of a session's process: Python, torch and the libraries, and a small scan.
+_LEAST_MiB = 1024
 
 #: Recipes that every server knows, and the method of each.
 BUILT_IN: dict[str, recipes.Method] = {
@@ -45,6 +50,8 @@ class Limits:
     #: MiB of raw data that a session may hold, and of images that wait to be sent.
     session_MiB: Mebibytes = 8192
     queue_MiB: Mebibytes = 256
+    #: MiB that the process of a session may hold before it is ended; 0 takes its part of the machine's memory.
+    process_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
     #: MiB that each waiting process holds ready for raw data, at most a sixteenth of what is free.
     ready_MiB: Annotated[int, Ge(0), Le(2**24)] = 1024
     #: MiB that a reconstruction may use; 0 takes what is free.
@@ -125,6 +132,11 @@ def check(site: Site) -> Site:
         raise ReconError(
             f"at {site.host} others could connect; name those that may, for instance --allow 192.168.2.0/24, or listen "
             "on 127.0.0.1"
+        )
+    if 0 < site.limits.process_MiB < _LEAST_MiB:
+        raise ReconError(
+            f"process_MiB is {site.limits.process_MiB}, too little for any session; give {_LEAST_MiB} or more, or 0 "
+            "for its part of this machine's memory"
         )
     if any(asdict(site.tls).values()):
         from recon.serve.tls import server_context

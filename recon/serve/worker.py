@@ -24,10 +24,10 @@ from recon.data import DataError, Image, RawScan, ReconError
 from recon.errors import sentence
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
-from recon.serve import counting, early, settings, store, wire
+from recon.serve import counting, early, memory, settings, store, wire
 from recon.serve.pacs import to_pacs
-from recon.serve.session import Inbox, Key, MiB, receive, stamp
-from recon.serve.settings import Site
+from recon.serve.session import Inbox, Key, receive, stamp
+from recon.serve.settings import MiB, Site
 from recon.serve.slabs import hold
 from recon.serve.streams import Broken, Incoming, Outgoing
 from recon.serve.thumbnail import thumbnail
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _PROGRESS_S = 1.0
 
 #: What helps a session that ran out of memory.
-_MEMORY = "lower memory_MiB or max_sessions in the site's file"
+_MEMORY = "lower process_MiB or max_sessions in the site's file"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
             incoming.begun()
         return out
 
-    bounds = limits.session_MiB * MiB, out.put, limits.queue_MiB * MiB
+    bounds = memory.raw(job.site), out.put, limits.queue_MiB * MiB
     threading.Thread(target=receive, args=(take, inbox, job.recipes, *bounds), daemon=True).start()
     if job.site.status_port is not None:
         threading.Thread(target=_progress, args=(inbox, out, job), daemon=True).start()
@@ -86,7 +86,8 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
         state = "undelivered"
         job.tell(reason=str(e))
     except Exception as e:
-        reason = sentence(e, memory=_MEMORY)
+        # Who streams a scan has no command line: the limit that decides is the site's.
+        reason = sentence(e, memory=_MEMORY).replace("raise --memory", "raise process_MiB in the site's file")
         if inbox.returned:
             reason += f"; {inbox.returned} images of slices that were whole have been returned before"
         state = "incomplete" if isinstance(e, wire.Cut) else "failed"
@@ -182,7 +183,7 @@ class _Sender:
         self._index += 1
         counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
         keep = (lambda made: self.frames.update({key: made})) if self._job.site.pacs.to else None
-        for n, (message, image) in enumerate(images(scan, self._job, inbox.plan, 0, keep)):
+        for n, (message, image) in enumerate(images(scan, self._job, inbox.plan, 0, self._memory(), keep)):
             first = inbox.lines[inbox.frames[key][0]]
             series = self._first_series() + stack * self._parts()
             self._put(stamp(message, first, series, image_index=self._index, **counters), image)
@@ -207,12 +208,16 @@ class _Sender:
             return
         for n in range(len(stacks)):
             series = self._first_series() + n * self._parts()
-            for i, (message, image) in enumerate(images(scan, self._job, inbox.plan, n)):
+            for i, (message, image) in enumerate(images(scan, self._job, inbox.plan, n, self._memory())):
                 self._put(stamp(message, inbox.lines[0], series), image)
                 if n == i == 0:
                     self._timed(arrived)
                 if i == 0 and self._job.site.pacs.to:
                     self.whole.append(image)
+
+    def _memory(self) -> int:
+        """Bytes that a reconstruction may use beside what came and what waits to be sent."""
+        return memory.work(self._job.site, self._inbox.bytes + self._out.held)
 
     def _parts(self) -> int:
         output = self._inbox.plan.output
@@ -249,15 +254,17 @@ def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
 
 
 def images(
-    scan: RawScan, job: Job, recipe: Recipe, stack: int, keep: Callable[[Solved], None] | None = None
+    scan: RawScan, job: Job, recipe: Recipe, stack: int, most: int, keep: Callable[[Solved], None] | None = None
 ) -> Iterator[tuple[ImageMessage, Image]]:
-    """The messages of one stack of a scan, and the image that each is of; `keep` is handed what was solved."""
+    """The messages of one stack of a scan, and the image that each is of, made with `most` bytes of memory.
+
+    `keep` is handed what was solved.
+    """
     from recon import pipeline
 
     site = job.site
     parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
-    memory = site.limits.memory_MiB * MiB or None
-    image = pipeline.reconstruct(scan, recipe, device=site.device, memory=memory, stack=stack, keep=keep)
+    image = pipeline.reconstruct(scan, recipe, device=site.device, memory=most, stack=stack, keep=keep)
     numbers = {k: v for k, v in image.trust.items() if k != "items"}
     job.tell(
         notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"], **({"trust": numbers} if numbers else {})
@@ -305,7 +312,7 @@ def main() -> None:
         warm.tell(unfit=str(e))
         return
     warm.tell(ready=True)
-    memory = hold(site.limits.ready_MiB * MiB, control)
+    slabs = hold(memory.ready(site), control)
     warm.tell(held=True)
     data, descriptors, _, _ = socket.recv_fds(control, 1 << 12, 1)
     if not descriptors:
@@ -315,7 +322,7 @@ def main() -> None:
     connection = socket.socket(fileno=descriptors[0])
     with contextlib.suppress(OSError):  # behind TLS it is no TCP connection
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    talk(connection, job, memory)
+    talk(connection, job, slabs)
     os._exit(0)  # taking apart what was imported would keep the next scanner waiting
 
 

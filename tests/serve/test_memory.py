@@ -1,0 +1,153 @@
+"""The memory that the process of a session may hold: planned with, watched, and its end where it is exceeded."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from recon import plan
+from recon.data import ReconError
+from recon.io.read import read
+from recon.pipeline import reconstruct
+from recon.serve import memory
+from recon.serve.settings import Limits, MiB, Site, check
+from tests.command import recon, refused
+from tests.serve.conftest import Local, Running
+from tests.serve.scanner import Recording, Scanner, run, session
+from tests.serve.test_server import wait_for
+from tests.serve.test_service_faults import busy
+
+GiB = 2**30
+
+#: Runs in every process that Python starts with its folder on PYTHONPATH: a leak of 800 MiB/s where a file asks for it.
+#: It ends at 3 GiB, so that a server which lets it grow fails the test and not the machine.
+LEAK = """
+import os, pathlib, threading, time
+
+def leak():
+    asked = pathlib.Path(__file__).with_name(f"grow.{os.getpid()}")
+    while not asked.exists():
+        time.sleep(0.01)
+    held = []
+    while len(held) < 192:
+        held.append(b"x" * 2**24)
+        time.sleep(0.02)
+    asked.with_suffix(".all").touch()
+    time.sleep(600)
+
+threading.Thread(target=leak, daemon=True).start()
+"""
+
+
+def test_f31_a_session_that_outgrows_its_memory_is_ended_and_the_others_go_on(
+    server: Callable[..., Running], full: Recording, full_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LEAK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    one = server("max_sessions = 2\nstatus_port = 0\n[limits]\nprocess_MiB = 1024\n")
+    assert one.process.stdout is not None
+    page = one.process.stdout.readline().split()[-1] + "status.json"
+    grown = Scanner(one.port).send(session(full)[:20])
+    process = busy(one)
+    other = Scanner(one.port).send(session(full)[:20])
+    wait_for(lambda: one.log().count("started") == 2)
+    (tmp_path / f"grow.{process.pid}").touch()
+
+    reply = grown.wait(30)
+    assert "more than the 1024 MiB that one may" in reply.error()
+    assert (reply.closes, reply.ended, reply.images) == (1, True, [])
+    assert not (tmp_path / f"grow.{process.pid}").with_suffix(".all").exists()
+    assert not process.is_running()
+    # The other session has its image, and the next one a process that waited.
+    expected = np.abs(reconstruct(read(full_file)).data)
+    assert np.array_equal(other.send(session(full)[20:]).wait().images[0].pixels[0], expected[0:1])
+    wait_for(lambda: json.load(urllib.request.urlopen(page))["workers"]["ready"] == 1)
+    assert len(run(one.port, session(full)).images) == 1
+
+    ended = [line for line in one.audit() if line["event"] == "ended"]
+    assert [line["state"] for line in ended] == ["failed", "done", "done"]
+    assert "raise process_MiB" in ended[0]["reason"]
+    assert 1024 < ended[0]["memory_MiB"] < 2048
+    assert 100 < ended[1]["memory_MiB"] < 1024
+    shown = json.load(urllib.request.urlopen(page))["ended"]
+    assert (shown[-1]["reason"], shown[-1]["memory_MiB"]) == (ended[0]["reason"], ended[0]["memory_MiB"])
+    assert "more than the 1024 MiB" in one.log()
+
+
+def test_what_a_process_holds_is_seen() -> None:
+    before = memory.resident(psutil.Process().pid)
+    block = b"x" * (200 * MiB)
+    assert memory.resident(psutil.Process().pid) - before > 190 * MiB
+    del block
+    gone = psutil.Popen(["true"])
+    gone.wait()
+    assert memory.resident(gone.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("machine", "sessions", "set_MiB", "expected"),
+    [
+        (64 * GiB, 4, 0, 14.4 * GiB),
+        (64 * GiB, 1, 0, 57.6 * GiB),
+        (6 * GiB, 4, 0, 2 * GiB),  # a part too small to work with
+        (1 * GiB, 4, 0, 0.9 * GiB),
+        (64 * GiB, 4, 3000, 3000 * MiB),
+    ],
+)
+def test_every_session_has_its_part_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, machine: int, sessions: int, set_MiB: int, expected: float
+) -> None:
+    monkeypatch.setattr(plan, "machine", lambda: machine)
+    site = Site(max_sessions=sessions, limits=Limits(process_MiB=set_MiB))
+    assert abs(memory.limit(site) - expected) <= 1
+    assert 0 <= memory.ready(site) <= memory.limit(site) // 8
+    assert 0 <= memory.raw(site) < memory.limit(site)
+
+
+def test_raw_data_and_reconstruction_together_stay_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "budget", lambda limit: 50 * GiB)
+    site = Site(limits=Limits(process_MiB=4096, session_MiB=65536))
+    for held in (0, 1 * GiB, memory.raw(site)):
+        assert held + memory.work(site, held) <= 0.9 * 4 * GiB or memory.work(site, held) == 0
+    assert memory.work(site, 0) > 3.5 * GiB
+    assert memory.work(replace(site, limits=replace(site.limits, memory_MiB=500)), 0) == 500 * MiB
+    monkeypatch.setattr(plan, "budget", lambda limit: 1 * GiB)  # what is free now
+    assert memory.work(site, 0) == 1 * GiB
+
+
+def test_a_scan_too_large_for_its_session_is_refused_in_the_words_of_the_site(
+    local: Callable[..., Local], full: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "work", lambda site, held: 100 * MiB)
+    reply = run(local().port, session(full))
+    assert "raise process_MiB in the site's file" in reply.error()
+    assert "--memory" not in reply.error()
+    assert (reply.closes, reply.images) == (1, [])
+
+
+def test_the_check_says_what_a_session_may_hold(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text("max_sessions = 2\n[limits]\nprocess_MiB = 2048\n")
+    assert "each of 2 sessions may hold 2048 MiB of this machine's" in recon("serve", "--check", path).out
+    path.write_text(f"max_sessions = 2\n[limits]\nprocess_MiB = {plan.machine() // MiB}\n")
+    assert "together they may hold more than the machine has" in recon("serve", "--check", path).out
+    path.write_text("[limits]\nprocess_MiB = 500\n")
+    assert "process_MiB is 500" in refused(recon("serve", "--check", path), 1)
+    with pytest.raises(ReconError, match="1024 or more"):
+        check(Site(limits=Limits(process_MiB=1)))
+
+
+def test_a_scan_that_sends_more_than_its_process_may_hold_is_ended_by_its_session(
+    local: Callable[..., Local], full: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "raw", lambda site: 10_000)
+    reply = run(local().port, session(full))
+    assert "raise session_MiB and process_MiB" in reply.error()
+    assert reply.images == []
