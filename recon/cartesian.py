@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from recon.prepare.sampling import sampling
 from recon.prepare.sensitivities import combine, first_coil
 from recon.prepare.sort import Frame
 from recon.prepare.walsh import walsh
+from recon.progress import Report
 from recon.recipe import Method
 from recon.solve import cg
 from recon.solve.grappa import grappa
@@ -66,9 +67,7 @@ class Finished:
     notes: list[str]
 
 
-def volumes(
-    job: Job, report: Callable[[str, int, int], None]
-) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
+def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
     """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes.
 
     `how` holds the uncertainty map of the same shape where the recipe asks for replicas.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from recon.prepare.espirit import espirit
 from recon.prepare.readout import crop
 from recon.prepare.sampling import Sampling
 from recon.prepare.sort import Frame
+from recon.progress import Report
 from recon.recipe import Method
 
 #: A k-space position, in cycles per field of view, that no grid reaches.
@@ -34,9 +35,7 @@ _OUTSIDE = 1e6
 _NONE = Sampling((0, 0), 0, (0, 0), 0, None, (1.0, 1.0), ("", ""), 0.0)
 
 
-def volumes(
-    job: Job, report: Callable[[str, int, int], None]
-) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
+def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
     """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes."""
     coils = job.whitening.matrix.shape[0]
     choice = methods.choose(job.recipe.solve.method, _NONE, coils, cartesian=False)

@@ -22,9 +22,9 @@ from recon.prepare.helical import fans
 from recon.prepare.oddities import oddities
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
+from recon.progress import Report, silent
 from recon.recipe import Recipe
 
-Report = Callable[[str, int, int], None]
 Scan = RawScan | CTImages | CTProjections | CTViews
 
 
@@ -59,7 +59,7 @@ def reconstruct(
     a scan that cannot be reconstructed as it stands, ReconError for a recipe that does not fit it.
     """
     started = datetime.now(timezone.utc)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or silent
     if isinstance(scan, CTImages):
         return images.reconstruct(scan, recipe, place(device), stack, report)
     if isinstance(scan, CTViews):

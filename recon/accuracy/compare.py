@@ -17,7 +17,7 @@ from recon.accuracy.undersample import Kind, acs_lines, mask_of, measured, under
 from recon.data import DataError, RawScan
 from recon.errors import sentence
 from recon.metrics import best_scale, body, scores
-from recon.pipeline import Report
+from recon.progress import Report
 from recon.recipe import Recipe
 
 Floats = NDArray[np.float64]

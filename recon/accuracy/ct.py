@@ -21,15 +21,15 @@ from recon.accuracy.ct_methods import Made
 from recon.accuracy.ct_page import page, picture
 from recon.data import CTImages, DataError, ReconError
 from recon.hounsfield import WATER, attenuation
-from recon.io.atomic import atomic_file, write_error
+from recon.io.atomic import put, write_error
 from recon.operators.xray import Xray
+from recon.progress import Report, silent
 from recon.recipe import CT
 from recon.simulation import ct as physics
 from recon.simulation.ct_scan import Scan, own_photons, rays
 from recon.solve.fbp import fbp
 
 Record = dict[str, Any]
-Report = Callable[[str, int, int], None]
 
 #: Photons of a ray without a body at the full dose of the phantom and of scans that show no noise, the fewest of scans
 #: (small, resampled pictures would need a dose at which rays starve), and the electronics' noise in photons.
@@ -63,7 +63,7 @@ def bench(
     folder: Path,
     *,
     replace: bool = False,
-    report: Report = lambda stage, done, total: None,
+    report: Report = silent,
 ) -> list[Record]:
     """Compare denoisers and write results.json, results.csv, index.html and a PNG for each scan; gives the records.
 
@@ -93,10 +93,10 @@ def bench(
         records += found
         if shown:
             pictures[name] = shown
-            _put(folder / f"{name}.png", shown)
-        _put(folder / RECORDS, (json.dumps(records, indent=1, allow_nan=False) + "\n").encode())
-        _put(folder / TABLE, table(records).encode())
-        _put(folder / PAGE, page(records, pictures).encode())
+            put(folder / f"{name}.png", shown)
+        put(folder / RECORDS, (json.dumps(records, indent=1, allow_nan=False) + "\n").encode())
+        put(folder / TABLE, table(records).encode())
+        put(folder / PAGE, page(records, pictures).encode())
     report("compare", len(steps), len(steps))
     return records
 
@@ -294,8 +294,3 @@ def _png(first: Slices, rows: Sequence[tuple[str, Mapping[str, Slices]]], name: 
     out = io.BytesIO()
     picture(first, rows, name).save(out, format="PNG", optimize=True)
     return out.getvalue()
-
-
-def _put(path: Path, data: bytes) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(data)

@@ -13,6 +13,7 @@ import torch
 
 from recon.accuracy.ct_measures import Slices
 from recon.ct import denoise, learned
+from recon.progress import silent
 from recon.recipe import Recipe
 
 Method = Callable[[Slices], Slices]
@@ -48,9 +49,9 @@ def _network(name: str, strength: float | Literal["auto"], device: torch.device)
 
     def run(x: Slices) -> Made:
         # Weights are read and memory is found before time counts.
-        denoise.denoise_images(x[:1], plan, device, _silent)
+        denoise.denoise_images(x[:1], plan, device, silent)
         begin = time.perf_counter()
-        found = denoise.denoise_images(x, plan, device, _silent)
+        found = denoise.denoise_images(x, plan, device, silent)
         seconds = (time.perf_counter() - begin) / len(x)
         back = int(found.trust.get("fallbacks", 0))
         used = found.provenance["strength"]
@@ -113,7 +114,7 @@ def shipped() -> list[str]:
 
 def _tv(weight: float, device: torch.device) -> Method:
     plan = replace(Recipe(), solve=replace(Recipe().solve, tv=weight))
-    return lambda x: denoise.total_variation(x, plan, device, _silent, "").data
+    return lambda x: denoise.total_variation(x, plan, device, silent, "").data
 
 
 def _nlm(h: float) -> Method:
@@ -134,7 +135,3 @@ def _bm3d(sigma: float) -> Method:
         return np.stack([bm3d(s, sigma_psd=sigma) for s in x]).astype(np.float32)
 
     return run
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No report."""

@@ -20,8 +20,8 @@ from recon.accuracy.page import page
 from recon.accuracy.picture import picture
 from recon.accuracy.undersample import measured
 from recon.data import CTSeries, DataError, RawScan, ReconError
-from recon.io.atomic import atomic_file, write_error
-from recon.pipeline import Report
+from recon.io.atomic import put, write_error
+from recon.progress import Report
 
 #: What a folder of results holds beside the pictures.
 RECORDS, TABLE, PAGE = "results.json", "results.csv", "index.html"
@@ -81,10 +81,10 @@ def bench(
                 continue
             records += [dict(t.record) for t in found.trials]
             pictures[own] = png(found)
-            _put(folder / f"{own}.png", pictures[own])
-            _put(folder / RECORDS, (json.dumps(records, indent=1, allow_nan=False) + "\n").encode())
-            _put(folder / TABLE, table(records).encode())
-            _put(folder / PAGE, page(records, pictures).encode())
+            put(folder / f"{own}.png", pictures[own])
+            put(folder / RECORDS, (json.dumps(records, indent=1, allow_nan=False) + "\n").encode())
+            put(folder / TABLE, table(records).encode())
+            put(folder / PAGE, page(records, pictures).encode())
     return records
 
 
@@ -154,8 +154,3 @@ def _tells(stem: str, scan: RawScan | CTSeries) -> bool:
     words = {w for text in known for w in re.split(r"[\W_]+", text.lower()) if len(w) >= 3}
     plain = stem.lower()
     return any(w in plain for w in words)
-
-
-def _put(path: Path, data: bytes) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,10 +14,9 @@ from recon.ct import learned, strength
 from recon.data import Measurement, ReconError
 from recon.operators import Identity
 from recon.prepare import image_noise
+from recon.progress import Report
 from recon.recipe import Recipe
 from recon.solve import pdhg
-
-Report = Callable[[str, int, int], None]
 
 #: Weight of total variation in units of the recipe's `solve.tv` and the noise: that of k-space is white, that of a CT
 #: image comes in grains, over which an edge is harder to tell.

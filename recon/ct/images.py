@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recon.ct.denoise import Report, denoise_images
+from recon.ct.denoise import denoise_images
 from recon.data import CTImages, Image, ReconError
 from recon.job import described, fingerprint, provenance
+from recon.progress import Report
 from recon.recipe import Recipe
 
 #: Nothing weighs less than air. A scanner's filling outside of its circle does, and stays as it is.

@@ -19,12 +19,12 @@ from recon.nets import denoiser, weights
 from recon.operators.windows import box
 from recon.prepare import image_noise
 from recon.prepare.image_noise import ImageNoise
+from recon.progress import Report
 from recon.recipe import Recipe
 
 #: Networks for CT images that may ship, the best first.
 PREFERRED = ("ct-small", "ct-base")
 
-Report = Callable[[str, int, int], None]
 #: What was measured of one slice: rays of unit noise, and A on attenuation relative to water.
 Rays = Callable[[int], Measurement]
 

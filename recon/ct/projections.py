@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon.ct.denoise import Report, denoise_images
+from recon.ct.denoise import denoise_images
 from recon.ct.explained import examined
 from recon.data import CTProjections, DataError, Image, Measurement, ReconError
 from recon.geometry import Geometry
@@ -19,6 +19,7 @@ from recon.operators import Weight, Xray
 from recon.operators.xray import Parallel
 from recon.prepare import ct as prepare
 from recon.prepare import image_noise
+from recon.progress import Report
 from recon.recipe import Recipe
 from recon.solve import cg, pdhg
 from recon.solve.fbp import Window, fbp, view_weights

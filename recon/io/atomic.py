@@ -61,6 +61,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def put(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, as `atomic_file`; raises ReconError where the disk refuses."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """A temporary folder (mode 0700, dot-prefixed, beside `path`) that becomes `path` when the block ends well.

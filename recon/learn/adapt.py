@@ -19,9 +19,8 @@ from recon.learn.draw import Draw
 from recon.nets import unrolled, weights
 from recon.nets.unrolled import Problem, Unrolled
 from recon.operators.sense import Sense
+from recon.progress import Report, silent
 from recon.solve.rows import acs
-
-Report = Callable[[str, int, int], None]
 
 #: Share of the time that may go by before the first step.
 SETUP = 0.5
@@ -86,7 +85,7 @@ def adapt(
     network: Unrolled,
     scans: Sequence[Measurement],
     plan: Plan = Plan(),
-    report: Report = lambda stage, done, total: None,
+    report: Report = silent,
     *,
     begun: float | None = None,
     clock: Callable[[], float] = time.monotonic,

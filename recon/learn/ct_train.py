@@ -22,10 +22,11 @@ from recon.learn import train as common
 from recon.learn.ct_synth import Bank, Made, Settings
 from recon.learn.draw import Draw
 from recon.learn.settings import Loop, Training
-from recon.learn.train import Report, State
+from recon.learn.train import State
 from recon.learn.watch import Log
 from recon.nets import weights
 from recon.nets.unrolled import Shape
+from recon.progress import Report, silent
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def train(
     device: str = "cpu",
     minutes: float | None = None,
     resume: bool = False,
-    report: Report = lambda stage, done, total: None,
+    report: Report = silent,
 ) -> list[State]:
     """Train the networks of some plans on the same batches; each leaves its files in `output`/name.
 

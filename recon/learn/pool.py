@@ -18,6 +18,7 @@ from recon.learn.synth import Example
 from recon.nets import unrolled
 from recon.nets.unrolled import Problem
 from recon.operators.sense import Sense, SenseNormal
+from recon.progress import Report
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def fill(
     folder: Path,
     count: int,
     make: Callable[[int], Item],
-    report: Callable[[str, int, int], None],
+    report: Report,
     part: tuple[int, int] = (0, 1),
 ) -> list[Path]:
     """Files of `count` items in a folder; those that are missing are made, each from its number.

@@ -18,6 +18,7 @@ import torch
 from recon.data import ReconError
 from recon.learn import pool
 from recon.learn.pool import Groups, Item
+from recon.progress import Report
 
 #: Makes the item of a number for a part of the data, "train" or "validation".
 Make = Callable[[str, int], Item]
@@ -65,7 +66,7 @@ class Stream:
         free, total = torch.cuda.mem_get_info(self.device)
         return free > ROOM * total
 
-    def wait(self, items: int, held: int, seconds: float, report: Callable[[str, int, int], None]) -> None:
+    def wait(self, items: int, held: int, seconds: float, report: Report) -> None:
         """Return when this many items are there; raises ReconError when no process makes any for so long."""
         seen, since = -1, time.monotonic()
         while (now := min(items, len(self.groups)) + len(self.held)) < items + held:

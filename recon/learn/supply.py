@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,7 @@ from recon.learn import fastmri, pool, stream, synth, volumes
 from recon.learn.pool import Groups, Item
 from recon.learn.ranks import Rank
 from recon.learn.settings import Training
-
-Report = Callable[[str, int, int], None]
+from recon.progress import Report
 
 #: Seconds without a single new scan after which a training gives up.
 PATIENCE = 120.0

@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,9 +32,8 @@ from recon.learn.supply import Supply, stocked, streamed
 from recon.learn.watch import Log, picture
 from recon.nets import weights
 from recon.nets.unrolled import Unrolled
+from recon.progress import Report, silent
 from recon.recipe import to_toml
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -61,7 +60,7 @@ def train(
     minutes: float | None = None,
     resume: bool = False,
     workers: int = 0,
-    report: Report = lambda stage, done, total: None,
+    report: Report = silent,
 ) -> State:
     """Train a network and leave checkpoint.pt, log.jsonl, validation pictures and the final weights in `output`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ from recon.data import CTProjections, DataError, ReconError
 from recon.hounsfield import WATER, attenuation, hounsfield
 from recon.operators.xray import Fan, Parallel, Xray
 from recon.prepare.image_noise import SOFT, measured
+from recon.progress import Report, silent
 from recon.simulation import ct, ct_phantom
 from recon.simulation.ct import Beam
 from recon.solve.fbp import fbp
@@ -74,7 +74,7 @@ def of_volume(
     positions: tuple[float, ...],
     thickness: float,
     scan: Scan,
-    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    report: Report = silent,
 ) -> CTProjections:
     """Projections of the slices (z, y, x) of a volume in HU, square in x and y, with the noise that was asked for.
 
