@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recon.kernels import launch, proofs
+from recon.kernels import bridge, launch, proofs
 from recon.kernels.build import native
-
-#: Power iterations at most; in tissue, where the first eigenvalue stands apart, four or five are enough.
-ITERATIONS = 40
 
 
 def serves(t: Tensor, coils: int = 1, lags: int = 1) -> bool:
@@ -44,6 +41,6 @@ def eigenmaps(
         return
     module = native()
     assert module is not None
-    given = (kernels.contiguous(), waves.contiguous(), reference.contiguous(), maps, values)
-    arrays = (t.resolve_conj().numpy() for t in given)
-    module.eigenmaps(*arrays, first, least, tolerance, ITERATIONS, torch.get_num_threads())
+    given = (bridge.settled(t).numpy() for t in (kernels, waves, reference))
+    written = (maps.numpy(), values.numpy())
+    module.eigenmaps(*given, *written, first, least, tolerance, launch.ITERATIONS, torch.get_num_threads())

@@ -139,4 +139,4 @@ def decode(y: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
 
 
 def _array(t: Tensor) -> NDArray[np.generic]:
-    return t.detach().resolve_conj().resolve_neg().contiguous().numpy()
+    return bridge.settled(t).numpy()

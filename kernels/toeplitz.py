@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.kernels import bridge
 from recon.kernels.build import native
 from recon.kernels.sense import smooth
 
@@ -27,7 +28,7 @@ def convolve(items: Tensor, kernels: Tensor, which: NDArray[np.int32]) -> Tensor
     """T x of planes (item, y, x) for spectra (4, kernel, y, x) of the four phases; `which` numbers the kernels."""
     module = native()
     assert module is not None
-    items = items.detach().resolve_conj().contiguous()
+    items = bridge.settled(items)
     out = torch.empty_like(items)
     spectra = (kernels / kernels.shape[-2:].numel()).contiguous()
     module.toeplitz(items.numpy(), spectra.numpy(), which, out.numpy(), torch.get_num_threads())

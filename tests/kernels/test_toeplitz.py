@@ -60,3 +60,12 @@ def test_a_length_with_a_large_prime_factor_goes_the_other_way() -> None:
     assert not kernel.serves(x, T.kernels, 2)
     expected = summed(x, lags)
     assert (T(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_a_pending_sign_or_conjugate_is_carried_out_first() -> None:
+    lags = hermitian(24, 40)
+    T = toeplitz(lags, 2, real=True, dtype=torch.float32)
+    x = torch.randn(2, 12, 20, dtype=torch.complex64)
+    for given in (torch._neg_view(x), x.conj()):
+        expected = summed(given.resolve_neg().resolve_conj(), lags)
+        assert (T(given) - expected).abs().max() < 1e-5 * expected.abs().max()
