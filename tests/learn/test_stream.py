@@ -134,6 +134,16 @@ def test_two_processes_train_one_network(tmp_path: Path, data: Path) -> None:
     assert len(list((tmp_path / "out" / "pool" / "train").iterdir())) == 6
     assert weights.load(tmp_path / "out" / "tiny").network.shape.channels == (4, 4)
     assert "validation_gain_dB" in log(tmp_path)[-1]
+    # One of them writes the log, as a process alone does.
+    (tmp_path / "alone").mkdir()
+    alone = training(tmp_path / "alone", data, "--minutes", 0.02, size=6)
+    said, _ = alone.communicate(timeout=120)
+    assert alone.returncode == 0, said
+    both, one = log(tmp_path), log(tmp_path / "alone")
+    assert {frozenset(line) for line in both} == {frozenset(line) for line in one}
+    numbers = [line["step"] for line in both]
+    assert numbers == sorted(numbers)
+    assert len(both) == len({tuple(sorted(line.items())) for line in both})
 
 
 def test_gradients_of_two_processes_are_averaged(tmp_path: Path) -> None:
