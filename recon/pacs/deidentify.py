@@ -11,6 +11,7 @@ import copy
 import functools
 import hmac
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,13 +61,18 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
 def secret(spool: Path) -> bytes:
     """The key that new UIDs and pseudonyms follow from, made when first needed: without it none leads back."""
     path = spool / "pseudonyms.key"
-    try:
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
+    if not path.exists():
+        temporary = spool / f".pseudonyms.{secrets.token_hex(6)}"
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
             out.write(os.urandom(32))
             out.flush()
             os.fsync(out.fileno())
-    except FileExistsError:
-        pass
+        try:
+            os.link(temporary, path)  # whole or not at all: two sessions may make the first one at once
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
     key = path.read_bytes()
     if len(key) != 32:
         raise ReconError(f"{path} is damaged; restore it, or remove it and accept that patients get new pseudonyms")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +152,16 @@ def test_attributes_go_or_are_emptied_as_the_standard_says() -> None:
     assert [name for name in removed if after.get(name)] == []
     emptied = ["StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName", "PatientSex"]
     assert [name for name in emptied if name not in after or not after[name].is_empty] == []
+
+
+def test_sessions_that_make_the_first_pseudonyms_at_once_make_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session must not read the key of another before it is whole, and not replace it either."""
+    real = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda n: (time.sleep(0.05), real(n))[1])
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: secret(tmp_path), range(8)))
+    assert len(keys) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["pseudonyms.key"]
+    assert (tmp_path / "pseudonyms.key").stat().st_mode & 0o777 == 0o600
