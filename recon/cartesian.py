@@ -70,7 +70,8 @@ class Finished:
 def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
     """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes.
 
-    `how` holds the uncertainty map of the same shape where the recipe asks for replicas.
+    `how` holds the uncertainty map of the same shape where the recipe asks for replicas. Raises DataError for lines
+    that cannot calibrate or hold no numbers, ReconError for a method that does not fit the scan or its memory.
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     found = sampling(acquired[0, 0] > 0)

@@ -46,7 +46,9 @@ def adapt(
     raw = read_raw(scan, axes=tuple(a.strip() for a in axes.split(",")) if axes else None, key=key or None)
     job = pipeline.prepare(raw, plan, place, None, stack - 1)
     if job.encoding.trajectory != "cartesian":
-        raise ReconError(f"the scan is {job.encoding.trajectory}, and the networks see Cartesian scans alone")
+        raise ReconError(
+            f"the scan is {job.encoding.trajectory}, and the networks see Cartesian scans alone; use recon run"
+        )
     how = adapting.Plan(minutes=minutes, seed=seed)
     with reporter(quiet) as report:
         made = adapting.adapt(parent.network, cartesian.measurements(job, how.slices), how, report, begun=begun)

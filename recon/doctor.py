@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from recon import __version__
 
-#: Packages that the engine uses; the last four are optional.
+#: Packages that the engine uses; from CuPy on they are optional.
 PACKAGES = (
     "numpy",
     "scipy",

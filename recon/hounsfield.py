@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Any)
 
-#: Attenuation of water in 1/mm at 70 keV, near the mean energy of a 120 kV beam (NIST XCOM, 0.1929 cm²/g, water at
-#: 20 °C): what HU are counted from where a scan does not state its own.
+#: Attenuation of water in 1/mm at 70 keV, near the mean energy of a 120 kV beam (NIST XCOM: 0.1929 cm²/g, times
+#: 1 g/cm³): what HU are counted from where a scan does not state its own.
 WATER = 0.01929
 
 

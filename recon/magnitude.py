@@ -51,12 +51,14 @@ def denoise(images: NDArray[Any], recipe: Recipe) -> Cleaned:
     started = datetime.now(timezone.utc)
     full = torch.from_numpy(np.ascontiguousarray(images, np.float32))
     if not bool(torch.isfinite(full).all()) or bool((full < 0).any()):
-        raise DataError("the image holds values that are no magnitudes, negative or not finite")
+        raise DataError("the image holds values that are no magnitudes, negative or not finite; send magnitude images")
     filled = magnitude_noise.filled(full)
     small = magnitude_noise.resized(full, magnitude_noise.measured(full.shape, filled))
     sigma = magnitude_noise.level(small).tolist()
     if not any(sigma):
-        raise DataError("no noise can be measured in the image: it is too small, masked or without any")
+        raise DataError(
+            "no noise can be measured in the image: it is too small, masked or without any; set images.denoise = 0"
+        )
     change = torch.zeros_like(small)
     for k, s in enumerate(sigma):
         if s > 0:

@@ -3,7 +3,8 @@
 Every mask is a bool array over the phase-encoded axes, (ky,) for 2D scans and (kz, ky) for 3D ones, with the centre of
 k-space at index N // 2. `R` is the acceleration factor and `acs` the number of fully sampled central lines, one number
 or one per axis (0 for none). Random numbers come from numpy's PCG64 by way of `Generator.random` alone, whose stream is
-stable, so that a seed gives the same mask anywhere.
+stable, so that a seed gives the same mask anywhere. Raises ValueError, with the cure, for a shape, an R or a number of
+ACS lines that a mask cannot have.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ Counts = int | Sequence[int]
 
 
 def effective(mask: Mask) -> float:
-    """Effective acceleration factor: number of lines of the grid over number of measured ones, ACS included."""
+    """Effective acceleration factor: number of lines of the grid over number of measured ones, ACS included.
+
+    Raises ValueError for a mask that measures nothing.
+    """
     measured = int(np.count_nonzero(mask))
     if measured == 0:
         raise ValueError("the mask measures no line at all; give a smaller acceleration factor or some ACS lines")
@@ -29,7 +33,7 @@ def effective(mask: Mask) -> float:
 
 
 def centre(shape: Sequence[int], acs: Counts) -> Mask:
-    """The ACS block alone: `acs` lines along each axis around index N // 2."""
+    """The ACS block alone: `acs` lines along each axis around index N // 2; ValueError where they do not fit."""
     shape = tuple(shape)
     out = np.zeros(shape, bool)
     sizes = (acs,) * len(shape) if isinstance(acs, (int, np.integer)) else tuple(acs)
@@ -205,7 +209,7 @@ def _distance(shape: tuple[int, ...], corner: bool) -> Floats:
 def _wanted(block: Mask, R: float) -> int:
     """How many lines outside the ACS block make the effective factor R."""
     if R < 1:
-        raise ValueError(f"an acceleration factor of {R} is below 1")
+        raise ValueError(f"an acceleration factor of {R} is below 1; give 1 or more")
     wanted = round(block.size / R) - int(np.count_nonzero(block))
     if wanted < 0:
         raise ValueError(

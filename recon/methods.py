@@ -154,7 +154,10 @@ def cautions(method: Method, recipe: Solve, *, volume: bool) -> list[str]:
 
 
 def losses(name: str) -> str:
-    """What a network was measured to lose to `cs` on volumes, by `bench/volumes.py`; empty where it never lost."""
+    """What a network was measured to lose to `cs` on volumes, by `bench/volumes.py`; empty where it never lost.
+
+    Raises ReconError for a record beside the weights that cannot be read.
+    """
     path = weights.find(name) / "volumes.json"
     if not path.is_file():
         return ""
@@ -278,7 +281,7 @@ def calibration(name: str) -> dict[str, float]:
     """What replicas of a network are worth, measured beside its weights; empty where it was not.
 
     `factor` times 1.96 standard deviations hold the error of 95 of 100 pixels; `within_1` and `within_2` are the shares
-    of pixels whose error is below one and two standard deviations.
+    of pixels whose error is below one and two standard deviations. Raises ReconError for a file that cannot be read.
     """
     path = weights.find(name) / "calibration.json"
     if not path.is_file():

@@ -67,9 +67,8 @@ def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple
     """The image (z, y, x) of one slice or slab, how many samples it had for each voxel, and notes."""
     matrix = job.encoding.recon_matrix
     nz = matrix[2] if job.encoding.encoded_matrix[2] > 1 else 1
-    points, notes = trajectory.of_scan(
-        job.scan, frame.rows, job.encoding, standard=_standard(job.recipe.prepare.trajectory)
-    )
+    standard = job.recipe.prepare.trajectory or None
+    points, notes = trajectory.of_scan(job.scan, frame.rows, job.encoding, standard=standard)
     points = _without_discarded(points, job.scan.lines[frame.rows])
     y = place.upload(job.scan.samples.read(frame.rows), job.device)
     y = noise.apply(job.whitening.matrix, y).movedim(1, 0)  # (coil, line, sample)
@@ -177,12 +176,12 @@ def _planes(
             f"the stack of planes holds {len(numbers)} of {encoded} partitions, or partitions with trajectories of "
             "their own; give three-dimensional k-space positions with --trajectory"
         )
-    stacked = torch.stack([y[:, torch.from_numpy(rows)] for rows in order], dim=1)  # (coil, kz, line, sample)
-    hybrid = crop(ifft(stacked, (1,)), 1, nz) if nz <= encoded else ifft(stacked, (1,))
     if nz > encoded:
         raise ReconError(
             f"reconSpace has {nz} partitions and only {encoded} were encoded; set them equal in the header"
         )
+    stacked = torch.stack([y[:, torch.from_numpy(rows)] for rows in order], dim=1)  # (coil, kz, line, sample)
+    hybrid = crop(ifft(stacked, (1,)), 1, nz)
     return points[order[0]], hybrid, (f"{encoded} equal planes, transformed along the partitions first",)
 
 
@@ -197,7 +196,3 @@ def _shifted(
     phase = trajectory.offcentre_phase(points, shift, shape)
     moved = ", ".join(f"{s:.1f}" for s in shift)
     return y * torch.from_numpy(phase).to(y.device), (f"moved from the isocentre to the slice by {moved} voxels",)
-
-
-def _standard(name: str) -> Any:
-    return name or None

@@ -85,7 +85,9 @@ class Solved:
 def solved(job: Job, report: Report) -> Solved:
     """The volumes of a job by its recipe's method; raises as `reconstruct` does."""
     if job.recipe.trust.replicas and job.encoding.trajectory != "cartesian":
-        raise ReconError("replicas are made of Cartesian scans alone; set trust.replicas = 0 in the recipe")
+        raise ReconError(
+            f"replicas are made of Cartesian scans and this one is {job.encoding.trajectory}; set trust.replicas = 0"
+        )
     if job.encoding.trajectory == "cartesian":
         from recon.cartesian import volumes
     else:
@@ -123,7 +125,7 @@ def described_image(job: Job, made: Solved, started: datetime) -> Image:
 
 
 def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | None, stack: int) -> Job:
-    """Sort the lines of a scan, find its stack and frames, and measure its noise."""
+    """Sort the lines of a scan, find its stack and frames, and measure its noise; raises as `reconstruct` does."""
     scan = epi.straighten(scan)
     kinds = sort.kinds(scan)
     encoding = scan.encodings[sort.choose_encoding(scan)]

@@ -189,7 +189,10 @@ def parse(table: Mapping[str, Any], where: str = ...) -> Recipe: ...
 @overload
 def parse(table: Mapping[str, Any], where: str, kind: type[T]) -> T: ...
 def parse(table: Mapping[str, Any], where: str = "the recipe", kind: Any = Recipe) -> Any:
-    """The recipe, a dataclass of dataclasses, of a mapping of sections; what it does not name keeps its default."""
+    """The recipe, a dataclass of dataclasses, of a mapping of sections; what it does not name keeps its default.
+
+    Raises ReconError for an unknown key, with the nearest known one, and for a value that its key does not take.
+    """
     _check_keys(kind, table, where, "")
     from pydantic import TypeAdapter, ValidationError
 

@@ -70,7 +70,9 @@ def mask_of(kind: Kind, shape: tuple[int, int], acceleration: float, acs: int, s
     try:
         if kind in ("equispaced", "caipi"):
             if acceleration != int(acceleration):
-                raise ValueError(f"an {kind} mask needs a whole acceleration factor, not {acceleration:g}")
+                raise ValueError(
+                    f"a mask of kind {kind} needs a whole acceleration factor, not {acceleration:g}; round it"
+                )
             made = (masks.equispaced if kind == "equispaced" else masks.caipi)(
                 axes, _factors(int(acceleration))[-len(axes) :] if len(axes) > 1 else (int(acceleration),), block, seed
             )

@@ -44,7 +44,10 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
     if stack != 0:
         raise ReconError(f"projections hold one stack of slices and no number {stack + 1}; leave --stack out")
     if recipe.trust.replicas:
-        raise ReconError("replicas are made of Cartesian MRI scans alone; set trust.replicas = 0 in the recipe")
+        raise ReconError(
+            "replicas are made of Cartesian scans of MRI and of CT images, and these are projections; set "
+            "trust.replicas = 0"
+        )
     A = prepare.operator(scan, recipe.ct.matrix, recipe.ct.voxel)
     method, why = choose(recipe.solve.method, scan, A)
     water = recipe.ct.water or scan.water or WATER
@@ -107,7 +110,10 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
 
 
 def choose(wanted: str, scan: CTProjections, A: Xray) -> tuple[str, str]:
-    """The method and the sentence that says why; "auto" is fbp where the views suffice, otherwise tv."""
+    """The method and the sentence that says why; "auto" is fbp where the views suffice, otherwise tv.
+
+    Raises ReconError for a method of MRI.
+    """
     if wanted in ("fbp", "sirt", "cgls", "tv"):
         return wanted, f"{wanted}: asked for"
     if wanted == "unrolled":
@@ -132,7 +138,7 @@ def solve(method: str, data: prepare.Projected, A: Xray, recipe: Recipe, water: 
     """Attenuation (slice, y, x) in 1/mm that explains the line integrals.
 
         fbp, unrolled   filtered backprojection with the window `ct.filter`
-        sirt   min ‖p − Ax‖² weighted by row sums, x ≥ 0, stopped after `iterations`
+        sirt   min Σ w (p − Ax)² / (A 1), x ≥ 0, stopped after `iterations`
         cgls   min ‖w (p − Ax)‖² by conjugate gradients, stopped after `iterations`
         tv     min ½‖w (p − Ax)‖² + β TV(x), x ≥ 0, β = TV_WEIGHT · `solve.tv` / s
 

@@ -113,7 +113,8 @@ def array_encoding(
 ) -> Encoding:
     """Encoding of an array of `matrix` (x, y, z) samples and `voxel` (mm) whose grid is also the image's.
 
-    `rotated`: the voxel is that of the picture (x, y, z) while the encoding's x, y, z are the picture's z, x, y.
+    `rotated`: the voxel is that of the picture (x, y, z) while the encoding's x, y, z are the picture's z, x, y. Raises
+    DataError for a voxel that is not three positive numbers.
     """
     if len(voxel) != 3 or not all(np.isfinite(v) and v > 0 for v in voxel):
         raise DataError(f"the voxel size {voxel} mm is not three positive numbers; give it as --voxel x,y,z")

@@ -231,7 +231,9 @@ def _geometry(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -
         step, shear = float(way @ normal), np.array([way @ r, way @ c])
         off = np.abs(places - places[0] - np.outer(np.arange(len(slices)), way)).max()
         if off > 2 * _TOLERANCE:
-            raise DataError(f"{label} holds slices that are shifted by up to {off:.2f} mm against a regular series")
+            raise DataError(
+                f"{label} holds slices that are shifted by up to {off:.2f} mm against a regular series; export it again"
+            )
     if np.abs(shear).max() * len(slices) < _TOLERANCE:
         shear = np.zeros(2)
     spacing = [float(v) for v in d.PixelSpacing]

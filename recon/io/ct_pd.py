@@ -173,7 +173,7 @@ def _view(file: Path, d: Dataset) -> _View:
     values["shift"] = tuple(number(d, key) or 0.0 for key in ("angular_shift", "axial_shift", "radial_shift"))
     slope, intercept = number(d, "slope"), number(d, "intercept")
     if slope is None or intercept is None or slope == 0:
-        raise DataError(f"{label} states no rescale to line integrals (RescaleSlope, RescaleIntercept)")
+        raise DataError(f"{label} states no rescale to line integrals; export it with RescaleSlope, RescaleIntercept")
     values["scale"] = (slope, intercept)
     flat = [*(values[k] for k in _NEEDED if k != "centre"), *values["centre"], *values["shift"], slope, intercept]
     if len(values["centre"]) != 2 or not all(math.isfinite(v) for v in flat):
@@ -182,7 +182,8 @@ def _view(file: Path, d: Dataset) -> _View:
     stored = (int(number(d, "stored_rows") or 0), int(number(d, "stored_columns") or 0))
     if rows < 1 or columns < 2 or stored not in ((rows, columns), (columns, rows)):
         raise DataError(
-            f"{label} holds {stored[0]} × {stored[1]} pixels of a detector of {rows} rows, {columns} columns"
+            f"{label} holds {stored[0]} × {stored[1]} pixels of a detector of {rows} rows, {columns} columns; export "
+            "the projections again"
         )
     if (number(d, "bits") or 16) != 16 or (number(d, "frames") or 1) > 1:
         raise DataError(f"{label} is not one projection of 16 bits; export each projection into a file of its own")
@@ -272,7 +273,10 @@ def _path(
     step = float(np.median(turns))
     helical = kind == "HELICAL" or (kind != "AXIAL" and float(np.mean(np.abs(moves) > 1e-4)) > 0.25)
     if step == 0 or abs(step) > 0.5:
-        raise DataError(f"the gantry turns by {math.degrees(step):.1f}° between projections, which makes no scan")
+        raise DataError(
+            f"the gantry turns by {math.degrees(step):.1f}° between projections, which makes no scan; give one scan "
+            "alone"
+        )
     if helical:
         odd = np.nonzero((turns / step < 0.2) | (turns / step > 3))[0]
         if len(odd):

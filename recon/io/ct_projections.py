@@ -78,7 +78,7 @@ def _read(file: Any, path: Path) -> CTProjections:
     if kind not in ("counts", "line integrals"):
         raise DataError(f"{path.name}: projections have kind {kind!r}; give it counts or line integrals")
     if "angles" not in file:
-        raise DataError(f"{path.name} lacks the data set angles (view,)")
+        raise DataError(f"{path.name} lacks the data set angles (view,); write one angle for each view")
     angles = np.asarray(file["angles"], dtype=np.float64)
     units = _text(file["angles"].attrs.get("units", "rad"))
     if units not in ("rad", "deg"):
@@ -91,7 +91,7 @@ def _read(file: Any, path: Path) -> CTProjections:
     needed = ["detector_spacing_mm"] + (["source_to_axis_mm", "axis_to_detector_mm"] if beam != "parallel" else [])
     missing = [name for name in needed if name not in geometry]
     if missing:
-        raise DataError(f"{path.name}: geometry lacks {', '.join(missing)}, which a {beam} beam needs")
+        raise DataError(f"{path.name}: geometry lacks {', '.join(missing)}, which a {beam} beam needs; write it in mm")
     matrix = image.get("matrix", (0, 0))
     positions = image.get("slice_positions_mm")
     return CTProjections(
@@ -151,11 +151,13 @@ def _checked(scan: CTProjections, path: Path) -> CTProjections:
         raise DataError(f"{name}: slice positions do not rise in equal steps; sort the slices")
     lengths = (scan.spacing, scan.thickness, scan.counts_per_unit)
     if not all(math.isfinite(v) and v > 0 for v in lengths) or not math.isfinite(scan.offset):
-        raise DataError(f"{name}: detector spacing, slice thickness and photons per count must be above 0")
+        raise DataError(
+            f"{name}: detector spacing, slice thickness and photons per count are not all above 0; correct them"
+        )
     if not (math.isfinite(scan.electronic_noise) and scan.electronic_noise >= 0):
         raise DataError(f"{name}: electronic noise of {scan.electronic_noise:g} counts is none; give 0 or more")
     if not (0 <= scan.water < 1 and scan.voxel >= 0 and min(scan.matrix) >= 0):
-        raise DataError(f"{name}: matrix, voxel and attenuation of water must not be negative (and water in 1/mm)")
+        raise DataError(f"{name}: matrix, voxel or attenuation of water is negative, or water not in 1/mm; correct it")
     if scan.kind == "line integrals":
         low, high = float(scan.values.min()), float(scan.values.max())
         if low < _LOW or high > _HIGH:
@@ -164,7 +166,7 @@ def _checked(scan: CTProjections, path: Path) -> CTProjections:
                 "counts as kind counts, lengths in mm"
             )
     elif scan.air is None:
-        raise DataError(f"{name}: counts need the data set flat, what each element counts without a body")
+        raise DataError(f"{name}: counts need the data set flat; write what each element counts without a body")
     return scan
 
 

@@ -72,7 +72,9 @@ def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -
         measured &= _mask(file, columns, path.name)
         header, encoding, first, notes = _header(file, rows, columns, voxel)
     if not measured.any():
-        raise DataError(f"{path.name} has no measured column: its kspace and mask exclude each other or are zero")
+        raise DataError(
+            f"{path.name} has no measured column: its kspace and mask exclude each other or are zero; copy it again"
+        )
     s, column = np.nonzero(measured)
     ny = encoding.encoded_matrix[1]
     step = column + first

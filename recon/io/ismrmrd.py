@@ -203,7 +203,7 @@ def heads(lines: NDArray[np.void], numbers: NDArray[np.intp]) -> NDArray[np.void
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence."""
+    """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence of a DataError."""
     import h5py
 
     if not path.is_file():

@@ -55,7 +55,7 @@ def part(data: NDArray[Any], name: Part) -> NDArray[np.float32]:
     """A real part of the voxels as float32: magnitude |x|, phase in radians, real or imaginary part.
 
     Voxels that are real already are their own magnitude with their sign kept: a difference or a map in HU is below zero
-    where it says so.
+    where it says so. Raises ReconError for another name, and for the phase of real voxels.
     """
     if name not in PARTS:
         raise ReconError(f"a part of an image is one of {', '.join(PARTS)}, not {name!r}")

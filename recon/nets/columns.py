@@ -26,13 +26,14 @@ def reconstruct(
 
     `start` is the classical picture of the whole volume, from which every column starts: it knows the neighbours of a
     column, which the network does not see. Columns whose noise is above `most` of their signal, as beyond the ends of
-    the object, keep it. On a CPU columns are taken one by one, so that no picture depends on its company.
+    the object, keep it. On a CPU columns are taken one by one, so that no picture depends on its company. Raises
+    ReconError for k-space whose readout is not in image space, and for lines that differ from column to column.
     """
     A = m.A
     if not isinstance(A, Sense) or -1 in A.axes:
         raise ReconError("a volume goes through the network in hybrid space, its readout transformed; see hybrid.slab")
     if A.mask.ndim < 4 or A.mask.shape[-1] > 1:
-        raise ReconError("the lines of a volume must be the same in every column of its readout")
+        raise ReconError("the lines of the volume differ from column to column of its readout; use --method cs")
     mask = _turned(A.mask, 4)
     step = 1 if m.y.device.type == "cpu" else 4 * unrolled.PLANES
     wide = (..., *(None,) * ndim)

@@ -58,7 +58,10 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> Loaded:
 
 
 def find(name: str | Path) -> Path:
-    """The folder of weights: a path that exists, a name of those that ship, or "auto" for the best of these."""
+    """The folder of weights: a path that exists, a name of those that ship, or "auto" for the best of these.
+
+    Raises ReconError, with the names that ship, for anything else.
+    """
     if str(name) == "auto":
         name = best() or name
     given = Path(name)

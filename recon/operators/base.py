@@ -105,11 +105,11 @@ class Identity(Linear):
     """x ↦ x."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """X itself."""
+        """The image itself."""
         return x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Y itself."""
+        """The samples themselves."""
         return y
 
     @property
@@ -129,11 +129,11 @@ class Scale(Linear):
     a: complex
 
     def forward(self, x: Tensor) -> Tensor:
-        """A x."""
+        """The product a · x."""
         return self.a * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Conj(a) y."""
+        """The product a* · y."""
         return (self.a.conjugate() if isinstance(self.a, complex) else self.a) * y
 
     def normal(self, inner: Linear | None = None) -> Linear:

@@ -66,7 +66,9 @@ class Nufft(Linear):
                 "(line, sample, 2) or (slice, line, sample, 2) with (y, x), or (line, sample, 3) with (z, y, x)"
             )
         if not self.points.is_floating_point() or not bool(torch.isfinite(self.points).all()):
-            raise DataError("the points of the trajectory must be finite real numbers in cycles per field of view")
+            raise DataError(
+                "the points of the trajectory are not all finite real numbers; give them in cycles per field of view"
+            )
 
     @property
     def lines(self) -> tuple[int, int]:
@@ -74,14 +76,16 @@ class Nufft(Linear):
         return (1, self.points.shape[0]) if self.points.ndim == 2 else (self.points.shape[-3], self.points.shape[-2])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Type 2: the image's spectrum at the points."""
+        """Type 2: the image's spectrum at the points; DataError for an image of another grid."""
         if x.shape[-len(self.shape) :] != self.shape or x.ndim < 3:
-            raise DataError(f"an image of shape {tuple(x.shape)} does not end in (z, y, x) with the grid {self.shape}")
+            raise DataError(
+                f"an image of shape {tuple(x.shape)} does not end in (z, y, x) with the grid {self.shape}; crop it"
+            )
         self._check_slices(x.shape[-3])
         return cast(Tensor, LinearMap.apply(self._spectrum, self._grid, _complex(x)))  # type: ignore[no-untyped-call]
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Type 1: the samples spread over the grid; not an inverse, see `recon.prepare.density`."""
+        """Type 1: the samples spread over the grid; no inverse, see `recon.prepare.density`; raises as `forward`."""
         if y.ndim < 3 or y.shape[-2:] != self.lines or (len(self.shape) == 3 and y.shape[-3] != 1):
             raise DataError(
                 f"samples of shape {tuple(y.shape)} do not fit {self.lines[0]} lines of {self.lines[1]} points; they "
@@ -112,7 +116,7 @@ class Nufft(Linear):
 
     def _check_slices(self, z: int) -> None:
         if self.points.ndim == 4 and z != self.points.shape[0]:
-            raise DataError(f"{z} slices do not fit a trajectory that was given for {self.points.shape[0]} slices")
+            raise DataError(f"{z} slices do not fit a trajectory for {self.points.shape[0]}; give one for each slice")
 
     def _spectrum(self, x: Tensor) -> Tensor:
         y = self._transform(2, x.reshape(-1, *self._slices(x.shape), *self.shape), (math.prod(self.lines),))

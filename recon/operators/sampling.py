@@ -19,11 +19,11 @@ class Sample(Linear):
     mask: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """M x."""
+        """The product m · x."""
         return self.mask * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """M y."""
+        """The product m · y."""
         return self.mask * y
 
     def normal(self, inner: Linear | None = None) -> Linear:
@@ -38,11 +38,11 @@ class Weight(Linear):
     w: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """W x."""
+        """The product w · x."""
         return self.w * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Conj(w) y."""
+        """The product w* · y."""
         return self.w.conj() * y
 
     def normal(self, inner: Linear | None = None) -> Linear:

@@ -53,7 +53,7 @@ class Sense(Linear):
         return chain(Sample(self.mask), Fourier(self.axes), Coils(self.maps, self.sets))
 
     def forward(self, x: Tensor) -> Tensor:
-        """M F S x."""
+        """The product m · F(S x)."""
         return self.plain().forward(x) if self._learned else _linear(self._forward, self._adjoint, x)
 
     def adjoint(self, y: Tensor) -> Tensor:

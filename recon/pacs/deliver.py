@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
-    """The files below folders, and files that are named themselves; hidden ones are left out."""
+    """The files below folders, and files that are named themselves, without hidden ones; ReconError where none is."""
     out: list[Path] = []
     for path in paths:
         if path.is_dir():

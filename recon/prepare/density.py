@@ -53,7 +53,7 @@ def ramp(points: Tensor) -> Tensor:
     between them. Raises DataError for other lines than these.
     """
     if points.ndim != 3 or points.shape[-1] not in (2, 3) or points.shape[-2] < 3:
-        raise DataError(f"radial weights need points (line, sample, 2 or 3) and not {tuple(points.shape)}")
+        raise DataError(f"radial weights need points (line, sample, 2 or 3) and not {tuple(points.shape)}; use pipe")
     k = points.double()
     lines, samples = k.shape[:2]
     step = (k[:, -1] - k[:, 0]).norm(dim=-1, keepdim=True) / (samples - 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import eigen
+from recon.prepare.place import together
 from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
 #: Pixels whose eigenvectors are computed together: what fits a processor's cache, and what fills a GPU.
@@ -57,12 +58,8 @@ def espirit(
     blocks = calibration.reshape(-1, *calibration.shape[-4:])
     signals = (signal_space(one, shape, kernel=kernel, threshold=threshold, width=width) for one in blocks)
     made = [eigenmaps(s, shape, crop=crop, soft=soft, sets=sets, chunk=chunk, columns=columns) for s in signals]
-    maps, values = _joined([m.maps for m in made]), _joined([m.eigenvalues for m in made])
+    maps, values = together([m.maps for m in made]), together([m.eigenvalues for m in made])
     return SensitivityMaps(maps.reshape(*batch, *maps.shape[1:]), values.reshape(*batch, *values.shape[1:]), sets > 1)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0][None] if len(parts) == 1 else torch.stack(parts)  # no copy of a large volume
 
 
 @dataclass(frozen=True)

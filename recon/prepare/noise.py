@@ -169,7 +169,9 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     picked = _subset(lines)
     live = torch.isfinite(torch.view_as_real(picked)).flatten(2).all(2).all(0) & (picked.abs().amax((0, 2)) > 0)
     if not bool(live.any()):
-        raise DataError("all imaging lines are zero or not finite: there is nothing to reconstruct")
+        raise DataError(
+            "all imaging lines are zero or not finite: there is nothing to reconstruct; export the scan again"
+        )
     used, mask, notes = _measured(picked[:, live])
     n, _, nx = used.shape
     if n < 8 or nx < 16:

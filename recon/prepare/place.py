@@ -103,7 +103,7 @@ def finite(data: Tensor) -> bool:
 
 
 def together(parts: list[Tensor]) -> Tensor:
-    """Tensors of one shape along a new first axis; a single one is not copied."""
+    """Tensors of one shape along a new first axis; a single one, which may be a large volume, is not copied."""
     return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
 

@@ -42,7 +42,7 @@ class Family:
 
 
 def spots(shifts: NDArray[np.float64]) -> tuple[list[tuple[float, float, float]], NDArray[np.intp]]:
-    """The places of the focal spot (Δφ, Δz, Δρ), and which of them each view has."""
+    """The places of the focal spot (Δφ, Δz, Δρ), and which of them each view has; DataError for more than _PLACES."""
     cells = np.rint(shifts / np.array(_SAME)).astype(np.int64)
     places: list[NDArray[np.int64]] = []
     which = np.full(len(shifts), -1, np.intp)

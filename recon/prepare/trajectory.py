@@ -40,7 +40,7 @@ def normalise(
     """
     k = np.asarray(trajectory, np.float64)
     if k.ndim != 3 or k.shape[-1] < 2:
-        raise DataError(f"k-space positions of shape {k.shape} are not (line, sample, 2 or 3)")
+        raise DataError(f"k-space positions of shape {k.shape} are not (line, sample, 2 or 3); store them so")
     if not np.isfinite(k).all():
         raise DataError("the k-space positions hold NaN or infinity; store them again or give them with --trajectory")
     notes = []

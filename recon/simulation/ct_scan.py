@@ -49,7 +49,10 @@ class Scan:
 
 
 def rays(scan: Scan, size: int, voxel: float) -> Parallel | Fan:
-    """The rays of a scan of `size` pixels of `voxel` mm a side; arc 0: half a turn (parallel), a whole one (fan)."""
+    """The rays of a scan of `size` pixels of `voxel` mm a side; arc 0: half a turn (parallel), a whole one (fan).
+
+    Raises ReconError for a scan without rays.
+    """
     if scan.views < 1 or scan.elements < 0:
         raise ReconError(f"{scan.views} views of {scan.elements} elements see nothing; give positive numbers")
     arc = math.radians(scan.arc or (180 if scan.beam == "parallel" else 360))
@@ -102,7 +105,10 @@ def of_volume(
 
 
 def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, NDArray[np.float32]]:
-    """Projections of the analytic phantom without any error of pixels, and its HU (z, y, x) on pixels."""
+    """Projections of the analytic phantom without any error of pixels, and its HU (z, y, x) on pixels.
+
+    Raises ReconError for a `scan` that asks for a share of a dose, which a phantom does not have.
+    """
     if scan.dose:
         raise ReconError("the phantom has no noise and so no dose of its own; give --photons in place of --dose")
     voxel = 380 / size

@@ -142,7 +142,9 @@ class Settings:
         if not self.gridded and (
             self.discard != (0, 0) or self.echo_fraction < 1 or self.partial_fourier != (1.0, 1.0)
         ):
-            raise DataError("partial Fourier, asymmetric echo and discarded samples belong to Cartesian scans")
+            raise DataError(
+                "partial Fourier, asymmetric echo and discarded samples belong to Cartesian scans; leave them out"
+            )
 
     @property
     def volumetric(self) -> bool:

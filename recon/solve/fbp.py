@@ -44,7 +44,7 @@ def fbp(y: Tensor, A: Xray, window: Window = "ramp") -> Tensor:
 def view_weights(A: Xray) -> Tensor:
     """Share of each view, or with a short scan of each ray, in the integral over angles: (view, 1) or (view, detector).
 
-    They add up to π over the measurements of one ray.
+    They add up to π over the measurements of one ray. Raises DataError for a fan whose angles are too few.
     """
     g = A.geometry
     angles = g.angles.detach().to("cpu", torch.float64)

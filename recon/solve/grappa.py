@@ -59,7 +59,7 @@ def neighbourhoods(
 
     The nearest measured lines are taken, those at one distance together, as far as they fit into three quarters of
     the calibration `block` (lines along kz, ky); nothing farther away than the widest gap between measured lines is
-    predicted.
+    predicted. Raises DataError for a pattern that is not regular, and where no arrangement fits into the block.
     """
     if mask.all():
         return {}

@@ -215,7 +215,7 @@ BAD = {
         _say("geometry", source_to_axis_mm=90.0),
         "within the image",
     ),
-    "no spacing": (_say("geometry", detector_spacing_mm=0.0), "must be above 0"),
+    "no spacing": (_say("geometry", detector_spacing_mm=0.0), "not all above 0"),
     "electronic noise": (
         _say("projections", electronic_noise=-1.0),
         "electronic noise",
