@@ -84,7 +84,7 @@ def run(
     strength: Strength = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     memory: Annotated[str, typer.Option(help="Upper limit such as 4GiB; default: what is free")] = "",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
     stack: Annotated[int, typer.Option(help="Only this group of parallel slices, from 1; 0 takes all", min=0)] = 0,
     axes: Axes = "",
     voxel: Voxel = "",
@@ -182,7 +182,7 @@ def simulate(
     volume: Annotated[bool, typer.Option("--volume", help="A 3D scan with two phase-encoded axes.")] = False,
     trajectory: Annotated[str, typer.Option(help="cartesian, epi, radial or spiral")] = "cartesian",
     noise: Annotated[float, typer.Option(help="Noise, relative to the mean signal of the head", min=0)] = 0.02,
-    seed: Annotated[int, typer.Option(help="Seed of noise and masks")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of noise and masks", min=0)] = 0,
     force: Force = False,
 ) -> None:
     """Write a raw scan of an analytic head phantom, with everything that a real one has."""

@@ -21,8 +21,8 @@ def adapt(
     stack: Annotated[int, typer.Option(help="Group of parallel slices, from 1", min=1)] = 1,
     axes: Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")] = "",
     key: Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the division of the lines")] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the division of the lines", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Adapt a network to one undersampled scan; leaves weights that `run --weights` takes."""

@@ -69,7 +69,7 @@ def bench(
     ] = None,
     key: Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
     numbered: Annotated[bool, typer.Option("--numbered", help="Call scans by number, not by file name.")] = False,
     dose: Annotated[list[float], typer.Option(help="ct: shares of the scans' dose: --dose 0.25 0.1")] = _DOSES,
     real: Annotated[

@@ -28,7 +28,7 @@ def train(
     workers: Annotated[
         int, typer.Option(help="Processes that make scans while the network trains; 0 makes all of them before", min=0)
     ] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Train a network on simulated scans; leaves weights that `run --weights` takes."""

@@ -118,10 +118,24 @@ def described_image(job: Job, made: Solved, started: datetime) -> Image:
             "device": how["device"],
         },
         trust=how.get("trust", {}),
-        notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *made.notes))),
+        notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *made.notes, *_blank(made.data, job)))),
         uncertainty=None if spread is None else _oriented(spread, job).reshape(*shape, *data.shape[-3:]),
     )
     return plane(image) if scan.source in ("numpy", "cfl") else image
+
+
+def _blank(data: NDArray[np.complex64], job: Job) -> list[str]:
+    """A note of slices that are zero everywhere; raises DataError where nothing but zeros was measured."""
+    lit = data.any(axis=(-2, -1))
+    if lit.all():
+        return []
+    rows = np.concatenate([f.rows for f in job.frames.values()])
+    if not lit.any() and not any(job.scan.samples.read(rows[i : i + 1]).any() for i in range(len(rows))):
+        raise DataError("all imaging lines are zero: there is nothing to reconstruct; export the scan anew")
+    return [
+        f"{lit.size - int(lit.sum())} of {lit.size} slices are zero everywhere: their lines hold zeros, or nothing in "
+        "them stands above the noise (`--method combine` shows)"
+    ]
 
 
 def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | None, stack: int) -> Job:

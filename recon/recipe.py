@@ -140,6 +140,12 @@ class Output:
     series_number: Annotated[int, Ge(1), Le(2**31 - 1)] = 1
     derived: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.parts or len(set(self.parts)) < len(self.parts):
+            raise ReconError(
+                f"output.parts = {list(self.parts)}: name at least one of magnitude, phase, real and imag, none twice"
+            )
+
 
 @dataclass(frozen=True)
 class Images:

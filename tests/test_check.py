@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from recon.nets import weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.simulation import preset, simulate_to
-from tests.command import recon
+from tests.command import recon, refused
 
 
 def network(folder: Path, seed: int) -> str:
@@ -39,3 +40,32 @@ def test_every_format_says_whether_its_network_is_still_the_one_that_made_it(tmp
     gone = recon("check", outputs[0])
     assert gone.code == 1
     assert "its network is not here" in gone.out
+
+
+RECORDLESS = {
+    "raw data": ("scan.h5", "no record"),
+    "a file that is not there": ("none.png", "there is no file"),
+    "an image without its side-car": ("alone.nii.gz", "no side-car alone.json"),
+    "a side-car that is a list": ("list.nii.gz", "no record"),
+    "a record that is a number": ("number.nii.gz", "no record"),
+    "a record without values": ("text.nii.gz", "no record"),
+}
+
+
+@pytest.mark.parametrize("case", RECORDLESS)
+def test_a_file_without_a_record_is_said_to_have_none(case: str, tmp_path: Path) -> None:
+    name, says = RECORDLESS[case]
+    if name == "scan.h5":
+        simulate_to(tmp_path / name, preset(coils=1, matrix=16))
+    elif name != "none.png":
+        (tmp_path / name).write_bytes(b"")
+    contents = {"list": "[]", "number": '{"recon": 3}', "text": '{"recon": {"provenance": "x"}}'}
+    for stem, text in contents.items():
+        (tmp_path / f"{stem}.json").write_text(text)
+    assert says in refused(recon("check", tmp_path / name), 1)
+
+
+def test_the_record_of_a_name_in_capitals_is_found(tmp_path: Path) -> None:
+    simulate_to(tmp_path / "scan.h5", preset(coils=1, matrix=16))
+    assert recon("run", tmp_path / "scan.h5", "-o", tmp_path / "BRAIN.NII.GZ").code == 0
+    assert recon("check", tmp_path / "BRAIN.NII.GZ").code == 0

@@ -49,6 +49,11 @@ WRONG = {
     "an unknown method": ("run", "SCAN", "-o", "a.png", "--method", "magic"),
     "an unknown device": ("run", "SCAN", "-o", "a.png", "--device", "meta"),
     "negative threads": ("run", "SCAN", "-o", "a.png", "--threads", "-1"),
+    "more threads than a system bears": ("run", "SCAN", "-o", "a.png", "--threads", "100000"),
+    "a name that is too long": ("run", "SCAN", "-o", "a" * 300 + ".png"),
+    "an output without a name": ("run", "SCAN", "-o", ""),
+    "infinite noise": ("simulate", "-o", "a.h5", "--noise", "inf", "--matrix", "16"),
+    "a negative seed": ("simulate", "-o", "a.h5", "--seed", "-1", "--matrix", "16"),
     "a word for threads": ("run", "SCAN", "-o", "a.png", "--threads", "many"),
     "a negative stack": ("run", "SCAN", "-o", "a.png", "--stack", "-1"),
     "no such recipe": ("run", "SCAN", "-o", "a.png", "--recipe", "none.toml"),
@@ -76,6 +81,7 @@ FAILED = {
     "no such folder": ("run", "SCAN", "-o", "none/a.png"),
     "an output over the input": ("run", "SCAN", "-o", "SCAN"),
     "one output twice": ("run", "SCAN", "-o", "a.png", "-o", "./a.png"),
+    "a record whose name is too long": ("run", "SCAN", "-o", "a.png", "--trust", "a" * 300 + ".json"),
     "no such stack": ("run", "SCAN", "-o", "a.png", "--stack", "2"),
     "too little memory": ("run", "SCAN", "-o", "a.png", "--memory", "1MB"),
     "axes for a scan that knows its own": ("run", "SCAN", "-o", "a.png", "--axes", "coil,y,x"),
@@ -92,7 +98,7 @@ def test_a_failure_ends_with_1_and_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     end = recon(*(scan if a == "SCAN" else a for a in FAILED[case]))
-    refused(end, code=1)
+    assert "not foreseen" not in refused(end, code=1)
     assert len(end.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 

@@ -165,7 +165,7 @@ def test_F37_empty_and_constant_data_give_a_valid_picture_or_a_sentence(
     change: Callable[[np.ndarray], None], noise: bool, tmp_path: Path
 ) -> None:
     end = run(spoilt(tmp_path / "in" / "scan.h5", change, noise=noise), tmp_path / "out")
-    if change is _zeros and not noise:
+    if change is _zeros:  # never a black picture that says nothing
         assert "nothing to reconstruct" in refused(end)
         return
     assert ("was assumed" in end.err) == (not noise)
@@ -176,6 +176,14 @@ def test_F37_empty_and_constant_data_give_a_valid_picture_or_a_sentence(
     assert float(dataset.WindowWidth) >= 1
     assert float(dataset.RescaleSlope) > 0
     assert not errors(path)
+
+
+def test_F37_an_empty_slice_among_others_is_said(tmp_path: Path) -> None:
+    def empty(data: np.ndarray) -> None:
+        data[1::2] = 0  # slices take turns
+
+    end = run(spoilt(tmp_path / "in" / "scan.h5", empty, replace(SMALL, slices=2)), tmp_path / "out")
+    assert "1 of 2 slices are zero everywhere" in end.err
 
 
 def test_F37_an_array_of_zeros_is_no_scan(tmp_path: Path) -> None:

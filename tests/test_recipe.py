@@ -34,6 +34,8 @@ def test_what_a_file_does_not_name_keeps_its_default(tmp_path: Path) -> None:
         ({"solve": {"l2": float("nan")}}, "solve.l2"),
         ({"solve": 3}, "must be a section"),
         ({"prepare": {"virtual_coils": 0}}, "prepare.virtual_coils"),
+        ({"output": {"parts": []}}, "output.parts"),
+        ({"output": {"parts": ["phase", "phase"]}}, "none twice"),
         ({"prepare": {"map_sets": 7}}, "prepare.map_sets"),
     ],
 )

@@ -113,9 +113,12 @@ def _root(xml: bytes | str, notes: list[str]) -> Element:
     if len(text) > MAX_BYTES:
         raise DataError(f"the XML header has {len(text)} bytes; at most {MAX_BYTES} are read")
     text = text.rstrip(b"\0 \t\r\n").lstrip()
-    latin = not _is_utf8(text) and re.search(rb"<\?xml[^>]*encoding", text[:200]) is None
+    declared = re.search(rb"""<\?xml[^>]*encoding\s*=\s*["']([^"']*)""", text[:200])
+    latin = not _is_utf8(text) and (declared is None or declared[1].lower() in (b"utf-8", b"utf8"))
     if latin:
-        notes.append("the header is not UTF-8, as XML without a declared encoding must be; it is read as Latin-1")
+        notes.append(
+            "the header is not UTF-8, as it says or as XML without a declared encoding must be; it is read as Latin-1"
+        )
     builder = _Open()
     try:
         parser = safe.DefusedXMLParser(

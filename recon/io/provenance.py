@@ -94,6 +94,8 @@ def read_back(path: str | Path) -> dict[str, Any]:
             raise ReconError(f"{path} holds no .dcm file; name the folder of a series")
         path = files[0]
     reader = readers.get(path.suffix.lower())
+    if not path.exists():
+        raise ReconError(f"there is no file {path}; check the name")
     if reader is None:
         raise ReconError(f"{path} is not one of {', '.join(readers)}, so it carries no record of a reconstruction")
     try:
@@ -103,7 +105,7 @@ def read_back(path: str | Path) -> dict[str, Any]:
         raise ReconError(
             f"{path} cannot be read as {path.suffix}: {type(error).__name__}; is the file whole?"
         ) from error
-    if not isinstance(content, dict) or "provenance" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("provenance"), dict):
         raise ReconError(f"{path} carries no record of a reconstruction by this engine; write it again with recon")
     return content
 
@@ -120,12 +122,16 @@ def _dicom(path: Path) -> str | None:
 
 
 def _nifti(path: Path) -> str | None:
-    name = path.name[:-7] if path.name.endswith(".nii.gz") else path.stem
-    return _json(path.with_name(name + ".json"))
+    name = path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
+    side_car = path.with_name(name + ".json")
+    if not side_car.exists():
+        raise ReconError(f"{path} has no side-car {side_car.name} beside it, which holds the record; put it there")
+    return _json(side_car)
 
 
 def _json(path: Path) -> str | None:
-    return json.dumps(json.loads(path.read_text(encoding="utf-8")).get(KEY))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps(content.get(KEY)) if isinstance(content, dict) else None
 
 
 def _png(path: Path) -> str | None:
@@ -143,6 +149,8 @@ def _mrd(path: Path) -> str | None:
     with h5py.File(path, "r") as file:
         group = file["dataset"]
         series = sorted(name for name in group if name.startswith("image_"))
+        if not series:  # raw data, or images of another engine
+            return None
         text = group[series[0]]["attributes"][0]
     for meta in fromstring(text if isinstance(text, bytes) else text.encode()).iter("meta"):
         if meta.findtext("name") == KEY:

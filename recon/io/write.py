@@ -29,9 +29,12 @@ SUFFIXES: dict[str, Kind] = {
 def kind(path: str | os.PathLike[str]) -> Kind:
     """The format of an output by its name: by suffix, or a DICOM folder for a folder, a final slash or no suffix.
 
-    Raises ReconError for a suffix that stands for no format.
+    Raises ReconError for a suffix that stands for no format, and where there is no name at all.
     """
     name = os.fspath(path)
+    if not name.strip():
+        raise ReconError("an output has no name; give one such as brain.nii.gz, or a folder for DICOM (brain/)")
+    _check_name(Path(name))
     if name.endswith(("/", os.sep)) or Path(name).is_dir() or not Path(name).suffix:
         return "dicom folder"
     for suffix, found in SUFFIXES.items():
@@ -68,6 +71,7 @@ def check_paths(
         _check_place(path, found, needed_bytes)
     for item in records:
         path = Path(item)
+        _check_name(path)
         if path.suffix.lower() != ".json":
             raise ReconError(f"{item} is to hold JSON: give it a name that ends in .json")
         if path.resolve() in taken:
@@ -124,6 +128,14 @@ def _targets(path: Path, found: Kind) -> list[Path]:
     # a.nii and a.nii.gz share the side-car a.json
     stem = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
     return [path.resolve(), path.with_name(stem + ".json").resolve()]
+
+
+def _check_name(path: Path) -> None:
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # Path.is_dir and the like do not catch it
+            raise write_error(path, error) from error
 
 
 def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -> None:

@@ -167,7 +167,7 @@ def _take(take: Take, n: int) -> bytes:
 
 def _within(length: int, what: str, most: int) -> int:
     if length > most:
-        raise WireError(f"a {what} of {length} bytes is announced; at most {most} are taken")
+        raise WireError(f"{length} bytes of {what} are announced; at most {most} are taken")
     return length
 
 

@@ -131,6 +131,11 @@ class Settings:
             raise DataError(
                 "a simulated scan needs at least one of everything: voxels, slices, coils, echoes, averages"
             )
+        if not 0 <= self.sigma < math.inf or self.seed < 0:
+            raise DataError(
+                f"a simulated scan has noise of {self.sigma} and seed {self.seed}; give a finite noise and a "
+                "seed, both from 0 on"
+            )
         if self.volumetric and self.slices > 1:
             raise DataError(
                 f"matrix[2] = {self.matrix[2]} asks for a 3D scan and slices = {self.slices} for 2D; set one to 1"

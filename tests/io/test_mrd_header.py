@@ -174,6 +174,14 @@ def test_bytes_that_are_not_utf8_are_read_as_latin1() -> None:
     assert any("Latin-1" in note for note in notes)
 
 
+@pytest.mark.parametrize("declared", ['encoding="utf-8"', "encoding='UTF-8'", 'encoding = "utf8"'])
+def test_bytes_that_are_not_the_utf8_they_are_declared_as_are_read_as_latin1(declared: str) -> None:
+    body = ACCEPTED["Latin-1"][0].partition("?>")[2] or ACCEPTED["Latin-1"][0]
+    header, _, notes = mrd_header.parse(f'<?xml version="1.0" {declared}?>{body}'.encode("latin-1"))
+    assert header.study.id == "ä"
+    assert any("Latin-1" in note for note in notes)
+
+
 def test_an_alphanumeric_accession_number_is_kept() -> None:
     xml = put(
         "<experimentalC", "<studyInformation><accessionNumber>AB12</accessionNumber></studyInformation><experimentalC"
