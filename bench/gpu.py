@@ -55,8 +55,6 @@ CASES: tuple[Case, ...] = (
 )
 #: Seconds to reach.
 TARGETS = {("cg_sense", "20x16x320x320"): 0.1, ("espirit", "20x16x320x320"): 0.5}
-#: The SENSE normal operator's time over that of its memory traffic.
-TRAFFIC_TARGET = 1.5
 
 
 def tiny(settings: Settings) -> Settings:

@@ -1,0 +1,99 @@
+"""What the README and the documentation say is what was measured, and what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from recon.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+#: Rows of the README's table of accuracy, and what the records call them.
+METHODS = {
+    "zero-filled (`combine`)": ("zero-filled", None),
+    "`grappa`": ("grappa", None),
+    "`sense`": ("sense", None),
+    "BART CG-SENSE, tuned": ("bart CG-SENSE, tuned", None),
+    "BART L1-wavelet, tuned": ("bart wavelet, tuned", None),
+    "`cs`": ("cs", None),
+    "`unrolled` (`mri-small`, 4 MB)": ("unrolled", "mri-small"),
+    "`unrolled` (`mri-base`, 20 MB, the default)": ("unrolled", "mri-base"),
+}
+#: Rows of its table of speed, and the cases of the records.
+CASES = {
+    "SENSE normal operator": "sense_normal",
+    "ESPIRiT maps": "espirit",
+    "CG-SENSE to a residual of 1.6e-4": "cg_sense",
+    "L1-wavelet, 50 iterations": "l1_wavelet",
+    "GRAPPA 5×5": "grappa",
+    "radial CG-SENSE, 400 spokes": "radial",
+    "parallel-beam projection": "projection",
+    "exact backprojection": "backprojection",
+    "`recon run` to NIfTI, one slice *": "cold_run",
+    "`recon run` to DICOM": "run_to_dicom",
+}
+
+
+def records(name: str) -> list[dict[str, Any]]:
+    found = json.loads((ROOT / "bench" / "results" / name).read_text())
+    return found["records"] if isinstance(found, dict) else found
+
+
+def rows(first: str) -> list[list[str]]:
+    """The cells of the README's table whose head begins with a word, row by row."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    table = lines[start : next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in [table[0], *table[2:]]]
+
+
+def seconds(text: str) -> float:
+    value, unit = re.fullmatch(r"(?:.* )?([\d.]+) (ms|s)", text).groups()  # type: ignore[union-attr]
+    return float(value) * (1e-3 if unit == "ms" else 1)
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_every_option_of_a_verb_is_documented(verb: str) -> None:
+    page = (ROOT / "docs/reference/command-line.md").read_text()
+    section = re.search(rf"^## {verb}$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert section, f"docs/reference/command-line.md has no section on {verb}"
+    shown = [p for p in COMMANDS[verb].params if not getattr(p, "hidden", False)]
+    options = {o for p in shown for o in p.opts if o.startswith("--") and o != "--help"}
+    assert options <= set(re.findall(r"--[a-z0-9-]+", section[1]))
+    assert f"(#{verb})" in page.partition("## ")[0], "the table of all verbs lacks it"
+
+
+def test_the_accuracy_that_the_readme_states_is_the_record() -> None:
+    head, *table = rows("method")
+    assert len(table) == len(METHODS)
+    found = {
+        (r["method"], r["weights"], r["acceleration"]): r
+        for r in records("accuracy.json")
+        if r["scan"] == "gpunufft_brain_t2_4ch"
+    }
+    for title, column in zip(head[1:], range(1, 4), strict=True):
+        R, effective = re.match(r"R = (\d) \((?:effective )?([\d.]+)\)", title).groups()  # type: ignore[union-attr]
+        for cells in table:
+            r = found[(*METHODS[cells[0]], int(R))]
+            assert f"{r['effective_acceleration']:.2f}" == effective
+            ssim = f"{r['ssim']:.3f}".lstrip("0")
+            assert cells[column].strip("*") == f"{r['psnr']:.1f} / {ssim}", (cells[0], R)
+
+
+def test_the_times_that_the_readme_states_are_the_record() -> None:
+    _, *table = rows("case")
+    found = records("speed.json")
+    for name, size, ours, peer, ratio in table:
+        numbers = [int(n) for n in re.findall(r"\d+", size.replace("256²", "256").replace("160³", "160"))]
+        sizes = [r for r in found if r["case"] == CASES[name]]
+        r = next(r for r in sizes if all(str(n) in re.findall(r"\d+", r["size"]["name"]) for n in numbers))
+        theirs = r["peers"][peer.split()[0]]["s"]
+        assert seconds(ours) == pytest.approx(r["ours_s"], rel=0.05), name
+        assert seconds(peer) == pytest.approx(theirs, rel=0.05), name
+        assert float(ratio) == pytest.approx(theirs / r["ours_s"], rel=0.02), name
