@@ -11,22 +11,17 @@ from dataclasses import asdict, dataclass, field
 
 from recon import __version__
 
-#: Packages that the engine uses; from CuPy on they are optional.
-PACKAGES = (
-    "numpy",
-    "scipy",
-    "torch",
-    "h5py",
-    "ismrmrd",
-    "nibabel",
-    "pydicom",
-    "cupy",
-    "finufft",
-    "twixtools",
-    "pynetdicom",
-    "dicom-anonymizer",
-    "fastmri",
-)
+#: Packages that the engine cannot do without.
+NEEDED = ("numpy", "scipy", "torch", "h5py", "ismrmrd", "nibabel", "pydicom")
+#: Packages that it can do without: what each is for, and what brings it.
+OPTIONAL = {
+    "cupy": ("CUDA kernels", "cupy-cuda12x or cupy-cuda13x, by the driver"),
+    "finufft": ("radial, spiral and other scans off the grid", "finufft"),
+    "twixtools": ("Siemens .dat files", "twixtools"),
+    "pynetdicom": ("recon send", "pynetdicom"),
+    "dicom-anonymizer": ("recon send --deidentify", "dicom-anonymizer"),
+    "pylibjpeg": ("compressed CT files", "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,14 +50,13 @@ def examine() -> Machine:
     from recon.kernels import build, proofs
 
     packages, missing = {}, []
-    for name in PACKAGES:
+    for name in (*NEEDED, *OPTIONAL):
         version = _version(name)
         if version:
             packages[name] = version
-        elif name == "cupy":
-            missing.append("cupy: CUDA kernels; pip install cupy-cuda12x or cupy-cuda13x, by the driver")
         else:
-            missing.append(f"{name}: pip install {name}")
+            purpose, wanted = OPTIONAL.get(name, ("needed", name))
+            missing.append(f"{name}: {purpose}; pip install {wanted}")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = [torch.cuda.get_device_name(i) for i in range(found)]
     kernels = build.found()

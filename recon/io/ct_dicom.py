@@ -127,7 +127,7 @@ def _kind(d: Dataset) -> str:
             "a DICOM file of the folder states no modality: it is cut short or damaged; copy the series again"
         )
     if uid != CT_IMAGE:
-        return f"objects of modality {modality}"
+        return f"objects of modality {modality[:16]}"  # as long as the standard lets it be
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
 
 
