@@ -16,7 +16,25 @@ import typer
 
 from recon import __version__
 from recon.cli_adapt import adapt
-from recon.cli_arguments import STANDARD, amount, learned, numbered, placed, read_scan, recipe_of, three
+from recon.cli_arguments import (
+    STANDARD,
+    Axes,
+    Device,
+    Force,
+    Json,
+    Key,
+    Quiet,
+    Threads,
+    Voxel,
+    amount,
+    learned,
+    numbered,
+    placed,
+    read_scan,
+    recipe_of,
+    three,
+    use_threads,
+)
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
 from recon.cli_ct import Strength, simulate_ct, with_strength
@@ -43,11 +61,6 @@ Scan = Annotated[
     Path,
     typer.Argument(help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat; CT: DICOM, NIfTI", metavar="SCAN"),
 ]
-Axes = Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")]
-Voxel = Annotated[str, typer.Option(help="Voxel size of a bare array in mm, x,y,z, for instance 0.9,0.9,5")]
-Key = Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")]
 
 
 def _version(value: bool) -> None:
@@ -82,9 +95,9 @@ def run(
         float | None, typer.Option(help="0 keeps a full scan's noise, 1 removes it", min=0, max=1)
     ] = None,
     strength: Strength = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    device: Device = "auto",
     memory: Annotated[str, typer.Option(help="Upper limit such as 4GiB; default: what is free")] = "",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
+    threads: Threads = 0,
     stack: Annotated[int, typer.Option(help="Only this group of parallel slices, from 1; 0 takes all", min=0)] = 0,
     axes: Axes = "",
     voxel: Voxel = "",
@@ -97,7 +110,7 @@ def run(
     replicas: Annotated[
         int, typer.Option(help="Noisy copies behind the uncertainty map; 0: 16 if asked for", min=0)
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Reconstruct a raw scan and write images."""
     from recon.io import write as writing
@@ -118,7 +131,7 @@ def run(
     from recon import pipeline
     from recon.progress import reporter
 
-    _set_threads(threads)
+    use_threads(threads)
     count = len(pipeline.stacks(raw))
     chosen = list(range(count)) if stack == 0 else [stack - 1]
     names = {n: [numbered(name, n + 1) if len(chosen) > 1 else name for name in output] for n in chosen}
@@ -305,10 +318,3 @@ def _usage() -> Iterator[None]:
 
 #: What helps a run that ran out of memory.
 _MEMORY = "give a lower limit with --memory, or fewer --threads"
-
-
-def _set_threads(threads: int) -> None:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)

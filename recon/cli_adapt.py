@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from recon.cli_arguments import Axes, Device, Key, Quiet, Threads, use_threads
 from recon.errors import ReconError
 
 
@@ -17,20 +18,18 @@ def adapt(
     minutes: Annotated[float, typer.Option(help="Time that it may take", min=0.01)] = 5.0,
     weights: Annotated[str, typer.Option(help="Network to start from: auto, a name that ships, or a folder")] = "auto",
     recipe: Annotated[Path | None, typer.Option(help="TOML file; how the scan is prepared")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    device: Device = "auto",
     stack: Annotated[int, typer.Option(help="Group of parallel slices, from 1", min=1)] = 1,
-    axes: Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")] = "",
-    key: Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")] = "",
+    axes: Axes = "",
+    key: Key = "",
     seed: Annotated[int, typer.Option(help="Seed of the division of the lines", min=0)] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    threads: Threads = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Adapt a network to one undersampled scan; leaves weights that `run --weights` takes."""
     begun = time.monotonic()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ReconError(f"{output} exists; give a new or an empty folder with --output")
-    import torch
-
     from recon import cartesian, pipeline
     from recon import recipe as recipes
     from recon.io.read import read_raw
@@ -38,12 +37,11 @@ def adapt(
     from recon.nets import weights as stored
     from recon.progress import reporter
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     plan = recipes.load(recipe) if recipe else recipes.Recipe()
     place = pipeline.place(device)
     parent = stored.load(weights, place)
-    raw = read_raw(scan, axes=tuple(a.strip() for a in axes.split(",")) if axes else None, key=key or None)
+    raw = read_raw(scan, axes=axes or None, key=key or None)
     job = pipeline.prepare(raw, plan, place, None, stack - 1)
     if job.encoding.trajectory != "cartesian":
         raise ReconError(

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -15,6 +15,16 @@ from recon.errors import ReconError
 if TYPE_CHECKING:
     from recon.pipeline import Scan as AnyScan
     from recon.recipe import Recipe
+
+# Options that several verbs have.
+Axes = Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")]
+Voxel = Annotated[str, typer.Option(help="Voxel size of a bare array in mm, x,y,z, for instance 0.9,0.9,5")]
+Key = Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 #: Trajectories that have a name.
 STANDARD = ("radial", "golden")
@@ -54,8 +64,7 @@ def read_scan(scan: Path, axes: str, voxel: tuple[float, float, float] | None, k
     """What a file holds, recognised by its content; axes, voxel size and key serve bare arrays."""
     from recon.io.read import read
 
-    names = tuple(a.strip() for a in axes.split(",")) if axes else None
-    return read(scan, axes=names, voxel=voxel, key=key or None)
+    return read(scan, axes=axes or None, voxel=voxel, key=key or None)
 
 
 def placed(raw: AnyScan, trajectory: str) -> AnyScan:
@@ -104,3 +113,11 @@ def numbered(name: str, n: int) -> str:
         return f"{name.rstrip('/' + os.sep)}_stack-{n}/"
     suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len)
     return f"{name[: -len(suffix)]}_stack-{n}{name[-len(suffix) :]}"
+
+
+def use_threads(count: int) -> None:
+    """Have torch, and the kernels beside it, work with so many threads; 0 leaves it at all."""
+    if count:
+        import torch
+
+        torch.set_num_threads(count)

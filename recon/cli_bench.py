@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand
 
+from recon.cli_arguments import Device, Key, Quiet, Threads, use_threads
 from recon.errors import ReconError, one_line
 
 #: Options that take several values in a row.
@@ -67,9 +68,9 @@ def bench(
         list[str] | None,
         typer.Option(help="Axes of bare arrays, coil,y,x or PATTERN=coil,y,x for files of that name; may be repeated"),
     ] = None,
-    key: Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
+    key: Key = "",
+    device: Device = "auto",
+    threads: Threads = 0,
     numbered: Annotated[bool, typer.Option("--numbered", help="Call scans by number, not by file name.")] = False,
     dose: Annotated[list[float], typer.Option(help="ct: shares of the scans' dose: --dose 0.25 0.1")] = _DOSES,
     real: Annotated[
@@ -80,7 +81,7 @@ def bench(
     ] = None,
     slices: Annotated[int, typer.Option(help="ct: slices of each scan", min=1, max=1000)] = 3,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the results in the folder.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Undersample full scans, reconstruct them by every method, and compare with all lines.
 
@@ -122,10 +123,7 @@ def bench(
         mask=mask,  # type: ignore[arg-type]
         acs=acs, seed=seed, recipe=plan, device=device,
     )  # fmt: skip
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     found = gather.gather(scans, axes or (), key or None)
     if len(scans) == 1 and not found.scans and len(found.left) == 1:
         raise found.left[0][1]
@@ -167,8 +165,7 @@ def _ct(
         raise typer.BadParameter(f"--methods takes {', '.join(ct_methods.CLASSICAL)} for CT, not {odd[0]!r}")
     if not all(0 < d < 1 for d in doses):
         raise typer.BadParameter("--dose takes shares of the scans' dose, between 0 and 1")
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     found = []
     for path in (*scans, *real):
         scan = read(path)

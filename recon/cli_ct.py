@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recon.cli_arguments import Force
 from recon.errors import ReconError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def simulate_ct(
     matrix: Annotated[int, typer.Option(help="Pixels of the phantom's image a side", min=16, max=4096)] = 512,
     truth: Annotated[str, typer.Option(help="Write what the scan should show here, for instance .nii.gz")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the noise", min=0)] = 0,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Write CT projections of a volume with Poisson and electronic noise, to be reconstructed by run."""
     _check(output, photons, dose, beam, force)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recon.cli_arguments import Json
 from recon.errors import ReconError, log
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def send(
     watch: Annotated[bool, typer.Option("--watch", help="Go on sending what comes into the spool.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed images again.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Only say how the spool stands.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
     """Send DICOM images to a PACS, and make sure that it keeps them."""

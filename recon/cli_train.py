@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recon.cli_arguments import Quiet, Threads, use_threads
 from recon.errors import ReconError
 
 
@@ -28,19 +29,16 @@ def train(
     workers: Annotated[
         int, typer.Option(help="Processes that make scans while the network trains; 0 makes all of them before", min=0)
     ] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all", min=0, max=1024)] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    threads: Threads = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Train a network on simulated scans; leaves weights that `run --weights` takes."""
-    import torch
-
     from recon.learn import ct_train, settings
     from recon.learn import train as training
     from recon.progress import reporter
     from recon.recipe import table
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     if all(table(r).get("kind") == "ct" for r in recipe):
         plans = [ct_train.load(r) for r in recipe]
         with reporter(quiet) as report:
