@@ -2,6 +2,7 @@
 
     python bench/ct_consistency.py ct-small --size 160
     python bench/ct_consistency.py ct-small --windows
+    python bench/ct_consistency.py ct-small --observer
 
 x_FBP with the window shepp-logan, the network, and the network with `ct.consistency = "rays"`
 (recon/nets/denoiser.py), each at the default strength, against what was projected. The phantom's integrals are exact;
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon.accuracy import ct
+from recon.accuracy import ct, ct_measures
 from recon.ct import strength
 from recon.ct.explained import misfit
 from recon.data import CTProjections, Measurement
@@ -74,6 +75,36 @@ def said(hu: Tensor, truth: Tensor, data: prepare.Projected, A: Xray) -> str:
     return f"{20 * math.log10(1400) - 10 * math.log10(error):6.2f} dB (χ² {chi:.3g})"
 
 
+def observer(denoise: Callable[..., tuple[Tensor, float]], contrast: float = 15.0, count: int = 4) -> None:
+    """d′ of discs of 5 pixels radius, and where the transfer at rims of bone and of a faint rod falls to half."""
+    absent, present, places, rods = ct_measures.phantom(contrast)
+    bone, faint = ([ct_measures.Rod(k, r.y, r.x, r.radius) for k in range(count)] for r in rods)
+    for views, photons in SCANS[:2]:
+        found: dict[str, list[list[np.ndarray]]] = {}
+        for kind, image in enumerate((absent, present)):
+            for k in range(count):
+                plan = ct_scan.Scan(views=views, photons=photons, seed=100 * kind + k, fineness=2.0)
+                fine = np.kron(image[0], np.ones((2, 2), np.float32))[None]
+                made = replace(ct_scan.of_volume(fine, 0.5, (0.0,), 1.0, plan), matrix=image.shape[1:], voxel=1.0)
+                A, data = prepare.operator(made), prepare.projected(made, 0, 1)
+                start = hounsfield(fbp(data.p, A, "shepp-logan"))
+                rays = Measurement(data.weights * data.p, WATER * (Weight(data.weights) @ A))
+                shown = {"FBP": start}
+                for label, measured in (("network", None), ("with rays", rays)):
+                    x, sigma = denoise(start, measured)
+                    shown[label] = strength.written(start, x, CT(coarse=0.0) if measured else CT(), sigma)
+                for label, x in shown.items():
+                    found.setdefault(label, [[], []])[kind].append(x[0].numpy())
+        for label, pair in found.items():
+            a, p = (np.stack(v) for v in pair)
+            print(
+                f"phantom, {views} views, {photons:g}: {label:10} d′ {ct_measures.detectability(a, p, places):.2f}  "
+                f"MTF50 {ct_measures.transfer(a, bone).mtf50:.4f}, faint {ct_measures.transfer(a, faint).mtf50:.4f}  "
+                f"noise {float((a - absent)[:, 130:190, 130:190].std()):.1f} HU",
+                flush=True,
+            )
+
+
 def windows(data: Path, n: int, denoise: Callable[[Tensor], tuple[Tensor, float]]) -> None:
     """PSNR against what was projected, of the network after each window, at full strength and at that of the rule."""
     for name, truth, scan in scans(data, n):
@@ -94,6 +125,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--windows", action="store_true", help="only compare windows of FBP before the network")
+    parser.add_argument("--observer", action="store_true", help="only detectability and transfer on a phantom of 320²")
     options = parser.parse_args()
     network = weights.load(options.network).network
 
@@ -101,6 +133,9 @@ def main() -> None:
         noise = image_noise.measured(hu)
         return denoiser.denoised(network, hu, noise.level, noise.texture, rays), float(noise.level)
 
+    if options.observer:
+        observer(denoise)
+        return
     if options.windows:
         windows(options.data, options.size, denoise)
         return

@@ -118,6 +118,36 @@ def test_a_classical_method_is_given_the_setting_that_suits_the_reference() -> N
     assert error == pytest.approx(min(np.square(o - truth)[truth > -900].mean() for o in others))
 
 
+@pytest.mark.parametrize("lowest", range(5))
+def test_a_valley_is_found_from_its_middle_without_a_look_at_every_place(lowest: int) -> None:
+    looked: list[int] = []
+
+    def error(n: int) -> float:
+        looked.append(n)
+        return abs(n - lowest)
+
+    assert ct_methods.downhill(error, 5) == lowest
+    assert len(looked) == len(set(looked)) <= 4
+    assert ct_methods.downhill(lambda n: 0.0, 1) == 0
+
+
+def test_a_filter_that_sees_a_box_alone_does_the_same_there() -> None:
+    import torch
+
+    _, present, places, _ = ct_measures.phantom()
+    noisy = present + 30 * np.random.default_rng(0).standard_normal(present.shape).astype(np.float32)
+    _, nlm = ct_methods.choices(30.0, ("nlm",), torch.device("cpu"))["nlm"][2]
+    box = ct_methods.reach(places, ct_measures.SPOT // 2)
+    whole, part = nlm(noisy), ct_methods.boxed(nlm, box)(noisy)
+    half = ct_measures.SPOT // 2
+    for y, x in places:
+        spot = (0, slice(y - half, y + half), slice(x - half, x + half))
+        assert part[spot] == pytest.approx(whole[spot], abs=1e-2)
+    outside = np.ones(noisy.shape, bool)
+    outside[(slice(None), *box)] = False
+    assert np.array_equal(part[outside], noisy[outside])
+
+
 def test_a_missing_package_is_named_with_the_command_and_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said = ct_methods.missing(ct_methods.CLASSICAL)

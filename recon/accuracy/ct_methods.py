@@ -21,6 +21,10 @@ Method = Callable[[Slices], Slices]
 #: Settings that are tried: weights of total variation, h over the noise, the noise that BM3D is told over the real one.
 TV, NLM, BM3D = (0.1, 0.2, 0.35, 0.5, 0.8, 1.3), (0.4, 0.6, 0.8, 1.1, 1.5), (0.7, 1.0, 1.4, 2.0, 2.8)
 CLASSICAL = ("tv", "nlm", "bm3d")
+#: Side of the piece on which BM3D is tuned and pixels around a body on which it runs, since it takes 10 s for 512².
+#: SEARCH: how far its blocks of 8 pixels are compared, in windows of 39.
+PIECE, MARGIN, SEARCH = 192, 16, 27
+Box = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +93,76 @@ def missing(wanted: Sequence[str]) -> list[str]:
 def tuned(
     noisy: Slices, reference: Slices, noise: float, wanted: Sequence[str], device: torch.device
 ) -> dict[str, tuple[str, Method]]:
-    """Of each classical method the setting that is nearest to the reference of the middle slice, a help to them."""
+    """Of each classical method the setting that is nearest to the reference of the middle slice, a help to them.
+
+    All settings are tried on the whole slice; those of BM3D on a piece of it, from the middle one downhill.
+    """
     k = len(noisy) // 2
-    one, truth = noisy[k : k + 1], reference[k : k + 1]
-    body = truth > -900
     found = {}
     for name, several in choices(noise, wanted, device).items():
-        scores = [float(np.square(make(one) - truth)[body].mean()) for _, make in several]
-        found[name] = several[int(np.argmin(scores))]
+        box = _piece(reference[k]) if name == "bm3d" else (slice(None), slice(None))
+        part = (slice(k, k + 1), *box)
+        one, truth = noisy[part], reference[part]
+
+        def error(n: int, several=several, one=one, truth=truth) -> float:  # type: ignore[no-untyped-def]
+            return float(np.square(several[n][1](one) - truth)[truth > -900].mean())
+
+        count = len(several)
+        found[name] = several[downhill(error, count) if name == "bm3d" else min(range(count), key=error)]
     return found
+
+
+def downhill(error: Callable[[int], float], count: int) -> int:
+    """The number of the least error among 0 … count − 1, found from the middle on where there is one valley."""
+    known: dict[int, float] = {}
+
+    def at(n: int) -> float:
+        if n not in known:
+            known[n] = error(n) if 0 <= n < count else float("inf")
+        return known[n]
+
+    here = count // 2
+    while True:
+        best = min((here, here - 1, here + 1), key=at)
+        if best == here:
+            return here
+        here = best
+
+
+def boxed(method: Method, box: Box) -> Method:
+    """A method that works on a box (y, x) of slices alone, and leaves the rest as it came."""
+
+    def run(x: Slices) -> Slices:
+        out: Slices = x.copy()
+        within = (slice(None), *box)
+        out[within] = method(np.ascontiguousarray(x[within]))
+        return out
+
+    return run
+
+
+def reach(places: Sequence[tuple[int, int]], half: int) -> Box:
+    """The box (y, x) of squares around places, and of what BM3D compares with them."""
+    low, high = (np.array(places).min(0) - half - SEARCH, np.array(places).max(0) + half + SEARCH)
+    return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+
+
+def _around(x: Slices) -> Box:
+    """The box (y, x) around the bodies of slices, with a margin; all of it where there is none."""
+    # Noise passes for a body in single pixels.
+    where = (x > -500).reshape(-1, *x.shape[-2:])
+    spans = [np.nonzero((where.mean(axis) > 0.05).any(0))[0] for axis in (2, 1)]
+    if not all(map(len, spans)):
+        return slice(None), slice(None)
+    y, z = (slice(max(0, int(s[0]) - MARGIN), int(s[-1]) + 1 + MARGIN) for s in spans)
+    return y, z
+
+
+def _piece(x: Slices) -> Box:
+    """A box of PIECE pixels at most in the middle of a slice's body."""
+    middles = [(s.indices(n)[0] + s.indices(n)[1]) // 2 for s, n in zip(_around(x), x.shape, strict=True)]
+    low = [min(max(0, m - PIECE // 2), max(0, n - PIECE)) for m, n in zip(middles, x.shape, strict=True)]
+    return slice(low[0], low[0] + PIECE), slice(low[1], low[1] + PIECE)
 
 
 def timed(method: Method, settings: str, x: Slices) -> Made:
@@ -132,6 +197,10 @@ def _bm3d(sigma: float) -> Method:
     def run(x: Slices) -> Slices:
         from bm3d import bm3d
 
-        return np.stack([bm3d(s, sigma_psd=sigma) for s in x]).astype(np.float32)
+        def whole(v: Slices) -> Slices:
+            made: list[Slices] = [np.asarray(bm3d(s, sigma_psd=sigma), np.float32) for s in v]
+            return np.stack(made)
+
+        return boxed(whole, _around(x))(x)
 
     return run
