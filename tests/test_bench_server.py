@@ -24,7 +24,8 @@ def test_latency_and_ingest_are_measured_and_make_a_page(tmp_path: Path) -> None
     done = run("latency.py", "--small", "--json", str(tmp_path / "l.json"), "--page", str(tmp_path / "l.md"))
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "l.json").read_text())
-    (late,), (taken,) = found["latency"], found["ingest"]
+    (late, learned), (taken,) = found["latency"], found["ingest"]
+    assert (learned["case"], learned["scans"]) == ("mri-small", 1)
     assert 0 < late["first_scan_s"] <= late["most_s"] + 1e-9
     assert late["messages"] > 32
     assert taken["lines"] % 64 == 0
