@@ -139,4 +139,5 @@ def decode(y: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
 
 
 def _array(t: Tensor) -> NDArray[np.generic]:
-    return bridge.settled(t).numpy()
+    array: NDArray[np.generic] = bridge.settled(t).numpy()
+    return array

@@ -137,8 +137,8 @@ def bench(
         )
     if not records and len(named) == 1 and not found.left:
         raise ReconError(f"{late[0][0]}: {late[0][1]}")
-    for name, e in late:
-        _left_out(f"{name}: {e}")
+    for name, why in late:
+        _left_out(f"{name}: {why}")
     if not records:
         raise ReconError("none of the scans can be compared; give fully sampled raw scans of MRI")
     if not quiet:
