@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import typer
 
 from recon.cli import app
+from recon.recipe import Recipe
+from recon.serve.settings import Site
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -56,6 +60,28 @@ def rows(first: str) -> list[list[str]]:
 def seconds(text: str) -> float:
     value, unit = re.fullmatch(r"(?:.* )?([\d.]+) (ms|s)", text).groups()  # type: ignore[union-attr]
     return float(value) * (1e-3 if unit == "ms" else 1)
+
+
+def keys(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a dataclass of dataclasses with its default, sections before it."""
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value):
+            yield from keys(value, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, value
+
+
+@pytest.mark.parametrize(("page", "settings", "whole"), [("recipe", Recipe(), False), ("site", Site(), True)])
+def test_every_key_is_documented_with_its_default(page: str, settings: Any, whole: bool) -> None:
+    """The page of recipes names keys within their sections, that of a site with them."""
+    text = (ROOT / f"docs/reference/{page}.md").read_text()
+    for key, value in keys(settings):
+        name = key if whole else key.rpartition(".")[2]
+        said = re.search(rf"^\| `{re.escape(name)}` \|([^|]*)\|", text, re.MULTILINE)
+        assert said, f"docs/reference/{page}.md lacks {key}"
+        stated = said[1].strip().strip("`")
+        assert (json.loads(stated) if stated else None) == json.loads(json.dumps(value)), key
 
 
 @pytest.mark.parametrize("verb", sorted(COMMANDS))
