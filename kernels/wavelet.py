@@ -43,6 +43,24 @@ def level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.f
     module.wavelet_level(x.numpy(), corner, axis + 3, taps.astype(np.float32), inverse, torch.get_num_threads())
 
 
+def turns(x: Tensor) -> bool:
+    """Whether `haar` takes it: as `serves`, on a CPU whose module was compiled since there is one."""
+    return not x.is_cuda and serves(x) and hasattr(native(), "haar")
+
+
+def haar(x: Tensor, levels: int, shift: tuple[int, int], inverse: bool) -> Tensor:
+    """All levels of Haar's transform of contiguous planes (..., y, x), whose sides halve evenly as often.
+
+    The planes are first rolled by `shift` (0 ≤ shift < side), or the result of the inverse back by it.
+    """
+    module = native()
+    assert module is not None
+    out = torch.empty_like(x)
+    planes, made = (t.view(-1, *t.shape[-2:]).numpy() for t in (x, out))
+    module.haar(planes, made, levels, shift, inverse, torch.get_num_threads())
+    return out
+
+
 def shrink(x: Tensor, threshold: float, exponent: float) -> None:
     """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous x, in place."""
     if x.is_cuda:

@@ -133,7 +133,7 @@ def bench(
     late: list[tuple[str, ReconError]] = []
     with reporter(quiet) as report:
         records = results.bench(
-            named, wanted, output, replace=force, report=report, left=lambda name, e: late.append((name, e))
+            named, wanted, output, replace=force, report=report, left=lambda *told: late.append(told)
         )
     if not records and len(named) == 1 and not found.left:
         raise ReconError(f"{late[0][0]}: {late[0][1]}")

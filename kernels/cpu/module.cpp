@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include "eigen.h"
+#include "haar.h"
 #include "projector.h"
 #include "sense.h"
 #include "toeplitz.h"
@@ -108,6 +109,23 @@ static void wavelet_level(Complex& x, std::array<int, 3> corner, int axis, const
     py::gil_scoped_release released;
     if (inverse) recon::wavelet_level<true>(data, items, size, corner.data(), axis, filters, threads);
     else recon::wavelet_level<false>(data, items, size, corner.data(), axis, filters, threads);
+}
+
+// All levels of x (item, y, x) into out, turned by `shift` before, or back by it after the inverse.
+static void haar(const Complex& x, Complex& out, int levels, std::array<int, 2> shift, bool inverse, int threads) {
+    if (x.ndim() != 3 || levels < 1 || levels > 30) throw std::invalid_argument("planes (item, y, x) and a level are needed");
+    check(out, {long(x.shape(0)), long(x.shape(1)), long(x.shape(2))});
+    const int ny = int(x.shape(1)), nx = int(x.shape(2)), least = 1 << levels;
+    if (ny < least || nx < least || ny % least || nx % least) throw std::invalid_argument("a side does not halve evenly");
+    for (int a = 0; a < 2; ++a)
+        if (shift[a] < 0 || shift[a] >= (a ? nx : ny)) throw std::invalid_argument("the shift is longer than the side");
+    const complex64* from = x.data();
+    complex64* to = out.mutable_data();
+    const long items = x.shape(0);
+    if (from == to) throw std::invalid_argument("the transform is not made in place");
+    py::gil_scoped_release released;
+    if (inverse) recon::haar<true>(from, to, items, ny, nx, levels, shift.data(), threads);
+    else recon::haar<false>(from, to, items, ny, nx, levels, shift.data(), threads);
 }
 
 // x max(0, 1 - (threshold / |x|)^exponent), in place.
@@ -258,6 +276,8 @@ PYBIND11_MODULE(RECON_MODULE, m) {
           py::arg("least"), py::arg("tolerance"), py::arg("iterations"), py::arg("threads"));
     m.def("wavelet_level", &wavelet_level, py::arg("x").noconvert(), py::arg("corner"), py::arg("axis"),
           py::arg("taps").noconvert(), py::arg("inverse"), py::arg("threads"));
+    m.def("haar", &haar, py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("levels"), py::arg("shift"),
+          py::arg("inverse"), py::arg("threads"));
     m.def("shrink", &shrink, py::arg("x").noconvert(), py::arg("threshold"), py::arg("exponent"), py::arg("threads"));
     m.def("toeplitz", &toeplitz, py::arg("x").noconvert(), py::arg("spectra").noconvert(),
           py::arg("which").noconvert(), py::arg("out").noconvert(), py::arg("threads"));

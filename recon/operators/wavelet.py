@@ -115,6 +115,29 @@ class Wavelet(Linear):
             planes = self._level(planes, before, after, True)
         return _unplanar(planes, y)
 
+    def rolled(self, x: Tensor, shift: tuple[int, ...]) -> Tensor:
+        """W of the image that is first rolled by `shift` along `axes`, 0 ≤ shift < side; empty for none."""
+        if levels := self._planes(x):
+            y, x = (shift or (0, 0)), x.resolve_conj().contiguous()
+            return kernel.haar(x, levels, (y[0], y[1]), False)
+        return self.forward(torch.roll(x, shift, self.axes) if shift else x)
+
+    def rolled_adjoint(self, c: Tensor, shift: tuple[int, ...]) -> Tensor:
+        """Wᴴ of coefficients, rolled back by `shift`: the inverse of `rolled`."""
+        if levels := self._planes(c):
+            y, c = (shift or (0, 0)), c.resolve_conj().contiguous()
+            return kernel.haar(c, levels, (y[0], y[1]), True)
+        x = self.adjoint(c)
+        return torch.roll(x, tuple(-s for s in shift), self.axes) if shift else x
+
+    def _planes(self, x: Tensor) -> int:
+        """The number of levels where one kernel makes all of them: Haar's, of planes whose sides halve evenly."""
+        if self.order > 1 or self.axes != (-2, -1) or not kernel.turns(x):
+            return 0
+        sizes = self.shapes(x.shape)
+        even = all(n == 2 * m for before, after in itertools.pairwise(sizes) for n, m in zip(before, after))
+        return len(sizes) - 1 if even else 0
+
     def normal(self, inner: Linear | None = None) -> Linear:
         """The identity; around an inner operator Wᴴ · inner · W."""
         return Identity() if inner is None else super().normal(inner)

@@ -41,6 +41,7 @@ def fista(
     (Beck and Teboulle, SIAM J Imaging Sci 2:183, 2009.)
     """
     wide = (..., *(None,) * ndim)
+    b = b.resolve_conj()
     x = torch.zeros_like(b) if x0 is None else x0.expand(b.shape).clone(memory_format=torch.contiguous_format)
     v = x.clone()
     t = torch.ones_like(dot(b, b, ndim))
@@ -48,15 +49,20 @@ def fista(
     active = torch.ones_like(t, dtype=torch.bool)
     tiny = torch.finfo(t.dtype).tiny
     on_cpu = b.device.type == "cpu"
+    # On pairs of real numbers an update is one pass over memory, where real times complex would be several.
+    real = torch.view_as_real if b.is_complex() else _itself
+    whole = torch.view_as_complex if b.is_complex() else _itself
+    pairs = (..., *(None,) * (ndim + b.is_complex()))
     for k in range(iterations):
-        new = prox(v - step * (normal(v) - b), step, k)
+        downhill = real(v), real(normal(v).resolve_conj()) - real(b)
+        new = prox(whole(torch.add(*downhill, alpha=-step)), step, k)
         if not on_cpu or not bool(active.all()):  # a GPU that is asked waits
             new = torch.where(active[wide], new, x)
-        move = new - x
+        move = whole(real(new) - real(x))
         if restart:
-            t = torch.where(dot(v - new, move, ndim) > 0, torch.ones_like(t), t)
+            t = torch.where(dot(whole(real(v) - real(new)), move, ndim) > 0, torch.ones_like(t), t)
         following = (1 + (1 + 4 * t * t).sqrt()) / 2
-        v = new + ((t - 1) / following)[wide] * move
+        v = whole(torch.addcmul(real(new), ((t - 1) / following)[pairs], real(move)))
         t, x = following, new
         count += active
         if callback is not None:
@@ -67,6 +73,10 @@ def fista(
         if (on_cpu or k % PAUSE == PAUSE - 1) and not bool(active.any()):
             break
     return Solution(x, count, change)
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 def step_size(A: Linear, normal: Linear, like: Tensor, ndim: int = 3) -> float:
@@ -135,13 +145,12 @@ def l1_wavelet(
 
     def prox(v: Tensor, step: float, k: int) -> Tensor:
         shift = shifts[k]
-        c = transform(torch.roll(v, shift, axes) if shift else v)
+        c = transform.rolled(v, shift)
         kept = transform.coarse(c).clone()
         now = threshold * continuation ** max(0.0, 1 - k / (0.7 * iterations))
         c = shrink(c, step * now, p=p, joint=-4 if ndim == 4 else None)
         transform.coarse(c).copy_(kept)
-        x = transform.adjoint(c)
-        return torch.roll(x, tuple(-s for s in shift), axes) if shift else x
+        return transform.rolled_adjoint(c, shift)
 
     return fista(
         normal,

@@ -36,6 +36,28 @@ def test_the_compiled_transform_is_the_matrix_product_in_double_precision(axes, 
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("levels", [None, 1, 2])
+@pytest.mark.parametrize("shape", [(64, 96), (256, 192), (32, 32), (48, 80), (50, 64)], ids=str)
+@pytest.mark.parametrize("shift", [(), (0, 0), (3, 0), (0, 5), (17, 30)], ids=str)
+def test_all_levels_at_once_are_those_of_the_rolled_image_in_double_precision(shape, shift, levels) -> None:
+    transform, x = Wavelet((-2, -1), "db1", levels), noise(2, 3, *shape)
+    before, exact = x.clone(), x.to(torch.complex128)
+    c = transform.rolled(x, shift)
+    assert (c - transform(torch.roll(exact, shift, (-2, -1)) if shift else exact)).abs().max() < 2e-6
+    assert torch.equal(x, before)
+    expected = transform.adjoint(exact)
+    expected = torch.roll(expected, tuple(-s for s in shift), (-2, -1)) if shift else expected
+    assert (transform.rolled_adjoint(x, shift) - expected).abs().max() < 2e-6
+    assert (transform.rolled_adjoint(c, shift) - x).abs().max() < 2e-6
+    assert torch.equal(transform.rolled(x.mT.contiguous().mT, shift), c)
+
+
+def test_what_does_not_halve_evenly_takes_the_levels_one_by_one() -> None:
+    assert Wavelet((-2, -1), "db1")._planes(noise(1, 64, 96)) == 3
+    for shape, name in (((1, 50, 64), "db1"), ((1, 64, 64), "db2"), ((64, 64, 1), "db1"), ((1, 128, 64), "db1")):
+        assert Wavelet((-2, -1), name)._planes(noise(*shape)) == 0
+
+
 def test_one_level_has_the_bands_of_another_library() -> None:
     x = noise(1, 32, 48)
     ours = Wavelet((-2, -1), "db2", levels=1)(x)[0].numpy()
