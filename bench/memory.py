@@ -46,6 +46,7 @@ SCANS: dict[str, list[str]] = {
     "3d-8x64": ["--coils", "8", "--matrix", "64", "--slices", "64", "--volume"],
     "3d-8x96": ["--coils", "8", "--matrix", "96", "--slices", "96", "--volume"],
     "3d-16x96": ["--coils", "16", "--matrix", "96", "--slices", "96", "--volume"],
+    "3d-8x128": ["--coils", "8", "--matrix", "128", "--slices", "128", "--volume"],
     "3d-8x160": ["--coils", "8", "--matrix", "160", "--slices", "160", "--volume"],
     "2d-4x16x320": ["--coils", "16", "--matrix", "320", "--slices", "4"],
     "radial-8x256": ["--coils", "8", "--matrix", "256", "--trajectory", "radial"],

@@ -43,6 +43,7 @@ from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
 from recon.ending import terminable
 from recon.errors import ReconError, leave, one_line, sentence
+from recon.starting import staying
 
 if TYPE_CHECKING:
     from recon.data import Image
@@ -128,8 +129,9 @@ def run(
     records = [evidence] if evidence else []
     writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs, records=records)
     raw = placed(read_scan(scan, axes, size, key), trajectory)
-    from recon import pipeline
-    from recon.progress import reporter
+    with staying():
+        from recon import pipeline
+        from recon.progress import reporter
 
     use_threads(threads)
     count = len(pipeline.stacks(raw))
@@ -254,6 +256,8 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Arrays in pages of 2 MB where the system has them: a fifth of a network's time on a slice went into small ones.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # No other package that is installed looks into recipes, nor is one searched for.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Finished by force, a run takes its temporary files away.
     with terminable(), warnings.catch_warnings():
         if not debug:

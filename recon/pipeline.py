@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recon.ct import images, projections
 from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTSeries, CTViews, DataError, Image, RawScan, ReconError
 from recon.io.arrays import plane
 from recon.job import Job, described, provenance
@@ -61,10 +60,14 @@ def reconstruct(
     started = datetime.now(timezone.utc)
     report = progress or silent
     if isinstance(scan, CTImages):
+        from recon.ct import images  # what CT needs, a scan of MRI should not wait for
+
         return images.reconstruct(scan, recipe, place(device), stack, report)
     if isinstance(scan, CTViews):
         scan = fans(scan, recipe.ct.thickness)
     if isinstance(scan, CTProjections):
+        from recon.ct import projections
+
         return projections.reconstruct(scan, recipe, place(device), stack, report)
     job = prepare(scan, recipe, place(device), memory, stack)
     made = solved(job, report)

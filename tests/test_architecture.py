@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "magnitude": {"data", "job", "operators", "prepare", "recipe", "solve"},
     "errors": set(),
     "ending": set(),
+    "starting": set(),
     "pacs": {"data", "io", "recipe"},
     "serve": {
         *("data", "errors", "io", "joined", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe"),
