@@ -127,7 +127,7 @@ def chosen(
     return torch.where(wrong.reshape(*wrong.shape, *(1,) * ndim), classical, learned)
 
 
-def replicas(m: Measurement, run: Callable[[Measurement], Tensor], *, count: int, seed: int, ndim: int = 3) -> Tensor:
+def replicas(m: Measurement, run: Callable[[Measurement], Tensor], *, count: int, seed: int) -> Tensor:
     """Standard deviation of the magnitude over images of the data with fresh noise added, (..., z, y, x).
 
     Noise of the measured strength is added to the samples that were measured, `count` times: for a linear method this

@@ -264,7 +264,6 @@ static void define_projector(py::module_& m) {
 PYBIND11_MODULE(RECON_MODULE, m) {
     m.doc() = "Kernels of the reconstruction engine for the CPU.";
     m.attr("lanes") = recon::LANES;
-    m.def("fast_length", [](int n) { return recon::plan(n)->n == n; }, "Whether a transform of length n has a plan.");
     m.def("sense_normal", &sense_normal, py::arg("x").noconvert(), py::arg("maps").noconvert(),
           py::arg("weights").noconvert(), py::arg("kz"), py::arg("ky"), py::arg("out").noconvert(), py::arg("threads"));
     m.def("sense_encode", &sense_encode, py::arg("x").noconvert(), py::arg("maps").noconvert(),

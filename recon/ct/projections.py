@@ -150,12 +150,12 @@ def solve(method: str, data: prepare.Projected, A: Xray, recipe: Recipe, water: 
     m = Measurement(data.weights * data.p, Weight(data.weights) @ A)
     n = recipe.solve.iterations or ITERATIONS[method]
     if method == "sirt":
-        return sirt(m, x0=_start(data, A, recipe), iterations=n).x
+        return sirt(m, x0=_start(data, A), iterations=n).x
     normal, b = m.A.normal(), m.A.adjoint(m.y)
     if method == "cgls":
-        return cg.cg(normal, b, x0=_start(data, A, recipe), iterations=n, tolerance=recipe.solve.tolerance).x
+        return cg.cg(normal, b, x0=_start(data, A), iterations=n, tolerance=recipe.solve.tolerance).x
     norm = 1.05 * float(largest_eigenvalue(normal, b).max()) ** 0.5
-    start = _start(data, A, recipe)
+    start = _start(data, A)
     s = float(image_noise.measured(hounsfield(start, water)).level.median()) / 1000 * water or 1e-4 * water
     beta = TV_WEIGHT * recipe.solve.tv / s
     # A and y over the norm of A: the solver's steps are made for operators of norm 1.
@@ -165,7 +165,7 @@ def solve(method: str, data: prepare.Projected, A: Xray, recipe: Recipe, water: 
     ).x
 
 
-def _start(data: prepare.Projected, A: Xray, recipe: Recipe) -> Tensor:
+def _start(data: prepare.Projected, A: Xray) -> Tensor:
     """A first image: filtered backprojection where the views allow one, else a few conjugate gradients."""
     try:
         return fbp(data.p, A, "hann").clamp_min(0)

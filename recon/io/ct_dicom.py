@@ -82,7 +82,7 @@ def read(path: Path) -> CTImages:
         raise DataError(f"{path.name or path} holds no CT image in DICOM but {what}; give the folder of a CT series")
     many = len(found) > 1
     # Slices without a series come first: a header that lost its UID is cut short, and says so.
-    series = [_series(uid, found[uid], many) for uid in sorted(found)]
+    series = [_series(found[uid], many) for uid in sorted(found)]
     series.sort(key=lambda s: (int(s.source[0].get("SeriesNumber") or 0), str(s.source[0].SeriesInstanceUID)))
     notes = (f"left out: {what}",) if others else ()
     return CTImages(tuple(series), "CT DICOM", notes)
@@ -131,7 +131,7 @@ def _kind(d: Dataset) -> str:
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
 
 
-def _series(uid: str, slices: Sequence[_Slice], many: bool) -> CTSeries:
+def _series(slices: Sequence[_Slice], many: bool) -> CTSeries:
     first = slices[0].header
     label = f"series {first.get('SeriesNumber') or 'without number'}"
     for s in slices:
