@@ -14,6 +14,16 @@ from recon.data import ReconError
 from recon.io import provenance
 from recon.recipe import digest, parse
 
+#: Evidence on learned images, of MR and of CT, and how it is shown.
+_NUMBERS = {
+    "residual": "residual {:.2f}",
+    "added": "added {:.2%}",
+    "changed": "changed {:.1%}",
+    "removed": "removed {:.2f}",
+    "blur": "blur {:.2f} pixels",
+    "patch": "patch {:.2f}",
+}
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -31,7 +41,7 @@ def check(path: Path) -> Checked:
     if p.get("version") != __version__:
         found.append(f"it was made by recon {p.get('version')}, this is {__version__}")
     found += _recipe(p)
-    found += _weights(p)
+    found += _weights(p, record.get("units") == "HU")
     for name, here in _versions().items():
         there = p.get("versions", {}).get(name)
         if there not in (None, here):
@@ -52,11 +62,10 @@ def text(checked: Checked) -> str:
     ]
     if p.get("weights_sha256"):
         lines.append(f"weights     {p.get('weights')}, sha256 {p['weights_sha256']}")
-    if trust:
-        lines.append(
-            f"trust       residual {trust['residual']:.2f}, added {trust['added']:.2%}, "
-            f"changed {trust['changed']:.1%}, {trust['fallbacks']} of {len(trust['items'])} images classical"
-        )
+    if trust.get("items"):
+        told = [words.format(trust[name]) for name, words in _NUMBERS.items() if trust.get(name) is not None]
+        told.append(f"{trust['fallbacks']} of {len(trust['items'])} images classical")
+        lines.append("trust       " + ", ".join(told))
     lines += [f"note        {note}" for note in checked.record.get("notes", [])]
     if not checked.differences:
         lines.append("again       this installation would make the same image of the same scan")
@@ -77,12 +86,14 @@ def _recipe(p: Mapping[str, Any]) -> list[str]:
     return [] if now == p.get("recipe_hash") else ["its recipe has another hash here: a default or a key has changed"]
 
 
-def _weights(p: Mapping[str, Any]) -> list[str]:
+def _weights(p: Mapping[str, Any], of_ct: bool) -> list[str]:
     if not p.get("weights_sha256"):
         return []
+    from recon.ct.learned import best
     from recon.nets import checkpoint, weights
 
     name = p.get("recipe_values", {}).get("solve", {}).get("weights", p.get("weights", ""))
+    name = best() or name if of_ct and name == "auto" else name  # what `auto` names is another network for CT
     try:
         here = (checkpoint if p.get("method") == "varnet" else weights).load(name).sha256
     except ReconError as e:

@@ -110,7 +110,7 @@ def bench(
     if mask not in get_args(undersample.Kind):
         raise typer.BadParameter(f"--mask takes {', '.join(get_args(undersample.Kind))}, not {mask!r}")
     if not all(1 < r < 1000 for r in accel):
-        raise typer.BadParameter("--accel takes factors above 1")
+        raise typer.BadParameter("--accel takes factors above 1 and below 1000")
     try:
         plan = recipes.load(recipe) if recipe else recipes.Recipe()
     except ReconError as e:

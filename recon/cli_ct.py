@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,6 +90,10 @@ def simulate_ct(
             typer.echo(f"wrote {path}")
 
 
+#: More photons than any tube gives, and few enough for a float32.
+_MOST = 1e12
+
+
 def _check(output: Path, photons: float | None, dose: float | None, beam: str, force: bool) -> None:
     if output.suffix != ".h5":
         raise typer.BadParameter(f"-o takes an HDF5 file that ends in .h5, not {str(output)!r}")
@@ -98,8 +101,8 @@ def _check(output: Path, photons: float | None, dose: float | None, beam: str, f
         raise ReconError(f"{output} exists; give another name, or --force to replace it")
     if photons is not None and dose is not None:
         raise typer.BadParameter("--photons and --dose say the same thing twice; give one of them")
-    if photons is not None and not 0 < photons < math.inf:
-        raise ReconError(f"--photons takes a number above 0, for instance 2e4, not {photons:g}")
+    if photons is not None and not 0 < photons <= _MOST:
+        raise ReconError(f"--photons takes a number above 0 and up to 1e12, for instance 2e4, not {photons:g}")
     if dose is not None and not 0 < dose <= 1:
         raise ReconError(f"--dose takes a share above 0 and at most 1, not {dose:g}")
     if beam not in ("parallel", "flat", "curved"):

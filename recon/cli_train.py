@@ -38,6 +38,8 @@ def train(
     from recon.progress import reporter
     from recon.recipe import table
 
+    if output.exists() and not output.is_dir():
+        raise ReconError(f"{output} is a file, and a training leaves a folder; give another name with --output")
     use_threads(threads)
     if all(table(r).get("kind") == "ct" for r in recipe):
         plans = [ct_train.load(r) for r in recipe]

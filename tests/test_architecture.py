@@ -51,7 +51,7 @@ MAY_IMPORT = {
         ),
     },
     "trust": {"data", "kernels", "nets", "solve", "recipe"},
-    "check": {"data", "io", "nets", "recipe", "__init__"},
+    "check": {"data", "io", "nets", "ct", "recipe", "__init__"},
     "cli_check": {"check", "io"},
     "methods": {"trust", "learn", "data", "nets", "prepare", "recipe", "solve"},
     "cartesian": {

@@ -59,7 +59,8 @@ def check_paths(
 
     The suffix must be known, the parent folder exist, be writable and have `needed_bytes` free; a DICOM folder must be
     new or empty, since series of different runs in one folder cannot be told apart. No output may be one of `inputs` or
-    another output. A file that exists will be replaced. `records` are JSON files that are written beside the images.
+    another output, and no DICOM may lie in a folder of `inputs`. A file that exists will be replaced. `records` are
+    JSON files that are written beside the images.
     """
     taken: dict[Path, str] = {Path(i).resolve(): "the input" for i in inputs}
     for item in paths:
@@ -68,6 +69,12 @@ def check_paths(
             if target in taken:
                 raise ReconError(f"{item} would overwrite {taken[target]}; give each output a name of its own")
             taken[target] = f"another output, {item}"
+        if found in ("dicom", "dicom folder"):
+            for read in (Path(i).resolve() for i in inputs):
+                if read in path.resolve().parents:
+                    raise ReconError(
+                        f"{item} lies in the folder that is read, which would hold a series more; give one elsewhere"
+                    )
         _check_place(path, found, needed_bytes)
     for item in records:
         path = Path(item)

@@ -43,6 +43,19 @@ def test_a_series_is_denoised_in_one_command(tmp_path: Path) -> None:
     assert record["Units"] == "HU"
     assert record["Modality"] == "CT"
     assert ct_files.ID not in (tmp_path / "denoised.json").read_text() + end.out + end.err
+    for output in (out, nii):
+        told = command.recon("check", output)
+        assert told.code == 0, told.err
+        assert "0 of 2 images classical" in told.out
+        assert "blur 0." in told.out
+
+
+def test_a_series_is_not_written_into_the_folder_that_is_read(tmp_path: Path) -> None:
+    folder, _, _ = study(tmp_path)
+    before = sorted(folder.rglob("*"))
+    for name in ("new", "a.dcm"):
+        assert "lies in the folder" in command.refused(command.recon("run", folder, "-o", folder / name), 1)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_strength_blends_the_original_in(tmp_path: Path) -> None:
