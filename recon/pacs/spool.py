@@ -36,6 +36,8 @@ STATES: tuple[State, ...] = get_args(State)
 
 #: Seconds after which a batch that was never committed is taken away.
 _ABANDONED_S = 86400.0
+#: Lies beside an image that has ended until a line says how.
+_UNTOLD = "untold"
 #: Bytes of the disk that are kept for the sender's records: images that fill it must not keep each other from leaving.
 _RESERVE = 2**20
 
@@ -191,6 +193,7 @@ def resume(spool: Path) -> int:
         move(spool, item, "new")
     for folder in (spool / "sent").iterdir():
         (folder / "image.dcm").unlink(missing_ok=True)
+    _tell_rest(spool)
     for batch in (spool / "tmp").iterdir():
         if time.time() - batch.stat().st_mtime > _ABANDONED_S:
             shutil.rmtree(batch, ignore_errors=True)
@@ -245,28 +248,50 @@ def move(spool: Path, item: Item, state: State, *, name: str = "", **changes: An
     """Bring an image into a state, with changes to its record: first the record, then the one rename that counts."""
     record = replace(item.record, **changes, changed=time.time())
     _note(item.folder, record)
+    ended = state in ("sent", "failed")
+    if ended:
+        (item.folder / _UNTOLD).touch(0o600)
     target = spool / state / (name or item.folder.name)
     os.rename(item.folder, target)
     sync(target.parent)
     if item.folder.parent.exists():
         sync(item.folder.parent)
-    if state in ("sent", "failed"):
-        _trace(spool, state, record)
     if state == "sent":
         (target / "image.dcm").unlink(missing_ok=True)
-    return Item(target, record)
+    moved = Item(target, record)
+    if ended:
+        _trace(spool, state, moved)
+    return moved
 
 
-def _trace(spool: Path, state: State, record: Record) -> None:
-    """Append how an image ended to a file that is never rewritten, and that outlives its record."""
+def _trace(spool: Path, state: State, item: Item) -> None:
+    """Append how an image ended to a file that is never rewritten, and that outlives its record.
+
+    What says that this is still to be done goes after the line is on the disk: no line is lost, where the disk is full
+    or the machine goes down; in the latter case one may be there twice.
+    """
+    record = item.record
     line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "uid": record.uid, "state": state,
             "job": record.job, "tries": record.tries, "pixels": record.pixels, "reason": record.reason}  # fmt: skip
-    descriptor = os.open(spool / "deliveries.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(spool / "deliveries.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, json.dumps(line).encode() + b"\n")
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # a line broke off: this one begins on its own
+        left = memoryview((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
+        while left:
+            left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    (item.folder / _UNTOLD).unlink(missing_ok=True)
+
+
+def _tell_rest(spool: Path) -> None:
+    """Append the lines of images that ended where a line could not be written."""
+    for state in ("sent", "failed"):
+        for folder in (spool / state).iterdir():
+            if (folder / _UNTOLD).exists() and (item := _item(folder)):
+                _trace(spool, state, item)
 
 
 def note(item: Item, **changes: Any) -> Item:
@@ -278,6 +303,7 @@ def note(item: Item, **changes: Any) -> Item:
 
 def retry(spool: Path) -> int:
     """Make all failed images new again, with all tries before them. Returns their number."""
+    _tell_rest(spool)
     failed = [item for item in items(spool, "failed") if item.folder.name == item.record.uid]
     for item in failed:
         move(spool, item, "new", due=0.0, tries=0, reason="")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -209,6 +212,35 @@ def test_f32_a_disk_without_any_room_is_said_and_nothing_is_lost(
             here.once()
     here.once()
     assert here.states(uids) == ["sent"] * 3
+
+
+def test_f32_how_an_image_ended_is_told_once_there_is_room_for_it(
+    told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pacs, here = told()
+    uids = here.put(brain)
+    write, taken = os.write, []
+
+    def full(file: int, data: Any) -> int:
+        taken.append(len(data))
+        if len(taken) == 1:
+            return write(file, bytes(data)[:10])  # the disk's last bytes
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (here.folder / "reserve").unlink(missing_ok=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(spools, "set_aside", lambda spool: None)
+        patched.setattr(os, "write", full)
+        with pytest.raises(ReconError, match="the disk is full"):
+            here.once()
+    here.once()
+    assert here.states(uids) == ["sent"] * 3
+    assert sorted(pacs.came) == sorted(uids)
+    torn, *lines = (here.folder / "deliveries.jsonl").read_text().splitlines()
+    assert len(torn) == 10
+    assert sorted(json.loads(line)["uid"] for line in lines) == sorted(uids)
+    assert not list(here.folder.rglob("untold"))
+    assert not list((here.folder / "sent").rglob("image.dcm"))
 
 
 def test_f34_success_without_the_image_is_not_believed(told: Start, brain: Path) -> None:
