@@ -45,7 +45,8 @@ def describe(scan: CTImages | CTProjections | CTViews) -> CTReport:
 
 
 def _projections(p: CTProjections) -> Mapping[str, Any]:
-    turn = float(np.degrees(np.ptp(p.angles)))
+    # The last view covers as much as those before it.
+    turn = float(np.degrees(np.ptp(p.angles))) * len(p.angles) / max(1, len(p.angles) - 1)
     return {
         "beam": p.beam,
         "slices": len(p.values),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import recon
+from recon.ct import report
 from recon.data import CTProjections, Measurement, ReconError
 from recon.hounsfield import WATER, attenuation, hounsfield
 from recon.io import ct_projections
@@ -295,3 +296,11 @@ def test_a_scan_that_cannot_be_simulated_is_refused(options: tuple[object, ...],
     end = command.recon("simulate-ct", "phantom", "-o", tmp_path / "p.h5", "--matrix", 32, "--views", 10, *options)
     assert says in command.refused(end)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("beam", "degrees"), [("parallel", 180), ("flat", 360), ("curved, short scan", 230)])
+def test_what_the_views_cover_is_told_with_the_last_one_counted(beam: str, degrees: float) -> None:
+    (told,) = report.describe(exact(BEAMS[beam])).items
+    assert told["covered_degrees"] == pytest.approx(degrees, abs=1)
+    if beam != "curved, short scan":
+        assert told["covered_degrees"] == pytest.approx(degrees, abs=1e-3)
