@@ -31,13 +31,18 @@ def sentence(e: Exception, *, memory: str, unforeseen: str = "") -> str:
     """
     if isinstance(e, ReconError):
         return one_line(str(e))
-    # torch has no type of its own for a CPU that ran out.
-    if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and re.search("allocate|out of memory", str(e))):
+    if out_of_memory(e):
         return f"the machine ran out of memory; {memory}"
     if isinstance(e, ModuleNotFoundError):
         return f"the package {e.name} is missing; run pip install {e.name}, and see recon doctor"
     # The type alone: the text of an unforeseen error could hold something of the file.
     return f"an error that was not foreseen ({type(e).__name__}){unforeseen}"
+
+
+def out_of_memory(e: Exception) -> bool:
+    """Whether the machine or its GPU ran out of memory, for which torch and cuFFT have no type of their own."""
+    said = isinstance(e, RuntimeError) and re.search("out of memory|allocate|ALLOC_FAILED", str(e), re.IGNORECASE)
+    return isinstance(e, MemoryError) or bool(said)
 
 
 def one_line(text: str) -> str:

@@ -11,12 +11,12 @@ from typing import TypeVar
 
 import torch
 
+from recon.errors import out_of_memory
 from recon.plan import HALO, LEAST_COLUMNS, Problem
 
 K = TypeVar("K")
 T = TypeVar("T")
 
-_MEMORY = re.compile("out of memory|allocate|ALLOC_FAILED", re.IGNORECASE)
 _DRIVER = re.compile("CUDA|CUBLAS|CUFFT|CUSOLVER|NVRTC|HIP", re.IGNORECASE)
 
 
@@ -31,7 +31,7 @@ class Pace:
 
 def trouble(e: Exception) -> str:
     """ "memory" where a machine ran out of it, "driver" where its GPU failed, nothing for any other error."""
-    if isinstance(e, MemoryError) or _MEMORY.search(str(e)):
+    if out_of_memory(e):
         return "memory"
     return "driver" if isinstance(e, RuntimeError) and _DRIVER.search(str(e)) else ""
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     },
     "info": {"ct", "data", "prepare"},
     "plan": {"data"},
-    "pace": {"plan"},
+    "pace": {"errors", "plan"},
     "job": {"data", "prepare", "recipe", "__init__"},
     "hounsfield": set(),
     "ct": {

@@ -12,6 +12,8 @@ import torch
 
 from recon import cartesian, noncartesian, pipeline, recipe
 from recon.data import Image
+from recon.errors import sentence
+from recon.pace import trouble
 from recon.simulation import Settings, simulate
 
 HEAD = Settings(matrix=(48, 48, 1), fov=(240, 240, 5), coils=4, sigma=1e-4, acceleration=(2, 1), acs=16)
@@ -159,3 +161,18 @@ def test_f27_a_real_gpu_that_is_full_in_the_middle(settings: Settings) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("the GPU ran out of memory" in n for n in image.notes)
     assert close(image, expected)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUFFT_ALLOC_FAILED"),
+    ],
+)
+def test_a_want_of_memory_is_called_so_wherever_it_is_asked(error: Exception) -> None:
+    """What makes a run take smaller steps is also what it says when there is none left."""
+    assert trouble(error) == "memory"
+    assert sentence(error, memory="lower --memory") == "the machine ran out of memory; lower --memory"
