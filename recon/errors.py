@@ -35,6 +35,8 @@ def sentence(e: Exception, *, memory: str, unforeseen: str = "") -> str:
         return f"the machine ran out of memory; {memory}"
     if isinstance(e, ModuleNotFoundError):
         return f"the package {e.name} is missing; run pip install {e.name}, and see recon doctor"
+    if isinstance(e, OSError) and e.errno:  # the system's own words hold no name of a file
+        return f"the system says: {os.strerror(e.errno)}{unforeseen}"
     # The type alone: the text of an unforeseen error could hold something of the file.
     return f"an error that was not foreseen ({type(e).__name__}){unforeseen}"
 

@@ -128,6 +128,20 @@ def test_an_unforeseen_error_says_its_type_alone(scan: Path, tmp_path: Path, mon
     assert end.err == "recon: an error that was not foreseen (ZeroDivisionError); --debug shows where\n"
 
 
+def test_what_the_system_refuses_is_told_in_its_words_and_without_a_name(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recon import pipeline
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "Secret^Name", "Secret^Name")
+
+    monkeypatch.setattr(pipeline, "reconstruct", fail)
+    end = recon("run", scan, "-o", tmp_path / "a.png")
+    assert (end.code, end.out) == (1, "")
+    assert end.err == "recon: the system says: No space left on device; --debug shows where\n"
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_a_machine_out_of_memory_is_told_what_to_do(
     error: Exception, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
