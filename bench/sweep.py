@@ -172,7 +172,7 @@ def picture(records: Sequence[Mapping[str, Any]], path: Path) -> None:
                 for at, s, _ in (p for p in line if p[2]):
                     axes.plot(at, s, marker="^", mfc="none", color=drawn[0].get_color())
             at = sorted({r["size"]["at"] for r in records if (r["case"], r["size"]["axis"]) == (name, axis)})
-            shown = [a for a, b in zip(at, [*at[1:], math.inf]) if b / a > 1.1]
+            shown = [a for a, b in zip(at, [*at[1:], math.inf]) if b / a > 1.25]
             axes.set_xticks(shown, [str(a) for a in shown])
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(TITLES[name], fontsize=10)

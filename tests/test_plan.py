@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,18 @@ def assert_planned(folder: Path, method: str, settings: Settings) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     predicted, measured = (float(v) for v in done.stdout.split())
     assert measured < predicted < 1.25 * measured
+
+
+def volumes() -> list[dict[str, Any]]:
+    rows = json.loads((Path(__file__).resolve().parent.parent / "bench" / "results" / "memory.json").read_text())
+    return [r for r in rows if r["case"].startswith("3d") and r["method"] != "unrolled" and not r["memory"]]
+
+
+@pytest.mark.parametrize("row", volumes(), ids=lambda r: f"{r['case']}-{r['method']}")
+def test_the_plan_of_a_volume_is_a_fifth_at_most_above_the_peak_that_was_measured(row: dict[str, Any]) -> None:
+    n, coils = row["grid"][0], int(row["case"].split("-")[1].split("x")[0])
+    problem = plan.Problem(coils, min(12, coils), (n, n, n), 2 * n, n * n // 2, 1, n**3, row["method"])
+    assert row["measured_MiB"] < plan.plan(problem, 2**45).peak / 2**20 < 1.2 * row["measured_MiB"]
 
 
 def test_a_smaller_budget_gives_smaller_batches_down_to_a_refusal() -> None:
