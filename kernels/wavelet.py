@@ -49,12 +49,13 @@ def turns(x: Tensor) -> bool:
 
 
 def haar(x: Tensor, levels: int, shift: tuple[int, int], inverse: bool) -> Tensor:
-    """All levels of Haar's transform of contiguous planes (..., y, x), whose sides halve evenly as often.
+    """All levels of Haar's transform of planes (..., y, x), whose sides halve evenly as often.
 
     The planes are first rolled by `shift` (0 ≤ shift < side), or the result of the inverse back by it.
     """
     module = native()
     assert module is not None
+    x = bridge.settled(x)
     out = torch.empty_like(x)
     planes, made = (t.view(-1, *t.shape[-2:]).numpy() for t in (x, out))
     module.haar(planes, made, levels, shift, inverse, torch.get_num_threads())

@@ -118,17 +118,20 @@ class Wavelet(Linear):
     def rolled(self, x: Tensor, shift: tuple[int, ...]) -> Tensor:
         """W of the image that is first rolled by `shift` along `axes`, 0 ≤ shift < side; empty for none."""
         if levels := self._planes(x):
-            y, x = (shift or (0, 0)), x.resolve_conj().contiguous()
-            return kernel.haar(x, levels, (y[0], y[1]), False)
+            return self._haar(x, levels, shift, False)
         return self.forward(torch.roll(x, shift, self.axes) if shift else x)
 
     def rolled_adjoint(self, c: Tensor, shift: tuple[int, ...]) -> Tensor:
         """Wᴴ of coefficients, rolled back by `shift`: the inverse of `rolled`."""
         if levels := self._planes(c):
-            y, c = (shift or (0, 0)), c.resolve_conj().contiguous()
-            return kernel.haar(c, levels, (y[0], y[1]), True)
+            return self._haar(c, levels, shift, True)
         x = self.adjoint(c)
         return torch.roll(x, tuple(-s for s in shift), self.axes) if shift else x
+
+    def _haar(self, x: Tensor, levels: int, shift: tuple[int, ...], inverse: bool) -> Tensor:
+        y, across = shift or (0, 0)
+        made: Tensor = kernel.haar(x, levels, (y, across), inverse)
+        return made
 
     def _planes(self, x: Tensor) -> int:
         """The number of levels where one kernel makes all of them: Haar's, of planes whose sides halve evenly."""

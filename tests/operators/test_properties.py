@@ -326,6 +326,16 @@ def test_strides_and_conjugate_views_do_not_matter(case: Case) -> None:
 
 
 @each
+def test_compiled_kernels_see_no_pending_sign_or_conjugate(case: Case) -> None:
+    op = case.make().to(SINGLE)
+    x = image(case).to(SINGLE)
+    for f, given in ((op, x), (op.adjoint, op(x)), (op.normal(), x)):
+        expected = f(given)
+        for view in (given.conj_physical().conj(), torch._neg_view(-given)):
+            assert error(f(view), expected) < 1e-5
+
+
+@each
 @pytest.mark.parametrize("asked", [SINGLE, torch.float32])
 def test_to_gives_the_same_operator_in_another_precision(case: Case, asked: torch.dtype) -> None:
     op, x = case.make(), image(case)
