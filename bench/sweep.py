@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,6 +210,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name cases, peers and points")
     parser.add_argument("--draw", action="store_true", help="draw what the --json file holds, and measure nothing")
     options = parser.parse_args()
+    # Ended from outside, it takes the peer with it that is running, and its data.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     records: list[dict[str, Any]] = []
     for name in () if options.draw else options.case or SWEPT:
         swept = SWEPT[name]
