@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recon import recipe as recipes
 from recon.data import DataError, Image, RawScan, ReconError
 from recon.errors import sentence
+from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
 from recon.serve import counting, early, memory, settings, store, wire
@@ -31,6 +33,7 @@ from recon.serve.settings import MiB, Site
 from recon.serve.slabs import hold
 from recon.serve.streams import Broken, Incoming, Outgoing
 from recon.serve.thumbnail import thumbnail
+from recon.serve.wire import Acquisition
 
 if TYPE_CHECKING:
     from recon.pipeline import Solved
@@ -120,7 +123,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
         if job.site.early and job.site.pixel == "float32" and key not in sender.sent:
             scan = early.frame(inbox, key)
             if scan and early.may_go(scan, inbox.plan) and len(sender.sent) + 1 < early.images(scan):
-                sender.frame(scan, key, 0)
+                sender.frame(scan, key)
     arrived = time.monotonic()
     if inbox.error is not None:
         raise inbox.error
@@ -169,10 +172,12 @@ class _Sender:
         self.frames: dict[Key, Solved] = {}
         self._series = -1
         self._index = 0
+        self._orientations: list[NDArray[np.float32]] = []
 
-    def frame(self, scan: RawScan, key: Key, stack: int) -> None:
-        """Send the images of one frame, which `scan` holds alone; `stack` numbers its group of parallel slices."""
+    def frame(self, scan: RawScan, key: Key) -> None:
+        """Send the images of one frame, which `scan` holds alone, in the series of its orientation."""
         inbox, arrived = self._inbox, time.monotonic()
+        stack = self._orientation(inbox.lines[inbox.frames[key][0]])
         with inbox.changed:
             self.sent[key] = lines = inbox.named[key]
             if inbox.usual != lines:  # others may have been whole before this was known
@@ -197,14 +202,14 @@ class _Sender:
         inbox = self._inbox
         stacks = pipeline.stacks(scan)
         if self.sent:
-            place = {number: n for n, stack in enumerate(stacks) for number in stack.slices}
+            placed = {number for stack in stacks for number in stack.slices}
             repetitions = set(np.unique(scan.lines["repetition"]).tolist())
             for key in sorted(inbox.frames, key=lambda k: (k[3], k)):
-                if key not in self.sent and key[0] in place and key[3] in repetitions:
+                if key not in self.sent and key[0] in placed and key[3] in repetitions:
                     inbox.named[key] = len(inbox.frames[key])
                     alone = early.frame(inbox, key)
                     assert alone is not None
-                    self.frame(alone, key, place[key[0]])
+                    self.frame(alone, key)
             return
         for n in range(len(stacks)):
             series = self._first_series() + n * self._parts()
@@ -218,6 +223,16 @@ class _Sender:
     def _memory(self) -> int:
         """Bytes that a reconstruction may use beside what came and what waits to be sent."""
         return memory.work(self._job.site, self._inbox.bytes + self._out.held)
+
+    def _orientation(self, line: Acquisition) -> int:
+        """The number of a slice's orientation, in the order in which they went out: a series holds only one."""
+        head = np.frombuffer(line.head, HEAD)[0]
+        here = np.concatenate([head["read_dir"], head["phase_dir"]])
+        for n, there in enumerate(self._orientations):
+            if np.allclose(here, there, atol=1e-3, equal_nan=True):
+                return n
+        self._orientations.append(here)
+        return len(self._orientations) - 1
 
     def _parts(self) -> int:
         output = self._inbox.plan.output

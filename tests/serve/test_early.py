@@ -163,3 +163,26 @@ def test_a_frame_whose_flag_came_before_its_last_line_does_not_go_without_it(ser
         scan = early.frame(inbox, key)
         assert (scan is not None) == goes, n
         assert scan is None or len(scan.lines) == len(noise) + min(n, len(one))
+
+
+def test_slices_of_each_orientation_have_a_series_of_their_own_however_early_they_go(
+    local: Start, tmp_path: Path
+) -> None:
+    scan = simulation.simulate(simulation.preset(matrix=32, coils=2, slices=6))
+    lines = scan.lines.copy()
+    turns = {2: ((0, 1, 0), (0, 0, -1), (-1, 0, 0)), 4: ((1, 0, 0), (0, 0, -1), (0, 1, 0))}  # a localiser
+    for first, directions in turns.items():
+        for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), directions):
+            lines[name][lines["slice"] >= first] = direction
+    for k in range(6):
+        at = lines["slice"] == k
+        lines["position"][at] = 5 * k * lines["slice_dir"][at]
+    write(tmp_path / "scan.h5", replace(scan, lines=lines))
+    *all_but_close, close = session(scanner.load(tmp_path / "scan.h5"))
+    late = run(local(early=False).port, [*all_but_close, close])
+    first = late.images[0].series
+    assert [i.series - first for i in late.images] == [0, 0, 1, 1, 2, 2]
+    client = Scanner(local().port).send(all_but_close)
+    wait_for_images(client, 5)
+    reply = client.send([close]).wait()
+    assert sorted((i.slice, i.series - first) for i in reply.images) == [(k, k // 2) for k in range(6)]
