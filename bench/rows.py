@@ -1,4 +1,4 @@
-"""Whether lines that do not agree with their ACS block are found, and good scans left alone (recon.solve.rows, detail).
+"""Whether lines that do not agree with their ACS block, or with each other, are found, and good scans left alone.
 
     python bench/rows.py                          # 100 slices of several coils, a few minutes
     python bench/rows.py --raw --slices 60        # single-channel raw slices at 0.055 T
@@ -7,7 +7,8 @@
 SIMULATED scans of validation magnitudes (2 to 16 coils, noise 0.002 to 0.1, R 2 to 10, all kinds of line masks, maps by
 ESPIRiT), or raw slices of one channel whose lines are left out (R 1.5 to 4). Each is looked at as it is and with one
 fault: all lines beside its ACS block one row up or down, their readout half a sample or one sample late, or their phase
-turned by 45°. "Loses" is what the fault takes from the classical picture, the median of decibels.
+turned by 45°; or every second line of all with another phase or a later readout. "Loses" is what the fault takes from
+the classical picture, the median of decibels. See `recon.solve.rows`, `detail` and `alternating`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from networks import SEED
 from torch import Tensor
 from trust import psnr
 
+from recon import trust
 from recon.data import Measurement
 from recon.learn import synth, volumes
 from recon.nets import unrolled
 from recon.operators.sense import Sense
 from recon.recipe import Trust
-from recon.solve import detail, rows
+from recon.solve import alternating, detail, rows
 
 EVEN, MIXED = (1.0, 0.0, 0.0, 0.0), (0.4, 0.2, 0.2, 0.2)
 
@@ -63,6 +65,14 @@ def late(m: Measurement, samples: float) -> Measurement:
     return beside(m, torch.exp(2j * math.pi * samples * (torch.arange(nx) - nx // 2) / nx))
 
 
+def uneven(m: Measurement, degrees: float, samples: float) -> Measurement:
+    """Every second measured line with another phase, its readout shifted."""
+    nx = m.y.shape[-1]
+    second = torch.cumsum((m.A.mask.reshape(-1) > 0).int(), 0) % 2 == 0
+    angle = math.radians(degrees) + 2 * math.pi * samples * (torch.arange(nx) - nx // 2) / nx
+    return replace(m, y=torch.where(second[:, None], m.y * torch.exp(1j * angle).to(m.y.dtype), m.y))
+
+
 FAULTS: dict[str, Callable[[Measurement], Measurement]] = {
     "none": lambda m: m,
     "one row up": lambda m: rows.moved(m, 1),
@@ -70,6 +80,11 @@ FAULTS: dict[str, Callable[[Measurement], Measurement]] = {
     "readout half a sample late": lambda m: late(m, 0.5),
     "readout a sample early": lambda m: late(m, -1.0),
     "phase turned by 45°": lambda m: beside(m, complex(math.sqrt(0.5), math.sqrt(0.5))),
+    "every second line 10°": lambda m: uneven(m, 10, 0),
+    "every second line 20°": lambda m: uneven(m, 20, 0),
+    "every second line 45°": lambda m: uneven(m, 45, 0),
+    "every second readout half a sample late": lambda m: uneven(m, 0, 0.5),
+    "every second readout a sample late": lambda m: uneven(m, 0, 1),
 }
 
 
@@ -80,16 +95,26 @@ def looked_at(m: Measurement, full: Tensor, limits: Trust) -> dict[str, Any] | N
     if d is None:
         return None
     sparser = rows.sparser(m, [detail.doubtful(d)])[0]
+    a = alternating.compared(m)[0]
+    # What `recon` compares with the noise: the residual of the picture that a network starts from.
+    residual = float(trust.chi2(m, start, torch.Size([1])))
+    noise = 2**0.5 * m.sigma / float(unrolled.size(start, 3))
     by = [
         name
         for name, over in (
             ("detail", d.gain > limits.moved),
             ("phase", abs(d.turned) > limits.turned),
             ("sparsity", sparser is not None and sparser[1] > limits.misplaced),
+            ("residual", residual > limits.explained * trust.expected(noise)),
+            ("parity", a is not None and a.beyond(limits.alternating, limits.uneven)),
         )
         if over
     ]
-    return {**asdict(d), "sparser": sparser[1] if sparser else None, "by": by, "psnr": psnr(start[0], full)}
+    told = {"alternating": a.degrees, "uneven": a.samples, "scatter": a.scatter} if a else {}
+    return {
+        **asdict(d), **told, "sparser": sparser[1] if sparser else None, "residual": residual, "by": by,
+        "psnr": psnr(start[0], full),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -99,9 +124,11 @@ def main() -> None:
     parser.add_argument("--part", default="validation", choices=("validation", "public_test"))
     parser.add_argument("--raw", action="store_true", help="raw slices of one channel")
     parser.add_argument("--slices", type=int, default=100)
+    parser.add_argument("--faults", nargs="+", default=[""], help="only those whose name holds one of these words")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    faults = {n: f for n, f in FAULTS.items() if n == "none" or any(w in n for w in options.faults)}
     torch.set_num_threads(options.threads)
     sources, limits, records = volumes.read(options.data / options.part), Trust(), list[dict[str, Any]]()
     for number in range(options.slices):
@@ -112,15 +139,15 @@ def main() -> None:
         m = Measurement(
             e.measurement.y[None], Sense(A.maps[None], A.mask.reshape(1, 1, 1, -1, 1), A.axes), e.measurement.sigma
         )
-        for name, fault in FAULTS.items():
+        for name, fault in faults.items():
             if (found := looked_at(fault(m), e.full, limits)) is not None:
                 records.append({"seed": seed, "coils": A.maps.shape[0], "fault": name, **found})
                 print(f"{number:4} {name:28} {', '.join(found['by']) or '-'}", flush=True)
-    for name in FAULTS:
+    for name in faults:
         mine = [r for r in records if r["fault"] == name]
         good = {r["seed"]: r["psnr"] for r in records if r["fault"] == "none"}
         lost = statistics.median(good[r["seed"]] - r["psnr"] for r in mine if r["seed"] in good)
-        ways = {w: sum(w in r["by"] for r in mine) for w in ("detail", "phase", "sparsity")}
+        ways = {w: sum(w in r["by"] for r in mine) for w in ("detail", "phase", "sparsity", "residual", "parity")}
         suspected = sum(bool(r["by"]) for r in mine)
         print(f"{name:28} suspected {suspected:3} of {len(mine)} {ways}, loses {lost:.1f} dB")
     if options.json:

@@ -17,7 +17,7 @@ from recon.nets import checkpoint, columns, e2e_varnet, unrolled, weights
 from recon.prepare.refine import refined
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
-from recon.solve import cg, detail, fista, pdhg, rows
+from recon.solve import alternating, cg, detail, fista, pdhg, rows
 
 #: What everybody should know who looks at an image of fastMRI's network.
 VARNET_LIMITS = (
@@ -233,7 +233,10 @@ def learned(
         trained = trained.of(m.y.shape[1]) if trained else None
         details = detail.compared(m, start)
         lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if limits.misplaced < 1 else ()
-        found = trust.examine(m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines, details=details)
+        found = trust.examine(
+            m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines, details=details,
+            parities=alternating.compared(m),
+        )  # fmt: skip
     already = "cs" if m.y.shape[-3] > 1 else None
     if instead and instead != already and limits.fallback and any(e.reasons for e in found):
         start = solve(instead, m, recipe, sets=sets)

@@ -121,6 +121,10 @@ class Trust:
     #: between these lines and those within.
     moved: Annotated[float, Ge(1), Le(1e9)] = 1.2
     turned: Annotated[float, Ge(0), Le(90)] = 20.0
+    #: Largest phase in degrees, and shift of the readout in samples, of every second line of the ACS block against the
+    #: others: beyond it there are ghosts. A phase that may be the object's own is left alone.
+    alternating: Annotated[float, Ge(0), Le(180)] = 5.0
+    uneven: Annotated[float, Ge(0), Le(1e9)] = 0.2
     #: Factor by which noise and acceleration may leave the range that the network was trained on.
     margin: Annotated[float, Ge(1), Le(1e9)] = 2.0
     #: Images of the data with fresh noise, whose spread is the uncertainty map; 0 makes none.

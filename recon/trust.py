@@ -13,6 +13,7 @@ from recon.data import Measurement
 from recon.kernels.vectors import dot
 from recon.nets.unrolled import sampled, size
 from recon.recipe import Trust
+from recon.solve.alternating import Alternating
 from recon.solve.detail import Detail
 
 #: Error of sensitivity maps, as a share of the signal's power.
@@ -44,7 +45,8 @@ class Evidence:
     `changed` the relative difference from the classical image. `sparser` is how much sparser a picture is with
     the lines beside the ACS block moved back by `rows`, None where that was not looked at. `moved_rows`,
     `moved_samples`, `gain`, `turned` and `coherent` are what fine detail says of these lines (`recon.solve.detail`),
-    None likewise.
+    None likewise. `alternating` and `uneven` are the phase in degrees and the shift in samples of every second line
+    against the others, `scatter` the phase that may be the object's own (`recon.solve.alternating`).
     """
 
     residual: float
@@ -60,6 +62,9 @@ class Evidence:
     gain: float | None = None
     turned: float | None = None
     coherent: float | None = None
+    alternating: float | None = None
+    uneven: float | None = None
+    scatter: float | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -73,10 +78,12 @@ def examine(
     ndim: int = 3,
     lines: Sequence[tuple[int, float] | None] = (),
     details: Sequence[Detail | None] = (),
+    parities: Sequence[Alternating | None] = (),
 ) -> list[Evidence]:
     """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
 
-    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item, `details` what `recon.solve.detail` does.
+    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item, `details` what `recon.solve.detail` does,
+    `parities` what `recon.solve.alternating` does.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
@@ -103,7 +110,10 @@ def examine(
         (*(pair or (0, None)), *((d.rows, d.samples, d.gain, d.turned, d.coherent) if d else ()))
         for pair, d in zip(lines or none, details or none, strict=True)
     ]
-    found = (Evidence(*n, *more) for n, more in zip(numbers, told, strict=True))
+    found = [Evidence(*n, *more) for n, more in zip(numbers, told, strict=True)]
+    for i, a in enumerate(parities):
+        if a is not None:
+            found[i] = replace(found[i], alternating=a.degrees, uneven=a.samples, scatter=a.scatter)
     return [replace(e, reasons=tuple(_reasons(e, limits, trained))) for e in found]
 
 
@@ -216,6 +226,12 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
         found.append(
             f"the lines beside the ACS block seem to have another phase than those within, {e.turned:+.0f}° (from the "
             "phase of fine detail): were they acquired apart?"
+        )
+    parity = (e.alternating, e.uneven, e.scatter)
+    if None not in parity and Alternating(*parity).beyond(limits.alternating, limits.uneven):  # type: ignore[arg-type]
+        found.append(
+            f"every second line of the ACS block differs from the others by {e.alternating:+.0f}° and "
+            f"{e.uneven:+.2f} samples of the readout: ghosts; check the phase correction and the timing of the readout"
         )
     if not e.added <= limits.added:
         found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")

@@ -130,7 +130,7 @@ class Wavelet(Linear):
 
     def _haar(self, x: Tensor, levels: int, shift: tuple[int, ...], inverse: bool) -> Tensor:
         y, across = shift or (0, 0)
-        made: Tensor = kernel.haar(x, levels, (y, across), inverse)
+        made: Tensor = kernel.haar(x.resolve_conj().contiguous(), levels, (y, across), inverse)
         return made
 
     def _planes(self, x: Tensor) -> int:
