@@ -20,9 +20,10 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of checkpoints, log, pictures and weights")],
-    data: Annotated[Path, typer.Option(help="Folder with `train` and `validation`, or fastmri:FOLDER")] = Path(
-        "../shared/data"
-    ),
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="RECON_DATA", help="Folder with `train` and `validation`, or fastmri:FOLDER"),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time", min=0)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
@@ -38,6 +39,8 @@ def train(
     from recon.progress import reporter
     from recon.recipe import table
 
+    if data is None:
+        raise ReconError("a training needs data; give a folder with `train` and `validation` with --data DIR")
     if output.exists() and not output.is_dir():
         raise ReconError(f"{output} is a file, and a training leaves a folder; give another name with --output")
     use_threads(threads)
