@@ -94,6 +94,14 @@ def test_the_evidence_does_not_depend_on_the_sign_or_on_where_the_picture_lies()
     assert patch(turned[0], turned[2]) == pytest.approx(patch(noisy - x, body), rel=1e-3)
 
 
+@pytest.mark.parametrize(("hu", "patches"), [(3.0, False), (8.0, True)])
+def test_a_patch_of_less_than_scanners_hold_water_to_is_no_lesion(hu: float, patches: bool) -> None:
+    y, spot = anatomy() + noise(3), hu * (np.hypot(Y - 95, X - 95) < 5)
+    taken = noise(0.6, 1) + spot
+    found = evidence(tensor(y), tensor(y - taken), 3.0, Trust(), (3.0, 320.0))
+    assert any("patch" in r for r in found["reasons"]) is patches
+
+
 def test_values_that_are_no_hu_and_metal_are_kept_from_the_network() -> None:
     clean = anatomy()
     shifted = judged(clean + 1024, clean + 1024, 10)
