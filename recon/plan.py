@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from recon.data import ReconError
 
@@ -107,7 +109,7 @@ def plan(problem: Problem, budget: int) -> Plan:
 
 
 def budget(limit: int | None) -> int:
-    """Bytes that may be used: `limit`, or nine tenths of what is free now (a container's limit counts)."""
+    """Bytes that may be used: `limit`, or nine tenths of what is free now, within a container's or a service's limit."""
     if limit is not None:
         return limit
     import psutil
@@ -163,15 +165,20 @@ def _calibration(p: Problem) -> int:
 
 
 def machine() -> int:
-    """Bytes of memory that there are in all (a container's limit counts)."""
+    """Bytes of memory that there are in all (the limit of a container or a service counts)."""
     import psutil
 
     return int(min(psutil.virtual_memory().total, _container_limit()))
 
 
-def _container_limit() -> int:
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as f:
-            return int(f.read())
-    except (OSError, ValueError):
-        return 1 << 62
+def _container_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that the control group of this process, or one above it, may hold at most: a container's, a service's."""
+    limits = [1 << 62]
+    with suppress(OSError):
+        for line in own.read_text("ascii").splitlines():
+            if line.startswith("0::"):
+                at = groups / line[3:].strip("/")
+                for group in (at, *(p for p in at.parents if p.is_relative_to(groups))):
+                    with suppress(OSError, ValueError):
+                        limits.append(int((group / "memory.max").read_text("ascii")))
+    return min(limits)

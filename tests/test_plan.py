@@ -94,3 +94,20 @@ def test_the_default_budget_leaves_room_and_a_given_one_is_taken() -> None:
 
     assert plan.budget(123) == 123
     assert 0 < plan.budget(None) < psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("service", "slice_", "least"),
+    [("max", "max", 1 << 62), ("3000000", "max", 3000000), ("9000000", "4000000", 4000000)],
+)
+def test_the_limit_of_a_service_and_of_what_holds_it_counts(
+    service: str, slice_: str, least: int, tmp_path: Path
+) -> None:
+    inner = tmp_path / "groups" / "system.slice" / "recon.service"
+    inner.mkdir(parents=True)
+    (inner / "memory.max").write_text(service + "\n")
+    (inner.parent / "memory.max").write_text(slice_ + "\n")
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/elsewhere\n0::/system.slice/recon.service\n")
+    assert plan._container_limit(tmp_path / "groups", own) == least
+    assert plan._container_limit(tmp_path / "groups", tmp_path / "none") == 1 << 62

@@ -12,8 +12,8 @@ from recon.operators.windows import box, highest
 from recon.recipe import Trust
 
 #: Largest blur in pixels, and largest patch in standard deviations, that a slice may have lost and be believed, and the
-#: patch's side in pixels. Chosen on validation slices as they are written (bench/ct_trust.py), and so that the faint rods
-#: of the observer's phantom, of which networks take 0.44 to 0.50 pixels at a tenth of the dose, are believed.
+#: patch's side in pixels. Chosen on validation slices as they are written (bench/ct_trust.py), and so that the faint
+#: rods of the observer's phantom, of which networks take 0.44 to 0.50 pixels at a tenth of the dose, are believed.
 BLUR, PATCH, SIDE = 0.53, 7.5, 7
 
 #: HU that a patch must have lost to be one: less hides no lesion, and scanners hold the value of water no better
