@@ -109,7 +109,7 @@ def plan(problem: Problem, budget: int) -> Plan:
 
 
 def budget(limit: int | None) -> int:
-    """Bytes that may be used: `limit`, or nine tenths of what is free now, within a container's or a service's limit."""
+    """Bytes that may be used: `limit`, or nine tenths of what is free, within a container's or service's limit."""
     if limit is not None:
         return limit
     import psutil
