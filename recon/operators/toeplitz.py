@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from itertools import product
 from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from recon.data import DataError
 from recon.kernels import toeplitz as kernel
+from recon.kernels.sense import smooth
 from recon.operators.base import Linear, LinearMap
 
 #: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
@@ -30,11 +33,12 @@ class Toeplitz(Linear):
 
     so that nothing larger than the image is ever transformed (the embedding: Fessler et al., IEEE Trans Signal Process
     53:3393, 2005). `kernels` are the K_a, shape (2^ndim, ..., N…), real where t is Hermitian, as it is for real
-    weights: T is then its own adjoint. Leading axes of the kernels broadcast against those of the image.
+    weights: T is then its own adjoint. Leading axes of the kernels broadcast against those of the image, whose sides
+    are `shape`: where those of the kernels are longer, it is filled up with zeros, which are cut off again.
     """
 
     kernels: Tensor
-    ndim: int
+    shape: tuple[int, ...]
 
     @property
     def H(self) -> Linear:
@@ -42,19 +46,21 @@ class Toeplitz(Linear):
         return super().H if self.kernels.is_complex() else self
 
     def forward(self, x: Tensor) -> Tensor:
-        """T x."""
+        """T x; DataError for an image of other sides."""
         return self._apply(x, self.kernels, self.kernels.conj())
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Tᴴ y."""
+        """Tᴴ y; raises as `forward`."""
         return self._apply(y, self.kernels.conj(), self.kernels)
 
     def _apply(self, x: Tensor, kernels: Tensor, adjoint: Tensor) -> Tensor:
+        if x.shape[-len(self.shape) :] != self.shape:
+            raise DataError(f"an image of shape {tuple(x.shape)} does not end in the grid {self.shape}; crop it")
         x = x if x.is_complex() else x.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
         single = x.dtype == torch.complex64
         kind = (torch.complex64, torch.float32) if single else (torch.complex128, torch.float64)
         forward, back = (k.to(kind[not k.is_complex()]) for k in (kernels, adjoint))
-        ndim = self.ndim
+        ndim = len(self.shape)
         return cast(
             Tensor,
             LinearMap.apply(  # type: ignore[no-untyped-call]
@@ -66,26 +72,36 @@ class Toeplitz(Linear):
 def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toeplitz:
     """The convolution with t given at lags −N … N − 1 (the first meets no pair of voxels) over the last `ndim` axes.
 
-    `real` says that t[−n] = conj(t[n]), `dtype` is the real precision in which the kernel is kept.
+    `real` says that t[−n] = conj(t[n]), `dtype` is the real precision in which the kernel is kept. A side N with a
+    prime factor above 13, whose transforms take several times as long, becomes the next one without in the kernels.
     """
     axes = tuple(range(-ndim, 0))
+    shape = tuple(n // 2 for n in lags.shape[-ndim:])
+    more = [next(m for m in itertools.count(n) if smooth(m)) - n for n in shape]
+    lags = F.pad(lags, [m for m in reversed(more) for _ in range(2)])
     spectrum = torch.fft.fftn(torch.fft.ifftshift(lags, dim=axes), dim=axes) / 2**ndim
     spectrum = spectrum.real if real else spectrum
     split = []
-    for which in product((slice(0, None, 2), slice(1, None, 2)), repeat=ndim):
+    for which in itertools.product((slice(0, None, 2), slice(1, None, 2)), repeat=ndim):
         index = (Ellipsis, *which)
         split.append(spectrum[index])
     kind = dtype if real else (torch.complex64 if dtype == torch.float32 else torch.complex128)
-    return Toeplitz(torch.stack(split).to(kind).contiguous(), ndim)
+    return Toeplitz(torch.stack(split).to(kind).contiguous(), shape)
 
 
 def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
-    shape = kernels.shape[-ndim:]
+    shape, own = kernels.shape[-ndim:], x.shape[-ndim:]
     axes = tuple(range(-ndim, 0))
+    if own != shape:
+        more = [m - n for m, n in zip(shape, own, strict=True)]
+        wide = _convolve(F.pad(x, [v for m in reversed(more) for v in (0, m)]), kernels, ndim)
+        for axis, n in zip(axes, own, strict=True):
+            wide = wide.narrow(axis, 0, n)
+        return wide.contiguous()
     lead = np.broadcast_shapes(x.shape[:-ndim], kernels.shape[1:-ndim])
     items = x.expand(*lead, *shape).reshape(-1, *shape)
-    own = np.arange(kernels.shape[1:-ndim].numel()).reshape(kernels.shape[1:-ndim])
-    which = np.broadcast_to(own, lead).ravel().tolist()  # the kernel of each item
+    numbers = np.arange(kernels.shape[1:-ndim].numel()).reshape(kernels.shape[1:-ndim])
+    which = np.broadcast_to(numbers, lead).ravel().tolist()  # the kernel of each item
     kernels = kernels.reshape(2**ndim, -1, *shape)
     if kernel.serves(items, kernels, ndim):
         done: Tensor = kernel.convolve(items, kernels, np.asarray(which, np.int32))
@@ -96,7 +112,7 @@ def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
     step = max(1, voxels // math.prod(shape))
     for first in range(0, len(items), step):
         part, total, mine = items[first : first + step], out[first : first + step], which[first : first + step]
-        for a, bits in enumerate(product((False, True), repeat=ndim)):
+        for a, bits in enumerate(itertools.product((False, True), repeat=ndim)):
             k = kernels[a, mine] if len(set(mine)) > 1 else kernels[a, mine[0]]
             phase = torch.ones((), dtype=x.dtype, device=x.device)
             for ramp, bit in zip(ramps, bits, strict=True):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recon.data import DataError
 from recon.kernels import toeplitz as kernel
 from recon.operators.toeplitz import toeplitz
 
@@ -53,13 +54,18 @@ def test_every_item_meets_its_own_kernel() -> None:
     assert (T(x) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_a_length_with_a_large_prime_factor_goes_the_other_way() -> None:
-    lags = hermitian(34, 20)
-    T = toeplitz(lags, 2, real=True, dtype=torch.float32)
-    x = torch.randn(2, 17, 10, dtype=torch.complex64)
-    assert not kernel.serves(x, T.kernels, 2)
+@pytest.mark.parametrize("kind", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize(("shape", "wide"), [((17, 10), (18, 10)), ((19, 23), (20, 24)), ((12, 31), (12, 32))])
+def test_sides_with_a_large_prime_factor_become_quick_ones_in_the_kernels(shape, wide, kind) -> None:
+    ny, nx = shape
+    lags = hermitian(2 * ny, 2 * nx)
+    T = toeplitz(lags, 2, real=True, dtype=torch.float32 if kind == torch.complex64 else torch.float64)
+    assert T.kernels.shape[-2:] == wide
+    x = torch.randn(2, ny, nx, dtype=kind)
     expected = summed(x, lags)
-    assert (T(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (T(x) - expected).abs().max() < (1e-5 if kind == torch.complex64 else 1e-12) * expected.abs().max()
+    with pytest.raises(DataError, match="does not end in the grid"):
+        T(torch.zeros(2, *wide, dtype=kind))
 
 
 def test_a_pending_sign_or_conjugate_is_carried_out_first() -> None:
