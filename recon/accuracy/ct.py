@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recon.accuracy import ct_measures as measures
 from recon.accuracy import ct_methods as methods
@@ -193,20 +194,26 @@ def _real(
         )
     made = {"as scanned": Made(x, "", 0.0), **{n: run(x) for n, run in ours.items()}}
     records = []
+    was, was_flat, sharp = _told(x, middles, rods)
     for n, m in made.items():
-        edge, before = measures.transfer(m.data, rods), made["as scanned"].data
-        noise, was = (measures.noise_in(data, middles) for data in (m.data, before))
-        flat, was_flat = (measures.noise_in(data, middles, order=2) for data in (m.data, before))
+        noise, flat, edge = _told(m.data, middles, rods)
         records.append(
             {"scan": name, "dose": None, "beam": None, "method": n, "noise_HU": noise,
              "noise_ratio": noise / was, "noise_detrended_HU": flat, "noise_detrended_ratio": flat / was_flat,
              "mtf50": edge.mtf50, "mtf10": edge.mtf10,
-             "mtf50_ratio": edge.mtf50 / measures.transfer(before, rods).mtf50, "inserts": len(rods),
+             "mtf50_ratio": edge.mtf50 / sharp.mtf50, "inserts": len(rods),
              "mtf_curve": _curve(edge.frequency, edge.value),
              "seconds_a_slice": m.seconds, "fallbacks": m.fallbacks, "settings": m.settings}
         )  # fmt: skip
     k = max((r.slice for r in rods), key=[r.slice for r in rods].count)
     return records, _png(x[k], [("", {n: m.data[k] for n, m in made.items() if n != "as scanned"})], "as scanned")
+
+
+def _told(
+    x: Slices, middles: NDArray[np.bool_], rods: Sequence[measures.Rod]
+) -> tuple[float, float, measures.Transfer]:
+    """Noise of a phantom, noise less shading, and the transfer at the rims of its inserts."""
+    return measures.noise_in(x, middles), measures.noise_in(x, middles, order=2), measures.transfer(x, rods)
 
 
 def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: torch.device) -> list[Record]:
