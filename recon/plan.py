@@ -26,7 +26,7 @@ _COIL_IMAGES["varnet"] = 8
 #: Of a volume of many coils the same, of coil images with the maps: its kernels and its maps go through it in parts.
 #: Measured from 64³ to 128³; what does not grow with the volume comes on top.
 _VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 4.9}
-_VOLUME_WORK = {"sense": 0, "cs": 0, "tv": 0, "combine": 44 * 2**20}
+_VOLUME_WORK = {"combine": 44 * 2**20}
 _MANY_COILS, _MAKING_MAPS = 8, 150 * 2**20
 #: Blocks of raw lines at a time: as read, whitened, transformed and cut.
 _RAW_BLOCKS = 4
@@ -142,7 +142,7 @@ def _solving(p: Problem) -> int:
         return _each(p)
     image = math.prod(p.grid) * _COMPLEX
     maps = 0 if p.method == "combine" else 4 * image * p.virtual_coils + _MAKING_MAPS
-    solution = int(image * (_IMAGES[p.method] + _VOLUME[p.method] * p.virtual_coils)) + _VOLUME_WORK[p.method]
+    solution = int(image * (_IMAGES[p.method] + _VOLUME[p.method] * p.virtual_coils)) + _VOLUME_WORK.get(p.method, 0)
     return max(maps, solution)
 
 
