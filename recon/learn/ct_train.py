@@ -11,7 +11,6 @@ from threading import Event
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recon import recipe as recipes
@@ -60,7 +59,7 @@ class Plan:
     @property
     def training(self) -> Training:
         """The part of the recipe that every kind of training shares."""
-        return Training(self.name, network=self.network, loop=self.loop)
+        return Training(self.name, network=self.network, loop=self.loop, begin=self.begin)
 
 
 def load(path: Path) -> Plan:
@@ -86,7 +85,7 @@ def train(
     """
     place, first = torch.device(device), plans[0]
     total = 60 * (first.loop.minutes if minutes is None else minutes)
-    states = [_start(p, place) for p in plans]
+    states = [common.start(p.training, place) for p in plans]
     folders = [output / p.name for p in plans]
     for state, folder in zip(states, folders):
         if (folder / "checkpoint.pt").exists():
@@ -110,34 +109,6 @@ def train(
         weights.save(state.average, folder / plan.name, half=True)
     _check(states, held, folders, logs)
     return states
-
-
-def _start(plan: Plan, place: torch.device) -> State:
-    """The network before its first step here: new, or as an earlier training left it."""
-    state = common.start(plan.training, place)
-    if plan.begin:
-        found = weights.load(plan.begin)
-        # Further details may be added to those that the network has seen: their weights start at zero.
-        if replace(found.network.shape, plain=plan.network.plain) != plan.network or found.network.shape.plain not in (
-            (),
-            plan.network.plain,
-        ):
-            raise ReconError(
-                f"{plan.begin} has another shape than the network of {plan.name}; give it the same [network]"
-            )
-        for network in (state.network, state.average):
-            values = {
-                key: _widened(found.network.state_dict()[key], value) for key, value in network.state_dict().items()
-            }
-            network.load_state_dict(values)
-    return state
-
-
-def _widened(value: Tensor, wanted: Tensor) -> Tensor:
-    """A weight for more inputs than it was trained for, which it does not look at."""
-    if value.shape == wanted.shape:
-        return value
-    return F.pad(value, (0, 0, 0, 0, 0, wanted.shape[1] - value.shape[1]))
 
 
 def _loop(

@@ -69,6 +69,8 @@ class Training:
     )  # fmt: skip
     pool: Pool = field(default_factory=Pool)
     loop: Loop = field(default_factory=Loop)
+    #: Weights that ship, or a folder of some, that learning goes on from; empty: the seed decides the first weights.
+    begin: str = ""
 
 
 def load(path: Path) -> Training:

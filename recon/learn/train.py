@@ -17,6 +17,7 @@ from threading import Event
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recon.data import ReconError
@@ -180,23 +181,48 @@ def counted(elapsed: float, recent: Sequence[float]) -> float:
 
 
 def start(recipe: Training, device: torch.device, rank: Rank = Rank()) -> State:  # noqa: B008
-    """A network that the recipe's seed decides, before its first step."""
+    """The network before its first step here: as the recipe's seed decides, or as an earlier training left it.
+
+    Raises ReconError for weights to begin from of another shape.
+    """
     torch.manual_seed(recipe.loop.seed)
     if device.type == "cuda":
         # Ten bits of mantissa where a convolution or the optimiser's products run in single precision.
         torch.set_float32_matmul_precision("high")
-    network = Unrolled(recipe.network).to(device)
+    network = Unrolled(recipe.network)
+    if recipe.begin:
+        _go_on(network, recipe)
+    network = network.to(device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     loop = recipe.loop
-    weights, decay = network.parameters(), loop.weight_decay
+    parameters, decay = network.parameters(), loop.weight_decay
     optimiser: torch.optim.Optimizer
     if loop.optimiser == "muon":
-        optimiser = Muon(weights, rate=loop.rate, weight_decay=decay)
+        optimiser = Muon(parameters, rate=loop.rate, weight_decay=decay)
     else:
-        optimiser = torch.optim.AdamW(weights, lr=loop.rate, betas=(0.9, 0.99), weight_decay=decay)
+        optimiser = torch.optim.AdamW(parameters, lr=loop.rate, betas=(0.9, 0.99), weight_decay=decay)
     gradients = Graphs(ranks.shared(network, rank), loop if rank.size == 1 else replace(loop, graphs=False))
     return State(network, average, optimiser, gradients)
+
+
+def _go_on(network: Unrolled, recipe: Training) -> None:
+    """Give a network the weights that the recipe begins with."""
+    found = weights.load(recipe.begin).network
+    # Further details may be added to those that the network has seen: their weights start at zero.
+    if found.shape not in (recipe.network, replace(recipe.network, plain=())):
+        raise ReconError(
+            f"{recipe.begin} has another shape than the network of {recipe.name}; give it the same [network]"
+        )
+    before = found.state_dict()
+    network.load_state_dict({key: _widened(before[key], value) for key, value in network.state_dict().items()})
+
+
+def _widened(value: Tensor, wanted: Tensor) -> Tensor:
+    """A weight for more inputs than it was trained for, which it does not look at."""
+    if value.shape == wanted.shape:
+        return value
+    return F.pad(value, (0, 0, 0, 0, 0, wanted.shape[1] - value.shape[1]))
 
 
 def batch_of(groups: Groups, loop: Loop, number: int, device: torch.device) -> tuple[Batch, Tensor]:

@@ -287,3 +287,16 @@ def test_a_recipe_with_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         settings.load(path)
     path.write_text('name = "a"\n[network]\nchannels = [8, 16]\n[loop]\nminutes = 2\n')
     assert settings.load(path).network.channels == (8, 16)
+
+
+def test_a_training_goes_on_from_weights_that_an_earlier_one_left(items: list[pool.Item], tmp_path: Path) -> None:
+    earlier = train.start(TINY, CPU)
+    steps(earlier, items, 3)
+    weights.save(earlier.network, tmp_path / "earlier")
+    on = replace(TINY, begin=str(tmp_path / "earlier"), loop=replace(TINY.loop, seed=5))
+    state = train.start(on, CPU)
+    for name, value in earlier.network.state_dict().items():
+        assert torch.equal(state.network.state_dict()[name], value)
+        assert torch.equal(state.average.state_dict()[name], value)
+    with pytest.raises(ReconError, match="another shape"):
+        train.start(replace(on, network=replace(TINY.network, cascades=2)), CPU)
