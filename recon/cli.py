@@ -157,9 +157,11 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
     from recon.io import write as writing
 
     out = plan.output
+    # Series that are derived from others are numbered after those.
+    number = out.series_number + (0 if image.source else stack)
     for name in names:
         written = writing.write(
-            image, [name], parts=out.parts, complex_=out.complex, series_number=out.series_number + stack,
+            image, [name], parts=out.parts, complex_=out.complex, series_number=number,
             derived=out.derived,
         )  # fmt: skip
         if not quiet:

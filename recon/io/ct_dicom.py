@@ -22,6 +22,8 @@ _ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 #: Attributes that one series has in common; where they differ there is more than one grid of voxels.
 _COMMON = ("Rows", "Columns", "PixelSpacing")
+#: What tells reconstructions apart that were stored under one UID: passes of the scanner, kernels.
+_APART = ("AcquisitionNumber", "ConvolutionKernel")
 #: Slices further from their place than this, in mm, are not where a regular series has them.
 _TOLERANCE = 0.05
 
@@ -61,9 +63,10 @@ def is_dicom(path: Path) -> bool:
 def read(path: Path) -> CTImages:
     """The CT series in a DICOM file or a folder and all below it.
 
-    Localizers and objects that are no CT images are left out and counted in the notes. Raises DataError where there is
-    no CT image, or one series holds several orientations, grids, gaps between its slices, or slices twice; no message
-    holds a word of the patient or the name of a file.
+    Localizers, reports and objects that are no CT images are left out and counted in the notes; passes of the scanner
+    or kernels that lie at the same places under one UID are series of their own. Raises DataError where there is no CT
+    image, or one series holds several orientations, grids, gaps between its slices, or slices twice; no message holds a
+    word of the patient or the name of a file.
     """
     found: dict[str, list[_Slice]] = {}
     others: dict[str, int] = {}
@@ -80,11 +83,16 @@ def read(path: Path) -> CTImages:
         raise DataError(f"{path.name or path} holds no DICOM file; give the folder of a CT series")
     if not found:
         raise DataError(f"{path.name or path} holds no CT image in DICOM but {what}; give the folder of a CT series")
-    many = len(found) > 1
+    placed = {uid: slices for uid, slices in found.items() if not all(_is_page(s.header) for s in slices)}
+    pages = sum(map(len, found.values())) - sum(map(len, placed.values()))
+    if placed and pages:
+        what = ", ".join(v for v in (what, f"{pages} pages of a report") if v)
+        found = placed
     # Slices without a series come first: a header that lost its UID is cut short, and says so.
-    series = [_series(found[uid], many) for uid in sorted(found)]
+    several = [part for uid in sorted(found) for part in _reconstructions(found[uid])]
+    series = [_series(slices, len(several) > 1) for slices in several]
     series.sort(key=lambda s: (int(s.source[0].get("SeriesNumber") or 0), str(s.source[0].SeriesInstanceUID)))
-    notes = (f"left out: {what}",) if others else ()
+    notes = (f"left out: {what}",) if what else ()
     return CTImages(tuple(series), "CT DICOM", notes)
 
 
@@ -129,6 +137,36 @@ def _kind(d: Dataset) -> str:
     if uid != CT_IMAGE:
         return f"objects of modality {modality[:16]}"  # as long as the standard lets it be
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
+
+
+def _is_page(d: Dataset) -> bool:
+    """Whether an object is a picture of text (a dose report, a protocol) that its scanner stored as a CT image.
+
+    It has pixels and a series, which the header of a slice that is cut short has not.
+    """
+    whole = bool(d.get("SeriesInstanceUID")) and bool(d.get("Rows"))
+    placed = d.get("ImagePositionPatient") or d.get("ImageOrientationPatient")
+    return whole and not placed and "SECONDARY" in (d.get("ImageType") or ())
+
+
+def _reconstructions(slices: Sequence[_Slice]) -> list[list[_Slice]]:
+    """The slices of one series UID, apart by pass or kernel where that explains why several lie at one place."""
+    whole = list(slices)
+    if not _twice(whole):
+        return [whole]
+    for keyword in _APART:
+        parts: dict[str, list[_Slice]] = {}
+        for s in whole:
+            parts.setdefault(str(s.header.get(keyword, "")), []).append(s)
+        if len(parts) > 1 and not any(map(_twice, parts.values())):
+            return [parts[value] for value in sorted(parts)]
+    return [whole]
+
+
+def _twice(slices: Sequence[_Slice]) -> bool:
+    """Whether different objects have one place."""
+    places = {str(s.header.get("SOPInstanceUID", s.path)): str(s.header.get("ImagePositionPatient")) for s in slices}
+    return len(set(places.values())) < len(places)
 
 
 def _series(slices: Sequence[_Slice], many: bool) -> CTSeries:

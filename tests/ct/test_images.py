@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -99,6 +100,10 @@ def test_every_series_of_a_folder_gets_outputs_of_its_own(tmp_path: Path) -> Non
     assert end.code == 0, end.err
     shapes = [nib.load(tmp_path / f"o_stack-{n}.nii.gz").shape for n in (1, 2)]
     assert shapes == [(32, 32, 2), (32, 32, 1)]
+    end = command.recon("run", tmp_path / "in", "-o", tmp_path / "out", "--strength", 0, "-q")
+    assert end.code == 0, end.err
+    numbers = [pydicom.dcmread(next((tmp_path / f"out_stack-{n}").rglob("*.dcm"))).SeriesNumber for n in (1, 2)]
+    assert numbers == [1001, 1005]
 
 
 def test_a_bad_series_leaves_nothing_behind(tmp_path: Path) -> None:

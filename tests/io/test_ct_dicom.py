@@ -11,6 +11,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 import recon
+from recon.ct.images import fillings
 from recon.data import CTImages, DataError
 from recon.io import ct_dicom, provenance
 from recon.recipe import CT, Recipe, Solve
@@ -326,3 +327,42 @@ def test_uids_follow_from_what_was_done(tmp_path: Path) -> None:
     assert uids[0] == uids[1] != uids[2]
     assert generate_uid() not in uids
     assert ct_dicom.is_dicom(first)
+
+
+def test_a_dose_report_stored_as_ct_image_is_left_out_and_counted(tmp_path: Path) -> None:
+    def page(d: pydicom.Dataset, k: int) -> None:
+        _without("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope")(d, k)
+        d.ImageType = ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+
+    ct_files.write(tmp_path / "in", HU)
+    ct_files.write(tmp_path / "in", HU[:1], series="report", number=999, change=page)
+    scan = read(tmp_path / "in")
+    assert [len(s.source) for s in scan.series] == [4]
+    assert scan.notes == ("left out: 1 pages of a report",)
+    ct_files.write(tmp_path / "alone", HU[:1], series="report", number=999, change=page)
+    with pytest.raises(DataError, match=r"series 999, instance 1, lacks .* no image with a place"):
+        read(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "ConvolutionKernel"])
+def test_passes_and_kernels_that_were_stored_under_one_uid_are_told_apart(keyword: str, tmp_path: Path) -> None:
+    def second(d: pydicom.Dataset, k: int) -> None:
+        setattr(d, keyword, "2")
+        d.SOPInstanceUID = generate_uid(entropy_srcs=["second", str(k)])
+
+    ct_files.write(tmp_path / "in/a", HU)
+    ct_files.write(tmp_path / "in/b", HU + 5, change=second)
+    scan = read(tmp_path / "in")
+    found = {float(s.voxels.read(0, 4).max()) for s in scan.series}
+    assert found == {HU.max(), HU.max() + 5}
+    outs = [recon.write(recon.reconstruct(scan, KEEP, stack=n), [tmp_path / f"out{n}"])[0] for n in (0, 1)]
+    assert len({pydicom.dcmread(p).SeriesInstanceUID for p in outs}) == 2
+
+
+def test_a_dark_streak_does_not_hide_the_filling_outside_of_the_circle() -> None:
+    volume = HU.astype(np.float32)
+    volume[:, :6] = -2000
+    volume[0, 20, 20:24] = (-3000, -2500, -1200, -1150)
+    assert np.array_equal(fillings(volume), volume == -2000)
+    volume[:, :6] = -1000
+    assert not fillings(volume).any()
