@@ -17,7 +17,7 @@ from recon.nets import checkpoint, columns, e2e_varnet, unrolled, weights
 from recon.prepare.refine import refined
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
-from recon.solve import alternating, cg, detail, fista, pdhg, rows
+from recon.solve import alternating, cg, detail, fista, folded, pdhg, rows
 
 #: What everybody should know who looks at an image of fastMRI's network.
 VARNET_LIMITS = (
@@ -191,7 +191,9 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
     if method == "sense":
         ratio = cg.noise_to_signal(m, ndim) if power is None else 2 * m.sigma**2 / power
         lam = recipe.l2 * (ratio + trust.MAPS_ERROR)
-        return cg.sense(m, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x
+        # Whoever names iterations wants that many: stopping early is a regularisation too.
+        x = None if recipe.iterations else folded.exact(m.A, m.A.adjoint(m.y), lam, ndim)
+        return cg.sense(m, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x if x is None else x
     if method == "cs":
         return fista.l1_wavelet(m, lam=recipe.l1, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim).x
     return pdhg.tv(m, lam=recipe.tv, iterations=n, ndim=ndim).x

@@ -184,3 +184,15 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
     (tmp_path / "mine" / "volumes.json").write_text("{}")
     with pytest.raises(ReconError, match="no record of this engine"):
         methods.losses(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("calibration", ["reference", "separate"])
+def test_lines_at_equal_distances_alone_are_solved_without_iterations(calibration, monkeypatch) -> None:
+    scan = simulate(replace(SMALL, acceleration=(2, 1), calibration=calibration))
+    iterated = recipes.parse({"solve": {"method": "sense", "iterations": 300, "tolerance": 1e-7}})
+    slowly = pipeline.reconstruct(scan, iterated).data
+    monkeypatch.setattr("recon.solve.cg.cg", None)
+    exactly = pipeline.reconstruct(scan, recipes.parse({"solve": {"method": "sense"}})).data
+    assert np.linalg.norm(exactly - slowly) < 1e-5 * np.linalg.norm(slowly)
+    with pytest.raises(TypeError):  # whoever names iterations gets them
+        pipeline.reconstruct(scan, iterated)
