@@ -24,9 +24,30 @@ _PUBLIC = {
     "ReconError": "recon.data",
 }
 
+#: Parts that `import recon` is enough for: `recon.operators.Sense`, `recon.masks.random`.
+_PARTS = frozenset(
+    {
+        *("accuracy", "data", "geometry", "learn", "masks", "metrics", "nets", "operators", "prepare", "recipe"),
+        *("simulation", "solve", "trust"),
+    }
+)
+
 __all__ = ["Image", "RawScan", "Recipe", "ReconError", "read", "reconstruct", "stacks", "write"]
 
 if TYPE_CHECKING:
+    from recon import accuracy as accuracy
+    from recon import data as data
+    from recon import geometry as geometry
+    from recon import learn as learn
+    from recon import masks as masks
+    from recon import metrics as metrics
+    from recon import nets as nets
+    from recon import operators as operators
+    from recon import prepare as prepare
+    from recon import recipe as recipe
+    from recon import simulation as simulation
+    from recon import solve as solve
+    from recon import trust as trust
     from recon.data import Image, RawScan, ReconError
     from recon.io.read import read
     from recon.io.write import write
@@ -35,7 +56,14 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import recon` costs nothing."""
+    """Import a public name or a part when it is first used, so that `import recon` costs nothing."""
+    if name in _PARTS:
+        return import_module(f"recon.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'recon' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What a prompt completes: public names and parts."""
+    return sorted({*globals(), *_PUBLIC, *_PARTS})

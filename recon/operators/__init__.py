@@ -3,7 +3,13 @@
 from recon.operators.base import Adjoint, Chain, Identity, Linear, LinearMap, Scale, Stack, Sum, chain
 from recon.operators.coils import COIL, Coils
 from recon.operators.fourier import Fourier, fft, ifft
+from recon.operators.gradient import Gradient
+from recon.operators.nufft import Nufft
 from recon.operators.sampling import Sample, Weight
+from recon.operators.sense import Sense
+from recon.operators.toeplitz import Toeplitz
+from recon.operators.wavelet import Wavelet
+from recon.operators.whiten import Whiten
 from recon.operators.xray import Fan, Parallel, Xray
 
 __all__ = [
@@ -13,15 +19,21 @@ __all__ = [
     "Coils",
     "Fan",
     "Fourier",
+    "Gradient",
     "Identity",
     "Linear",
     "LinearMap",
+    "Nufft",
     "Parallel",
     "Sample",
     "Scale",
+    "Sense",
     "Stack",
     "Sum",
+    "Toeplitz",
+    "Wavelet",
     "Weight",
+    "Whiten",
     "Xray",
     "chain",
     "fft",

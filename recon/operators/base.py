@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, cast
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
 
+from recon.data import DataError
+
 Self = TypeVar("Self", bound="Linear")
+Number = int | float | complex
 
 
 class LinearMap(torch.autograd.Function):
@@ -34,7 +37,20 @@ class LinearMap(torch.autograd.Function):
 
 
 class Linear:
-    """y = A x. Subclasses are frozen dataclasses that give `forward` and `adjoint` and hold nothing that changes."""
+    """y = A x. Subclasses are frozen dataclasses that give `forward` and `adjoint` and hold nothing that changes.
+
+    `A(x)` and `A @ x` apply it, `A.H` is the adjoint, `A @ B` the product, `A + B`, `A - B`, `2j * A` and `A / 2` are
+    what they say, `A.normal()` is AᴴA. A factor is a number or a tensor without axes, which may be learned. Raises
+    DataError for what is no tensor.
+    """
+
+    #: NumPy's numbers leave `a * A` to the operator.
+    __array_ufunc__ = None
+
+    def __init_subclass__(cls) -> None:
+        # A dataclass would print all that its tensors hold.
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Linear.__repr__  # type: ignore[method-assign]
 
     def forward(self, x: Tensor) -> Tensor:
         """A x."""
@@ -45,7 +61,15 @@ class Linear:
         raise NotImplementedError(f"{type(self).__name__} must define adjoint")
 
     def __call__(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise DataError(
+                f"an operator takes torch tensors and was given {_kind(x)}; torch.as_tensor(x) makes one of a NumPy or "
+                "CuPy array without a copy"
+            )
         return self.forward(x)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{f.name}={_said(getattr(self, f.name))}' for f in _fields(self))})"
 
     @property
     def H(self) -> Linear:
@@ -56,20 +80,34 @@ class Linear:
         """Aᴴ · inner · A (inner = identity when None); subclasses take every short cut that they know."""
         return self.H @ self if inner is None else self.H @ inner @ self
 
-    def __matmul__(self, other: Linear) -> Linear:
-        return chain(self, other)
+    @overload
+    def __matmul__(self, other: Linear) -> Linear: ...
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+    def __matmul__(self, other: Linear | Tensor) -> Linear | Tensor:
+        return chain(self, other) if isinstance(other, Linear) else self(other)
 
     def __add__(self, other: Linear) -> Linear:
-        return Sum((self, other))
+        return Sum((self, _operator(other)))
+
+    def __radd__(self, other: int) -> Linear:
+        """0 + A is A, so that `sum` takes operators."""
+        return self if isinstance(other, int) and other == 0 else Sum((_operator(other), self))
 
     def __sub__(self, other: Linear) -> Linear:
-        return self + -1.0 * other
+        return self + -1.0 * _operator(other)
 
     def __neg__(self) -> Linear:
         return -1.0 * self
 
-    def __rmul__(self, a: complex) -> Linear:
-        return chain(Scale(a), self)
+    def __rmul__(self, a: Number | Tensor) -> Linear:
+        return chain(Scale(_factor(a)), self)
+
+    def __mul__(self, a: Number | Tensor) -> Linear:
+        return a * self
+
+    def __truediv__(self, a: Number | Tensor) -> Linear:
+        return chain(Scale(1 / _factor(a)), self)
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """The same operator with every tensor in it moved as by `Tensor.to(*args, **kwargs)`.
@@ -77,8 +115,45 @@ class Linear:
         A dtype gives the precision alone: `.to(torch.complex64)` and `.to(torch.float32)` both leave complex maps
         complex, real masks real, and integers and booleans as they are.
         """
-        parts = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        parts = {f.name: getattr(self, f.name) for f in _fields(self)}
         return cast(Self, replace(cast(Any, self), **{n: _to(v, args, kwargs) for n, v in parts.items()}))
+
+
+def _fields(op: Linear) -> tuple[Field[Any], ...]:
+    return fields(cast(Any, op)) if is_dataclass(op) else ()
+
+
+def _said(value: Any) -> str:
+    """A value in few words: of a tensor its kind, shape and device."""
+    if isinstance(value, Tensor) and value.ndim:
+        where = "" if value.device.type == "cpu" else f" on {value.device}"
+        return f"{str(value.dtype).removeprefix('torch.')} {'×'.join(map(str, value.shape))}{where}"
+    return f"{value.item():g}" if isinstance(value, Tensor) else repr(value)
+
+
+def _kind(x: Any) -> str:
+    return f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}".removeprefix("builtins.")
+
+
+def _operator(other: Any) -> Linear:
+    if isinstance(other, Linear):
+        return other
+    raise DataError(
+        f"{_kind(other)} is no operator to add; for a number or a diagonal, add a * Identity() or Weight(w)"
+    )
+
+
+def _factor(a: Any) -> Number | Tensor:
+    """A number, or a tensor without axes; NumPy's numbers as Python's."""
+    if isinstance(a, Tensor) and a.ndim == 0:
+        return a
+    if not isinstance(a, Tensor) and hasattr(a, "item") and getattr(a, "ndim", 1) == 0:
+        a = a.item()
+    if isinstance(a, Number):
+        return a
+    raise DataError(
+        f"{_kind(a)} is no factor of an operator; apply it with A(x), or multiply by a diagonal, Weight(w) @ A"
+    )
 
 
 def _to(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,9 +199,9 @@ class Identity(Linear):
 
 @dataclass(frozen=True, eq=False)
 class Scale(Linear):
-    """x ↦ a x with one number."""
+    """x ↦ a x with one number, or with a tensor without axes."""
 
-    a: complex
+    a: Number | Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """The product a · x."""
@@ -134,11 +209,11 @@ class Scale(Linear):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The product a* · y."""
-        return (self.a.conjugate() if isinstance(self.a, complex) else self.a) * y
+        return (self.a.conj() if isinstance(self.a, Tensor) else self.a.conjugate()) * y
 
     def normal(self, inner: Linear | None = None) -> Linear:
         """|a|² · inner."""
-        square = Scale(abs(self.a) ** 2)
+        square = Scale(abs(cast(complex, self.a)) ** 2)
         return square if inner is None else chain(square, inner)
 
 
@@ -147,6 +222,9 @@ class Adjoint(Linear):
     """Aᴴ."""
 
     of: Linear
+
+    def __repr__(self) -> str:
+        return f"({self.of}).H"
 
     def forward(self, x: Tensor) -> Tensor:
         """Aᴴ x."""
@@ -167,6 +245,9 @@ class Chain(Linear):
     """A₁ A₂ … Aₙ, outermost first."""
 
     ops: tuple[Linear, ...]
+
+    def __repr__(self) -> str:
+        return " @ ".join(f"({op})" if isinstance(op, Sum) else repr(op) for op in self.ops)
 
     def forward(self, x: Tensor) -> Tensor:
         """A₁(A₂(…x))."""
@@ -197,6 +278,9 @@ class Sum(Linear):
     """A₁ + A₂ + …"""
 
     terms: tuple[Linear, ...]
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.terms))
 
     def forward(self, x: Tensor) -> Tensor:
         """Σ Aᵢ x."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recon.data import DataError
 from recon.kernels import fourier as kernel
 from recon.operators.base import Identity, Linear
 
@@ -39,9 +40,13 @@ class Fourier(Linear):
     """Image → k-space along `axes` (negative, counted from the end), centred and unitary, zero at index N // 2.
 
     Its normal operator is the identity. Along an axis that was fully sampled it may be left out altogether.
+    Raises DataError for axes that count from the front.
     """
 
     axes: tuple[int, ...] = (-2, -1)
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Centred FFT."""
@@ -54,3 +59,9 @@ class Fourier(Linear):
     def normal(self, inner: Linear | None = None) -> Linear:
         """The identity; around an inner operator F⁻¹ · inner · F."""
         return Identity() if inner is None else super().normal(inner)
+
+
+def check_axes(axes: Sequence[int]) -> None:
+    """Raises DataError for axes that are not negative: batches in front of an image would move the others."""
+    if not isinstance(axes, Sequence) or any(a >= 0 for a in axes) or len(set(axes)) != len(axes):
+        raise DataError(f"axes={axes!r} must be negative numbers, each once, counted from the end: (-2, -1) is (y, x)")

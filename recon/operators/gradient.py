@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recon.operators.base import Linear
+from recon.operators.fourier import check_axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +18,14 @@ class Gradient(Linear):
     Image (..., z, y, x) → differences (d, ..., z, y, x) with one leading axis of length len(axes); `axes` are
     negative. `spacing` are the voxel sizes along `axes`, w_d = min(spacing) / spacing_d, so that anisotropic voxels
     have the gradient of the continuous image in units of the smallest voxel; all w_d are 1 without it. The adjoint is
-    minus the divergence.
+    minus the divergence. Raises DataError for axes that are not negative.
     """
 
     axes: tuple[int, ...] = (-2, -1)
     spacing: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes)
 
     @property
     def weights(self) -> tuple[float, ...]:

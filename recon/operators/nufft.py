@@ -59,6 +59,10 @@ class Nufft(Linear):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if not isinstance(self.points, Tensor):
+            raise DataError(
+                f"points are a {type(self.points).__name__}; torch.as_tensor(points) makes a tensor of them"
+            )
         ndim = self.points.shape[-1]
         if ndim not in (2, 3) or len(self.shape) != ndim or self.points.ndim not in (2, 3, 4 if ndim == 2 else 3):
             raise DataError(

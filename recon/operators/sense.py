@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.data import DataError
 from recon.kernels import sense as kernel
 from recon.operators import compiled
 from recon.operators.base import Linear, LinearMap, chain
-from recon.operators.coils import COIL, Coils
-from recon.operators.fourier import Fourier
+from recon.operators.coils import COIL, Coils, check_coils, check_image, check_maps
+from recon.operators.fourier import Fourier, check_axes
 from recon.operators.sampling import Sample, Weight
 
 #: Working set of one step on the CPU in bytes: coil images that stay in a second-level cache from the multiplication
@@ -34,7 +35,7 @@ class Sense(Linear):
 
     Image (..., z, y, x), or (..., set, z, y, x) when `sets`; k-space (..., coil, kz, ky, kx); `maps` as in `Coils`;
     `mask` real and broadcast against k-space. Axes outside `axes` stay in image space. Results have the dtype of
-    the maps.
+    the maps. Raises DataError for maps, a mask, an image or k-space that do not fit each other.
 
     The centred transform is F = D_k · FFT · D_n with the phase ramps D_n = exp(2πi c n / N) and
     D_k = exp(2πi c (k − c) / N), c = N // 2, for odd and even N alike. D_n is folded into the maps and D_k into the
@@ -48,16 +49,26 @@ class Sense(Linear):
     axes: tuple[int, ...] = (-2, -1)
     sets: bool = False
 
+    def __post_init__(self) -> None:
+        check_maps(self.maps, self.sets)
+        check_axes(self.axes)
+        own = self.maps.shape[-4:]
+        if not isinstance(self.mask, Tensor) or any(n not in (1, m) for n, m in zip(self.mask.shape[::-1], own[::-1])):
+            what = tuple(self.mask.shape) if isinstance(self.mask, Tensor) else type(self.mask).__name__
+            raise DataError(f"a mask of {what} is no tensor that fits k-space of {tuple(own)} (coil, kz, ky, kx)")
+
     def plain(self) -> Linear:
         """The chain that this operator stands for, differentiable in the maps and the mask too."""
         return chain(Sample(self.mask), Fourier(self.axes), Coils(self.maps, self.sets))
 
     def forward(self, x: Tensor) -> Tensor:
         """The product m · F(S x)."""
+        check_image(x, self.maps, self.sets)
         return self.plain().forward(x) if self._learned else _linear(self._forward, self._adjoint, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Σ_c conj(S_c) F⁻¹ m y_c."""
+        check_coils(y, self.maps)
         return self.plain().adjoint(y) if self._learned else _linear(self._adjoint, self._forward, y)
 
     def normal(self, inner: Linear | None = None) -> Linear:
@@ -177,10 +188,12 @@ class SenseNormal(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """AᴴWA x."""
+        check_image(x, self.sense.maps, self.sense.sets)
         return _linear(self._apply, self._applied_conj, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """AᴴWᴴA y."""
+        check_image(y, self.sense.maps, self.sense.sets)
         return _linear(self._applied_conj, self._apply, y)
 
     @cached_property

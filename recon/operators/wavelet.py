@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recon.kernels import wavelet as kernel
 from recon.operators.base import Identity, Linear
+from recon.operators.fourier import check_axes
 
 
 @lru_cache(maxsize=32)
@@ -74,6 +75,9 @@ class Wavelet(Linear):
     name: str = "db4"
     levels: int | None = None
     smallest: int = 16
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes)
 
     @property
     def order(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def squared_norm_bound(A: Linear) -> float | None:
     if isinstance(A, Fourier | Identity):
         return 1.0
     if isinstance(A, Scale):
-        return abs(A.a) ** 2
+        return float(abs(cast(complex, A.a))) ** 2
     if isinstance(A, Sample | Weight):
         w = A.mask if isinstance(A, Sample) else A.w
         return float(w.detach().abs().max()) ** 2
