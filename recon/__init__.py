@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "read": "recon.io.read",
     "reconstruct": "recon.pipeline",
+    "measurements": "recon.pipeline",
     "stacks": "recon.pipeline",
     "write": "recon.io.write",
     "Recipe": "recon.recipe",
@@ -32,7 +33,7 @@ _PARTS = frozenset(
     }
 )
 
-__all__ = ["Image", "RawScan", "Recipe", "ReconError", "read", "reconstruct", "stacks", "write"]
+__all__ = ["Image", "RawScan", "Recipe", "ReconError", "measurements", "read", "reconstruct", "stacks", "write"]
 
 if TYPE_CHECKING:
     from recon import accuracy as accuracy
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from recon.data import Image, RawScan, ReconError
     from recon.io.read import read
     from recon.io.write import write
-    from recon.pipeline import reconstruct, stacks
+    from recon.pipeline import measurements, reconstruct, stacks
     from recon.recipe import Recipe
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon import methods, trust
+from recon import measured, methods, trust
 from recon import pace as paces
 from recon import plan as planning
 from recon.data import Measurement, ReconError
@@ -75,8 +75,11 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     found = sampling(acquired[0, 0] > 0)
-    network = methods.offered(job.recipe, job.whitening.source)
-    choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
+    if job.solver:
+        choice = measured.choice(job)
+    else:
+        network = methods.offered(job.recipe, job.whitening.source)
+        choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
     lines = _lines(job, choice.method)
     if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
         raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
@@ -98,6 +101,8 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
         nonlocal last
         here, slabs, known = replace(job, device=pace.device), [], []
+        if job.solver:
+            measured.whole(job, len(batch), pace.columns)
         # All of k-space of a volume that is solved in parts stays with the CPU.
         near = replace(lines, device=torch.device("cpu") if pace.columns else pace.device)
         for key in batch:
@@ -112,7 +117,8 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             solved = _images(choice.method, slabs, known, top, here, instead=choice.instead)
         return _finished(solved, slabs, choice.method, here, shape)
 
-    reached = start = Pace(job.device, plan.batch, plan.columns)
+    batch_size = measured.whole(job, plan.batch, plan.columns) if job.solver else plan.batch
+    reached = start = Pace(job.device, batch_size, plan.columns)
     for batch, made, reached in paces.walk(keys, start, problem, work, notes):  # noqa: B007  (told at the end)
         evidence += made.evidence
         notes += made.notes
@@ -185,7 +191,7 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
         method=method,
         map_sets=recipe.map_sets,
         # On a CPU a learned slice is solved alone: in company its last bits would depend on who is beside it.
-        most=1 if method == "unrolled" and job.device.type == "cpu" else 16,
+        most=len(job.volumes) if job.solver else 1 if method == "unrolled" and job.device.type == "cpu" else 16,
     )
 
 
@@ -239,12 +245,13 @@ def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *
         compression = compress.svd(block, virtual=prepare.virtual_coils).matrix
         block = torch.tensordot(compression, block, 1)
     elif shrink:
-        compression = compress.geometric(_hybrid(block, lines.nx), virtual=prepare.virtual_coils).matrix
+        columns = ifft(hybrid.padded(block, (*block.shape[1:3], lines.nx)), (-1,))
+        compression = compress.geometric(columns, virtual=prepare.virtual_coils).matrix
         block = hybrid.calibration(replace(lines, compression=compression), rows, prepare.calibration_size)
     if not needs_maps:
         return Calibrated(compression, block, None)
     if prepare.maps == "walsh":
-        maps = walsh(ifft(_padded(block, (*lines.shape, lines.nx)), (-3, -2, -1))).maps
+        maps = walsh(ifft(hybrid.padded(block, (*lines.shape, lines.nx)), (-3, -2, -1))).maps
         return Calibrated(compression, block, maps)
     signal = signal_space(
         block.to(job.device),
@@ -326,7 +333,9 @@ def _images(
 
     def run(given: Measurement) -> Tensor:
         nonlocal evidence
-        if method == "unrolled":
+        if job.solver:
+            x = measured.solved(job, given)
+        elif method == "unrolled":
             x, evidence = methods.learned(given, solve, limits, sets=sets, instead=instead, decided=evidence)
         else:
             x = methods.solve(method, given, solve, power=power, sets=sets)
@@ -382,16 +391,3 @@ def _grappa(slab: Slab, known: Calibrated, job: Job) -> Tensor:
     z, y, x = solve.grappa_kernel
     full = grappa(k, mask, block, kernel=(z if k.shape[1] > 1 else 1, y, x), lam=solve.grappa_l2)
     return ifft(full, (-1,))
-
-
-def _hybrid(block: Tensor, nx: int) -> Tensor:
-    return ifft(_padded(block, (block.shape[1], block.shape[2], nx)), (-1,))
-
-
-def _padded(block: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """The calibration block in the middle of an empty k-space."""
-    out = block.new_zeros(block.shape[0], *shape)
-    (z, y, x), (cz, cy, cx) = ((n // 2 for n in s) for s in (shape, block.shape[1:]))
-    nz, ny, nx = block.shape[1:]
-    out[:, z - cz : z - cz + nz, y - cy : y - cy + ny, x - cx : x - cx + nx] = block
-    return out

@@ -41,6 +41,8 @@ def check(path: Path) -> Checked:
     if p.get("version") != __version__:
         found.append(f"it was made by recon {p.get('version')}, this is {__version__}")
     found += _recipe(p)
+    if p.get("method") == "own":
+        found.append(f"its method is a program of its maker's ({p.get('why')}), which no recipe holds")
     found += _weights(p, record.get("units") == "HU")
     for name, here in _versions().items():
         there = p.get("versions", {}).get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,20 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recon import __version__
-from recon.data import Encoding, Header, RawScan
+from recon.data import Encoding, Header, Measurement, RawScan
 from recon.prepare.noise import Whitening
 from recon.prepare.sort import Frame, Kinds
 from recon.prepare.stacks import Stack
 from recon.recipe import Recipe, digest
+
+#: A method of one's own: the image of a measurement, of the shape of `m.A.H(m.y)`.
+Solver = Callable[[Measurement], Tensor]
 
 
 @dataclass(frozen=True)
 class Job:
     """Which lines are what, the stack that is wanted, its frames by (volume, slice), the noise.
 
-    `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one.
+    `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one. `solver`
+    is the caller's own in place of the recipe's method.
     """
 
     scan: RawScan
@@ -40,6 +45,7 @@ class Job:
     device: torch.device
     memory: int | None
     notes: tuple[str, ...]
+    solver: Solver | None = None
 
 
 def provenance(recipe: Recipe, device: torch.device, started: datetime) -> dict[str, Any]:

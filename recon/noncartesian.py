@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon import measured as own
 from recon import methods
 from recon import pace as paces
 from recon import plan as planning
@@ -38,33 +40,50 @@ _NONE = Sampling((0, 0), 0, (0, 0), 0, None, (1.0, 1.0), ("", ""), 0.0)
 def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
     """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes."""
     coils = job.whitening.matrix.shape[0]
-    choice = methods.choose(job.recipe.solve.method, _NONE, coils, cartesian=False)
+    choice = own.choice(job) if job.solver else methods.choose(job.recipe.solve.method, _NONE, coils, cartesian=False)
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
     notes: list[str] = []
     sampled: list[float] = []
     problem = _problem(job, coils)
-    planning.plan(problem, planning.budget(job.memory))
+    plan = planning.plan(problem, planning.budget(job.memory))
+    size = own.whole(job, plan.batch, 0) if job.solver else 1
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
 
-    def work(some: Sequence[tuple[int, int]], pace: Pace) -> tuple[NDArray[np.complex64], float, tuple[str, ...]]:
-        image, share, said = _frame(replace(job, device=pace.device), job.frames[some[0]], choice.method)
-        return image.cpu().numpy(), share, said
+    def work(some: Sequence[tuple[int, int]], pace: Pace) -> tuple[NDArray[np.complex64], float, list[str]]:
+        if job.solver:
+            own.whole(job, len(some), 0)
+        here = replace(job, device=pace.device)
+        found = [_measured(here, job.frames[key]) for key in some]
+        images = _images(here, found, choice.method).cpu().numpy()
+        return images, float(np.mean([f.share for f in found])), [note for f in found for note in f.notes]
 
-    reached = start = Pace(job.device, 1)
-    walked = paces.walk(keys, start, problem, work, notes)
-    for done, ((key,), (image, share, said), reached) in enumerate(walked, start=1):  # noqa: B007  (told at the end)
-        z = 0 if len(job.stack.slices) == 1 else key[1]
-        out[key[0], z : z + image.shape[0]] = image
+    reached = start = Pace(job.device, size)
+    done = 0
+    for some, (images, share, said), reached in paces.walk(keys, start, problem, work, notes):  # noqa: B007  (told below)
+        for key, image in zip(some, images, strict=True):
+            z = 0 if len(job.stack.slices) == 1 else key[1]
+            out[key[0], z : z + image.shape[0]] = image
         sampled.append(share)
         notes += said
+        done += len(some)
         report("reconstruct", done, len(keys))
     sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
     device = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
     return out, {"method": choice.method, "why": choice.why, "sampling": sampling, "device": device}, notes
 
 
-def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple[str, ...]]:
-    """The image (z, y, x) of one slice or slab, how many samples it had for each voxel, and notes."""
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of one slice or slab, the mean power of its image, samples for each voxel, and notes."""
+
+    measurement: Measurement
+    power: float
+    sets: int
+    share: float
+    notes: tuple[str, ...]
+
+
+def _measured(job: Job, frame: Frame) -> _Measured:
     matrix = job.encoding.recon_matrix
     nz = matrix[2] if job.encoding.encoded_matrix[2] > 1 else 1
     standard = job.recipe.prepare.trajectory or None
@@ -111,10 +130,18 @@ def _frame(job: Job, frame: Frame, method: Method) -> tuple[Tensor, float, tuple
         )
         maps = found.maps
     operator = Weight(keep.to(torch.float32)) @ nufft @ Coils(maps, sets > 1)
-    m = Measurement(y, operator)
     power = methods.signal_power(Coils(maps, sets > 1).adjoint(gridded))
-    x = methods.solve(method, m, job.recipe.solve, power=power, sets=sets)
-    return (x[0] if sets > 1 else x), float(keep.sum()) / np.prod(shape), notes
+    return _Measured(Measurement(y, operator), power, sets, float(keep.sum()) / math.prod(shape), notes)
+
+
+def _images(job: Job, found: Sequence[_Measured], method: Method) -> Tensor:
+    """The images (item, z, y, x) of slices or slabs, all of them together where the solver is the caller's own."""
+    if job.solver:
+        x = own.solved(job, own.together([f.measurement for f in found]))
+    else:
+        solve = job.recipe.solve
+        x = torch.stack([methods.solve(method, f.measurement, solve, power=f.power, sets=f.sets) for f in found])
+    return x[:, 0] if found[0].sets > 1 else x
 
 
 def _without_discarded(points: NDArray[np.float64], lines: NDArray[np.void]) -> NDArray[np.float64]:
@@ -139,6 +166,7 @@ def _problem(job: Job, coils: int) -> planning.Problem:
         voxels=int(np.prod(job.stack.geometry.shape)) // len(job.stack.slices),
         method="noncartesian",
         map_sets=recipe.map_sets,
+        most=len(job.volumes) if job.solver else 16,
     )
 
 

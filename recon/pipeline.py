@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTSeries, CTViews, DataError, Image, RawScan, ReconError
+from recon.data import (
+    FRAME_COUNTERS,
+    CTImages,
+    CTProjections,
+    CTSeries,
+    CTViews,
+    DataError,
+    Image,
+    Measurement,
+    RawScan,
+    ReconError,
+)  # fmt: skip
 from recon.io.arrays import plane
-from recon.job import Job, described, provenance
+from recon.job import Job, Solver, described, provenance
 from recon.prepare import epi, scan_noise, sort
 from recon.prepare import stacks as stacking
 from recon.prepare.helical import fans
@@ -49,16 +61,25 @@ def reconstruct(
     stack: int = 0,
     progress: Report | None = None,
     keep: Callable[[Solved], None] | None = None,
+    solver: Solver | None = None,
 ) -> Image:
     """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
     `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
     `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
-    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`. Raises DataError for
-    a scan that cannot be reconstructed as it stands, ReconError for a recipe that does not fit it.
+    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`.
+
+    `solver` is a method of your own in place of the recipe's: a function of a `Measurement` whose first axis is that
+    of the volumes (contrasts, repetitions …) of one slice, that returns their images, of the shape of `m.A.H(m.y)`.
+    All else, from the noise to the place in the patient, is done as ever, replicas for its noise included.
+
+    Raises DataError for a scan that cannot be reconstructed as it stands, ReconError for a recipe, or a solver, that
+    does not fit it.
     """
     started = datetime.now(timezone.utc)
     report = progress or silent
+    if solver and not isinstance(scan, RawScan):
+        raise ReconError("a solver of your own takes raw scans of MRI; of CT, make a Measurement of Xray and call it")
     if isinstance(scan, CTImages):
         from recon.ct import images  # what CT needs, a scan of MRI should not wait for
 
@@ -69,11 +90,38 @@ def reconstruct(
         from recon.ct import projections
 
         return projections.reconstruct(scan, recipe, place(device), stack, report)
-    job = prepare(scan, recipe, place(device), memory, stack)
+    job = replace(prepare(scan, recipe, place(device), memory, stack), solver=solver)
     made = solved(job, report)
     if keep:
         keep(made)
     return described_image(job, made, started)
+
+
+def measurements(
+    scan: RawScan,
+    recipe: Recipe = Recipe(),  # noqa: B008  (a frozen value)
+    *,
+    device: str = "auto",
+    memory: int | None = None,
+    stack: int = 0,
+) -> list[Measurement]:
+    """What a scan gives a method: y = A x + n of each slice in the order of space, or of the one volume of a 3D scan.
+
+    `y` is k-space (volume, coil, kz, ky, x), whitened, compressed and freed of readout oversampling, with the readout
+    in image space, where it is fully sampled; `A` is a `Sense` with its `maps` and its `mask`. Off the grid `y` is
+    (volume, coil, slice, line, sample) and `A` a `Stack` with an item for each volume. `sigma` is the standard
+    deviation of the noise per real and imaginary part, 1 but for averages. All of it is in memory at once: to go slice
+    by slice, and to have an `Image` in the end, give `reconstruct` a `solver`. Raises as `reconstruct`.
+    """
+    found: list[Measurement] = []
+
+    def look(m: Measurement) -> Tensor:
+        found.append(m)
+        return m.A.adjoint(m.y)
+
+    plain = replace(recipe, trust=replace(recipe.trust, replicas=0))
+    reconstruct(scan, plain, device=device, memory=memory, stack=stack, solver=look)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +160,7 @@ def described_image(job: Job, made: Solved, started: datetime) -> Image:
         provenance={
             **provenance(recipe, job.device, started),
             "scan_sha256": fingerprint(job.scan, job.kinds.imaging),
-            "method": how["method"],
+            "method": "own" if job.solver else how["method"],
             "why": how["why"],
             **{key: how[key] for key in ("weights", "weights_sha256") if key in how},
             "noise": job.whitening.source,

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "info": {"ct", "data", "prepare"},
     "plan": {"data"},
     "pace": {"errors", "plan"},
+    "measured": {"data", "job", "methods", "operators"},
     "job": {"data", "prepare", "recipe", "__init__"},
     "hounsfield": set(),
     "ct": {
@@ -55,9 +56,12 @@ MAY_IMPORT = {
     "cli_check": {"check", "io"},
     "methods": {"trust", "learn", "data", "nets", "prepare", "recipe", "solve"},
     "cartesian": {
-        *("data", "job", "methods", "operators", "pace", "plan", "prepare", "progress", "recipe", "solve", "trust"),
+        *("data", "job", "measured", "methods", "operators", "pace", "plan", "prepare", "progress", "recipe", "solve"),
+        "trust",
     },
-    "noncartesian": {"data", "job", "methods", "operators", "pace", "plan", "prepare", "progress", "recipe"},
+    "noncartesian": {
+        *("data", "job", "measured", "methods", "operators", "pace", "plan", "prepare", "progress", "recipe"),
+    },
     "pipeline": {"ct", "data", "io", "job", "cartesian", "noncartesian", "prepare", "progress", "recipe"},
     "joined": {"data", "job", "pipeline", "recipe", "trust"},
     "magnitude": {"data", "job", "operators", "prepare", "recipe", "solve"},

@@ -165,6 +165,15 @@ def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
     return crop(k, -1, min(size, k.shape[-1])).contiguous()
 
 
+def padded(block: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The calibration block (coil, cz, cy, cx) in the middle of an empty k-space of `shape` (nz, ny, nx)."""
+    out = block.new_zeros(block.shape[0], *shape)
+    (z, y, x), (cz, cy, cx) = ((n // 2 for n in s) for s in (shape, block.shape[1:]))
+    nz, ny, nx = block.shape[1:]
+    out[:, z - cz : z - cz + nz, y - cy : y - cy + ny, x - cx : x - cx + nx] = block
+    return out
+
+
 def enough(sampled: NDArray[np.bool_]) -> bool:
     """Whether the fully sampled block around the centre of (kz, ky) has at least four lines along either axis."""
     z0, z1, y0, y1 = calibration_block(sampled, 4)
