@@ -44,9 +44,10 @@ class Evidence:
     explains the data. `added` is the share of the image's energy that the network put where nothing was measured,
     `changed` the relative difference from the classical image. `sparser` is how much sparser a picture is with
     the lines beside the ACS block moved back by `rows`, None where that was not looked at. `moved_rows`,
-    `moved_samples`, `gain`, `turned` and `coherent` are what fine detail says of these lines (`recon.solve.detail`),
-    None likewise. `alternating` and `uneven` are the phase in degrees and the shift in samples of every second line
-    against the others, `scatter` the phase that may be the object's own (`recon.solve.alternating`).
+    `moved_partitions`, `moved_samples`, `gain`, `turned` and `coherent` are what fine detail says of these lines
+    (`recon.solve.detail`), None likewise. `alternating` and `uneven` are the phase in degrees and the shift in samples
+    of every second line against the others, `scatter` the phase that may be the object's own
+    (`recon.solve.alternating`).
     """
 
     residual: float
@@ -65,6 +66,7 @@ class Evidence:
     alternating: float | None = None
     uneven: float | None = None
     scatter: float | None = None
+    moved_partitions: float | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -111,6 +113,9 @@ def examine(
         for pair, d in zip(lines or none, details or none, strict=True)
     ]
     found = [Evidence(*n, *more) for n, more in zip(numbers, told, strict=True)]
+    for i, d in enumerate(details):
+        if d is not None:
+            found[i] = replace(found[i], moved_partitions=d.partitions)
     for i, a in enumerate(parities):
         if a is not None:
             found[i] = replace(found[i], alternating=a.degrees, uneven=a.samples, scatter=a.scatter)
@@ -198,6 +203,12 @@ def expected(noise: float) -> float:
     return 1 + MAPS_ERROR / max(noise, 1e-9) ** 2
 
 
+def _moves(e: Evidence) -> str:
+    """What would move the lines beside the ACS block to where they belong."""
+    by = ((e.moved_rows, "rows"), (e.moved_partitions, "partitions"), (e.moved_samples, "samples"))
+    return " or ".join(f"{-value:+.1f} {name}" for value, name in by if value)
+
+
 def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     found = []
     if not e.residual <= limits.residual * max(1.0, e.classical_residual):
@@ -219,8 +230,8 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     if e.gain is not None and e.gain > limits.moved:
         found.append(
             f"the lines beside the ACS block do not agree with it (of their fine detail {e.gain:.1f} times as much has "
-            f"the phase of its tissue when they are moved by {-(e.moved_rows or 0):+.1f} rows or "
-            f"{-(e.moved_samples or 0):+.1f} samples): check the file's line counters and the timing of the readout"
+            f"the phase of its tissue when they are moved by {_moves(e)}): check the file's line counters and the "
+            "timing of the readout"
         )
     if e.turned is not None and abs(e.turned) > limits.turned:
         found.append(

@@ -11,7 +11,7 @@ from torch import Tensor
 from recon.data import Measurement
 from recon.operators.fourier import fft, ifft
 from recon.operators.sense import Sense
-from recon.solve.rows import acs
+from recon.solve.rows import block
 
 #: Fewest lines of the block, and samples around the centre of the readout that are looked at.
 LEAST, WIDTH = 10, 64
@@ -71,20 +71,10 @@ def compared(m: Measurement) -> list[Alternating | None]:
     masks = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1, *A.mask.shape[-3:-1])[:, 0] > 0
     found: list[Alternating | None] = []
     for y, mask in zip(m.y.reshape(items, *shape), masks.expand(items, shape[1], shape[2])):
-        z, rows = _block(mask)
-        block = y[:, z][:, :, rows]
-        found.append(_of(block, m.sigma) if block.shape[-2] >= LEAST and block.shape[-1] > 4 * TAPS else None)
+        z, rows = block(mask)
+        inner = y[:, z][:, :, rows]
+        found.append(_of(inner, m.sigma) if inner.shape[-2] >= LEAST and inner.shape[-1] > 4 * TAPS else None)
     return found
-
-
-def _block(mask: Tensor) -> tuple[slice, slice]:
-    """Partitions and rows around the centre of a mask (kz, ky) that were all measured."""
-    rows = torch.nonzero(acs(mask[mask.shape[0] // 2])).flatten()
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
-    at = slice(int(rows[0]), int(rows[-1]) + 1)
-    z = torch.nonzero(acs(mask[:, at].all(1))).flatten()
-    return slice(int(z[0]), int(z[-1]) + 1), at
 
 
 def _of(y: Tensor, sigma: float) -> Alternating | None:

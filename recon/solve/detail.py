@@ -11,7 +11,7 @@ from torch import Tensor
 from recon.data import Measurement
 from recon.operators.fourier import fft, ifft
 from recon.operators.sense import Sense
-from recon.solve.rows import LEAST_BESIDE, acs
+from recon.solve.rows import LEAST_BESIDE, block
 
 #: Fewest rows of the ACS block: the picture of eight is too coarse to know the phase of what lies upon it.
 LEAST_ACS = 10
@@ -23,16 +23,18 @@ BODY = 0.1
 DOUBT = 0.5
 #: Gains below this are those of rounding.
 NO_GAIN = 1.001
+#: An axis of (z, y, x) and the two others.
+ALONG = ((0, (1, 2)), (1, (0, 2)), (2, (0, 1)))
 
 
 @dataclass(frozen=True)
 class Detail:
     """How the detail from lines beside the ACS block lies upon the picture from within it.
 
-    `rows` and `samples` are how far these lines seem to lie from where they belong, along the phase encode and along
-    the readout; `gain` is how many times as much of the detail agrees in phase when they are moved back, 1 where
-    nothing is gained. `turned` is their phase in degrees, −90 to 90, and `coherent` the share of the detail that agrees
-    as it is.
+    `rows`, `samples` or `partitions` is how far these lines seem to lie from where they belong, along ky, the readout,
+    or kz of a volume: the axis along which most is gained, the others are 0. `gain` is how many times as much of the
+    detail agrees in phase when they are moved back, 1 where nothing is gained. `turned` is their phase in degrees,
+    −90 to 90, and `coherent` the share of the detail that agrees as it is.
     """
 
     rows: float
@@ -40,30 +42,34 @@ class Detail:
     gain: float
     turned: float
     coherent: float
+    partitions: float = 0.0
 
 
 def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
-    """What fine detail of images x (..., 1, y, x) says of the lines beside the ACS block, one answer for each slice.
+    """What fine detail of images x (..., z, y, x) says of the lines beside the ACS block, one answer for each item.
 
-        u = (d p̄)² / |d|,   p = l / |l|,   l = the rows of the ACS block of x,   d = x − l
-        C(s, t) = |Σ u exp(−4πi (s y / N_y + t x / N_x))|,   gain = max C / C(0, 0),   turned = arg(Σ u) / 2
+        u = (d p̄)² / |d|,   p = l / |l|,   l = the ACS block of x,   d = x − l
+        C(r, s, t) = |Σ u exp(−4πi (r z / N_z + s y / N_y + t x / N_x))|,   gain = max C / C(0),   turned = arg(Σ u) / 2
 
     An edge and the tissue that it bounds have one phase, or opposite ones, which the square forgets: so all of u is
-    positive but for noise, whose square has mean zero. Lines s rows or t samples away give it a phase that turns
-    2s and 2t times across the field of view; lines of another phase turn it twice as far. No residual sees either: an
-    image explains such data. s and t are sought along either axis alone, up to 1.25.
+    positive but for noise, whose square has mean zero. Lines r partitions, s rows or t samples away give it a phase
+    that turns 2r, 2s and 2t times across the field of view; lines of another phase turn it twice as far. No residual
+    sees either: an image explains such data. r, s and t are sought along each axis alone, up to 1.25.
 
-    None for slices with too few lines inside or beside the block, for volumes and for several sets of maps.
+    None for too few lines inside or beside the block, and for several sets of maps.
     """
     A = m.A
     items = x.shape[:-3].numel()
-    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1 or x.shape[-3] > 1:
+    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
         return [None] * items
-    lines = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1) > 0
+    masks = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1, *A.mask.shape[-3:-1])[:, 0] > 0
     found: list[Detail | None] = []
-    for image, measured in zip(x.reshape(items, *x.shape[-2:]), lines):
-        core = acs(measured)
-        enough = int(core.sum()) >= LEAST_ACS and int((measured & ~core).sum()) >= LEAST_BESIDE
+    for image, measured in zip(x.reshape(items, *x.shape[-3:]), masks):
+        z, y = block(measured)
+        core = torch.zeros_like(measured)
+        core[z, y] = True
+        thick = len(measured) == 1 or z.stop - z.start >= LEAST_ACS
+        enough = thick and y.stop - y.start >= LEAST_ACS and int((measured & ~core).sum()) >= LEAST_BESIDE
         found.append(_of(image, core) if enough else None)
     return found
 
@@ -74,8 +80,9 @@ def doubtful(d: Detail | None) -> bool:
 
 
 def _of(x: Tensor, core: Tensor) -> Detail | None:
-    """The detail of one image (y, x)."""
-    low = ifft(fft(x, (-2,)) * core[:, None], (-2,))
+    """The detail of one image (z, y, x) beside the block `core` (kz, ky)."""
+    axes = (-3, -2) if len(core) > 1 else (-2,)
+    low = ifft(fft(x, axes) * core[..., None], axes)
     v, size = (x - low) * low.conj(), low.abs()
     bright = size.flatten().kthvalue(max(1, int(0.99 * size.numel()))).values
     # |l| > 0 there, and dividing by |v| leaves |d| once.
@@ -83,8 +90,12 @@ def _of(x: Tensor, core: Tensor) -> Detail | None:
     total, here = float(u.abs().sum()), complex(u.sum())
     if not (math.isfinite(total) and total > 0 and abs(here) > 0):
         return None
-    (s, along), (t, across) = (_farther(u.sum(axis), abs(here)) for axis in (1, 0))
-    return Detail(s, t, max(along, across), math.degrees(math.atan2(here.imag, here.real)) / 2, abs(here) / total)
+    moves = [_farther(u.sum(others), abs(here)) if u.shape[axis] > 1 else (0.0, 1.0) for axis, others in ALONG]
+    gain = max(g for _, g in moves)
+    # What is gained along the other axes is a shadow of it: bodies are not symmetric.
+    r, s, t = (by if g == gain else 0.0 for by, g in moves)
+    turned = math.degrees(math.atan2(here.imag, here.real)) / 2
+    return Detail(s, t, gain, turned, abs(here) / total, r)
 
 
 def _farther(line: Tensor, here: float) -> tuple[float, float]:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon import pipeline, recipe
+from recon import pipeline, recipe, trust
 from recon.data import Measurement
 from recon.nets import unrolled, weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.operators.sense import Sense
+from recon.recipe import Trust
 from recon.solve import detail
+from recon.solve import rows as rows_of
+from tests.solve.test_alternating import volume
 from tests.solve.test_rows import BLOCK, SIZE, counted_wrong, measured, scan
 
 
@@ -90,6 +93,55 @@ def test_detail_of_a_known_shift_and_phase_is_measured_exactly() -> None:
     assert found is not None
     assert (found.samples, found.rows) == (shift, 0.0)
     assert math.radians(found.turned) == pytest.approx(turn, abs=0.03)
+
+
+def moved_lines(m: Measurement, partitions: int, rows: int) -> Measurement:
+    """The volume as from counters that are off by so much for all lines beside its block of 12 × 16."""
+    core = torch.zeros(24, 40, 1, dtype=torch.bool)
+    core[6:18, 12:28] = True
+    y, mask = (torch.where(core, t, torch.roll(t * ~core, (partitions, rows), (-3, -2))) for t in (m.y, m.A.mask[None]))
+    return replace(m, y=y, A=Sense(m.A.maps, mask[0], m.A.axes))
+
+
+@pytest.mark.parametrize(("partitions", "rows"), [(0, 1), (1, 0), (0, -1)])
+def test_lines_of_a_volume_that_lie_beside_their_place_are_told_along_either_phase_encode(
+    partitions: int, rows: int
+) -> None:
+    good = told(volume(4))
+    assert good.gain < 1.1
+    assert abs(good.turned) < 10
+    found = told(moved_lines(volume(4), partitions, rows))
+    assert found.gain > 1.2
+    assert (found.partitions, found.rows) == pytest.approx((partitions, rows), abs=0.3)
+
+
+def test_a_volume_whose_partitions_are_counted_wrong_is_not_trusted_and_says_where_they_belong() -> None:
+    m = moved_lines(volume(4), 1, 0)
+    x = unrolled.classical(m, 60)
+    found = trust.examine(m, x, x, limits=Trust(), trained=None, details=detail.compared(m, x))[0]
+    assert any("moved by -0.9 partitions)" in reason for reason in found.reasons)
+    good = volume(4)
+    x = unrolled.classical(good, 60)
+    assert not trust.examine(good, x, x, limits=Trust(), trained=None, details=detail.compared(good, x))[0].reasons
+
+
+def test_the_readout_and_the_phase_of_a_volumes_lines_are_told() -> None:
+    m = volume(4)
+    outer = torch.ones(24, 40, 1, dtype=torch.bool)
+    outer[6:18, 12:28] = False
+    found = told(replace(m, y=torch.where(outer, m.y * late(0.5, m.y.shape[-1]), m.y)))
+    assert found.samples == pytest.approx(0.5, abs=0.2)
+    assert found.gain > 1.2
+    found = told(replace(m, y=torch.where(outer, m.y * 1j**0.5, m.y)))
+    assert found.turned == pytest.approx(45, abs=20)
+
+
+def test_a_line_that_touches_the_block_does_not_make_it_thin() -> None:
+    mask = torch.zeros(24, 40, dtype=torch.bool)
+    mask[6:18, 12:28] = True
+    mask[12, 28] = mask[18, 20] = True
+    assert rows_of.block(mask) == (slice(6, 18), slice(12, 28))
+    assert rows_of.block(torch.zeros(3, 5, dtype=torch.bool)) == (slice(0, 0), slice(0, 0))
 
 
 def test_what_cannot_be_told_is_not_told() -> None:
