@@ -24,8 +24,9 @@ _GONE = (
     "LargestPixelValueInSeries", "PixelPaddingValue", "PixelPaddingRangeLimit", "VOILUTSequence", "ModalityLUTSequence",
     "IconImageSequence", "DigitalSignaturesSequence", "MACParametersSequence", "DataSetTrailingPadding",
     "SourceImageSequence", "ReferencedImageSequence", "DerivationCodeSequence", "PixelDataProviderURL",
-    "ReferencedPerformedProcedureStepSequence", "ImageComments",
+    "ReferencedPerformedProcedureStepSequence", "ImageComments", "ReferencedFrameNumber",
 )  # fmt: skip
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 #: Series of the source's number and this are derived from it.
 NUMBER = 1000
 
@@ -38,8 +39,9 @@ def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[
     Patient, study, frame of reference, technique and place of each slice are the source's own words. Series and
     instances have UIDs of their own, ImageType says DERIVED, each slice refers to the one that it was made of, this
     engine is contributing equipment. Private elements, overlays and signatures of the source are left out: what they
-    say of the pixels is no longer so. The series has the source's number + 1000, or `series_number` where that is
-    not 1. Raises ReconError for values that 16 bits do not hold.
+    say of the pixels is no longer so. Frames of Enhanced CT become classic CT images. The series has the source's
+    number + 1000, or `series_number` where that is not 1. Raises ReconError for values that 16 bits do not
+    hold.
     """
     from pydicom.uid import UID
 
@@ -71,7 +73,8 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
 
     d, when = _copied(source), made_at(image)
     d.file_meta = FileMetaDataset()
-    d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID
+    # What came as a frame of an Enhanced CT object goes as an image of its own.
+    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = UID(CT_IMAGE)
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     d.file_meta.ImplementationClassUID = UID(dv.uid_of("recon"))
     d.file_meta.ImplementationVersionName = dv.text(f"RECON {__version__}", "SH")
@@ -86,6 +89,8 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
     d.DerivationCodeSequence = [_code("113087", "Smoothing")]
     reference = New()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if "ReferencedFrameNumber" in source:
+        reference.ReferencedFrameNumber = source.ReferencedFrameNumber
     reference.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
     reference.SpatialLocationsPreserved = "YES"
     d.SourceImageSequence = [reference]

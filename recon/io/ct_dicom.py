@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 
 from recon.data import CTImages, CTSeries, DataError, Header, MissingPackage, Study, System
 from recon.geometry import Geometry, GeometryError
+from recon.io import ct_enhanced
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-_ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 #: Attributes that one series has in common; where they differ there is more than one grid of voxels.
 _COMMON = ("Rows", "Columns", "PixelSpacing")
@@ -37,7 +38,14 @@ class _Slice:
     def name(self) -> str:
         """What a message may call it: its number, since names of files may hold the patient's."""
         number = self.header.get("InstanceNumber")
-        return f"instance {number}" if number is not None else "an instance without number"
+        kind = "frame" if ct_enhanced.is_enhanced(self.header) else "instance"
+        return f"{kind} {number}" if number is not None else "an instance without number"
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What no other slice shares, and a copy does."""
+        uid = str(self.header.get("SOPInstanceUID", self.path))
+        return uid, str(self.header.get("ReferencedFrameNumber", ""))
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class _Files:
 
     def read(self, first: int, last: int) -> NDArray[np.float32]:
         """HU of the slices first … last − 1."""
-        return np.stack([_hu(s) for s in self.slices[first:last]])
+        return np.stack(list(_all_hu(self.slices[first:last])))
 
 
 def is_dicom(path: Path) -> bool:
@@ -111,7 +119,8 @@ def _headers(path: Path) -> Iterator[_Slice]:
                 f"a DICOM file of the series cannot be read ({type(error).__name__}): it is cut short or damaged; "
                 "copy the series again"
             ) from None
-        yield _Slice(file, header)
+        several = ct_enhanced.frames(header) if ct_enhanced.is_enhanced(header) else [header]
+        yield from (_Slice(file, one) for one in several)
 
 
 def _touch(dataset: Dataset, element: Any) -> None:
@@ -123,18 +132,13 @@ def _kind(d: Dataset) -> str:
     modality = str(d.get("Modality", ""))
     # The name in front of the data set is there even where that is cut short.
     uid = str(d.get("SOPClassUID") or d.file_meta.get("MediaStorageSOPClassUID", ""))
-    if uid in _ENHANCED:
-        raise DataError(
-            "the series is Enhanced CT, many slices in one file; convert it to classic CT images first, for instance "
-            "with dcm4che's emf2sf"
-        )
     if (0x7029, 0x1010) in d or (0x7031, 0x1001) in d:
         raise DataError("the folder holds CT images and projections (DICOM-CT-PD); put each into a folder of its own")
     if not modality:
         raise DataError(
             "a DICOM file of the folder states no modality: it is cut short or damaged; copy the series again"
         )
-    if uid != CT_IMAGE:
+    if uid != CT_IMAGE and not ct_enhanced.is_enhanced(d):
         return f"objects of modality {modality[:16]}"  # as long as the standard lets it be
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
 
@@ -165,7 +169,7 @@ def _reconstructions(slices: Sequence[_Slice]) -> list[list[_Slice]]:
 
 def _twice(slices: Sequence[_Slice]) -> bool:
     """Whether different objects have one place."""
-    places = {str(s.header.get("SOPInstanceUID", s.path)): str(s.header.get("ImagePositionPatient")) for s in slices}
+    places = {s.identity: str(s.header.get("ImagePositionPatient")) for s in slices}
     return len(set(places.values())) < len(places)
 
 
@@ -224,14 +228,14 @@ def _check(s: _Slice, label: str) -> None:
 def _sorted(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -> tuple[list[_Slice], list[str]]:
     """Slices along r × c, without those that are there twice."""
     notes = []
-    by_uid: dict[str, _Slice] = {}
+    single: dict[tuple[str, str], _Slice] = {}
     for s in slices:
-        by_uid.setdefault(str(s.header.get("SOPInstanceUID", s.path)), s)
-    if len(by_uid) < len(slices):
-        notes.append(f"{len(slices) - len(by_uid)} files are copies of others and were left out")
+        single.setdefault(s.identity, s)
+    if len(single) < len(slices):
+        notes.append(f"{len(slices) - len(single)} files are copies of others and were left out")
     normal = np.cross(turn[:3], turn[3:])
-    along = {id(s): float(normal @ np.array(s.header.ImagePositionPatient, float)) for s in by_uid.values()}
-    ordered = sorted(by_uid.values(), key=lambda s: (along[id(s)], int(s.header.get("InstanceNumber") or 0)))
+    along = {id(s): float(normal @ np.array(s.header.ImagePositionPatient, float)) for s in single.values()}
+    ordered = sorted(single.values(), key=lambda s: (along[id(s)], int(s.header.get("InstanceNumber") or 0)))
     places = np.array([along[id(s)] for s in ordered])
     gaps = np.diff(places)
     same = np.nonzero(gaps < _TOLERANCE)[0]
@@ -289,21 +293,42 @@ def _vector(v: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(v[0]), float(v[1]), float(v[2])
 
 
+def _all_hu(slices: Sequence[_Slice]) -> Iterator[NDArray[np.float32]]:
+    """HU of slices; frames of one object that follow each other are read in one go."""
+    for path, several in groupby(slices, lambda s: s.path):
+        part = list(several)
+        if ct_enhanced.is_enhanced(part[0].header):
+            numbers = [int(s.header.ReferencedFrameNumber) for s in part]
+            try:
+                for s, stored in zip(part, ct_enhanced.pixels(path, numbers), strict=True):
+                    yield _scaled(s, stored)
+            except (MemoryError, OSError, DataError):
+                raise
+            except Exception as error:
+                raise _unreadable(part[0], error) from None
+        else:
+            yield from map(_hu, part)
+
+
 def _hu(s: _Slice) -> NDArray[np.float32]:
-    """HU = stored · RescaleSlope + RescaleIntercept of one slice."""
+    """HU of one slice in a file of its own."""
     import pydicom
 
     try:
-        d = pydicom.dcmread(s.path)
-        stored = d.pixel_array
+        stored = pydicom.dcmread(s.path).pixel_array
     except (MemoryError, OSError):
         raise
     except Exception as error:
         raise _unreadable(s, error) from None
-    if stored.ndim != 2 or stored.shape != (int(s.header.Rows), int(s.header.Columns)):
+    return _scaled(s, stored)
+
+
+def _scaled(s: _Slice, stored: NDArray[Any]) -> NDArray[np.float32]:
+    """HU = stored · RescaleSlope + RescaleIntercept."""
+    d = s.header
+    if stored.ndim != 2 or stored.shape != (int(d.Rows), int(d.Columns)):
         raise DataError(f"{s.name} of the series is not one slice of the size that it states; export the series again")
-    hu = stored * np.float64(d.RescaleSlope) + np.float64(d.RescaleIntercept)
-    return np.asarray(hu, dtype=np.float32)
+    return np.asarray(stored * np.float64(d.RescaleSlope) + np.float64(d.RescaleIntercept), dtype=np.float32)
 
 
 def _unreadable(s: _Slice, error: Exception) -> DataError | MissingPackage:

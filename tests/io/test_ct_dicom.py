@@ -239,7 +239,7 @@ BAD = {
         _set(Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"),
         "no CT image in DICOM but 4 objects of modality MR",
     ),
-    "enhanced": (_set(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "Enhanced CT"),
+    "enhanced": (_set(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "states no number of frames and describes 0"),
     "colour": (_set(SamplesPerPixel=3, PhotometricInterpretation="RGB"), "colour image .RGB"),
     "no place": (_without("ImagePositionPatient"), "lacks ImagePositionPatient"),
     "no rescale": (_without("RescaleIntercept"), "no rescale to HU"),
