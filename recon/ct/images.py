@@ -30,14 +30,17 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
         raise ReconError('ct.consistency = "rays" needs projections, and these are CT images; set it to "none"')
     series = scan.series[stack]
     volume = series.voxels.read(0, series.geometry.shape[0])
-    filling = fillings(volume)
-    air = np.where(filling, np.float32(-1000), volume) if filling.any() else volume
-    if recipe.ct.strength == 0 and not recipe.trust.replicas:
-        found = None
-        data = volume
-    else:
-        found = denoise_images(air, recipe, device, report)
-        data = np.where(filling, volume, found.data)
+    sha256, filling = fingerprint(volume), fillings(volume)
+    if len(filled := volume[filling]):
+        # Series of a thousand slices fill the memory: an array of our own is changed in its place, and put back.
+        volume = volume if volume.flags.owndata else volume.copy()
+        volume[filling] = -1000
+    found = None
+    if recipe.ct.strength != 0 or recipe.trust.replicas:
+        found = denoise_images(volume, recipe, device, report)
+    data = found.data if found else volume
+    if len(filled):
+        data[filling] = filled
     method, why = (found.method, found.why) if found else ("none", "none: strength 0 keeps the image as it came")
     notes = [why, *(found.notes if found else ())]
     return Image(
@@ -47,7 +50,7 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
         header=described(series.header, recipe),
         provenance={
             **provenance(recipe, device, started),
-            "scan_sha256": fingerprint(volume),
+            "scan_sha256": sha256,
             "method": method,
             "why": why,
             "derived": True,

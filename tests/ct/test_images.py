@@ -78,6 +78,18 @@ def test_a_clean_series_stays_as_it_is(tmp_path: Path) -> None:
     assert np.abs(recon.reconstruct(scan).data - before).max() < 1e-3
 
 
+def test_a_volume_with_a_filling_comes_back_with_it_and_the_scan_stays_as_it_was(tmp_path: Path) -> None:
+    hu = ct_files.body((2, 96, 96)).astype(np.float32)
+    hu[:, :8] = -2000
+    nib.save(nib.Nifti1Image(hu.T.copy(), np.diag([-1, -1, 1, 1])), tmp_path / "in.nii.gz")
+    scan = recon.read(tmp_path / "in.nii.gz")
+    for strength in (0.0, 1.0):
+        image = recon.reconstruct(scan, Recipe(ct=CT(strength=strength)))
+        assert np.array_equal(image.data == -2000, hu == -2000)
+        assert image.provenance["scan_sha256"] == recon.reconstruct(scan).provenance["scan_sha256"]
+        assert np.array_equal(scan.series[0].voxels.read(0, 2), hu)
+
+
 @pytest.mark.parametrize("sigma", [5, 20, 60, 250])
 def test_the_noise_is_read_off_the_image(sigma: float) -> None:
     x = torch.from_numpy(ct_files.body((3, 128, 128), noise=sigma).astype(np.float32))
