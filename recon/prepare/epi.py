@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,9 +80,15 @@ def ramp_matrix(encoding: Encoding, samples: int, *, reverse: bool = False) -> N
 
 
 def noise_gain(encoding: Encoding, samples: int) -> float:
-    """Standard deviation of the regridded noise, in the middle half of the image, for white noise of 1 before."""
+    """Standard deviation that regridding gives, in the image's own field of view, to white noise of 1.
+
+        g² = mean over x of Σ_n |(F⁻¹M)[x, n]|²
+
+    F⁻¹ is unitary, M that of `ramp_matrix`. Raises DataError as `trajectory`.
+    """
     nx = encoding.encoded_matrix[0]
-    image = _ifft(ramp_matrix(encoding, samples).T).T[nx // 4 : nx - nx // 4]
+    inner = max(1, round(nx * min(1.0, encoding.recon_fov[0] / encoding.encoded_fov[0])))
+    image = _ifft(ramp_matrix(encoding, samples).T).T[nx // 2 - inner // 2 :][:inner]
     return float(np.sqrt((np.abs(image) ** 2).sum(axis=1).mean()))
 
 
@@ -106,7 +113,7 @@ class StraightSamples:
     """Samples of echo-planar lines on the even grid, computed when asked from those of another scan.
 
     Line i is line `origin[i]` of `inner`, multiplied with `matrices[matrix[i]]` (−1: none) and in image space with
-    `phases[phase[i]]`, (coil, x) (−1: none).
+    `phases[phase[i]]`, (coil, x) (−1: none). `gains` holds the noise gain of the matrices that regrid.
     """
 
     inner: Samples
@@ -115,6 +122,7 @@ class StraightSamples:
     matrices: tuple[NDArray[np.complex64], ...]
     phase: NDArray[np.intp]
     phases: tuple[NDArray[np.complex64], ...]
+    gains: Mapping[int, float]
 
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
         rows = np.asarray(rows, dtype=np.intp)
@@ -138,6 +146,16 @@ class StraightSamples:
         return self.inner.trajectory(self.origin[rows])
 
 
+def as_received(samples: Samples, rows: NDArray[np.intp]) -> tuple[NDArray[np.complex64], float] | None:
+    """Lines from before they were regridded, where they were: their noise is white, that of the even grid is not.
+
+    With them comes the `noise_gain` of the regridding. None for lines that were sampled evenly.
+    """
+    if not isinstance(samples, StraightSamples) or not samples.gains.get(kind := int(samples.matrix[rows[0]])):
+        return None
+    return samples.inner.read(samples.origin[rows[samples.matrix[rows] == kind]]), samples.gains[kind]
+
+
 def straighten(scan: RawScan) -> RawScan:
     """The scan with its echo-planar lines as ordinary forward readouts on the even grid, without its navigators.
 
@@ -145,7 +163,8 @@ def straighten(scan: RawScan) -> RawScan:
     where they were reversed, and freed of the Nyquist ghost: half of the phase that the navigators (PHASECORR) of the
     same slice and frame show between forward and reversed readouts is taken from the ones, half added to the others,
     for each coil. Frames without navigators take those of the nearest repetition of their slice; with none at all the
-    ghost stays, and a note says so. The encoding becomes cartesian; other lines stay as they are. A scan without EPI is
+    ghost stays, and a note says so. A regridded line states the dwell time, dwell/g² with g its `noise_gain`, at which
+    even samples have its noise. The encoding becomes cartesian; other lines stay as they are. A scan without EPI is
     returned itself. Raises DataError as `trajectory`.
     """
     epi = [e.trajectory == "epi" for e in scan.encodings]
@@ -156,14 +175,17 @@ def straighten(scan: RawScan) -> RawScan:
     reverse = flagged(lines, Flag.REVERSE)
     matrix = np.full(len(lines), -1, np.intp)
     matrices: list[NDArray[np.complex64]] = []
+    gains: dict[int, float] = {}
     kinds = np.stack([lines["encoding_space_ref"], lines["number_of_samples"], reverse], axis=1).astype(int)
     for ref, ns, turned in np.unique(kinds[treated], axis=0).tolist():
         encoding = scan.encodings[ref]
         here = treated & (kinds == (ref, ns, turned)).all(axis=1)
         matrix[here] = len(matrices)
         if ramp_sampled(encoding):
+            gain = gains[len(matrices)] = noise_gain(encoding, ns)
             matrices.append(ramp_matrix(encoding, ns, reverse=bool(turned)))
             nx = encoding.encoded_matrix[0]
+            lines["sample_time_us"][here] /= gain**2
             lines["number_of_samples"][here], lines["center_sample"][here] = nx, nx // 2
             lines["discard_pre"][here] = lines["discard_post"][here] = 0
         else:
@@ -179,7 +201,7 @@ def straighten(scan: RawScan) -> RawScan:
     lines["flags"][treated] &= ~np.uint64(flag_bits(Flag.REVERSE))
     everything = np.arange(len(lines))
     none = np.full(len(lines), -1, np.intp)
-    straight = StraightSamples(scan.samples, everything, matrix, tuple(matrices), none, ())
+    straight = StraightSamples(scan.samples, everything, matrix, tuple(matrices), none, (), gains)
     phase, phases, notes = _phases(scan.lines, straight, treated, reverse)
     kept = np.nonzero(~(treated & flagged(lines, Flag.PHASECORR)))[0]
     samples = replace(straight, origin=kept, matrix=matrix[kept], phase=phase[kept], phases=phases)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.data import Encoding, RawScan
+from recon.prepare.epi import as_received
 from recon.prepare.noise import BANDWIDTH, NoNoise, Whitening, whitener
 from recon.prepare.sort import Kinds, row_index
 
@@ -60,13 +61,16 @@ def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> W
     same = imaging[lines["number_of_samples"][imaging] == lines["number_of_samples"][imaging[0]]]
     some = same[np.unique(np.linspace(0, len(same) - 1, min(_LINES, len(same))).astype(np.intp))]
     oversampling = encoding.encoded_fov[0] / encoding.recon_fov[0]
-    measured = torch.from_numpy(scan.samples.read(some))
+    # The margin of the field of view, which ramp samples leave undetermined, is darker than noise.
+    samples, gain = as_received(scan.samples, some) or (scan.samples.read(some), 0.0)
+    measured = torch.from_numpy(samples)
     try:
-        found = whitener(None, lines=measured, oversampling=max(1.0, oversampling))
+        found = whitener(None, lines=measured, oversampling=1.0 if gain else max(1.0, oversampling))
     except NoNoise:
         if choice == "estimate":
             raise
         return _assumed(measured, why)
+    found = replace(found, matrix=found.matrix / gain) if gain else found
     return replace(found, notes=(f"noise was estimated from the data: {why}", *found.notes))
 
 

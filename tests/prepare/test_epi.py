@@ -8,7 +8,9 @@ import pytest
 
 from recon.data import LINE, DataError, Encoding, Flag, Limit, RawScan, flag_bits
 from recon.io.samples import in_memory
-from recon.prepare.epi import ghost_phase, noise_gain, ramp_matrix, ramp_sampled, straighten, trajectory
+from recon.prepare.epi import ghost_phase, ramp_matrix, ramp_sampled, straighten, trajectory
+from recon.prepare.scan_noise import whitening
+from recon.prepare.sort import kinds
 from tests.io.grid import grid, picture
 
 NX, NY, NS = 96, 48, 100
@@ -272,12 +274,38 @@ def test_frames_without_navigators_take_those_of_the_nearest_repetition() -> Non
     assert np.array_equal(x[:NY], x[NY:])
 
 
-def test_the_noise_gain_is_that_of_simulated_noise() -> None:
+@pytest.mark.parametrize("samples", [NS, 3 * NS])
+@pytest.mark.parametrize("source", ["noise scan", "estimate"])
+def test_whitened_noise_is_one_in_the_field_of_view_of_a_regridded_image(source: str, samples: int) -> None:
+    """Nothing but white noise was measured, of a known covariance and of a power in proportion to the bandwidth."""
     rng = np.random.default_rng(1)
-    n = (rng.standard_normal((4000, NS)) + 1j * rng.standard_normal((4000, NS))) / np.sqrt(2)
-    y = n @ ramp_matrix(encoding(), NS).T
-    image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(y, axes=-1), norm="ortho"), axes=-1)
-    assert noise_gain(encoding(), NS) == pytest.approx(image[:, NX // 4 : -NX // 4].std(), rel=0.01)
+    coils = np.array([[3.0, 0.0], [1.0 - 2.0j, 0.5]])
+
+    def lines(count: int, samples: int, dwell: float) -> tuple[np.ndarray, np.ndarray]:
+        white = rng.standard_normal((count, 2, samples)) + 1j * rng.standard_normal((count, 2, samples))
+        made = np.zeros(count, LINE)
+        made["number_of_samples"], made["active_channels"], made["sample_time_us"] = samples, 2, dwell
+        made["kspace_encode_step_1"] = np.arange(count) % NY
+        return made, (coils @ white / np.sqrt(dwell)).astype(np.complex64)
+
+    dwell = DWELL * NS / samples
+    groups = [lines(600, samples, dwell)]
+    if source == "noise scan":
+        groups.insert(0, lines(600, NS, 12.0))
+        groups[0][0]["flags"] = flag_bits(Flag.NOISE)
+    s = scan()
+    header = replace(s.header, system=replace(s.header.system, noise_bandwidth=1.0))
+    raw = replace(
+        s, lines=np.concatenate([made for made, _ in groups]), samples=in_memory(*(data for _, data in groups)),
+        encodings=(encoding(dwellTime=dwell),), header=header,
+    )  # fmt: skip
+    out = straighten(raw)
+    found = whitening(out, kinds(out), out.encodings[0], "auto")
+    assert found.source == source
+    y = found.matrix.numpy() @ out.samples.read(kinds(out).imaging)
+    image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(y, axes=-1), norm="ortho"), axes=-1)[..., NX // 4 : -NX // 4]
+    covariance = np.einsum("lin,ljn->ij", image, image.conj()) / (2 * image[:, 0].size)
+    assert np.abs(covariance - np.eye(2)).max() < 0.03
 
 
 def test_the_phantom_has_its_width_and_less_ghost(data_dir: Path) -> None:
