@@ -201,16 +201,19 @@ def parse(table: Mapping[str, Any], where: str, kind: type[T]) -> T: ...
 def parse(table: Mapping[str, Any], where: str = "the recipe", kind: Any = Recipe) -> Any:
     """The recipe, a dataclass of dataclasses, of a mapping of sections; what it does not name keeps its default.
 
-    Raises ReconError for an unknown key, with the nearest known one, and for a value that its key does not take.
+    A value has the type of its key: "yes" and 1 are no booleans, "4" is no number, 1.0 is no count. Raises ReconError
+    for an unknown key, with the nearest known one, and for a value that its key does not take.
     """
     _check_keys(kind, table, where, "")
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(dict(table), strict=False)
+        # By way of JSON, in which a strict check still takes a list for a tuple and a table for a dataclass.
+        return TypeAdapter(kind).validate_json(json.dumps(dict(table), default=str), strict=True)
     except ValidationError as e:
         first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # Behind the key may stand which of several types was tried.
+        key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
         raise ReconError(f"in {where}, {key} = {first['input']!r}: {first['msg'].lower()}") from None
 
 

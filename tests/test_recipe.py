@@ -37,6 +37,11 @@ def test_what_a_file_does_not_name_keeps_its_default(tmp_path: Path) -> None:
         ({"output": {"parts": []}}, "output.parts"),
         ({"output": {"parts": ["phase", "phase"]}}, "none twice"),
         ({"prepare": {"map_sets": 7}}, "prepare.map_sets"),
+        ({"trust": {"fallback": "no"}}, "trust.fallback = 'no'"),
+        ({"output": {"complex": 1}}, "output.complex = 1: input should be a valid boolean"),
+        ({"solve": {"l2": "4"}}, "solve.l2 = '4': input should be a valid number"),
+        ({"solve": {"iterations": True}}, "solve.iterations = True: input should be a valid integer"),
+        ({"ct": {"strength": "0.5"}}, "ct.strength = '0.5'"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_cure(table: dict[str, object], says: str) -> None:
