@@ -49,7 +49,7 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class Solved:
+class EncodedImages:
     """Complex images (item, z, y, x) on the encoded grid, their uncertainty (or None), and evidence on learned ones."""
 
     images: Tensor
@@ -138,7 +138,9 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
 
 
-def _finished(solved: Solved, slabs: list[Slab], method: Method, job: Job, shape: tuple[int, int, int]) -> Finished:
+def _finished(
+    solved: EncodedImages, slabs: list[Slab], method: Method, job: Job, shape: tuple[int, int, int]
+) -> Finished:
     images, deviations, notes = [], [], []
     for i, (slab, x) in enumerate(zip(slabs, solved.images, strict=True)):
         if method != "varnet":  # a magnitude has no phase to complete k-space with
@@ -269,7 +271,7 @@ def _maps(signal: SignalSpace, shape: tuple[int, int, int], job: Job, columns: t
     return eigenmaps(signal, shape, crop=prepare.espirit_crop, sets=prepare.map_sets, columns=columns).maps
 
 
-def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int) -> Solved:
+def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int) -> EncodedImages:
     """The complex image (1, z, y, x) of a volume, some columns of its readout at a time.
 
     What belongs to the volume as a whole is found first: its mean power, which sets λ, and the phase of its coils.
@@ -296,7 +298,7 @@ def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Jo
         out[..., start:end] = solved.images[..., start - low : end - low]
         if spread is not None and solved.deviation is not None:
             spread[..., start:end] = solved.deviation[..., start - low : end - low]
-    return Solved(out, spread)
+    return EncodedImages(out, spread)
 
 
 def _images(
@@ -309,7 +311,7 @@ def _images(
     instead: Method | None = None,
     power: float | None = None,
     towards: Tensor | None = None,
-) -> Solved:
+) -> EncodedImages:
     """The images of a batch; those of the method `instead` where a learned one is not trusted.
 
     `power` and `towards` are the mean power and the first coil of the whole volume where this is a part of one.
@@ -319,12 +321,12 @@ def _images(
     if method == "grappa":
         y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
     if method == "varnet":
-        return Solved(methods.varnet(y, counts, job.recipe.solve))
+        return EncodedImages(methods.varnet(y, counts, job.recipe.solve))
     if method in ("combine", "grappa"):
         coil_images = ifft(y, (-3, -2))
         if y.shape[1] == 1:
-            return Solved(coil_images[:, 0])
-        return Solved(combine(coil_images, walsh(coil_images, reference=towards).maps))
+            return EncodedImages(coil_images[:, 0])
+        return EncodedImages(combine(coil_images, walsh(coil_images, reference=towards).maps))
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
     m = _measurement(y, acquired, known, top, sets)
     solve, limits = job.recipe.solve, job.recipe.trust
@@ -344,7 +346,7 @@ def _images(
 
     x = run(m)
     spread = trust.replicas(m, run, count=limits.replicas, seed=solve.seed) if limits.replicas else None
-    return Solved(x, spread, tuple(evidence or ()))
+    return EncodedImages(x, spread, tuple(evidence or ()))
 
 
 def _measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, sets: int) -> Measurement:
