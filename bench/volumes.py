@@ -12,6 +12,7 @@ ESPIRiT maps of the ACS block for all. Scored inside the body on some columns, a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -186,23 +187,18 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     networks = {n: weights.load(n).network for n in options.weights}
     head = {"date": str(date.today()), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "simulated": True}
-    for name in options.volume:
-        for noise in options.noise:
-            full = full_scan(options.data, name, noise, options.partitions)
-            for kind in options.masks:
-                for R in options.accel:
-                    rows = compared(full, kind, R, networks, options.columns)
-                    records = [
-                        {"volume": name, "partitions": options.partitions, "noise": noise, "seed": SEED, **r}
-                        for r in rows
-                    ]
-                    for r in records:
-                        print(
-                            f"{name:10} noise {noise:g} {kind:8} R = {R} ({r['effective']:.2f}) {r['method']:24} "
-                            f"{r['psnr']:6.2f} dB / {r['ssim']:.4f}", flush=True,
-                        )  # fmt: skip
-                    if options.json:
-                        store(options.json, records, CASE, head)
+    for name, noise in itertools.product(options.volume, options.noise):
+        full = full_scan(options.data, name, noise, options.partitions)
+        for kind, R in itertools.product(options.masks, options.accel):
+            common = {"volume": name, "partitions": options.partitions, "noise": noise, "seed": SEED}
+            records = [{**common, **row} for row in compared(full, kind, R, networks, options.columns)]
+            for r in records:
+                print(
+                    f"{name:10} noise {noise:g} {kind:8} R = {R} ({r['effective']:.2f}) {r['method']:24} "
+                    f"{r['psnr']:6.2f} dB / {r['ssim']:.4f}", flush=True,
+                )  # fmt: skip
+            if options.json:
+                store(options.json, records, CASE, head)
 
 
 if __name__ == "__main__":

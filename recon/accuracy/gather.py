@@ -67,18 +67,19 @@ def _arrays(path: Path) -> list[str]:
     """Names of the complex arrays of an .npz; none of a .npy."""
     if not zipfile.is_zipfile(path):
         return []
-    found = []
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in sorted(n for n in archive.namelist() if n.endswith(".npy")):
-                with archive.open(entry) as file:
-                    first = np.lib.format.read_magic(file) == (1, 0)
-                    header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                    if header(file)[2].kind == "c":
-                        found.append(entry.removesuffix(".npy"))
+            entries = sorted(n for n in archive.namelist() if n.endswith(".npy"))
+            return [n.removesuffix(".npy") for n in entries if _complex(archive, n)]
     except (ValueError, OSError, zipfile.BadZipFile):
         return []  # reading it says what is wrong
-    return found
+
+
+def _complex(archive: zipfile.ZipFile, entry: str) -> bool:
+    with archive.open(entry) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        return bool(header(file)[2].kind == "c")
 
 
 def _fitting(name: str, axes: Sequence[str]) -> list[list[str]]:

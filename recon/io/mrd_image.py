@@ -136,18 +136,23 @@ def write_messages(images: Iterable[ImageMessage], path: Path) -> list[Path]:
             with h5py.File(temporary, "w") as file:
                 for (n, *_), group in series.items():
                     twin = sum(name.split("_")[1] == str(n) for name in file.get("dataset", ()))
-                    where = file.create_group(f"dataset/image_{n}" + (f"_{twin}" if twin else ""))
-                    where["header"] = np.stack([m.header for m in group])
-                    pixels = np.stack([m.pixels for m in group])
-                    if np.iscomplexobj(pixels):
-                        # ISMRMRD names the halves of a complex number differently from h5py.
-                        half = pixels.real.dtype
-                        pixels = pixels.view(np.dtype([("real", half), ("imag", half)]))
-                    where["data"] = pixels
-                    where.create_dataset("attributes", data=[m.attributes for m in group], dtype=h5py.string_dtype())
+                    _write_group(file.create_group(f"dataset/image_{n}" + (f"_{twin}" if twin else "")), group)
         except RuntimeError as error:  # HDF5's word for a write that the system refused while closing
             raise OSError(0, "HDF5 could not write the file") from error
     return [path]
+
+
+def _write_group(where: Any, group: list[ImageMessage]) -> None:
+    import h5py
+
+    where["header"] = np.stack([m.header for m in group])
+    pixels = np.stack([m.pixels for m in group])
+    if np.iscomplexobj(pixels):
+        # ISMRMRD names the halves of a complex number differently from h5py.
+        half = pixels.real.dtype
+        pixels = pixels.view(np.dtype([("real", half), ("imag", half)]))
+    where["data"] = pixels
+    where.create_dataset("attributes", data=[m.attributes for m in group], dtype=h5py.string_dtype())
 
 
 def _scale(name: ImagePart, values: Sequence[NDArray[Any]], top: int) -> Scale:
