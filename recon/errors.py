@@ -24,11 +24,30 @@ class MissingPackage(ReconError):
     """An optional package is needed; the sentence holds its install command."""
 
 
-def sentence(e: Exception, *, memory: str, unforeseen: str = "") -> str:
+class TooLarge(ReconError):
+    """A work needs more memory than it may use; where the limit is set, only the caller knows.
+
+    `found` says what needs how much, `otherwise` what helps beside a higher limit. In its own words the limit is the
+    option --memory; `cured` names another.
+    """
+
+    def __init__(self, found: str, otherwise: str) -> None:
+        self.found, self.otherwise = found, otherwise
+        super().__init__(self.cured("--memory"))
+
+    def cured(self, limit: str) -> str:
+        """The sentence, with the name of the setting that limits memory."""
+        return f"{self.found}; raise {limit}, or {self.otherwise}"
+
+
+def sentence(e: Exception, *, memory: str, limit: str = "--memory", unforeseen: str = "") -> str:
     """An error in its own words where this engine wrote them; otherwise what kind it is, and its cure.
 
-    `memory` says what helps where the machine ran out of it, `unforeseen` is added to an error that nobody expected.
+    `memory` says what helps where the machine ran out of it, `limit` is the setting that says how much of it may be
+    used, `unforeseen` is added to an error that nobody expected.
     """
+    if isinstance(e, TooLarge):
+        return one_line(e.cured(limit))
     if isinstance(e, ReconError):
         return one_line(str(e))
     if out_of_memory(e):

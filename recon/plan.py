@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon.data import ReconError
+from recon.errors import TooLarge
 
 #: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
 _BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
@@ -81,7 +81,7 @@ def plan(problem: Problem, budget: int) -> Plan:
         peak = base + result + max(calibration, batch · (k-space + maps) + lines, batch · (images + coil images + maps))
 
     A volume that does not fit as a whole is solved in parts along its fully sampled readout, where k-space of all
-    columns and three images stay in memory. Raises ReconError when not even that fits.
+    columns and three images stay in memory. Raises TooLarge when not even that fits.
     """
     fixed, each, raw = _fixed(problem), _each(problem), _RAW_BLOCKS * _raw(problem)
     calibrating, kept = _calibration(problem), _kept(problem)
@@ -104,10 +104,10 @@ def plan(problem: Problem, budget: int) -> Plan:
             return Plan(1, max(whole, slim + (columns + 2 * halo) * (each // nx)), columns)
         need = max(whole, slim + (LEAST_COLUMNS + 2 * halo) * (each // nx))
     if batch < 1:
-        raise ReconError(
+        raise TooLarge(
             f"one slice or slab of {problem.virtual_coils} coils × {'×'.join(map(str, problem.grid))} needs "
-            f"{need / 2**30:.1f} GiB and {budget / 2**30:.1f} GiB are allowed; raise --memory, or lower "
-            "prepare.virtual_coils in the recipe"
+            f"{need / 2**30:.1f} GiB and {budget / 2**30:.1f} GiB are allowed",
+            "lower prepare.virtual_coils in the recipe",
         )
     return Plan(batch, peak(batch))
 

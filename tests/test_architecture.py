@@ -31,7 +31,7 @@ MAY_IMPORT = {
         "solve",
     },
     "info": {"ct", "data", "prepare"},
-    "plan": {"data"},
+    "plan": {"errors"},
     "pace": {"errors", "plan"},
     "measured": {"data", "job", "methods", "operators"},
     "job": {"data", "prepare", "recipe", "__init__"},

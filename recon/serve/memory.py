@@ -44,6 +44,11 @@ def work(site: Site, held: int) -> int:
     return max(0, min(site.limits.memory_MiB * MiB or plan.budget(None), own))
 
 
+def deciding(site: Site) -> str:
+    """The setting that says how much memory a reconstruction of this site may use."""
+    return f"{'memory_MiB' if site.limits.memory_MiB else 'process_MiB'} in the site's file"
+
+
 def resident(process: int) -> int:
     """Bytes of memory that a process holds now; 0 for one that is gone."""
     import psutil

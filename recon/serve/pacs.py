@@ -15,6 +15,7 @@ from recon.data import Image, RawScan
 from recon.errors import one_line, sentence
 from recon.pacs.settings import Pacs
 from recon.recipe import Recipe
+from recon.serve import memory
 from recon.serve.settings import Site
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def to_pacs(
         records = hand_over(site.pacs, named, job)
         tell(pacs={"spooled": [r.uid for r in records]})
     except Exception as e:
-        reason = sentence(e, memory="lower memory_MiB in the site's file")
+        reason = sentence(e, memory="lower memory_MiB in the site's file", limit=memory.deciding(site))
         tell(pacs={"failed": reason}, reason=f"the images did not reach the PACS's spool: {reason}")
 
 

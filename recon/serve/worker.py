@@ -89,8 +89,7 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
         state = "undelivered"
         job.tell(reason=str(e))
     except Exception as e:
-        # Who streams a scan has no command line: the limit that decides is the site's.
-        reason = sentence(e, memory=_MEMORY).replace("raise --memory", "raise process_MiB in the site's file")
+        reason = sentence(e, memory=_MEMORY, limit=memory.deciding(job.site))
         if inbox.returned:
             reason += f"; {inbox.returned} images of slices that were whole have been returned before"
         state = "incomplete" if isinstance(e, wire.Cut) else "failed"

@@ -126,10 +126,11 @@ def test_a_scan_too_large_for_its_session_is_refused_in_the_words_of_the_site(
     local: Callable[..., Local], full: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "work", lambda site, held: 100 * MiB)
-    reply = run(local().port, session(full))
-    assert "raise process_MiB in the site's file" in reply.error()
-    assert "--memory" not in reply.error()
-    assert (reply.closes, reply.images) == (1, [])
+    for limits, deciding in (({}, "process_MiB"), ({"memory_MiB": 100}, "memory_MiB")):
+        reply = run(local(**limits).port, session(full))
+        assert f"are allowed; raise {deciding} in the site's file, or lower prepare.virtual_coils" in reply.error()
+        assert "--memory" not in reply.error()
+        assert (reply.closes, reply.images) == (1, [])
 
 
 def test_the_check_says_what_a_session_may_hold(tmp_path: Path) -> None:
