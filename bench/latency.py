@@ -30,7 +30,7 @@ from serving import Session, machine, peak, scan, server
 
 from recon import simulation
 from recon.io.read import read
-from recon.serve import client, wire
+from recon.serve import client, words
 from recon.serve.settings import BUILT_IN
 
 #: Seconds of a slice, as a fast sequence takes.
@@ -136,7 +136,7 @@ def ingest(coils: int, samples: int, mebibytes: int, folder: Path) -> dict[str, 
     with server("[limits]\nsession_MiB = 65536\n") as one, peak(one) as most:
         one.ready()
         began = time.monotonic()
-        session = scan(one.port, [sent[0], wire.header(head), *[block] * (n // 64)], close=False)
+        session = scan(one.port, [sent[0], words.header(head), *[block] * (n // 64)], close=False)
         seconds = time.monotonic() - began
         while len(one.audit()) < 2:
             time.sleep(0.05)

@@ -21,7 +21,7 @@ from serving import Server, machine, scan, server
 
 from recon import simulation
 from recon.io.read import read
-from recon.serve import client, wire
+from recon.serve import client, words
 
 #: What is counted, and how much it may rise from end to end as a part of its mean.
 COUNTED = ("server_MiB", "server_files", "server_threads", "processes", "waiting_MiB")
@@ -46,11 +46,11 @@ def play(one: Server, messages: list[bytes], n: int) -> None:
     """One session: a whole scan, or one of three that end badly."""
     bad = n % 10
     if bad == 3:
-        scan(one.port, [*messages[:20], wire.close()])
+        scan(one.port, [*messages[:20], words.close()])
     elif bad == 6:
         scan(one.port, messages[:20], close=False)
     elif bad == 9:
-        scan(one.port, [wire.config_file("nobody")])
+        scan(one.port, [words.config_file("nobody")])
     else:
         found = scan(one.port, messages)
         if not found.images or not found.closed:

@@ -15,7 +15,7 @@ from recon.data import RawScan, ReconError
 from recon.io import mrd_header
 from recon.io.ismrmrd import heads
 from recon.io.mrd_image import ImageMessage
-from recon.serve import wire
+from recon.serve import wire, words
 from recon.serve.streams import Incoming
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Answer:
 
 def session(scan: RawScan, recipe: str) -> Iterator[bytes]:
     """All messages of a scan, from the name of the recipe to CLOSE."""
-    yield wire.config_file(recipe)
-    yield wire.header(mrd_header.build(scan.header, scan.encodings))
+    yield words.config_file(recipe)
+    yield words.header(mrd_header.build(scan.header, scan.encodings))
     table = heads(scan.lines, np.arange(len(scan.lines)))
     keys = np.stack([table[n] for n in ("active_channels", "number_of_samples", "trajectory_dimensions")], axis=1)
     changes = np.nonzero((np.diff(keys.astype(int), axis=0) != 0).any(axis=1))[0] + 1
@@ -47,7 +47,7 @@ def session(scan: RawScan, recipe: str) -> Iterator[bytes]:
             samples, k = scan.samples.read(rows), scan.samples.trajectory(rows)
             for i, data, trajectory in zip(rows, samples, k):
                 yield wire.acquisition(wire.Acquisition(table[i].tobytes(), trajectory, data))
-    yield wire.close()
+    yield words.close()
 
 
 def stream(

@@ -1,18 +1,23 @@
-"""Connections without a session: before their first byte, which alone is worth a process, and after our last."""
+"""Connections without a session: before their first message, which alone is worth a process, and after our last."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import select
 import selectors
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from recon.serve.words import whole_first
+
 #: Seconds that a connection stays open after our last byte, so that the peer reads it before it sees a reset.
 _LINGER_S = 5.0
 _MOST = 64
+#: Bytes of a first message that are waited for at most, and seconds between two looks at one that is not whole.
+_FIRST, _LOOK_S = 2**15, 0.05
 
 Then = Callable[[socket.socket, str], None]
 
@@ -22,14 +27,16 @@ class _Guest:
     peer: str
     until: float
     then: Then
+    whole: bool
 
 
 class Waiting:
-    """Connections of peers that have said nothing yet.
+    """Connections of peers that have not said enough yet.
 
-    A port monitor connects and leaves again: `left` is called for it, and no more happens. Where a first byte comes,
-    it stays unread, and `then` of that connection takes over. Who is silent for `seconds` is handed to `silent`, as is
-    the one that has waited longest where too many do.
+    A port monitor connects and leaves again: `left` is called for it, and no more happens. Where a first byte has come,
+    or the `whole` first message, it stays unread, and `then` of that connection takes over. Who has not said so much
+    for `seconds` is handed to `silent`, as is the one that has waited longest where too many do: whatever the sessions
+    and their processes do meanwhile.
     """
 
     def __init__(
@@ -37,22 +44,29 @@ class Waiting:
     ) -> None:
         self._selector, self._seconds, self._left, self._silent = selector, seconds, left, silent
         self._guests: dict[socket.socket, _Guest] = {}
+        #: Those in the middle of their first message; what has come of it makes them readable all the time.
+        self._begun: set[socket.socket] = set()
+        self._looks_at = math.inf
 
-    def put(self, connection: socket.socket, peer: str, then: Then) -> None:
-        """Wait for the first byte of a connection."""
+    def put(self, connection: socket.socket, peer: str, then: Then, *, whole: bool = False) -> None:
+        """Wait for the first byte of a connection, or for its `whole` first message."""
         if len(self._guests) >= _MOST:
             self._let_go(next(iter(self._guests)))
         connection.setblocking(False)
-        self._guests[connection] = _Guest(peer, time.monotonic() + self._seconds, then)
+        self._guests[connection] = _Guest(peer, time.monotonic() + self._seconds, then, whole)
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(connection))
 
     def due(self) -> float:
-        """The monotonic time at which the next one has been silent for too long."""
-        return min((g.until for g in self._guests.values()), default=math.inf)
+        """The monotonic time at which there is something to do for one of them."""
+        return min((g.until for g in self._guests.values()), default=math.inf) if not self._begun else self._looks_at
 
     def look(self) -> None:
-        """Let go of those that have been silent for too long."""
+        """Look whether first messages are whole by now, and let go of those that have waited for too long."""
         now = time.monotonic()
+        if self._begun and now >= self._looks_at:
+            self._looks_at = now + _LOOK_S
+            for connection in list(self._begun):
+                self._hear(connection)
         for connection in [c for c, g in self._guests.items() if now >= g.until]:
             self._let_go(connection)
 
@@ -64,7 +78,10 @@ class Waiting:
         return out
 
     def _take(self, connection: socket.socket) -> _Guest:
-        self._selector.unregister(connection)
+        if connection in self._begun:
+            self._begun.remove(connection)
+        else:
+            self._selector.unregister(connection)
         connection.setblocking(True)
         return self._guests.pop(connection)
 
@@ -73,17 +90,33 @@ class Waiting:
 
     def _hear(self, connection: socket.socket) -> None:
         try:
-            said = connection.recv(1, socket.MSG_PEEK)
+            said = connection.recv(_FIRST, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
             said = b""
+        more = said and self._guests[connection].whole and not whole_first(said, _FIRST)
+        if more and not _hung_up(connection):
+            if connection not in self._begun:
+                self._selector.unregister(connection)
+                self._begun.add(connection)
+                self._looks_at = min(self._looks_at, time.monotonic() + _LOOK_S)
+            return
         guest = self._take(connection)
         if said:
             guest.then(connection, guest.peer)
         else:
             connection.close()
             self._left()
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the peer has said its last, and what waits to be read is all."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class Leaving:

@@ -20,7 +20,7 @@ from recon import __version__
 from recon.data import ReconError
 from recon.pacs.summary import summary
 from recon.recipe import Recipe
-from recon.serve import memory, wire
+from recon.serve import memory, words
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
 from recon.serve.door import Leaving, Waiting
@@ -146,9 +146,9 @@ class Server:
                 self._receive(connection, peer)
 
     def _receive(self, connection: socket.socket, peer: str) -> None:
-        """Wait for the first byte of a peer's session, or say that all are busy."""
+        """Wait for the first message of a peer's session, or say that all are busy."""
         if not self._busy(connection, peer):
-            self._waiting.put(connection, peer, self._begin)
+            self._waiting.put(connection, peer, self._begin, whole=True)
 
     def _busy(self, connection: socket.socket, peer: str) -> bool:
         most = self._site.max_sessions
@@ -179,8 +179,8 @@ class Server:
         self._board.began(session.name, peer)
         self._log(f"job {session.name} from {peer} started")
         with contextlib.suppress(OSError):  # a worker that has just died is noticed when its control socket ends
-            words = json.dumps({"job": session.name}).encode()
-            socket.send_fds(worker.control, [words], [connection.fileno()])
+            told = json.dumps({"job": session.name}).encode()
+            socket.send_fds(worker.control, [told], [connection.fileno()])
 
     def _record(self, event: str, **what: Any) -> None:
         """Write the audit; scans go on where the disk takes nothing, and the log says what is missing."""
@@ -237,17 +237,17 @@ class Server:
                 raise ReconError("the processes of the sessions do not start; see recon doctor")
         if session is None:
             return
-        words = ""
+        said = ""
         if "state" not in session.record:
             reason = session.reason or "the process of the session ended unexpectedly; the scan was not reconstructed"
             session.record |= {"state": "failed", "reason": reason}
-            words = f"ERR {session.name}: {reason}"
+            said = f"ERR {session.name}: {reason}"
         seconds = round(time.monotonic() - session.began, 3)
         self._record("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
         self._board.ended(session.name, seconds, session.record)
         self._log(f"job {session.name} ended after {seconds:.1f} s: {_outcome(session.record)}")
         # In the middle of an image any word would be read as pixels.
-        self._leaving.put(session.connection, _last(words) if words and not worker.sending else b"")
+        self._leaving.put(session.connection, _last(said) if said and not worker.sending else b"")
 
     def _timeout(self) -> float | None:
         times = [w.session.ends_at for w in self._active() if w.session]
@@ -311,9 +311,9 @@ class Server:
             self._front.close()
 
 
-def _last(words: str) -> bytes:
+def _last(said: str) -> bytes:
     """The last that a peer hears."""
-    return wire.text(words) + wire.close()
+    return words.text(said) + words.close()
 
 
 def _outcome(record: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from recon.io import mrd_header
 from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import ImageMessage
 from recon.recipe import Recipe
-from recon.serve import parameters, wire
+from recon.serve import parameters, wire, words
 from recon.serve.aside import Aside
 from recon.serve.counting import announced, encodes
 from recon.serve.scanner_images import Passing, replies
@@ -111,7 +111,7 @@ def _receive(
     stage, before = "config", 0
     while True:
         number = wire.read_id(take)
-        if number != wire.ACQUISITION or stage != "data":
+        if number != words.ACQUISITION or stage != "data":
             _in_order(stage, number)
         message = wire.read_body(number, take, bound)
         if isinstance(message, Acquisition):
@@ -134,7 +134,7 @@ def _receive(
                 inbox.parsed, inbox.every = parsed, math.prod(encodes(parsed[1][0]))
         elif isinstance(message, Text):
             # The scanner's user interface speaks directly after the header; other texts are for people.
-            if before == wire.HEADER:
+            if before == words.HEADER:
                 given = parameters.wishes(message.text, inbox.notes)
                 wanted = parameters.name(given)
                 inbox.recipe = _registered(wanted, recipes) if wanted else inbox.recipe
@@ -145,7 +145,7 @@ def _receive(
             inbox.images.arrived(message, inbox.plan)
             aside.put(message, message.pixels.nbytes)
         elif isinstance(message, Query):
-            send(wire.response(message.correlation, _answer(message.text)))
+            send(words.response(message.correlation, _answer(message.text)))
         elif isinstance(message, Close):
             inbox.closed = True
             return
@@ -186,13 +186,13 @@ def _name(inbox: Inbox, key: Key) -> None:
 
 
 def _in_order(stage: str, number: int) -> None:
-    if number in (wire.CONFIG_FILE, wire.CONFIG_TEXT) and stage != "config":
+    if number in (words.CONFIG_FILE, words.CONFIG_TEXT) and stage != "config":
         raise WireError("a second configuration came; send exactly one, as the first message")
-    if number == wire.HEADER and stage == "config":
+    if number == words.HEADER and stage == "config":
         raise WireError("the header came before the configuration; send CONFIG_FILE or CONFIG_TEXT first")
-    if number == wire.HEADER and stage == "data":
+    if number == words.HEADER and stage == "data":
         raise WireError("a second header came; send exactly one for a scan")
-    data = number in (wire.ACQUISITION, wire.WAVEFORM, wire.IMAGE, wire.TEXT)
+    data = number in (words.ACQUISITION, words.WAVEFORM, words.IMAGE, words.TEXT)
     if data and stage != "data":
         raise WireError(f"message {number} came before the {stage}; send configuration, header and then data")
 

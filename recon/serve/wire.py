@@ -19,12 +19,19 @@ from numpy.typing import NDArray
 from recon.data import Encoding, ReconError
 from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import IMAGE_HEADER, ImageMessage
-
-CONFIG_FILE, CONFIG_TEXT, HEADER, CLOSE, TEXT, QUERY, RESPONSE = range(1, 8)
-ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
-
-#: Bytes of CONFIG_FILE's body.
-NAME_BYTES = 1024
+from recon.serve.words import (
+    ACQUISITION,
+    CLOSE,
+    CONFIG_FILE,
+    CONFIG_TEXT,
+    HEADER,
+    IMAGE,
+    NAME_BYTES,
+    QUERY,
+    TEXT,
+    WAVEFORM,
+    number_of,
+)
 
 #: Pixels of an image by its data_type.
 PIXEL = {1: "<u2", 2: "<i2", 3: "<u4", 4: "<i4", 5: "<f4", 6: "<f8", 7: "<c8", 8: "<c16"}
@@ -227,61 +234,16 @@ def _image(take: Take, bound: Limits) -> ImageMessage:
     return ImageMessage(header, _text(attributes), _array(take, shape, np.dtype(PIXEL[kind])))
 
 
-def config_file(name: str) -> bytes:
-    """The message that names a configuration; raises ReconError for a name of more than 1023 bytes."""
-    raw = name.encode()
-    if len(raw) >= NAME_BYTES:
-        raise ReconError(f"the name of a configuration has at most {NAME_BYTES - 1} bytes, this one has {len(raw)}")
-    return _id(CONFIG_FILE) + raw.ljust(NAME_BYTES, b"\0")
-
-
-def header(xml: bytes) -> bytes:
-    """The message that holds the XML header."""
-    return _with_length(HEADER, xml)
-
-
-def text(words: str) -> bytes:
-    """A message for people, or JSON."""
-    return _with_length(TEXT, words.encode(errors="replace"))
-
-
-def close() -> bytes:
-    """The message after which the sender sends no more data."""
-    return _id(CLOSE)
-
-
-def query(correlation: int, words: str) -> bytes:
-    """Gadgetron's question."""
-    raw = words.encode()
-    return _id(QUERY) + struct.pack("<QQQ", 0, correlation, len(raw)) + raw
-
-
-def response(correlation: int, words: str) -> bytes:
-    """The answer to Gadgetron's question."""
-    raw = words.encode()
-    return _id(RESPONSE) + struct.pack("<QQ", correlation, len(raw)) + raw
-
-
 def acquisition(line: Acquisition) -> bytes:
     """The message of one line."""
-    return _id(ACQUISITION) + line.head + line.trajectory.tobytes() + line.data.tobytes()
+    return number_of(ACQUISITION) + line.head + line.trajectory.tobytes() + line.data.tobytes()
 
 
 def waveform(w: Waveform) -> bytes:
     """The message of one waveform."""
-    return _id(WAVEFORM) + w.head.tobytes() + w.data.tobytes()
+    return number_of(WAVEFORM) + w.head.tobytes() + w.data.tobytes()
 
 
 def image(message: ImageMessage) -> bytes:
     """The message of one image."""
-    return _id(IMAGE) + message.body()
-
-
-def _id(number: int) -> bytes:
-    return number.to_bytes(2, "little")
-
-
-def _with_length(number: int, raw: bytes) -> bytes:
-    # One NUL at the end: all readers accept it, and some read the last byte even where there is none.
-    raw += b"\0"
-    return _id(number) + len(raw).to_bytes(4, "little") + raw
+    return number_of(IMAGE) + message.body()

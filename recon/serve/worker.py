@@ -26,7 +26,7 @@ from recon.errors import sentence
 from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
-from recon.serve import counting, early, memory, settings, store, wire
+from recon.serve import counting, early, memory, settings, store, wire, words
 from recon.serve.pacs import to_pacs
 from recon.serve.session import Inbox, Key, receive, stamp
 from recon.serve.settings import MiB, Site
@@ -95,9 +95,9 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
         state = "incomplete" if isinstance(e, wire.Cut) else "failed"
         job.tell(reason=reason)
         with contextlib.suppress(Broken):
-            out.put(wire.text(f"ERR {job.name}: {reason}"))
+            out.put(words.text(f"ERR {job.name}: {reason}"))
     with contextlib.suppress(Broken):
-        out.put(wire.close())
+        out.put(words.close())
     lost = out.finish()
     if lost:
         job.tell(reason=lost)
@@ -127,7 +127,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     if inbox.error is not None:
         raise inbox.error
     for note in (*inbox.notes, *inbox.images.notes()):
-        out.put(wire.text(f"WRN {job.name}: {note}"))
+        out.put(words.text(f"WRN {job.name}: {note}"))
     if inbox.parsed is None:
         return "query"
     if inbox.images.came and not inbox.lines:
@@ -135,7 +135,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     whole = store.scan(inbox.lines, inbox.parsed, inbox.waveforms)
     scan, warning = complete(whole, job)
     if warning:
-        out.put(wire.text(f"WRN {job.name}: {warning}"))
+        out.put(words.text(f"WRN {job.name}: {warning}"))
     late = [key for key, n in sender.sent.items() if len(inbox.frames[key]) != n]
     if late:
         raise DataError(

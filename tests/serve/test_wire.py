@@ -14,7 +14,7 @@ from recon import simulation
 from recon.data import Encoding, ReconError
 from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import IMAGE_HEADER, ImageMessage
-from recon.serve import wire
+from recon.serve import wire, words
 from tests.serve import scanner
 
 
@@ -60,9 +60,9 @@ def test_text_that_is_no_utf8_and_text_of_no_bytes_are_read() -> None:
 def test_config_files_fill_1024_bytes() -> None:
     assert parse(scanner.config("auto")) == wire.Config("auto", True)
     assert parse(scanner.number(1) + b"x" * 1024) == wire.Config("x" * 1024, True)
-    assert wire.config_file("auto") == scanner.config("auto")
+    assert words.config_file("auto") == scanner.config("auto")
     with pytest.raises(ReconError, match="1023"):
-        wire.config_file("x" * 1024)
+        words.config_file("x" * 1024)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1 << 30])
@@ -105,8 +105,8 @@ def test_images_of_every_type_are_read_and_written(kind: int) -> None:
 def test_queries_and_answers_carry_their_correlation() -> None:
     raw = struct.pack("<HQQQ", 6, 0, 42, 15) + b"gadgetron::info"
     assert parse(raw) == wire.Query(42, "gadgetron::info")
-    assert wire.query(42, "gadgetron::info") == raw
-    assert wire.response(42, "ja") == struct.pack("<HQQ", 7, 42, 2) + b"ja"
+    assert words.query(42, "gadgetron::info") == raw
+    assert words.response(42, "ja") == struct.pack("<HQQ", 7, 42, 2) + b"ja"
 
 
 @pytest.mark.parametrize("n", [0, 7, 8, 999, 1002, 1030, 1234, 65535])
