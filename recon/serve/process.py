@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
+
+from recon.serve.control import Listening, scratch
+from recon.serve.outbox import Outbox
 
 
 @dataclass
@@ -17,7 +19,7 @@ class Session:
 
     name: str
     peer: str
-    connection: socket.socket
+    outbox: Outbox
     ends_at: float
     began: float
     reason: str = ""
@@ -29,11 +31,9 @@ class Worker:
     """A process that waits for a session, or has one."""
 
     process: subprocess.Popen[bytes]
-    control: socket.socket
-    buffer: bytes = b""
+    control: Listening
     ready: bool = False
     held: bool = False
-    sending: bool = False
     session: Session | None = None
 
     def end(self, reason: str, ends_at: float) -> None:
@@ -46,7 +46,7 @@ class Worker:
 def start(setup: bytes) -> Worker:
     """Start a worker, which reads `setup` and reports over its control socket."""
     ours, theirs = socket.socketpair()
-    with theirs, _scratch() as file:
+    with theirs, scratch() as file:
         file.write(setup)
         file.seek(0)
         # Threads that wait in a loop for each other stand still where sessions share the cores.
@@ -57,12 +57,4 @@ def start(setup: bytes) -> Worker:
             stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
             env=patient,
         )  # fmt: skip
-    ours.setblocking(False)
-    return Worker(process, ours)
-
-
-def _scratch() -> IO[bytes]:
-    """A file without a name: in memory where there is such a thing, since no session should hang on a full disk."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("setup"), "w+b")
-    return tempfile.TemporaryFile()
+    return Worker(process, Listening(ours))

@@ -24,6 +24,7 @@ from recon.serve import memory, words
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
 from recon.serve.door import Leaving, Waiting
+from recon.serve.outbox import Outbox
 from recon.serve.pacs import delivering
 from recon.serve.process import Session, Worker, start
 from recon.serve.settings import MiB, Site, networks
@@ -72,6 +73,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._waiting = Waiting(self._selector, site.limits.first_s, lambda: board.refused("no word"), self._silent)
         self._leaving = Leaving(self._selector)
+        self._outboxes: list[Outbox] = []
         self._wake, self._wakened = socket.socketpair()
         for s in (self._wake, self._wakened):
             s.setblocking(False)
@@ -90,7 +92,7 @@ class Server:
         before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGTERM, signal.SIGINT)}
         fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
-            while not self._stopping or any(w.session for w in self._workers):
+            while not self._stopping or any(w.session for w in self._workers) or self._outboxes:
                 self._keep_warm()
                 idle = [w for w in self._workers if not w.session]
                 ready = sum(w.ready for w in idle)
@@ -116,7 +118,7 @@ class Server:
     def _start(self) -> Worker:
         worker = start(self._setup)
         self._workers.append(worker)
-        self._selector.register(worker.control, selectors.EVENT_READ, lambda: self._hear(worker))
+        self._selector.register(worker.control.socket, selectors.EVENT_READ, lambda: self._hear(worker))
         return worker
 
     def _accept(self) -> None:
@@ -172,15 +174,17 @@ class Server:
         if self._busy(connection, peer):
             return
         now = time.monotonic()
-        session = Session(secrets.token_hex(4), peer, connection, now + self._site.limits.wall_s, now)
         worker = next((w for w in self._workers if not w.session), None) or self._start()
+        outbox = Outbox(self._selector, connection, self._site.limits.send_s, worker.control.tell)
+        session = Session(secrets.token_hex(4), peer, outbox, now + self._site.limits.wall_s, now)
+        self._outboxes.append(outbox)
         worker.session = session
         self._record("started", job=session.name, peer=peer)
         self._board.began(session.name, peer)
         self._log(f"job {session.name} from {peer} started")
         with contextlib.suppress(OSError):  # a worker that has just died is noticed when its control socket ends
             told = json.dumps({"job": session.name}).encode()
-            socket.send_fds(worker.control, [told], [connection.fileno()])
+            socket.send_fds(worker.control.socket, [told + b"\n"], [connection.fileno()])
 
     def _record(self, event: str, **what: Any) -> None:
         """Write the audit; scans go on where the disk takes nothing, and the log says what is missing."""
@@ -190,20 +194,17 @@ class Server:
             self._log(f"job {what['job']} {event}, and the audit could not be written ({e.strerror}); make room for it")
 
     def _hear(self, worker: Worker) -> None:
-        try:
-            got = worker.control.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except OSError:
-            got = b""
-        *lines, worker.buffer = (worker.buffer + got).split(b"\n")
-        for line in lines:
-            self._note(worker, json.loads(line))
-        if not got:
+        said, alive = worker.control.take()
+        for what in said:
+            self._note(worker, what)
+        if not alive:
             self._gone(worker)
 
     def _note(self, worker: Worker, what: dict[str, Any]) -> None:
-        worker.sending = what.pop("sending", worker.sending)
+        if "message" in what:
+            assert worker.session is not None
+            worker.session.outbox.put(what["file"], what["message"])
+            return
         if "unfit" in what:
             raise ReconError(what["unfit"])
         worker.held = what.pop("held", worker.held)
@@ -224,7 +225,7 @@ class Server:
 
     def _gone(self, worker: Worker) -> None:
         """A worker has ended: its peer hears why if it has not yet, and the audit says how."""
-        self._selector.unregister(worker.control)
+        self._selector.unregister(worker.control.socket)
         worker.control.close()
         worker.process.kill()
         worker.process.wait()
@@ -241,17 +242,18 @@ class Server:
         if "state" not in session.record:
             reason = session.reason or "the process of the session ended unexpectedly; the scan was not reconstructed"
             session.record |= {"state": "failed", "reason": reason}
-            said = f"ERR {session.name}: {reason}"
+            said = "" if session.outbox.closed else f"ERR {session.name}: {reason}"
         seconds = round(time.monotonic() - session.began, 3)
         self._record("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
         self._board.ended(session.name, seconds, session.record)
         self._log(f"job {session.name} ended after {seconds:.1f} s: {_outcome(session.record)}")
-        # In the middle of an image any word would be read as pixels.
-        self._leaving.put(session.connection, _last(said) if said and not worker.sending else b"")
+        # What the process has handed over goes before, so that no word is ever read as pixels.
+        session.outbox.end(_last(said) if said else b"", self._leaving.put)
 
     def _timeout(self) -> float | None:
         times = [w.session.ends_at for w in self._active() if w.session]
         times += [self._looks_at] if times else []
+        times += [o.due() for o in self._outboxes] + ([self._most_until()] if self._stopping else [])
         first = min([*times, self._waiting.due(), self._leaving.due()])
         return max(0.0, first - time.monotonic()) if first < math.inf else None
 
@@ -260,8 +262,6 @@ class Server:
         for worker in self._active():
             session = worker.session
             assert session is not None
-            if self._stopping and not worker.sending and not session.reason:
-                session.ends_at = now
             if now >= session.ends_at and not session.reason:
                 wall = f"the session took more than {self._site.limits.wall_s:g} s and was ended"
                 worker.end(_STOPPED if self._stopping else wall, now + 60)
@@ -270,6 +270,15 @@ class Server:
             self._weigh(now)
         self._waiting.look()
         self._leaving.look()
+        for outbox in self._outboxes:
+            outbox.look()
+            if self._stopping and now >= self._most_until():
+                outbox.drop()
+        self._outboxes = [o for o in self._outboxes if not o.ended]
+
+    def _most_until(self) -> float:
+        """When a server that is stopped waits no longer for peers to take what was handed over for them."""
+        return self._stopping + self._site.limits.grace_s
 
     def _weigh(self, now: float) -> None:
         """End the sessions whose processes hold more memory than they may, so that they take none of the others'."""
@@ -296,7 +305,7 @@ class Server:
             self._leaving.put(connection, _last(f"ERR {_STOPPED}") if self._front is None else b"")
         for worker in self._active():
             assert worker.session is not None
-            worker.session.ends_at = min(worker.session.ends_at, self._stopping + self._site.limits.grace_s)
+            worker.session.ends_at = min(worker.session.ends_at, self._stopping)
 
     def _end(self) -> None:
         """End the workers that wait, each by its own id, and give the last peers a moment to read."""

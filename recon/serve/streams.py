@@ -1,4 +1,4 @@
-"""Both directions of a connection: bytes in with deadlines, messages out through a bounded queue."""
+"""Both directions of a session: bytes in with deadlines, messages out through a bounded queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from recon.data import ReconError
-from recon.serve.aside import Aside
 from recon.serve.slabs import SLAB, slab
 from recon.serve.wire import Cut
 
@@ -77,46 +76,40 @@ class Incoming:
 
 
 class Outgoing:
-    """Messages on their way out, sent by a thread of their own; `put` waits while `most_bytes` wait already.
+    """Messages on their way out: handed over by `hand`, which sends each whole; `put` waits while `most_bytes` wait.
 
-    `mark` is called with True before a message leaves and with False when it has left whole. `finish` closes it.
+    Whoever sends them says by `heard` what has left, and when no more can.
     """
 
-    def __init__(self, sock: socket.socket, send_s: float, most_bytes: int, mark: Callable[[bool], None]) -> None:
-        self._socket, self._send_s, self._mark = sock, send_s, mark
+    def __init__(self, hand: Callable[[bytes], None], most_bytes: int) -> None:
+        self._hand, self._most = hand, most_bytes
+        #: Bytes that wait to be sent.
+        self.held = 0
+        self._broken = ""
+        self._changed = threading.Condition()
         #: Set when nothing more will be sent.
         self.ended = threading.Event()
-        sock.settimeout(send_s)
-        self._aside: Aside[bytes] = Aside(self._send, most_bytes)
-
-    @property
-    def held(self) -> int:
-        """Bytes that wait to be sent."""
-        return self._aside.held
 
     def put(self, message: bytes) -> None:
         """Hand over a message; raises Broken where none can be sent any more."""
-        self._aside.put(message, len(message))
+        size = len(message)
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken or not self.held or self.held + size <= self._most)
+            if self._broken:
+                raise Broken(self._broken)
+            self.held += size
+        self._hand(message)
+
+    def heard(self, sent: int = 0, broken: str = "") -> None:
+        """So many bytes have left; or no more will, for this reason."""
+        with self._changed:
+            self.held -= sent
+            self._broken = self._broken or broken
+            self._changed.notify_all()
 
     def finish(self) -> str:
         """Wait until all is sent; returns why not, or nothing."""
-        why = ""
-        try:
-            self._aside.finish()
-        except Broken as e:
-            why = str(e)
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken or not self.held)
         self.ended.set()
-        self._socket.close()
-        return why
-
-    def _send(self, message: bytes) -> None:
-        self._mark(True)
-        view = memoryview(message)
-        try:
-            while view:
-                view = view[self._socket.send(view[: 4 * _BLOCK]) :]
-        except TimeoutError:
-            raise Broken(f"the peer took nothing for {self._send_s:g} s; the session is given up") from None
-        except OSError:
-            raise Broken("the peer is gone; the session is given up") from None
-        self._mark(False)
+        return self._broken

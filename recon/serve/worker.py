@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
 from recon.serve import counting, early, memory, settings, store, wire, words
+from recon.serve.control import Speaking
 from recon.serve.pacs import to_pacs
 from recon.serve.session import Inbox, Key, receive, stamp
 from recon.serve.settings import MiB, Site
@@ -52,13 +53,13 @@ class Job:
     name: str
     site: Site
     recipes: Mapping[str, Recipe]
-    control: socket.socket
-    speaking: threading.Lock = field(default_factory=threading.Lock)
+    control: Speaking
+    #: Called where the server has ended.
+    alone: Callable[[], None] = lambda: os._exit(1)
 
     def tell(self, **what: Any) -> None:
-        """Report to the server's process: one line of JSON."""
-        with self.speaking, contextlib.suppress(OSError):
-            self.control.sendall(json.dumps(what).encode() + b"\n")
+        """Report to the server's process."""
+        self.control.tell(**what)
 
 
 def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) -> None:
@@ -67,7 +68,8 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
     Every session that began ends with TEXT and CLOSE where it can.
     """
     limits = job.site.limits
-    out = Outgoing(connection.dup(), limits.send_s, limits.queue_MiB * MiB, lambda busy: job.tell(sending=busy))
+    out = Outgoing(job.control.hand, limits.queue_MiB * MiB)
+    threading.Thread(target=_follow, args=(out, job), daemon=True).start()
     incoming = Incoming(connection, limits.first_s, limits.idle_s, ready)
     inbox = Inbox()
 
@@ -103,9 +105,17 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
         job.tell(reason=lost)
     for hand_over in keep:  # the scanner does not wait for the PACS
         hand_over()
-    job.tell(state="undelivered" if lost and state == "done" else state, lines=len(inbox.lines), bytes=inbox.bytes,
+    state = "undelivered" if lost and state in ("done", "passed on") else state
+    job.tell(state=state, lines=len(inbox.lines), bytes=inbox.bytes,
              images_passed=inbox.images.came, images_denoised=inbox.images.denoised,
              waveforms=inbox.waveforms, recipe=inbox.recipe)  # fmt: skip
+
+
+def _follow(out: Outgoing, job: Job) -> None:
+    """Hear from the server what has left; where the server has ended, nothing else would end this session."""
+    for what in job.control.heard():
+        out.heard(**what)
+    job.alone()
 
 
 def _progress(inbox: Inbox, out: Outgoing, job: Job) -> None:
@@ -319,7 +329,7 @@ def main() -> None:
 
     if site.threads:
         torch.set_num_threads(site.threads)
-    warm = Job("", site, known, control)
+    warm = Job("", site, known, Speaking(control))
     try:
         settings.rehearse(site, known)
     except ReconError as e:
@@ -331,19 +341,12 @@ def main() -> None:
     data, descriptors, _, _ = socket.recv_fds(control, 1 << 12, 1)
     if not descriptors:
         return  # the server has ended
-    job = Job(json.loads(data)["job"], site, known, control)
-    threading.Thread(target=_follow, args=(control,), daemon=True).start()
+    job = replace(warm, name=json.loads(data)["job"])
     connection = socket.socket(fileno=descriptors[0])
     with contextlib.suppress(OSError):  # behind TLS it is no TCP connection
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     talk(connection, job, slabs)
     os._exit(0)  # taking apart what was imported would keep the next scanner waiting
-
-
-def _follow(control: socket.socket) -> None:
-    """End at once when the server's process has ended: nothing else would end a session without it."""
-    if not control.recv(1):
-        os._exit(1)
 
 
 if __name__ == "__main__":

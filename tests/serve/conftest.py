@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import selectors
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 
 from recon import simulation
 from recon.pacs.settings import Pacs
+from recon.serve.control import Listening, Speaking
+from recon.serve.outbox import Outbox
 from recon.serve.settings import Limits, Site, registered
 from recon.serve.worker import Job, talk
 from tests.serve import scanner
@@ -54,17 +57,30 @@ def local() -> Iterator[Callable[..., Local]]:
         def serve(connection: socket.socket) -> None:
             ours, theirs = socket.socketpair()
             with connection, theirs:
-                heard = threading.Thread(target=hear, args=(ours,), daemon=True)
+                heard = threading.Thread(target=hear, args=(Listening(ours), connection.dup()), daemon=True)
                 heard.start()
-                talk(connection, Job("j0b", site, known, theirs))
+                talk(connection, Job("j0b", site, known, Speaking(theirs), lambda: None))
                 theirs.shutdown(socket.SHUT_WR)
                 heard.join(60)  # whoever sees the connection end finds all that was told
                 connection.shutdown(socket.SHUT_RDWR)
 
-        def hear(control: socket.socket) -> None:
-            with control, control.makefile() as lines:
-                for text in lines:
-                    out.told.append(json.loads(text))
+        def hear(control: Listening, connection: socket.socket) -> None:
+            with connection, selectors.DefaultSelector() as selector:
+                box = Outbox(selector, connection, site.limits.send_s, control.tell)
+                selector.register(control.socket, selectors.EVENT_READ)
+                alive = True
+                while alive:
+                    for key, _ in selector.select(0.05):
+                        if key.data:
+                            key.data()
+                    box.look()
+                    said, alive = control.take()
+                    for what in said:
+                        if "message" in what:
+                            box.put(what["file"], what["message"])
+                        else:
+                            out.told.append(what)
+            control.close()
 
         def accept() -> None:
             while True:

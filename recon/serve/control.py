@@ -1,0 +1,90 @@
+"""The line between the server and the process of a session: lines of JSON both ways, and messages for the peer.
+
+A message for the peer is handed over whole, in a file without a name, before the first byte of it is sent: whatever
+becomes of the process then, the server sends it to its end or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Any
+
+_PIECE, _FILES = 1 << 16, 16
+
+
+def scratch() -> IO[bytes]:
+    """A file without a name: in memory where there is such a thing, since no session should hang on a full disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("recon"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+class Speaking:
+    """The end of the process; several threads may speak."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket, self._one = sock, threading.Lock()
+
+    def tell(self, **what: Any) -> None:
+        """Report to the server."""
+        with self._one, contextlib.suppress(OSError):
+            self._socket.sendall(json.dumps(what).encode() + b"\n")
+
+    def hand(self, message: bytes) -> None:
+        """Hand over a whole message for the peer."""
+        with scratch() as file:
+            file.write(message)
+            file.flush()
+            told = json.dumps({"message": len(message)}).encode() + b"\n"
+            with self._one, contextlib.suppress(OSError):
+                socket.send_fds(self._socket, [told], [file.fileno()])
+
+    def heard(self) -> Iterator[dict[str, Any]]:
+        """What the server says, until it has ended."""
+        with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+
+class Listening:
+    """The server's end, which never waits."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._buffer = b""
+        self._files: deque[int] = deque()
+        sock.setblocking(False)
+
+    def take(self) -> tuple[list[dict[str, Any]], bool]:
+        """What the process has said since, and whether it goes on; `file` of a message belongs to the caller."""
+        try:
+            got, files, _, _ = socket.recv_fds(self.socket, _PIECE, _FILES)
+        except BlockingIOError:
+            return [], True
+        except OSError:
+            got, files = b"", []
+        self._files += files
+        *lines, self._buffer = (self._buffer + got).split(b"\n")
+        said = [json.loads(line) for line in lines]
+        for what in said:
+            if "message" in what:
+                what["file"] = self._files.popleft()
+        return said, bool(got)
+
+    def tell(self, **what: Any) -> None:
+        """Say something to the process, which may have ended."""
+        with contextlib.suppress(OSError):
+            self.socket.send(json.dumps(what).encode() + b"\n")
+
+    def close(self) -> None:
+        """End the line."""
+        self.socket.close()
+        while self._files:
+            os.close(self._files.popleft())

@@ -1,0 +1,131 @@
+"""What is on its way to a peer: whole messages, each of which is sent to its last byte or never begun."""
+
+from __future__ import annotations
+
+import math
+import os
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from recon.serve.control import scratch
+from recon.serve.words import close
+
+#: Bytes that are sent before others have their turn.
+_PIECE = 2**20
+
+
+@dataclass
+class _Message:
+    """A file with `size` bytes, of which `sent` have left."""
+
+    file: int
+    size: int
+    sent: int = 0
+
+
+class Outbox:
+    """Messages for one peer, sent as it takes them; the selector's key calls back whoever is to write.
+
+    `tell` hears `sent` with the bytes of each message that has left, and `broken`, the reason, where no more can: the
+    peer is gone, or took nothing for `send_s` seconds. `closed` is set once CLOSE is among the messages.
+    """
+
+    def __init__(
+        self, selector: selectors.BaseSelector, connection: socket.socket, send_s: float, tell: Callable[..., Any]
+    ) -> None:
+        connection.setblocking(False)
+        self._selector, self._connection, self._send_s, self._tell = selector, connection, send_s, tell
+        self._queue: deque[_Message] = deque()
+        self._watching = False
+        self._until = math.inf
+        self._then: Callable[[socket.socket], None] | None = None
+        self.held = 0
+        self.broken = self.closed = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection has been handed on."""
+        return self._until == -math.inf
+
+    def put(self, file: int, size: int) -> None:
+        """Send a message, a file that belongs to this outbox from now on."""
+        if self.broken:
+            os.close(file)
+            return
+        self.closed = self.closed or os.pread(file, 2, 0) == close()
+        self._queue.append(_Message(file, size))
+        self.held += size
+        if len(self._queue) == 1:
+            self._until = time.monotonic() + self._send_s
+            self._send()
+
+    def end(self, last: bytes, then: Callable[[socket.socket], None]) -> None:
+        """Send the `last` words after all that waits, and hand the connection on to `then`."""
+        self._then = then
+        if last and not self.broken:
+            with scratch() as file:
+                file.write(last)
+                file.flush()
+                self.put(os.dup(file.fileno()), len(last))
+        self._settle()
+
+    def due(self) -> float:
+        """The monotonic time at which the peer has taken nothing for too long."""
+        return self._until if self._queue else math.inf
+
+    def look(self) -> None:
+        """Give a peer up that has taken nothing for too long."""
+        if self._queue and time.monotonic() >= self._until:
+            self._break(f"the peer took nothing for {self._send_s:g} s; the session is given up")
+
+    def drop(self) -> None:
+        """Give up all that waits: no more time is left."""
+        self._break("the server was stopped before the peer took all")
+
+    def _send(self) -> None:
+        spent = 0
+        while self._queue and spent < _PIECE:
+            one = self._queue[0]
+            try:
+                n = os.sendfile(self._connection.fileno(), one.file, one.sent, min(_PIECE, one.size - one.sent))
+            except BlockingIOError:
+                break
+            except OSError:
+                n = 0
+            if not n:
+                self._break("the peer is gone; the session is given up")
+                return
+            self._until = time.monotonic() + self._send_s
+            one.sent, spent = one.sent + n, spent + n
+            if one.sent == one.size:
+                os.close(self._queue.popleft().file)
+                self.held -= one.size
+                self._tell(sent=one.size)
+        self._watch(bool(self._queue))
+        self._settle()
+
+    def _watch(self, wanted: bool) -> None:
+        if wanted and not self._watching:
+            self._selector.register(self._connection, selectors.EVENT_WRITE, self._send)
+        elif self._watching and not wanted:
+            self._selector.unregister(self._connection)
+        self._watching = wanted
+
+    def _break(self, reason: str) -> None:
+        self.broken, self.held = True, 0
+        while self._queue:
+            os.close(self._queue.popleft().file)
+        self._watch(False)
+        self._tell(broken=reason)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Hand the connection on where all has been said."""
+        if self._then is not None and not self._queue and not self.ended:
+            self._until = -math.inf
+            self._then(self._connection)

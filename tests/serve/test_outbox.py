@@ -1,0 +1,90 @@
+"""What was handed over for the scanner reaches it whole, whatever becomes of the process that made it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from recon.serve.control import Listening, Speaking
+from tests.serve import scanner
+from tests.serve.conftest import Running
+from tests.serve.scanner import Recording, Scanner, config, header
+from tests.serve.test_server import wait_for
+from tests.serve.test_service_faults import busy
+
+Start = Callable[..., Running]
+
+#: Far more than the buffers of a connection hold.
+PIXELS = np.arange(3 * 2048 * 1024).reshape(1, 3, 2048, 1024) % 30000
+
+
+def begun(one: Running, xml: bytes) -> Scanner:
+    """A scanner that reads nothing, to which the server has begun to send an image."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+    sock.connect(("127.0.0.1", one.port))
+    client = Scanner(one.port, reading=False, sock=sock)
+    client.send([config(), header(xml), scanner.picture(PIXELS)])
+    wait_for(lambda: len(sock.recv(1 << 12, socket.MSG_PEEK)) == 1 << 12)
+    return client
+
+
+def is_whole(client: Scanner) -> str:
+    """Start to read: the one image must come as it is, then a reason, which is returned, and CLOSE."""
+    client.thread.start()
+    reply = client.wait()
+    assert (reply.broken, reply.closes, reply.ended, len(reply.images)) == ("", 1, True, 1)
+    assert np.array_equal(reply.images[0].pixels, PIXELS)
+    return reply.error()
+
+
+def test_f16_f31_an_image_is_sent_to_its_end_where_its_process_or_the_server_ends_in_the_middle(
+    server: Start, full: Recording
+) -> None:
+    one = server("[limits]\ngrace_s = 30\n")
+    client = begun(one, full.xml)
+    busy(one).kill()
+    wait_for(lambda: "ended unexpectedly" in one.log())
+    assert "ended unexpectedly" in is_whole(client)
+
+    client = begun(one, full.xml)
+    one.process.terminate()
+    wait_for(lambda: "is being stopped" in one.log())
+    assert "is being stopped" in is_whole(client)
+    assert one.process.wait(20) == 0
+
+
+def test_f11_a_scanner_that_reads_nothing_more_is_given_up_and_keeps_no_server(server: Start, full: Recording) -> None:
+    one = server("max_sessions = 1\n[limits]\nsend_s = 2\ngrace_s = 0.5\n")
+    client = begun(one, full.xml).send([scanner.CLOSE])
+    wait_for(lambda: ": undelivered" in one.log())
+    assert "took nothing for 2 s" in one.audit()[-1]["reason"]
+    other = begun(one, full.xml)
+    assert one.stop() == 0
+    client.socket.close()
+    other.socket.close()
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_message_that_was_not_handed_over_whole_is_none(cut: int) -> None:
+    ours, theirs = socket.socketpair()
+    listening, speaking = Listening(ours), Speaking(theirs)
+    speaking.tell(lines=1)
+    speaking.hand(b"one message")
+    speaking.hand(b"another")
+    if cut:
+        theirs.send(b'{"message": 7}'[:cut])
+    theirs.close()
+    said, alive = [], True
+    while alive:
+        more, alive = listening.take()
+        said += more
+    assert [w.get("message") for w in said] == [None, 11, 7]
+    assert [os.pread(w["file"], 99, 0) for w in said[1:]] == [b"one message", b"another"]
+    for what in said[1:]:
+        os.close(what["file"])
+    listening.close()
