@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
 from recon import plan
 from recon.serve.settings import MiB, Site
 
-#: Seconds between two looks at what the processes hold.
-WATCH_S = 0.1
+#: Most and least seconds between two looks at what the processes hold, and bytes a second that one may take: a page
+#: that is touched for the first time costs about that. Near its limit a process is looked at more often.
+_WATCH_S, _OFTEN_S, _FASTEST = 0.1, 0.01, 4 * 2**30
+#: Where Linux tells of processes.
+_PROC = Path("/proc")
 #: Part of the machine's memory that all sessions may hold together, and part of its own that a session plans with.
 _SHARE, _PLANNED = 0.9, 0.9
 #: Bytes that a session may hold whatever the machine, and bytes of them that the program itself takes.
@@ -14,7 +21,7 @@ _LEAST, _PROGRAM = 2048 * MiB, 640 * MiB
 
 
 def limit(site: Site) -> int:
-    """Bytes of resident memory that the process of a session may hold.
+    """Bytes of memory that the process of a session may hold, with those that it starts and what they swapped out.
 
     `limits.process_MiB`; by default every session's part of nine tenths of the machine's memory (a container's limit
     counts), and at least 2 GiB where the machine has them.
@@ -49,14 +56,56 @@ def deciding(site: Site) -> str:
     return f"{'memory_MiB' if site.limits.memory_MiB else 'process_MiB'} in the site's file"
 
 
-def resident(process: int) -> int:
-    """Bytes of memory that a process holds now; 0 for one that is gone."""
+def pause(room: int) -> float:
+    """Seconds until the next look, where the process that is nearest to its limit may hold `room` bytes more."""
+    return min(_WATCH_S, max(_OFTEN_S, room / _FASTEST))
+
+
+def held(process: int) -> int:
+    """Bytes that a process and those that it started hold now, in memory and in swap; 0 for one that is gone."""
+    if (_PROC / "self" / "status").exists():
+        return sum(_of_one(p) for p in _family(process))
     import psutil
 
-    try:
-        return int(psutil.Process(process).memory_info().rss)
-    except psutil.Error:
-        return 0
+    total = 0
+    with suppress(psutil.Error):
+        one = psutil.Process(process)
+        for p in (one, *one.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += int(p.memory_info().rss)
+    return total
+
+
+def _of_one(process: int) -> int:
+    lines = b""
+    with suppress(OSError):
+        lines = (_PROC / str(process) / "status").read_bytes()
+    return sum(int(line.split()[1]) << 10 for line in lines.splitlines() if line.startswith((b"VmRSS:", b"VmSwap:")))
+
+
+def _family(process: int) -> Iterator[int]:
+    """A process and all that it started, as far as they have not been left by who started them."""
+    yield process
+    with suppress(OSError):
+        for thread in (_PROC / str(process) / "task").iterdir():
+            with suppress(OSError):
+                for child in (thread / "children").read_bytes().split():
+                    yield from _family(int(child))
+
+
+def bound_gpu(site: Site) -> None:
+    """Let this process take no more of each GPU than the part of a session; what it lacks it does in smaller steps.
+
+    `limits.gpu_MiB`; by default nine tenths of the GPU, divided by `max_sessions`. CuPy takes its memory from torch.
+    """
+    import torch
+
+    if site.device == "cpu" or not torch.cuda.is_available():
+        return
+    for number in range(torch.cuda.device_count()):
+        total = torch.cuda.get_device_properties(number).total_memory
+        most = site.limits.gpu_MiB * MiB or _SHARE * total / site.max_sessions
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), number)
 
 
 def told(site: Site) -> str:
@@ -70,9 +119,9 @@ def told(site: Site) -> str:
     )
 
 
-def exceeded(site: Site, held: int) -> str:
+def exceeded(site: Site, found: int) -> str:
     """Why a session was ended."""
     return (
-        f"the session held {-(-held // MiB)} MiB of memory, more than the {limit(site) // MiB} MiB that one may, and "
+        f"the session held {-(-found // MiB)} MiB of memory, more than the {limit(site) // MiB} MiB that one may, and "
         "was ended; raise process_MiB in the site's file, or lower max_sessions"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,7 +42,13 @@ class Worker:
         """Kill the process for this reason: its control socket ends, and with it the session."""
         assert self.session is not None
         self.session.reason, self.session.ends_at = reason, ends_at
-        self.process.kill()
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the process and all that it started."""
+        if self.process.returncode is None:  # until it is waited for, nobody else has its number
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def start(setup: bytes) -> Worker:
@@ -55,6 +63,6 @@ def start(setup: bytes) -> Worker:
         process = subprocess.Popen(
             [sys.executable, "-m", "recon.serve.worker", str(theirs.fileno())],
             stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-            env=patient,
+            env=patient, start_new_session=True,
         )  # fmt: skip
     return Worker(process, Listening(ours))

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recon import __version__
-from recon.data import ReconError
-from recon.pacs.summary import summary
+from recon.errors import ReconError
 from recon.recipe import Recipe
 from recon.serve import memory, words
 from recon.serve.audit import Audit
@@ -227,7 +226,7 @@ class Server:
         """A worker has ended: its peer hears why if it has not yet, and the audit says how."""
         self._selector.unregister(worker.control.socket)
         worker.control.close()
-        worker.process.kill()
+        worker.kill()
         worker.process.wait()
         self._workers.remove(worker)
         session = worker.session
@@ -266,8 +265,7 @@ class Server:
                 wall = f"the session took more than {self._site.limits.wall_s:g} s and was ended"
                 worker.end(_STOPPED if self._stopping else wall, now + 60)
         if now >= self._looks_at:
-            self._looks_at = now + memory.WATCH_S
-            self._weigh(now)
+            self._looks_at = now + memory.pause(self._weigh(now))
         self._waiting.look()
         self._leaving.look()
         for outbox in self._outboxes:
@@ -280,18 +278,25 @@ class Server:
         """When a server that is stopped waits no longer for peers to take what was handed over for them."""
         return self._stopping + self._site.limits.grace_s
 
-    def _weigh(self, now: float) -> None:
-        """End the sessions whose processes hold more memory than they may, so that they take none of the others'."""
+    def _weigh(self, now: float) -> int:
+        """End the sessions whose processes hold more memory than they may, so that they take none of the others'.
+
+        Returns the fewest bytes that one of the others may hold more.
+        """
+        room = self._most
         for worker in self._active():
             session = worker.session
             assert session is not None
             if session.reason:
                 continue
-            held = memory.resident(worker.process.pid)
+            held = memory.held(worker.process.pid) + session.outbox.held
             session.record["memory_MiB"] = max(-(-held // MiB), session.record.get("memory_MiB", 0))
             self._board.told(session.name, {"memory_MiB": session.record["memory_MiB"]})
             if held > self._most:
                 worker.end(memory.exceeded(self._site, held), now + 60)
+            else:
+                room = min(room, self._most - held)
+        return room
 
     def _stop(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -311,7 +316,7 @@ class Server:
         """End the workers that wait, each by its own id, and give the last peers a moment to read."""
         for worker in self._workers:
             worker.control.close()
-            worker.process.kill()
+            worker.kill()
             worker.process.wait()
         self._leaving.end(1.0)
         self._selector.close()
@@ -334,6 +339,12 @@ def _outcome(record: Mapping[str, Any]) -> str:
     return f"{record['state']}{said}" + (f": {record['reason']}" if record.get("reason") else "")
 
 
+def _spool(site: Site) -> dict[str, Any]:
+    from recon.pacs.summary import summary
+
+    return summary(Path(site.pacs.spool))
+
+
 def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None:
     """Listen and serve until SIGTERM or SIGINT; `say` gets one line with the address once it listens."""
     audit = Audit(Path(site.audit).expanduser())
@@ -343,7 +354,7 @@ def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None
         say(f"listening on {host}:{port}")
         about = {"version": __version__, "address": f"{host}:{port}", "max_sessions": site.max_sessions}
         about |= {"tls": bool(site.tls.certificate)}
-        board = Board(about, (lambda: summary(Path(site.pacs.spool))) if site.pacs.to else None)
+        board = Board(about, (lambda: _spool(site)) if site.pacs.to else None)
         with contextlib.ExitStack() as open_:
             if site.status_port is not None:
                 from recon.serve.status import showing

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from recon import recipe as recipes
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.pacs import settings as pacs_settings
 from recon.pacs.settings import Pacs
 from recon.recipe import Recipe
@@ -54,6 +54,8 @@ class Limits:
     process_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
     #: MiB that each waiting process holds ready for raw data, at most a sixteenth of what is free.
     ready_MiB: Annotated[int, Ge(0), Le(2**24)] = 1024
+    #: MiB of a GPU that a session may hold; 0 takes its part of the GPU.
+    gpu_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
     #: MiB that a reconstruction may use; 0 takes what is free.
     memory_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
 

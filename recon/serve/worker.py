@@ -55,7 +55,7 @@ class Job:
     recipes: Mapping[str, Recipe]
     control: Speaking
     #: Called where the server has ended.
-    alone: Callable[[], None] = lambda: os._exit(1)
+    alone: Callable[[], None] = lambda: None
 
     def tell(self, **what: Any) -> None:
         """Report to the server's process."""
@@ -287,6 +287,7 @@ def images(
     from recon import pipeline
 
     site = job.site
+    memory.bound_gpu(site)
     parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
     image = pipeline.reconstruct(scan, recipe, device=site.device, memory=most, stack=stack, keep=keep)
     numbers = {k: v for k, v in image.trust.items() if k != "items"}
@@ -329,7 +330,7 @@ def main() -> None:
 
     if site.threads:
         torch.set_num_threads(site.threads)
-    warm = Job("", site, known, Speaking(control))
+    warm = Job("", site, known, Speaking(control), lambda: os.killpg(0, signal.SIGKILL))
     try:
         settings.rehearse(site, known)
     except ReconError as e:

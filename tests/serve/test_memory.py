@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from recon import plan
 from recon.data import ReconError
@@ -26,23 +30,34 @@ from tests.serve.test_service_faults import busy
 
 GiB = 2**30
 
-#: Runs in every process that Python starts with its folder on PYTHONPATH: a leak of 800 MiB/s where a file asks for it.
-#: It ends at 3 GiB, so that a server which lets it grow fails the test and not the machine.
-LEAK = """
-import os, pathlib, threading, time
+#: Takes 800 MiB/s and ends at 3 GiB, so that a server which lets it grow fails the test and not the machine.
+GROW = """
+import pathlib, sys, time
+
+held = []
+while len(held) < 192:
+    held.append(b"x" * 2**24)
+    time.sleep(0.02)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+
+#: Runs in every process that Python starts with its folder on PYTHONPATH: where a file asks for it, that of a session
+#: holds 400 MiB and starts a process that grows.
+LEAK = f"""
+import os, pathlib, subprocess, sys, threading, time
 
 def leak():
-    asked = pathlib.Path(__file__).with_name(f"grow.{os.getpid()}")
+    asked = pathlib.Path(__file__).with_name(f"grow.{{os.getpid()}}")
     while not asked.exists():
         time.sleep(0.01)
-    held = []
-    while len(held) < 192:
-        held.append(b"x" * 2**24)
-        time.sleep(0.02)
-    asked.with_suffix(".all").touch()
+    held = b"x" * (400 * 2**20)
+    child = subprocess.Popen([sys.executable, "-c", {GROW!r}, str(asked.with_suffix(".all"))])
+    asked.with_suffix(".child").write_text(str(child.pid))
     time.sleep(600)
 
-threading.Thread(target=leak, daemon=True).start()
+if "recon.serve.worker" in sys.orig_argv:
+    threading.Thread(target=leak, daemon=True).start()
 """
 
 
@@ -65,6 +80,8 @@ def test_f31_a_session_that_outgrows_its_memory_is_ended_and_the_others_go_on(
     assert (reply.closes, reply.ended, reply.images) == (1, True, [])
     assert not (tmp_path / f"grow.{process.pid}").with_suffix(".all").exists()
     assert not process.is_running()
+    child = int((tmp_path / f"grow.{process.pid}").with_suffix(".child").read_text())
+    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
     # The other session has its image, and the next one a process that waited.
     expected = np.abs(reconstruct(read(full_file)).data)
     assert np.array_equal(other.send(session(full)[20:]).wait().images[0].pixels[0], expected[0:1])
@@ -81,14 +98,78 @@ def test_f31_a_session_that_outgrows_its_memory_is_ended_and_the_others_go_on(
     assert "more than the 1024 MiB" in one.log()
 
 
-def test_what_a_process_holds_is_seen() -> None:
-    before = memory.resident(psutil.Process().pid)
+def test_what_a_process_and_those_it_started_hold_is_seen() -> None:
+    before = memory.held(os.getpid())
     block = b"x" * (200 * MiB)
-    assert memory.resident(psutil.Process().pid) - before > 190 * MiB
+    assert memory.held(os.getpid()) - before > 190 * MiB
     del block
+    grow = [sys.executable, "-c", "x = b'x' * (200 << 20); print(flush=True); input()"]
+    with subprocess.Popen(grow, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert memory.held(child.pid) > 200 * MiB
+        assert memory.held(os.getpid()) - before > 190 * MiB
+        child.stdin.close()
     gone = psutil.Popen(["true"])
     gone.wait()
-    assert memory.resident(gone.pid) == 0
+    assert memory.held(gone.pid) == 0
+
+
+def test_what_was_swapped_out_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process of two threads, each of which has started another, as the kernel writes of them (proc(5)).
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    processes: list[tuple[str, dict[str, str], str]] = [
+        ("self", {}, ""),
+        ("7", {"7": "8 ", "9": "10 "}, "Name:\tpython\nVmRSS:\t     100 kB\nVmSwap:\t      20 kB\n"),
+        ("8", {"8": ""}, "VmRSS:\t       3 kB\nRssAnon:\t       2 kB\nVmSwap:\t       0 kB\n"),
+        ("10", {"10": "11 "}, "VmSwap:\t       4 kB\n"),
+        ("12", {"12": ""}, "VmRSS:\t       9 kB\n"),
+    ]
+    for pid, threads, lines in processes:
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "status").write_text(lines)
+        for thread, children in threads.items():
+            (tmp_path / pid / "task" / thread).mkdir(parents=True)
+            (tmp_path / pid / "task" / thread / "children").write_text(children)
+    assert memory.held(7) == (100 + 20 + 3 + 4) * 1024
+
+
+def test_a_process_near_its_limit_is_looked_at_more_often() -> None:
+    assert [memory.pause(room) for room in (64 * GiB, 0, -1)] == [0.1, 0.01, 0.01]
+    assert 0.01 < memory.pause(200 * MiB) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("set_MiB", "sessions", "expected"), [(0, 4, 0.225), (0, 1, 0.9), (6144, 4, 0.25), (10**6, 4, 1)]
+)
+def test_every_session_has_its_part_of_each_gpu(
+    monkeypatch: pytest.MonkeyPatch, set_MiB: int, sessions: int, expected: float
+) -> None:
+    class Gpu:
+        total_memory = 24 * GiB
+
+    bounded: dict[int, float] = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Gpu)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, i: bounded.update({i: part}))
+    site = Site(max_sessions=sessions, limits=Limits(gpu_MiB=set_MiB))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    memory.bound_gpu(site)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    memory.bound_gpu(replace(site, device="cpu"))
+    assert bounded == {}
+    memory.bound_gpu(site)
+    assert bounded == {0: pytest.approx(expected), 1: pytest.approx(expected)}
+
+
+def test_a_session_bounds_its_gpu_before_it_reconstructs(
+    local: Callable[..., Local], full: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded: list[Site] = []
+    monkeypatch.setattr(memory, "bound_gpu", bounded.append)
+    assert len(run(local(gpu_MiB=100).port, session(full)).images) == 1
+    assert bounded[0].limits.gpu_MiB == 100
 
 
 @pytest.mark.parametrize(
