@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, overload
 
 from annotated_types import Ge, Le
 
-from recon.data import ReconError
+from recon.errors import ReconError
 
 T = TypeVar("T")
 Method = Literal["auto", "combine", "grappa", "sense", "cs", "tv", "unrolled", "varnet", "fbp", "sirt", "cgls"]

@@ -18,12 +18,12 @@ MAY_IMPORT = {
     "masks": set(),
     "metrics": {"data"},
     "simulation": {"data", "geometry", "hounsfield", "io", "masks", "operators", "prepare", "progress", "solve"},
-    "recipe": {"data"},
+    "recipe": {"errors"},
     "progress": set(),
     "kernels": set(),
     "operators": {"kernels", "data"},
     "solve": {"operators", "kernels", "data"},
-    "io": {"data", "geometry", "__init__"},
+    "io": {"data", "errors", "geometry", "__init__"},
     "prepare": {"operators", "kernels", "data", "geometry"},
     "nets": {"data", "operators", "solve"},
     "learn": {
@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "errors": set(),
     "ending": set(),
     "starting": set(),
-    "pacs": {"data", "io", "recipe"},
+    "pacs": {"errors", "io", "recipe"},
     "serve": {
         *("data", "errors", "io", "joined", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe"),
         "__init__",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recon.data import ReconError
+from recon.errors import ReconError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or write to another disk with --output",

@@ -15,7 +15,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.io.dicom_values import uid_of
 
 if TYPE_CHECKING:

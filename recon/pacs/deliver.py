@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.io.atomic import write_error
 from recon.pacs import settings as settings_of
 from recon.pacs import spool as spools

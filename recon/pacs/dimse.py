@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.io.dicom_values import uid as legal
 from recon.pacs import answers, tls, verify
 from recon.pacs.answers import Answer, Unreachable, Verdict

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.pacs import spool as spools
 from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs

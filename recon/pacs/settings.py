@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le, MinLen
 
 from recon import recipe as recipes
-from recon.data import ReconError
+from recon.errors import ReconError
 
 Seconds = Annotated[float, Ge(0.05), Le(1e5)]
 Minutes = Annotated[float, Ge(0), Le(1e5)]

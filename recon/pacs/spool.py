@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.io.atomic import write_error
 from recon.pacs import verify
 

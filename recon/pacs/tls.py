@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.pacs.settings import Tls
 
 

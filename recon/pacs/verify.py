@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.io.dicom_values import uid as legal
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.pacs import answers, tls, verify
 from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from recon.data import ReconError
+from recon.errors import ReconError
 
 #: Bytes at the end of the file in which the last number is looked for.
 _TAIL = 2**22

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from recon.data import Image, RawScan
 from recon.errors import one_line, sentence
 from recon.pacs.settings import Pacs
 from recon.recipe import Recipe
@@ -19,6 +18,7 @@ from recon.serve import memory
 from recon.serve.settings import Site
 
 if TYPE_CHECKING:
+    from recon.data import Image, RawScan
     from recon.pipeline import Solved
     from recon.serve.session import Key
 

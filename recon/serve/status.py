@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from recon.data import ReconError
+from recon.errors import ReconError
 from recon.serve.board import Board
 from recon.serve.page import STYLE, page
 

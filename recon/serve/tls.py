@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from recon.data import ReconError
+from recon.errors import ReconError
 
 _PIECE = 2**17
 #: Bytes that wait on either way before the other side is no longer read.
