@@ -74,10 +74,9 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
     inbox = Inbox()
 
     def take(n: int) -> memoryview:
-        out = incoming.take(n)
         if inbox.recipe:
             incoming.begun()
-        return out
+        return incoming.take(n)
 
     bounds = memory.raw(job.site), out.put, limits.queue_MiB * MiB
     threading.Thread(target=receive, args=(take, inbox, job.recipes, *bounds), daemon=True).start()

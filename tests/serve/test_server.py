@@ -33,7 +33,7 @@ Start = Callable[..., Running]
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "recon", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "recon", *words], capture_output=True, text=True, timeout=300, check=False
     )
 
 

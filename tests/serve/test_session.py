@@ -108,6 +108,13 @@ def test_f01_who_sends_nothing_is_let_go_and_others_are_served(local: Start, rec
     assert "no message came within 0.4 s" in ends_well(slow.wait(5))
 
 
+def test_after_the_configuration_silence_may_last_as_long_as_in_mid_scan(local: Start, full: Recording) -> None:
+    client = Scanner(local(first_s=0.3).port).send([config()])
+    client.thread.join(0.8)  # no answer, which would end the session
+    assert client.thread.is_alive()
+    assert len(client.send(session(full)[1:]).wait().images) == 1
+
+
 @pytest.mark.parametrize("messages", [[CLOSE], [config(), CLOSE]])
 def test_f02_a_session_without_a_scan_closes_quietly(local: Start, messages: list[bytes]) -> None:
     reply = run(local().port, messages)
