@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recon import brief
 from recon.errors import DataError as DataError
 from recon.errors import MissingPackage as MissingPackage
 from recon.errors import ReconError as ReconError
@@ -237,6 +238,9 @@ class RawScan:
     notes: tuple[str, ...] = ()
     rejected: int = 0
 
+    def __repr__(self) -> str:
+        return brief.scan(self)
+
 
 class Voxels(Protocol):
     """Access to the voxels behind a CTSeries; reads from the files when asked, never writes."""
@@ -362,6 +366,9 @@ class Measurement:
     A: Linear
     sigma: float = 1.0
 
+    def __repr__(self) -> str:
+        return brief.measurement(self)
+
 
 @dataclass(frozen=True)
 class Image:
@@ -385,3 +392,6 @@ class Image:
     notes: tuple[str, ...] = ()
     uncertainty: NDArray[Any] | None = None
     source: tuple[Any, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        return brief.image(self)

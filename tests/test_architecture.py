@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Each part of the package and the parts that it may import at module level or inside functions.
 MAY_IMPORT = {
     "geometry": set(),
-    "data": {"errors", "geometry"},
+    "brief": set(),
+    "data": {"brief", "errors", "geometry"},
     "masks": set(),
     "metrics": {"data"},
     "simulation": {"data", "geometry", "hounsfield", "io", "masks", "operators", "prepare", "progress", "solve"},

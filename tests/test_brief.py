@@ -1,0 +1,55 @@
+"""What a prompt or a notebook shows of a scan, an image and a measurement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import recon
+from recon import simulation
+from recon.data import Image, RawScan
+from recon.simulation import Settings
+
+
+@pytest.fixture(scope="module")
+def scan() -> RawScan:
+    return simulation.simulate(Settings((32, 24, 1), (240.0, 180.0, 5.0), repetitions=2, coils=3, sigma=0.02))
+
+
+@pytest.fixture(scope="module")
+def image(scan: RawScan) -> Image:
+    return recon.reconstruct(scan, device="cpu")
+
+
+def test_a_scan_is_one_line_without_the_patient(scan: RawScan) -> None:
+    assert scan.header.patient.name
+    assert (
+        repr(scan)
+        == "RawScan(simulation, 64 lines of 3 channels, cartesian, image 32×24×1 over 240×180×5 mm (x, y, z))"
+    )
+    assert repr(replace(scan, notes=("a", "b"), source="")).startswith("RawScan(made in memory, 64 lines of 3 channels")
+    assert repr(replace(scan, notes=("a", "b"))).endswith("2 notes)")
+
+
+def test_an_image_is_one_line_with_its_axes_and_units(image: Image) -> None:
+    said = "Image(complex64 (repetition 2, z 1, y 24, x 32), voxel 7.5×7.5×5 mm, arbitrary units, combine, 2 notes)"
+    assert repr(image) == said
+    ct = Image(np.zeros((1, 4, 4), np.float32), replace(image.geometry, shape=(1, 4, 4)), units="HU")
+    assert repr(ct) == "Image(float32 (z 1, y 4, x 4), voxel 7.5×7.5×5 mm, HU)"
+
+
+def test_a_measurement_is_one_line_with_the_shapes_of_its_tensors(scan: RawScan) -> None:
+    (m,) = recon.measurements(scan, device="cpu")
+    assert repr(m) == (
+        "Measurement(y=complex64 2×3×1×24×32, A=Sense(maps=complex64 2×3×1×24×32, mask=float32 2×1×1×24×1, "
+        "axes=(-3, -2), sets=False), sigma=1)"
+    )
+
+
+def test_a_name_is_completed_at_the_prompt() -> None:
+    assert {"reconstruct", "measurements", "operators", "solve", "masks"} <= set(dir(recon))
+    assert {"cg", "fista", "pdhg", "Solution"} <= set(dir(recon.solve))
+    with pytest.raises(AttributeError, match="no attribute 'solver'"):
+        _ = recon.solver
