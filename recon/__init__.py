@@ -28,7 +28,7 @@ _PUBLIC = {
 #: Parts that `import recon` is enough for: `recon.operators.Sense`, `recon.masks.random`.
 _PARTS = frozenset(
     {
-        *("accuracy", "data", "geometry", "learn", "masks", "metrics", "nets", "operators", "prepare", "recipe"),
+        *("accuracy", "data", "geometry", "io", "learn", "masks", "metrics", "nets", "operators", "prepare", "recipe"),
         *("simulation", "solve", "trust"),
     }
 )
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from recon import accuracy as accuracy
     from recon import data as data
     from recon import geometry as geometry
+    from recon import io as io
     from recon import learn as learn
     from recon import masks as masks
     from recon import metrics as metrics

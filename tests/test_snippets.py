@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     "README.md": 1,
     "docs/tutorials/python.md": 6,
+    "docs/tutorials/from-others.md": 3,
     "docs/how-to/own-method.md": 9,
+    "docs/how-to/many-scans.md": 2,
+    "docs/reference/arrays.md": 3,
     "docs/how-to/partial-fourier.md": 1,
 }
 
@@ -31,6 +34,9 @@ def programs(page: str) -> list[tuple[int, str]]:
 def test_the_programs_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     simulation.simulate_to("scan.h5", simulation.preset(matrix=64, accel=2, coils=4))
+    Path("scans").mkdir()
+    Path("scans/a.h5").write_bytes(Path("scan.h5").read_bytes())
+    Path("scans/b.h5").write_bytes(Path("scan.h5").read_bytes()[:2000])
     found = programs(page)
     assert len(found) >= PAGES[page]
     session: dict[str, object] = {"__name__": "__main__"}

@@ -62,19 +62,21 @@ def scan_from_array(
     axes: Sequence[str],
     *,
     voxel: tuple[float, float, float] | None = None,
-    source: str,
-    name: str,
+    source: str = "numpy",
+    name: str = "the array",
     notes: tuple[str, ...] = (),
     header: Header | None = None,
 ) -> RawScan:
     """Scan of a complex k-space array whose axes are named, centred (zero frequency at index N // 2).
 
+    `axes` are names out of AXES in the order of the array, a sequence or "coil,y,x"; `voxel` is (x, y, z) in mm.
     Readouts that are zero in all coils were not measured; columns that are zero in every readout at either end of x are
     discarded samples. Where a 2D mask varies along x, x cannot be a readout: y and x become the phase encodings kz and
     ky of a scan with a readout of length 1, and `plane` turns its image back into (y, x). The array, which may be a
     memmap, is kept and read when asked. Raises DataError for wrong names, a wrong number of axes, empty or non-finite
     arrays, a scan of zeros, and a 3D mask that varies along x.
     """
+    axes = axis_names(axes) or ()
     data = _ordered(array, axes, name)
     frames = data.shape[: len(FRAME_COUNTERS) + 1]
     measured = _mask(data, name)

@@ -142,3 +142,29 @@ def test_every_operator_is_at_hand_in_one_place() -> None:
         if isinstance(value, type) and issubclass(value, Linear) and value is not Linear
     }  # fmt: skip
     assert of_files - set(operators.__all__) == {"SenseNormal"}
+
+
+DOUBLE = torch.complex128
+POINTS = torch.rand(2, 5, 2) * N - N / 2
+
+
+@pytest.mark.parametrize(
+    ("op", "single", "double"),
+    [
+        (CHAIN, SINGLE, DOUBLE),
+        (Fourier() + 2.0 * Identity(), SINGLE, DOUBLE),
+        (Gradient(), SINGLE, DOUBLE),
+        (Wavelet((-1,), smallest=2), SINGLE, DOUBLE),
+        (Nufft(POINTS, (N, N)), SINGLE, DOUBLE),
+        (Sense(MAPS, MASK), SINGLE, SINGLE),
+        (Sense(MAPS, MASK).normal(), SINGLE, SINGLE),
+        (Sense(MAPS, MASK).to(DOUBLE), DOUBLE, DOUBLE),
+        (CHAIN.to(DOUBLE), DOUBLE, DOUBLE),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, Linear) else str(v),
+)
+def test_precision_is_that_of_the_page_on_arrays(op: Linear, single: torch.dtype, double: torch.dtype) -> None:
+    y, wide = op(IMAGE), op(IMAGE.to(DOUBLE))
+    assert (y.dtype, wide.dtype) == (single, double)
+    assert (op.H(y).dtype, op.H(wide).dtype) == (single, double)
+    torch.testing.assert_close(y.to(DOUBLE), wide.to(DOUBLE), rtol=1e-4, atol=1e-4)
