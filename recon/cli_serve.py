@@ -30,7 +30,7 @@ def serve(
     echo: Annotated[bool, typer.Option("--echo", help="With --check: ask whether the PACS is there, too.")] = False,
 ) -> None:
     """Reconstruct what a scanner streams (MRD over TCP) and send the images back."""
-    from recon.serve import memory, settings
+    from recon.serve import expiry, memory, settings
 
     if check is not None:
         site = settings.load(check)
@@ -38,6 +38,8 @@ def serve(
         settings.rehearse(site, known)
         typer.echo(f"{check} is well; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
         typer.echo(memory.told(site))
+        for warning in expiry.warnings(site):
+            typer.echo(f"warning: {warning}")
         if site.pacs.to:
             typer.echo(
                 f"images go to {site.pacs.to}, confirmed by {site.pacs.confirmed_by}; the spool is {site.pacs.spool}"

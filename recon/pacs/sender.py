@@ -72,6 +72,8 @@ class Sender:
         left = spools.resume(self._spool)
         if left:
             self._log(f"{left} images were being sent when the last sender ended; they are sent again")
+        if lost := spools.unreadable(self._spool):
+            self._log(f"{lost} folders of {self._spool} cannot be read and are not sent; look at their record.json")
         try:
             self._to.echo()
             self._log(f"{self._to.name} is there")

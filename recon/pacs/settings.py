@@ -62,9 +62,10 @@ class Pacs:
     confirm: Confirm = "auto"
     #: host:port where reports of storage commitments come in.
     listen: str = "127.0.0.1:11119"
-    #: Minutes until the second try, the third, …; the last holds for later ones. After `tries` the image has failed.
+    #: Minutes until the second try, the third, …; the last holds for later ones. After `tries`, ten days
+    #: with these, the image has failed.
     retry_minutes: Annotated[tuple[Minutes, ...], MinLen(1)] = (1.0, 5.0, 15.0, 60.0)
-    tries: Annotated[int, Ge(1), Le(10000)] = 50
+    tries: Annotated[int, Ge(1), Le(10000)] = 250
     #: Days that the record of a delivered image is kept; the image itself is removed at once.
     keep_days: Annotated[float, Ge(0), Le(36500)] = 30.0
     #: Take out what identifies the patient (PS3.15, Basic Application Level Confidentiality Profile) before spooling.

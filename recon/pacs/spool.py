@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -65,6 +65,9 @@ class Record:
     reason: str = ""
     coerced: bool = False
     job: str = ""
+
+
+_FIELDS = tuple(f.name for f in fields(Record))
 
 
 @dataclass(frozen=True)
@@ -338,9 +341,17 @@ def sync(path: Path) -> None:
 
 def _item(folder: Path) -> Item | None:
     try:
-        return Item(folder, Record(**json.loads((folder / "record.json").read_bytes())))
+        known = json.loads((folder / "record.json").read_bytes())
+        # What another version of this engine noted beside is not needed to deliver the image.
+        return Item(folder, Record(**{name: known[name] for name in _FIELDS if name in known}))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def unreadable(spool: Path) -> int:
+    """Number of images that wait or have failed and of which nothing can be read: somebody has to look at them."""
+    waiting = (folder for state in STATES if state != "sent" for folder in (spool / state).iterdir())
+    return sum(folder.is_dir() and _item(folder) is None and folder.exists() for folder in waiting)
 
 
 def _note(folder: Path, record: Record) -> None:

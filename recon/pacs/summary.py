@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ def summary(spool: Path) -> dict[str, Any]:
     """Numbers of images by state, seconds that the oldest has waited, and the last reason why one was not delivered.
 
     Keys: `to`, one for each of `new` (with those not taken in yet), `sending`, `unconfirmed`, `sent` and `failed`,
-    `oldest_s` and `next_try_s` (None where nothing waits), `last_error` and `last_error_s` ago. A spool that was never
+    `oldest_s` and `next_try_s` (None where nothing waits), `last_error` and `last_error_s` ago, `unreadable` folders
+    of which nothing is known, and `free_MiB` of its disk. A spool that was never
     used has zeros. It may be called at any time, beside a sender.
     """
     out: dict[str, Any] = {"to": target(spool), **dict.fromkeys(spools.STATES, 0)}
     out |= {"oldest_s": None, "next_try_s": None, "last_error": "", "last_error_s": None}
+    out |= {"unreadable": 0, "free_MiB": _free(spool)}
     if not (spool / "failed").is_dir():
         return out
+    out["unreadable"] = spools.unreadable(spool)
     now, waiting, wrong = time.time(), [], []
     out["sent"] = sum(1 for _ in (spool / "sent").iterdir())
     for state in (*_WAITING, "failed"):
@@ -41,12 +45,21 @@ def summary(spool: Path) -> dict[str, Any]:
     return out
 
 
+def _free(spool: Path) -> int:
+    """MiB of the disk on which a spool lies, or will."""
+    there = next((p for p in (spool, *spool.parents) if p.exists()), Path("/"))
+    disk = os.statvfs(there)
+    return disk.f_bavail * disk.f_frsize // 2**20
+
+
 def text(found: dict[str, Any]) -> str:
     """A summary as lines for people."""
     lines = [f"to {found['to'] or 'nobody yet'}"]
     lines += [f"{state:<12} {found[state]}" for state in spools.STATES]
     if found["oldest_s"] is not None:
         lines.append(f"the oldest has waited {found['oldest_s']:.0f} s; next try in {found['next_try_s']:.0f} s")
+    if found["unreadable"]:
+        lines.append(f"{found['unreadable']} folders cannot be read; look at their record.json")
     if found["last_error"]:
         lines.append(f"last error, {found['last_error_s']:.0f} s ago: {found['last_error']}")
     return "\n".join(lines)

@@ -19,16 +19,31 @@ class Audit:
     """An open audit file. Lines carry a running number, so that their order does not hang on the clock."""
 
     def __init__(self, path: Path) -> None:
+        self._path, self._number = path, 0
+        self._open()
+
+    def _open(self) -> None:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as e:
-            raise ReconError(f"cannot open the audit file {path} ({e.strerror}); name another with --audit") from None
+            raise ReconError(
+                f"cannot open the audit file {self._path} ({e.strerror}); name another with --audit"
+            ) from None
         size = os.fstat(self._file).st_size
         end = os.pread(self._file, _TAIL, max(0, size - _TAIL))
-        self._number = _last(end)
+        self._number = max(self._number, _last(end))
         # Where the machine went down in the middle of a line, the next one begins on its own.
         self._torn = bool(end) and not end.endswith(b"\n")
+
+    def reopen(self) -> None:
+        """Go on in the file of this name, after somebody has moved the one so far away; numbers go on, too.
+
+        Raises ReconError where it cannot be opened: lines then go where they went before.
+        """
+        before = self._file
+        self._open()
+        os.close(before)
 
     def write(self, event: str, **what: Any) -> None:
         """Append one line and have it on the disk; raises OSError where that takes nothing."""

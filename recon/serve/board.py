@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
+
+from recon.errors import ReconError
+
+#: Rises when a key of the JSON goes or changes its meaning; new keys may come at any time.
+FORMAT = 1
 
 _ENDED, _IMAGES, _LATENCIES = 20, 24, 200
 
@@ -20,10 +26,18 @@ _SHOWN = (
 
 
 class Board:
-    """Filled by the thread that serves, read by the status page's; `spool` tells of images on their way to the PACS."""
+    """Filled by the thread that serves, read by the status page's.
 
-    def __init__(self, about: dict[str, Any], spool: Callable[[], dict[str, Any]] | None = None) -> None:
-        self._about, self._spool = about, spool
+    `spool` tells of images on their way to the PACS, `certificates` when those of the site expire.
+    """
+
+    def __init__(
+        self,
+        about: dict[str, Any],
+        spool: Callable[[], dict[str, Any]] | None = None,
+        certificates: Callable[[], list[dict[str, Any]]] | None = None,
+    ) -> None:
+        self._about, self._spool, self._certificates = about, spool, certificates
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._running: dict[str, dict[str, Any]] = {}
@@ -90,6 +104,7 @@ class Board:
             ]
             late = sorted(self._latencies)
             out: dict[str, Any] = {
+                "format": FORMAT,
                 **self._about,
                 "now": _now(),
                 "up_s": round(now - self._began, 1),
@@ -105,6 +120,9 @@ class Board:
                 },
                 "images": [caption for _, _, caption in reversed(self._pictures)],
             }
+        if self._certificates is not None:
+            with contextlib.suppress(ReconError):  # a file that is just being exchanged
+                out["certificates"] = self._certificates()
         if self._spool is not None:
             try:
                 out["spool"] = self._spool()

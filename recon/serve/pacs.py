@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 #: The time that begins a line of the sender; the server's log has its own.
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d ", re.ASCII)
-#: Seconds until a sender that ended by itself is started again.
-_AGAIN_S = 10.0
+#: Seconds until a sender that ended by itself is started again: twice as many each time that it ends soon after.
+_AGAIN_S, _LONGEST_S, _SOON_S = 10.0, 900.0, 60.0
 #: Seconds that a sender may take to finish the image it is sending.
 _GRACE_S = 5.0
 
@@ -87,7 +88,9 @@ def delivering(pacs: Pacs, log: Callable[[str], None]) -> Iterator[None]:
 
 def _keep(pacs: Pacs, log: Callable[[str], None], ended: threading.Event) -> None:
     command = [sys.executable, "-m", "recon", "send", "--watch", "--follow", "--spool", pacs.spool]
+    wait = _AGAIN_S
     while not ended.is_set():
+        began = time.monotonic()
         # Its standard input ends with this process, and so does it.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         reader = threading.Thread(target=_pass_on, args=(process.stderr, log), daemon=True)
@@ -104,8 +107,9 @@ def _keep(pacs: Pacs, log: Callable[[str], None], ended: threading.Event) -> Non
             process.wait()
         reader.join(1)
         if not ended.is_set():
-            log(f"pacs: the sender ended with exit code {process.returncode}; it starts again in {_AGAIN_S:g} s")
-            ended.wait(_AGAIN_S)
+            log(f"pacs: the sender ended with exit code {process.returncode}; it starts again in {wait:g} s")
+            ended.wait(wait)
+            wait = min(2 * wait, _LONGEST_S) if time.monotonic() - began - wait < _SOON_S else _AGAIN_S
 
 
 def _pass_on(stream: Any, log: Callable[[str], None]) -> None:

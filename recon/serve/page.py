@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from recon.serve.expiry import SOON
+
 STYLE = """
 :root { color-scheme: light dark; --soft: #8884; --good: #2a9d5c; --bad: #d1495b; --warn: #c98a00 }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 72rem; padding: 0 1rem }
@@ -57,6 +59,7 @@ def _cards(s: Mapping[str, Any]) -> Iterable[str]:
     yield _card(wrong, "scans failed or incomplete")
     turned = sum(counts.get(name, 0) for name in ("busy", "not allowed", "no TLS", "silent"))
     yield _card(turned, "connections turned away")
+    yield from _soon(s)
     if (spool := s.get("spool")) is not None:
         waiting = sum(int(spool.get(name) or 0) for name in ("new", "sending", "unconfirmed"))
         oldest = f", oldest {_long(spool['oldest_s'])}" if spool.get("oldest_s") else ""
@@ -64,6 +67,12 @@ def _cards(s: Mapping[str, Any]) -> Iterable[str]:
         yield _card(spool.get("sent", 0), f"in the PACS; {spool.get('failed', 0)} failed")
         if spool.get("last_error"):
             yield _card("!", str(spool["last_error"]))
+
+
+def _soon(s: Mapping[str, Any]) -> Iterable[str]:
+    for one in s.get("certificates", ()):
+        if one["days"] < SOON:
+            yield _card(f"{max(0, one['days']):.0f} days", f"until the certificate {one['file']} expires")
 
 
 def _card(value: Any, what: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from recon import __version__
 from recon.errors import ReconError
 from recon.recipe import Recipe
-from recon.serve import memory, words
+from recon.serve import expiry, memory, words
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
 from recon.serve.door import Leaving, Waiting
@@ -78,7 +78,7 @@ class Server:
             s.setblocking(False)
         sock.setblocking(False)
         self._selector.register(sock, selectors.EVENT_READ, self._accept)
-        self._selector.register(self._wakened, selectors.EVENT_READ, self._stop)
+        self._selector.register(self._wakened, selectors.EVENT_READ, self._signalled)
         self._front: Front | None = None
         if site.tls.certificate:
             from recon.serve import tls
@@ -87,8 +87,11 @@ class Server:
             self._selector.register(self._front.ready, selectors.EVENT_READ, self._agreed)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; sessions are then ended with a word to their peers."""
-        before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGTERM, signal.SIGINT)}
+        """Serve until SIGTERM or SIGINT; sessions are then ended with a word to their peers.
+
+        SIGHUP opens the audit's file anew and reads the certificates again.
+        """
+        before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
             while not self._stopping or any(w.session for w in self._workers) or self._outboxes:
@@ -276,7 +279,7 @@ class Server:
 
     def _most_until(self) -> float:
         """When a server that is stopped waits no longer for peers to take what was handed over for them."""
-        return self._stopping + self._site.limits.grace_s
+        return self._stopping + self._site.limits.drain_s + self._site.limits.grace_s
 
     def _weigh(self, now: float) -> int:
         """End the sessions whose processes hold more memory than they may, so that they take none of the others'.
@@ -298,11 +301,27 @@ class Server:
                 room = min(room, self._most - held)
         return room
 
-    def _stop(self) -> None:
+    def _signalled(self) -> None:
+        numbers = b""
         with contextlib.suppress(BlockingIOError):
-            self._wakened.recv(1 << 10)
-        if self._stopping:
-            return
+            numbers = self._wakened.recv(1 << 10)
+        if signal.SIGHUP in numbers:
+            self._reload()
+        if {signal.SIGTERM, signal.SIGINT} & set(numbers) and not self._stopping:
+            self._stop()
+
+    def _reload(self) -> None:
+        try:
+            self._audit.reopen()
+            if self._front is not None:
+                from recon.serve import tls
+
+                self._front.renew(tls.server_context(**asdict(self._site.tls)))
+            self._log("reloaded: the audit's file is opened anew, certificates are read again")
+        except ReconError as e:
+            self._log(f"not reloaded, all stays as it was: {e}")
+
+    def _stop(self) -> None:
         self._stopping = time.monotonic()
         self._selector.unregister(self._listener)
         self._listener.close()
@@ -310,7 +329,9 @@ class Server:
             self._leaving.put(connection, _last(f"ERR {_STOPPED}") if self._front is None else b"")
         for worker in self._active():
             assert worker.session is not None
-            worker.session.ends_at = min(worker.session.ends_at, self._stopping)
+            worker.session.ends_at = min(worker.session.ends_at, self._stopping + self._site.limits.drain_s)
+        if self._active() and self._site.limits.drain_s:
+            self._log(f"stopping: {len(self._active())} sessions may go on for {self._site.limits.drain_s:g} s")
 
     def _end(self) -> None:
         """End the workers that wait, each by its own id, and give the last peers a moment to read."""
@@ -354,7 +375,9 @@ def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None
         say(f"listening on {host}:{port}")
         about = {"version": __version__, "address": f"{host}:{port}", "max_sessions": site.max_sessions}
         about |= {"tls": bool(site.tls.certificate)}
-        board = Board(about, (lambda: _spool(site)) if site.pacs.to else None)
+        board = Board(about, (lambda: _spool(site)) if site.pacs.to else None, lambda: expiry.certificates(site))
+        for warning in expiry.warnings(site):
+            log(warning)
         with contextlib.ExitStack() as open_:
             if site.status_port is not None:
                 from recon.serve.status import showing

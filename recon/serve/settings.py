@@ -45,7 +45,9 @@ class Limits:
     idle_s: Seconds = 60.0
     wall_s: Seconds = 1800.0
     send_s: Seconds = 60.0
-    #: Seconds that a session has to finish an image when the server is asked to stop.
+    #: Seconds that running sessions may go on when the server is asked to stop; and, when they have ended, that their
+    #: last images have to leave.
+    drain_s: Annotated[float, Ge(0), Le(1e6)] = 0.0
     grace_s: Seconds = 5.0
     #: MiB of raw data that a session may hold, and of images that wait to be sent.
     session_MiB: Mebibytes = 8192

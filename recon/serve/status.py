@@ -1,4 +1,4 @@
-"""The status page: read-only, for browsers on this machine alone, and the same as JSON."""
+"""The status page: read-only, for browsers on this machine alone, and the same as JSON and for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from recon.errors import ReconError
 from recon.serve.board import Board
+from recon.serve.metrics import metrics
 from recon.serve.page import STYLE, page
 
 #: Requests at once, and seconds that one may take.
@@ -48,6 +49,10 @@ class _Handler(BaseHTTPRequestHandler):
         board = self.server.board
         if self.path == "/":
             self._answer(200, "text/html; charset=utf-8", page(board.snapshot()).encode())
+        elif self.path == "/metrics":
+            self._answer(
+                200, "text/plain; version=0.0.4; charset=utf-8", metrics(self.server.board.snapshot()).encode()
+            )
         elif self.path == "/status.json":
             self._answer(200, "application/json", json.dumps(board.snapshot()).encode())
         elif (found := _THUMBNAIL.fullmatch(self.path)) and (png := board.thumbnail(int(found[1]))):

@@ -193,6 +193,10 @@ class Front:
             s.setblocking(False)
         self._free = threading.BoundedSemaphore(_AT_ONCE)
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Take other certificates for all that connect from now on."""
+        self._context = context
+
     def begin(self, connection: socket.socket, peer: str) -> None:
         """Agree on TLS with a peer; where too many do already, it is let go."""
         if self._free.acquire(blocking=False):

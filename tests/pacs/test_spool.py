@@ -209,3 +209,23 @@ def test_f33_a_sender_killed_between_any_two_steps_resumes_and_each_image_arrive
         shutil.rmtree(here.folder)
     assert steps == 6  # file, incoming, new, sending, unconfirmed, sent
     assert here.states(uids) == ["sent"]
+
+
+def test_a_spool_of_another_version_is_delivered(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    uids = here.put(brain)
+    spools.admit(here.folder)
+    for folder in (here.folder / "new").iterdir():
+        path = folder / "record.json"
+        # What version 0.1.0 writes; a later one may note more, and one before may lack what has a default.
+        record = json.loads(path.read_text())
+        assert set(record) >= {"uid", "sop_class", "study", "series", "syntax", "pixels", "file", "added", "changed"}
+        del record["coerced"], record["job"]
+        path.write_text(json.dumps({**record, "priority": 3}))
+    assert sorted(item.record.uid for item in spools.items(here.folder, "new")) == sorted(uids)
+    assert summary(here.folder)["unreadable"] == 0
+    assert summary(here.folder)["free_MiB"] > 0
+
+    (here.folder / "new" / uids[0] / "record.json").write_text("{")  # a disk that is not well
+    found = summary(here.folder)
+    assert (found["new"], found["unreadable"]) == (len(uids) - 1, 1)
