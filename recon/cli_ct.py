@@ -61,6 +61,8 @@ def simulate_ct(
         photons or 2e5, dose or 0.0, electronic, bow_tie, beam, views, arc, elements,  # type: ignore[arg-type]
         source_distance=source_distance, detector_distance=detector_distance, seed=seed,
     )  # fmt: skip
+    if phantom and slices:
+        raise typer.BadParameter("--slices chooses of a volume, and the phantom is one slice; leave it out")
     if phantom:
         made, shown = ct_scan.of_phantom(matrix, scan)
     else:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import recon
+from recon.ct import projections
 from recon.data import CTImages, Measurement, ReconError
 from recon.nets import denoiser
 from recon.nets.unrolled import TRUST, Shape, Unrolled
@@ -56,6 +57,7 @@ def test_rays_bring_back_what_a_coarse_filtered_backprojection_lost() -> None:
     assert held.trust["residual"] < 0.5 * plain.trust["residual"]
     assert any("had a say" in note for note in held.notes)
     assert not any("had a say" in note for note in plain.notes)
+    assert not any("were measured to cost" in note for note in held.notes)
 
 
 def test_images_have_no_rays_to_ask(tmp_path: Path) -> None:
@@ -64,3 +66,11 @@ def test_images_have_no_rays_to_ask(tmp_path: Path) -> None:
     assert isinstance(scan, CTImages)
     with pytest.raises(ReconError, match="needs projections"):
         recon.reconstruct(scan, replace(PLAN, ct=CT(consistency="rays")))
+
+
+@pytest.mark.parametrize(("side", "views", "said"), [(512, 480, 1), (512, 90, 0), (160, 480, 0)])
+def test_rays_are_doubted_where_they_were_measured_to_cost_quality(side: int, views: int, said: int) -> None:
+    angles = torch.arange(views, dtype=torch.float64) * math.pi / views
+    notes = projections.costly(Xray(Parallel(angles, side, 1.0), (side, side), 1.0))
+    assert len(notes) == said
+    assert all('ct.consistency = "none"' in note for note in notes)

@@ -290,6 +290,7 @@ def test_a_share_of_the_dose_adds_the_noise_that_the_source_lacks(tmp_path: Path
         (("--electronic", -1), "electronic noise"),
         (("--bow-tie", 3), "bow-tie"),
         (("--source-distance", 100), "within the body"),
+        (("--slices", "1:3"), "the phantom is one slice"),
     ],
 )
 def test_a_scan_that_cannot_be_simulated_is_refused(options: tuple[object, ...], says: str, tmp_path: Path) -> None:
