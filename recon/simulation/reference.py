@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -44,7 +45,11 @@ def _period(s: Settings) -> tuple[float, ...]:
 def _coils(s: Settings) -> Modes:
     if s.coils == 1:  # a volume coil
         return Modes(np.zeros((1, 3), np.intp), np.ones((1, 1), np.complex128), _period(s))
-    return coil_modes(s.coils, s.position, _axes(s), _period(s), s.coil_order)
+    return _fitted(s.coils, tuple(s.position), tuple(map(tuple, _axes(s))), _period(s), s.coil_order)
+
+
+#: A scan, its truth and its maps ask for the same fit, which takes as long as the lines of a slice.
+_fitted = functools.lru_cache(maxsize=64)(coil_modes)
 
 
 def _phase(s: Settings) -> Modes:

@@ -41,11 +41,11 @@ def emulated(request, emulator, monkeypatch) -> Emulator:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
-def test_nvcc_compiles_the_source(source: Path) -> None:
+def test_nvcc_takes_the_source_without_a_warning(source: Path) -> None:
+    """To PTX: the compiler at run time goes on to machine code below."""
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc is not installed: CUDA sources are compiled by the GPU's own compiler alone")
-    targets = (f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90))
-    command = ["nvcc", "-std=c++17", "-fatbin", "-Werror=all-warnings", *targets, "-o", "/dev/null", str(source)]
+    command = ["nvcc", "-std=c++17", "-ptx", "-arch=sm_80", "-Werror=all-warnings", "-o", "/dev/null", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
 

@@ -182,7 +182,7 @@ def test_maps_do_not_depend_on_the_chunk_nor_on_the_slices_beside() -> None:
     together = espirit(middle(data, 20), (1, 40, 50))
     assert together.maps.shape == (2, 6, 1, 40, 50)
     assert together.eigenvalues.shape == (2, 1, 40, 50)
-    for one, chunk in product(range(2), (1, 170, 10**6)):
+    for one, chunk in ((0, 1), (0, 10**6), (1, 170)):  # a row at a time, all at once, some rows
         alone = espirit(middle(data[one], 20), (1, 40, 50), chunk=chunk)
         torch.testing.assert_close(together.maps[one], alone.maps, rtol=0, atol=2e-3)
     assert torch.equal(data, before)
@@ -243,14 +243,15 @@ def test_an_empty_or_damaged_calibration_is_refused() -> None:
         espirit(damaged, (1, 64, 64))
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64), (1, 63, 50), (32, 36, 39)])
+@pytest.mark.parametrize("shape", [(1, 64, 64), (1, 63, 50), (24, 28, 27)])
 def test_adaptive_maps_are_the_true_ones_up_to_a_phase(shape: tuple[int, int, int]) -> None:
     data, true, tissue = scan(shape, noise=0.02)
     images = ifft(data, (-3, -2, -1))
     found = walsh(images)
     assert float(distance(found.maps, true)[tissue].median()) < 0.05
     torch.testing.assert_close(rss(found.maps), torch.ones(shape), rtol=0, atol=1e-5)
-    torch.testing.assert_close(walsh(images, chunk=1).maps, found.maps, rtol=0, atol=2e-3)
+    small = 1 if shape[0] == 1 else 400  # a row at a time; some rows of some partitions
+    torch.testing.assert_close(walsh(images, chunk=small).maps, found.maps, rtol=0, atol=2e-3)
     assert float(found.eigenvalues[tissue].median()) > 0.95
     twice = walsh(torch.stack([images, 2 * images]))
     torch.testing.assert_close(twice.maps[1], found.maps, rtol=0, atol=2e-3)

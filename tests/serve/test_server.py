@@ -30,6 +30,9 @@ from tests.serve.scanner import Recording, Scanner, run, session
 
 Start = Callable[..., Running]
 
+#: For tests of a single session: no process that would wait for the next one is started beside it.
+ONE = "max_sessions = 1\n"
+
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -54,7 +57,7 @@ def wait_for(what: Callable[[], object], seconds: float = 60, every: float = 0.0
 
 
 def test_a_stream_gives_the_pixels_of_run_and_leaves_a_trace(server: Start, scan_file: Path, tmp_path: Path) -> None:
-    one = server()
+    one = server(ONE)
     streamed = command("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}", "-o", str(tmp_path / "streamed.h5"))
     assert streamed.returncode == 0, streamed.stderr
     assert recon("run", scan_file, "-q", "-o", tmp_path / "run.h5").code == 0
@@ -130,7 +133,7 @@ def gone(process: psutil.Process) -> bool:
 
 
 def test_f16_a_stopped_server_ends_its_sessions_with_a_word(server: Start, full: Recording) -> None:
-    one = server()
+    one = server(ONE)
     client = Scanner(one.port).send(session(full)[:20])
     wait_for(lambda: "started" in one.log())
     processes = workers(one)
@@ -145,7 +148,7 @@ def test_f16_a_stopped_server_ends_its_sessions_with_a_word(server: Start, full:
 
 
 def test_f16_a_killed_server_takes_its_workers_along_and_starts_again(server: Start, full: Recording) -> None:
-    one = server()
+    one = server(ONE)
     Scanner(one.port).send(session(full)[:20])
     wait_for(lambda: len(one.audit()) == 1)
     processes = workers(one)

@@ -30,7 +30,7 @@ from tests.command import recon, refused
 from tests.serve import scanner
 from tests.serve.conftest import Local, Running
 from tests.serve.scanner import CLOSE, Recording, Scanner, config, header, run, session
-from tests.serve.test_server import wait_for, workers
+from tests.serve.test_server import ONE, wait_for, workers
 from tests.test_pace import full_gpu
 
 Start = Callable[..., Running]
@@ -188,7 +188,7 @@ def test_f40_no_file_and_no_core_is_left_of_a_session(server: Start, full: Recor
     own.mkdir(mode=0o700)
     os.environ["TMPDIR"] = str(own)
     try:
-        one = server()
+        one = server(ONE)
     finally:
         os.environ.pop("TMPDIR")
         if before is not None:

@@ -23,7 +23,7 @@ from recon.serve.tls import Front, client_context, server_context, shake
 from tests.command import recon, refused
 from tests.serve.conftest import Local, Running
 from tests.serve.scanner import Recording, Scanner, run, session
-from tests.serve.test_server import command, images_of, wait_for
+from tests.serve.test_server import ONE, command, images_of, wait_for
 
 Start = Callable[..., Running]
 
@@ -69,7 +69,7 @@ def secure(port: int, files: Files, *, known: bool = False, reading: bool = True
 def test_f41_a_stream_within_tls_gives_the_same_pixels(
     server: Start, files: Files, scan_file: Path, tmp_path: Path
 ) -> None:
-    one = server(files.table())
+    one = server(ONE + files.table())
     to = ("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}")
     streamed = command(*to, "--tls-ca", str(files.ca), "-o", str(tmp_path / "s.h5"))
     assert streamed.returncode == 0, streamed.stderr
@@ -84,7 +84,7 @@ def test_f41_a_stream_within_tls_gives_the_same_pixels(
 def test_f41_who_speaks_no_tls_or_has_no_certificate_is_turned_away_and_others_are_served(
     server: Start, files: Files, full: Recording
 ) -> None:
-    one = server(files.table(clients=True) + "[limits]\nfirst_s = 6\n")
+    one = server(ONE + files.table(clients=True) + "[limits]\nfirst_s = 6\n")
     silent = Scanner(one.port)
     plain = Scanner(one.port).send(session(full)[:3]).wait()
     assert (plain.images, plain.texts, plain.closes) == ([], [], 0)
