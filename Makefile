@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
-# Processes that share the tests: make test JOBS=0 runs them in one.
-JOBS   ?= logical --maxprocesses 8
+# Processes that share the tests, one more than there are cores, since many tests wait for a program that they started:
+# make test JOBS=0 runs them in one.
+CORES  := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+JOBS   ?= $(shell test $(CORES) -lt 8 && expr $(CORES) + 1 || echo 8)
 
 .PHONY: demo test lint docs soak clean bench-peers
 
