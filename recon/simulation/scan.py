@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recon import masks
 from recon.data import FRAME_COUNTERS, LINE, DataError, Flag, RawScan, flag_bits, flagged
-from recon.io.samples import InMemory
+from recon.io.samples import in_memory
 from recon.simulation import trajectories
 from recon.simulation.coil_array import Modes, received, received_at
 from recon.simulation.reference import receive_modes, shapes, slice_modes, truth, truth_maps, unit_scale
@@ -68,9 +68,7 @@ def simulate(s: Settings) -> RawScan:
     every["acquisition_time_stamp"] = 20_000_000 + 4 * np.arange(len(every))
     every["flags"][-1] |= np.uint64(flag_bits(Flag.LAST_IN_MEASUREMENT))
     stored = None if positions.stored is None else positions.stored[readouts["y"][at]].astype(np.float32)
-    group = np.repeat([0, 1], [len(noise), len(data)])
-    index = np.concatenate([np.arange(len(noise)), np.arange(len(data))])
-    samples = InMemory((noise, data), group, index, (None, stored))
+    samples = in_memory(noise, data, trajectories=(None, stored))
     return RawScan(every, samples, (encoding_of(s),), header_of(s), "simulation")
 
 
