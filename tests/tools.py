@@ -11,6 +11,7 @@ _PACKAGES = {
     "bart": "bart",
     "chromium": "chromium",
     "systemd-analyze": "systemd",
+    "logrotate": "logrotate",
     "dcm2niix": "dcm2niix",
     "dciodvfy": "dicom3tools",
     "dcmdump": "dcmtk",

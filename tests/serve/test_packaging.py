@@ -19,6 +19,7 @@ from recon import recipe as recipes
 from recon.data import ReconError
 from recon.recipe import Recipe
 from recon.serve import openrecon, parameters, settings
+from recon.serve.audit import Audit
 from recon.serve.parameters import PARAMETERS
 from tests.command import recon
 from tests.serve import scanner
@@ -192,3 +193,29 @@ def test_the_service_is_a_unit_that_systemd_takes(tmp_path: Path) -> None:
         verb, *options = line.split()
         assert verb == "serve"
         assert all(o in recon("serve", "--help").out for o in options if o.startswith("--"))
+
+
+def test_logrotate_moves_the_audit_and_its_lines_go_on(tmp_path: Path) -> None:
+    rotate = need("logrotate")
+    path, told = tmp_path / "audit.jsonl", tmp_path / "told"
+    words = (PACKAGING / "recon.logrotate").read_text()
+    for before, after in (
+        ("/var/log/recon/audit.jsonl", str(path)),
+        ("systemctl kill --signal=HUP --kill-who=main recon.service", f"touch {told}"),
+    ):
+        assert before in words
+        words = words.replace(before, after)
+    (tmp_path / "logrotate.conf").write_text(words)
+    (tmp_path / "logrotate.conf").chmod(0o644)
+    audit = Audit(path)
+    audit.write("started", job="a")
+    command = [rotate, "--force", "--state", str(tmp_path / "state"), str(tmp_path / "logrotate.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert told.exists()  # what stands for SIGHUP
+    audit.reopen()
+    audit.write("ended", job="a")
+    audit.close()
+    (moved,) = tmp_path.glob("audit.jsonl-*")
+    assert [json.loads(p.read_text())["n"] for p in (moved, path)] == [1, 2]
+    assert path.stat().st_mode & 0o777 == 0o600
