@@ -98,7 +98,7 @@ def reconstruct(
 
 
 def measurements(
-    scan: RawScan,
+    scan: Scan,
     recipe: Recipe = Recipe(),  # noqa: B008  (a frozen value)
     *,
     device: str = "auto",

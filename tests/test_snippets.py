@@ -17,6 +17,7 @@ PAGES = {
     "docs/tutorials/python.md": 6,
     "docs/tutorials/from-others.md": 3,
     "docs/how-to/own-method.md": 9,
+    "docs/how-to/non-cartesian.md": 2,
     "docs/how-to/many-scans.md": 2,
     "docs/reference/arrays.md": 3,
     "docs/how-to/partial-fourier.md": 1,

@@ -64,12 +64,12 @@ class Sense(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """The product m · F(S x)."""
         check_image(x, self.maps, self.sets)
-        return self.plain().forward(x) if self._learned else _linear(self._forward, self._adjoint, x)
+        return self.plain().forward(x) if self._learned else _linear(self._forward, self._adjoint, x, self.maps)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Σ_c conj(S_c) F⁻¹ m y_c."""
         check_coils(y, self.maps)
-        return self.plain().adjoint(y) if self._learned else _linear(self._adjoint, self._forward, y)
+        return self.plain().adjoint(y) if self._learned else _linear(self._adjoint, self._forward, y, self.maps)
 
     def normal(self, inner: Linear | None = None) -> Linear:
         """Σ_c conj(S_c) F⁻¹ m² F S_c in one pass; a diagonal inner operator joins the mask."""
@@ -189,12 +189,12 @@ class SenseNormal(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """AᴴWA x."""
         check_image(x, self.sense.maps, self.sense.sets)
-        return _linear(self._apply, self._applied_conj, x)
+        return _linear(self._apply, self._applied_conj, x, self.sense.maps)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """AᴴWᴴA y."""
         check_image(y, self.sense.maps, self.sense.sets)
-        return _linear(self._applied_conj, self._apply, y)
+        return _linear(self._applied_conj, self._apply, y, self.sense.maps)
 
     @cached_property
     def _compiled(self) -> kernel.Filter | None:
@@ -252,8 +252,9 @@ def _broadcast(*shapes: torch.Size) -> tuple[int, ...]:
     return np.broadcast_shapes(*map(tuple, shapes))
 
 
-def _linear(forward: object, adjoint: object, x: Tensor) -> Tensor:
-    return cast(Tensor, LinearMap.apply(forward, adjoint, x))  # type: ignore[no-untyped-call]
+def _linear(forward: object, adjoint: object, x: Tensor, maps: Tensor) -> Tensor:
+    # Converted out here, autograd knows the way back: the gradient of a real image is real.
+    return cast(Tensor, LinearMap.apply(forward, adjoint, x.to(maps.dtype)))  # type: ignore[no-untyped-call]
 
 
 def _ramp(n: int, origin: int, axis: int, like: Tensor) -> Tensor:

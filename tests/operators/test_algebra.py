@@ -168,3 +168,16 @@ def test_precision_is_that_of_the_page_on_arrays(op: Linear, single: torch.dtype
     assert (y.dtype, wide.dtype) == (single, double)
     assert (op.H(y).dtype, op.H(wide).dtype) == (single, double)
     torch.testing.assert_close(y.to(DOUBLE), wide.to(DOUBLE), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", [(-2, -1), (-3, -2), (-2,)], ids=str)
+def test_a_real_image_is_taken_and_has_a_real_gradient(axes: tuple[int, ...]) -> None:
+    """Kernels that take complex numbers alone were given real ones, and gradients came back complex."""
+    op = Sense(MAPS, MASK[:, :1] if -1 not in axes else MASK, axes)
+    for a in (op, op.normal()):
+        x = IMAGE.real.clone().requires_grad_()
+        y = a(x)
+        torch.testing.assert_close(y, a(IMAGE.real.to(SINGLE)), rtol=0, atol=0)
+        z = numbers(*y.shape, seed=4)
+        (gradient,) = torch.autograd.grad(y, x, z)
+        torch.testing.assert_close(gradient, a.H(z).real)
