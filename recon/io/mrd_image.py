@@ -125,7 +125,10 @@ def write_mrd(image: Image, path: Path, *, parts: Sequence[ImagePart] = ("magnit
 
 
 def write_messages(images: Iterable[ImageMessage], path: Path) -> list[Path]:
-    """Write image messages as ISMRMRD HDF5, one group for each series; a second size or type in it has its own."""
+    """Write image messages as ISMRMRD HDF5, one group for each series; a second size or type in it has its own.
+
+    Raises OSError where the system refuses the file.
+    """
     import h5py
 
     series: dict[tuple[Any, ...], list[ImageMessage]] = {}

@@ -59,7 +59,10 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
 
 
 def secret(spool: Path) -> bytes:
-    """The key that new UIDs and pseudonyms follow from, made when first needed: without it none leads back."""
+    """The key that new UIDs and pseudonyms follow from, made when first needed: without it none leads back.
+
+    Raises ReconError for one that is damaged.
+    """
     path = spool / "pseudonyms.key"
     if not path.exists():
         temporary = spool / f".pseudonyms.{secrets.token_hex(6)}"

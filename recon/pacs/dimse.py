@@ -52,7 +52,10 @@ class Dimse:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Hear reports of storage commitments meanwhile, where these are what confirms images."""
+        """Hear reports of storage commitments meanwhile, where these are what confirms images.
+
+        Raises ReconError where the port is taken or no address of this machine.
+        """
         if self._pacs.confirmed_by != "commitment":
             yield
             return
@@ -76,7 +79,7 @@ class Dimse:
             server.shutdown()
 
     def echo(self) -> None:
-        """Ask whether the PACS is there and knows us."""
+        """Ask whether the PACS is there and knows us; raises Unreachable where it does not say so."""
         with self._association([(_ECHO, _UNCOMPRESSED)]) as association:
             status = _status(association.send_c_echo())
             if status != 0:

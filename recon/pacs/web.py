@@ -44,7 +44,7 @@ class Web:
         return self._pacs.to
 
     def echo(self) -> None:
-        """Ask whether the service is there and lets us in: a query for one study."""
+        """Ask whether the service is there and lets us in, by a query for one study; raises Unreachable where not."""
         status, _, _ = self._ask("GET", "/studies?limit=1", accept="application/dicom+json")
         if status not in (200, 204):
             raise Unreachable(f"it answers a query with HTTP {status}")

@@ -152,7 +152,7 @@ def check(site: Site) -> Site:
 
 
 def networks(site: Site) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """The networks that may connect: those allowed and this machine."""
+    """The networks that may connect, those allowed and this machine; raises ReconError for what is no network."""
     out = [ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")]
     for text in site.allow:
         try:
