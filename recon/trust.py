@@ -220,7 +220,8 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     if not e.classical_residual <= most:
         found.append(
             f"no image explains the measurement (residual {e.classical_residual:.3g}, at most {most:.3g} by its noise "
-            "and maps): motion, a spark, or a wrong noise level"
+            "and maps): motion, a spark, a wrong noise level, or a body wider than the field of view, which "
+            "prepare.map_sets = 2 unfolds"
         )
     if e.sparser is not None and e.sparser > limits.misplaced:
         found.append(

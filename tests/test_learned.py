@@ -53,6 +53,16 @@ def test_the_same_scan_and_weights_give_the_same_bits(scan: Path, folder: Path) 
     assert np.array_equal(one, two)
 
 
+def test_two_sets_of_maps_go_through_a_network_with_their_evidence(scan: Path, folder: Path) -> None:
+    two = replace(plan(folder), prepare=replace(recipe.Prepare(), map_sets=2))
+    image = pipeline.reconstruct(read(scan), two)
+    classical = pipeline.reconstruct(read(scan), replace(two, solve=recipe.Solve(method="cs")))
+    a, b = (np.abs(i.data) for i in (image, classical))
+    assert np.linalg.norm(a - b) < 0.1 * np.linalg.norm(b)
+    assert [e["gain"] for e in image.trust["items"]] == [None, None]
+    assert all(0.5 < e["residual"] < 1.5 for e in image.trust["items"])
+
+
 def test_the_verb_takes_a_folder_of_weights(scan: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.nii.gz"
     done = recon("run", scan, "-o", out, "--method", "unrolled", "--weights", folder, "--denoise", 0.5)

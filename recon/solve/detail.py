@@ -59,7 +59,7 @@ def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
     None for too few lines inside or beside the block, and for several sets of maps.
     """
     A = m.A
-    items = x.shape[:-3].numel()
+    items = m.y.shape[:-4].numel()  # not the image's: of several sets of maps it has an axis more
     if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
         return [None] * items
     masks = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1, *A.mask.shape[-3:-1])[:, 0] > 0

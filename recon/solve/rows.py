@@ -12,8 +12,9 @@ from recon.data import Measurement
 from recon.operators.sense import Sense
 from recon.solve.fista import l1_wavelet
 
-#: Columns of the readout that are looked at, and iterations of each picture: a quick look, not an image.
-WIDTH, ITERATIONS = 64, 20
+#: Columns of the readout that are looked at, iterations of each picture and levels of its wavelets, few enough that
+#: both sides of most matrices halve evenly: a quick look, not an image.
+WIDTH, ITERATIONS, LEVELS = 64, 20, 3
 #: Fewest rows of the ACS block, and fewest measured rows beside it, that tell anything.
 LEAST_ACS, LEAST_BESIDE = 8, 10
 
@@ -98,8 +99,8 @@ def sparser(
     if not bool(told.any()):
         return [None] * items
     part = _trimmed(_columns(_picked(m, told)))
-    first = _variation(part)
-    best = torch.stack([1 - _variation(moved(part, -s)) / first for s in shifts])
+    total = _variation([part, *(moved(part, -s) for s in shifts)])
+    best = 1 - total[1:] / total[0]
     gain, which = best.max(0)
     found = iter([(shifts[w], g) for w, g in zip(which.tolist(), gain.tolist())])
     return [next(found) if t else None for t in told.tolist()]
@@ -142,9 +143,15 @@ def _columns(m: Measurement) -> Measurement:
     return replace(m, y=m.y[..., at].contiguous(), A=Sense(A.maps[..., at].contiguous(), A.mask, A.axes))
 
 
-def _variation(m: Measurement) -> Tensor:
-    """TV of the picture of each slice."""
-    x = l1_wavelet(m, lam=1.0, iterations=ITERATIONS, wavelet="db1", continuation=15.0).x
+def _variation(every: Sequence[Measurement]) -> Tensor:
+    """TV of the picture of each slice of measurements that differ in their lines alone, (measurement, slice)."""
+    A = every[0].A
+    assert isinstance(A, Sense)
+    lead = every[0].y.shape[:-4]
+    masks = [m.A.mask.expand(*lead, *m.A.mask.shape[-4:]) for m in every if isinstance(m.A, Sense)]
+    y = torch.stack([m.y for m in every])
+    together = Measurement(y, Sense(A.maps, torch.stack(masks), A.axes), every[0].sigma)
+    x = l1_wavelet(together, lam=1.0, iterations=ITERATIONS, wavelet="db1", levels=LEVELS, continuation=15.0).x
     dy, dx = (x - torch.roll(x, 1, axis) for axis in (-2, -1))
-    total: Tensor = (dy.abs().square() + dx.abs().square()).sqrt().flatten(-3).sum(-1).reshape(-1)
+    total: Tensor = (dy.abs().square() + dx.abs().square()).sqrt().flatten(-3).sum(-1).reshape(len(every), -1)
     return total.clamp_min(torch.finfo(total.dtype).tiny)
