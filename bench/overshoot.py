@@ -3,7 +3,7 @@
     python bench/overshoot.py --json bench/results/overshoot.json           # about a minute
 
 A thread in the process of a session touches fresh memory at a given rate and counts what it has in a file that outlives
-it; the server's limit is 2048 MiB. What the process held when it was killed, beyond the limit, is the overshoot.
+it; the limit is 2 GiB (`--limit`). What the process held when it was killed, beyond the limit, is the overshoot.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from serving import Server, machine, server
 
 from recon.serve import words
 
-LIMIT_MIB = 2048
 #: Rates in MiB/s; 0 takes what it gets.
 RATES = (500, 1000, 2000, 0)
 #: It gives up here, so that a server which lets it grow does no harm.
@@ -61,15 +60,15 @@ if "recon.serve.worker" in sys.orig_argv:
 """
 
 
-def overshoot(rate: int) -> dict[str, Any]:
-    """One session that grows at this rate."""
+def overshoot(rate: int, limit: int) -> dict[str, Any]:
+    """One session that grows at this rate, MiB/s, on a server with this limit, MiB."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sitecustomize.py").write_text(GROW)
         (folder / "counted").write_bytes(bytes(16))
         os.environ["PYTHONPATH"] = name
         try:
-            with server(f"max_sessions = 1\n[limits]\nprocess_MiB = {LIMIT_MIB}\nready_MiB = 0\n") as one:
+            with server(f"max_sessions = 1\n[limits]\nprocess_MiB = {limit}\nready_MiB = 0\n") as one:
                 one.ready()
                 with socket.create_connection(("127.0.0.1", one.port)) as sock:
                     sock.sendall(words.config_file("auto"))
@@ -86,8 +85,8 @@ def overshoot(rate: int) -> dict[str, Any]:
     if "was ended" not in reason:
         raise SystemExit(f"the session was not ended for its memory: {reason}")
     return {
-        "asked_MiB_s": rate or None, "grew_s": round(seconds, 3), "limit_MiB": LIMIT_MIB,
-        "held_MiB": round(held), "beyond_MiB": round(held - LIMIT_MIB),
+        "asked_MiB_s": rate or None, "grew_s": round(seconds, 3), "limit_MiB": limit,
+        "held_MiB": round(held), "beyond_MiB": round(held - limit),
     }  # fmt: skip
 
 
@@ -101,10 +100,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rates", type=int, nargs="*", default=list(RATES))
+    parser.add_argument("--limit", type=int, default=2048, help="MiB")
     args = parser.parse_args()
     rows = []
     for rate in args.rates:
-        rows.append(overshoot(rate))
+        rows.append(overshoot(rate, args.limit))
         print(rows[-1], file=sys.stderr, flush=True)
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")

@@ -70,3 +70,13 @@ def test_a_rise_is_seen() -> None:
     assert abs(flat) < 1e-9
     assert rising == pytest.approx(100 / 124.5)
     assert rising > limit
+
+
+def test_what_a_session_takes_beyond_its_memory_is_measured(tmp_path: Path) -> None:
+    done = run("overshoot.py", "--rates", "0", "--limit", "1024", "--json", str(tmp_path / "o.json"))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "o.json").read_text())["rows"]
+    assert row["limit_MiB"] == 1024
+    # What it had counted when it was killed: never far below the limit, and long before it would have ended by itself.
+    assert 900 < row["held_MiB"] < 5000
+    assert row["beyond_MiB"] == row["held_MiB"] - 1024

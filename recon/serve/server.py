@@ -312,11 +312,14 @@ class Server:
 
     def _reload(self) -> None:
         try:
-            self._audit.reopen()
+            context = None
             if self._front is not None:
                 from recon.serve import tls
 
-                self._front.renew(tls.server_context(**asdict(self._site.tls)))
+                context = tls.server_context(**asdict(self._site.tls))
+            self._audit.reopen()
+            if self._front is not None and context is not None:
+                self._front.renew(context)
             self._log("reloaded: the audit's file is opened anew, certificates are read again")
         except ReconError as e:
             self._log(f"not reloaded, all stays as it was: {e}")
