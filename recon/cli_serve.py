@@ -52,7 +52,7 @@ def serve(
     given |= {"allow": tuple(allow) if allow else None, "audit": str(audit.absolute()) if audit else None}
     site = settings.load(config) if config else settings.Site()
     site = settings.check(replace(site, **{k: v for k, v in given.items() if v is not None}))
-    from recon.serve.server import serve as run
+    from recon.serve.service import serve as run
 
     run(site, settings.registered(site), _say, log)
 

@@ -31,13 +31,13 @@ HEAVY = {
 
 _CODE = """
 import json, os, runpy, sys
-from recon.serve import server
-listen = server.listen
+from recon.serve import service
+listen = service.listen
 def spy(site):
     sock = listen(site)
     print(json.dumps([sock.getsockname()[1], sorted(sys.modules)]), flush=True)
     os._exit(0)
-server.listen = spy
+service.listen = spy
 sys.argv = ["recon", "serve", "--config", sys.argv[1]]
 runpy.run_module("recon", run_name="__main__")
 """
