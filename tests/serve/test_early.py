@@ -93,6 +93,41 @@ def test_slices_come_back_while_later_ones_are_measured(local: Start, series: Re
         assert np.allclose(image.head[7:26], twin.head[7:26], atol=1e-4)
 
 
+def test_contrasts_come_back_while_later_slices_are_measured(local: Start, tmp_path: Path) -> None:
+    # Two echoes of each line, one after the other, of which the second has half the signal.
+    scan = simulation.simulate(simulation.preset(matrix=32, coils=4, accel=2, slices=2))
+    noise = (scan.lines["flags"] & np.uint64(1 << 18)) != 0
+    rows = np.nonzero(~noise)[0]
+    table = np.concatenate([np.nonzero(noise)[0], np.repeat(rows, 2)])
+    lines = scan.lines[table].copy()
+    lines["contrast"][len(table) - 2 * len(rows) + 1 :: 2] = 1
+    limits = {**scan.encodings[0].limits, "contrast": Limit(0, 1, 0)}
+    encodings = (replace(scan.encodings[0], limits=limits), *scan.encodings[1:])
+    write(
+        tmp_path / "echoes.h5", replace(scan, lines=lines, samples=SomeRows(scan.samples, table), encodings=encodings)
+    )
+    found = scanner.load(tmp_path / "echoes.h5")
+    second = [np.frombuffer(b[scanner.LINE.size :], "<f4") / 2 for b in found.lines]
+    echoes = Recording(
+        found.xml,
+        [
+            b[: scanner.LINE.size] + h.tobytes() if scanner.value(b, "contrast") else b
+            for b, h in zip(found.lines, second)
+        ],
+    )
+    client = Scanner(local().port)
+    *messages, close = session(echoes)
+    client.send(messages)
+    wait_for_images(client, 3)
+    assert {(i.head[28], i.slice) for i in client.reply.images} > {(0, 0), (1, 0)}
+    reply = client.send([close]).wait()
+    assert (len(reply.images), reply.texts) == (4, [])
+    whole = run(local(early=False).port, session(echoes)).images
+    by = {(i.head[28], i.slice): i.pixels for i in reply.images}
+    assert all(np.array_equal(by[i.head[28], i.slice], i.pixels) for i in whole)
+    assert np.linalg.norm(by[1, 0]) < 0.7 * np.linalg.norm(by[0, 0])
+
+
 @pytest.mark.parametrize("method", ["sense", "unrolled"])
 def test_images_that_went_out_early_reach_the_pacs_without_a_second_reconstruction(
     local: Start, series: Recording, series_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
