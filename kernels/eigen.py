@@ -44,3 +44,24 @@ def eigenmaps(
     given = (bridge.settled(t).numpy() for t in (kernels, waves, reference))
     written = (maps.numpy(), values.numpy())
     module.eigenmaps(*given, *written, first, least, tolerance, launch.ITERATIONS, torch.get_num_threads())
+
+
+def serves_windows(t: Tensor) -> bool:
+    """Whether `local_maps` takes this tensor: complex64 on the CPU, and no extension from before there was one."""
+    return t.device.type == "cpu" and t.dtype == torch.complex64 and hasattr(native(), "local_maps")
+
+
+def local_maps(
+    images: Tensor, reference: Tensor, windows: list[int], maps: Tensor, values: Tensor, *, tolerance: float
+) -> None:
+    """Write the dominant eigenvectors of R_cd(r) = Σ x_c x_d* over a window around r, and λ / tr R.
+
+    `images` and `maps` are (coil, z, y, x), `values` (z, y, x), the last two contiguous on the CPU; `windows` (z, y, x)
+    are odd numbers of pixels, of which those count that lie in the image. ‖Rv − λv‖ ≤ `tolerance` · λ where thirteen
+    squarings of R are enough; the part of a vector along `reference` (coil) is real and positive. Without signal all
+    are zero.
+    """
+    module = native()
+    assert module is not None
+    given = (bridge.settled(t).numpy() for t in (images, reference))
+    module.local_maps(*given, windows, tolerance, maps.numpy(), values.numpy(), torch.get_num_threads())

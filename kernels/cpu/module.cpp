@@ -10,6 +10,7 @@
 #include "sense.h"
 #include "toeplitz.h"
 #include "vectors.h"
+#include "walsh.h"
 #include "wavelet.h"
 
 namespace py = pybind11;
@@ -91,6 +92,23 @@ static void eigenmaps(const Complex& kernels, const Complex& waves, const Comple
     float* value = values.mutable_data() + first * plane;
     py::gil_scoped_release released;
     recon::eigenmaps(s, {least, tolerance, iterations}, kernels.data(), waves.data(), reference.data(), to, value, threads);
+}
+
+// images (coil, z, y, x), reference (coil), windows (z, y, x) odd; maps (coil, z, y, x) and values (z, y, x) are written
+static void local_maps(const Complex& images, const Complex& reference, std::array<int, 3> windows, float tolerance,
+                       Complex& maps, Real& values, int threads) {
+    bool fits = images.ndim() == 4 && maps.ndim() == 4 && values.ndim() == 3 && reference.ndim() == 1 &&
+                reference.shape(0) == images.shape(0) && images.shape(0) > 0;
+    for (int axis = 0; fits && axis < 4; ++axis) fits = maps.shape(axis) == images.shape(axis);
+    for (int axis = 0; fits && axis < 3; ++axis)
+        fits = values.shape(axis) == images.shape(axis + 1) && windows[axis] > 0 && windows[axis] % 2 == 1;
+    if (!fits) throw std::invalid_argument("images, reference, windows, maps and values do not fit each other");
+    recon::Windows s{int(images.shape(0)), int(images.shape(1)), int(images.shape(2)), int(images.shape(3)),
+                     windows[0], windows[1], windows[2]};
+    complex64* to = maps.mutable_data();
+    float* value = values.mutable_data();
+    py::gil_scoped_release released;
+    recon::local_maps(s, tolerance, images.data(), reference.data(), to, value, threads);
 }
 
 // One level along an axis (0 z, 1 y, 2 x) of the corner of x (item, z, y, x), in place.
@@ -273,6 +291,8 @@ PYBIND11_MODULE(RECON_MODULE, m) {
     m.def("eigenmaps", &eigenmaps, py::arg("kernels").noconvert(), py::arg("waves").noconvert(),
           py::arg("reference").noconvert(), py::arg("maps").noconvert(), py::arg("values").noconvert(), py::arg("first"),
           py::arg("least"), py::arg("tolerance"), py::arg("iterations"), py::arg("threads"));
+    m.def("local_maps", &local_maps, py::arg("images").noconvert(), py::arg("reference").noconvert(), py::arg("windows"),
+          py::arg("tolerance"), py::arg("maps").noconvert(), py::arg("values").noconvert(), py::arg("threads"));
     m.def("wavelet_level", &wavelet_level, py::arg("x").noconvert(), py::arg("corner"), py::arg("axis"),
           py::arg("taps").noconvert(), py::arg("inverse"), py::arg("threads"));
     m.def("haar", &haar, py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("levels"), py::arg("shift"),

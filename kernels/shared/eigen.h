@@ -79,4 +79,33 @@ RECON_INLINE T frobenius2(const Complex<T>* G, int coils) {
     return sum;
 }
 
+// sum of a conj(b)
+template <class T>
+RECON_INLINE Complex<T> overlap(const Complex<T>* a, const Complex<T>* b, int count) {
+    Complex<T> sum = conj_product(b[0], a[0]);
+    for (int n = 1; n < count; ++n) sum = sum + conj_product(b[n], a[n]);
+    return sum;
+}
+
+// A whole matrix (row, column) from its upper triangle.
+template <class T>
+RECON_INLINE void unfold(const Complex<T>* G, Complex<T>* full, int coils) {
+    for (int c = 0; c < coils; ++c)
+        for (int d = c; d < coils; ++d, ++G) {
+            full[c * coils + d] = *G;
+            full[d * coils + c] = {G->re, G->im * -1.0f};
+        }
+}
+
+// out = P P of a whole Hermitian matrix.
+template <class T>
+RECON_INLINE void squared(const Complex<T>* P, Complex<T>* out, int coils) {
+    for (int c = 0; c < coils; ++c)
+        for (int d = c; d < coils; ++d) {
+            const Complex<T> sum = overlap(P + c * coils, P + d * coils, coils);
+            out[c * coils + d] = sum;
+            out[d * coils + c] = {sum.re, sum.im * -1.0f};
+        }
+}
+
 }  // namespace recon

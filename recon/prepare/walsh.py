@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from recon.data import DataError
+from recon.kernels import eigen
 from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
 #: Entries of all matrices of a tile, on the CPU and on a GPU: some arrays of that size are held at a time.
@@ -26,7 +27,8 @@ def walsh(
     `coil_images` is complex (..., coil, z, y, x) with white noise, `window` an odd number of pixels per axis (1 along
     an axis of length 1). Maps (..., coil, z, y, x) have unit root-sum-of-squares and the phase that makes the first
     principal coil, or `reference` (coil), real and positive; they are zero where the images are. `eigenvalues` is
-    λ / tr R, from 1/coils in noise to 1 where one map explains all. The work is done on tiles of about `chunk` pixels.
+    λ / tr R, from 1/coils in noise to 1 where one map explains all. Without kernels the work is done on tiles
+    of about `chunk` pixels.
 
     Raises DataError for an even or non-positive window.
     Source: Walsh, Gmitro and Marcellin, Magn Reson Med 43:682, 2000.
@@ -37,6 +39,7 @@ def walsh(
     depth, rows = _tile(nz, ny, nx, chunk or _ENTRIES[coil_images.is_cuda] // coils**2)
     maps = torch.zeros_like(coil_images, memory_format=torch.contiguous_format).reshape(-1, coils, nz, ny, nx)
     values = torch.zeros(math.prod(batch), nz, ny, nx, dtype=torch.float32, device=coil_images.device)
+    compiled = eigen.serves_windows(coil_images)
     size = [min(window, n - 1 + n % 2) for n in (nz, ny, nx)]
     for images, m, v in zip(coil_images.reshape(-1, coils, nz, ny, nx), maps, values):
         peak = images.abs().max()
@@ -44,6 +47,9 @@ def walsh(
             continue
         scaled = images / peak
         towards = first_coil(scaled) if reference is None else reference
+        if compiled:
+            eigen.local_maps(scaled, towards.to(scaled.dtype), size, m, v, tolerance=1e-4)
+            continue
         for z, y in product(range(0, nz, depth), range(0, ny, rows)):
             zs, ys = slice(z, min(nz, z + depth)), slice(y, min(ny, y + rows))
             r = _correlation(scaled, zs, ys, size)

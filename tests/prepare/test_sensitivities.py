@@ -243,8 +243,11 @@ def test_an_empty_or_damaged_calibration_is_refused() -> None:
         espirit(damaged, (1, 64, 64))
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("shape", [(1, 64, 64), (1, 63, 50), (24, 28, 27)])
-def test_adaptive_maps_are_the_true_ones_up_to_a_phase(shape: tuple[int, int, int]) -> None:
+def test_adaptive_maps_are_the_true_ones_up_to_a_phase(shape, compiled, monkeypatch) -> None:
+    if not compiled:
+        monkeypatch.setattr("recon.kernels.eigen.serves_windows", lambda t: False)
     data, true, tissue = scan(shape, noise=0.02)
     images = ifft(data, (-3, -2, -1))
     found = walsh(images)

@@ -1,0 +1,176 @@
+// Sensitivity maps as dominant eigenvectors of the coils' correlation in a window, LANES neighbouring columns at once.
+//
+// A column goes down its rows: what a row adds to the correlation is made once and kept as long as windows hold it, and
+// each pixel starts from the vector of the pixel above. Columns do not know of each other, so that a pixel's bits depend
+// neither on threads nor on how wide the image is beyond its window.
+#pragma once
+
+#include <algorithm>
+
+#include "eigen.h"
+
+namespace recon {
+
+struct Windows {
+    int coils, nz, ny, nx, wz, wy, wx;  // odd windows
+
+    int entries() const { return coils * (coils + 1) / 2; }
+    long plane() const { return long(ny) * nx; }
+};
+
+// Columns x ... x + LANES - 1 of a row of nx values, zero beyond its ends.
+inline Row load_around(const complex64* row, int x, int nx) {
+    if (x >= 0 && x + LANES <= nx) return load(row + x, LANES);
+    Row v = zero();
+    for (int i = 0; i < LANES; ++i)
+        if (x + i >= 0 && x + i < nx) v.re[i] = row[x + i].real(), v.im[i] = row[x + i].imag();
+    return v;
+}
+
+// What row y adds to the correlation: the sum of x_c conj(x_d) over the window's z and x.
+inline void correlate_row(const Windows& s, const complex64* images, int z, int y, int x, Row* samples, Row* out) {
+    const int z0 = std::max(0, z - s.wz / 2), z1 = std::min(s.nz, z + s.wz / 2 + 1), count = (z1 - z0) * s.wx;
+    for (int c = 0; c < s.coils; ++c) {
+        Row* to = samples + long(c) * count;
+        for (int at = z0; at < z1; ++at) {
+            const complex64* row = images + (long(c) * s.nz + at) * s.plane() + long(y) * s.nx;
+            for (int dx = -(s.wx / 2); dx <= s.wx / 2; ++dx) *to++ = load_around(row, x + dx, s.nx);
+        }
+    }
+    for (int c = 0; c < s.coils; ++c)
+        for (int d = c; d < s.coils; ++d) *out++ = overlap(samples + long(c) * count, samples + long(d) * count, count);
+}
+
+// Lanes that are not there yet, 1 or 0, of y = G v: |y - rho v| > tolerance rho. The values of these are taken over.
+inline bool unsolved(const Row* v, const Row* y, int coils, float tolerance, bool first, Lanes& active, Lanes& value) {
+    const Lanes rayleigh = inner(v, y, coils);
+    Lanes wrong{};
+    for (int c = 0; c < coils; ++c) {
+        Lanes re = y[c].re - rayleigh * v[c].re, im = y[c].im - rayleigh * v[c].im;
+        wrong += re * re + im * im;
+    }
+    bool any = false;
+    for (int i = 0; i < LANES; ++i) {
+        if (active[i] == 0) continue;
+        value[i] = rayleigh[i];
+        const float limit = tolerance * rayleigh[i];
+        if (!first && wrong[i] <= limit * limit) active[i] = 0;
+        else any = true;
+    }
+    return any;
+}
+
+// Unit length for active lanes; others keep their bits.
+inline void normalise(Row* v, int coils, Lanes active) {
+    const Lanes size = norm2(v, coils);
+    Lanes scale;
+    for (int i = 0; i < LANES; ++i) scale[i] = active[i] == 0 ? 1 : size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
+    for (int c = 0; c < coils; ++c) v[c].re *= scale, v[c].im *= scale;
+}
+
+// v <- y in active lanes
+inline void take_over(Row* v, const Row* y, int coils, Lanes active) {
+    for (int c = 0; c < coils; ++c) {
+        v[c].re += active * (y[c].re - v[c].re);
+        v[c].im += active * (y[c].im - v[c].im);
+    }
+}
+
+constexpr int PLAIN = 6;  // power iterations before the matrix itself is squared
+
+// The dominant eigenvector of G, whose trace is one, from a near guess v, and its eigenvalue. Power iterations are enough in tissue; where two
+// eigenvalues are nearly equal the matrix is squared 3 + 2 + 2 + 2 + 2 + 2 times. `full` holds 2 coils^2 values.
+inline void solve_pixel(const Row* G, Row* v, Row* y, Row* full, int coils, float tolerance, Lanes active, Lanes& value) {
+    bool any = true;
+    for (int k = 0; k < PLAIN && any; ++k) {
+        normalise(v, coils, active);
+        hermitian_times(G, v, y, coils);
+        any = unsolved(v, y, coils, tolerance, k == 0, active, value);
+        if (any) take_over(v, y, coils, active);
+    }
+    if (!any) return;
+    normalise(v, coils, active);
+    Row *power = full, *square = full + long(coils) * coils;
+    unfold(G, power, coils);
+    for (int squarings : {3, 2, 2, 2, 2, 2}) {
+        Lanes trace{}, scale;
+        for (int c = 0; c < coils; ++c) trace += power[long(c) * coils + c].re;
+        for (int i = 0; i < LANES; ++i) scale[i] = trace[i] > 1e-30f ? 1 / trace[i] : 0;
+        for (long e = 0; e < long(coils) * coils; ++e) power[e].re *= scale, power[e].im *= scale;
+        for (int n = 0; n < squarings; ++n) {
+            squared(power, square, coils);
+            std::swap(power, square);
+        }
+        for (int c = 0; c < coils; ++c) {
+            y[c] = zero();
+            for (int d = 0; d < coils; ++d) y[c] = y[c] + product(power[long(c) * coils + d], v[d]);
+        }
+        take_over(v, y, coils, active);
+        normalise(v, coils, active);
+        hermitian_times(G, v, y, coils);
+        if (!unsolved(v, y, coils, tolerance, false, active, value)) return;
+    }
+}
+
+// images (coil, nz, ny, nx), reference (coil); maps (coil, nz, ny, nx) and values = lambda / trace (nz, ny, nx) out.
+inline void local_maps(const Windows& s, float tolerance, const complex64* images, const complex64* reference,
+                       complex64* maps, float* values, int threads) {
+    const int entries = s.entries(), strips = (s.nx + LANES - 1) / LANES, half = s.wy / 2;
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Buffer memory;
+        const long kept = long(s.wy) * entries, square = long(s.coils) * s.coils;
+        Row* ring = memory.at_least(kept + entries + 2 * square + (4 + long(s.wz) * s.wx) * s.coils);
+        Row *G = ring + kept, *full = G + entries, *v = full + 2 * square, *y = v + s.coils, *start = y + s.coils;
+        Row *towards = start + s.coils, *samples = towards + s.coils;
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < long(s.nz) * strips; ++task) {
+            const int z = int(task / strips), x = int(task % strips) * LANES, count = std::min(s.nx - x, LANES);
+            for (int c = 0; c < s.coils; ++c) {
+                start[c] = {Lanes{} + std::cos(2.39996f * c), Lanes{} + std::sin(2.39996f * c)};  // see `eigenmaps`
+                towards[c] = {Lanes{} + reference[c].real(), Lanes{} + reference[c].imag()};
+                v[c] = towards[c];
+            }
+            for (int row = 0; row < std::min(half, s.ny); ++row)
+                correlate_row(s, images, z, row, x, samples, ring + long(row % s.wy) * entries);
+            for (int row = 0; row < s.ny; ++row) {
+                const int last = std::min(s.ny - 1, row + half), first = std::max(0, row - half);
+                if (row + half < s.ny)
+                    correlate_row(s, images, z, last, x, samples, ring + long(last % s.wy) * entries);
+                for (int e = 0; e < entries; ++e) {
+                    Row sum = zero();
+                    for (int r = first; r <= last; ++r) sum = sum + ring[long(r % s.wy) * entries + e];
+                    G[e] = sum;
+                }
+                Lanes trace{}, active{}, value{};
+                for (int c = 0, e = 0; c < s.coils; e += s.coils - c++) trace += G[e].re;
+                // With unit trace no power of the matrix leaves the range of single precision.
+                Lanes scale{};
+                for (int i = 0; i < LANES; ++i)
+                    if (trace[i] > 1e-30f) active[i] = 1, scale[i] = 1 / trace[i];
+                for (int e = 0; e < entries; ++e) G[e].re *= scale, G[e].im *= scale;
+                const float small = 0.1f / std::sqrt(float(s.coils));
+                for (int c = 0; c < s.coils; ++c) v[c] = v[c] + Row{start[c].re * small, start[c].im * small};
+                solve_pixel(G, v, y, full, s.coils, tolerance, active, value);
+                // Unit length, and the phase that makes the part along the reference real and positive.
+                Row along = zero();
+                for (int c = 0; c < s.coils; ++c) along = along + conj_product(towards[c], v[c]);
+                const Lanes size = norm2(v, s.coils);
+                for (int i = 0; i < LANES; ++i) {
+                    const float length = std::hypot(along.re[i], along.im[i]);
+                    const float unit = active[i] != 0 && size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
+                    along.re[i] = length > 0 ? along.re[i] / length * unit : unit;
+                    along.im[i] = length > 0 ? -along.im[i] / length * unit : 0;
+                }
+                const long at = long(z) * s.plane() + long(row) * s.nx + x;
+                for (int c = 0; c < s.coils; ++c) {
+                    v[c] = product(v[c], along);
+                    store(v[c], maps + c * s.nz * s.plane() + at, count);
+                }
+                std::memcpy(values + at, &value, count * sizeof(float));
+            }
+        }
+    }
+}
+
+}  // namespace recon
