@@ -56,7 +56,13 @@ class _Files:
 
     def read(self, first: int, last: int) -> NDArray[np.float32]:
         """HU of the slices first … last − 1."""
-        return np.stack(list(_all_hu(self.slices[first:last])))
+        chosen = self.slices[first:last]
+        d = chosen[0].header
+        # Filled slice by slice: a list of them would take the memory of a second volume.
+        out = np.empty((len(chosen), int(d.Rows), int(d.Columns)), np.float32)
+        for k, hu in enumerate(_all_hu(chosen)):
+            out[k] = hu
+        return out
 
 
 def is_dicom(path: Path) -> bool:
