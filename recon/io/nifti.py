@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from recon.io.provenance import KEY, as_json
 #: BIDS entity of each counter that has files of its own; BIDS has none for cardiac phases and sets.
 _ENTITY = {"contrast": "echo", "phase": "phase", "set": "set"}
 _PART = {"magnitude": "mag", "phase": "phase", "real": "real", "imag": "imag"}
+#: A name of BIDS, whose entities stand before its last part: sub-01_run-1, _T2starw.
+_BIDS = re.compile(r"(sub-[a-zA-Z0-9]+(?:_[a-z]+-[a-zA-Z0-9]+)*)(_[a-zA-Z0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,16 @@ def _files(image: Image, path: Path, parts: Sequence[Any]) -> list[_File]:
             ending = f"_part-{_PART[name]}" if len(parts) > 1 else ""
             # (repetition, z, y, x) → [i, j, k, repetition]
             array = np.stack(values).T if "repetition" in group[0].counters else values[0].T
-            files.append(_File(path.with_name(stem + entities + ending + suffix), array, group[0].counters, name))
+            files.append(
+                _File(path.with_name(_named(stem, entities + ending) + suffix), array, group[0].counters, name)
+            )
     return files
+
+
+def _named(stem: str, entities: str) -> str:
+    """A name with entities behind it, or before its last part where it is one of BIDS: sub-01_echo-1_T2starw."""
+    bids = _BIDS.fullmatch(stem)
+    return bids[1] + entities + bids[2] if bids else stem + entities
 
 
 def _nibabel() -> Any:

@@ -106,6 +106,22 @@ def test_other_counters_and_parts_get_files_of_their_own(tmp_path: Path) -> None
     assert (sidecar["EchoTime"], sidecar["EchoNumber"], sidecar["Units"]) == (0.01, 2, "rad")
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-01_ses-pre_run-1_T2starw", "sub-01_ses-pre_run-1_echo-{}_part-{}_T2starw"),
+        ("sub-01_T2starw", "sub-01_echo-{}_part-{}_T2starw"),
+        ("sub-01_run-1", "sub-01_run-1_echo-{}_part-{}"),
+        ("a_sub-01_T2w", "a_sub-01_T2w_echo-{}_part-{}"),
+    ],
+)
+def test_a_name_of_bids_keeps_its_suffix_last(tmp_path: Path, name: str, expected: str) -> None:
+    image = picture(data=np.ones((2, 3, 7, 6), np.complex64), axes=("contrast",))
+    write_nifti(image, tmp_path / f"{name}.nii.gz", parts=("magnitude", "phase"))
+    names = {expected.format(echo, part) for echo in (1, 2) for part in ("mag", "phase")}
+    assert {p.name for p in tmp_path.iterdir()} == {n + e for n in names for e in (".nii.gz", ".json")}
+
+
 def test_complex_voxels_stay_complex_when_asked(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = (rng.normal(size=(3, 7, 6)) + 1j * rng.normal(size=(3, 7, 6))).astype(np.complex64)
