@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gallery
 import numpy as np
 from accuracy_page import table
 from gallery import METHODS, bad, grouped, learned, record, worse
 from gallery_cases import CASES
-from gallery_scans import CHOOSE
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
@@ -105,13 +105,14 @@ def _short(reason: str) -> str:
 
 def page(scans: Mapping[tuple[str, str, int], Scan], head: Mapping[str, Any], sheet: str) -> str:
     """The page as markdown."""
+    every = [c for f in CASES.values() for c in f]
     seeds = ", ".join(str(s) for s in sorted({s for _, _, s in scans}))
-    intro = (__import__("gallery").__doc__ or "").split("\n\n", 2)[2].strip().replace("\n", " ")
+    intro = (gallery.__doc__ or "").split("\n\n", 2)[2].strip().replace("\n", " ")
     return "\n".join([
         "# A gallery of hard scans", "",
         f"Measured on {head.get('date')} by `python bench/gallery.py`, seeds {seeds}; records in "
-        "`bench/results/gallery.json`. Nothing of it is measured raw, nothing of it trained a network or is of "
-        "`public_test`; limits of trust were chosen with other seeds.", "", intro, "",
+        "`bench/results/gallery.json`. Nothing of it is measured raw, trained a network, chose a limit of trust, or is "
+        f"of `public_test`. {len(scans)} of {len(every)} cases were measured so far.", "", intro, "",
         "## By family", "", *families(scans), "",
         *([f"![Worst cases]({sheet})", ""] if sheet else []),
         "## By case", "",
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     options = parser.parse_args()
-    found: list[Record] = [r for r in stored(options.records) if r["seed"] not in CHOOSE]
+    found: list[Record] = stored(options.records)
     scans = grouped(found)
     shown = ""
     if options.sheet:

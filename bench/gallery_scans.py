@@ -22,9 +22,6 @@ from recon.io.arrays import scan_from_array
 from recon.io.samples import join, lines_from_array
 from recon.operators import fft, ifft
 
-#: Seeds by which limits are chosen, and those that are reported.
-CHOOSE, REPORT = (0, 1), (100, 101)
-
 
 @dataclass(frozen=True)
 class Scene:
