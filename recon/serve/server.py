@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import math
+import os
 import secrets
 import selectors
 import signal
@@ -68,10 +69,10 @@ class Server:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; sessions are then ended with a word to their peers.
 
-        SIGHUP opens the audit's file anew and reads the certificates again.
+        SIGHUP opens the audit's file anew and reads the certificates again; from a terminal, it ends the server.
         """
+        fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)  # before any signal is caught
         before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-        fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
             while not self._stopping or any(w.session for w in self._workers) or self._outboxes:
                 self._keep_warm()
@@ -284,9 +285,11 @@ class Server:
         numbers = b""
         with contextlib.suppress(BlockingIOError):
             numbers = self._wakened.recv(1 << 10)
-        if signal.SIGHUP in numbers:
+        # Where somebody sits before the server, it says that the terminal is closed.
+        closed = signal.SIGHUP in numbers and os.isatty(0)
+        if signal.SIGHUP in numbers and not closed:
             self._reload()
-        if {signal.SIGTERM, signal.SIGINT} & set(numbers) and not self._stopping:
+        if (closed or {signal.SIGTERM, signal.SIGINT} & set(numbers)) and not self._stopping:
             self._stop()
 
     def _reload(self) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -164,6 +167,22 @@ def test_a_server_takes_new_certificates_and_a_new_audit_file_and_lets_a_scan_en
     assert len(client.send(session(full)[20:]).wait().images) == 1
     assert one.process.wait(60) == 0
     assert [line["state"] for line in one.audit() if line["event"] == "ended"] == ["done"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says which signals are caught")
+def test_a_server_in_a_terminal_ends_with_it(tmp_path: Path) -> None:
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "recon", "serve", "--port", "0", "--audit", str(tmp_path / "audit.jsonl")]
+    with subprocess.Popen(command, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline().startswith("listening")
+        status = Path(f"/proc/{one.pid}/status")
+        wait_for(lambda: int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1)  # SIGHUP is caught
+        one.send_signal(signal.SIGHUP)
+        assert "reloaded" not in one.communicate(timeout=60)[1]
+        assert one.returncode == 0
+    os.close(slave)
+    os.close(master)
 
 
 def test_a_pacs_may_be_down_for_a_week() -> None:
