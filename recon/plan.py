@@ -12,9 +12,11 @@ from recon.errors import TooLarge
 #: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
 _BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
 #: What a method works in whatever the size of the problem: the weights of a network and the work space of its
-#: convolutions, the transform of non-Cartesian k-space, tiles of the adaptive combination.
+#: convolutions, the transform of non-Cartesian k-space, the adaptive combination (without kernels its tiles; of a
+#: volume they are larger).
 _WORK = {m: 90 * 2**20 for m in ("unrolled", "varnet", "noncartesian")}
 _WORK |= {m: 80 * 2**20 for m in ("combine", "grappa")}
+_SLICE_WORK = {m: 44 * 2**20 for m in ("combine", "grappa")}
 _COMPLEX = 8
 
 #: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak, the maps
@@ -148,7 +150,8 @@ def _solving(p: Problem) -> int:
 
 def _fixed(p: Problem) -> int:
     """What stays all the time: the program, the result, and what a method works in whatever the size of the problem."""
-    return _base() + p.items * p.voxels * _COMPLEX + _WORK.get(p.method, 0)
+    work = _SLICE_WORK.get(p.method, _WORK.get(p.method, 0)) if p.grid[0] == 1 else _WORK.get(p.method, 0)
+    return _base() + p.items * p.voxels * _COMPLEX + work
 
 
 def _raw(p: Problem) -> int:
