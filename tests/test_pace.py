@@ -127,7 +127,7 @@ def test_f27_a_volume_is_solved_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_f27_where_nothing_smaller_is_left_the_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cartesian, "_images", fails(cartesian._images, lambda *_, **__: True))
-    monkeypatch.setattr(noncartesian, "_frame", fails(noncartesian._frame, lambda *_, **__: True))
+    monkeypatch.setattr(noncartesian, "_images", fails(noncartesian._images, lambda *_, **__: True))
     for settings in (SLICES, RADIAL):
         with pytest.raises(torch.OutOfMemoryError):
             pipeline.reconstruct(simulate(settings), device="cpu")
