@@ -23,9 +23,9 @@ MAY_IMPORT = {
     "progress": set(),
     "kernels": set(),
     "operators": {"kernels", "data"},
-    "solve": {"operators", "kernels", "data"},
+    "solve": {"operators", "kernels", "data", "masks"},
     "io": {"data", "errors", "geometry", "__init__"},
-    "prepare": {"operators", "kernels", "data", "geometry"},
+    "prepare": {"operators", "kernels", "data", "geometry", "masks"},
     "nets": {"data", "operators", "solve"},
     "learn": {
         *("data", "hounsfield", "io", "masks", "nets", "operators", "prepare", "progress", "recipe", "simulation"),

@@ -173,3 +173,29 @@ def test_odd_and_even_sizes_hold_their_promises(n: int, R: int, acs: int, seed: 
 def test_impossible_masks_are_refused_with_a_sentence(call, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9), st.floats(0.3, 0.95))
+def test_the_central_block_is_the_largest_of_all_rectangles(seed: int, nz: int, ny: int, density: float) -> None:
+    mask = np.random.default_rng(seed).random((nz, ny)) < density
+    mask[nz // 2, ny // 2] = True
+    block = masks.central_block(mask)
+    assert block is not None
+    (y0, y1), (z0, z1) = block
+    assert mask[z0:z1, y0:y1].all()
+    assert z0 <= nz // 2 < z1
+    assert y0 <= ny // 2 < y1
+    largest = max(
+        (b - a) * (d - c)
+        for a in range(ny // 2 + 1)
+        for b in range(ny // 2 + 1, ny + 1)
+        for c in range(nz // 2 + 1)
+        for d in range(nz // 2 + 1, nz + 1)
+        if mask[c:d, a:b].all()
+    )
+    assert (y1 - y0) * (z1 - z0) == largest
+
+
+def test_no_central_block_where_the_centre_was_not_sampled() -> None:
+    assert masks.central_block(np.arange(64)[None] % 2 == 1) is None

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.data import DataError, Encoding, RawScan
+from recon.masks import central_block
 from recon.operators import fft
 from recon.prepare import noise, place, sort
 from recon.prepare.noise import Whitening
 from recon.prepare.readout import crop, inner_size, to_hybrid
-from recon.prepare.sampling import central_block
 
 #: Samples that are transformed at once; bounds the memory of a 3D scan's raw lines.
 _BLOCK_BYTES = 64 * 2**20

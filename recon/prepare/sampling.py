@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding
+from recon.masks import central_block
 
 Side = Literal["", "low", "high"]
 
@@ -66,38 +67,6 @@ def sampling(counts: NDArray[Any]) -> Sampling:
         (side_y, side_z),
         nz * ny / rows,
     )
-
-
-def central_block(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Largest fully sampled rectangle of a mask (nz, ny) that holds the centre (N // 2), as ranges of y and of z.
-
-    None where the centre itself is not sampled. Of all partitions from z₀ to z₁ around the centre, the rectangle has
-    the rows that are sampled without a gap around the centre in every one of them.
-    """
-    nz, ny = mask.shape
-    cz, cy = nz // 2, ny // 2
-    if not mask[cz, cy]:
-        return None
-    holes = ~mask
-    low = (
-        np.where(holes[:, :cy].any(axis=1), cy - np.argmax(holes[:, :cy][:, ::-1], axis=1), 0)
-        if cy
-        else np.zeros(nz, int)
-    )
-    high = np.where(holes[:, cy:].any(axis=1), cy + np.argmax(holes[:, cy:], axis=1), ny)
-    run = mask[:, cy]
-    below = cz - (int(np.argmin(run[:cz][::-1])) if not run[:cz].all() else cz)
-    above = cz + (int(np.argmin(run[cz:])) if not run[cz:].all() else nz - cz)
-    low_down, high_down = (
-        np.maximum.accumulate(low[below : cz + 1][::-1]),
-        np.minimum.accumulate(high[below : cz + 1][::-1]),
-    )
-    low_up, high_up = np.maximum.accumulate(low[cz:above]), np.minimum.accumulate(high[cz:above])
-    width = np.minimum.outer(high_down, high_up) - np.maximum.outer(low_down, low_up)
-    height = np.arange(1, len(low_down) + 1)[:, None] + np.arange(len(low_up))[None, :]
-    down, up = np.unravel_index(int((width * height).argmax()), width.shape)
-    y0, y1 = max(low_down[down], low_up[up]), min(high_down[down], high_up[up])
-    return (int(y0), int(y1)), (cz - int(down), cz + int(up) + 1)
 
 
 def _core(mask: NDArray[np.bool_], block: tuple[tuple[int, int], tuple[int, int]] | None) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.masks import central_block
 from recon.operators.sense import Sense
 from recon.solve.fista import l1_wavelet
 
@@ -31,26 +32,9 @@ def acs(measured: Tensor) -> Tensor:
 
 
 def block(mask: Tensor) -> tuple[slice, slice]:
-    """The largest rectangle around the centre of a mask (kz, ky) that was all measured, as partitions and rows.
-
-    A line that happens to touch the ACS block would make a taller but much thinner one.
-    """
-    middle, centre = mask.shape[0] // 2, mask.shape[1] // 2
-    runs: dict[int, tuple[int, int]] = {}
-    for order in (range(middle, mask.shape[0]), range(middle - 1, -1, -1)):
-        for z in order:
-            if not bool(mask[z, centre]):
-                break
-            at = torch.nonzero(acs(mask[z])).flatten()
-            runs[z] = int(at[0]), int(at[-1]) + 1
-    best, found = 0, (slice(0, 0), slice(0, 0))
-    for first in range(middle, min(runs, default=middle + 1) - 1, -1):
-        low, high = 0, mask.shape[1]
-        for z in range(first, max(runs) + 1):
-            low, high = max(low, runs[z][0]), min(high, runs[z][1])
-            if z >= middle and (z + 1 - first) * (high - low) > best:
-                best, found = (z + 1 - first) * (high - low), (slice(first, z + 1), slice(low, high))
-    return found
+    """The largest rectangle around the centre of a mask (kz, ky) that was all measured, as partitions and rows."""
+    (y0, y1), (z0, z1) = central_block(mask.cpu().numpy()) or ((0, 0), (0, 0))
+    return slice(z0, z1), slice(y0, y1)
 
 
 def moved(m: Measurement, rows: int) -> Measurement:

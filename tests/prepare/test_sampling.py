@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon.data import Encoding
-from recon.prepare.sampling import central_block, disagreements, sampling
+from recon.prepare.sampling import disagreements, sampling
 
 
 def lattice(ny: int, nz: int, ry: int, rz: int, shift: int = 0, start: int = 0) -> np.ndarray:
@@ -115,31 +115,8 @@ def test_two_separate_blocks_are_no_full_scan() -> None:
 def test_no_block_where_the_centre_was_not_sampled() -> None:
     line = np.zeros(64, bool)
     line[1::2] = True
-    assert central_block(line[None]) is None
     assert sampling(line).acs is None
     assert sampling(np.zeros(8)).rows == 0
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9), st.floats(0.3, 0.95))
-def test_the_central_block_is_the_largest_of_all_rectangles(seed: int, nz: int, ny: int, density: float) -> None:
-    mask = np.random.default_rng(seed).random((nz, ny)) < density
-    mask[nz // 2, ny // 2] = True
-    block = central_block(mask)
-    assert block is not None
-    (y0, y1), (z0, z1) = block
-    assert mask[z0:z1, y0:y1].all()
-    assert z0 <= nz // 2 < z1
-    assert y0 <= ny // 2 < y1
-    largest = max(
-        (b - a) * (d - c)
-        for a in range(ny // 2 + 1)
-        for b in range(ny // 2 + 1, ny + 1)
-        for c in range(nz // 2 + 1)
-        for d in range(nz // 2 + 1, nz + 1)
-        if mask[c:d, a:b].all()
-    )
-    assert (y1 - y0) * (z1 - z0) == largest
 
 
 def test_a_header_that_lies_about_acceleration_is_noted() -> None:
