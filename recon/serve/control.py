@@ -54,16 +54,17 @@ class Speaking:
 
 
 class Listening:
-    """The server's end, which never waits."""
+    """The server's end, which never waits: what does not go out now goes when the process says its next word."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self._buffer = b""
+        self._buffer = self._unsaid = b""
         self._files: deque[int] = deque()
         sock.setblocking(False)
 
     def take(self) -> tuple[list[dict[str, Any]], bool]:
         """What the process has said since, and whether it goes on; `file` of a message belongs to the caller."""
+        self._say()
         try:
             got, files, _, _ = socket.recv_fds(self.socket, _PIECE, _FILES)
         except BlockingIOError:
@@ -79,9 +80,14 @@ class Listening:
         return said, bool(got)
 
     def tell(self, **what: Any) -> None:
-        """Say something to the process, which may have ended."""
+        """Say something to the process, which may have ended, or may read nothing for a while."""
+        self._unsaid += json.dumps(what).encode() + b"\n"
+        self._say()
+
+    def _say(self) -> None:
         with contextlib.suppress(OSError):
-            self.socket.send(json.dumps(what).encode() + b"\n")
+            while self._unsaid:
+                self._unsaid = self._unsaid[self.socket.send(self._unsaid) :]
 
     def close(self) -> None:
         """End the line."""

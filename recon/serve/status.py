@@ -50,9 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/":
             self._answer(200, "text/html; charset=utf-8", page(board.snapshot()).encode())
         elif self.path == "/metrics":
-            self._answer(
-                200, "text/plain; version=0.0.4; charset=utf-8", metrics(self.server.board.snapshot()).encode()
-            )
+            self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics(board.snapshot()).encode())
         elif self.path == "/status.json":
             self._answer(200, "application/json", json.dumps(board.snapshot()).encode())
         elif (found := _THUMBNAIL.fullmatch(self.path)) and (png := board.thumbnail(int(found[1]))):

@@ -88,3 +88,19 @@ def test_a_message_that_was_not_handed_over_whole_is_none(cut: int) -> None:
     for what in said[1:]:
         os.close(what["file"])
     listening.close()
+
+
+def test_a_process_that_reads_nothing_for_a_while_hears_all_that_has_left_when_it_speaks_again() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        server, process = Listening(ours), Speaking(theirs)
+        theirs.settimeout(5)
+        line, count = b'{"sent": 1}\n', 20_000  # many times what a socket holds
+        for _ in range(count):
+            server.tell(sent=1)
+        heard = b""
+        while len(heard) < count * len(line):
+            heard += theirs.recv(1 << 20)
+            process.tell(progress={})
+            assert server.take() == ([{"progress": {}}], True)
+        assert heard == count * line
