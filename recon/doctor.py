@@ -20,6 +20,7 @@ OPTIONAL = {
     "twixtools": ("Siemens .dat files", "twixtools"),
     "pynetdicom": ("recon send", "pynetdicom"),
     "dicom-anonymizer": ("recon send --deidentify", "dicom-anonymizer"),
+    "cryptography": ("when certificates of recon serve expire", "cryptography"),
     "pylibjpeg": ("compressed CT files", "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"),
 }
 

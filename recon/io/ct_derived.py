@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recon import __version__
 from recon.data import Image, ReconError
 from recon.io import dicom_values as dv
+from recon.io.ct_dicom import CT_IMAGE
 from recon.io.dicom_header import equipment, made_at
 from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, is_learned, series_description
 
@@ -26,7 +27,6 @@ _GONE = (
     "SourceImageSequence", "ReferencedImageSequence", "DerivationCodeSequence", "PixelDataProviderURL",
     "ReferencedPerformedProcedureStepSequence", "ImageComments", "ReferencedFrameNumber",
 )  # fmt: skip
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 #: Series of the source's number and this are derived from it.
 NUMBER = 1000
 

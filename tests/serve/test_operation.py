@@ -23,7 +23,7 @@ from recon.pacs.settings import Pacs
 from recon.serve import pacs as sending
 from recon.serve.audit import Audit
 from recon.serve.board import Board
-from recon.serve.expiry import certificates, expires
+from recon.serve.expiry import certificates, expires, warnings
 from recon.serve.metrics import metrics
 from recon.serve.page import page
 from recon.serve.settings import load
@@ -43,6 +43,19 @@ def write(folder: Path, end: datetime) -> tuple[Path, Path]:
     one.private_key_pem.write_to_path(key)
     key.chmod(0o600)
     return certificate, key
+
+
+def test_without_the_package_that_reads_certificates_the_check_says_that_nobody_watches_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = write(tmp_path, datetime.now(timezone.utc) + timedelta(days=3))
+    file = tmp_path / "site.toml"
+    file.write_text(f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
+    (soon,) = warnings(load(file))
+    assert "server.pem (tls.certificate) expires on" in soon
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    (unknown,) = warnings(load(file))
+    assert 'pip install "recon[tls]"' in unknown
 
 
 @pytest.mark.parametrize("year", [1999, 2027, 2049, 2050, 2061])  # the notation changes with 2050
