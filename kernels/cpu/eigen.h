@@ -27,6 +27,50 @@ inline Lanes root(Lanes v) {
     return v;
 }
 
+// Unit length for active lanes, 1 or 0; others keep their bits, whatever their neighbours still need.
+inline void normalise(Row* v, int coils, Lanes active) {
+    const Lanes size = norm2(v, coils);
+    Lanes scale;
+    for (int i = 0; i < LANES; ++i) scale[i] = active[i] == 0 ? 1 : size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
+    for (int c = 0; c < coils; ++c) v[c].re *= scale, v[c].im *= scale;
+}
+
+// |y - rho v|^2. As |y|^2 - rho^2 it would lose all digits when it is small.
+inline Lanes residual2(const Row* v, const Row* y, int coils, Lanes rho) {
+    Lanes wrong{};
+    for (int c = 0; c < coils; ++c) {
+        Lanes re = y[c].re - rho * v[c].re, im = y[c].im - rho * v[c].im;
+        wrong += re * re + im * im;
+    }
+    return wrong;
+}
+
+// v <- y in active lanes
+inline void take_over(Row* v, const Row* y, int coils, Lanes active) {
+    for (int c = 0; c < coils; ++c) {
+        v[c].re += active * (y[c].re - v[c].re);
+        v[c].im += active * (y[c].im - v[c].im);
+    }
+}
+
+// Unit length, and the phase that makes the part along the reference real and positive; zero in lanes that are 0.
+inline void finish(Row* v, const Row* towards, int coils, Lanes lanes) {
+    Row along = zero();
+    for (int c = 0; c < coils; ++c) along = along + conj_product(towards[c], v[c]);
+    const Lanes size = norm2(v, coils);
+    Lanes scale;
+    for (int i = 0; i < LANES; ++i) {
+        const float length = std::hypot(along.re[i], along.im[i]);
+        along.re[i] = length > 0 ? along.re[i] / length : 1;
+        along.im[i] = length > 0 ? -along.im[i] / length : 0;
+        scale[i] = lanes[i] != 0 && size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
+    }
+    for (int c = 0; c < coils; ++c) {
+        v[c] = product(v[c], along);
+        v[c].re *= scale, v[c].im *= scale;
+    }
+}
+
 // kernels (nz, ny, lag, entry), waves (x, lag), reference (coil); maps (coil, nz, ny, nx) and values (nz, ny, nx) out.
 inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex64* kernels, const complex64* waves,
                       const complex64* reference, complex64* maps, float* values, int threads) {
@@ -61,19 +105,9 @@ inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex6
                 Lanes active{};  // 1 where a pixel is not there yet
                 for (int i = 0; i < LANES; ++i) active[i] = 1;
                 for (int k = 0; k < rule.iterations; ++k) {
-                    const Lanes size = norm2(v, s.coils);
-                    Lanes scale;
-                    for (int i = 0; i < LANES; ++i)  // frozen pixels keep their bits, whatever their neighbours still need
-                        scale[i] = active[i] == 0 ? 1 : size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
-                    for (int c = 0; c < s.coils; ++c) v[c].re *= scale, v[c].im *= scale;
+                    normalise(v, s.coils, active);
                     hermitian_times(G, v, y, s.coils);
-                    const Lanes rayleigh = inner(v, y, s.coils);
-                    // |y - rho v|^2 = |y|^2 - rho^2 loses all digits when it is small: subtract first.
-                    Lanes wrong{};
-                    for (int c = 0; c < s.coils; ++c) {
-                        Lanes re = y[c].re - rayleigh * v[c].re, im = y[c].im - rayleigh * v[c].im;
-                        wrong += re * re + im * im;
-                    }
+                    const Lanes rayleigh = inner(v, y, s.coils), wrong = residual2(v, y, s.coils, rayleigh);
                     bool any = false;
                     for (int i = 0; i < LANES; ++i) {
                         if (active[i] == 0) continue;
@@ -86,29 +120,10 @@ inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex6
                         else any = true;
                     }
                     if (!any) break;
-                    for (int c = 0; c < s.coils; ++c) {  // frozen pixels keep their vector
-                        v[c].re += active * (y[c].re - v[c].re);
-                        v[c].im += active * (y[c].im - v[c].im);
-                    }
+                    take_over(v, y, s.coils, active);
                 }
-                // The phase that makes the part along the reference real and positive.
-                Row along = zero();
-                for (int c = 0; c < s.coils; ++c) along = along + conj_product(towards[c], v[c]);
-                for (int i = 0; i < LANES; ++i) {
-                    const float size = std::hypot(along.re[i], along.im[i]);
-                    along.re[i] = size > 0 ? along.re[i] / size : 1;
-                    along.im[i] = size > 0 ? -along.im[i] / size : 0;
-                }
-                const Lanes size = norm2(v, s.coils);
-                for (int c = 0; c < s.coils; ++c) {
-                    Row turned_by = product(v[c], along);
-                    for (int i = 0; i < LANES; ++i) {
-                        const float scale = size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
-                        turned_by.re[i] *= scale, turned_by.im[i] *= scale;
-                    }
-                    v[c] = turned_by;
-                    store(turned_by, maps + c * s.coil_stride + plane * s.nx + x0, count);
-                }
+                finish(v, towards, s.coils, Lanes{} + 1.0f);
+                for (int c = 0; c < s.coils; ++c) store(v[c], maps + c * s.coil_stride + plane * s.nx + x0, count);
                 value *= 1 - 2 * active;  // negative where it is not there: the caller solves for these pixels in another way
                 std::memcpy(values + plane * s.nx + x0, &value, count * sizeof(float));
             }

@@ -43,12 +43,7 @@ inline void correlate_row(const Windows& s, const complex64* images, int z, int 
 
 // Lanes that are not there yet, 1 or 0, of y = G v: |y - rho v| > tolerance rho. The values of these are taken over.
 inline bool unsolved(const Row* v, const Row* y, int coils, float tolerance, bool first, Lanes& active, Lanes& value) {
-    const Lanes rayleigh = inner(v, y, coils);
-    Lanes wrong{};
-    for (int c = 0; c < coils; ++c) {
-        Lanes re = y[c].re - rayleigh * v[c].re, im = y[c].im - rayleigh * v[c].im;
-        wrong += re * re + im * im;
-    }
+    const Lanes rayleigh = inner(v, y, coils), wrong = residual2(v, y, coils, rayleigh);
     bool any = false;
     for (int i = 0; i < LANES; ++i) {
         if (active[i] == 0) continue;
@@ -58,22 +53,6 @@ inline bool unsolved(const Row* v, const Row* y, int coils, float tolerance, boo
         else any = true;
     }
     return any;
-}
-
-// Unit length for active lanes; others keep their bits.
-inline void normalise(Row* v, int coils, Lanes active) {
-    const Lanes size = norm2(v, coils);
-    Lanes scale;
-    for (int i = 0; i < LANES; ++i) scale[i] = active[i] == 0 ? 1 : size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
-    for (int c = 0; c < coils; ++c) v[c].re *= scale, v[c].im *= scale;
-}
-
-// v <- y in active lanes
-inline void take_over(Row* v, const Row* y, int coils, Lanes active) {
-    for (int c = 0; c < coils; ++c) {
-        v[c].re += active * (y[c].re - v[c].re);
-        v[c].im += active * (y[c].im - v[c].im);
-    }
 }
 
 constexpr int PLAIN = 6;  // power iterations before the matrix itself is squared
@@ -152,21 +131,9 @@ inline void local_maps(const Windows& s, float tolerance, const complex64* image
                 const float small = 0.1f / std::sqrt(float(s.coils));
                 for (int c = 0; c < s.coils; ++c) v[c] = v[c] + Row{start[c].re * small, start[c].im * small};
                 solve_pixel(G, v, y, full, s.coils, tolerance, active, value);
-                // Unit length, and the phase that makes the part along the reference real and positive.
-                Row along = zero();
-                for (int c = 0; c < s.coils; ++c) along = along + conj_product(towards[c], v[c]);
-                const Lanes size = norm2(v, s.coils);
-                for (int i = 0; i < LANES; ++i) {
-                    const float length = std::hypot(along.re[i], along.im[i]);
-                    const float unit = active[i] != 0 && size[i] > 1e-30f ? 1 / std::sqrt(size[i]) : 0;
-                    along.re[i] = length > 0 ? along.re[i] / length * unit : unit;
-                    along.im[i] = length > 0 ? -along.im[i] / length * unit : 0;
-                }
+                finish(v, towards, s.coils, active);
                 const long at = long(z) * s.plane() + long(row) * s.nx + x;
-                for (int c = 0; c < s.coils; ++c) {
-                    v[c] = product(v[c], along);
-                    store(v[c], maps + c * s.nz * s.plane() + at, count);
-                }
+                for (int c = 0; c < s.coils; ++c) store(v[c], maps + c * s.nz * s.plane() + at, count);
                 std::memcpy(values + at, &value, count * sizeof(float));
             }
         }
