@@ -31,14 +31,17 @@ from tests.serve.test_service_faults import busy
 GiB = 2**30
 
 #: Takes 800 MiB/s and ends at 3 GiB, so that a server which lets it grow fails the test and not the machine.
+#: It says first which process it is: the one that started it may be ended before it could.
 GROW = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 
+asked = pathlib.Path(sys.argv[1])
+asked.with_suffix(".child").write_text(str(os.getpid()))
 held = []
 while len(held) < 192:
     held.append(b"x" * 2**24)
     time.sleep(0.02)
-pathlib.Path(sys.argv[1]).touch()
+asked.with_suffix(".all").touch()
 time.sleep(600)
 """
 
@@ -52,8 +55,7 @@ def leak():
     while not asked.exists():
         time.sleep(0.01)
     held = b"x" * (400 * 2**20)
-    child = subprocess.Popen([sys.executable, "-c", {GROW!r}, str(asked.with_suffix(".all"))])
-    asked.with_suffix(".child").write_text(str(child.pid))
+    child = subprocess.Popen([sys.executable, "-c", {GROW!r}, str(asked)])
     time.sleep(600)
 
 if "recon.serve.worker" in sys.orig_argv:
