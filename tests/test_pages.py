@@ -123,3 +123,15 @@ def test_the_times_that_the_readme_states_are_the_record() -> None:
         assert seconds(ours) == pytest.approx(r["ours_s"], rel=0.05), name
         assert seconds(peer) == pytest.approx(theirs, rel=0.05), name
         assert float(ratio) == pytest.approx(theirs / r["ours_s"], rel=0.02), name
+
+
+def test_the_accuracy_of_ct_that_the_readme_states_is_the_record() -> None:
+    _, *table = rows("CT scan, dose")
+    scans = {"chest": "itkelastix_chest_ct_every6", "head": "invesalius_head_ct", "heart": "totalseg_heart_cta_1p5mm"}
+    for title, *cells in table:
+        body, _, dose = title.split(", ")
+        of = [r for r in records("ct.json") if r["scan"] == scans[body] and r.get("beam") == "parallel"]
+        psnr = {r["method"]: r["psnr"] for r in of if r["dose"] == float(dose)}
+        filters = max(psnr[m] for m in ("tv", "nlm", "bm3d"))
+        found = [psnr["noisy"], filters, psnr["ct-small"], psnr["ct-base"]]
+        assert [cell.strip("*") for cell in cells] == [f"{x:.1f}" for x in found], title
