@@ -21,6 +21,7 @@ OPTIONAL = {
     "pynetdicom": ("recon send", "pynetdicom"),
     "dicom-anonymizer": ("recon send --deidentify", "dicom-anonymizer"),
     "cryptography": ("when certificates of recon serve expire", "cryptography"),
+    "tensorboard": ("curves of recon train", "tensorboard"),
     "pylibjpeg": ("compressed CT files", "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"),
 }
 
