@@ -51,6 +51,16 @@ def test_what_is_built_is_parsed_back() -> None:
     assert notes == ()
 
 
+def test_a_long_that_holds_a_fraction_keeps_it() -> None:
+    """Converters write fractions as userParameterLong; rounding them would lose a millisecond or a shift."""
+    plain = mrd_header.build(replace(FULL, user={"n": 7}), (EPI,)).decode()
+    parsed, _, _ = mrd_header.parse(plain.replace("<value>7</value>", "<value>7.6</value>").encode())
+    assert parsed.user == {"n": 7.6}
+    whole, _, _ = mrd_header.parse(plain.replace("<value>7</value>", "<value>7.0</value>").encode())
+    assert whole.user["n"] == 7
+    assert isinstance(whole.user["n"], int)
+
+
 @pytest.mark.parametrize(("factors", "mode"), [((2, 1), ""), ((1, 1), "external"), ((1, 3), "separate"), ((1, 1), "")])
 def test_acceleration_and_calibration_are_written_each_by_itself(factors: tuple[int, int], mode: str) -> None:
     encoding = replace(EPI, acceleration=factors, calibration_mode=mode)
