@@ -146,10 +146,11 @@ def run(
                 typer.echo(f"  {one_line(note)}", err=True)
         _write(image, names[n], plan, n, quiet)
         number = n + 1 if len(chosen) > 1 else 0
-        if evidence:
-            write_evidence(image, Path(evidence), number)
+        beside = write_evidence(image, Path(evidence), number) if evidence else []
         if uncertainty:
-            write_uncertainty(image, numbered(uncertainty, number) if number else uncertainty)
+            beside += write_uncertainty(image, numbered(uncertainty, number) if number else uncertainty)
+        for path in () if quiet else beside:
+            typer.echo(f"wrote {path}")
 
 
 def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: bool) -> None:

@@ -32,21 +32,22 @@ def with_replicas(plan: Recipe, count: int) -> Recipe:
     return replace(plan, trust=replace(plan.trust, replicas=count)) if count else plan
 
 
-def write_evidence(image: Image, path: Path, stack: int = 0) -> None:
-    """Write the record of how an image was made and how far it can be believed as JSON."""
+def write_evidence(image: Image, path: Path, stack: int = 0) -> list[Path]:
+    """Write the record of how an image was made and how far it can be believed as JSON; returns the file."""
     from recon.io import atomic, provenance
 
     path = path.with_name(f"{path.stem}_stack-{stack}.json") if stack else path
     with atomic.atomic_file(path) as temporary:
         temporary.write_text(provenance.as_json(image) + "\n", encoding="utf-8")
+    return [path]
 
 
-def write_uncertainty(image: Image, name: str) -> None:
-    """Write the uncertainty map as an image of its own."""
+def write_uncertainty(image: Image, name: str) -> list[Path]:
+    """Write the uncertainty map as an image of its own; returns its files."""
     from dataclasses import replace
 
     from recon.io import write
 
     assert image.uncertainty is not None
     header = replace(image.header, study=replace(image.header.study, series_description="uncertainty"))
-    write.write(replace(image, data=image.uncertainty, uncertainty=None, header=header), [name])
+    return write.write(replace(image, data=image.uncertainty, uncertainty=None, header=header), [name])

@@ -191,6 +191,8 @@ def test_the_verb_writes_evidence_and_uncertainty_and_check_reads_them(scan: Pat
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "not trusted" in done.err
+    for path in (out, report, spread, tmp_path / "spread.json"):
+        assert f"wrote {path}" in done.out.splitlines()
     assert json.loads(report.read_text())["trust"]["fallbacks"] == 2
     image, wide = (np.asarray(nibabel.load(p).dataobj) for p in (out, spread))
     assert image.shape == wide.shape

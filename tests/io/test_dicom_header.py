@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from recon.data import Header, Image, Patient, ReconError, Sequence, Study
+from recon.io import dicom_values
 from recon.io.dicom import datasets, write_dicom, write_dicom_file
 from recon.io.provenance import read_back
 from tests.io.pictures import HEADER, RECIPE, geometry, picture, whole_numbers
@@ -179,3 +180,12 @@ def test_one_dcm_file_holds_one_slice_and_names_the_cure_for_more(tmp_path: Path
     (path,) = write_dicom_file(one, tmp_path / "scan.dcm")
     assert errors(path) == []
     assert np.array_equal(pydicom.dcmread(path).pixel_array * float(pydicom.dcmread(path).RescaleSlope), one.data[0])
+
+
+@pytest.mark.parametrize(("value", "legal"), [
+    ("1." + "2" * 62, True), ("1." + "2" * 63, False), ("1.02.3", False), ("1.0.3", True), ("3.1", False), ("1", False),
+    ("1.2.", False), (" 1.2.3 ", True),
+])  # fmt: skip
+def test_a_uid_has_64_characters_at_most_and_no_leading_zeros(value: str, legal: bool) -> None:
+    """PS3.5, 9.1 and 6.2."""
+    assert dicom_values.uid(value) == (value.strip() if legal else "")
