@@ -43,7 +43,7 @@ from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
 from recon.ending import terminable
 from recon.errors import ReconError, leave, one_line, sentence
-from recon.starting import staying
+from recon.starting import defer, staying
 
 if TYPE_CHECKING:
     from recon.data import Image
@@ -261,6 +261,8 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # No other package that is installed looks into recipes, nor is one searched for.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if arguments is None and given[:1] == ["run"]:
+        defer()
     # Finished by force, a run takes its temporary files away.
     with terminable(), warnings.catch_warnings():
         if not debug:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "solve": {"operators", "kernels", "data", "masks"},
     "io": {"data", "errors", "geometry", "__init__"},
     "prepare": {"operators", "kernels", "data", "geometry", "masks"},
-    "nets": {"data", "operators", "solve"},
+    "nets": {"data", "operators", "solve", "starting"},
     "learn": {
         *("data", "hounsfield", "io", "masks", "nets", "operators", "prepare", "progress", "recipe", "simulation"),
         "solve",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recon.data import ReconError
 from recon.nets.e2e_varnet import Shape, VarNet
+from recon.starting import complete
 
 _EXPECTED = "expected the state dict of fastMRI's VarNet, such as brain_leaderboard_state_dict.pt"
 _SENS, _CASCADE = "sens_net.norm_unet.unet", "cascades.0.model.unet"
@@ -51,6 +52,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
         raise ReconError(f"{path} is no file of torch.save, or damaged; {_EXPECTED}") from None
     tensors = _state(path, found)
     shape = _shape(path, tensors)
+    complete()
     with torch.device("meta"):
         network = VarNet(shape)
     _check(path, network, tensors)
