@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import pytest
 
 from recon.data import Image
-from recon.geometry import from_centre
+from recon.geometry import affine_lps, from_centre
 from recon.io.png import SHEET, contact_sheet, side, write_png
 from recon.io.provenance import read_back
 from tests.io.pictures import RECIPE, picture
@@ -63,6 +64,62 @@ def test_a_volume_of_many_slices_ends_with_its_cross_sections_and_fits_the_sheet
 )
 def test_letters_name_the_side_of_the_patient(direction: tuple[float, float, float], letter: str) -> None:
     assert side(direction) == letter
+
+
+ORIENTATIONS = {
+    "axial": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "axial, from the other end": ((-1, 0, 0), (0, 1, 0), (0, 0, -1)),
+    "sagittal": ((0, 1, 0), (0, 0, -1), (-1, 0, 0)),
+    "coronal": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+    "oblique": ((0.8, 0.6, 0), (-0.6, 0.8, 0), (0, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_letters_stand_at_the_edge_of_the_side_that_they_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices and cross-sections: each letter against where the voxels of its edge are in the patient, by the affine."""
+    nz, ny, nx = 16, 20, 24
+    g = from_centre((5, -7, 9), *ORIENTATIONS[name], (48, 40, 48), (nx, ny, nz))
+    drawn: list[tuple[str, str]] = []
+
+    def text(draw: PIL.ImageDraw.ImageDraw, at: tuple[int, int], letter: str, **_: object) -> None:
+        width, height = draw.im.size
+        x, y = at[0] / width, at[1] / height
+        edges = {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}
+        drawn.append((min(edges, key=lambda e: edges[e]), letter))
+
+    monkeypatch.setattr(PIL.ImageDraw.ImageDraw, "text", text)
+    contact_sheet(np.zeros((nz, ny, nx), np.float32), g)
+
+    def letter(axis: int, last: bool) -> str:
+        """The side of the patient on which the first or last voxel of an axis (x, y, z) lies, seen from the middle."""
+        step = affine_lps(g)[:3, axis] * (1 if last else -1)
+        most = int(np.argmax(np.abs(step)))
+        return ("RL", "AP", "IS")[most][int(step[most] > 0)]
+
+    def tile(right: int, down: int) -> set[tuple[str, str]]:
+        return {
+            ("left", letter(right, False)), ("right", letter(right, True)),
+            ("top", letter(down, False)), ("bottom", letter(down, True)),
+        }  # fmt: skip
+
+    found = [set(drawn[i : i + 4]) for i in range(0, len(drawn), 4)]
+    assert found == [tile(0, 1)] * nz + [tile(0, 2), tile(1, 2)]
+
+
+def test_cross_sections_run_through_the_middle_with_slices_downwards() -> None:
+    """Voxels in the planes y = 10 and x = 12 of 16 slices: the last row of the sheet has them at (z, x) and (z, y)."""
+    data = np.zeros((16, 20, 24), np.float32)
+    data[13, 10, 5] = data[3, 17, 12] = 100
+    data[:4, :2, :9] = 100  # beside both planes, so that the window spans up to 100
+    g = from_centre((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (24, 20, 16), (24, 20, 16), known=False)
+    dense = 192 // 24
+    last = np.asarray(contact_sheet(data, g))[-16 * dense :]
+    expected_zx, expected_zy = np.zeros((16, 24), bool), np.zeros((16, 20), bool)
+    expected_zx[13, 5] = expected_zy[3, 17] = True
+    for left, expected in ((0, expected_zx), (24 * dense + 4, expected_zy)):
+        shown = last[:, left : left + expected.shape[1] * dense] == 255
+        assert np.array_equal(shown, np.kron(expected, np.ones((dense, dense), bool)))
 
 
 def test_letters_appear_only_where_the_geometry_is_known() -> None:
