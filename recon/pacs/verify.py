@@ -112,7 +112,7 @@ def _pixels(d: Any, syntax: str) -> bytes:
     if int(d.BitsAllocated) not in (1, 8, 16, 32, 64) or not 0 < int(d.BitsStored) <= int(d.BitsAllocated):
         raise ReconError("its BitsAllocated and BitsStored contradict each other; write it again")
     known = UID(syntax)
-    if known.is_transfer_syntax and known.is_compressed and not known.is_deflated:
+    if known.is_transfer_syntax and known.is_compressed:
         found = sum(1 for _ in generate_frames(data, number_of_frames=frames))
         if found != frames:
             raise ReconError(f"it holds {found} of {frames} frames; write it again")
