@@ -135,3 +135,21 @@ def test_the_accuracy_of_ct_that_the_readme_states_is_the_record() -> None:
         filters = max(psnr[m] for m in ("tv", "nlm", "bm3d"))
         found = [psnr["noisy"], filters, psnr["ct-small"], psnr["ct-base"]]
         assert [cell.strip("*") for cell in cells] == [f"{x:.1f}" for x in found], title
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
+)
+def test_every_table_has_a_head_and_rows_of_its_width(page: str) -> None:
+    """A blank line within a table makes text with bars of what follows."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    width = 0
+    for n, line in enumerate(lines):
+        if not line.startswith("|"):
+            width = 0
+            continue
+        bars = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line)))
+        if not width:
+            assert set(lines[n + 1]) <= set("|-: "), f"{page}:{n + 1} begins a table without a head"
+            width = bars
+        assert bars == width, f"{page}:{n + 1} has {bars - 1} cells of {width - 1}"
