@@ -149,6 +149,22 @@ def test_a_flat_field_with_a_frame_for_each_view_is_taken_view_by_view(tmp_path:
     assert np.abs(prepare.projected(read, 0, 1).p.numpy() - scan.values).max() < 1e-3
 
 
+@pytest.mark.parametrize(("positions", "regular"), [
+    ((0, 5, 10), True), ((0, 5, 10.04), True), ((0, 5, 10.06), False), ((10, 5, 0), False), ((0, 0, 0), False),
+    ((0, 0.5, 1), True), ((0, 0.5, 1.006), False), ((0, 5, 15), False),
+])  # fmt: skip
+def test_slices_rise_in_steps_that_are_equal_within_a_hundredth(
+    positions: tuple[float, ...], regular: bool, tmp_path: Path
+) -> None:
+    scan, _ = ct_scan.of_phantom(32, replace(BEAMS["flat"], views=20), slices=3)
+    ct_projections.write(replace(scan, positions=positions), tmp_path / "p.h5")
+    if regular:
+        assert recon.read(tmp_path / "p.h5").positions == pytest.approx(positions)  # type: ignore[union-attr]
+    else:
+        with pytest.raises(recon.ReconError, match="do not rise in equal steps"):
+            recon.read(tmp_path / "p.h5")
+
+
 def test_weights_are_the_inverse_standard_deviations_of_repeated_scans() -> None:
     scan = replace(BEAMS["curved"], views=4, photons=5e3, electronic=8)
     many, _ = ct_scan.of_phantom(32, scan, slices=600)
