@@ -213,6 +213,24 @@ def test_an_unfinished_repetition_is_left_out_and_said() -> None:
     assert "1 of 3 volumes lack slices" in " ".join(image.notes)
 
 
+@pytest.mark.parametrize(("left", "repetitions"), [(12, 2), (31, 3)])
+def test_a_last_repetition_that_was_cut_short_is_left_out_and_one_line_less_is_not(left: int, repetitions: int) -> None:
+    scan = simulate(replace(HEAD, matrix=(32, 32, 1), slices=1, repetitions=3))
+    last = np.nonzero(scan.lines["repetition"] == 2)[0]
+    keep = np.setdiff1d(np.arange(len(scan.lines)), last[left:])
+
+    class Some:
+        def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
+            return scan.samples.read(keep[rows])
+
+        def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+            return scan.samples.trajectory(keep[rows])
+
+    image = pipeline.reconstruct(replace(scan, lines=scan.lines[keep], samples=Some()))
+    assert image.data.shape[0] == repetitions
+    assert ("repetition 3 lacks more than 5%" in " ".join(image.notes)) == (repetitions == 2)
+
+
 def test_noise_is_white_with_one_unit_in_the_image() -> None:
     settings = replace(HEAD, coils=4, sigma=0.05, correlation=0.4)
     a, b = (pipeline.reconstruct(simulate(replace(settings, seed=s))) for s in (1, 2))

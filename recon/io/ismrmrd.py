@@ -135,9 +135,14 @@ def assemble(
     if odd.any():
         lines["sample_time_us"][odd] = 0
         notes.append(f"{int(odd.sum())} of {len(lines)} lines state no possible sample_time_us; it is taken as unknown")
+    if (lines["trajectory_dimensions"] > 1).any():
+        encodings, found = line_rules.off_grid(lines, encodings, samples(np.ones(len(lines), np.bool_)).trajectory)
+        notes += found
+    encodings, wider = line_rules.oversampled(lines, encodings)
     encodings, filled = line_rules.complete_limits(lines, encodings)
     keep, broken, rejected = line_rules.check(lines, encodings)
-    return RawScan(lines[keep], samples(keep), encodings, header, "ismrmrd", (*notes, *filled, *broken), rejected)
+    said = (*notes, *wider, *filled, *broken)
+    return RawScan(lines[keep], samples(keep), encodings, header, "ismrmrd", said, rejected)
 
 
 def line_table(heads: NDArray[np.void]) -> NDArray[np.void]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -103,10 +103,13 @@ def _beyond(
 def complete_limits(
     lines: NDArray[np.void], encodings: Sequence[Encoding]
 ) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
-    """Encodings whose missing limits of the phase encodes are filled in where the lines leave no doubt, and notes.
+    """Encodings whose limits of the phase encodes are filled in or put right where the lines leave no doubt, and notes.
 
-    An encode without limits whose counter takes each of 0 … N − 1, with N the encoded matrix, has its centre at N // 2.
-    Others stay without.
+    Lines that run from a to a + N − 1, with N the encoded matrix, fit on the grid with the centre a + N // 2 alone. It
+    is taken where the header states no limits and every one of the N lines is there, and where the centre that it
+    states puts lines beside the grid and is off by one, or cannot be: it lies outside the lines, or leaves out so many
+    that the scan could not be read. Converters write such centres: (max − min) // 2 for even N, or 1 for one partition.
+    Others stay as they are.
     """
     out, notes = [], []
     image = imaging(lines)
@@ -115,14 +118,96 @@ def complete_limits(
         mine = lines[image & (lines["encoding_space_ref"] == number)]
         for step, axis in (("1", 1), ("2", 2)):
             size, name = encoding.encoded_matrix[axis], f"kspace_encoding_step_{step}"
-            if name in limits or not len(mine) or not encoding.on_grid:
+            if not len(mine) or not encoding.on_grid:
                 continue
-            if len(np.unique(mine[f"kspace_encode_step_{step}"])) == size:
-                limits[name] = Limit(0, size - 1, size // 2)
+            limit, values = limits.get(name), mine[f"kspace_encode_step_{step}"].astype(np.int64)
+            first, last = int(values.min()), int(values.max())
+            centre, path = first + size // 2, f"encoding[{number}]/encodingLimits/{name}"
+            if last - first + 1 != size:
+                continue
+            if limit is None and len(np.unique(values)) == size:
+                limits[name] = Limit(first, last, centre)
                 if size > 1:
+                    notes.append(f"{path} is missing; all {size} lines are there, so that the centre is {centre}")
+            elif limit is not None and centre != limit.center:
+                row = values + size // 2 - limit.center
+                outside = int(np.count_nonzero((row < 0) | (row >= size)))
+                impossible = not first <= limit.center <= last or outside >= MOST_REJECTED * len(values)
+                if impossible or abs(centre - limit.center) == 1:
+                    limits[name] = replace(limit, center=centre)
                     notes.append(
-                        f"encoding[{number}]/encodingLimits/{name} is missing; all {size} lines are there, so that the "
-                        f"centre is {size // 2}"
+                        f"{path} has its centre at {limit.center}, which puts {outside} of {len(values)} lines beside "
+                        f"the grid; {centre} is taken, the only one with which they fit"
                     )
         out.append(replace(encoding, limits=limits))
     return tuple(out), tuple(notes)
+
+
+def oversampled(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
+    """Encodings whose encoded matrix is made as wide as the readouts where these have twice its samples, and notes.
+
+    The header then leaves out that the readout was oversampled: N samples more at either side of the image, not finer
+    voxels than it asks for.
+    """
+    out, notes = [], []
+    image = imaging(lines)
+    for number, e in enumerate(encodings):
+        mine = lines[image & (lines["encoding_space_ref"] == number)]
+        nx = e.encoded_matrix[0]
+        full = (mine["number_of_samples"] == 2 * nx) & (np.abs(mine["center_sample"].astype(np.int64) - nx) <= 1)
+        if e.trajectory == "cartesian" and len(mine) and full.all() and e.recon_matrix[0] <= nx:
+            notes.append(
+                f"all readouts have {2 * nx} samples where encoding[{number}]/encodedSpace/matrixSize/x is {nx}; they "
+                f"are taken to be oversampled twice, over {2 * e.encoded_fov[0]:g} mm"
+            )
+            matrix, fov = (2 * nx, *e.encoded_matrix[1:]), (2 * e.encoded_fov[0], *e.encoded_fov[1:])
+            e = replace(e, encoded_matrix=matrix, encoded_fov=fov)
+        out.append(e)
+    return tuple(out), tuple(notes)
+
+
+#: Lines whose k-space positions are looked at, and how far they may stray, as a share of the longest.
+_LOOKED_AT, _STRAIGHT = 64, 1e-2
+
+
+def off_grid(
+    lines: NDArray[np.void],
+    encodings: Sequence[Encoding],
+    positions: Callable[[NDArray[np.intp]], NDArray[np.float32]],
+) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
+    """Encodings said to be Cartesian whose lines have k-space positions that are not, as "other", and notes.
+
+    Simulators and converters leave the trajectory out of the header, which then means Cartesian, and store each
+    sample's position. `positions` gives those of rows of one shape, (row, sample, dimension). They are Cartesian where
+    every line runs along the same axis, in equal steps.
+    """
+    out, notes = [], []
+    image = imaging(lines)
+    for number, e in enumerate(encodings):
+        mine = np.nonzero(image & (lines["encoding_space_ref"] == number) & (lines["trajectory_dimensions"] > 1))[0]
+        if e.trajectory == "cartesian" and len(mine):
+            shape = lines[["number_of_samples", "trajectory_dimensions", "active_channels"]]
+            mine = mine[shape[mine] == shape[mine[0]]]
+            k = positions(mine[np.unique(np.linspace(0, len(mine) - 1, _LOOKED_AT).astype(np.intp))]).astype(np.float64)
+            if k.shape[1] > 2 and np.isfinite(k).all() and k.any() and not _straight(k):
+                e = replace(e, trajectory="other")
+                notes.append(
+                    f"the k-space positions of encoding[{number}]'s lines lie on no grid, although the header names no "
+                    "trajectory or calls it cartesian; the lines are believed"
+                )
+        out.append(e)
+    return tuple(out), tuple(notes)
+
+
+def _straight(k: NDArray[np.float64]) -> bool:
+    """Whether all lines of positions (line, sample, dimension) run along one axis in equal steps."""
+    reach = np.ptp(k, axis=1)
+    longest = float(reach.max())
+    axis = int(reach.max(axis=0).argmax())
+    along, across = k[..., axis], np.delete(reach, axis, axis=1)
+    ramp = along[:, :1] + (along[:, -1:] - along[:, :1]) * np.linspace(0, 1, k.shape[1])
+    return bool(
+        across.max(initial=0) < _STRAIGHT * longest
+        and reach[:, axis].min() > (1 - _STRAIGHT) * longest
+        and np.abs(along - ramp).max() < _STRAIGHT * longest
+    )

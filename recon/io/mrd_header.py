@@ -163,8 +163,8 @@ def _local(tag: str) -> str:
 
 
 def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
-    encoded_matrix, encoded_fov = _space(e, f"{path}/encodedSpace", notes)
-    recon_matrix, recon_fov = _space(e, f"{path}/reconSpace", notes)
+    encoded_matrix, encoded_fov = _space(e, f"{path}/encodedSpace", notes, "reconSpace")
+    recon_matrix, recon_fov = _space(e, f"{path}/reconSpace", notes, "encodedSpace")
     trajectory = values.text(e, "trajectory").lower()
     if trajectory not in TRAJECTORIES:
         meant = "other" if trajectory else "cartesian"
@@ -201,7 +201,10 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
     )
 
 
-def _space(e: Element, path: str, notes: list[str]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+def _space(
+    e: Element, path: str, notes: list[str], other: str
+) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Matrix and field of view of a space; the thickness of a slice may stand in the `other` space alone."""
     space = e.find(path.rpartition("/")[2])
     if space is None:
         raise DataError(f"the header has no element {path}; write its matrixSize and fieldOfView_mm into it")
@@ -216,6 +219,10 @@ def _space(e: Element, path: str, notes: list[str]) -> tuple[tuple[int, int, int
         matrix.append(round(value))
         name, text = f"{path}/fieldOfView_mm/{axis}", values.text(space, f"fieldOfView_mm/{axis}")
         value = values.number(text)
+        if axis == "z" and matrix[2] == 1 and not value:
+            value = values.number(values.text(e, f"{other}/fieldOfView_mm/z"))
+            if value and value > 0:
+                notes.append(f"{name} is {values.shown(text)}; the {value:g} mm of {other} are taken")
         if value is None or not 0 < value < 1e5:
             raise DataError(f"{name} is {values.shown(text)}; it must be a length in millimetres above 0")
         fov.append(value)

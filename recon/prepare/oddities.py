@@ -88,7 +88,8 @@ def _encodes(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, number: 
         if last > limit.maximum or last <= limit.maximum - spacing or first >= limit.minimum + spacing:
             yield (
                 f"encoding[{number}]/encodingLimits/{name} runs from {limit.minimum} to {limit.maximum}, the lines "
-                f"from {first} to {last}; the scan may have been stopped early"
+                f"from {first} to {last}; "
+                + ("the lines are believed" if last > limit.maximum else "the scan may have been stopped early")
             )
         # Siemens' converter stores the centre line and partition of each readout here.
         stated = np.unique(lines["user"][:, user])

@@ -42,7 +42,7 @@ class Frame:
     """The imaging lines of one slice (or 3D slab) in one state of the counters.
 
     `complete` is False where other frames of the scan have phase encodes that this one lacks; it is decided by counting
-    lines, since flags such as LAST_IN_SLICE may be missing.
+    lines, since flags such as LAST_IN_SLICE may be missing. `encodes` is how many different ones it has.
     """
 
     contrast: int
@@ -52,6 +52,7 @@ class Frame:
     slice: int
     rows: NDArray[np.intp]
     complete: bool = True
+    encodes: int = 0
 
 
 def kinds(scan: RawScan) -> Kinds:
@@ -163,13 +164,13 @@ def frames(scan: RawScan, rows: NDArray[np.intp]) -> list[Frame]:
     parts = np.split(order, np.cumsum(np.bincount(of.reshape(-1)))[:-1])
     whole = _complete([scan.lines[rows[part]] for part in parts])
     return [
-        Frame(int(key[0]), int(key[1]), int(key[2]), int(key[3]), int(key[4]), rows[part], done)
-        for key, part, done in zip(distinct, parts, whole, strict=True)
+        Frame(int(key[0]), int(key[1]), int(key[2]), int(key[3]), int(key[4]), rows[part], done, count)
+        for key, part, (done, count) in zip(distinct, parts, whole, strict=True)
     ]
 
 
-def _complete(frames: list[NDArray[np.void]]) -> list[bool]:
-    """Whether each frame has the phase encodes of the fullest one.
+def _complete(frames: list[NDArray[np.void]]) -> list[tuple[bool, int]]:
+    """Whether each frame has the phase encodes of the fullest one, and how many it has.
 
     Frames without the ACS lines of the fullest (flag 21) are whole too, and so are those with as many phase encodes as
     most frames have: sampling may change from frame to frame.
@@ -181,7 +182,7 @@ def _complete(frames: list[NDArray[np.void]]) -> list[bool]:
     needed = _encodes(frames[fullest][~acs])
     values, times = np.unique(sizes, return_counts=True)
     usual = int(values[times.argmax()]) if times.max() * 2 > len(sizes) else int(sizes.max())
-    return [bool(len(e) >= usual or (needed.size and np.isin(needed, e).all())) for e in encodes]
+    return [(bool(len(e) >= usual or (needed.size and np.isin(needed, e).all())), len(e)) for e in encodes]
 
 
 def _encodes(lines: NDArray[np.void]) -> NDArray[np.int64]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding, RawScan
-from recon.geometry import Geometry, GeometryError, from_centre, stack
+from recon.geometry import UNIT, Geometry, GeometryError, from_centre, stack
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[St
     lines = scan.lines[rows]
     numbers, first = np.unique(lines["slice"], return_index=True)
     notes: list[str] = []
+    placed = len(numbers) == 1 or bool(lines["position"][first].any()) or encoding.encoded_matrix[2] > 1
     slices = {
-        int(n): _slice_geometry(lines[i], encoding, int(k), notes) for k, (n, i) in enumerate(zip(numbers, first))
+        int(n): _slice_geometry(lines[i], encoding, int(k), placed, notes)
+        for k, (n, i) in enumerate(zip(numbers, first))
     }
     out = []
     for group in _parallel(slices):
@@ -48,7 +51,8 @@ def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[St
     return out
 
 
-def _slice_geometry(line: np.void, encoding: Encoding, index: int, notes: list[str]) -> Geometry:
+def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool, notes: list[str]) -> Geometry:
+    """Geometry of one slice, the `index`-th by number; `placed` says whether the file gives slices places."""
     fov, matrix = encoding.recon_fov, encoding.recon_matrix
     if encoding.encoded_matrix[2] == 1:
         matrix = (matrix[0], matrix[1], 1)
@@ -56,6 +60,9 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, notes: list[s
     try:
         if not any((*read, *phase)):
             raise GeometryError("the file gives no directions")
+        if not placed:
+            raise GeometryError("the file puts all slices at 0, 0, 0")
+        read, phase, normal = _units(read, notes), _units(phase, notes), _units(normal, notes)
         if not any(normal):
             normal = tuple(float(v) for v in np.cross(read, phase))
             notes.append("the file gives no slice direction; read × phase is taken")
@@ -65,7 +72,17 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, notes: list[s
         axes = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
         centre = (0.0, 0.0, index * fov[2] if matrix[2] == 1 else 0.0)
         geometry = from_centre(centre, *axes, fov, matrix, known=False)
-    return replace(geometry, thickness=fov[2]) if matrix[2] == 1 else geometry
+    # Some converters state the distance of slices in reconSpace; what was excited is the smaller of the two.
+    return replace(geometry, thickness=min(fov[2], encoding.encoded_fov[2])) if matrix[2] == 1 else geometry
+
+
+def _units(direction: tuple[float, ...], notes: list[str]) -> tuple[float, ...]:
+    """The direction with length 1, and a note where that is not what the file holds; zero and NaN as they are."""
+    length = math.hypot(*direction)
+    if not (math.isfinite(length) and length) or abs(length - 1) <= UNIT:
+        return direction
+    notes.append("the directions in the file are not of length 1; they are taken for directions alone")
+    return tuple(v / length for v in direction)
 
 
 def _parallel(slices: dict[int, Geometry]) -> list[list[int]]:

@@ -282,3 +282,14 @@ def test_the_verdict_does_not_depend_on_lxml(lxml: bool) -> None:
     verdicts = done.stdout.splitlines()
     assert len(verdicts) == len(ACCEPTED) + len(REFUSED)
     assert sum("accepted" in v for v in verdicts) == len(ACCEPTED)
+
+
+@pytest.mark.parametrize("space", ["encodedSpace", "reconSpace"])
+def test_a_slice_whose_thickness_stands_in_one_space_alone_has_it(space: str) -> None:
+    start = XML.index(f"<{space}>")
+    xml = XML[:start] + XML[start:].replace("<z>6</z>", "<z>0</z>", 1)
+    _, (encoding,), notes = mrd_header.parse(xml)
+    assert encoding.encoded_fov[2] == encoding.recon_fov[2] == 6
+    assert any(f"{space}/fieldOfView_mm/z" in note for note in notes)
+    with pytest.raises(DataError, match="fieldOfView_mm/z"):
+        mrd_header.parse(XML.replace("<z>6</z>", "<z>0</z>"))

@@ -1,0 +1,136 @@
+"""Headers as converters and simulators write them: wrong centres, readouts wider than stated, no place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ismrmrd
+import numpy as np
+import pytest
+
+import recon
+from recon.data import DataError
+from recon.io import ismrmrd as mrd
+from recon.prepare import sort
+from recon.prepare.stacks import stacks
+from tests.io import mrd_files as files
+
+#: A matrix of 24 rows that begins at line `first`, and the centre that the header states.
+CENTRES = {
+    "(max - min) // 2": (0, 11),
+    "zero": (0, 0),
+    "counted from 1, centre from 0": (1, 12),
+    "counted from 1, halved": (1, 0),
+    "beyond the lines": (0, 24),
+}
+
+
+def _numbered(first: int) -> Callable[[ismrmrd.Acquisition, int], None]:
+    return lambda a, n: setattr(a.idx, "kspace_encode_step_1", n + first)
+
+
+@pytest.mark.parametrize("name", CENTRES)
+def test_a_centre_with_which_lines_would_not_fit_is_put_right(name: str, tmp_path: Path) -> None:
+    first, centre = CENTRES[name]
+    xml = files.XML.replace("<maximum>23</maximum><center>12<", f"<maximum>{23 + first}</maximum><center>{centre}<")
+    scan = mrd.read(files.scan_file(tmp_path / "scan.h5", _numbered(first), xml))
+    ky, _, valid = sort.row_index(scan.lines, scan.encodings[0])
+    assert valid.all()
+    assert list(ky) == list(range(24))
+    assert scan.rejected == 0
+    assert any(f"centre at {centre}" in note and f"{12 + first} is taken" in note for note in scan.notes)
+
+
+def test_a_scan_counted_from_one_without_limits_keeps_all_of_its_lines(tmp_path: Path) -> None:
+    start, end = files.XML.index("<encodingLimits>"), files.XML.index("<trajectory>")
+    path = files.scan_file(tmp_path / "scan.h5", _numbered(1), files.XML[:start] + files.XML[end:])
+    scan = mrd.read(path)
+    assert list(sort.row_index(scan.lines, scan.encodings[0])[0]) == list(range(24))
+    assert any("the centre is 13" in note for note in scan.notes)
+
+
+def test_one_partition_whose_centre_is_one_is_read(tmp_path: Path) -> None:
+    limits = (
+        "<kspace_encoding_step_2><minimum>0</minimum><maximum>0</maximum><center>1</center></kspace_encoding_step_2>"
+    )
+    xml = files.XML.replace("<slice><minimum>", limits + "<slice><minimum>")
+    assert len(mrd.read(files.scan_file(tmp_path / "scan.h5", xml=xml)).lines) == 24
+
+
+def test_a_stray_line_does_not_move_the_centre_of_a_partial_fourier_scan(tmp_path: Path) -> None:
+    def change(a: ismrmrd.Acquisition, n: int) -> None:
+        a.idx.kspace_encode_step_1 = 47 if n == 23 else n
+
+    xml = files.XML.replace("<y>24</y>", "<y>48</y>").replace("<center>12<", "<center>10<")
+    scan = mrd.read(files.scan_file(tmp_path / "scan.h5", change, xml))
+    assert (scan.rejected, len(scan.lines)) == (1, 23)
+    assert list(sort.row_index(scan.lines, scan.encodings[0])[0]) == list(range(14, 37))
+
+
+def test_a_centre_that_fits_is_believed(tmp_path: Path) -> None:
+    xml = files.XML.replace("<y>24</y>", "<y>30</y>").replace("<center>12<", "<center>14<")
+    scan = mrd.read(files.scan_file(tmp_path / "scan.h5", xml=xml))
+    assert list(sort.row_index(scan.lines, scan.encodings[0])[0]) == list(range(1, 25))
+
+
+def test_readouts_of_twice_the_matrix_are_taken_to_be_oversampled(tmp_path: Path) -> None:
+    said = mrd.read(files.scan_file(tmp_path / "said.h5"))
+    xml = files.XML.replace("<x>32</x>", "<x>16</x>").replace("<x>480</x>", "<x>240</x>")
+    silent = mrd.read(files.scan_file(tmp_path / "silent.h5", xml=xml))
+    assert silent.encodings == said.encodings
+    assert any("oversampled twice, over 480 mm" in note for note in silent.notes)
+
+
+@pytest.mark.parametrize("kind", ["lines", "spokes"])
+def test_k_space_positions_tell_whether_a_scan_without_trajectory_is_cartesian(kind: str, tmp_path: Path) -> None:
+    k, lines = files.kspace(), []
+    steps = (np.arange(32) - 16) / 0.48  # cycles per metre
+    for n in range(24):
+        angle = np.pi * n / 24 if kind == "spokes" else 0.0
+        across = 0.0 if kind == "spokes" else (n - 12) / 0.24
+        positions = np.stack([steps * np.cos(angle), steps * np.sin(angle) + across, 0 * steps], axis=1)
+        line = ismrmrd.Acquisition.from_array(np.ascontiguousarray(k[:, n]), positions.astype(np.float32))
+        line.center_sample, line.idx.kspace_encode_step_1 = 16, n
+        lines.append(line)
+    xml = files.XML.replace("<trajectory>cartesian</trajectory>", "")
+    scan = mrd.read(files.save(tmp_path / "scan.h5", lines, xml))
+    assert scan.encodings[0].trajectory == {"lines": "cartesian", "spokes": "other"}[kind]
+    assert any("lie on no grid" in note for note in scan.notes) == (kind == "spokes")
+
+
+def _places(change: Callable[[ismrmrd.Acquisition, int], None], folder: Path) -> list[tuple]:
+    """Stacks, as (places known, shape, voxel, thickness, direction of columns), of three slices of 24 lines."""
+    k = files.kspace()
+    lines = [files.line(k, n, slice=s) for s in range(3) for n in range(24)]
+    for line in lines:
+        line.read_dir[:], line.phase_dir[:], line.slice_dir[:] = (1, 0, 0), (0, 0.6, 0.8), (0, -0.8, 0.6)
+        line.position[:] = (0, -0.8 * 7 * line.idx.slice, 0.6 * 7 * line.idx.slice)
+        change(line, line.idx.slice)
+    xml = files.XML.replace("<maximum>0</maximum>", "<maximum>2</maximum>")
+    scan = mrd.read(files.save(folder / "scan.h5", lines, xml))
+    found = [s.geometry for s in stacks(scan, np.arange(72), scan.encodings[0])]
+    return [
+        (g.known, g.shape, tuple(np.round(g.voxel, 4)), g.thickness, tuple(np.round(g.phase_dir, 4))) for g in found
+    ]
+
+
+def test_directions_of_another_length_are_directions(tmp_path: Path) -> None:
+    def longer(a: ismrmrd.Acquisition, n: int) -> None:
+        a.read_dir[:], a.phase_dir[:], a.slice_dir[:] = (240, 0, 0), (0, 144, 192), (0, -4.8, 3.6)
+
+    assert _places(longer, tmp_path) == [(True, (3, 24, 16), (15, 10, 7), 6, (0, 0.6, 0.8))]
+
+
+def test_slices_that_all_lie_at_zero_make_one_volume_of_unknown_place(tmp_path: Path) -> None:
+    found = _places(lambda a, n: setattr(a, "position", (0, 0, 0)), tmp_path)
+    assert found == [(False, (3, 24, 16), (15, 10, 6), 6, (0, 1, 0))]
+
+
+def test_a_scan_whose_counters_number_single_lines_is_refused(tmp_path: Path) -> None:
+    def change(a: ismrmrd.Acquisition, n: int) -> None:
+        a.idx.contrast, a.idx.repetition = n % 4, n // 4
+
+    scan = mrd.read(files.scan_file(tmp_path / "scan.h5", change))
+    with pytest.raises(DataError, match="24 images apart with at most 1 phase encodes each"):
+        recon.reconstruct(scan)
