@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ from recon.data import Measurement
 from recon.operators import Identity, Linear, Sample
 from recon.operators.sense import Sense
 from recon.operators.wavelet import Wavelet
+from recon.solve.cg import Solution
 from recon.solve.fista import fista, l1_wavelet, shrink, step_size
 from recon.solve.pdhg import tv
 
@@ -112,6 +114,23 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
     one, two, other = (l1_wavelet(measurement, iterations=10, seed=s).x for s in (3, 3, 4))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("solve", [l1_wavelet, tv])
+def test_rounding_of_the_maps_of_one_problem_does_not_reach_its_neighbour(solve: Callable[..., Solution]) -> None:
+    """Slices whose maps differ in their last bits: each has the same bits alone and beside the other."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 4, 1, 32, 32, dtype=torch.complex64, generator=generator)
+    maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+    maps[1] *= 1 + 3e-7
+    y = torch.randn(2, 4, 1, 32, 32, dtype=torch.complex64, generator=generator)
+    mask = torch.ones(2, 1, 1, 32, 1)
+    both = solve(Measurement(y, Sense(maps, mask), 0.05), lam=0.3, iterations=20).x
+    for i in range(2):
+        alone = solve(
+            Measurement(y[i : i + 1], Sense(maps[i : i + 1], mask[i : i + 1]), 0.05), lam=0.3, iterations=20
+        ).x
+        assert torch.equal(both[i], alone[0])
 
 
 def test_a_problem_is_the_same_alone_and_in_a_batch() -> None:
