@@ -12,6 +12,10 @@ from recon.data import DataError, Encoding, Flag, Limit, RawScan, flagged
 from recon.io.samples import SomeRows
 from recon.prepare import sort
 
+_LAST_IN_SLICE = np.uint64(1 << 7)
+#: Share of single lines that lie in steps of R where the pattern is regular, how rarely those of another may do so by
+#: chance, and how many single lines tell that the ACS lines are the only run.
+_OF_A_COMB, _CHANCE, _SINGLE = 0.9, 1 / 32, 4
 #: Share of N/R lines that a scan of stated acceleration R must have: 3D scans may leave out the corners of k-space.
 _ENOUGH_2D, _ENOUGH_3D = 0.95, 0.75
 
@@ -55,9 +59,10 @@ def count(scan: RawScan) -> Count:
 
     A frame (one slice in one state of the counters) is whole when each of its averages has every phase encode within
     the limits; where the header states an acceleration R > 1, when it has N/R of them, none missing from a regular
-    pattern, up to both ends. A 3D scan that leaves out the corners of k-space is whole only where a line says that the
-    measurement ends (flag 25); of partial Fourier the limits are those of the lines that are acquired. A repetition is
-    whole when all its frames are there and whole.
+    pattern, up to both ends. Lines that are drawn at random may stop short of an end, two of their largest steps, or
+    farther where one says that it is the last of its slice (flag 8) or of the measurement. A 3D scan that leaves out
+    the corners of k-space is whole only where a line says that the measurement ends (flag 25); of partial Fourier the
+    limits are those of the lines that are acquired. A repetition is whole when all its frames are there and whole.
     """
     rows = sort.kinds(scan).imaging
     number = sort.choose_encoding(scan)
@@ -117,20 +122,22 @@ def _least(encoding: Encoding) -> int:
 
 
 def _whole(lines: NDArray[np.void], encoding: Encoding, finished: bool) -> bool:
+    ended = finished or bool((lines["flags"] & _LAST_IN_SLICE).any())
     averages = range(announced(encoding, "average"))
     first = encoding.limits["average"].minimum if "average" in encoding.limits else 0
-    return all(_whole_average(lines[lines["average"] == first + a], encoding, finished) for a in averages)
+    return all(_whole_average(lines[lines["average"] == first + a], encoding, finished, ended) for a in averages)
 
 
-def _whole_average(lines: NDArray[np.void], encoding: Encoding, finished: bool) -> bool:
+def _whole_average(lines: NDArray[np.void], encoding: Encoding, finished: bool, ended: bool) -> bool:
     n1, n2 = encodes(encoding)
     step1, step2 = lines["kspace_encode_step_1"].astype(np.int64), lines["kspace_encode_step_2"].astype(np.int64)
     acquired = len(np.unique(step2 << 16 | step1))
     if acquired >= n1 * n2:
         return True
     r1, r2 = encoding.acceleration
+    slack = 1 if acquired < n1 * n2 // (r1 * r2) else n1 + n2 if ended else 2
     along = [
-        _reaches(np.unique(step), encoding.limits.get(f"kspace_encoding_step_{i}"), n, r)
+        _reaches(np.unique(step), encoding.limits.get(f"kspace_encoding_step_{i}"), n, r, slack)
         for i, (step, n, r) in enumerate(((step1, n1, r1), (step2, n2, r2)), start=1)
     ]
     if not all(along):
@@ -143,16 +150,34 @@ def _whole_average(lines: NDArray[np.void], encoding: Encoding, finished: bool) 
     return finished and n2 > 1 and not holes.any() and acquired >= _ENOUGH_3D * n1 * n2
 
 
-def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int) -> bool:
-    """Whether phase encodes go from end to end of their limit in steps that are no larger than they usually are."""
+def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int, slack: int) -> bool:
+    """Whether phase encodes go from end to end of their limit in steps that are no larger than they usually are.
+
+    Those that are drawn at random may stop `slack` of their largest steps from an end.
+    """
     if n == 1 or not len(values):
         return bool(len(values))
     low, high = (limit.minimum, limit.maximum) if limit else (0, n - 1)
     gaps = np.diff(values)
-    wide = gaps[gaps > 1]
-    # Beside the two ends of the ACS lines, all gaps of a regular pattern are R, or a multiple where lines are missing.
-    regular = r == 1 or np.count_nonzero(wide % r) <= 2
-    if regular and (gaps > r).any():
+    comb, runs = _comb(values, r) if r > 1 else (True, 0)
+    if comb and ((gaps > r).any() or runs > 1):
         return False
-    step = max(int(gaps.max(initial=1)), r)
+    step = max(int(gaps.max(initial=1)), r) * (1 if comb else slack)
     return int(values[0]) < low + step and int(values[-1]) > high - step
+
+
+def _comb(values: NDArray[np.int64], r: int) -> tuple[bool, int]:
+    """Whether single lines lie r apart, or multiples where some are missing, and the runs of lines beside one another.
+
+    A pattern without single lines is none that is drawn at random either. Of a comb with enough of them the ACS lines
+    are the only run: more are one with holes in it.
+    """
+    near = np.diff(values) == 1
+    single = values[~np.append(near, False) & ~np.append(False, near)]
+    alike = int(np.bincount(single % r).max()) >= _OF_A_COMB * len(single) if len(single) else True
+    # Too few of them tell nothing; then all gaps but the two beside the ACS lines do.
+    gaps = np.diff(values)
+    told = r ** (1.0 - len(single)) <= _CHANCE or np.count_nonzero(gaps[gaps > 1] % r) <= 2
+    comb = bool(not len(single) or (alike and told))
+    runs = int(np.count_nonzero(near & ~np.append(False, near[:-1]))) if len(single) >= _SINGLE else 0
+    return comb, runs
