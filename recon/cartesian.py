@@ -119,7 +119,10 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
     batch_size = measured.whole(job, plan.batch, plan.columns) if job.solver else plan.batch
     reached = start = Pace(job.device, batch_size, plan.columns)
-    for batch, made, reached in paces.walk(keys, start, problem, work, notes):  # noqa: B007  (told at the end)
+    how: dict[str, Any] = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
+    how["instead"] = choice.instead or "classical"
+    how |= methods.evidence(choice.method, job.recipe.solve)
+    for batch, made, reached in paces.walk(keys, start, problem, work, notes):
         evidence += made.evidence
         notes += made.notes
         for i, key in enumerate(batch):
@@ -127,15 +130,17 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             out[key[0], z : z + shape[0]] = made.images[i]
             if spread is not None and made.deviations:
                 spread[key[0], z : z + shape[0]] = made.deviations[i]
+            if job.hand:
+                told = trust.summary(made.evidence[i : i + 1])
+                doubts = trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
+                job.hand(key, made.images[i], {**how, "device": str(reached.device), "trust": told}, [*notes, *doubts])
         report("reconstruct", keys.index(batch[-1]) + 1, len(keys))
     told = trust.summary(evidence)
     if told and spread is not None:
         told["calibration"] = methods.calibration(job.recipe.solve.weights)
-    how = {"method": choice.method, "why": choice.why, "sampling": asdict(found), "uncertainty": spread, "trust": told}
-    how["instead"] = instead = choice.instead or "classical"
     how["device"] = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
-    notes += trust.not_trusted(told, instead, job.recipe.trust.fallback)
-    return out, {**how, **methods.evidence(choice.method, job.recipe.solve)}, notes
+    notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
+    return out, {**how, "uncertainty": spread, "trust": told}, notes
 
 
 def _finished(
@@ -181,7 +186,7 @@ def _lines(job: Job, method: Method) -> Lines:
 def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDArray[np.int32]]) -> planning.Problem:
     headers, recipe = job.scan.lines[job.kinds.imaging], job.recipe.prepare
     coils = int(headers["active_channels"][0])
-    compressed = recipe.coil_compression != "none" and method != "varnet"
+    compressed, learned = recipe.coil_compression != "none" and method != "varnet", method == "unrolled"
     return planning.Problem(
         coils=coils,
         virtual_coils=min(coils, recipe.virtual_coils) if compressed else coils,
@@ -193,7 +198,7 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
         method=method,
         map_sets=recipe.map_sets,
         # On a CPU a learned slice is solved alone: in company its last bits would depend on who is beside it.
-        most=len(job.volumes) if job.solver else 1 if method == "unrolled" and job.device.type == "cpu" else 16,
+        most=len(job.volumes) if job.solver else 1 if job.device.type == "cpu" and (learned or job.hand) else 16,
     )
 
 
@@ -222,14 +227,11 @@ def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> ND
     rows = rows if len(rows) and area(flagged) >= area(own) else frame.rows
     if hybrid.enough(flagged if rows is not frame.rows else own):
         return rows
-    series = [f.rows for f in job.frames.values() if _same_object(f, frame)]
+    # The same object at other times.
+    here = frame.slice, frame.contrast, frame.set
+    series = [f.rows for f in job.frames.values() if (f.slice, f.contrast, f.set) == here]
     every = np.sort(np.concatenate(series))
     return every if hybrid.enough(hybrid.counts(job.scan, every, job.encoding) > 0) else rows
-
-
-def _same_object(a: Frame, b: Frame) -> bool:
-    """Whether two frames show the same slice at different times."""
-    return (a.slice, a.contrast, a.set) == (b.slice, b.contrast, b.set)
 
 
 def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *, in_parts: bool = False) -> Calibrated:

@@ -24,13 +24,17 @@ from recon.recipe import Recipe, digest
 #: A method of one's own: the image of a measurement, of the shape of `m.A.H(m.y)`.
 Solver = Callable[[Measurement], Tensor]
 
+#: Takes a frame when it is solved: its (volume, slice), its voxels (z, y, x), how they were made, and notes so far.
+Hand = Callable[[tuple[int, int], NDArray[np.complex64], dict[str, Any], list[str]], None]
+
 
 @dataclass(frozen=True)
 class Job:
     """Which lines are what, the stack that is wanted, its frames by (volume, slice), the noise.
 
     `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one. `solver`
-    is the caller's own in place of the recipe's method.
+    is the caller's own in place of the recipe's method. With `hand` each frame is handed on when it is solved, and on a
+    processor frames are then solved one by one.
     """
 
     scan: RawScan
@@ -46,6 +50,7 @@ class Job:
     memory: int | None
     notes: tuple[str, ...]
     solver: Solver | None = None
+    hand: Hand | None = None
 
 
 def provenance(recipe: Recipe, device: torch.device, started: datetime) -> dict[str, Any]:

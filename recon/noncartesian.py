@@ -59,17 +59,24 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
     reached = start = Pace(job.device, size)
     done = 0
-    for some, (images, share, said), reached in paces.walk(keys, start, problem, work, notes):  # noqa: B007  (told below)
+    for some, (images, share, said), reached in paces.walk(keys, start, problem, work, notes):
+        sampled.append(share)
+        notes += said
         for key, image in zip(some, images, strict=True):
             z = 0 if len(job.stack.slices) == 1 else key[1]
             out[key[0], z : z + image.shape[0]] = image
-        sampled.append(share)
-        notes += said
+            if job.hand:
+                job.hand(key, image, _how(job, choice, [share], reached), notes)
         done += len(some)
         report("reconstruct", done, len(keys))
+    return out, _how(job, choice, sampled, reached), notes
+
+
+def _how(job: Job, choice: methods.Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:
+    """How images were made of which shares of their grids were sampled."""
     sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
     device = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
-    return out, {"method": choice.method, "why": choice.why, "sampling": sampling, "device": device}, notes
+    return {"method": choice.method, "why": choice.why, "sampling": sampling, "device": device}
 
 
 @dataclass(frozen=True)

@@ -66,13 +66,15 @@ def reconstruct(
     stack: int = 0,
     progress: Report | None = None,
     keep: Callable[[Solved], None] | None = None,
+    each: Callable[[FrameImage], None] | None = None,
     solver: Solver | None = None,
 ) -> Image:
     """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
     `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
     `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
-    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`.
+    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`; `each` the image of
+    each frame of it as soon as it is solved, or, where all of it is zero, when something is known to be not.
 
     `solver` is a method of your own in place of the recipe's: a function of a `Measurement` whose first axis is that
     of the volumes (contrasts, repetitions …) of one slice, that returns their images, of the shape of `m.A.H(m.y)`.
@@ -96,10 +98,14 @@ def reconstruct(
 
         return projections.reconstruct(scan, recipe, place(device), stack, report)
     job = replace(prepare(scan, recipe, place(device), memory, stack), solver=solver)
-    made = solved(job, report)
+    frames = _Frames(job, started, each) if each else None
+    made = solved(replace(job, hand=frames.hand) if frames else job, report)
     if keep:
         keep(made)
-    return described_image(job, made, started)
+    image = described_image(job, made, started)
+    if frames:
+        frames.rest()
+    return image
 
 
 def measurements(
@@ -138,6 +144,51 @@ class Solved:
     notes: list[str]
 
 
+@dataclass(frozen=True, eq=False)
+class FrameImage:
+    """The image of one frame: a slice, or a 3D slab, in one state of the counters.
+
+    `number` is its place among all frames of the image, volume by volume and slice by slice in the order of space.
+    """
+
+    number: int
+    frame: Frame
+    image: Image
+
+
+class _Frames:
+    """Hands out the image of each frame of a job; those that are zero everywhere wait for `rest`."""
+
+    def __init__(self, job: Job, started: datetime, each: Callable[[FrameImage], None]) -> None:
+        self._job, self._started, self._each = job, started, each
+        self._fingerprint = fingerprint(job.scan, job.kinds.imaging)
+        self._dark: list[tuple[tuple[int, int], Solved]] = []
+
+    def hand(
+        self, key: tuple[int, int], data: NDArray[np.complex64], how: dict[str, Any], notes: Sequence[str]
+    ) -> None:
+        made = Solved(data[np.newaxis], how, list(notes))
+        if data.any():
+            self._one(key, made)
+        else:
+            self._dark.append((key, made))
+
+    def rest(self) -> None:
+        for key, made in self._dark:
+            self._one(key, made)
+
+    def _one(self, key: tuple[int, int], made: Solved) -> None:
+        volume, k = key
+        stack, g = self._job.stack, self._job.stack.geometry
+        if len(stack.slices) > 1:
+            x, y, z = (float(p) for p in g.slice_position(k))
+            g = replace(g, position=(x, y, z), shape=(1, *g.shape[1:]))
+        one = replace(stack, slices=stack.slices[k : k + 1], geometry=g)
+        job = replace(self._job, axes=(), volumes=self._job.volumes[volume : volume + 1], stack=one)
+        image = described_image(job, made, self._started, self._fingerprint)
+        self._each(FrameImage(volume * len(stack.slices) + k, job.frames[key], image))
+
+
 def solved(job: Job, report: Report) -> Solved:
     """The volumes of a job by its recipe's method; raises as `reconstruct` does."""
     if job.recipe.trust.replicas and job.encoding.trajectory != "cartesian":
@@ -151,8 +202,8 @@ def solved(job: Job, report: Report) -> Solved:
     return Solved(*volumes(job, report))
 
 
-def described_image(job: Job, made: Solved, started: datetime) -> Image:
-    """The image of a job: its volumes with what the scan, the job and the solver say of them."""
+def described_image(job: Job, made: Solved, started: datetime, sha256: str = "") -> Image:
+    """The image of a job: its volumes with what the scan, of this fingerprint, the job and the solver say of them."""
     scan, recipe, how = job.scan, job.recipe, made.how
     data = _oriented(made.data, job)
     spread = how.get("uncertainty")
@@ -164,7 +215,7 @@ def described_image(job: Job, made: Solved, started: datetime) -> Image:
         header=described(scan.header, recipe),
         provenance={
             **provenance(recipe, job.device, started),
-            "scan_sha256": fingerprint(job.scan, job.kinds.imaging),
+            "scan_sha256": sha256 or fingerprint(job.scan, job.kinds.imaging),
             "method": "own" if job.solver else how["method"],
             "why": how["why"],
             **{key: how[key] for key in ("weights", "weights_sha256") if key in how},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import json
 import os
 import resource
@@ -13,53 +11,26 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from recon import recipe as recipes
-from recon.data import DataError, Image, RawScan, ReconError
+from recon.data import DataError, RawScan, ReconError
 from recon.errors import sentence
-from recon.io.ismrmrd import HEAD
-from recon.io.mrd_image import ImageMessage, messages
-from recon.recipe import Recipe
 from recon.serve import counting, early, memory, settings, store, wire, words
 from recon.serve.control import Speaking
 from recon.serve.pacs import to_pacs
-from recon.serve.session import Inbox, Key, receive, stamp
+from recon.serve.sender import Job, Sender, scaled
+from recon.serve.session import Inbox, Key, receive
 from recon.serve.settings import MiB, Site
 from recon.serve.slabs import hold
 from recon.serve.streams import Broken, Incoming, Outgoing
-from recon.serve.thumbnail import thumbnail
-from recon.serve.wire import Acquisition
-
-if TYPE_CHECKING:
-    from recon.pipeline import Solved
 
 #: Seconds between two reports of a running session.
 _PROGRESS_S = 1.0
 
 #: What helps a session that ran out of memory.
 _MEMORY = "lower process_MiB or max_sessions in the site's file"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a session needs: its name, the site's settings, the recipes, and where it reports to."""
-
-    name: str
-    site: Site
-    recipes: Mapping[str, Recipe]
-    control: Speaking
-    #: Called where the server has ended.
-    alone: Callable[[], None] = lambda: None
-
-    def tell(self, **what: Any) -> None:
-        """Report to the server's process."""
-        self.control.tell(**what)
 
 
 def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) -> None:
@@ -125,10 +96,10 @@ def _progress(inbox: Inbox, out: Outgoing, job: Job) -> None:
 
 
 def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]]) -> str:
-    sender = _Sender(inbox, out, job)
+    sender = Sender(inbox, out, job)
     while (key := _candidate(inbox)) is not None:
         # int16 needs one scale for all. The last image waits for CLOSE: without it no series is ever complete.
-        if job.site.early and job.site.pixel == "float32" and key not in sender.sent:
+        if job.site.early and not scaled(job.site, inbox.plan) and key not in sender.sent:
             scan = early.frame(inbox, key)
             if scan and early.may_go(scan, inbox.plan) and len(sender.sent) + 1 < early.images(scan):
                 sender.frame(scan, key)
@@ -168,99 +139,6 @@ def _candidate(inbox: Inbox) -> Key | None:
         return first
 
 
-class _Sender:
-    """Reconstructs and sends: frames by themselves, then what is left; `sent` has the number of lines of each frame."""
-
-    def __init__(self, inbox: Inbox, out: Outgoing, job: Job) -> None:
-        self._inbox, self._out, self._job = inbox, out, job
-        self.sent: dict[Key, int] = {}
-        #: Images of whole stacks, where no frame went out early.
-        self.whole: list[Image] = []
-        #: What was solved of each frame that went out by itself; both for the PACS alone.
-        self.frames: dict[Key, Solved] = {}
-        self._series = -1
-        self._index = 0
-        self._orientations: list[NDArray[np.float32]] = []
-
-    def frame(self, scan: RawScan, key: Key) -> None:
-        """Send the images of one frame, which `scan` holds alone, in the series of its orientation."""
-        inbox, arrived = self._inbox, time.monotonic()
-        stack = self._orientation(inbox.lines[inbox.frames[key][0]])
-        with inbox.changed:
-            self.sent[key] = lines = inbox.named[key]
-            if inbox.usual != lines:  # others may have been whole before this was known
-                alike = [k for k, rows in inbox.frames.items() if len(rows) == lines]
-                inbox.named.update(dict.fromkeys(alike, lines))
-                inbox.candidates.extend(alike)
-            inbox.usual = lines
-        self._index += 1
-        counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
-        keep = (lambda made: self.frames.update({key: made})) if self._job.site.pacs.to else None
-        for n, (message, image) in enumerate(images(scan, self._job, inbox.plan, 0, self._memory(), keep)):
-            first = inbox.lines[inbox.frames[key][0]]
-            series = self._first_series() + stack * self._parts()
-            self._put(stamp(message, first, series, image_index=self._index, **counters), image)
-            if n == 0:
-                self._timed(arrived)
-
-    def rest(self, scan: RawScan, arrived: float) -> None:
-        """Send what of a whole scan has not been sent yet."""
-        from recon import pipeline
-
-        inbox = self._inbox
-        stacks = pipeline.stacks(scan)
-        if self.sent:
-            placed = {number for stack in stacks for number in stack.slices}
-            repetitions = set(np.unique(scan.lines["repetition"]).tolist())
-            for key in sorted(inbox.frames, key=lambda k: (k[3], k)):
-                if key not in self.sent and key[0] in placed and key[3] in repetitions:
-                    inbox.named[key] = len(inbox.frames[key])
-                    alone = early.frame(inbox, key)
-                    assert alone is not None
-                    self.frame(alone, key)
-            return
-        for n in range(len(stacks)):
-            series = self._first_series() + n * self._parts()
-            for i, (message, image) in enumerate(images(scan, self._job, inbox.plan, n, self._memory())):
-                self._put(stamp(message, inbox.lines[0], series), image)
-                if n == i == 0:
-                    self._timed(arrived)
-                if i == 0 and self._job.site.pacs.to:
-                    self.whole.append(image)
-
-    def _memory(self) -> int:
-        """Bytes that a reconstruction may use beside what came and what waits to be sent."""
-        return memory.work(self._job.site, self._inbox.bytes + self._out.held)
-
-    def _orientation(self, line: Acquisition) -> int:
-        """The number of a slice's orientation, in the order in which they went out: a series holds only one."""
-        head = np.frombuffer(line.head, HEAD)[0]
-        here = np.concatenate([head["read_dir"], head["phase_dir"]])
-        for n, there in enumerate(self._orientations):
-            if np.allclose(here, there, atol=1e-3, equal_nan=True):
-                return n
-        self._orientations.append(here)
-        return len(self._orientations) - 1
-
-    def _parts(self) -> int:
-        output = self._inbox.plan.output
-        return 1 if output.complex else len(output.parts)
-
-    def _first_series(self) -> int:
-        """The first series that is ours: after those of the scanner's own images that came before."""
-        if self._series < 0:
-            self._series = self._inbox.images.highest_series + 1
-        return self._series
-
-    def _timed(self, arrived: float) -> None:
-        self._job.tell(last_line_to_image_s=round(time.monotonic() - arrived, 3))
-
-    def _put(self, message: ImageMessage, image: Image) -> None:
-        self._out.put(wire.image(message))
-        self._inbox.returned += 1
-        _account(message, image, self._job)
-
-
 def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
     """The part of a scan that is whole, and a warning where that is not all; raises DataError where nothing is."""
     found = counting.count(scan)
@@ -273,43 +151,6 @@ def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
         counting.only_repetitions(scan, found.whole),
         f"incomplete {found.received}/{found.expected}: {len(found.whole)} of {found.announced} repetitions are whole, "
         "and only these are returned",
-    )
-
-
-def images(
-    scan: RawScan, job: Job, recipe: Recipe, stack: int, most: int, keep: Callable[[Solved], None] | None = None
-) -> Iterator[tuple[ImageMessage, Image]]:
-    """The messages of one stack of a scan, and the image that each is of, made with `most` bytes of memory.
-
-    `keep` is handed what was solved.
-    """
-    from recon import pipeline
-
-    site = job.site
-    memory.bound_gpu(site)
-    parts: Any = ("complex",) if recipe.output.complex else recipe.output.parts
-    image = pipeline.reconstruct(scan, recipe, device=site.device, memory=most, stack=stack, keep=keep)
-    numbers = {k: v for k, v in image.trust.items() if k != "items"}
-    job.tell(
-        notes=list(image.notes), scan_sha256=image.provenance["scan_sha256"], **({"trust": numbers} if numbers else {})
-    )
-    for message in messages(image, parts=parts, pixel=site.pixel):
-        yield message, image
-
-
-#: What of an image's provenance an audit needs.
-_MADE = ("version", "method", "recipe_hash", "weights_sha256", "device", "versions")
-
-
-def _account(message: ImageMessage, image: Image, job: Job) -> None:
-    head, made = message.header, image.provenance
-    sha256 = hashlib.sha256(message.pixels.tobytes()).hexdigest()
-    shown = job.site.status_port is not None
-    picture = {"thumbnail": base64.b64encode(thumbnail(message.pixels)).decode()} if shown else {}
-    job.tell(
-        **picture,
-        image={"series": int(head["image_series_index"]), "index": int(head["image_index"]), "sha256": sha256},
-        made={k: made[k] for k in _MADE if k in made},
     )
 
 

@@ -1,0 +1,189 @@
+"""A scan that comes in one burst, all lines and CLOSE at once: its images leave one by one, as soon as each is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recon import cartesian, noncartesian, simulation
+from recon.data import Flag, flagged
+from recon.io.ismrmrd import write
+from recon.io.read import read_raw
+from recon.pipeline import reconstruct, stacks
+from recon.recipe import Recipe
+from recon.serve.settings import Site, registered
+from recon.simulation import Settings
+from tests.serve import scanner
+from tests.serve.conftest import Local
+from tests.serve.scanner import CLOSE, Scanner, run, session
+
+Start = Callable[..., Local]
+
+#: Small scans of each kind, and the recipe that is asked for.
+SCANS: dict[str, tuple[Settings, str]] = {
+    "slices": (Settings(matrix=(32, 32, 1), slices=4, acceleration=(2, 1), acs=12, sigma=0.01), "sense"),
+    "learned": (Settings(matrix=(32, 32, 1), slices=2, acceleration=(2, 1), acs=12, sigma=0.01), "unrolled"),
+    "random": (Settings(matrix=(32, 64, 1), slices=2, mask="random", acceleration=(2, 1), acs=12, sigma=0.01), "cs"),
+    "averages": (Settings(matrix=(32, 32, 1), slices=3, averages=2, sigma=0.01), "sense"),
+    "no noise lines": (Settings(matrix=(32, 32, 1), slices=3, noise_lines=0, sigma=0.01), "combine"),
+    "calibrated apart": (
+        Settings(matrix=(32, 32, 1), slices=3, acceleration=(2, 1), acs=12, calibration="separate", sigma=0.01),
+        "sense",
+    ),
+    "echoes and repetitions": (Settings(matrix=(32, 32, 1), slices=2, te_ms=(4.0, 9.0), repetitions=2), "combine"),
+    "volumes": (Settings(matrix=(24, 16, 6), repetitions=2, sigma=0.01), "combine"),
+    "echo-planar": (Settings(matrix=(32, 32, 1), slices=2, trajectory="epi", repetitions=2, sigma=0.01), "combine"),
+    "radial": (Settings(matrix=(32, 32, 1), slices=2, trajectory="radial", readouts=40, sigma=0.01), "sense"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_coils(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, (values, recipe) in SCANS.items():
+        monkeypatch.setitem(SCANS, name, (replace(values, coils=4), recipe))
+
+
+def simulated(name: str, folder: Path) -> Path:
+    path = folder / "scan.h5"
+    simulation.simulate_to(path, SCANS[name][0])
+    return path
+
+
+def recipe_of(name: str) -> Recipe:
+    return registered(Site())[SCANS[name][1]]
+
+
+class Gate:
+    """Lets each frame but the first be solved only when the images of those before it have come."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, images_each: int) -> None:
+        self.client: Scanner | None = None
+        self.solved, self.late = 0, 0
+        self._each = images_each
+        for module in (cartesian, noncartesian):
+            monkeypatch.setattr(module, "_images", self._after(module._images))
+
+    def _after(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def wait(*given: Any, **more: Any) -> Any:
+            deadline = time.monotonic() + 5
+            while self._missing() and not self.late and time.monotonic() < deadline:
+                time.sleep(0.005)
+            self.late += self._missing()
+            self.solved += 1
+            return inner(*given, **more)
+
+        return wait
+
+    def _missing(self) -> bool:
+        assert self.client is not None
+        return len(self.client.reply.images) < self.solved * self._each
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_images_of_a_burst_leave_one_by_one_with_the_pixels_of_the_whole_scan(
+    local: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = simulated(name, tmp_path)
+    whole = reconstruct(read_raw(path), recipe_of(name))
+    depth = whole.geometry.shape[0] if name == "volumes" else 1
+    gate = Gate(monkeypatch, depth)
+    client = gate.client = Scanner(local(early=False).port)
+    reply = client.send(session(scanner.load(path), SCANS[name][1])).wait()
+    assert reply.error() == ""
+    assert gate.late == 0
+    assert gate.solved > 1
+    expected = np.abs(whole.data).reshape(-1, *whole.data.shape[-2:])
+    assert len(reply.images) == len(expected)
+    assert sorted(i.head[37] for i in reply.images) == list(range(1, len(expected) + 1))
+    for image in reply.images:
+        assert np.array_equal(image.pixels[0, 0], expected[image.head[37] - 1])
+
+
+def test_each_image_of_a_burst_says_which_frame_it_is_and_where(local: Start, tmp_path: Path) -> None:
+    """Slices are measured in another order than they lie in space, and numbered as they were measured."""
+    values = replace(SCANS["slices"][0], repetitions=2)
+    scan = simulation.simulate(values)
+    turned = scan.lines.copy()
+    turned["slice"] = values.slices - 1 - turned["slice"]
+    write(tmp_path / "scan.h5", replace(scan, lines=turned))
+    sent = scanner.load(tmp_path / "scan.h5")
+    here = {(scanner.value(b, "slice"), scanner.LINE.unpack_from(b)[35]) for b in sent.lines}
+    place = {n: z for n, z in here if z or n}
+    for early, pixel in ((False, "float32"), (True, "float32"), (False, "int16")):
+        images = run(local(early=early, pixel=pixel).port, session(sent, "sense")).images
+        assert {(i.slice, i.repetition) for i in images} == {(n, r) for n in range(4) for r in range(2)}
+        assert all(np.isclose(i.head[13], place[i.slice]) for i in images if i.slice in place)
+
+
+@pytest.mark.parametrize("missing", ["slice 3", "repetition 1"])
+def test_f09_nothing_of_an_incomplete_burst_leaves_but_whole_repetitions(
+    local: Start, tmp_path: Path, missing: str
+) -> None:
+    simulation.simulate_to(tmp_path / "scan.h5", replace(SCANS["slices"][0], repetitions=2))
+    found = scanner.load(tmp_path / "scan.h5")
+    what, number = missing.split()
+    if what == "slice":  # the last lines of a slice of each repetition
+        lost = [i for i, b in enumerate(found.lines) if scanner.value(b, "slice") == int(number)]
+        lost = [i for i in lost if scanner.value(found.lines[i], "step1") > 20]
+    else:
+        lost = [i for i, b in enumerate(found.lines) if scanner.value(b, "repetition") == int(number)][-3:]
+    kept = scanner.Recording(found.xml, [b for i, b in enumerate(found.lines) if i not in lost])
+    reply = run(local(early=False).port, session(kept, "sense"))
+    assert {i.repetition for i in reply.images} == (set() if what == "slice" else {0})
+    assert len(reply.images) == (0 if what == "slice" else 4)
+    assert any("incomplete" in text for text in reply.texts)
+
+
+def test_a_dark_slice_leaves_only_when_others_are_known_to_be_not(local: Start, tmp_path: Path) -> None:
+    scan = simulation.simulate(SCANS["slices"][0])
+    read = scan.samples.read
+
+    def send(dark: set[int]) -> scanner.Reply:
+        class Dark:
+            def read(self, rows: np.ndarray) -> np.ndarray:
+                lines = scan.lines[rows]
+                out = read(rows).copy()
+                out[np.isin(lines["slice"], list(dark)) & ~flagged(lines, Flag.NOISE)] = 0
+                return out
+
+            def trajectory(self, rows: np.ndarray) -> np.ndarray:
+                return scan.samples.trajectory(rows)
+
+        path = tmp_path / f"{len(dark)}.h5"
+        write(path, replace(scan, samples=Dark()))
+        return run(local(early=False).port, session(scanner.load(path), "combine"))
+
+    reply = send({0})
+    assert [i.slice for i in reply.images][-1] == 0
+    assert [bool(i.pixels.any()) for i in reply.images] == [True, True, True, False]
+    nothing = send({0, 1, 2, 3})
+    assert nothing.images == []
+    assert "all imaging lines are zero" in nothing.error()
+
+
+def test_a_burst_of_several_orientations_has_a_series_for_each(local: Start, tmp_path: Path) -> None:
+    scan = simulation.simulate(SCANS["slices"][0])
+    lines = scan.lines.copy()
+    late = lines["slice"] >= 2
+    for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), ((0, 1, 0), (0, 0, -1), (-1, 0, 0))):
+        lines[name][late] = direction
+    lines["position"][late] = 5 * lines["slice"][late, None] * lines["slice_dir"][late]
+    write(tmp_path / "scan.h5", replace(scan, lines=lines))
+    images = run(local(early=False).port, session(scanner.load(tmp_path / "scan.h5"), "sense")).images
+    assert len(stacks(read_raw(tmp_path / "scan.h5"))) == 2
+    assert [(i.slice, i.series, i.head[37]) for i in images] == [(0, 0, 1), (1, 0, 2), (2, 1, 1), (3, 1, 2)]
+
+
+def test_close_in_one_piece_with_all_lines_gives_all_images(local: Start, tmp_path: Path) -> None:
+    path = simulated("slices", tmp_path)
+    *messages, _ = session(scanner.load(path), "sense")
+    reply = Scanner(local().port).send([b"".join([*messages, CLOSE])]).wait()
+    assert (len(reply.images), reply.texts) == (4, [])
+    expected = np.abs(reconstruct(read_raw(path), recipe_of("slices")).data)
+    assert all(np.array_equal(i.pixels[0, 0], expected[i.slice]) for i in reply.images)
