@@ -228,6 +228,27 @@ def test_contrasts_without_echo_times_of_their_own_and_sets_are_series_of_their_
     assert d[-1].SeriesDescription == "t2_tse sense contrast 2 set 2"
 
 
+@pytest.mark.parametrize("TE", [(5.0, 5.0), (5.0,), ()])
+def test_contrasts_that_no_echo_time_tells_apart_are_no_echoes_of_one_series(TE: tuple[float, ...]) -> None:
+    """Two contrasts of one echo time in one series would lie at the same place under the same time."""
+    header = replace(HEADER, sequence=replace(HEADER.sequence, TE=TE))
+    data = whole_numbers(np.random.default_rng(3), (2, 3, 7, 6))
+    d = list(datasets(picture(data=data, axes=("contrast",), header=header)))
+    assert len({x.SeriesInstanceUID for x in d[:3]}) == len({x.SeriesInstanceUID for x in d[3:]}) == 1
+    assert d[0].SeriesInstanceUID != d[3].SeriesInstanceUID
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+def test_times_that_no_clock_shows_are_empty_or_absent(bad: float) -> None:
+    """Converters write −1 for what they do not know; EchoTime and RepetitionTime are of type 2, the others optional."""
+    header = replace(HEADER, sequence=replace(HEADER.sequence, TE=(bad,), TR=(bad,), TI=(bad,), flip_deg=(bad,)))
+    d = next(datasets(picture(header=header)))
+    assert d.EchoTime == ""
+    assert d.RepetitionTime == ""
+    assert not d.get("InversionTime")
+    assert "FlipAngle" not in d
+
+
 def test_cardiac_phases_and_repetitions_count_one_time_axis() -> None:
     data = whole_numbers(np.random.default_rng(3), (3, 2, 1, 7, 6))
     image = picture(data=data, axes=("phase", "repetition"), geometry=replace(picture().geometry, shape=(1, 7, 6)))

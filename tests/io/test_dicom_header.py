@@ -189,3 +189,30 @@ def test_one_dcm_file_holds_one_slice_and_names_the_cure_for_more(tmp_path: Path
 def test_a_uid_has_64_characters_at_most_and_no_leading_zeros(value: str, legal: bool) -> None:
     """PS3.5, 9.1 and 6.2."""
     assert dicom_values.uid(value) == (value.strip() if legal else "")
+
+
+@pytest.mark.parametrize(("field", "frequency", "nucleus"), [
+    (3.0, 123.2e6, "1H"), (2.89, 123.25e6, "1H"), (0.055, 2.34e6, "1H"), (7.0, 78.6e6, None), (3.0, 120.2e6, None),
+])  # fmt: skip
+def test_the_imaging_frequency_is_in_megahertz_and_only_protons_are_named(
+    field: float, frequency: float, nucleus: str | None
+) -> None:
+    """PS3.3 C.8.3.1; sodium at 7 T and fluorine at 3 T precess elsewhere, a magnet sold as 3 T may hold 2.89."""
+    system = replace(HEADER.system, field_T=field, frequency_Hz=frequency)
+    d = next(datasets(picture(header=replace(HEADER, system=system))))
+    assert float(d.ImagingFrequency) == pytest.approx(frequency / 1e6, rel=1e-9)
+    assert float(d.MagneticFieldStrength) == pytest.approx(field)
+    assert d.get("ImagedNucleus") == nucleus
+
+
+@pytest.mark.parametrize(("slices", "gap", "stated", "kind"), [
+    (1, 1.0, "", "2D"), (3, 1.3, "", "2D"), (3, 1.0, "", ""), (3, 1.0, "3D", "3D"), (3, 1.3, "3D", "3D"),
+    (3, 1.0, "2D", "2D"), (3, 1.0, "4D", ""),
+])  # fmt: skip
+def test_slices_with_gaps_are_2d_and_what_nobody_knows_is_empty(
+    slices: int, gap: float, stated: str, kind: str
+) -> None:
+    """Contiguous slices may be a slab or not; the record of a run says which."""
+    g = geometry(np.random.default_rng(0), (slices, 7, 6), gap=gap)
+    d = next(datasets(picture((slices, 7, 6), geometry=g, provenance={**RECIPE, "acquisition": stated})))
+    assert d.MRAcquisitionType == kind

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from recon.data import Image, Sequence
-from recon.geometry import from_centre
+from recon.geometry import affine_ras, from_centre
 from recon.io.nifti import write_nifti
 from recon.io.provenance import read_back
 from tests.io.pictures import HEADER, RECIPE, geometry, picture, whole_numbers
@@ -151,3 +151,37 @@ def test_nifti_is_written_without_importing_pydicom_which_others_find_afterwards
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sheared_grid_is_told_by_the_matrix_alone(tmp_path: Path) -> None:
+    """A quaternion has no shear, so that the qform of a tilted gantry's slices claims nothing (code 0)."""
+    g = replace(geometry(np.random.default_rng(0), (3, 7, 6)), shear=(0.0, 0.8))
+    write_nifti(picture(geometry=g), tmp_path / "a.nii")
+    nifti = nib.load(tmp_path / "a.nii")
+    assert (int(nifti.header["qform_code"]), int(nifti.header["sform_code"])) == (0, 1)
+    assert np.allclose(nifti.affine, affine_ras(g), atol=1e-4)
+
+
+def test_each_contrast_has_its_own_times_and_flip_angle_or_none(tmp_path: Path) -> None:
+    """Of two contrasts the second has a TR of its own; flip angles of another number tell of none."""
+    sequence = replace(HEADER.sequence, TR=(1000.0, 2500.0), TE=(5.0, 9.0), TI=(30.0,), flip_deg=(10.0, 20.0))
+    data = whole_numbers(np.random.default_rng(0), (2, 4, 3, 7, 6))
+    image = picture(data=data, axes=("contrast", "repetition"), header=replace(HEADER, sequence=sequence))
+    write_nifti(image, tmp_path / "a.nii")
+    for n, (TR, TE, flip) in enumerate([(1.0, 0.005, 10), (2.5, 0.009, 20)], start=1):
+        assert nib.load(tmp_path / f"a_echo-{n}.nii").header["pixdim"][4] == TR
+        told = json.loads((tmp_path / f"a_echo-{n}.json").read_text())
+        assert (told["RepetitionTime"], told["EchoTime"], told["FlipAngle"], told["InversionTime"]) == (
+            TR,
+            TE,
+            flip,
+            0.03,
+        )
+    short = replace(HEADER, sequence=replace(sequence, flip_deg=(), TR=()))
+    write_nifti(replace(image, header=short), tmp_path / "b.nii")
+    told = json.loads((tmp_path / "b_echo-2.json").read_text())
+    assert not {"FlipAngle", "RepetitionTime"} & set(told)
+    assert nib.load(tmp_path / "b_echo-2.nii").header["pixdim"][4] == 0
+    three = np.concatenate([data, data[:1]])
+    write_nifti(replace(image, data=three), tmp_path / "c.nii")
+    assert "FlipAngle" not in json.loads((tmp_path / "c_echo-3.json").read_text())
