@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -315,6 +316,39 @@ def test_fillings_outside_of_the_circle_stay_as_they_are(tmp_path: Path) -> None
     assert (image.data[:, ~corner] > -1200).all()
     recon.write(image, [tmp_path / "out"])
     assert np.array_equal(read(tmp_path / "out").series[0].voxels.read(0, 4) == -3024, np.stack([corner] * 4))
+
+
+@pytest.mark.parametrize(("peak", "source", "slope"), [
+    (3000.0, 1.0, 1.0), (32767.0, 1.0, 1.0), (-32767.0, 1.0, 1.0), (32768.0, 1.0, None), (60000.0, 1.0, None),
+    (-60000.0, 1.0, None), (3000.0, 0.25, 0.25), (9000.0, 0.25, None), (3000.0, 4.0, 1.0),
+])  # fmt: skip
+def test_values_that_16_bits_do_not_hold_in_steps_of_the_source_get_coarser_steps(
+    peak: float, source: float, slope: float | None, tmp_path: Path
+) -> None:
+    """Metal on an extended scale: a number that runs over would come back as air."""
+    ct_files.write(tmp_path / "in", HU, change=lambda d, k: setattr(d, "RescaleSlope", str(source)))
+    image = recon.reconstruct(recon.read(tmp_path / "in"), KEEP)
+    data = image.data.clip(-1000, 1000)
+    data[..., 5, 7] = peak
+    recon.write(replace(image, data=data), [tmp_path / "out"])
+    back = read(tmp_path / "out").series[0]
+    step = float(back.source[0].RescaleSlope)
+    assert step == pytest.approx(slope if slope else abs(peak) / 32767, rel=1e-3)
+    assert np.abs(back.voxels.read(0, len(HU)) - data).max() <= 0.501 * step
+
+
+@pytest.mark.parametrize(("given", "written"), [
+    ([5, 4, 3, 2], [5, 4, 3, 2]), ([1, 1, 2, 3], [1, 2, 3, 4]), ([1, None, 2, 3], [1, 2, 3, 4]),
+])  # fmt: skip
+def test_derived_slices_keep_their_numbers_where_each_has_its_own(
+    given: list[int | None], written: list[int], tmp_path: Path
+) -> None:
+    """Two slices of one number and series are one slice to some archives."""
+    ct_files.write(tmp_path / "in", HU, change=lambda d, k: setattr(d, "InstanceNumber", given[k]))
+    files = recon.write(recon.reconstruct(recon.read(tmp_path / "in"), KEEP), [tmp_path / "out"])
+    d = sorted((pydicom.dcmread(f) for f in files), key=lambda x: float(x.ImagePositionPatient[2]))
+    assert [int(x.InstanceNumber) for x in d] == written
+    assert len({f.name for f in files}) == len(HU)
 
 
 def test_uids_follow_from_what_was_done(tmp_path: Path) -> None:
