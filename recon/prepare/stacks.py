@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding, RawScan
-from recon.geometry import UNIT, Geometry, GeometryError, from_centre, stack
+from recon.geometry import UNIT, Geometry, GeometryError, check_directions, from_centre, stack
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool,
         if not placed:
             raise GeometryError("the file puts all slices at 0, 0, 0")
         read, phase, normal = _units(read, notes), _units(phase, notes), _units(normal, notes)
+        check_directions(read, phase, normal)
+        read, phase, normal = _orthonormal(read, phase, normal)
         if not any(normal):
             normal = tuple(float(v) for v in np.cross(read, phase))
             notes.append("the file gives no slice direction; read × phase is taken")
@@ -74,6 +76,17 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool,
         geometry = from_centre(centre, *axes, fov, matrix, known=False)
     # Some converters state the distance of slices in reconSpace; what was excited is the smaller of the two.
     return replace(geometry, thickness=min(fov[2], encoding.encoded_fov[2])) if matrix[2] == 1 else geometry
+
+
+def _orthonormal(
+    read: tuple[float, ...], phase: tuple[float, ...], normal: tuple[float, ...]
+) -> list[tuple[float, ...]]:
+    """Directions that `check_directions` accepts, to the last digit: files round them, and readers of DICOM do not."""
+    r = np.asarray(read) / np.linalg.norm(read)
+    c = np.asarray(phase) - (np.asarray(phase) @ r) * r
+    c /= np.linalg.norm(c)
+    s = np.cross(r, c)
+    return [tuple(float(x) for x in v) for v in (r, c, s if s @ np.asarray(normal) > 0 else -s)]
 
 
 def _units(direction: tuple[float, ...], notes: list[str]) -> tuple[float, ...]:

@@ -122,6 +122,22 @@ def test_directions_of_another_length_are_directions(tmp_path: Path) -> None:
     assert _places(longer, tmp_path) == [(True, (3, 24, 16), (15, 10, 7), 6, (0, 0.6, 0.8))]
 
 
+def test_directions_that_a_file_rounds_are_orthonormal_to_the_last_digit(tmp_path: Path) -> None:
+    def rounded(a: ismrmrd.Acquisition, n: int) -> None:
+        a.read_dir[:], a.phase_dir[:], a.slice_dir[:] = (
+            (0.928, 0.309, -0.206),
+            (-0.357, 0.897, -0.259),
+            (-0.105, -0.314, -0.943),
+        )
+
+    _places(rounded, tmp_path)
+    scan = mrd.read(tmp_path / "scan.h5")
+    (g,) = (s.geometry for s in stacks(scan, np.arange(72), scan.encodings[0])[:1])
+    d = np.array([g.read_dir, g.phase_dir, g.slice_dir])
+    np.testing.assert_allclose(d @ d.T, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(d[2], (-0.105, -0.314, -0.943), atol=2e-3)
+
+
 def test_slices_that_all_lie_at_zero_make_one_volume_of_unknown_place(tmp_path: Path) -> None:
     found = _places(lambda a, n: setattr(a, "position", (0, 0, 0)), tmp_path)
     assert found == [(False, (3, 24, 16), (15, 10, 6), 6, (0, 1, 0))]
