@@ -43,6 +43,32 @@ def level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.f
     module.wavelet_level(x.numpy(), corner, axis + 3, taps.astype(np.float32), inverse, torch.get_num_threads())
 
 
+def seams(x: Tensor) -> bool:
+    """Whether `seamed_level` takes it: as `serves`, on a CPU whose module was compiled since there is one."""
+    return not x.is_cuda and serves(x) and hasattr(native(), "wavelet_seamed")
+
+
+def seamed_level(
+    x: Tensor,
+    corner: tuple[int, int, int],
+    axis: int,
+    taps: NDArray[np.float64],
+    seam: tuple[list[int], list[int], NDArray[np.float64]],
+    inverse: bool,
+) -> None:
+    """A `level` along an axis of odd length n, of ⌈n/2⌉ scaling functions; `seam` is what is added to its matrix.
+
+    Rows, columns and the values (row, column), which make the rows orthonormal where the last meets the first.
+    """
+    rows, columns, values = seam
+    module = native()
+    assert module is not None
+    module.wavelet_seamed(
+        x.numpy(), corner, axis + 3, taps.astype(np.float32), rows, columns, values.astype(np.float32), inverse,
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
 def turns(x: Tensor) -> bool:
     """Whether `haar` takes it: as `serves`, on a CPU whose module was compiled since there is one."""
     return not x.is_cuda and serves(x) and hasattr(native(), "haar")

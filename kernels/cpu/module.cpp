@@ -112,9 +112,15 @@ static void local_maps(const Complex& images, const Complex& reference, std::arr
 }
 
 // One level along an axis (0 z, 1 y, 2 x) of the corner of x (item, z, y, x), in place.
-static void wavelet_level(Complex& x, std::array<int, 3> corner, int axis, const Real& taps, bool inverse, int threads) {
-    if (x.ndim() != 4 || axis < 0 || axis > 2 || corner[axis] % 2 || taps.ndim() != 1 || taps.shape(0) % 2)
-        throw std::invalid_argument("a level needs four axes, an even length along its axis and an even filter");
+static void wavelet_seamed(Complex& x, std::array<int, 3> corner, int axis, const Real& taps, const std::vector<int>& rows,
+                          const std::vector<int>& columns, const Real& seam, bool inverse, int threads) {
+    if (x.ndim() != 4 || axis < 0 || axis > 2 || taps.ndim() != 1 || taps.shape(0) % 2)
+        throw std::invalid_argument("a level needs four axes and an even filter");
+    if (seam.ndim() != 2 || seam.shape(0) != long(rows.size()) || seam.shape(1) != long(columns.size()))
+        throw std::invalid_argument("a seam has a row for each row and a column for each column");
+    for (const std::vector<int>* some : {&rows, &columns})
+        for (int i : *some)
+            if (i < 0 || i >= corner[axis]) throw std::invalid_argument("the seam lies outside of the axis");
     int size[3];
     for (int a = 0; a < 3; ++a) {
         size[a] = int(x.shape(a + 1));
@@ -122,11 +128,19 @@ static void wavelet_level(Complex& x, std::array<int, 3> corner, int axis, const
     }
     if (taps.shape(0) > corner[axis]) throw std::invalid_argument("the filter is longer than the axis");
     recon::Filters filters(taps.data(), int(taps.shape(0)));
+    filters.rows = rows, filters.columns = columns;
+    filters.seam.assign(seam.data(), seam.data() + seam.size());
     const long items = x.shape(0);
     complex64* data = x.mutable_data();
     py::gil_scoped_release released;
     if (inverse) recon::wavelet_level<true>(data, items, size, corner.data(), axis, filters, threads);
     else recon::wavelet_level<false>(data, items, size, corner.data(), axis, filters, threads);
+}
+
+static void wavelet_level(Complex& x, std::array<int, 3> corner, int axis, const Real& taps, bool inverse, int threads) {
+    if (axis >= 0 && axis <= 2 && corner[axis] % 2)
+        throw std::invalid_argument("a level of an odd length needs its seam");
+    wavelet_seamed(x, corner, axis, taps, {}, {}, Real(std::vector<py::ssize_t>{0, 0}), inverse, threads);
 }
 
 // All levels of x (item, y, x) into out, turned by `shift` before, or back by it after the inverse.
@@ -295,6 +309,9 @@ PYBIND11_MODULE(RECON_MODULE, m) {
           py::arg("tolerance"), py::arg("maps").noconvert(), py::arg("values").noconvert(), py::arg("threads"));
     m.def("wavelet_level", &wavelet_level, py::arg("x").noconvert(), py::arg("corner"), py::arg("axis"),
           py::arg("taps").noconvert(), py::arg("inverse"), py::arg("threads"));
+    m.def("wavelet_seamed", &wavelet_seamed, py::arg("x").noconvert(), py::arg("corner"), py::arg("axis"),
+          py::arg("taps").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("seam").noconvert(),
+          py::arg("inverse"), py::arg("threads"));
     m.def("haar", &haar, py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("levels"), py::arg("shift"),
           py::arg("inverse"), py::arg("threads"));
     m.def("shrink", &shrink, py::arg("x").noconvert(), py::arg("threshold"), py::arg("exponent"), py::arg("threads"));

@@ -1,7 +1,8 @@
 // One level of an orthonormal, periodic wavelet transform along one axis, in place, and shrinkage.
 //
-// Row k of the analysis holds the filter at positions 2k + 1 - p + t, t < 2p, modulo the even length n: n/2 scaling
-// functions, then n/2 wavelets. Values are complex, taken as pairs of floats.
+// Row k of the analysis holds the filter at positions 2k + 1 - p + t, t < 2p, modulo the length n: (n + 1)/2 scaling
+// functions, then n/2 wavelets. Where n is odd the last scaling function meets the first, and `seam` holds what is added
+// to a few rows so that all are orthonormal. Values are complex, taken as pairs of floats.
 #pragma once
 
 #include <cstring>
@@ -15,6 +16,8 @@ namespace recon {
 struct Filters {
     int order;                     // vanishing moments p; 2p taps
     std::vector<float> low, high;  // high[t] = (-1)^t low[2p - 1 - t]
+    std::vector<int> rows, columns;  // of an odd length: where the analysis differs from its filters
+    std::vector<float> seam;         // and by how much, (row, column)
     explicit Filters(const float* taps, int count) : order(count / 2), low(taps, taps + count), high(count) {
         for (int t = 0; t < count; ++t) high[t] = (t % 2 ? -1 : 1) * low[count - 1 - t];
     }
@@ -25,8 +28,9 @@ inline int around(int i, int n) { return i < 0 ? i + n : i >= n ? i - n : i; }
 // n values of `width` floats each, `stride` floats apart, from and to memory; scratch holds 2 n width floats.
 template <int width>
 inline void analyse(float* at, long stride, int n, const Filters& f, float* scratch) {
+    const int half = (n + 1) / 2;
     for (int i = 0; i < n; ++i) std::memcpy(scratch + long(i) * width, at + i * stride, width * sizeof(float));
-    for (int k = 0; k < n / 2; ++k) {
+    for (int k = 0; k < half; ++k) {
         float low[width] = {}, high[width] = {};
         for (int t = 0; t < 2 * f.order; ++t) {
             const float* from = scratch + long(around(2 * k + 1 - f.order + t, n)) * width;
@@ -34,27 +38,49 @@ inline void analyse(float* at, long stride, int n, const Filters& f, float* scra
             for (int i = 0; i < width; ++i) low[i] += l * from[i], high[i] += h * from[i];
         }
         std::memcpy(at + k * stride, low, sizeof low);
-        std::memcpy(at + (k + n / 2) * stride, high, sizeof high);
+        if (k < n / 2) std::memcpy(at + (k + half) * stride, high, sizeof high);
     }
+    const float* factor = f.seam.data();
+    for (int row : f.rows)
+        for (int column : f.columns) {
+            const float* from = scratch + long(column) * width;
+            for (int i = 0; i < width; ++i) at[row * stride + i] += *factor * from[i];
+            ++factor;
+        }
 }
 
 template <int width>
 inline void synthesise(float* at, long stride, int n, const Filters& f, float* scratch) {
+    const int half = (n + 1) / 2;
     for (int i = 0; i < n; ++i) std::memcpy(scratch + long(i) * width, at + i * stride, width * sizeof(float));
     for (int m = 0; m < n; ++m) {
-        // m = 2k + 1 - p + t: every second tap, from the scaling functions and wavelets that reach m.
-        const int first = (m + f.order + 1) % 2;
         float sum[width] = {};
-        for (int t = first; t < 2 * f.order; t += 2) {
-            int k = (m - 1 + f.order - t) / 2;
-            if ((m - 1 + f.order - t) < 0) k = (m - 1 + f.order - t + n) / 2;
-            k = around(k, n / 2);
-            const float *a = scratch + long(k) * width, *d = scratch + long(k + n / 2) * width;
-            const float l = f.low[t], h = f.high[t];
-            for (int i = 0; i < width; ++i) sum[i] += l * a[i] + h * d[i];
+        // m = 2k + 1 - p + t: every second tap, from the scaling functions and wavelets that reach m. Those that reach it
+        // around the end see it at m + n or m - n, which at an odd length takes the other taps.
+        for (int seen = m - n; seen <= m + n; seen += n) {
+            const int reach = seen - 1 + f.order;
+            const int least = reach - 2 * (half - 1);  // the tap of the last scaling function
+            int first = reach < 0 ? 2 * f.order : reach % 2;
+            if (first < least) first = least;
+            for (int t = first; t < 2 * f.order && t <= reach; t += 2) {
+                const int k = (reach - t) / 2;
+                const float *a = scratch + long(k) * width, *d = scratch + long(k + half) * width;
+                const float l = f.low[t], h = f.high[t];
+                if (k < n / 2)
+                    for (int i = 0; i < width; ++i) sum[i] += l * a[i] + h * d[i];
+                else
+                    for (int i = 0; i < width; ++i) sum[i] += l * a[i];
+            }
         }
         std::memcpy(at + m * stride, sum, sizeof sum);
     }
+    const float* factor = f.seam.data();
+    for (int row : f.rows)
+        for (int column : f.columns) {
+            const float* from = scratch + long(row) * width;
+            for (int i = 0; i < width; ++i) at[column * stride + i] += *factor * from[i];
+            ++factor;
+        }
 }
 
 // Along the rows themselves: sixteen rows are turned into columns first, so that rows are worked on side by side.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import toeplitz as kernel
-from recon.kernels.sense import smooth
+from recon.kernels.sense import QUICK_FACTOR, smooth
 from recon.operators.base import Linear, LinearMap
 
 #: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
@@ -73,11 +73,11 @@ def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toep
     """The convolution with t given at lags −N … N − 1 (the first meets no pair of voxels) over the last `ndim` axes.
 
     `real` says that t[−n] = conj(t[n]), `dtype` is the real precision in which the kernel is kept. A side N with a
-    prime factor above 13, whose transforms take several times as long, becomes the next one without in the kernels.
+    prime factor above 5, whose transforms take longer, becomes the next one without in the kernels.
     """
     axes = tuple(range(-ndim, 0))
     shape = tuple(n // 2 for n in lags.shape[-ndim:])
-    more = [next(m for m in itertools.count(n) if smooth(m)) - n for n in shape]
+    more = [next(m for m in itertools.count(n) if smooth(m, QUICK_FACTOR)) - n for n in shape]
     lags = F.pad(lags, [m for m in reversed(more) for _ in range(2)])
     spectrum = torch.fft.fftn(torch.fft.ifftshift(lags, dim=axes), dim=axes) / 2**ndim
     spectrum = spectrum.real if real else spectrum

@@ -43,17 +43,45 @@ def analysis(n: int, order: int) -> NDArray[np.float64]:
     neighbour; the rows are then made orthonormal with the least change (polar factor), scaling functions first, then
     the wavelets within the complement.
     """
+    rows = _filters(n, order)
+    if n % 2:
+        at, columns, values = seam(n, order)
+        rows[np.ix_(at, columns)] += values
+    return rows
+
+
+def _filters(n: int, order: int) -> NDArray[np.float64]:
     low = daubechies(order)
     high = low[::-1] * (-1.0) ** np.arange(low.size)
     rows = np.zeros((n, n))
     for first, filter_, count in ((0, low, (n + 1) // 2), ((n + 1) // 2, high, n // 2)):
         for k in range(count):
             np.add.at(rows[first + k], (2 * k + 1 - order + np.arange(low.size)) % n, filter_)
-    if n % 2:
-        m = (n + 1) // 2
-        rows[:m] = _polar(rows[:m])
-        rows[m:] = _polar(rows[m:] - rows[m:] @ rows[:m].T @ rows[:m])
     return rows
+
+
+@lru_cache(maxsize=256)
+def seam(n: int, order: int) -> tuple[list[int], list[int], NDArray[np.float64]]:
+    """What makes the filters at an odd length n orthonormal: rows, columns, and the values to add (row, column).
+
+    It lies around the place where the last scaling function meets the first, and is no other at a greater length.
+    """
+    least = min(n, 12 * order + 1)
+    rows, m = _filters(least, order), (least + 1) // 2
+    made = rows.copy()
+    made[:m] = _polar(rows[:m])
+    made[m:] = _polar(rows[m:] - rows[m:] @ made[:m].T @ made[:m])
+    values = made - rows
+    changed = abs(values) > 1e-13
+    at, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    found = values[np.ix_(at, columns)]
+
+    def placed(i: int, own: int, whole: int) -> int:
+        return i if i < own // 2 else i + whole - own
+
+    low = [placed(int(i), m, (n + 1) // 2) for i in at if i < m]
+    high = [placed(int(i) - m, least // 2, n // 2) + (n + 1) // 2 for i in at if i >= m]
+    return low + high, [placed(int(i), least, n) for i in columns], found
 
 
 def _polar(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,7 +178,7 @@ class Wavelet(Linear):
         return Identity() if inner is None else super().normal(inner)
 
     def _compiled(self, x: Tensor, inverse: bool) -> Tensor:
-        """The transform by the compiled kernels, in place on a copy; odd lengths by their matrix."""
+        """The transform by the compiled kernels, in place on a copy; on a GPU odd lengths by their matrix."""
         out = x.clone(memory_format=torch.contiguous_format).resolve_conj()
         items = out.view(-1, *out.shape[-3:])
         sizes = self.shapes(x.shape)
@@ -163,6 +191,8 @@ class Wavelet(Linear):
             for a, n, m in zip(self.axes, before, after):
                 if m < n and n % 2 == 0:
                     kernel.level(items, (corner[0], corner[1], corner[2]), a, taps, inverse)
+                elif m < n and kernel.seams(items):
+                    kernel.seamed_level(items, (corner[0], corner[1], corner[2]), a, taps, seam(n, self.order), inverse)
                 elif m < n:
                     part = self._corner(items, before)
                     matrix = _matrix(n, self.order, torch.float32, x.device)

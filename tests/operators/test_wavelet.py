@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon.operators.wavelet import Wavelet, analysis, daubechies
+from recon.operators.wavelet import Wavelet, analysis, daubechies, seam
 
 
 @pytest.mark.parametrize("order", range(1, 11))
@@ -62,6 +62,24 @@ def test_every_size_keeps_lengths_and_angles(shape, name, dtype, limit) -> None:
 def test_each_level_is_an_orthonormal_matrix(n: int, order: int) -> None:
     m = analysis(n, order)
     np.testing.assert_allclose(m @ m.T, np.eye(n), atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4, 8])
+def test_odd_levels_change_their_filters_least_and_around_the_seam_alone(order: int) -> None:
+    n = 201
+    low, high = daubechies(order), daubechies(order)[::-1] * (-1.0) ** np.arange(2 * order)
+    filters = np.zeros((n, n))
+    for k in range(n):
+        first, taps = (2 * k, low) if k <= n // 2 else (2 * k - n - 1, high)
+        filters[k, (first + 1 - order + np.arange(2 * order)) % n] += taps
+    m = n // 2 + 1
+    u, _, v = np.linalg.svd(filters[:m], full_matrices=False)
+    rest = filters[m:] - filters[m:] @ (u @ v).T @ (u @ v)
+    w, _, z = np.linalg.svd(rest, full_matrices=False)
+    assert abs(analysis(n, order) - np.concatenate([u @ v, w @ z])).max() < 1e-10
+    rows, columns, values = seam(n, order)
+    assert values.shape == (len(rows), len(columns))
+    assert max(len(rows), len(columns)) <= 6 * order
 
 
 @pytest.mark.parametrize("n", [97, 128])
