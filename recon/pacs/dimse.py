@@ -42,7 +42,8 @@ class Dimse:
         logger.propagate = False
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
         self._library, self._pacs, self._at = pynetdicom, pacs, address(pacs)
-        self._client, self._server = tls.client(pacs.tls), tls.server(pacs.tls)
+        self._certificates = tls.Certificates(pacs.tls)
+        self._listener: Any = None
         self._reports: queue.Queue[tuple[str, dict[str, Verdict]]] = queue.Queue()
 
     @property
@@ -67,7 +68,8 @@ class Dimse:
         ae.require_called_aet, ae.require_calling_aet = True, [self._at.aet]
         ae.maximum_associations = 4
         try:
-            server = ae.start_server(at, False, self._server, [(evt.EVT_N_EVENT_REPORT, self._report)])
+            handlers = [(evt.EVT_N_EVENT_REPORT, self._report)]
+            self._listener = server = ae.start_server(at, False, self._certificates.server, handlers)
         except OSError as e:
             raise ReconError(
                 f"cannot listen on {self._pacs.listen} for the PACS's reports ({e.strerror}); name another port of "
@@ -76,7 +78,13 @@ class Dimse:
         try:
             yield
         finally:
+            self._listener = None
             server.shutdown()
+
+    def _look(self) -> None:
+        """Take certificates that were renewed, for associations of ours and for those that bring reports."""
+        if self._certificates.look() and self._listener is not None:
+            self._listener.ssl_context = self._certificates.server
 
     def echo(self) -> None:
         """Ask whether the PACS is there and knows us; raises Unreachable where it does not say so."""
@@ -113,6 +121,7 @@ class Dimse:
 
     def late(self) -> list[tuple[str, dict[str, Verdict]]]:
         """Reports that came since the last call: transaction, and verdicts by UID."""
+        self._look()
         out = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -188,7 +197,8 @@ class Dimse:
         ae = self._entity()
         for abstract, transfer in contexts:
             ae.add_requested_context(abstract, transfer)
-        secure = (self._client, self._at.host) if self._client else None
+        self._look()
+        secure = (self._certificates.client, self._at.host) if self._certificates.client else None
         try:
             association = ae.associate(
                 self._at.host, self._at.port, ae_title=self._at.aet, tls_args=secure,
@@ -220,7 +230,7 @@ class Dimse:
             words = {3: "it does not know our title", 7: "its own title is another"}.get(number or 0, "it is set up so")
             return Unreachable(f"it rejects the association: {words}")
         waits = self._pacs.waits
-        found = tls.why(self._at.host, self._at.port, self._client, waits.connect_s)
+        found = tls.why(self._at.host, self._at.port, self._certificates.client, waits.connect_s)
         return Unreachable(found or f"no answer to the request for an association within {waits.answer_s:g} s")
 
     def _entity(self) -> Any:

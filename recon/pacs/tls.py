@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 
@@ -21,6 +22,41 @@ def server(tls: Tls) -> ssl.SSLContext | None:
     context = _loaded(ssl.Purpose.CLIENT_AUTH, tls)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+class Certificates:
+    """The contexts of a site's certificates; `look` makes them anew where files were put in place of the old ones.
+
+    Files that do not load, as while they are being exchanged, leave the old ones in use until the next look.
+    """
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls, self._seen = tls, _state(tls)
+        self.client, self.server = client(tls), server(tls)
+
+    def look(self) -> bool:
+        """Whether other certificates are in use from now on."""
+        state = _state(self._tls)
+        if state == self._seen:
+            return False
+        try:
+            made = client(self._tls), server(self._tls)
+        except ReconError:
+            return False
+        (self.client, self.server), self._seen = made, state
+        return True
+
+
+def _state(tls: Tls) -> list[tuple[int, ...]]:
+    """What tells the files apart from those that take their place; a file that is gone has none."""
+    out: list[tuple[int, ...]] = []
+    for name in filter(None, (tls.ca, tls.certificate, tls.key)):
+        try:
+            s = os.stat(name)
+            out.append((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
+        except OSError:
+            out.append(())
+    return out
 
 
 def _loaded(purpose: ssl.Purpose, tls: Tls) -> ssl.SSLContext:

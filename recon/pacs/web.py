@@ -35,7 +35,7 @@ class Web:
         self._host, self._base = url.hostname or "", url.path.rstrip("/")
         self._port = url.port or (443 if url.scheme == "https" else 80)
         secure = url.scheme == "https"
-        self._context = (tls.client(pacs.tls) or ssl.create_default_context()) if secure else None
+        self._certificates = tls.Certificates(pacs.tls) if secure else None
         self._login = _login(pacs.login)
 
     @property
@@ -118,12 +118,12 @@ class Web:
         """Status, content type and content of an answer; redirections are not followed."""
         waits = self._pacs.waits
         connection: http.client.HTTPConnection
-        if self._context is None:
+        if self._certificates is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=waits.connect_s)
         else:
-            connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=waits.connect_s, context=self._context
-            )
+            self._certificates.look()
+            context = self._certificates.client or ssl.create_default_context()
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=waits.connect_s, context=context)
         headers = {"Accept": accept, **({"Content-Type": kind} if kind else {}), **self._login}
         try:
             with contextlib.closing(connection):
