@@ -44,6 +44,13 @@ def test_a_volume_without_a_place_claims_none(tmp_path: Path) -> None:
     assert not scan.series[0].geometry.known
 
 
+@pytest.mark.parametrize(("low", "noted"), [(-1000, False), (-501, False), (-499, True), (-100, True)])
+def test_a_volume_without_air_is_taken_with_a_note(low: float, noted: bool, tmp_path: Path) -> None:
+    scan = recon.read(save(tmp_path / "ct.nii", HU.clip(low)))
+    assert isinstance(scan, CTImages)
+    assert any("air around the body is missing" in n for n in scan.series[0].notes) == noted
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
