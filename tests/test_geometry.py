@@ -185,9 +185,12 @@ def test_ras_is_lps_with_x_and_y_turned() -> None:
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])
 @pytest.mark.parametrize("matrix", [(4, 6, 8), (5, 7, 3)])
-def test_a_flipped_array_keeps_every_voxel_at_its_place(axis: str, matrix: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shear", [(0.0, 0.0), (0.7, -1.1)])
+def test_a_flipped_array_keeps_every_voxel_at_its_place(
+    axis: str, matrix: tuple[int, int, int], shear: tuple[float, float]
+) -> None:
     r, c, s = turned(5)
-    g = from_centre((3, 1, 4), r, c, s, (40, 50, 60), matrix)
+    g = replace(from_centre((3, 1, 4), r, c, s, (40, 50, 60), matrix), shear=shear)
     data = np.arange(np.prod(matrix)).reshape(g.shape)
     turned_data = np.flip(data, 2 - "xyz".index(axis))
     turned_g = flip(g, axis)  # type: ignore[arg-type]

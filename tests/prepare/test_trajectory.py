@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,18 @@ def test_a_standard_trajectory_is_numbered_by_the_counter_of_each_line() -> None
     uniform, _ = trajectory.of_scan(scan(None), rows, ENCODING, standard="radial")
     np.testing.assert_allclose(uniform, trajectory.radial(64, 512, 256)[rows], atol=1e-9)
     assert "assumed" in notes[0]
+
+
+@pytest.mark.parametrize("limit", [Limit(1, 64, 33), None])
+def test_lines_that_count_from_one_share_the_half_turn_all_the_same(limit: Limit | None) -> None:
+    """64 lines from 1 to 64 are 64 angles; without a limit the highest counter tells how many there are."""
+    from_one = scan(None)
+    from_one.lines["kspace_encode_step_1"] += 1 if limit else 0
+    limits = {"kspace_encoding_step_1": limit} if limit else {}
+    points, notes = trajectory.of_scan(from_one, np.arange(64), replace(ENCODING, limits=limits), standard="radial")
+    expected = trajectory.radial(64, 512, 256)
+    np.testing.assert_allclose(points[: 63 if limit else 64], expected[1:] if limit else expected, atol=1e-9)
+    assert "of 64 lines" in notes[0]
 
 
 def test_a_standard_trajectory_follows_the_centre_and_direction_of_each_line() -> None:
