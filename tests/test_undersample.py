@@ -46,6 +46,23 @@ def test_lines_that_calibrate_and_nothing_else_are_left_out() -> None:
     assert not (fewer.lines["flags"] & np.uint64(1 << 19) != 0).any()
 
 
+def test_the_noise_scan_stays_whole_and_every_line_keeps_its_samples() -> None:
+    """Without it an accelerated scan would be whitened by an estimate, and another thing be compared than its lines."""
+    scan = simulate(preset(coils=4, matrix=48))
+    fewer = undersample(scan, mask_of("equispaced", (1, 48), 4, 8, 0)).scan
+
+    def samples(of: RawScan, noise: bool) -> dict[int, bytes]:
+        """Samples by row, or by order for noise lines."""
+        rows = np.nonzero((of.lines["flags"] & np.uint64(1 << 18) != 0) == noise)[0]
+        names = range(len(rows)) if noise else of.lines["kspace_encode_step_1"][rows].tolist()
+        return {n: of.samples.read(rows[i : i + 1]).tobytes() for i, n in enumerate(names)}
+
+    assert samples(fewer, True) == samples(scan, True) != {}
+    kept, full = samples(fewer, False), samples(scan, False)
+    assert 12 < len(kept) < len(full) == 48
+    assert kept == {row: full[row] for row in kept}
+
+
 def test_rows_that_are_empty_on_both_sides_leave_a_scan_full_and_do_not_count() -> None:
     k = np.random.default_rng(0).standard_normal((2, 48, 48)).astype(np.complex64)
     k[:, :5] = k[:, -4:] = 0

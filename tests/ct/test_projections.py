@@ -79,6 +79,15 @@ def test_iterative_methods_agree_with_the_truth_on_counts(method: str, n: int, p
         assert image.data[0][heart].std() < 0.7 * plain[heart].std()
 
 
+def test_more_weight_of_total_variation_leaves_less_of_it() -> None:
+    scan, _ = ct_scan.of_phantom(48, replace(BEAMS["curved"], photons=2e4, views=60))
+    left = []
+    for tv in (0.1, 1.0, 10.0):
+        hu = recon.reconstruct(scan, Recipe(solve=Solve(method="tv", iterations=40, tv=tv * Solve().tv))).data[0]
+        left.append(float(np.abs(np.diff(hu, axis=0)).sum() + np.abs(np.diff(hu, axis=1)).sum()))
+    assert left[0] > 1.02 * left[1] > 1.1 * left[2], left
+
+
 def test_few_views_are_told_and_total_variation_is_taken() -> None:
     scan, _ = ct_scan.of_phantom(N, replace(BEAMS["curved"], photons=1e6, views=20))
     image = recon.reconstruct(scan, Recipe(solve=Solve(iterations=20)))

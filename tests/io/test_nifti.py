@@ -185,3 +185,10 @@ def test_each_contrast_has_its_own_times_and_flip_angle_or_none(tmp_path: Path) 
     three = np.concatenate([data, data[:1]])
     write_nifti(replace(image, data=three), tmp_path / "c.nii")
     assert "FlipAngle" not in json.loads((tmp_path / "c_echo-3.json").read_text())
+
+
+def test_the_same_record_in_another_order_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_nifti(picture(), tmp_path / "a.nii")
+    write_nifti(picture(provenance=dict(reversed(RECIPE.items()))), tmp_path / "b.nii")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (tmp_path / "a.nii").read_bytes() == (tmp_path / "b.nii").read_bytes()

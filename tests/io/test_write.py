@@ -119,6 +119,9 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
         ([tmp_path / "a.png", f"{tmp_path}/./a.png"], {}, "would overwrite another output"),
         ([tmp_path / "scan.h5"], {"inputs": [tmp_path / "scan.h5"]}, "would overwrite the input"),
         ([tmp_path / "in/new"], {"inputs": [tmp_path / "in"]}, "lies in the folder that is read"),
+        ([tmp_path / "in/new.dcm"], {"inputs": [tmp_path / "in"]}, "lies in the folder that is read"),
+        ([tmp_path / "a.nii"], {"inputs": [tmp_path / "in"], "records": [tmp_path / "a.json"]}, "or its side-car"),
+        ([], {"records": [tmp_path / "a.txt"]}, "a name that ends in .json"),
         ([tmp_path / "a.nii"], {"needed_bytes": 1 << 60}, "MB are needed; free some space"),
         (["/proc/a.nii"], {}, "not permitted"),
     ]
