@@ -23,8 +23,9 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 #: Attributes that one series has in common; where they differ there is more than one grid of voxels.
 _COMMON = ("Rows", "Columns", "PixelSpacing")
-#: What tells reconstructions apart that were stored under one UID: passes of the scanner, kernels.
-_APART = ("AcquisitionNumber", "ConvolutionKernel")
+#: What tells reconstructions apart that were stored under one UID: passes of the scanner, kernels, energies, times.
+#: Times may differ from slice to slice, so that they count only where each is that of a whole volume.
+_APART = ("AcquisitionNumber", "ConvolutionKernel", "KVP", "TemporalPositionIdentifier", "AcquisitionTime")
 #: Slices further from their place than this, in mm, are not where a regular series has them.
 _TOLERANCE = 0.05
 
@@ -168,15 +169,19 @@ def _reconstructions(slices: Sequence[_Slice]) -> list[list[_Slice]]:
         parts: dict[str, list[_Slice]] = {}
         for s in whole:
             parts.setdefault(str(s.header.get(keyword, "")), []).append(s)
-        if len(parts) > 1 and not any(map(_twice, parts.values())):
+        whole_ones = len({_places(part) for part in parts.values()}) == 1
+        if len(parts) > 1 and not any(map(_twice, parts.values())) and (whole_ones or keyword in _APART[:2]):
             return [parts[value] for value in sorted(parts)]
     return [whole]
 
 
 def _twice(slices: Sequence[_Slice]) -> bool:
     """Whether different objects have one place."""
-    places = {s.identity: str(s.header.get("ImagePositionPatient")) for s in slices}
-    return len(set(places.values())) < len(places)
+    return len(_places(slices)) < len({s.identity for s in slices})
+
+
+def _places(slices: Sequence[_Slice]) -> frozenset[str]:
+    return frozenset(str(s.header.get("ImagePositionPatient")) for s in slices)
 
 
 def _series(slices: Sequence[_Slice], many: bool) -> CTSeries:

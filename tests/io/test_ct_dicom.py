@@ -378,10 +378,13 @@ def test_a_dose_report_stored_as_ct_image_is_left_out_and_counted(tmp_path: Path
         read(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "ConvolutionKernel"])
+KINDS = ["AcquisitionNumber", "ConvolutionKernel", "KVP", "TemporalPositionIdentifier", "AcquisitionTime"]
+
+
+@pytest.mark.parametrize("keyword", KINDS)
 def test_passes_and_kernels_that_were_stored_under_one_uid_are_told_apart(keyword: str, tmp_path: Path) -> None:
     def second(d: pydicom.Dataset, k: int) -> None:
-        setattr(d, keyword, "2")
+        setattr(d, keyword, "101112" if keyword == "AcquisitionTime" else "2")
         d.SOPInstanceUID = generate_uid(entropy_srcs=["second", str(k)])
 
     ct_files.write(tmp_path / "in/a", HU)
@@ -391,6 +394,17 @@ def test_passes_and_kernels_that_were_stored_under_one_uid_are_told_apart(keywor
     assert found == {HU.max(), HU.max() + 5}
     outs = [recon.write(recon.reconstruct(scan, KEEP, stack=n), [tmp_path / f"out{n}"])[0] for n in (0, 1)]
     assert len({pydicom.dcmread(p).SeriesInstanceUID for p in outs}) == 2
+
+
+def test_times_of_single_slices_tell_no_volumes_apart(tmp_path: Path) -> None:
+    def timed(d: pydicom.Dataset, k: int, first: int) -> None:
+        d.AcquisitionTime = f"1010{first + k:02d}"
+        d.SOPInstanceUID = generate_uid(entropy_srcs=[str(first), str(k)])
+
+    ct_files.write(tmp_path / "in/a", HU, change=lambda d, k: timed(d, k, 0))
+    ct_files.write(tmp_path / "in/b", HU + 5, change=lambda d, k: timed(d, k, 4))
+    with pytest.raises(DataError, match="slices twice at one place"):
+        read(tmp_path / "in")
 
 
 def test_a_dark_streak_does_not_hide_the_filling_outside_of_the_circle() -> None:
