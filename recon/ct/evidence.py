@@ -11,9 +11,10 @@ from torch import Tensor
 from recon.operators.windows import box, highest
 from recon.recipe import Trust
 
-#: Largest blur in pixels, and largest patch in standard deviations, that a slice may have lost and be believed, and the
-#: patch's side in pixels. Chosen on validation slices as they are written (bench/ct_trust.py), and so that the faint
-#: rods of the observer's phantom, of which networks take 0.44 to 0.50 pixels at a tenth of the dose, are believed.
+#: Largest blur in pixels (of a slice that is as sharp as they are), and largest patch in standard deviations, that a
+#: slice may have lost and be believed, and the patch's side in pixels. Chosen on validation slices as they are written
+#: (bench/ct_trust.py), and so that the faint rods of the observer's phantom, of which networks take 0.44 to 0.50 pixels
+#: at a tenth of the dose, are believed.
 BLUR, PATCH, SIDE = 0.53, 7.5, 7
 
 #: HU that a patch must have lost to be one: less hides no lesion, and scanners hold the value of water no better
@@ -34,12 +35,18 @@ FEW = 500
 
 
 def evidence(
-    noisy: Tensor, x: Tensor, level: float, limits: Trust, trained: tuple[float, float] | None
+    noisy: Tensor,
+    x: Tensor,
+    level: float,
+    limits: Trust,
+    trained: tuple[float, float] | None,
+    sharpness: float = 1.0,
 ) -> dict[str, Any]:
     """What speaks for a slice (y, x) in HU as it would be written, and `reasons` against it.
 
     `noise` in HU; `removed`, the root mean square of what was taken away in the body over the noise; `blur` in pixels
-    and `patch` in standard deviations (see there).
+    and `patch` in standard deviations (see there). `sharpness` is how many pixels a sample of the slice takes
+    (`image_noise.sharpness`): an interpolated slice may lose as many times the blur.
     """
     body = noisy > -900
     removed = noisy - x
@@ -53,7 +60,7 @@ def evidence(
         reasons.append("the network's image is not finite")
     if share > limits.residual:
         reasons.append(f"{share:.2f} times the noise was taken away")
-    if lost > BLUR * max(1.0, level / LOUD):
+    if lost > BLUR * sharpness * max(1.0, level / LOUD):
         reasons.append(f"what was taken away is what a blur of {lost:.2f} pixels takes from edges")
     if spot > PATCH:
         reasons.append(

@@ -74,7 +74,7 @@ def denoise(
         y, level = torch.from_numpy(volume[k : k + 1]).to(device), float(noise.level)
         x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
         shown = strength.written(y, x, recipe.ct, level)
-        found = evidence(y[0], shown[0], level, recipe.trust, known)
+        found = evidence(y[0], shown[0], level, recipe.trust, known, image_noise.sharpness(noise))
         if rays and not (found["reasons"] and recipe.trust.fallback):
             # What rays change is no noise: they have a say in what the network may show by itself.
             x = denoiser.denoised(loaded.network, y, noise.level, noise.texture, rays(k))

@@ -9,6 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from recon.ct.evidence import BLUR, PATCH, blur, evidence, patch
+from recon.prepare import image_noise
 from recon.recipe import Trust
 
 N = 192
@@ -67,6 +68,21 @@ def test_a_picture_made_of_much_noise_may_be_softer() -> None:
         assert any("blur of" in r for r in found["reasons"]) == refused
     noisy = anatomy() + noise(250)
     assert any("blur of" in r for r in judged(noisy, ndimage.gaussian_filter(noisy, 2.5), 250)["reasons"])
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("size", "refused"), [(0.4, False), (0.8, True)])
+def test_the_limit_of_blur_is_of_the_scans_own_pixels_however_far_they_were_interpolated(
+    times: int, size: float, refused: bool
+) -> None:
+    noisy = anatomy() + noise(20)
+    blurred = ndimage.gaussian_filter(noisy, size)
+    noisy, blurred = (ndimage.zoom(v, times, order=3) if times > 1 else v for v in (noisy, blurred))
+    found = image_noise.measured(tensor(noisy)[None])
+    width = image_noise.sharpness(found)
+    assert width == pytest.approx(times, rel=0.2)
+    reasons = evidence(tensor(noisy), tensor(blurred), float(found.level), Trust(), None, width)["reasons"]
+    assert any("blur of" in r for r in reasons) == refused
 
 
 def test_a_median_that_rounds_corners_and_fills_gaps_is_refused() -> None:
