@@ -14,19 +14,19 @@ from torch import Tensor
 from recon import measured, methods, trust
 from recon import pace as paces
 from recon import plan as planning
+from recon.calibration import Calibrated, calibrated, calibrating_rows, maps_of
 from recon.data import Measurement, ReconError
 from recon.job import Job
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.pace import Pace
-from recon.prepare import compress, hybrid, place
+from recon.prepare import hybrid, place
 from recon.prepare.complete import complete
-from recon.prepare.espirit import SignalSpace, eigenmaps, signal_space
-from recon.prepare.finish import finish
+from recon.prepare.finish import finer, finish
+from recon.prepare.gauge import interpolated
 from recon.prepare.hybrid import Lines, Slab
 from recon.prepare.sampling import sampling
 from recon.prepare.sensitivities import combine, first_coil
-from recon.prepare.sort import Frame
 from recon.prepare.walsh import walsh
 from recon.progress import Report
 from recon.recipe import Method
@@ -36,25 +36,16 @@ from recon.trust import Evidence
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """What the calibration lines of a slice tell: the coil compression, the calibration block and the maps.
-
-    A volume that is solved in parts has the `signal` space instead of maps, which are made for each part.
-    """
-
-    compression: Tensor | None
-    block: Tensor | None
-    maps: Tensor | None
-    signal: SignalSpace | None = None
-
-
-@dataclass(frozen=True)
 class EncodedImages:
-    """Complex images (item, z, y, x) on the encoded grid, their uncertainty (or None), and evidence on learned ones."""
+    """Complex images (item, z, y, x) on the encoded grid, their uncertainty (or None), and evidence on learned ones.
+
+    `phase` holds the maps (item, coil, z, y, x) and the coil (item, coil) that decide theirs, where that is wanted.
+    """
 
     images: Tensor
     deviation: Tensor | None = None
     evidence: tuple[Evidence, ...] = ()
+    phase: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
     evidence: list[Evidence] = []
     notes = methods.cautions(choice.method, job.recipe.solve, volume=lines.shape[0] > 1)
-    calibrating = {key: _calibration_rows(job, job.frames[key], acquired[key]) for key in keys}
+    calibrating = {key: calibrating_rows(job, job.frames[key], acquired[key]) for key in keys}
     if any(np.isin(job.frames[key].rows, rows).all() and len(rows) > len(job.frames[key].rows)
            for key, rows in calibrating.items()):  # fmt: skip
         notes.append("no frame holds ACS lines: coils are calibrated by the mean over repetitions and phases")
@@ -108,7 +99,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
         for key in batch:
             rows = calibrating[key]
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
-                last = pace, rows, _calibrate(near, rows, choice.method, here, in_parts=pace.columns > 0)
+                last = pace, rows, calibrated(near, rows, choice.method, here, in_parts=pace.columns > 0)
             known.append(last[2])
             slabs.append(hybrid.slab(replace(near, compression=last[2].compression), job.frames[key].rows))
         if pace.columns:
@@ -151,11 +142,27 @@ def _finished(
         if method != "varnet":  # a magnitude has no phase to complete k-space with
             x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
             notes += said
-        images.append(finish(x, job.encoding, shape).cpu().numpy())
+        images.append(_scaled(_on_grid(x, i, solved, job, shape), job.gain).cpu().numpy())
         if solved.deviation is not None:
             wide = finish(solved.deviation[i].to(x.dtype), job.encoding, shape)
-            deviations.append(wide.abs().cpu().numpy())
+            deviations.append(_scaled(wide.abs(), job.gain).cpu().numpy())
     return Finished(images, deviations, solved.evidence, notes)
+
+
+def _on_grid(x: Tensor, item: int, solved: EncodedImages, job: Job, shape: tuple[int, int, int]) -> Tensor:
+    """The image of an item on the image's own grid, in a smooth phase where it is interpolated to a finer one."""
+
+    def to(image: Tensor) -> Tensor:
+        return finish(image, job.encoding, shape)
+
+    if solved.phase is None:
+        return to(x)
+    maps, reference = solved.phase
+    return interpolated(x, maps[item], reference[item], to)
+
+
+def _scaled(x: Tensor, gain: float) -> Tensor:
+    return x if gain == 1 else x * gain
 
 
 def _planned(
@@ -202,77 +209,6 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
     )
 
 
-def _calibration_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Lines that calibrate a frame: those flagged for it in its slice, or the image's own where they are more.
-
-    Flagged lines of the same contrast and set come first; a scan that calibrates once serves all repetitions. Where
-    neither hold enough, the mean over all repetitions and phases of the slice calibrates them, whose lines may
-    interleave (Breuer et al.: TGRAPPA, Magn Reson Med 53:981, 2005).
-    """
-    headers = job.scan.lines
-    rows = job.kinds.calibration
-    rows = rows[headers["slice"][rows] == frame.slice]
-    rows = rows[headers["encoding_space_ref"][rows] == headers["encoding_space_ref"][frame.rows[0]]]
-    for counter in ("contrast", "set", "phase", "repetition"):
-        same = rows[headers[counter][rows] == getattr(frame, counter)]
-        rows = same if len(same) else rows
-
-    def area(sampled: NDArray[np.bool_]) -> int:
-        z0, z1, y0, y1 = hybrid.calibration_block(sampled, job.recipe.prepare.calibration_size)
-        return (z1 - z0) * (y1 - y0)
-
-    # Of no line at all, a header without limits could not tell where the centre is.
-    own = acquired > 0
-    flagged = hybrid.counts(job.scan, rows, job.encoding) > 0 if len(rows) else np.zeros_like(own)
-    rows = rows if len(rows) and area(flagged) >= area(own) else frame.rows
-    if hybrid.enough(flagged if rows is not frame.rows else own):
-        return rows
-    # The same object at other times.
-    here = frame.slice, frame.contrast, frame.set
-    series = [f.rows for f in job.frames.values() if (f.slice, f.contrast, f.set) == here]
-    every = np.sort(np.concatenate(series))
-    return every if hybrid.enough(hybrid.counts(job.scan, every, job.encoding) > 0) else rows
-
-
-def _calibrate(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *, in_parts: bool = False) -> Calibrated:
-    prepare = job.recipe.prepare
-    if method == "varnet":
-        return Calibrated(None, None, None)
-    coils = lines.whitening.matrix.shape[0]
-    shrink = prepare.coil_compression != "none" and coils > prepare.virtual_coils
-    needs_maps = method not in ("combine", "grappa") and coils > 1
-    if not (shrink or needs_maps or method == "grappa"):
-        return Calibrated(None, None, None)
-    block = hybrid.calibration(lines, rows, prepare.calibration_size)
-    compression = None
-    if shrink and prepare.coil_compression == "svd":
-        compression = compress.svd(block, virtual=prepare.virtual_coils).matrix
-        block = torch.tensordot(compression, block, 1)
-    elif shrink:
-        columns = ifft(hybrid.padded(block, (*block.shape[1:3], lines.nx)), (-1,))
-        compression = compress.geometric(columns, virtual=prepare.virtual_coils).matrix
-        block = hybrid.calibration(replace(lines, compression=compression), rows, prepare.calibration_size)
-    if not needs_maps:
-        return Calibrated(compression, block, None)
-    if prepare.maps == "walsh":
-        maps = walsh(ifft(hybrid.padded(block, (*lines.shape, lines.nx)), (-3, -2, -1))).maps
-        return Calibrated(compression, block, maps)
-    signal = signal_space(
-        block.to(job.device),
-        (*lines.shape, lines.nx),
-        kernel=prepare.espirit_kernel,
-        threshold=prepare.espirit_threshold,
-    )
-    if in_parts:
-        return Calibrated(compression, block, None, signal)
-    return Calibrated(compression, block, _maps(signal, (*lines.shape, lines.nx), job))
-
-
-def _maps(signal: SignalSpace, shape: tuple[int, int, int], job: Job, columns: tuple[int, int] | None = None) -> Tensor:
-    prepare = job.recipe.prepare
-    return eigenmaps(signal, shape, crop=prepare.espirit_crop, sets=prepare.map_sets, columns=columns).maps
-
-
 def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int) -> EncodedImages:
     """The complex image (1, z, y, x) of a volume, some columns of its readout at a time.
 
@@ -294,7 +230,7 @@ def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Jo
         around = torch.arange(low, high).remainder(nx)
         maps = known.maps.index_select(-1, around.to(known.maps.device)) if known.maps is not None else None
         if known.signal is not None:
-            maps = _maps(known.signal, (*slab.y.shape[1:3], nx), job, (low, high))
+            maps = maps_of(known.signal, (*slab.y.shape[1:3], nx), job, (low, high))
         part = replace(slab, y=slab.y.index_select(-1, around))
         solved = _images(method, [part], [replace(known, maps=maps)], top, job, power=power, towards=towards)
         out[..., start:end] = solved.images[..., start - low : end - low]
@@ -328,7 +264,9 @@ def _images(
         coil_images = ifft(y, (-3, -2))
         if y.shape[1] == 1:
             return EncodedImages(coil_images[:, 0])
-        return EncodedImages(combine(coil_images, walsh(coil_images, reference=towards).maps))
+        first = torch.stack([first_coil(c) for c in coil_images]) if towards is None else towards[None]
+        maps = place.together([walsh(c, reference=r).maps for c, r in zip(coil_images, first)])
+        return EncodedImages(combine(coil_images, maps), phase=(maps, first) if finer(job.encoding) else None)
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
     m = _measurement(y, acquired, known, top, sets)
     solve, limits = job.recipe.solve, job.recipe.trust
@@ -348,7 +286,10 @@ def _images(
 
     x = run(m)
     spread = trust.replicas(m, run, count=limits.replicas, seed=solve.seed) if limits.replicas else None
-    return EncodedImages(x, spread, tuple(evidence or ()))
+    references = [k.reference for k in known if k.reference is not None] if finer(job.encoding) else []
+    assert isinstance(m.A, Sense)
+    phase = (m.A.maps[:, 0] if sets > 1 else m.A.maps, torch.stack(references)) if references else None
+    return EncodedImages(x, spread, tuple(evidence or ()), phase)
 
 
 def _measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, sets: int) -> Measurement:
@@ -378,8 +319,8 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     found = []
     count = min(most, len(keys))
     for n in ((2 * np.arange(count) + 1) * len(keys) // (2 * count)).tolist():
-        rows = _calibration_rows(job, job.frames[keys[n]], acquired[keys[n]])
-        known = _calibrate(lines, rows, "unrolled", job)
+        rows = calibrating_rows(job, job.frames[keys[n]], acquired[keys[n]])
+        known = calibrated(lines, rows, "unrolled", job)
         slab = hybrid.slab(replace(lines, compression=known.compression), job.frames[keys[n]].rows)
         m = _measurement(slab.y[None], slab.counts[None], [known], top, 1)
         assert isinstance(m.A, Sense)

@@ -34,7 +34,7 @@ class Job:
 
     `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one. `solver`
     is the caller's own in place of the recipe's method. With `hand` each frame is handed on when it is solved, and on a
-    processor frames are then solved one by one.
+    processor frames are then solved one by one. `gain` is that of `recon.prepare.support`.
     """
 
     scan: RawScan
@@ -51,6 +51,7 @@ class Job:
     notes: tuple[str, ...]
     solver: Solver | None = None
     hand: Hand | None = None
+    gain: float = 1.0
 
 
 def provenance(recipe: Recipe, device: torch.device, started: datetime) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from recon.data import (
 )  # fmt: skip
 from recon.io.arrays import plane
 from recon.job import Job, Solver, described, provenance
-from recon.prepare import epi, scan_noise, sort
+from recon.prepare import epi, scan_noise, sort, support
 from recon.prepare import stacks as stacking
 from recon.prepare.helical import fans
 from recon.prepare.oddities import oddities
@@ -263,10 +263,14 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     frames = sort.frames(scan, rows)
     axes, volumes, complete, notes = _volumes(frames, chosen, encoding)
     whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
+    said = (*oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes)
+    gain = 1.0
+    if recipe.prepare.empty_edges == "auto":
+        part = support.measured(scan, kinds, encoding, frames, whitening)
+        scan, encoding, gain, said = part.scan, part.encoding, part.gain, (*said, *part.notes)
     return Job(
-        scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory,
-        (*oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes),
-    )  # fmt: skip
+        scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory, said, gain=gain
+    )
 
 
 def _volumes(

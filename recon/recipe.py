@@ -31,6 +31,9 @@ class Prepare:
     noise: Literal["auto", "estimate", "none"] = "auto"
     #: What to do about the part of k-space that was left out on one side.
     partial_fourier: Literal["zero-fill", "homodyne", "pocs"] = "zero-fill"
+    #: Where the scanner stored zeros around what it measured: "auto" makes the image of what was measured, on the grid
+    #: as stored by interpolation, "keep" takes the zeros for samples.
+    empty_edges: Literal["auto", "keep"] = "auto"
     #: "svd" or "geometric" reduces to `virtual_coils` when there are more coils than that.
     coil_compression: Literal["none", "svd", "geometric"] = "svd"
     virtual_coils: Count = 12

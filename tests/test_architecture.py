@@ -56,8 +56,22 @@ MAY_IMPORT = {
     "check": {"data", "io", "nets", "ct", "recipe", "__init__"},
     "cli_check": {"check", "io"},
     "methods": {"trust", "learn", "data", "nets", "prepare", "recipe", "solve"},
+    "calibration": {"job", "operators", "prepare", "recipe"},
     "cartesian": {
-        *("data", "job", "measured", "methods", "operators", "pace", "plan", "prepare", "progress", "recipe", "solve"),
+        *(
+            "calibration",
+            "data",
+            "job",
+            "measured",
+            "methods",
+            "operators",
+            "pace",
+            "plan",
+            "prepare",
+            "progress",
+            "recipe",
+            "solve",
+        ),
         "trust",
     },
     "noncartesian": {

@@ -8,6 +8,19 @@ from recon.data import Encoding
 from recon.prepare.readout import resample
 
 
+def finer(encoding: Encoding) -> bool:
+    """Whether the image that the header asks for has smaller voxels than what was encoded: it is interpolated."""
+    axes = (0, 1, 2) if encoding.encoded_matrix[2] > 1 else (0, 1)
+    asked, made = (
+        [fov[i] / matrix[i] for i in axes]
+        for fov, matrix in (
+            (encoding.recon_fov, encoding.recon_matrix),
+            (encoding.encoded_fov, encoding.encoded_matrix),
+        )
+    )
+    return any(a < 0.999 * b for a, b in zip(asked, made))
+
+
 def finish(x: Tensor, encoding: Encoding, shape: tuple[int, int, int]) -> Tensor:
     """The image (..., z, y, x) on the grid `shape` (nz, ny, nx) of the reconstructed field of view.
 
