@@ -20,6 +20,8 @@ def weights(w: Tensor, maps: Tensor, axes: tuple[int, ...]) -> Tensor | None:
     """
     if sorted(axes) not in ([-2], [-3, -2]) or w.shape[-4] > 1 or w.shape[-1] > 1 or w.is_complex():
         return None
+    if w.numel() == 0:  # an empty batch, whose transform torch refuses
+        return None
     if not kernel.serves(maps, volume=-3 in axes):
         return None
     z = maps.shape[-3] if -3 in axes else w.shape[-3]

@@ -119,3 +119,12 @@ def test_a_batch_that_goes_through_at_once_equals_the_chain(
     A = Sense(maps, mask, axes, sets)
     torch.testing.assert_close(A.normal()(x), A.plain().normal()(x), rtol=1e-10, atol=1e-10)
     assert asked
+
+
+@pytest.mark.parametrize("axes", AXES, ids=str)
+def test_a_batch_of_nothing_with_maps_and_masks_of_its_own_stays_one(axes) -> None:
+    shape = (8, 29, 5)
+    A = Sense(noise(0, 3, *shape, dtype=torch.complex64), torch.ones(0, 1, 8, 29, 1), axes)
+    x, y = noise(0, *shape, dtype=torch.complex64), noise(0, 3, *shape, dtype=torch.complex64)
+    assert A(x).shape == y.shape
+    assert A.H(y).shape == A.normal()(x).shape == x.shape
