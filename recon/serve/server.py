@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from recon.errors import ReconError
 from recon.recipe import Recipe
-from recon.serve import memory, words
+from recon.serve import memory, notify, words
 from recon.serve.audit import Audit
 from recon.serve.board import Board, worst
 from recon.serve.door import Leaving, Waiting
@@ -308,6 +308,7 @@ class Server:
 
     def _stop(self) -> None:
         self._stopping = time.monotonic()
+        notify.stopping(self._site.limits.drain_s + self._site.limits.grace_s)
         self._selector.unregister(self._listener)
         self._listener.close()
         for connection in self._waiting.end():

@@ -11,7 +11,7 @@ from typing import Any
 from recon import __version__
 from recon.errors import ReconError
 from recon.recipe import Recipe
-from recon.serve import expiry
+from recon.serve import expiry, notify
 from recon.serve.audit import Audit
 from recon.serve.board import Board
 from recon.serve.pacs import delivering
@@ -51,6 +51,7 @@ def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None
         sock = listen(site)
         host, port = sock.getsockname()[:2]
         say(f"listening on {host}:{port}")
+        notify.ready()
         about = {"version": __version__, "address": f"{host}:{port}", "max_sessions": site.max_sessions}
         about |= {"tls": bool(site.tls.certificate)}
         board = Board(about, (lambda: _spool(site)) if site.pacs.to else None, lambda: expiry.certificates(site))
