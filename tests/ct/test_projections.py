@@ -298,6 +298,8 @@ def test_the_verb_simulates_a_volume_that_run_gives_back(tmp_path: Path) -> None
         assert found[where].mean() == pytest.approx(value, abs=0.06 * (1000 + value))
     # The bone is at the upper left: rows and columns are where they were.
     assert found[0, 34, 34] > 600 > found[0, 34, 62]
+    # Slices 2 and 3 of a series are one and two steps from its first.
+    assert recon.read(low).positions == pytest.approx((2.5, 5.0))  # type: ignore[union-attr]
     again, other = tmp_path / "again.h5", tmp_path / "other.h5"
     command.recon("simulate-ct", tmp_path / "in", "-o", again, *options, "--seed", 4)
     command.recon("simulate-ct", tmp_path / "in", "-o", other, *options, "--seed", 5)
