@@ -7,14 +7,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
 
+from recon.accuracy import undersample
 from recon.cli import app
-from recon.recipe import Recipe
+from recon.pacs.settings import CONFIRM
+from recon.recipe import Method, Recipe
 from recon.serve.settings import Site
+from recon.simulation.ct_scan import Scan
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -93,6 +96,21 @@ def test_every_option_of_a_verb_is_documented(verb: str) -> None:
     options = {o for p in shown for o in p.opts if o.startswith("--") and o != "--help"}
     assert options <= set(re.findall(r"--[a-z0-9-]+", section[1]))
     assert f"(#{verb})" in page.partition("## ")[0], "the table of all verbs lacks it"
+
+
+CHOICES = {
+    ("run", "--method"): get_args(Method),
+    ("bench", "--mask"): get_args(undersample.Kind),
+    ("send", "--confirm"): CONFIRM,
+    ("simulate-ct", "--beam"): get_args(get_type_hints(Scan)["beam"]),
+}
+
+
+@pytest.mark.parametrize(("verb", "option"), CHOICES)
+def test_the_help_of_an_option_names_every_choice_and_no_other(verb: str, option: str) -> None:
+    """Help is written by hand, so that it needs no import of what it tells of."""
+    (found,) = [p for p in COMMANDS[verb].params if option in p.opts]
+    assert set(re.findall(r"[a-z][a-z-]+", found.help)) - {"or", "fan", "beams"} == set(CHOICES[verb, option])
 
 
 def test_the_accuracy_that_the_readme_states_is_the_record() -> None:
