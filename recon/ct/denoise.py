@@ -42,15 +42,24 @@ class Denoised:
 
 
 def denoise_images(
-    volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, rays: learned.Rays | None = None
+    volume: NDArray[np.float32],
+    recipe: Recipe,
+    device: torch.device,
+    report: Report,
+    rays: learned.Rays | None = None,
+    *,
+    into: NDArray[np.float32] | None = None,
 ) -> Denoised:
     """The volume (z, y, x) in HU with less noise; what was measured of it, `rays`, has a say in a network's image.
+
+    The result is written into the array `into`, which may be the volume itself where nobody needs that any more.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
     of each slice. What comes back is `strength.written` of it, and `provenance` holds the share s of each slice as
     `strength`. Raises ReconError for a method of projections.
     """
-    found = _denoised(volume, recipe, device, report, rays)
+    out = np.empty_like(volume) if into is None else into
+    found = _denoised(volume, recipe, device, report, rays, out)
     shares = [strength.share(recipe.ct, noise) for noise in found.provenance["noise_HU"]]
     whole = min(shares) == 1 and not recipe.ct.coarse
     notes = found.notes if whole or not max(shares) else (*found.notes, strength.said(recipe.ct, shares))
@@ -58,39 +67,45 @@ def denoise_images(
 
 
 def _denoised(
-    volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, rays: learned.Rays | None
+    volume: NDArray[np.float32],
+    recipe: Recipe,
+    device: torch.device,
+    report: Report,
+    rays: learned.Rays | None,
+    out: NDArray[np.float32],
 ) -> Denoised:
-    """What is written of the recipe's method."""
+    """What is written of the recipe's method, in `out`."""
     method = recipe.solve.method
     if method == "unrolled" or (method == "auto" and (learned.best() or recipe.solve.weights != "auto")):
-        found = learned.denoise(volume, recipe, device, report, rays)
+        found = learned.denoise(volume, recipe, device, report, rays, out)
         name = found.provenance["weights"]
         why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, for which {name} was trained'}"
         return Denoised(found.data, "unrolled", why, found.provenance, found.trust, found.notes, found.uncertainty)
     if method == "auto":
-        return _smoothed(volume, recipe, device, report, "tv: images of CT, and no network for them ships")
+        why = "tv: images of CT, and no network for them ships"
+        return total_variation(volume, recipe, device, report, why, out, blended=True)
     if method == "tv":
-        return _smoothed(volume, recipe, device, report, "tv: asked for")
+        return total_variation(volume, recipe, device, report, "tv: asked for", out, blended=True)
     raise ReconError(
         f"{method} needs projections, or a raw scan, and these are CT images; use --method auto, unrolled or tv"
     )
 
 
-def _smoothed(volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, why: str) -> Denoised:
-    """What is written of total variation."""
-    found = total_variation(volume, recipe, device, report, why)
-    data = [
-        strength.written(torch.from_numpy(y), torch.from_numpy(x), recipe.ct, noise).numpy()
-        for y, x, noise in zip(volume, found.data, found.provenance["noise_HU"], strict=True)
-    ]
-    return replace(found, data=np.stack(data))
-
-
 def total_variation(
-    volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, why: str
+    volume: NDArray[np.float32],
+    recipe: Recipe,
+    device: torch.device,
+    report: Report,
+    why: str,
+    into: NDArray[np.float32] | None = None,
+    *,
+    blended: bool = False,
 ) -> Denoised:
-    """x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ from the slice."""
-    out = np.empty_like(volume)
+    """x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ from the slice.
+
+    `into` is filled with it, or, `blended`, with what is `strength.written` of it; it may be the volume itself.
+    """
+    out = np.empty_like(volume) if into is None else into
     noises, said = image_noise.of_volume(volume, torch.device("cpu"))
     sigma = [float(n.level) for n in noises]
     for k in range(len(volume)):
@@ -104,7 +119,10 @@ def total_variation(
         m = Measurement((y + 1000) / s, Identity(), 1.0)
         lam, n = TV_WEIGHT * recipe.solve.tv, recipe.solve.iterations or TV_ITERATIONS
         x = pdhg.tv(m, lam=lam, iterations=n, axes=(-2, -1), balance=1.0).x
-        out[k] = (x[0] * s - 1000).cpu().numpy()
+        found = (x[0] * s - 1000).cpu()
+        if blended:
+            found = strength.written(torch.from_numpy(volume[k]), found, recipe.ct, round(s, 2))
+        out[k] = found.numpy()
     report("denoise", len(volume), len(volume))
     low, high = min(sigma), max(sigma)
     note = f"noise estimated from the image: {low:.0f} HU" + (f" to {high:.0f} HU" if round(high) > round(low) else "")

@@ -31,13 +31,13 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     series = scan.series[stack]
     volume = series.voxels.read(0, series.geometry.shape[0])
     sha256, filling = fingerprint(volume), fillings(volume)
+    # Series of a thousand slices fill the memory: an array of our own is changed in its place.
+    volume = volume if volume.flags.owndata else volume.copy()
     if len(filled := volume[filling]):
-        # Series of a thousand slices fill the memory: an array of our own is changed in its place, and put back.
-        volume = volume if volume.flags.owndata else volume.copy()
         volume[filling] = -1000
     found = None
     if recipe.ct.strength != 0 or recipe.trust.replicas:
-        found = denoise_images(volume, recipe, device, report)
+        found = denoise_images(volume, recipe, device, report, into=volume)
     data = found.data if found else volume
     if len(filled):
         data[filling] = filled

@@ -52,13 +52,18 @@ def shipped() -> list[str]:
 
 
 def denoise(
-    volume: NDArray[np.float32], recipe: Recipe, device: torch.device, report: Report, rays: Rays | None = None
+    volume: NDArray[np.float32],
+    recipe: Recipe,
+    device: torch.device,
+    report: Report,
+    rays: Rays | None = None,
+    into: NDArray[np.float32] | None = None,
 ) -> Learned:
     """Every slice of a volume (z, y, x) in HU through the recipe's network, or as it came where that cannot be trusted.
 
     Slices are `strength.written` of the network's, and `trust` holds what `evidence` says of each as it is written,
-    but without `rays`, which have a say as `denoiser.denoised` describes. Raises ReconError for weights that are no
-    denoiser of CT.
+    but without `rays`, which have a say as `denoiser.denoised` describes. They fill `into`, which may be the volume.
+    Raises ReconError for weights that are no denoiser of CT.
     """
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
@@ -67,7 +72,8 @@ def denoise(
     if not loaded.network.shape.real:
         raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
     known = trained(name)
-    out, items, spread = np.empty_like(volume), list[dict[str, Any]](), list[NDArray[np.float32]]()
+    out = np.empty_like(volume) if into is None else into
+    items, spread = list[dict[str, Any]](), list[NDArray[np.float32]]()
     found_noise, said = image_noise.of_volume(volume, device)
     for k, noise in enumerate(found_noise):
         report("denoise", k, len(volume))
@@ -79,10 +85,11 @@ def denoise(
             # What rays change is no noise: they have a say in what the network may show by itself.
             x = denoiser.denoised(loaded.network, y, noise.level, noise.texture, rays(k))
             shown = strength.written(y, x, recipe.ct, level)
-        out[k] = (y if found["reasons"] and recipe.trust.fallback else shown)[0].cpu().numpy()
         items.append(found)
         if recipe.trust.replicas:
             spread.append(_spread(loaded, y, x, noise, recipe).cpu().numpy())
+        if out is not volume or not (found["reasons"] and recipe.trust.fallback):
+            out[k] = (y if found["reasons"] and recipe.trust.fallback else shown)[0].cpu().numpy()
     report("denoise", len(volume), len(volume))
     reasons = sorted({r for i in items for r in i["reasons"]})
     back = sum(bool(i["reasons"]) for i in items) if recipe.trust.fallback else 0

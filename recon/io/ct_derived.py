@@ -50,7 +50,7 @@ def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[
         raise ReconError("the image and the DICOM series that it was made of differ in slices; write it as .nii.gz")
     slope = min([1.0, *(abs(float(d.RescaleSlope)) for d in image.source)])
     slope = float(dv.number(slope))
-    peak = float(np.abs(values).max())
+    peak = float(max(-values.min(), values.max()))  # no array of magnitudes, as large as the volume
     if peak / slope > 32767:
         slope = float(dv.number(peak / 32767 * 1.0001))
     uid = dv.uid_of("derived series", content, str(image.source[0].get("SeriesInstanceUID", "")), str(series_number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -140,3 +141,19 @@ def test_verbs_for_raw_scans_refuse_ct(tmp_path: Path) -> None:
     ct_files.write(tmp_path / "in", ct_files.body())
     said = command.refused(command.recon("stream", tmp_path / "in"), 1)
     assert "raw scan of MRI" in said
+
+
+def test_a_series_is_denoised_in_the_memory_that_it_takes(tmp_path: Path) -> None:
+    noisy = np.rint(np.random.default_rng(0).normal(40, 30, (12, 256, 256)))
+    noisy[:, :40] = -1000
+    ct_files.write(tmp_path / "in", noisy)
+    scan = recon.read(tmp_path / "in")
+    recipe = Recipe(solve=Solve(method="tv", iterations=1))
+    recon.write(recon.reconstruct(scan, recipe, device="cpu"), [tmp_path / "first"])  # what is imported on the way
+    tracemalloc.start()
+    image = recon.reconstruct(scan, recipe, device="cpu")
+    recon.write(image, [tmp_path / "out"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * image.data.nbytes
+    assert np.array_equal(scan.series[0].voxels.read(0, 12), noisy)
