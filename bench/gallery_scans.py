@@ -61,6 +61,10 @@ def acquired(scene: Scene, seed: int, folder: Path) -> Acquired:
     clean = _kspace(scene, seed, folder)
     noise = _noise(scene, clean, seed)
     k = _with_line_faults(scene, clean, mask, rng) + noise
+    if scene.fault == "clipped":
+        parts = torch.view_as_real(k)
+        top = 0.25 * float(parts.abs().max())
+        k = torch.view_as_complex(parts.clamp(-top, top).contiguous())
     full, clean, k = _as_stored(scene, clean + noise, clean, k, rng)
     keep = torch.from_numpy(mask.reshape(mask.shape[0], -1))
     y = (k * keep).numpy()
@@ -156,9 +160,6 @@ def _with_line_faults(scene: Scene, k: Tensor, mask: NDArray[np.bool_], rng: np.
         at = np.nonzero(mask.reshape(ny, -1).any(1))[0]
         k[:, int(at[len(at) // 3]), nx // 3] += 0.5 * float(k.abs().max())
         return k
-    if scene.fault == "clipped":
-        top = 0.25 * float(torch.view_as_real(k).abs().max())
-        return torch.view_as_complex(torch.view_as_real(k).clamp(-top, top).contiguous())
     if scene.fault == "drops to half in T2 decay":  # an echo train with centric order
         return k * torch.exp(-1.4 * ky.abs() / 0.5)
     return k

@@ -30,6 +30,7 @@ from recon.io.arrays import plane
 from recon.job import Job, Solver, described, provenance
 from recon.prepare import epi, scan_noise, sort, support
 from recon.prepare import stacks as stacking
+from recon.prepare.clipped import clipped
 from recon.prepare.helical import fans
 from recon.prepare.oddities import oddities
 from recon.prepare.sort import Frame
@@ -247,6 +248,7 @@ def _blank(data: NDArray[np.complex64], job: Job) -> list[str]:
 
 def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | None, stack: int) -> Job:
     """Sort the lines of a scan, find its stack and frames, and measure its noise; raises as `reconstruct` does."""
+    cut_off = clipped(scan)
     scan = epi.straighten(scan)
     kinds = sort.kinds(scan)
     encoding = scan.encodings[sort.choose_encoding(scan)]
@@ -263,7 +265,7 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     frames = sort.frames(scan, rows)
     axes, volumes, complete, notes = _volumes(frames, chosen, encoding)
     whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
-    said = (*oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes)
+    said = (*cut_off, *oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes)
     gain = 1.0
     if recipe.prepare.empty_edges == "auto":
         part = support.measured(scan, kinds, encoding, frames, whitening)
