@@ -57,7 +57,7 @@ def scan(sources: volumes.Sources, R: float, kind: str, coils: int, noise: float
 def judged(x: Tensor, full: Tensor) -> tuple[float, float]:
     """PSNR of a magnitude inside the body, and the error of the worst window over the peak."""
     t = full.abs()
-    error = (x.abs() - t) * (t > 0.1 * t.max())
+    error = (x.reshape(t.shape).abs() - t) * (t > 0.1 * t.max())
     psnr = 10 * torch.log10(t.max() ** 2 / error[t > 0.1 * t.max()].square().mean())
     worst = uniform_filter(error.square().numpy().reshape(error.shape[-2:]), 16).max()
     return float(psnr), float(np.sqrt(worst) / t.max())
@@ -67,7 +67,7 @@ def measured(name: str, e: synth.Example) -> dict[str, Any]:
     """PSNR and worst window of `sense`, `cs` and the network on one scan, and what trust has against the latter."""
     m, A = e.measurement, e.measurement.A
     assert isinstance(A, Sense)
-    m = Measurement(m.y, Sense(A.maps, A.mask[None, None], A.axes), m.sigma)
+    m = Measurement(m.y[None], Sense(A.maps[None], A.mask[None, None], A.axes), m.sigma)
     plan = Solve(weights=name)
     found: dict[str, Any] = {"effective": round(float(1 / A.mask.float().mean()), 3)}
     for method in ("sense", "cs"):

@@ -175,10 +175,16 @@ def _planned(
     except ReconError:
         if choice.instead is None:
             raise
-    why = f"{choice.instead}: the network would need more memory than is allowed"
-    choice = methods.Choice(choice.instead, why)
-    problem = _problem(job, lines, choice.method, acquired)
-    return choice, problem, planning.plan(problem, budget)
+    order: list[Method] = [choice.instead, "sense"]  # which needs the least
+    while True:
+        method = order.pop(0)
+        smaller = methods.Choice(method, f"{method}: the network would need more memory than is allowed")
+        problem = _problem(job, lines, method, acquired)
+        try:
+            return smaller, problem, planning.plan(problem, budget)
+        except ReconError:
+            if not order:
+                raise
 
 
 def _lines(job: Job, method: Method) -> Lines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -54,6 +54,8 @@ class Network:
     against: str = ""
     #: What speaks against it on volumes.
     volumes: str = ""
+    #: Whether the noise of the scan is known, by which `cs` tells structure from it.
+    noise: bool = True
 
 
 def choose(
@@ -61,10 +63,11 @@ def choose(
 ) -> Choice:
     """The method that was asked for, or for "auto" the one that suits the sampling found in the data.
 
-    Fully sampled: combine. Undersampled on a grid: the `network`, where R is inside of what it was trained on.
-    Otherwise a classical method: with one channel, or at irregular positions, cs, since sensitivities alone cannot tell
-    the aliases apart or leave them incoherent; in all other cases, and non-Cartesian, sense. Raises ReconError for a
-    method that the sampling rules out.
+    Fully sampled: combine. Undersampled on a grid: the `network`, where R is inside of what it was trained on, or
+    measured on since. Otherwise a classical method: with one channel, or at irregular positions, cs, since
+    sensitivities alone cannot tell the aliases apart or leave them incoherent; in all other cases, and non-Cartesian,
+    sense. What takes a network's place is cs wherever the noise is known: in slices, and in volumes that start from it.
+    Raises ReconError for a method that the sampling rules out.
     """
     if wanted in CT_ALONE:
         raise ReconError(f"{wanted} reconstructs projections of CT and this is a scan of MRI; use --method auto")
@@ -98,9 +101,12 @@ def choose(
         classical, found = "sense", f"{found} at regular positions, {coils} channels"
     if network is None:
         return Choice(classical, f"{classical}: {found}")
+    instead: Method = "cs" if network.noise else classical
+    if sampling.shape[1] == 1:
+        classical = instead
     if against := network.against or _outside(network, sampling, coils):
         return Choice(classical, f"{classical}: {found}; not the network {network.name}, since {against}")
-    return Choice("unrolled", f"unrolled: {found}, inside of what {network.name} was trained on", classical)
+    return Choice("unrolled", f"unrolled: {found}, inside of what {network.name} was trained on", instead)
 
 
 def _outside(network: Network, sampling: Sampling, coils: int) -> str:
@@ -118,7 +124,7 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
     factor = float(math.prod(sampling.acceleration)) if sampling.regular else sampling.effective
     if low <= round(factor, 1) <= high:
         return ""
-    return f"it was trained on R from {low:g} to {high:g}"
+    return f"it was trained and measured on R from {low:g} to {high:g}"
 
 
 def offered(recipe: Recipe, noise: str, *, cartesian: bool = True) -> Network | None:
@@ -133,12 +139,13 @@ def offered(recipe: Recipe, noise: str, *, cartesian: bool = True) -> Network | 
     name = weights.find(solve.weights).name
     try:
         name, trained = _network(solve.weights, "cpu").name, _trained(solve.weights)
+        trained = replace(trained, acceleration=reach(solve.weights, trained.acceleration)) if trained else None
     except ReconError as e:
         if solve.weights != "auto":
             raise
         return Network(name, None, f"it cannot be used ({e})")
     if noise in ("none", "assumed"):
-        return Network(name, trained, "the noise of the scan is not known")
+        return Network(name, trained, "the noise of the scan is not known", noise=False)
     if prepare.map_sets > 1 or prepare.maps != "espirit":
         return Network(name, trained, "it learned from one set of ESPIRiT maps")
     return Network(name, trained, volumes=losses(solve.weights))
@@ -151,6 +158,23 @@ def cautions(method: Method, recipe: Solve, *, volume: bool) -> list[str]:
     if method == "unrolled" and volume and (lost := losses(recipe.weights)):
         return [f"warning: {_network(recipe.weights, 'cpu').name}: {lost}; compare with --method cs"]
     return []
+
+
+def reach(name: str, trained: tuple[float, float]) -> tuple[float, float]:
+    """The R of several coils that a network was trained on, or measured on since without a loss to `cs`.
+
+    The record is that of `bench/reach.py`. Raises ReconError for one that cannot be read.
+    """
+    path = weights.find(name) / "reach.json"
+    if not path.is_file():
+        return trained
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        low, high = (float(r) for r in stored["acceleration"])
+        mine = stored["weights_sha256"] == _network(name, "cpu").sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ReconError(f"{path} is no record of this engine; fetch the weights again") from None
+    return (min(low, trained[0]), max(high, trained[1])) if mine else trained
 
 
 def losses(name: str) -> str:

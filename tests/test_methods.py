@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,9 +54,9 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
     [
         (lines(256, 2), 8, "unrolled", "inside of what mri-small was trained on"),
         (lines(256, 10), 8, "unrolled", "inside"),
-        (lines(256, 12), 8, "sense", "not the network mri-small, since it was trained on R from 2 to 10"),
+        (lines(256, 12), 8, "cs", "not the network mri-small, since it was trained and measured on R from 2 to 10"),
         (lines(200, 3), 1, "unrolled", "one channel"),
-        (lines(400, 8), 1, "cs", "not the network mri-small, since it was trained on R from 1.5 to 4"),
+        (lines(400, 8), 1, "cs", "not the network mri-small, since it was trained and measured on R from 1.5 to 4"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "unrolled", "at irregular positions"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 1, "cs", "volumes of one channel"),
         (sampling(np.random.default_rng(0).random((32, 64)) < 0.2), 8, "cs", "48 phase encodes or more"),
@@ -68,16 +69,17 @@ def test_the_range_of_the_network_decides(found: Sampling, coils: int, method: s
     choice = methods.choose("auto", found, coils, network=TRAINED)
     assert choice.method == method
     assert words in choice.why
-    without = methods.choose("auto", found, coils)
-    assert without.method == (choice.instead or choice.method)
+    assert choice.instead == ("cs" if choice.method == "unrolled" else None)
+    unknown = methods.choose("auto", found, coils, network=replace(TRAINED, against="of its noise", noise=False))
+    assert unknown.method == methods.choose("auto", found, coils).method
 
 
 def test_outside_of_the_range_of_noise_each_slice_is_the_classical_one(scan: RawScan) -> None:
     quiet = simulate(replace(SMALL, sigma=1e-5))
     image = pipeline.reconstruct(quiet)
     assert image.trust["fallbacks"] == 1
-    assert any("its noise of" in n and "the sense image is shown" in n for n in image.notes)
-    classical = pipeline.reconstruct(quiet, recipes.parse({"solve": {"method": "sense"}}))
+    assert any("its noise of" in n and "the cs image is shown" in n for n in image.notes)
+    classical = pipeline.reconstruct(quiet, recipes.parse({"solve": {"method": "cs"}}))
     assert np.array_equal(image.data, classical.data)
     assert not np.array_equal(pipeline.reconstruct(scan).data, classical.data)
 
@@ -94,14 +96,14 @@ def test_what_the_network_never_saw_is_left_to_the_classical_method(
     scan: RawScan, prepare: dict[str, object], words: str
 ) -> None:
     image = pipeline.reconstruct(scan, recipes.parse({"prepare": prepare}))
-    assert image.provenance["method"] == "sense"
+    assert image.provenance["method"] == ("sense" if "noise" in prepare else "cs")
     assert words in image.provenance["why"]
     assert "weights" not in image.provenance
 
 
 def test_a_little_memory_is_left_to_the_classical_method(scan: RawScan) -> None:
     image = pipeline.reconstruct(scan, memory=plan._base() + 3 * 2**20)
-    assert image.provenance["method"] == "sense"
+    assert image.provenance["method"] in ("cs", "sense")
     assert "more memory than is allowed" in image.provenance["why"]
 
 
@@ -114,6 +116,28 @@ def shipped_as(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> No
     for cache in (methods._network, methods._trained):
         cache.cache_clear()
         monkeypatch.setattr(methods, cache.__name__, cache.__wrapped__)
+
+
+def test_what_was_measured_of_a_network_widens_its_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped_as(tmp_path, monkeypatch, "mri-small")
+    path, plan = tmp_path / "mri-small" / "reach.json", recipes.Recipe()
+    path.unlink(missing_ok=True)
+
+    def high(record: dict[str, object]) -> float:
+        path.write_text(json.dumps(record), encoding="utf-8")
+        network = methods.offered(plan, "noise scan")
+        assert network
+        assert network.trained
+        assert network.trained.of(1).acceleration == (1.5, 4)
+        return network.trained.of(8).acceleration[1]
+
+    assert high({"acceleration": [1.5, 14], "weights_sha256": weights.load("mri-small").sha256}) == 14
+    assert high({"acceleration": [4, 6], "weights_sha256": weights.load("mri-small").sha256}) == 10
+    assert high({"acceleration": [1.5, 14], "weights_sha256": "of others"}) == 10
+    path.write_text('{"acceleration": "all"}', encoding="utf-8")
+    network = methods.offered(plan, "noise scan")
+    assert network
+    assert "reach.json is no record" in network.against
 
 
 def test_one_list_says_which_network_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +158,7 @@ def test_broken_weights_that_ship_speak_against_themselves(
     shipped_as(tmp_path, monkeypatch, "mri-small")
     (tmp_path / "mri-small" / weights.HASH).write_text("0" * 64)
     image = pipeline.reconstruct(scan)
-    assert image.provenance["method"] == "sense"
+    assert image.provenance["method"] == "cs"
     assert "SHA-256" in image.provenance["why"]
 
 
