@@ -95,7 +95,7 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
     reference.SpatialLocationsPreserved = "YES"
     d.SourceImageSequence = [reference]
     d.ContributingEquipmentSequence = [*(d.get("ContributingEquipmentSequence") or []), equipment(image, when)]
-    learned = "AI-assisted image, research use." if is_learned(image) else "Research use."
+    learned = dv.AI[1] if is_learned(image) else dv.RESEARCH
     d.ImageComments = dv.text(" ".join([describe(image) + ".", learned, *image.notes]), "LT")
     d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
     d.Rows, d.Columns = stored.shape

@@ -153,7 +153,7 @@ def equipment(image: Image, when: datetime) -> Dataset:
 
 def _comments(image: Image, series: Series) -> str:
     words = [describe(image) + "."]
-    words.append("AI-assisted reconstruction, research use." if is_learned(image) else "Research use.")
+    words.append(dv.AI[0] if is_learned(image) else dv.RESEARCH)
     if not image.geometry.known:
         words.append("The orientation in the patient is unknown: directions are those of the array.")
     if series.scale.unit != 1 and series.part != "phase":

@@ -11,6 +11,9 @@ from datetime import datetime
 #: Longest text of each value representation (DICOM PS3.5, table 6.2-1). The standard counts characters; validators and
 #: many databases count the bytes of UTF-8, so the stricter reading holds here.
 LONGEST = {"SH": 16, "CS": 16, "LO": 64, "PN": 64, "ST": 1024, "LT": 10240}
+#: What ImageComments say of an image that a network had a part in: one that was reconstructed, one that was denoised.
+AI = ("AI-assisted reconstruction, research use.", "AI-assisted image, research use.")
+RESEARCH = "Research use."
 
 
 def text(value: object, vr: str = "LO") -> str:

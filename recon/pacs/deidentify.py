@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from recon.errors import ReconError
-from recon.io.dicom_values import uid_of
+from recon.io.dicom_values import AI, RESEARCH, uid_of
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -32,7 +32,6 @@ _CODES: dict[str, Action] = {
 _DUMMIES = {"AS": "000Y", "DA": "19000101", "DT": "19000101000000", "TM": "000000", "DS": "0", "IS": "0",
             "UR": "about:blank",
             "FD": 0.0, "FL": 0.0, "US": 0, "SS": 0, "UL": 0, "SL": 0, "SV": 0, "UV": 0}  # fmt: skip
-_AI = "AI-assisted reconstruction, research use."
 
 
 def deidentified(dataset: Dataset, key: bytes) -> Dataset:
@@ -46,7 +45,7 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
     out = copy.deepcopy(dataset)
     _clean(out, key)
     out.PatientName, out.PatientID = pseudonym, pseudonym
-    out.ImageComments = _AI if _AI in comments else "Research use."
+    out.ImageComments = next((said for said in AI if said in comments), RESEARCH)
     out.PatientIdentityRemoved, out.LongitudinalTemporalInformationModified = "YES", "REMOVED"
     out.DeidentificationMethod = "DICOM PS3.15 Basic Profile"
     out.DeidentificationMethodCodeSequence = [_code("113100", "Basic Application Confidentiality Profile")]

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
+import recon
 from recon.data import Patient
 from recon.io.dicom import datasets
 from recon.pacs import verify
 from recon.pacs.deidentify import deidentified, secret
-from tests.io import pictures, validators
+from recon.recipe import CT, Recipe
+from tests.io import ct_files, pictures, validators
 from tests.pacs.conftest import Post, series
 from tests.pacs.peers import Told
 
@@ -42,6 +45,10 @@ def rich() -> Dataset:
     d.private_block(0x0071, "MARKED VENDOR", create=True).add_new(1, "LO", "Marked private")
     d.add_new(0x60003000, "OW", b"Marked overlay")
     d.DigitalSignaturesSequence = []
+    d.preamble = b"Marked preamble".ljust(128, b"\0")
+    d.file_meta.SourceApplicationEntityTitle = "MARKED"
+    d.file_meta.PrivateInformationCreatorUID = "1.2.826.0.1.3680043.8.498.78"
+    d.file_meta.PrivateInformation = b"Marked meta."
     return d
 
 
@@ -54,7 +61,7 @@ def test_nothing_of_the_patient_is_left_anywhere_in_the_file(tmp_path: Path) -> 
     before = rich()
     words = [b"Marked", b"MARKED", b"SECRET", b"ACC42", b"19700102", b"20240506", b"070809", b"61.5"]
     words += [str(before[k].value).encode() for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
-    words += [b"1.2.826.0.1.3680043.8.498.77", before.FrameOfReferenceUID.encode()]
+    words += [b"1.2.826.0.1.3680043.8.498.77", b"1.2.826.0.1.3680043.8.498.78", before.FrameOfReferenceUID.encode()]
     with_patient = raw(before, tmp_path / "before.dcm")
     assert all(w in with_patient for w in words if w != b"MARKED")
     without = raw(deidentified(before, KEY), tmp_path / "after.dcm")
@@ -106,14 +113,33 @@ def test_a_series_and_its_references_stay_together_and_the_key_decides_the_names
     ],
 )
 def test_f39_patients_are_neither_mixed_nor_torn_apart(one: Patient, two: Patient, same: bool) -> None:
-    from dataclasses import replace
-
     names = []
     for patient in (one, two):
         header = replace(pictures.HEADER, patient=patient)
         d = next(iter(datasets(pictures.picture(header=header))))
         names.append(deidentified(d, KEY).PatientID)
     assert (names[0] == names[1]) is same
+
+
+def test_f39_one_number_of_two_hospitals_is_two_patients() -> None:
+    """PatientID is unique within its issuer alone (PS3.3, C.7.1.1)."""
+    names = set()
+    for issuer in ("Marked Hospital A", "Marked Hospital B", None):
+        d = rich()
+        if issuer:
+            d.IssuerOfPatientID = issuer
+        names.add(deidentified(d, KEY).PatientID)
+    assert len(names) == 3
+
+
+def test_that_a_network_denoised_a_ct_image_is_said_still(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", ct_files.body().clip(-1024))
+    image = recon.reconstruct(recon.read(tmp_path / "in"), Recipe(ct=CT(strength=0)))
+    learned = replace(image, provenance={**image.provenance, "weights_sha256": "ef" * 32})
+    for made, words in ((image, "Research use."), (learned, "AI-assisted image, research use.")):
+        before = next(iter(datasets(made)))
+        assert words in before.ImageComments
+        assert deidentified(before, KEY).ImageComments == words
 
 
 @pytest.mark.parametrize(("made", "words"), [({"weights_sha256": "ef" * 32}, "AI-assisted"), ({}, "Research use.")])
