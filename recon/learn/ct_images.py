@@ -41,10 +41,15 @@ def read(folder: Path) -> Library:
     return Library(tuple(found), volumes.read(folder))
 
 
-def slice_of(draw: Draw, library: Library, size: int, real: float) -> tuple[Tensor, bool]:
-    """One slice (size, size) in HU, and whether it is a real one with its own noise, which has probability `real`."""
+def slice_of(draw: Draw, library: Library, size: int, real: float, heads: float = 0.0) -> tuple[Tensor, bool]:
+    """One slice (size, size) in HU, and whether it is a real one with its own noise, which has probability `real`.
+
+    Of those that are drawn a share `heads` are heads.
+    """
     scanned = draw.chance(real)
-    x = (_photograph if scanned else _drawn)(draw, library, size)
+    # A share of nothing draws no number: recipes without heads make the slices that they always made.
+    head = not scanned and heads > 0 and draw.chance(heads)
+    x = (_photograph if scanned else _head if head else _drawn)(draw, library, size)
     return _lesions(draw, x) if draw.chance(0.7) else x, scanned
 
 
@@ -110,6 +115,54 @@ def _drawn(draw: Draw, library: Library, size: int) -> Tensor:
     return _blurred(x, draw.uniform(0.3, 1.0)).clamp(AIR, 3000)
 
 
+def _head(draw: Draw, library: Library, size: int) -> Tensor:
+    """A head: scalp, a skull of two tables with marrow between, brain, and at its base air cells and dense bone."""
+    shape = (size, size)
+    y, u = grid(shape, draw.device)
+    a = draw.uniform(0.45, 0.8)
+    r = ((u / a).square() + (y / min(0.9, a * draw.uniform(1.0, 1.35))).square()).sqrt()
+    r = r + draw.uniform(0, 0.05) * draw.field(shape, 3.0) + draw.uniform(0, 0.01) * draw.field(shape, 2.0)
+    # Depths of the outer and of the inner table, of which the latter has ridges.
+    outer = draw.uniform(0.82, 0.96) + draw.uniform(0, 0.02) * draw.field(shape, 3.0)
+    thick = draw.log_uniform(0.03, 0.14) * (draw.uniform(0, 0.5) * draw.field(shape, 2.6)).exp()
+    inner = outer - thick
+    dense = draw.uniform(700, 1900)
+    x = torch.where(draw.field(shape, 2.5) > draw.uniform(-1.5, 1.5), draw.uniform(-120, -60), draw.uniform(10, 70))
+    x = torch.where(r < outer, dense * (1 + 0.1 * draw.field(shape, 2.5)), x)
+    middle, half = (outer + inner) / 2, thick * draw.uniform(0.1, 0.35)
+    marrow = draw.uniform(50, 700) + draw.uniform(0, 200) * draw.field(shape, draw.uniform(0.5, 1.5))
+    x = torch.where((r - middle).abs() < half, marrow, x)
+    brain = draw.uniform(20, 45) + draw.uniform(5, 40) * (images.image(draw, library.others, shape, 0.8).abs() - 0.5)
+    x = torch.where(r < inner, brain.clamp(-20, 110), x)
+    if draw.chance(0.7):
+        # Bone, tissue and cells of air in each other, fine ones and coarse ones.
+        where = draw.field(shape, 2.8) > draw.uniform(-0.3, 1.2)
+        # Waves over a smooth field are its contours: walls of a labyrinth, the finer the more waves there are.
+        cells, wall = draw.field(shape, draw.uniform(1.8, 2.8)), draw.log_uniform(0.05, 0.5)
+        if draw.chance(0.75):
+            cells = (draw.log_uniform(1, 10) * cells).sin() + draw.uniform(0, 0.7) * draw.field(shape, 1.5)
+        edge = draw.uniform(-0.9, 0.9)
+        inside = draw.uniform(20, 70) if draw.chance(0.5) else draw.uniform(300, 1500)
+        part = torch.where(cells > edge, draw.uniform(-1000, -700), inside + 60 * draw.field(shape, 2.0))
+        part = torch.where((cells - edge).abs() < wall, draw.uniform(150, 1400), part)
+        x = torch.where(where & (r < draw.uniform(0.85, 1.0)), part, x)
+    if draw.chance(0.5):
+        count = draw.integer(1, 16)
+        numbers = draw.uniforms(count, 4)
+        far = (
+            (u - numbers[:, :1, None] * 1.2 + 0.6).square() + (y - numbers[:, 1:2, None] * 1.2 + 0.6).square()
+        ).sqrt()
+        for d, number in zip(far, numbers):
+            x = torch.where(d < 0.01 + 0.04 * number[2], 500 + 2000 * number[3], x)
+    x = torch.where(r < 1, x, AIR)
+    if draw.chance(0.4):
+        # What the head rests on.
+        rest = (u.square() + (y - draw.uniform(-0.4, 0.4)).square()).sqrt() - draw.uniform(0.85, 1.1)
+        x = torch.where((rest.abs() < draw.uniform(0.004, 0.015)) & (r > 1), draw.uniform(-700, 500), x)
+    # From sharp kernels with coarse pixels to smooth kernels with fine ones.
+    return _blurred(x, draw.log_uniform(0.3, 1.8)).clamp(AIR, 3000)
+
+
 def _lesions(draw: Draw, x: Tensor) -> Tensor:
     """Faint discs of 5 to 60 HU, of one and a half to twelve pixels radius, wherever there is tissue."""
     count = draw.integer(2, 24)
@@ -127,8 +180,9 @@ def _lesions(draw: Draw, x: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor, sigma: float) -> Tensor:
-    at = torch.arange(-4, 5, device=x.device, dtype=torch.float32)
+    n = 4 if sigma <= 1 else 7
+    at = torch.arange(-n, n + 1, device=x.device, dtype=torch.float32)
     w = (-(at**2) / (2 * sigma**2)).exp()
     w = w / w.sum()
-    x = F.pad(x[None, None], (4, 4, 4, 4), mode="replicate")
-    return F.conv2d(F.conv2d(x, w.reshape(1, 1, 9, 1)), w.reshape(1, 1, 1, 9))[0, 0]
+    x = F.pad(x[None, None], (n, n, n, n), mode="replicate")
+    return F.conv2d(F.conv2d(x, w.reshape(1, 1, -1, 1)), w.reshape(1, 1, 1, -1))[0, 0]

@@ -44,6 +44,9 @@ class Settings:
     noise: tuple[float, float] = (3.0, 160.0)
     #: Share of slices of real scans.
     real: float = 0.6
+    #: Share of heads among the drawn slices, and of the pieces of a batch that lie where most edges are of four places.
+    heads: float = 0.0
+    edges: float = 0.0
     #: Images that the bank holds.
     bank: int = 3000
     #: Images of the first groups, whose noise is correlated Gaussian noise without any projection: quick to make.
@@ -70,7 +73,7 @@ def make(draw: Draw, library: Library, settings: Settings, *, known: bool = Fals
     With `known` the answer is the slice itself; with `gaussian` the noise is stationary and no projection is made.
     """
     n = settings.size
-    slices = [ct_images.slice_of(draw, library, n, settings.real) for _ in range(settings.group)]
+    slices = [ct_images.slice_of(draw, library, n, settings.real, settings.heads) for _ in range(settings.group)]
     clean = torch.stack([x for x, _ in slices])
     scanned = torch.tensor([s for _, s in slices], device=clean.device)
     noise = _gaussian(draw, clean) if gaussian else _noise(draw, clean, _geometry(draw, settings), settings)
@@ -170,11 +173,9 @@ class Bank:
 
     def batch(self, count: int, width: int, draw: Draw) -> Batch:
         """`count` pieces of `width` pixels, mirrored and transposed, the noise told a little wrong at times."""
-        n, d = self.settings.size, self.device
+        d = self.device
         item = (draw.uniforms(count) * self.filled).long()
-        # Bodies are in the middle: places are drawn more often there.
-        place = (draw.uniforms(count, 2) + draw.uniforms(count, 2)) / 2
-        first = (place * (n - width)).long()
+        first = self._places(item, width, draw)
         at = torch.arange(width, device=d)
         rows, columns = first[:, :1] + at, first[:, 1:] + at
         index = item[:, None, None], rows[:, :, None], columns[:, None, :]
@@ -187,6 +188,29 @@ class Bank:
         if turn & 4:
             noisy, clean = noisy.mT, clean.mT
         return batch(Made(noisy.contiguous(), clean.contiguous(), made.level, made.texture))
+
+    def _places(self, item: Tensor, width: int, draw: Draw) -> Tensor:
+        """First row and column (item, 2) of a piece of each image.
+
+        Bodies are in the middle: places are drawn more often there. Of `edges` of the pieces four places are
+        drawn, and that is taken whose answer is the least even.
+        """
+        count, room = len(item), self.settings.size - width
+        tries = 4 if self.settings.edges else 1
+        place = (draw.uniforms(tries, count, 2) + draw.uniforms(tries, count, 2)) / 2
+        first = (place * room).long()
+        if tries == 1:
+            return first[0]
+        clean = self.clean[item]
+        slope = (clean[:, 1:, :-1] - clean[:, :-1, :-1]).abs() + (clean[:, :-1, 1:] - clean[:, :-1, :-1]).abs()
+        # Noise of the answer and the border of the body against air are no edges that count.
+        steep = ((slope > 100) & (clean[:, 1:, 1:] > -900)).float()
+        total = F.pad(steep, (1, 0, 1, 0)).cumsum(-1).cumsum(-2)
+        at, (top, left) = torch.arange(count, device=self.device), (first.clamp_max(room - 1)).unbind(-1)
+        inside = [total[at, top + dy, left + dx] for dy in (0, width) for dx in (0, width)]
+        best = (inside[3] - inside[1] - inside[2] + inside[0]).argmax(0)
+        chosen = torch.where(draw.uniforms(count) < self.settings.edges, best, 0)
+        return first[chosen, at]
 
 
 def batch(made: Made) -> Batch:

@@ -63,6 +63,31 @@ def test_batches_are_pieces_of_the_bank_in_units_of_water(tmp_path: Path) -> Non
     assert again.problem.normal(made.clean) is made.clean
 
 
+def test_a_drawn_head_has_air_around_a_skull_around_a_brain(tmp_path: Path) -> None:
+    found = ct_images.read(library(tmp_path) / "train")
+    for seed in range(4):
+        x, scanned = ct_images.slice_of(Draw.seeded(seed), found, 128, real=0.0, heads=1.0)
+        assert not scanned
+        assert float(x[0, 0]) == pytest.approx(ct_images.AIR, abs=0.01)
+        assert 0.01 < float((x > 300).float().mean()) < 0.6
+        assert float(((x > -30) & (x < 130)).float().mean()) > 0.05
+
+
+def test_pieces_lie_where_edges_are_as_often_as_asked(tmp_path: Path) -> None:
+    image = torch.full((1, 64, 64), 20.0)
+    image[:, 8:20:2, 8:20] = 900.0
+
+    def steep(edges: float) -> list[bool]:
+        bank = Bank(replace(SMALL, edges=edges), torch.device("cpu"))
+        bank.add(ct_synth.Made(image, image, torch.ones(1), torch.zeros(1, 3)))
+        drawn = bank.batch(200, 16, Draw.seeded(7))
+        return [bool(v) for v in (drawn.clean > 1.5).flatten(1).any(1)]
+
+    plain, some, all_of_them = (sum(steep(e)) for e in (0.0, 0.5, 1.0))
+    assert 10 < plain < some < all_of_them
+    assert all_of_them > 2 * plain
+
+
 def test_two_networks_train_together_and_leave_weights_that_load(tmp_path: Path) -> None:
     data = library(tmp_path)
     loop = Loop(batch=2, width=32, noisy=0.0, clean=1.0, ssim_from=2.0, warmup=2)
