@@ -69,7 +69,7 @@ def _served(*tensors: Tensor) -> bool:
         and t.dtype in (torch.complex64, torch.float32)
         and t.is_contiguous()
         and not t.requires_grad
-        and not t.is_conj()
+        and not (t.is_conj() or t.is_neg())
         and t.shape == tensors[0].shape
         for t in tensors
     )
@@ -77,7 +77,8 @@ def _served(*tensors: Tensor) -> bool:
 
 def _flat(t: Tensor, ndim: int) -> NDArray[np.float32]:
     real = torch.view_as_real(t) if t.is_complex() else t
-    return real.view(math.prod(t.shape[: t.ndim - ndim]), -1).numpy()
+    lead = t.ndim - ndim
+    return real.view(math.prod(t.shape[:lead]), math.prod(real.shape[lead:])).numpy()
 
 
 def _numbers(t: Tensor, lead: torch.Size) -> NDArray[np.float32]:

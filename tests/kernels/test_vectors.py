@@ -78,3 +78,13 @@ def test_the_bits_do_not_depend_on_threads(shape) -> None:
         assert vectors.native() is None or torch.equal(alone, vectors.dot(a, b, 3))
     finally:
         torch.set_num_threads(threads)
+
+
+def test_an_empty_batch_and_negative_views_are_taken() -> None:
+    nothing, a = noise(0, 1, 3, 4), noise(2, 1, 3, 4)
+    assert vectors.dot(nothing, nothing, 3).shape == (0,)
+    negative = torch._neg_view(a)
+    assert (vectors.dot(negative, a, 3) + exact(a, a)).abs().max() < 1e-4
+    p, part = torch.zeros(2, 1, 3, 4), negative.imag.contiguous()
+    vectors.turn(p, torch._neg_view(part), torch.zeros(2), 3)
+    assert torch.equal(p, -part)

@@ -145,3 +145,9 @@ def test_the_bound_read_off_the_parts_holds(sets: bool) -> None:
     unit = Sense(maps / torch.linalg.vector_norm(maps, dim=-4, keepdim=True), mask, sets=sets)
     assert sets or squared_norm_bound(unit) == pytest.approx(1)
     assert squared_norm_bound(Matrix(positive(2), (1, 1, 2))) is None
+
+
+def test_an_empty_batch_has_an_empty_solution() -> None:
+    A = Sense(torch.randn(3, 1, 6, 5, dtype=torch.complex64), torch.ones(1, 1, 6, 1), (-2,))
+    y = torch.randn(0, 3, 1, 6, 5, dtype=torch.complex64)
+    assert sense(Measurement(y, A, 1.0), lam=1e-2, iterations=3).x.shape == (0, 1, 6, 5)
