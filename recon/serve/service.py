@@ -18,7 +18,8 @@ from recon.serve.pacs import delivering
 from recon.serve.server import Log, Server
 from recon.serve.settings import Site
 
-_BACKLOG = 8
+#: Connections that wait while the loop is busy with others: none of a ward full of scanners is reset without a word.
+_BACKLOG = 128
 
 
 def listen(site: Site) -> socket.socket:

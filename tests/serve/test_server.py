@@ -125,6 +125,22 @@ def test_f13_clients_at_once_get_their_own_images_and_others_hear_busy(server: S
     assert len(run(one.port, session(recordings[0])).images) == 1
 
 
+def test_f13_twenty_who_come_while_the_server_is_held_up_all_hear_of_it(server: Start, full: Recording) -> None:
+    """None is reset without a word, or kept from connecting, however late the loop comes to take them in."""
+    one = server("max_sessions = 1\n")
+    wait_for(lambda: one.process.poll() is None and bool(psutil.Process(one.process.pid).children()))
+    one.process.send_signal(signal.SIGSTOP)
+    try:
+        made = [socket.create_connection(("127.0.0.1", one.port), timeout=3) for _ in range(20)]
+        clients = [Scanner(0, sock=sock).send(session(full)) for sock in made]
+    finally:
+        one.process.send_signal(signal.SIGCONT)
+    replies = [c.wait() for c in clients]
+    assert [(r.closes, r.broken) for r in replies] == [(1, "")] * 20
+    assert sorted(len(r.images) for r in replies) == [0] * 19 + [1]
+    assert sum("busy" in r.error() for r in replies) == 19
+
+
 def gone(process: psutil.Process) -> bool:
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
