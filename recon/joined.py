@@ -20,7 +20,7 @@ Key = tuple[int, int, int, int, int]
 def joined(
     scan: RawScan, recipe: Recipe, frames: Mapping[Key, Solved], *, device: str = "auto", stack: int = 0
 ) -> Image:
-    """The image of a stack of a Cartesian 2D scan, made of its frames; nothing is reconstructed again.
+    """The image of a stack of a scan, made of its frames; nothing is reconstructed again.
 
     It is that of `reconstruct(scan, recipe, stack=stack)` where each frame has the pixels that it has within the scan.
     Raises ReconError where a frame is missing, or was made by another method than the first one.
@@ -42,15 +42,17 @@ def _solved(job: Job, frames: Mapping[Key, Solved]) -> Solved:
     first = parts[0].how
     shape = len(job.volumes), *job.stack.geometry.shape
     data = np.empty(shape, np.complex64)
-    spread = None if first["uncertainty"] is None else np.zeros(shape, np.float32)
+    spread = None if first.get("uncertainty") is None else np.zeros(shape, np.float32)
+    instead = first.get("instead", "classical")
     notes: list[str] = []
     for (volume, z), part in zip(order, parts):
-        data[volume, z] = part.data[0, 0]
+        here = slice(z, z + part.data.shape[1])  # one slice, or all of a volume
+        data[volume, here] = part.data[0]
         if spread is not None:
-            spread[volume, z] = part.how["uncertainty"][0, 0]
-        alone = trust.not_trusted(part.how["trust"], first["instead"], job.recipe.trust.fallback)
+            spread[volume, here] = part.how["uncertainty"][0]
+        alone = trust.not_trusted(part.how.get("trust", {}), instead, job.recipe.trust.fallback)
         notes += [note for note in part.notes if note not in alone]
-    told = trust.together([part.how["trust"] for part in parts])
-    notes += trust.not_trusted(told, first["instead"], job.recipe.trust.fallback)
+    told = trust.together([part.how.get("trust", {}) for part in parts])
+    notes += trust.not_trusted(told, instead, job.recipe.trust.fallback)
     devices = dict.fromkeys(name for part in parts for name in part.how["device"].split(", then "))
     return Solved(data, {**first, "uncertainty": spread, "trust": told, "device": ", then ".join(devices)}, notes)

@@ -1,18 +1,22 @@
-"""Frames of a scan (one slice in one state of the counters) by themselves, while later ones are still being sent.
+"""Frames of a scan (one slice or volume in one state of the counters) by themselves, while later ones are being sent.
 
-A frame goes out early where nothing that comes later can change its pixels: Cartesian 2D scans with noise lines, whose
-calibration is the frame's own.
+A frame goes out early where nothing that comes later can change its pixels: scans with noise lines, whose frame holds
+its calibration itself, or has calibration lines and navigators of its own.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from recon.data import Flag, RawScan, ReconError, flagged, imaging
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import Encoding, Flag, RawScan, ReconError, flagged, imaging
+from recon.prepare import hybrid
 from recon.recipe import Recipe
 from recon.serve import store
-from recon.serve.counting import announced, whole_frame
-from recon.serve.session import Inbox, Key
+from recon.serve.counting import announced, encodes, whole_frame
+from recon.serve.session import COUNTERS, Inbox, Key
 
 
 def frame(inbox: Inbox, key: Key) -> RawScan | None:
@@ -43,20 +47,49 @@ def may_go(scan: RawScan, recipe: Recipe) -> bool:
         return False  # whatever is wrong is said of the whole scan
 
 
+def beside(lines: NDArray[np.void], key: Key) -> int:
+    """Number of lines that calibrate this frame and belong to no image: with its counters, ACS lines or navigators."""
+    own = flagged(lines, Flag.CALIBRATION, Flag.PHASECORR) & ~imaging(lines)
+    for name, value in zip(COUNTERS, key):
+        own &= lines[name] == value
+    return int(own.sum())
+
+
 def _settled(scan: RawScan, recipe: Recipe) -> bool:
     image = imaging(scan.lines)
     used = np.unique(scan.lines["encoding_space_ref"][image])
     if len(used) != 1 or used[0] >= len(scan.encodings):
         return False
     encoding = scan.encodings[int(used[0])]
-    alone = flagged(scan.lines, Flag.CALIBRATION) & ~image
     noise = flagged(scan.lines, Flag.NOISE).any() or recipe.prepare.noise == "none"
     return bool(
         noise
         and recipe.prepare.noise != "estimate"
-        and not alone.any()
-        and encoding.trajectory == "cartesian"
-        and encoding.encoded_matrix[2] == 1
-        and announced(encoding, "average") == 1
         and {f"kspace_encoding_step_{i}" for i in (1, 2)} <= set(encoding.limits)
+        and (encoding.encoded_matrix[2] == 1 or _full(scan, image, encoding))
+        and _calibrated(scan, image, encoding)
     )
+
+
+def _full(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -> bool:
+    """Whether every phase encode has come: how many a volume may leave out is known at its end alone."""
+    lines = scan.lines[image]
+    steps = lines["kspace_encode_step_2"].astype(np.int64) << 16 | lines["kspace_encode_step_1"]
+    return len(np.unique(steps)) >= math.prod(encodes(encoding))
+
+
+def _calibrated(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -> bool:
+    """Whether a frame needs no lines of other frames to be calibrated, nor freed of its ghost."""
+    first = scan.lines[image][0]
+    key: Key = tuple(int(first[name]) for name in COUNTERS)  # type: ignore[assignment]
+    own = beside(scan.lines, key)
+    if encoding.trajectory == "epi" and not own:
+        return False
+    alone = flagged(scan.lines, Flag.CALIBRATION) & ~image
+    if alone.any():
+        return own > 0 and _enough(scan, alone & (scan.lines["slice"] == first["slice"]), encoding)
+    return not encoding.on_grid or _enough(scan, image, encoding)
+
+
+def _enough(scan: RawScan, lines: NDArray[np.bool_], encoding: Encoding) -> bool:
+    return hybrid.enough(hybrid.counts(scan, np.nonzero(lines)[0], encoding) > 0)

@@ -18,7 +18,7 @@ from recon.io.mrd_image import ImageMessage, messages
 from recon.recipe import Recipe
 from recon.serve import early, memory, wire
 from recon.serve.control import Speaking
-from recon.serve.session import Inbox, Key, stamp
+from recon.serve.session import COUNTERS, Inbox, Key, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Outgoing
 from recon.serve.thumbnail import thumbnail
@@ -50,6 +50,8 @@ class Sender:
     def __init__(self, inbox: Inbox, out: Outgoing, job: Job) -> None:
         self._inbox, self._out, self._job = inbox, out, job
         self.sent: dict[Key, int] = {}
+        #: Lines beside the image that calibrated each frame.
+        self.beside: dict[Key, int] = {}
         #: Images of whole stacks, where no frame went out early.
         self.whole: list[Image] = []
         #: What was solved of each frame that went out by itself; both for the PACS alone.
@@ -62,6 +64,7 @@ class Sender:
     def frame(self, scan: RawScan, key: Key) -> None:
         """Send the images of one frame, which `scan` holds alone, in the series of its orientation."""
         inbox, self._arrived = self._inbox, time.monotonic()
+        self.beside[key] = early.beside(scan.lines, key)
         stack = self._orientation(inbox.lines[inbox.frames[key][0]])
         with inbox.changed:
             self.sent[key] = lines = inbox.named[key]
@@ -152,7 +155,7 @@ class Sender:
         """
         inbox = self._inbox
         partition = (int(message.header["image_index"]) - 1) % depth
-        counters = dict(zip(("slice", "contrast", "phase", "repetition", "set"), key))
+        counters = dict(zip(COUNTERS, key))
         counters |= {"image_index": number * depth + partition + 1} | ({"slice": partition} if depth > 1 else {})
         series = self._first_series() + stack * self._parts()
         message = stamp(message, inbox.lines[inbox.frames[key][0]], series, **counters)

@@ -27,6 +27,7 @@ from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Wave
 Send = Callable[[bytes], None]
 
 #: Slice, contrast, phase, repetition and set of a frame.
+COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 Key = tuple[int, int, int, int, int]
 
 _FLAGS, _COUNTERS = struct.Struct("<Q"), struct.Struct("<5H")
@@ -131,7 +132,8 @@ def _receive(
             parsed = mrd_header.parse(message.xml)
             stage, bound = "data", wire.limits(parsed[1])
             with inbox.changed:
-                inbox.parsed, inbox.every = parsed, math.prod(encodes(parsed[1][0]))
+                inbox.parsed, first = parsed, parsed[1][0]
+                inbox.every = math.prod(encodes(first)) * announced(first, "average")
         elif isinstance(message, Text):
             # The scanner's user interface speaks directly after the header; other texts are for people.
             if before == words.HEADER:

@@ -116,7 +116,11 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     scan, warning = complete(whole, job)
     if warning:
         out.put(words.text(f"WRN {job.name}: {warning}"))
-    late = [key for key, n in sender.sent.items() if len(inbox.frames[key]) != n]
+    late = [
+        key
+        for key, n in sender.sent.items()
+        if len(inbox.frames[key]) != n or early.beside(whole.lines, key) != sender.beside[key]
+    ]
     if late:
         raise DataError(
             f"lines came for {len(late)} images that were whole by the header and are returned already; correct "

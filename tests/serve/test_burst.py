@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from recon import cartesian, noncartesian, simulation
 from recon.data import Flag, flagged
+from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
 from recon.io.read import read_raw
+from recon.io.samples import SomeRows
+from recon.pacs.settings import Pacs
 from recon.pipeline import reconstruct, stacks
 from recon.recipe import Recipe
 from recon.serve.settings import Site, registered
@@ -36,7 +40,10 @@ SCANS: dict[str, tuple[Settings, str]] = {
         Settings(matrix=(32, 32, 1), slices=3, acceleration=(2, 1), acs=12, calibration="separate", sigma=0.01),
         "sense",
     ),
-    "echoes and repetitions": (Settings(matrix=(32, 32, 1), slices=2, te_ms=(4.0, 9.0), repetitions=2), "combine"),
+    "echoes and repetitions": (
+        Settings(matrix=(32, 32, 1), slices=2, te_ms=(4.0, 9.0), repetitions=2, sigma=0.01),
+        "combine",
+    ),
     "volumes": (Settings(matrix=(24, 16, 6), repetitions=2, sigma=0.01), "combine"),
     "echo-planar": (Settings(matrix=(32, 32, 1), slices=2, trajectory="epi", repetitions=2, sigma=0.01), "combine"),
     "radial": (Settings(matrix=(32, 32, 1), slices=2, trajectory="radial", readouts=40, sigma=0.01), "sense"),
@@ -103,6 +110,82 @@ def test_images_of_a_burst_leave_one_by_one_with_the_pixels_of_the_whole_scan(
     assert sorted(i.head[37] for i in reply.images) == list(range(1, len(expected) + 1))
     for image in reply.images:
         assert np.array_equal(image.pixels[0, 0], expected[image.head[37] - 1])
+
+
+@pytest.mark.parametrize("name", [n for n in SCANS if n not in ("slices", "learned")])
+def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_them(
+    local: Start, tmp_path: Path, name: str
+) -> None:
+    path = simulated(name, tmp_path)
+    whole = reconstruct(read_raw(path), recipe_of(name))
+    expected = np.abs(whole.data).reshape(-1, *whole.data.shape[-2:])
+    depth = whole.geometry.shape[0] if name == "volumes" else 1
+    client = Scanner(local().port)
+    *messages, close = session(scanner.load(path), SCANS[name][1])
+    client.send(messages)
+    # Without noise lines the noise is that of all lines, and the last frame always waits.
+    before = 0 if name == "no noise lines" else len(expected) - depth
+    deadline = time.monotonic() + 30
+    while len(client.reply.images) < before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(client.reply.images) == before
+    reply = client.send([close]).wait()
+    assert (len(reply.images), reply.error()) == (len(expected), "")
+    counters = [np.unique([i.head[k] for i in reply.images]) for k in (28, 29, 30, 31, 27)]
+    shape = [len(c) for c in counters]
+    for image in reply.images:
+        at = [int(np.searchsorted(c, image.head[k])) for c, k in zip(counters, (28, 29, 30, 31, 27))]
+        assert np.array_equal(image.pixels[0, 0], expected[np.ravel_multi_index(at, shape)])
+
+
+@pytest.mark.parametrize("name", ["volumes", "radial", "averages", "echo-planar"])
+def test_frames_that_left_early_are_the_series_of_the_whole_scan_in_the_pacs(
+    local: Start, tmp_path: Path, name: str
+) -> None:
+    path = simulated(name, tmp_path)
+    client = Scanner(local(pacs=Pacs(to="ARCHIVE@127.0.0.1:104", spool=str(tmp_path / "spool"))).port)
+    *messages, close = session(scanner.load(path), SCANS[name][1])
+    client.send(messages)
+    deadline = time.monotonic() + 30
+    while not client.reply.images and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert client.send([close]).wait().images
+    came = [pydicom.dcmread(p) for p in (tmp_path / "spool").rglob("image.dcm")]
+    expected = {d.SOPInstanceUID: d for d in datasets(reconstruct(read_raw(path), recipe_of(name)))}
+    assert sorted(d.SOPInstanceUID for d in came) == sorted(expected)
+    assert all(np.array_equal(d.pixel_array, expected[d.SOPInstanceUID].pixel_array) for d in came)
+
+
+def test_a_frame_that_others_calibrate_does_not_leave_before_them(local: Start, tmp_path: Path) -> None:
+    """Repetitions without ACS lines whose lines interleave: together they are the calibration of each."""
+    full = simulation.simulate(Settings(matrix=(32, 32, 1), coils=4, repetitions=2, slices=2, sigma=0.01))
+    image = ~flagged(full.lines, Flag.NOISE)
+    kept = ~image | (full.lines["kspace_encode_step_1"] % 2 == full.lines["repetition"] % 2)
+    rows = np.nonzero(kept)[0]
+    encodings = tuple(replace(e, acceleration=(2, 1)) for e in full.encodings)
+    lines = full.lines[rows].copy()
+    last = [max(np.nonzero((lines["slice"] == n) & (lines["repetition"] == r))[0]) for n in range(2) for r in range(2)]
+    lines["flags"][last] |= np.uint64(1 << 7)
+    scan = replace(full, lines=lines, samples=SomeRows(full.samples, rows), encodings=encodings)
+    write(tmp_path / "scan.h5", scan)
+    expected = np.abs(reconstruct(read_raw(tmp_path / "scan.h5"), registered(Site())["sense"]).data)
+    reply = run(local().port, session(scanner.load(tmp_path / "scan.h5"), "sense"))
+    assert (len(reply.images), reply.error()) == (4, "")
+    for i in reply.images:
+        assert np.array_equal(i.pixels[0, 0], expected[i.repetition, i.slice])
+
+
+def test_calibration_after_its_image_was_returned_is_an_error(local: Start, tmp_path: Path) -> None:
+    path = simulated("calibrated apart", tmp_path)
+    found = scanner.load(path)
+    apart = [b for b in found.lines if scanner.value(b, "flags") & (1 << 19) and not scanner.value(b, "slice")]
+    *messages, close = session(found, "sense")
+    client = Scanner(local().port).send(messages)
+    deadline = time.monotonic() + 30
+    while len(client.reply.images) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    reply = client.send([scanner.line(apart[0]), close]).wait()
+    assert "lines came for 1 images" in reply.error()
 
 
 def test_each_image_of_a_burst_says_which_frame_it_is_and_where(local: Start, tmp_path: Path) -> None:
