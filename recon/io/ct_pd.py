@@ -323,7 +323,7 @@ def _pixels(view: _View, shape: tuple[int, int]) -> NDArray[np.uint16]:
         if d.file_meta.TransferSyntaxUID.is_compressed:
             flat = np.asarray(d.pixel_array).ravel()
         else:
-            flat = np.frombuffer(d.PixelData, "<u2" if d.is_little_endian else ">u2")
+            flat = np.frombuffer(d.PixelData, "<u2" if d.file_meta.TransferSyntaxUID.is_little_endian else ">u2")
         if flat.size < rows * columns:
             raise ValueError
     except (MemoryError, OSError):

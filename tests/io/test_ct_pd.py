@@ -51,6 +51,20 @@ def test_every_encoding_of_a_scan_reads_the_same(implicit: bool, transposed: boo
         assert stored[k - 7] * scan.scale[k, 0] + scan.scale[k, 1] == pytest.approx(exact, abs=2e-4)
 
 
+def test_words_of_the_other_end_first_are_the_same_numbers(tmp_path: Path) -> None:
+    """Explicit VR Big Endian is retired, and archives hold it still."""
+
+    def big(d: pydicom.Dataset, k: int) -> None:
+        d.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+        d.PixelData = np.frombuffer(d.PixelData, "<u2").astype(">u2").tobytes()
+
+    ct_pd_files.write(tmp_path / "little", BALLS, TINY, Z, implicit=False)
+    ct_pd_files.write(tmp_path / "big", BALLS, TINY, Z, implicit=False, change=big)
+    little, other = scan_of(tmp_path / "little"), scan_of(tmp_path / "big")
+    assert np.array_equal(little.views.stored(0, 16), other.views.stored(0, 16))
+    assert np.array_equal(little.angles, other.angles)
+
+
 def test_private_numbers_without_a_type_are_read_by_their_tags(tmp_path: Path) -> None:
     def unknown(d: pydicom.Dataset, k: int) -> None:
         for tag in ((0x7031, 0x1001), (0x7031, 0x1002), (0x7031, 0x1033), (0x7029, 0x1010)):
