@@ -308,6 +308,8 @@ def _refuse(e: Any) -> int:
     else:
         command = e.ctx.command_path if getattr(e, "ctx", None) else "recon"
         message = e.format_message().removeprefix("Invalid value: ").rstrip(".")
+        if command == "recon run" and "unexpected extra argument" in message:
+            message = f"{message}; recon run takes one scan: call it once for each, with an --output of its own"
         _say(message if ";" in message else f"{message}; see {command} --help")
     return int(e.exit_code)
 

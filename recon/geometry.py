@@ -18,7 +18,7 @@ Vector = tuple[float, float, float]
 CENTRE: Literal["fft", "centre"] = "fft"
 
 #: How far from 1 the length of a direction may be, and from 0 the cosine of two.
-UNIT = 1e-3
+_UNIT = 1e-3
 
 
 class GeometryError(ValueError):
@@ -69,9 +69,9 @@ class Geometry:
 def check_directions(read_dir: Sequence[float], phase_dir: Sequence[float], slice_dir: Sequence[float]) -> None:
     """Raise GeometryError unless the three directions are unit vectors, orthogonal, and slice = ±(read × phase)."""
     r, c, s = (np.asarray(v, dtype=np.float64) for v in (read_dir, phase_dir, slice_dir))
-    if not all(np.isfinite(v).all() and abs(np.linalg.norm(v) - 1) <= UNIT for v in (r, c, s)):
+    if not all(np.isfinite(v).all() and abs(np.linalg.norm(v) - 1) <= _UNIT for v in (r, c, s)):
         raise GeometryError(f"directions read {read_dir}, phase {phase_dir}, slice {slice_dir} are not unit vectors")
-    if abs(r @ c) >= UNIT or abs(abs(np.cross(r, c) @ s) - 1) > 2 * UNIT:
+    if abs(r @ c) >= _UNIT or abs(abs(np.cross(r, c) @ s) - 1) > 2 * _UNIT:
         raise GeometryError(f"directions read {read_dir}, phase {phase_dir}, slice {slice_dir} are not orthogonal")
 
 
@@ -124,8 +124,8 @@ def stack(slices: Sequence[Geometry], *, tolerance_mm: float = 0.05) -> tuple[Ge
         return first, [0]
     s = np.asarray(first.slice_dir)
     for g in slices[1:]:
-        same = np.allclose(g.read_dir, first.read_dir, atol=UNIT) and np.allclose(
-            g.phase_dir, first.phase_dir, atol=UNIT
+        same = np.allclose(g.read_dir, first.read_dir, atol=_UNIT) and np.allclose(
+            g.phase_dir, first.phase_dir, atol=_UNIT
         )
         if not same:
             raise GeometryError("the slices are not parallel; reconstruct each orientation by itself with --stack N")

@@ -76,6 +76,10 @@ def test_wrong_usage_ends_with_2_and_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_several_scans_for_run_are_told_how(scan: Path, tmp_path: Path) -> None:
+    assert "call it once for each" in refused(recon("run", scan, scan, "-o", tmp_path / "a.png"), code=2)
+
+
 FAILED = {
     "no such scan": ("run", "none.h5", "-o", "a.png"),
     "no such folder": ("run", "SCAN", "-o", "none/a.png"),

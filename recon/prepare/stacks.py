@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding, RawScan
-from recon.geometry import UNIT, Geometry, GeometryError, check_directions, from_centre, stack
+from recon.geometry import Geometry, GeometryError, check_directions, from_centre, stack
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool,
             raise GeometryError("the file gives no directions")
         if not placed:
             raise GeometryError("the file puts all slices at 0, 0, 0")
-        read, phase, normal = _units(read, notes), _units(phase, notes), _units(normal, notes)
         check_directions(read, phase, normal)
         read, phase, normal = _orthonormal(read, phase, normal)
         if not any(normal):
@@ -87,15 +85,6 @@ def _orthonormal(
     c /= np.linalg.norm(c)
     s = np.cross(r, c)
     return [tuple(float(x) for x in v) for v in (r, c, s if s @ np.asarray(normal) > 0 else -s)]
-
-
-def _units(direction: tuple[float, ...], notes: list[str]) -> tuple[float, ...]:
-    """The direction with length 1, and a note where that is not what the file holds; zero and NaN as they are."""
-    length = math.hypot(*direction)
-    if not (math.isfinite(length) and length) or abs(length - 1) <= UNIT:
-        return direction
-    notes.append("the directions in the file are not of length 1; they are taken for directions alone")
-    return tuple(v / length for v in direction)
 
 
 def _parallel(slices: dict[int, Geometry]) -> list[list[int]]:

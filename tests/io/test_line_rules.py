@@ -115,13 +115,6 @@ def _places(change: Callable[[ismrmrd.Acquisition, int], None], folder: Path) ->
     ]
 
 
-def test_directions_of_another_length_are_directions(tmp_path: Path) -> None:
-    def longer(a: ismrmrd.Acquisition, n: int) -> None:
-        a.read_dir[:], a.phase_dir[:], a.slice_dir[:] = (240, 0, 0), (0, 144, 192), (0, -4.8, 3.6)
-
-    assert _places(longer, tmp_path) == [(True, (3, 24, 16), (15, 10, 7), 6, (0, 0.6, 0.8))]
-
-
 def test_directions_that_a_file_rounds_are_orthonormal_to_the_last_digit(tmp_path: Path) -> None:
     def rounded(a: ismrmrd.Acquisition, n: int) -> None:
         a.read_dir[:], a.phase_dir[:], a.slice_dir[:] = (
