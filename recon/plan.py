@@ -11,12 +11,10 @@ from recon.errors import TooLarge
 
 #: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
 _BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
-#: What a method works in whatever the size of the problem: the weights of a network and the work space of its
-#: convolutions, the transform of non-Cartesian k-space, the adaptive combination (without kernels its tiles; of a
-#: volume they are larger).
-_WORK = {m: 90 * 2**20 for m in ("unrolled", "varnet", "noncartesian")}
-_WORK |= {m: 80 * 2**20 for m in ("combine", "grappa")}
-_SLICE_WORK = {m: 44 * 2**20 for m in ("combine", "grappa")}
+#: MiB that a method works in whatever the size of the problem, a slice or a volume: the weights of a network and the
+#: work space of its convolutions, the transform of non-Cartesian k-space, the adaptive combination (without kernels its
+#: tiles; of a volume they are larger).
+_WORK = {"unrolled": (90, 90), "varnet": (90, 90), "noncartesian": (90, 90), "combine": (44, 80), "grappa": (44, 80)}
 _COMPLEX = 8
 
 #: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak, the maps
@@ -26,9 +24,8 @@ _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
 _COIL_IMAGES = {"combine": 6, "grappa": 8, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
 #: Of a volume of many coils the same, of coil images with the maps: its kernels and its maps go through it in parts.
-#: Measured from 64³ to 128³; what does not grow with the volume comes on top.
+#: Measured from 64³ to 128³; the work space of a slice comes on top.
 _VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 4.9}
-_VOLUME_WORK = {"combine": 44 * 2**20}
 _MANY_COILS, _MAKING_MAPS = 8, 150 * 2**20
 #: Blocks of raw lines at a time: as read, whitened, transformed and cut.
 _RAW_BLOCKS = 4
@@ -144,14 +141,17 @@ def _solving(p: Problem) -> int:
         return _each(p)
     image = math.prod(p.grid) * _COMPLEX
     maps = 0 if p.method == "combine" else 4 * image * p.virtual_coils + _MAKING_MAPS
-    solution = int(image * (_IMAGES[p.method] + _VOLUME[p.method] * p.virtual_coils)) + _VOLUME_WORK.get(p.method, 0)
-    return max(maps, solution)
+    solution = int(image * (_IMAGES[p.method] + _VOLUME[p.method] * p.virtual_coils))
+    return max(maps, solution + _work(p.method, volume=False))
 
 
 def _fixed(p: Problem) -> int:
     """What stays all the time: the program, the result, and what a method works in whatever the size of the problem."""
-    work = _SLICE_WORK.get(p.method, _WORK.get(p.method, 0)) if p.grid[0] == 1 else _WORK.get(p.method, 0)
-    return _base() + p.items * p.voxels * _COMPLEX + work
+    return _base() + p.items * p.voxels * _COMPLEX + _work(p.method, volume=p.grid[0] > 1)
+
+
+def _work(method: str, *, volume: bool) -> int:
+    return _WORK.get(method, (0, 0))[volume] * 2**20
 
 
 def _raw(p: Problem) -> int:
