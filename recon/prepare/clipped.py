@@ -11,7 +11,7 @@ from recon.prepare import sort
 #: Frames that are looked at, and lines of each around the centre of k-space, where samples are largest.
 FRAMES, LINES = 8, 24
 #: Samples at the limit from which on a channel counts, and the share of the limit above which fewer must lie below it.
-LEAST, NEAR = 5, 0.75
+LEAST, NEAR = 3, 0.75
 #: Values that a channel must take for its largest to say anything: of a recording of few bits many are the same.
 VALUES = 128
 
