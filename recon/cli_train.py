@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +62,8 @@ def train(
         state = training.train(
             plan, data, output, device=device, minutes=minutes, resume=resume, workers=workers, report=report
         )
-    if not quiet:
+    # Of several processes under torchrun the first one speaks.
+    if not quiet and os.environ.get("RANK", "0") == "0":
         typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")
-        typer.echo(f"try it with: recon run SCAN --method unrolled --weights {output / plan.name} -o OUT")
+        weights = shlex.quote(str(output / plan.name))
+        typer.echo(f"try it with: recon run SCAN --method unrolled --weights {weights} -o OUT")
