@@ -32,9 +32,9 @@ def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[St
     lines = scan.lines[rows]
     numbers, first = np.unique(lines["slice"], return_index=True)
     notes: list[str] = []
-    placed = len(numbers) == 1 or bool(lines["position"][first].any()) or encoding.encoded_matrix[2] > 1
+    unplaced = _unplaced(lines[first]) if encoding.encoded_matrix[2] == 1 else np.zeros(len(first), np.bool_)
     slices = {
-        int(n): _slice_geometry(lines[i], encoding, int(k), placed, notes)
+        int(n): _slice_geometry(lines[i], encoding, int(k), not bool(unplaced[k]), notes)
         for k, (n, i) in enumerate(zip(numbers, first))
     }
     out = []
@@ -50,6 +50,13 @@ def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[St
     return out
 
 
+def _unplaced(lines: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which slices, of a line each, lie at 0, 0, 0 with all others and have a parallel one among them."""
+    ways = np.concatenate([lines["read_dir"], lines["phase_dir"]], axis=1)
+    same = (np.abs(ways[:, None] - ways[None]) < 1e-3).all(axis=2)
+    return (same.sum(axis=1) > 1) & ~lines["position"].any()
+
+
 def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool, notes: list[str]) -> Geometry:
     """Geometry of one slice, the `index`-th by number; `placed` says whether the file gives slices places."""
     fov, matrix = encoding.recon_fov, encoding.recon_matrix
@@ -61,11 +68,11 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool,
             raise GeometryError("the file gives no directions")
         if not placed:
             raise GeometryError("the file puts all slices at 0, 0, 0")
-        check_directions(read, phase, normal)
-        read, phase, normal = _orthonormal(read, phase, normal)
         if not any(normal):
             normal = tuple(float(v) for v in np.cross(read, phase))
             notes.append("the file gives no slice direction; read × phase is taken")
+        check_directions(read, phase, normal)
+        read, phase, normal = _orthonormal(read, phase, normal)
         geometry = from_centre(line["position"].astype(np.float64), read, phase, normal, fov, matrix)
     except GeometryError as e:
         notes.append(f"the place in the patient is unknown ({e}); the axes are those of the array")

@@ -115,6 +115,23 @@ def _places(change: Callable[[ismrmrd.Acquisition, int], None], folder: Path) ->
     ]
 
 
+def test_a_slice_direction_that_is_missing_is_that_of_read_and_phase(tmp_path: Path) -> None:
+    def silent(a: ismrmrd.Acquisition, n: int) -> None:
+        a.slice_dir[:] = (0, 0, 0)
+
+    assert _places(silent, tmp_path) == [(True, (3, 24, 16), (15, 10, 7), 6, (0, 0.6, 0.8))]
+
+
+def test_planes_through_the_isocentre_keep_their_place(tmp_path: Path) -> None:
+    ways = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+    def plane(a: ismrmrd.Acquisition, n: int) -> None:
+        a.position[:] = (0, 0, 0)
+        a.read_dir[:], a.phase_dir[:], a.slice_dir[:] = ways[n], ways[(n + 1) % 3], ways[(n + 2) % 3]
+
+    assert [(known, shape) for known, shape, *_ in _places(plane, tmp_path)] == [(True, (1, 24, 16))] * 3
+
+
 def test_directions_that_a_file_rounds_are_orthonormal_to_the_last_digit(tmp_path: Path) -> None:
     def rounded(a: ismrmrd.Acquisition, n: int) -> None:
         a.read_dir[:], a.phase_dir[:], a.slice_dir[:] = (
