@@ -54,7 +54,8 @@ def _unplaced(lines: NDArray[np.void]) -> NDArray[np.bool_]:
     """Which slices, of a line each, lie at 0, 0, 0 with all others and have a parallel one among them."""
     ways = np.concatenate([lines["read_dir"], lines["phase_dir"]], axis=1)
     same = (np.abs(ways[:, None] - ways[None]) < 1e-3).all(axis=2)
-    return (same.sum(axis=1) > 1) & ~lines["position"].any()
+    several: NDArray[np.bool_] = same.sum(axis=1) > 1
+    return several if not lines["position"].any() else np.zeros(len(lines), np.bool_)
 
 
 def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool, notes: list[str]) -> Geometry:
