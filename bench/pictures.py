@@ -56,7 +56,7 @@ def chest(path: Path, dose: float = 0.25) -> list[Picture.Image]:
     level = float(np.median(np.abs(noisy - reference)[reference > -300]) * 1.4826)
     cpu = torch.device("cpu")
     found = ct_methods.tuned(noisy, reference, level, ("tv", "nlm"), cpu)
-    ours = ct_methods.networks(["ct-small"], "auto", cpu)
+    ours = ct_methods.networks(["ct-base"], "auto", cpu)
     made = [*(run(noisy) for _, run in found.values()), *(run(noisy).data for run in ours.values())]
     # The body, from −160 to 240 HU, as soft tissue is looked at.
     return [grey(x[0, 50:400, 20:490].astype(np.float64) + 160, 400.0) for x in (noisy, *made, reference)]

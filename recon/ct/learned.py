@@ -23,7 +23,7 @@ from recon.progress import Report
 from recon.recipe import Recipe
 
 #: Networks for CT images that may ship, the best first.
-PREFERRED = ("ct-small", "ct-base")
+PREFERRED = ("ct-base", "ct-small")
 
 #: What was measured of one slice: rays of unit noise, and A on attenuation relative to water.
 Rays = Callable[[int], Measurement]
