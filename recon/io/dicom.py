@@ -76,16 +76,21 @@ def write_dicom_file(
     derived: bool = False,
 ) -> list[Path]:
     """Write an image of one slice as one DICOM file. Raises ReconError for any that needs several files."""
+    check_file(image, path, parts)
+    (dataset,) = datasets(image, parts=parts, series_number=series_number, derived=derived)
+    with atomic_file(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+    return [path]
+
+
+def check_file(image: Image, path: Path, parts: Sequence[Part]) -> None:
+    """Raise ReconError unless the parts of an image are one slice, which one DICOM file can hold."""
     slices = len(parts) * math.prod(image.data.shape[:-2])
     if slices != 1:
         raise ReconError(
             f"{path.name} can hold one slice, and the image has {slices}; write the series into a folder: --output "
             f"{path.stem}/"
         )
-    (dataset,) = datasets(image, parts=parts, series_number=series_number, derived=derived)
-    with atomic_file(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    return [path]
 
 
 def datasets(

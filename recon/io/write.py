@@ -104,9 +104,16 @@ def write(
     check(image)
     if not parts:
         raise ReconError("no part of the image was asked for; use magnitude, phase, real or imag")
+    kinds = [kind(item) for item in paths]
+    if "dicom" in kinds:
+        from recon.io.dicom import check_file
+
+        # Before the first output is there.
+        for item in (p for p, found in zip(paths, kinds) if found == "dicom"):
+            check_file(image, Path(item), parts)
     written: list[Path] = []
-    for item in paths:
-        path, found = Path(item), kind(item)
+    for item, found in zip(paths, kinds):
+        path = Path(item)
         if found == "nifti":
             from recon.io.nifti import write_nifti
 

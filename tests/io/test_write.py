@@ -324,3 +324,9 @@ def test_writing_does_not_wait(tmp_path: Path) -> None:
     start = time.monotonic()
     write(picture((40, 64, 64)), [tmp_path / "s"])
     assert time.monotonic() - start < 5
+
+
+def test_no_output_is_written_where_one_of_them_cannot_hold_the_image(tmp_path: Path) -> None:
+    with pytest.raises(ReconError, match=r"late\.dcm can hold one slice, and the image has 3"):
+        write(picture(), [tmp_path / "early.nii.gz", tmp_path / "late.dcm"])
+    assert list(tmp_path.iterdir()) == []
