@@ -124,14 +124,20 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             if job.hand:
                 told = trust.summary(made.evidence[i : i + 1])
                 doubts = trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
-                job.hand(key, made.images[i], {**how, "device": str(reached.device), "trust": told}, [*notes, *doubts])
+                about = {**how, "device": _devices(job, reached), "trust": told}
+                job.hand(key, made.images[i], about, [*notes, *doubts])
         report("reconstruct", keys.index(batch[-1]) + 1, len(keys))
     told = trust.summary(evidence)
     if told and spread is not None:
         told["calibration"] = methods.calibration(job.recipe.solve.weights)
-    how["device"] = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
+    how["device"] = _devices(job, reached)
     notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
     return out, {**how, "uncertainty": spread, "trust": told}, notes
+
+
+def _devices(job: Job, reached: Pace) -> str:
+    """Where the work began, and where it went on after a GPU ran out of memory."""
+    return ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
 
 
 def _finished(

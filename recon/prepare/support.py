@@ -135,7 +135,8 @@ def _power(scan: RawScan, rows: NDArray[np.intp], nx: int, matrix: NDArray[np.co
     power, there = np.zeros((len(rows), nx)), np.zeros((len(rows), nx))
     for n in np.unique(lines["number_of_samples"]):
         at = np.nonzero(lines["number_of_samples"] == n)[0]
-        white = matrix[:, live] @ scan.samples.read(rows[at])[:, live]
+        with np.errstate(invalid="ignore"):  # samples that are no numbers count for nothing here and are refused later
+            white = matrix[:, live] @ scan.samples.read(rows[at])[:, live]
         square = np.nan_to_num((white.real**2 + white.imag**2).mean(1, dtype=np.float64) / 2, nan=0.0, posinf=0.0)
         for i, line, one in zip(at, lines[at], square):
             column = _columns(line, nx)

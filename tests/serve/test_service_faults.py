@@ -24,7 +24,6 @@ from recon.nets import weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.pipeline import reconstruct
 from recon.serve import audit as auditing
-from recon.serve import worker
 from recon.serve.audit import Audit
 from tests.command import recon, refused
 from tests.serve import scanner
@@ -255,7 +254,7 @@ def test_f44_a_crash_leaves_the_scanners_images_as_they_are(
     def crash(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("the engine has a bug, and Zzyzx's name is in its message")
 
-    monkeypatch.setattr(worker, "images", crash)
+    monkeypatch.setattr("recon.pipeline.reconstruct", crash)
     own = np.arange(24).reshape(1, 2, 3, 4)
     messages = session(full)
     messages.insert(2, scanner.picture(own))
