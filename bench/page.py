@@ -37,6 +37,12 @@ ON_GPU = (
 )
 
 
+def _days(records: Sequence[Mapping[str, Any]]) -> str:
+    """The days of records as words: "a", "a and b", "a, b and c"."""
+    *first, last = sorted({str(r["date"]) for r in records})
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def seconds(s: float | None) -> str:
     """A time with two figures or three."""
     if s is None:
@@ -130,7 +136,7 @@ def growth_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     from sweep import SWEPT, worst
 
-    first, days = records[0], " and ".join(sorted({r["date"] for r in records}))
+    first, days = records[0], _days(records)
     lines = [
         "## How time grows",
         "",
@@ -175,7 +181,7 @@ def page(
     first = records[0]
     versions = {k: v for r in records for k, v in r["versions"].items()}
     # A shared machine is not as quick on every day: the ratios are what can be compared.
-    days = " and ".join(sorted({r["date"] for r in records}))
+    days = _days(records)
     counts = sorted({r["repeats"] for r in records})
     runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     ended = (
