@@ -16,7 +16,7 @@ from recon import pace as paces
 from recon import plan as planning
 from recon.calibration import Calibrated, calibrated, calibrating_rows, maps_of
 from recon.data import Measurement, ReconError
-from recon.job import Job
+from recon.job import Job, devices
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.pace import Pace
@@ -124,20 +124,15 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             if job.hand:
                 told = trust.summary(made.evidence[i : i + 1])
                 doubts = trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
-                about = {**how, "device": _devices(job, reached), "trust": told}
+                about = {**how, "device": devices(job.device, reached.device), "trust": told}
                 job.hand(key, made.images[i], about, [*notes, *doubts])
         report("reconstruct", keys.index(batch[-1]) + 1, len(keys))
     told = trust.summary(evidence)
     if told and spread is not None:
         told["calibration"] = methods.calibration(job.recipe.solve.weights)
-    how["device"] = _devices(job, reached)
+    how["device"] = devices(job.device, reached.device)
     notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
     return out, {**how, "uncertainty": spread, "trust": told}, notes
-
-
-def _devices(job: Job, reached: Pace) -> str:
-    """Where the work began, and where it went on after a GPU ran out of memory."""
-    return ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
 
 
 def _finished(

@@ -54,6 +54,15 @@ class Job:
     gain: float = 1.0
 
 
+#: Stands between the devices that an image was made on, one after the other.
+_THEN = ", then "
+
+
+def devices(*names: object) -> str:
+    """The devices that an image was made on, in their order, each once; a name may be such a list itself."""
+    return _THEN.join(dict.fromkeys(one for name in names for one in str(name).split(_THEN)))
+
+
 def provenance(recipe: Recipe, device: torch.device, started: datetime) -> dict[str, Any]:
     """What every image says of how it was made, whatever the scan."""
     return {

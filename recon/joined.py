@@ -9,7 +9,7 @@ import numpy as np
 
 from recon import trust
 from recon.data import Image, RawScan, ReconError
-from recon.job import Job
+from recon.job import Job, devices
 from recon.pipeline import Solved, described_image, place, prepare
 from recon.recipe import Recipe
 
@@ -54,5 +54,5 @@ def _solved(job: Job, frames: Mapping[Key, Solved]) -> Solved:
         notes += [note for note in part.notes if note not in alone]
     told = trust.together([part.how.get("trust", {}) for part in parts])
     notes += trust.not_trusted(told, instead, job.recipe.trust.fallback)
-    devices = dict.fromkeys(name for part in parts for name in part.how["device"].split(", then "))
-    return Solved(data, {**first, "uncertainty": spread, "trust": told, "device": ", then ".join(devices)}, notes)
+    device = devices(*(part.how["device"] for part in parts))
+    return Solved(data, {**first, "uncertainty": spread, "trust": told, "device": device}, notes)

@@ -17,7 +17,7 @@ from recon import methods
 from recon import pace as paces
 from recon import plan as planning
 from recon.data import DataError, Measurement, ReconError
-from recon.job import Job
+from recon.job import Job, devices
 from recon.operators import Coils, Weight, fft, ifft
 from recon.operators.nufft import Nufft
 from recon.pace import Pace
@@ -75,7 +75,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 def _how(job: Job, choice: methods.Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:
     """How images were made of which shares of their grids were sampled."""
     sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
-    device = ", then ".join(dict.fromkeys((str(job.device), str(reached.device))))
+    device = devices(job.device, reached.device)
     return {"method": choice.method, "why": choice.why, "sampling": sampling, "device": device}
 
 
