@@ -138,29 +138,6 @@ def test_elements_that_speak_of_the_old_pixels_do_not_stay(tmp_path: Path) -> No
     assert d.LossyImageCompression == "01"
 
 
-def test_several_series_in_one_folder_are_told_apart(tmp_path: Path) -> None:
-    other = ct_files.body((3, 40, 48), seed=5)
-    ct_files.write(tmp_path / "in", HU, number=4)
-    ct_files.write(tmp_path / "in/below", other, series="other", number=2)
-    scan = read(tmp_path / "in")
-    assert [s.label for s in scan.series] == ["series 2", "series 4"]
-    assert [len(s.source) for s in scan.series] == [3, 4]
-    assert np.array_equal(recon.reconstruct(scan, KEEP, stack=1).data, HU)
-
-
-def test_localizers_and_other_objects_are_left_out_and_counted(tmp_path: Path) -> None:
-    ct_files.write(tmp_path / "in", HU)
-
-    def scout(d: pydicom.Dataset, k: int) -> None:
-        d.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-
-    ct_files.write(tmp_path / "in", HU[:1], series="scout", change=scout)
-    (tmp_path / "in/readme.txt").write_text("not DICOM")
-    scan = read(tmp_path / "in")
-    assert len(scan.series) == 1
-    assert scan.notes == ("left out: 1 localizers",)
-
-
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_compressed_series_are_read(syntax: str, tmp_path: Path) -> None:
     def change(d: pydicom.Dataset, k: int) -> None:
@@ -361,50 +338,6 @@ def test_uids_follow_from_what_was_done(tmp_path: Path) -> None:
     assert uids[0] == uids[1] != uids[2]
     assert generate_uid() not in uids
     assert ct_dicom.is_dicom(first)
-
-
-def test_a_dose_report_stored_as_ct_image_is_left_out_and_counted(tmp_path: Path) -> None:
-    def page(d: pydicom.Dataset, k: int) -> None:
-        _without("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope")(d, k)
-        d.ImageType = ["DERIVED", "SECONDARY", "SCREEN SAVE"]
-
-    ct_files.write(tmp_path / "in", HU)
-    ct_files.write(tmp_path / "in", HU[:1], series="report", number=999, change=page)
-    scan = read(tmp_path / "in")
-    assert [len(s.source) for s in scan.series] == [4]
-    assert scan.notes == ("left out: 1 pages of a report",)
-    ct_files.write(tmp_path / "alone", HU[:1], series="report", number=999, change=page)
-    with pytest.raises(DataError, match=r"series 999, instance 1, lacks .* no image with a place"):
-        read(tmp_path / "alone")
-
-
-KINDS = ["AcquisitionNumber", "ConvolutionKernel", "KVP", "TemporalPositionIdentifier", "AcquisitionTime"]
-
-
-@pytest.mark.parametrize("keyword", KINDS)
-def test_passes_and_kernels_that_were_stored_under_one_uid_are_told_apart(keyword: str, tmp_path: Path) -> None:
-    def second(d: pydicom.Dataset, k: int) -> None:
-        setattr(d, keyword, "101112" if keyword == "AcquisitionTime" else "2")
-        d.SOPInstanceUID = generate_uid(entropy_srcs=["second", str(k)])
-
-    ct_files.write(tmp_path / "in/a", HU)
-    ct_files.write(tmp_path / "in/b", HU + 5, change=second)
-    scan = read(tmp_path / "in")
-    found = {float(s.voxels.read(0, 4).max()) for s in scan.series}
-    assert found == {HU.max(), HU.max() + 5}
-    outs = [recon.write(recon.reconstruct(scan, KEEP, stack=n), [tmp_path / f"out{n}"])[0] for n in (0, 1)]
-    assert len({pydicom.dcmread(p).SeriesInstanceUID for p in outs}) == 2
-
-
-def test_times_of_single_slices_tell_no_volumes_apart(tmp_path: Path) -> None:
-    def timed(d: pydicom.Dataset, k: int, first: int) -> None:
-        d.AcquisitionTime = f"1010{first + k:02d}"
-        d.SOPInstanceUID = generate_uid(entropy_srcs=[str(first), str(k)])
-
-    ct_files.write(tmp_path / "in/a", HU, change=lambda d, k: timed(d, k, 0))
-    ct_files.write(tmp_path / "in/b", HU + 5, change=lambda d, k: timed(d, k, 4))
-    with pytest.raises(DataError, match="slices twice at one place"):
-        read(tmp_path / "in")
 
 
 def test_a_dark_streak_does_not_hide_the_filling_outside_of_the_circle() -> None:
