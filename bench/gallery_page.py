@@ -18,6 +18,7 @@ from accuracy_page import table
 from gallery import METHODS, bad, grouped, learned, record, worse
 from gallery_cases import CASES
 from numpy.typing import NDArray
+from page import days
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 from records import Record, stored
@@ -177,8 +178,7 @@ def main() -> None:
     if options.sheet:
         sheet(worst(scans, options.rows), options.data / "validation", options.sheet)
         shown = os.path.relpath(options.sheet, options.page.parent)
-    date = max((str(r.get("date", "")) for r in found), default="")
-    options.page.write_text(page(scans, {"date": date}, shown), encoding="utf-8")
+    options.page.write_text(page(scans, {"date": days(found)}, shown), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ ON_GPU = (
 )
 
 
-def _days(records: Sequence[Mapping[str, Any]]) -> str:
+def days(records: Sequence[Mapping[str, Any]]) -> str:
     """The days of records as words: "a", "a and b", "a, b and c"."""
     *first, last = sorted({str(r["date"]) for r in records})
     return f"{', '.join(first)} and {last}" if first else last
@@ -136,11 +136,11 @@ def growth_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     from sweep import SWEPT, worst
 
-    first, days = records[0], _days(records)
+    first, when = records[0], days(records)
     lines = [
         "## How time grows",
         "",
-        f"Measured on {days} by `python bench/sweep.py`, {first['machine']}, {first['threads']} threads, medians of "
+        f"Measured on {when} by `python bench/sweep.py`, {first['machine']}, {first['threads']} threads, medians of "
         f"{first['repeats']} runs, beside the peers that are fastest somewhere. Sides are even, odd and prime, coils "
         "1 to 64, ours at some of them alone; strided data have their axes in reversed order in memory. The ratio is "
         "the fastest equally accurate peer's time over ours, the least and the most; “worst” is the largest time per "
@@ -181,7 +181,7 @@ def page(
     first = records[0]
     versions = {k: v for r in records for k, v in r["versions"].items()}
     # A shared machine is not as quick on every day: the ratios are what can be compared.
-    days = _days(records)
+    when = days(records)
     counts = sorted({r["repeats"] for r in records})
     runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     ended = (
@@ -190,7 +190,7 @@ def page(
     lines = [
         "# Performance",
         "",
-        f"Measured on {days}, {first['machine']}, {first['threads']} threads, medians of {runs} "
+        f"Measured on {when}, {first['machine']}, {first['threads']} threads, medians of {runs} "
         "runs after a warm-up, everybody in a process of its own with the same data. The ratio is the fastest equally "
         "accurate peer's time over ours; “loop” is a plain torch loop, which never counts as the fastest peer, and "
         f"peers with a star are too inaccurate to count. "
