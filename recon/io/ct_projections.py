@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import CTProjections, DataError
+from recon.io import hdf5
 from recon.io.atomic import atomic_file
 
 #: What the root's attribute `format` says.
@@ -29,16 +30,8 @@ def is_projections(file: Any) -> bool:
 
 def read(path: Path) -> CTProjections:
     """The projections in a file; raises DataError, naming the entry, for one that is missing or makes no scan."""
-    try:
-        with h5py.File(path, "r") as file:
-            return _checked(_read(file, path), path)
-    except DataError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(
-            f"{path.name} cannot be read as CT projections ({type(error).__name__}): it is cut short or damaged; copy "
-            "it again"
-        ) from None
+    with hdf5.opened(path) as file:
+        return _checked(_read(file, path), path)
 
 
 def write(scan: CTProjections, path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import LINE, DataError, Encoding, Header, Limit, RawScan
-from recon.io import mrd_header
+from recon.io import hdf5, mrd_header
 from recon.io.arrays import array_encoding
 
 #: Readout rows looked at to see whether a column was measured; a measured readout has noise in every one of them.
@@ -37,11 +37,11 @@ class Slices:
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
         rows = np.asarray(rows, dtype=np.intp)
         out = np.empty((len(rows), self.channels, self.samples), np.complex64)
-        with _open(self.path) as file:
+        with hdf5.opened(self.path) as file:
             data = file["kspace"]
             for s in np.unique(self.slice[rows]):
                 here = np.nonzero(self.slice[rows] == s)[0]
-                part = _slice(data, int(s), self.path.name)
+                part = _slice(data, int(s))
                 out[here] = part[:, :, self.column[rows[here]]].transpose(2, 0, 1)
         if not np.isfinite(out).all():
             raise DataError(f"{self.path.name} holds NaN or infinite samples in its kspace; copy the file again")
@@ -62,13 +62,11 @@ def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -
     Source: Zbontar et al., arXiv:1811.08839.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"there is no file {path.name}; check the path")
-    with _open(path) as file:
+    with hdf5.opened(path) as file:
         kspace = _kspace(file, path.name)
         rows, columns = kspace.shape[-2:]
         channels = 1 if kspace.ndim == 3 else kspace.shape[1]
-        measured = _measured(kspace, path.name)
+        measured = _measured(kspace)
         measured &= _mask(file, columns, path.name)
         header, encoding, first, notes = _header(file, rows, columns, voxel)
     if not measured.any():
@@ -87,15 +85,6 @@ def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -
     return RawScan(lines, Slices(path, s, column, channels, rows), (encoding,), header, "fastmri", notes)
 
 
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError:
-        raise DataError(
-            f"{path.name} cannot be opened as HDF5: it is cut short or another format; copy it again or check its name"
-        ) from None
-
-
 def _kspace(file: h5py.File, name: str) -> h5py.Dataset:
     data = file.get("kspace")
     if not isinstance(data, h5py.Dataset):
@@ -111,20 +100,17 @@ def _kspace(file: h5py.File, name: str) -> h5py.Dataset:
     return data
 
 
-def _slice(data: h5py.Dataset, s: int, name: str, rows: slice = slice(None)) -> NDArray[np.complex64]:
+def _slice(data: h5py.Dataset, s: int, rows: slice = slice(None)) -> NDArray[np.complex64]:
     """Rows of one slice as (coil, row, column)."""
-    try:
-        part = np.asarray(data[s, ..., rows, :], dtype=np.complex64)
-    except OSError:
-        raise DataError(f"slice {s} of kspace in {name} cannot be read: the file is damaged; copy it again") from None
+    part = np.asarray(data[s, ..., rows, :], dtype=np.complex64)
     return part if part.ndim == 3 else part[None]
 
 
-def _measured(kspace: h5py.Dataset, name: str) -> NDArray[np.bool_]:
+def _measured(kspace: h5py.Dataset) -> NDArray[np.bool_]:
     """(slice, column): whether any coil has a signal in the readout's middle rows."""
     middle = kspace.shape[-2] // 2
     rows = slice(max(0, middle - _PROBE // 2), middle + _PROBE // 2)
-    return np.array([(_slice(kspace, s, name, rows) != 0).any(axis=(0, 1)) for s in range(kspace.shape[0])])
+    return np.array([(_slice(kspace, s, rows) != 0).any(axis=(0, 1)) for s in range(kspace.shape[0])])
 
 
 def _mask(file: h5py.File, columns: int, name: str) -> NDArray[np.bool_]:

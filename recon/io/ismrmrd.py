@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import LINE, DataError, Encoding, Header, RawScan, Samples
-from recon.io import line_rules, mrd_header
+from recon.data import LINE, DataError, RawScan
+from recon.io import hdf5, mrd_header
 from recon.io.atomic import atomic_file
+from recon.io.mrd_lines import HEAD, IDX, assemble, heads, line_table
 
 #: Bytes of records or samples that are handled at once.
 _BLOCK = 64 * 2**20
-
-_IDX = (
-    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
-    "segment", "user",
-)  # fmt: skip
-
-#: The acquisition header of MRD version 1, 340 bytes, in its order.
-HEAD = np.dtype(
-    [
-        ("version", "<u2"), ("flags", "<u8"), ("measurement_uid", "<u4"), ("scan_counter", "<u4"),
-        ("acquisition_time_stamp", "<u4"), ("physiology_time_stamp", "<u4", (3,)), ("number_of_samples", "<u2"),
-        ("available_channels", "<u2"), ("active_channels", "<u2"), ("channel_mask", "<u8", (16,)),
-        ("discard_pre", "<u2"), ("discard_post", "<u2"), ("center_sample", "<u2"), ("encoding_space_ref", "<u2"),
-        ("trajectory_dimensions", "<u2"), ("sample_time_us", "<f4"), ("position", "<f4", (3,)),
-        ("read_dir", "<f4", (3,)), ("phase_dir", "<f4", (3,)), ("slice_dir", "<f4", (3,)),
-        ("patient_table_position", "<f4", (3,)), ("idx", np.dtype([(n, LINE[n]) for n in _IDX])),
-        ("user_int", "<i4", (8,)), ("user_float", "<f4", (8,)),
-    ]
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +60,7 @@ class FileSamples:
         if not len(rows) or not length:
             return np.zeros((len(rows), length), np.float32)
         places, back = np.unique(self.records[rows], return_inverse=True)
-        with open_hdf5(self.path) as file:
+        with hdf5.opened(self.path) as file:
             if _stamp(self.path) != self.stamp:
                 raise DataError(f"{self.path.name} has changed since it was opened; read it again")
             data = _group(file, self.dataset, self.path)["data"]
@@ -100,7 +82,7 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
     that are cut short, hold no header or no lines, or whose records do not have the size that their headers state.
     """
     path = Path(path)
-    with open_hdf5(path) as file:
+    with hdf5.opened(path) as file:
         group = _group(file, dataset, path)
         xml, data = _xml(group, path), _data(group, path)
         lines = _lines(data, path)
@@ -116,50 +98,11 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
     return assemble(lines, mrd_header.parse(xml), waveforms, samples)
 
 
-def assemble(
-    lines: NDArray[np.void],
-    parsed: tuple[Header, tuple[Encoding, ...], tuple[str, ...]],
-    waveforms: int,
-    samples: Callable[[NDArray[np.bool_]], Samples],
-) -> RawScan:
-    """The scan of lines that a file or a stream holds, of what `mrd_header.parse` returns, and of waveforms counted.
-
-    `samples` gives access to the samples of the lines that are kept, bool (line,). `lines` may be changed: a
-    sample_time_us that is none becomes 0. Raises DataError as `line_rules.check` does.
-    """
-    header, encodings, found = parsed
-    notes = [*found]
-    if waveforms:
-        notes.append(f"{waveforms} waveforms (ECG, respiration, …) are not used")
-    odd = ~(np.isfinite(lines["sample_time_us"]) & (lines["sample_time_us"] >= 0))
-    if odd.any():
-        lines["sample_time_us"][odd] = 0
-        notes.append(f"{int(odd.sum())} of {len(lines)} lines state no possible sample_time_us; it is taken as unknown")
-    if (lines["trajectory_dimensions"] > 1).any():
-        encodings, found = line_rules.off_grid(lines, encodings, samples(np.ones(len(lines), np.bool_)).trajectory)
-        notes += found
-    encodings, wider = line_rules.oversampled(lines, encodings)
-    encodings, filled = line_rules.complete_limits(lines, encodings)
-    keep, broken, rejected = line_rules.check(lines, encodings)
-    said = (*notes, *wider, *filled, *broken)
-    return RawScan(lines[keep], samples(keep), encodings, header, "ismrmrd", said, rejected)
-
-
-def line_table(heads: NDArray[np.void]) -> NDArray[np.void]:
-    """The table of LINE that acquisition headers (of HEAD, or of a file's like it) give."""
-    out = np.zeros(len(heads), LINE)
-    for name in LINE.names or ():
-        out[name] = heads["idx"][name] if name in _IDX else heads[name]
-    return out
-
-
 def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
     """Write a scan as an ISMRMRD file that any reader of the format opens; it appears whole or not at all.
 
     Samples pass through in blocks. Raises ReconError where the file cannot be written.
     """
-    import h5py
-
     record = np.dtype([("head", HEAD), ("traj", h5py.vlen_dtype("<f4")), ("data", h5py.vlen_dtype("<f4"))])
     n = len(scan.lines)
     with atomic_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
@@ -191,56 +134,12 @@ def _pack(scan: RawScan, rows: NDArray[np.intp], record: np.dtype[Any]) -> NDArr
     return out
 
 
-def heads(lines: NDArray[np.void], numbers: NDArray[np.intp]) -> NDArray[np.void]:
-    """The acquisition headers (HEAD) of lines (LINE), with their scan counters `numbers`."""
-    head = np.zeros(len(lines), HEAD)
-    for name in LINE.names or ():
-        (head["idx"] if name in _IDX else head)[name] = lines[name]
-    head["version"] = 1
-    head["scan_counter"] = numbers
-    head["available_channels"] = lines["active_channels"]
-    for channel in range(int(lines["active_channels"].max(initial=0))):
-        word, bit = divmod(channel, 64)
-        if word < 16:
-            head["channel_mask"][lines["active_channels"] > channel, word] |= np.uint64(1 << bit)
-    return head
-
-
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[Any]:
-    """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence of a DataError."""
-    import h5py
-
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; check the name")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except PermissionError:
-        raise DataError(f"{path.name} cannot be opened: reading it is not permitted; ask its owner") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path.name} {_reason(path, error)}") from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    text = str(error)
-    if "unable to lock" in text or "already open for write" in text:
-        return "is being written by another program; read it when that has ended"
-    if "signature not found" in text:
-        return "is no HDF5 file; ISMRMRD files are, so that it may be of another format or empty"
-    if "truncated" in text:
-        return "is cut short: it holds less than it says; copy it again from where it was made"
-    return f"cannot be read as HDF5: it is damaged or cut short ({path.stat().st_size} bytes); copy it again"
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     state = os.stat(path)
     return state.st_size, state.st_mtime_ns
 
 
 def _group(file: Any, dataset: str | None, path: Path) -> Any:
-    import h5py
-
     groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
     if dataset is not None:
         item = file.get(dataset)
@@ -263,7 +162,7 @@ def _xml(group: Any, path: Path) -> bytes:
     item = group.get("xml")
     if item is None or not getattr(item, "size", 0) or item.dtype.itemsize > mrd_header.MAX_BYTES:
         raise DataError(f"{path.name} has no XML header ({group.name}/xml); write it into the file")
-    value = np.asarray(item[()]).reshape(-1)[0]
+    value = item[(0,) * item.ndim]
     return value.encode() if isinstance(value, str) else bytes(value)
 
 
@@ -275,8 +174,8 @@ def _data(group: Any, path: Path) -> Any:
     if item.ndim != 1 or "head" not in names or "data" not in names:
         raise DataError(f"{group.name}/data of {path.name} is no list of acquisitions; write it in ISMRMRD's layout")
     head = item.dtype["head"].names or ()
-    missing = [n for n in LINE.names or () if n not in (*head, *_IDX)] + [
-        n for n in _IDX if "idx" not in head or n not in (item.dtype["head"]["idx"].names or ())
+    missing = [n for n in LINE.names or () if n not in (*head, *IDX)] + [
+        n for n in IDX if "idx" not in head or n not in (item.dtype["head"]["idx"].names or ())
     ]
     if missing:
         raise DataError(f"the acquisition headers of {path.name} lack {', '.join(missing[:4])}; write them anew")
@@ -290,7 +189,9 @@ def _data(group: Any, path: Path) -> Any:
 def _lines(data: Any, path: Path) -> NDArray[np.void]:
     """Headers of all lines, read block by block; the sizes of the records are compared with them on the way."""
     n = data.shape[0]
-    if data.id.get_create_plist().get_nfilters() == 0 and data.id.get_storage_size() < n * data.dtype.itemsize:
+    plain = data.id.get_create_plist().get_nfilters() == 0
+    # One sample takes 8 bytes, and what belongs to a line of any length is never packed.
+    if n > path.stat().st_size // 8 or (plain and data.id.get_storage_size() < n * data.dtype.itemsize):
         raise DataError(f"{path.name} states {n} lines but stores fewer; copy it again")
     out = np.zeros(n, LINE)
     for start, head, lengths in _heads(data):
@@ -372,8 +273,6 @@ def _with_lengths(data: Any) -> np.dtype[Any] | None:
 
 def _records(data: Any, field: str, places: NDArray[np.intp], length: int) -> list[NDArray[np.float32]]:
     """The named field of some records (ascending), each checked to have `length` numbers."""
-    import h5py
-
     if field not in data.dtype.names:
         raise DataError(f"the records have no member {field}; write the file anew")
     step = int(places[1] - places[0]) if len(places) > 1 else 1

@@ -101,7 +101,7 @@ def read_back(path: str | Path) -> dict[str, Any]:
     try:
         text = reader(path)
         content = json.loads(text) if text else None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise ReconError(
             f"{path} cannot be read as {path.suffix}: {type(error).__name__}; is the file whole?"
         ) from error
@@ -137,22 +137,27 @@ def _json(path: Path) -> str | None:
 def _png(path: Path) -> str | None:
     from PIL import Image as Picture
 
-    with Picture.open(path) as picture:
+    with Picture.open(path, formats=["PNG"]) as picture:
         text = picture.info.get(KEY)
         return None if text is None else str(text)
 
 
 def _mrd(path: Path) -> str | None:
-    import h5py
-    from defusedxml.ElementTree import fromstring
+    from defusedxml.ElementTree import ParseError, fromstring
 
-    with h5py.File(path, "r") as file:
+    from recon.io import hdf5
+
+    with hdf5.opened(path) as file:
         group = file["dataset"]
         series = sorted(name for name in group if name.startswith("image_"))
         if not series:  # raw data, or images of another engine
             return None
         text = group[series[0]]["attributes"][0]
-    for meta in fromstring(text if isinstance(text, bytes) else text.encode()).iter("meta"):
+    try:
+        root = fromstring(text if isinstance(text, bytes) else text.encode(), forbid_dtd=True)
+    except ParseError as error:
+        raise ValueError from error
+    for meta in root.iter("meta"):
         if meta.findtext("name") == KEY:
             return meta.findtext("value")
     return None

@@ -157,11 +157,10 @@ def _holds_arrays(path: Path) -> bool:
 
 def _hdf5(path: Path) -> str:
     """Which of the HDF5 formats the file is, by the names it holds."""
-    from recon.io.ismrmrd import open_hdf5
+    from recon.io import hdf5
+    from recon.io.ct_projections import is_projections
 
-    with open_hdf5(path) as file:
-        from recon.io.ct_projections import is_projections
-
+    with hdf5.opened(path) as file:
         if is_projections(file):
             return "projections"
         names = {name: set(file[name]) if hasattr(file[name], "keys") else None for name in file}

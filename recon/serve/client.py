@@ -13,8 +13,8 @@ import numpy as np
 
 from recon.data import RawScan, ReconError
 from recon.io import mrd_header
-from recon.io.ismrmrd import heads
 from recon.io.mrd_image import ImageMessage
+from recon.io.mrd_lines import heads
 from recon.serve import wire, words
 from recon.serve.streams import Incoming
 

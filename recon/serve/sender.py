@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Image, RawScan
-from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import ImageMessage, messages
+from recon.io.mrd_lines import HEAD
 from recon.recipe import Recipe
 from recon.serve import early, memory, wire
 from recon.serve.control import Speaking

@@ -14,8 +14,8 @@ import numpy as np
 from recon import __version__
 from recon.data import NOT_IMAGE, Encoding, Flag, Header, flag_bits
 from recon.io import mrd_header
-from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import ImageMessage
+from recon.io.mrd_lines import HEAD
 from recon.recipe import Recipe
 from recon.serve import parameters, wire, words
 from recon.serve.aside import Aside

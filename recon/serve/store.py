@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import DataError, Encoding, Header, RawScan
-from recon.io.ismrmrd import HEAD, assemble, line_table
+from recon.io.mrd_lines import HEAD, assemble, line_table
 from recon.serve.wire import Acquisition
 
 
@@ -53,7 +53,7 @@ def scan(
 ) -> RawScan:
     """The scan that lines make, all of them or only `rows`; the same as a file that holds them.
 
-    Raises DataError as `recon.io.ismrmrd.assemble` does, and where there are no lines.
+    Raises DataError as `recon.io.mrd_lines.assemble` does, and where there are no lines.
     """
     rows = np.arange(len(lines)) if rows is None else rows
     if not len(rows):

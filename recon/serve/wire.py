@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding, ReconError
-from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import IMAGE_HEADER, ImageMessage
+from recon.io.mrd_lines import HEAD
 from recon.serve.words import (
     ACQUISITION,
     CLOSE,

@@ -207,10 +207,10 @@ def _no_lines(path: Path) -> None:
         file.create_dataset("dataset/data", (0,), ismrmrd.hdf5.acquisition_dtype, maxshape=(None,), chunks=(1,))
 
 
-def _unwritten(path: Path) -> None:
+def _unwritten(path: Path, lines: int = 1000) -> None:
     _delete(path, "dataset/data")
     with h5py.File(path, "r+") as file:
-        file.create_dataset("dataset/data", (10**9,), ismrmrd.hdf5.acquisition_dtype, maxshape=(None,), chunks=(1,))
+        file.create_dataset("dataset/data", (lines,), ismrmrd.hdf5.acquisition_dtype, maxshape=(None,), chunks=(1,))
 
 
 def _wrong_size(path: Path) -> None:
@@ -238,6 +238,7 @@ BROKEN = {
     "no group": (lambda p: _delete(p, "dataset"), "none of its groups"),
     "no lines": (_no_lines, "no lines"),
     "lines stated, none stored": (_unwritten, "stores none"),
+    "more lines stated than fit": (lambda p: _unwritten(p, 10**9), "more than its .* bytes can hold"),
     "another number of samples": (_wrong_size, "line 5 has 128 numbers in data, where 124 are expected"),
     "34 GB in one line": (_huge, "another number of samples"),
 }

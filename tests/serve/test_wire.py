@@ -12,8 +12,8 @@ import pytest
 
 from recon import simulation
 from recon.data import Encoding, ReconError
-from recon.io.ismrmrd import HEAD
 from recon.io.mrd_image import IMAGE_HEADER, ImageMessage
+from recon.io.mrd_lines import HEAD
 from recon.serve import wire, words
 from tests.serve import scanner
 
