@@ -25,7 +25,7 @@ from recon.prepare.complete import complete
 from recon.prepare.finish import finer, finish
 from recon.prepare.gauge import interpolated
 from recon.prepare.hybrid import Lines, Slab
-from recon.prepare.sampling import sampling
+from recon.prepare.sampling import Sampling, sampling
 from recon.prepare.sensitivities import combine, first_coil
 from recon.prepare.walsh import walsh
 from recon.progress import Report
@@ -66,14 +66,8 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     found = sampling(acquired[0, 0] > 0)
-    if job.solver:
-        choice = measured.choice(job)
-    else:
-        network = methods.offered(job.recipe, job.whitening.source)
-        choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
+    choice = _choice(job, found)
     lines = _lines(job, choice.method)
-    if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
-        raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
     top = max(int(c.max()) for c in acquired.values())
     choice, problem, plan = _planned(job, lines, choice, acquired)
 
@@ -84,9 +78,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     evidence: list[Evidence] = []
     notes = methods.cautions(choice.method, job.recipe.solve, volume=lines.shape[0] > 1)
     calibrating = {key: calibrating_rows(job, job.frames[key], acquired[key]) for key in keys}
-    if any(np.isin(job.frames[key].rows, rows).all() and len(rows) > len(job.frames[key].rows)
-           for key, rows in calibrating.items()):  # fmt: skip
-        notes.append("no frame holds ACS lines: coils are calibrated by the mean over repetitions and phases")
+    notes += _shared(job, calibrating)
     last: tuple[Pace, NDArray[np.intp], Calibrated] | None = None
 
     def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
@@ -133,6 +125,27 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     how["device"] = devices(job.device, reached.device)
     notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
     return out, {**how, "uncertainty": spread, "trust": told}, notes
+
+
+def _choice(job: Job, found: Sampling) -> methods.Choice:
+    """The method for what was sampled; raises ReconError where replicas are asked of one that makes none."""
+    if job.solver:
+        choice = measured.choice(job)
+    else:
+        network = methods.offered(job.recipe, job.whitening.source)
+        choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
+    if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
+        raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
+    return choice
+
+
+def _shared(job: Job, calibrating: Mapping[tuple[int, int], NDArray[np.intp]]) -> list[str]:
+    """A note where coils are calibrated by more lines than those of their own frame."""
+    for key, rows in calibrating.items():
+        own = job.frames[key].rows
+        if len(rows) > len(own) and np.isin(own, rows).all():
+            return ["no frame holds ACS lines: coils are calibrated by the mean over repetitions and phases"]
+    return []
 
 
 def _finished(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
 
 from recon.cli_arguments import Device, Key, Quiet, Threads, use_threads
 from recon.errors import ReconError, one_line
+
+if TYPE_CHECKING:
+    from recon.accuracy.compare import Plan
 
 #: Options that take several values in a row.
 _SEVERAL = ("--accel", "--methods", "--dose")
@@ -90,8 +94,6 @@ def bench(
     `bench ct SCAN...` takes CT images instead, adds the noise of a quarter and a tenth of the dose in their
     projections, and compares what denoises them.
     """
-    from dataclasses import replace
-
     if str(scans[0]) == "ct" and not scans[0].exists():
         wanted_methods = None if methods == _METHODS else methods
         _ct(
@@ -99,10 +101,20 @@ def bench(
             seed, device, threads, numbered, force, quiet,
         )  # fmt: skip
         return
+    wanted = _plan(accel, methods, mask, acs, seed, recipe, weights, device)
+    use_threads(threads)
+    _compare(scans, axes or (), key, wanted, output, numbered, force, quiet)
+
+
+def _plan(
+    accel: list[float], methods: list[str], mask: str, acs: int | None, seed: int, recipe: Path | None, weights: str,
+    device: str,
+) -> Plan:  # fmt: skip
+    """What is compared, where the options make sense."""
+    from dataclasses import replace
 
     from recon import recipe as recipes
-    from recon.accuracy import compare, gather, results, undersample
-    from recon.progress import reporter
+    from recon.accuracy import compare, undersample
 
     for name in methods:
         if name not in compare.METHODS:
@@ -117,14 +129,23 @@ def bench(
         raise typer.BadParameter(str(e)) from e
     if weights:
         plan = replace(plan, solve=replace(plan.solve, weights=weights))
-    wanted = compare.Plan(
+    return compare.Plan(
         accelerations=tuple(int(r) if r == int(r) else r for r in dict.fromkeys(accel)),
         methods=tuple(dict.fromkeys(methods)),
         mask=mask,  # type: ignore[arg-type]
         acs=acs, seed=seed, recipe=plan, device=device,
     )  # fmt: skip
-    use_threads(threads)
-    found = gather.gather(scans, axes or (), key or None)
+
+
+def _compare(
+    scans: list[Path], axes: Sequence[str], key: str, wanted: Plan, output: Path, numbered: bool, force: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Compare the methods on raw scans of MRI, and say what was left out."""
+    from recon.accuracy import gather, results
+    from recon.progress import reporter
+
+    found = gather.gather(scans, axes, key or None)
     if len(scans) == 1 and not found.scans and len(found.left) == 1:
         raise found.left[0][1]
     for _, reason in found.left:

@@ -15,6 +15,11 @@ from recon.errors import DataError as DataError
 from recon.errors import MissingPackage as MissingPackage
 from recon.errors import ReconError as ReconError
 from recon.geometry import Geometry
+from recon.header import Header as Header
+from recon.header import Patient as Patient
+from recon.header import Sequence as Sequence
+from recon.header import Study as Study
+from recon.header import System as System
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,77 +152,6 @@ class Encoding:
     def on_grid(self) -> bool:
         """Whether its lines lie on the grid of the encoded matrix."""
         return self.trajectory in ("cartesian", "epi")
-
-
-@dataclass(frozen=True)
-class Patient:
-    """The patient as the file states it. Goes into DICOM only: never into logs, messages or file names."""
-
-    name: str = field(default="", repr=False)
-    id: str = field(default="", repr=False)
-    birth_date: str = field(default="", repr=False)
-    sex: str = ""
-    weight_kg: float | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Study:
-    """Study, series and frame of reference; dates are YYYYMMDD, times HHMMSS(.ffffff), empty where unknown."""
-
-    uid: str = ""
-    id: str = ""
-    date: str = ""
-    time: str = ""
-    description: str = ""
-    accession: str = field(default="", repr=False)
-    referring_physician: str = field(default="", repr=False)
-    series_description: str = ""
-    series_date: str = ""
-    series_time: str = ""
-    protocol: str = ""
-    measurement_id: str = ""
-    patient_position: str = ""
-    frame_of_reference_uid: str = ""
-    body_part: str = ""
-
-
-@dataclass(frozen=True)
-class System:
-    """The scanner."""
-
-    vendor: str = ""
-    model: str = ""
-    field_T: float | None = None
-    frequency_Hz: float | None = None
-    institution: str = ""
-    station: str = ""
-    device_id: str = ""
-    noise_bandwidth: float | None = None
-    coil_labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """Timing of the pulse sequence: times in milliseconds, one per contrast; flip angles in degrees."""
-
-    name: str = ""
-    type: str = ""
-    TR: tuple[float, ...] = ()
-    TE: tuple[float, ...] = ()
-    TI: tuple[float, ...] = ()
-    flip_deg: tuple[float, ...] = ()
-    echo_spacing: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a scan file says beside its samples."""
-
-    patient: Patient = Patient()
-    study: Study = Study()
-    system: System = System()
-    sequence: Sequence = Sequence()
-    user: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from recon.data import (
     CTSeries,
     CTViews,
     DataError,
-    Encoding,
     Image,
     Measurement,
     RawScan,
@@ -35,12 +34,9 @@ from recon.prepare.helical import fans
 from recon.prepare.oddities import oddities
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
+from recon.prepare.volumes import whole_volumes
 from recon.progress import Report, silent
 from recon.recipe import Recipe
-
-#: Share of the phase encodes without which a last repetition is no image of its own.
-MOST_MISSING = 0.05
-_REPETITION = FRAME_COUNTERS.index("repetition")
 
 Scan = RawScan | CTImages | CTProjections | CTViews
 
@@ -263,7 +259,7 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     chosen = found[stack]
     rows = kinds.imaging[np.isin(scan.lines["slice"][kinds.imaging], chosen.slices)]
     frames = sort.frames(scan, rows)
-    axes, volumes, complete, notes = _volumes(frames, chosen, encoding)
+    axes, volumes, complete, notes = whole_volumes(frames, chosen, encoding)
     whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
     said = (*cut_off, *oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes)
     gain = 1.0
@@ -273,58 +269,6 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     return Job(
         scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory, said, gain=gain
     )
-
-
-def _volumes(
-    frames: list[Frame], stack: Stack, encoding: Encoding
-) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...], dict[tuple[int, int], Frame], list[str]]:
-    """Counters that vary, the volumes that are whole, their frames by (volume, slice), and what was left out.
-
-    A volume that lacks a slice is left out where others are whole, and so is a last repetition that lacks more than
-    MOST_MISSING of the phase encodes of the others: a cancelled scan ends in one. Raises DataError where the counters
-    leave a line or two for each image.
-    """
-    by_volume: dict[tuple[int, ...], dict[int, Frame]] = {}
-    for f in frames:
-        by_volume.setdefault(tuple(getattr(f, c) for c in FRAME_COUNTERS), {})[f.slice] = f
-    whole = {v: s for v, s in by_volume.items() if all(n in s for n in stack.slices)}
-    notes = []
-    sizes = [f.encodes for f in frames]
-    if encoding.trajectory == "cartesian" and max(sizes) <= 2 and sum(sizes) >= 16 <= max(encoding.encoded_matrix[1:]):
-        raise DataError(
-            f"the counters {', '.join(FRAME_COUNTERS)} of the lines tell {len(frames)} images apart with at most "
-            f"{max(sizes)} phase encodes each, as if they numbered the echoes and shots of one image; set those that "
-            "do to 0 in the file"
-        )
-    if not whole:
-        best = max(by_volume.values(), key=len)
-        raise DataError(
-            f"no volume has all of its {len(stack.slices)} slices (the fullest has {len(best)}); the scan is incomplete"
-        )
-    if len(whole) < len(by_volume):
-        notes.append(f"{len(by_volume) - len(whole)} of {len(by_volume)} volumes lack slices and were left out")
-    last = max(v[_REPETITION] for v in whole)
-    cut = {
-        v
-        for v, s in whole.items()
-        if v[_REPETITION] == last
-        and any(not f.complete and f.encodes < (1 - MOST_MISSING) * max(sizes) for f in s.values())
-    }
-    if cut and any(v[_REPETITION] != last for v in whole):
-        whole = {v: s for v, s in whole.items() if v[_REPETITION] != last}
-        notes.append(f"repetition {last + 1} lacks more than {MOST_MISSING:.0%} of its phase encodes and was left out")
-    values = [sorted({v[i] for v in whole}) for i in range(len(FRAME_COUNTERS))]
-    axes = tuple(c for c, v in zip(FRAME_COUNTERS, values) if len(v) > 1)
-    grid = list(np.ndindex(*(len(v) for v in values)))
-    order = [tuple(values[i][j] for i, j in enumerate(index)) for index in grid]
-    missing = [v for v in order if v not in whole]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(order)} combinations of {', '.join(axes)} were not acquired; the counters of the "
-            "file do not span a regular series"
-        )
-    complete = {(n, k): whole[v][s] for n, v in enumerate(order) for k, s in enumerate(stack.slices)}
-    return axes, tuple(order), complete, notes
 
 
 def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "geometry": set(),
     "brief": set(),
-    "data": {"brief", "errors", "geometry"},
+    "header": set(),
+    "data": {"brief", "errors", "geometry", "header"},
     "masks": set(),
     "metrics": {"data"},
     "simulation": {"data", "geometry", "hounsfield", "io", "masks", "operators", "prepare", "progress", "solve"},

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon import __version__
-from recon.data import Image
+from recon.data import Image, Patient, Study, System
 from recon.io import dicom_values as dv
 from recon.io.parts import Part, Scale, Volume
 from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, is_learned, series_description
@@ -47,7 +47,7 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
-    ct, when, h = image.units == "HU", made_at(image), image.header
+    ct, when = image.units == "HU", made_at(image)
     d = Dataset()
     d.file_meta = FileMetaDataset()
     d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = UID(_CT if ct else _MR)
@@ -57,35 +57,13 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     d.SpecificCharacterSet = "ISO_IR 192"
     d.InstanceCreationDate = d.ContentDate = when.strftime("%Y%m%d")
     d.InstanceCreationTime = d.ContentTime = when.strftime("%H%M%S.%f")
-    p, s = h.patient, h.study
-    d.PatientName, d.PatientID = dv.person_name(p.name), dv.text(p.id)
-    d.PatientBirthDate = dv.date(p.birth_date)
-    d.PatientSex = sex if (sex := p.sex.strip().upper()[:1]) in {"M", "F", "O"} else ""
-    if p.weight_kg is not None and math.isfinite(p.weight_kg) and p.weight_kg > 0:
-        d.PatientWeight = dv.number(p.weight_kg)
-    d.StudyInstanceUID, d.StudyID = study, dv.text(s.id, "SH")
-    d.StudyDate, d.StudyTime = dv.date(s.date), dv.time(s.time)
-    d.AccessionNumber = dv.text(s.accession, "SH")
-    d.ReferringPhysicianName = dv.person_name(s.referring_physician)
-    _optional(d, "StudyDescription", dv.text(s.description))
-    _optional(d, "SeriesDate", dv.date(s.series_date))
-    _optional(d, "SeriesTime", dv.time(s.series_time))
-    _optional(d, "AcquisitionDate", dv.date(s.series_date))
-    _optional(d, "AcquisitionTime", dv.time(s.series_time))
-    _optional(d, "ProtocolName", dv.text(s.protocol))
-    _optional(d, "BodyPartExamined", dv.code(s.body_part))
+    _patient(d, image.header.patient)
+    _study(d, image.header.study, study)
+    _scanner(d, image.header.system)
     d.Modality = "CT" if ct else "MR"
     d.SeriesDescription = series_description(image, series.part, series.label)
-    d.PatientPosition = s.patient_position if s.patient_position in _POSITIONS else ""
-    if dv.code(s.body_part) not in _UNPAIRED:
-        d.Laterality = ""
     d.FrameOfReferenceUID = _frame_of_reference(image, study, content)
     d.PositionReferenceIndicator = ""
-    d.Manufacturer = dv.text(h.system.vendor)
-    _optional(d, "ManufacturerModelName", dv.text(h.system.model))
-    _optional(d, "InstitutionName", dv.text(h.system.institution))
-    _optional(d, "StationName", dv.text(h.system.station, "SH"))
-    _optional(d, "DeviceSerialNumber", dv.text(h.system.device_id))
     kind = {"magnitude": ["OTHER", "M"], "phase": ["PHASE MAP", "P"], "real": ["OTHER", "R"], "imag": ["OTHER", "I"]}
     d.ImageType = ["DERIVED" if derived else "ORIGINAL", "PRIMARY", *(["AXIAL"] if ct else kind[series.part])]
     if derived:
@@ -96,19 +74,56 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     else:
         _mr(d, image)
         d.RescaleType = "mrad" if series.part == "phase" else "US"
-    d.RescaleIntercept, d.RescaleSlope = "0", dv.number(series.scale.slope)
-    # For values from c − 0.5 − (w − 1)/2 to c − 0.5 + (w − 1)/2 (PS3.3 C.11.2.1.2) to span low … high.
-    low, high = series.scale.low, series.scale.high
-    d.WindowCenter, d.WindowWidth = dv.number((low + high + 1) / 2), dv.number(max(high - low + 1, 1.0))
-    d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
-    d.BitsAllocated, d.BitsStored, d.HighBit = 16, 16, 15
-    d.PixelRepresentation = int(series.scale.signed)
+    _pixels(d, series.scale)
     d.BurnedInAnnotation, d.LossyImageCompression = "NO", "00"
     d.ImageComments = _comments(image, series)
     d.ContributingEquipmentSequence = [equipment(image, when)]
     block = d.private_block(DICOM_GROUP, DICOM_CREATOR, create=True)
     block.add_new(0x01, "UT", as_json(image, unit=series.scale.unit, part=series.part))
     return d
+
+
+def _patient(d: Dataset, p: Patient) -> None:
+    d.PatientName, d.PatientID = dv.person_name(p.name), dv.text(p.id)
+    d.PatientBirthDate = dv.date(p.birth_date)
+    d.PatientSex = sex if (sex := p.sex.strip().upper()[:1]) in {"M", "F", "O"} else ""
+    if p.weight_kg is not None and math.isfinite(p.weight_kg) and p.weight_kg > 0:
+        d.PatientWeight = dv.number(p.weight_kg)
+
+
+def _study(d: Dataset, s: Study, uid: str) -> None:
+    d.StudyInstanceUID, d.StudyID = uid, dv.text(s.id, "SH")
+    d.StudyDate, d.StudyTime = dv.date(s.date), dv.time(s.time)
+    d.AccessionNumber = dv.text(s.accession, "SH")
+    d.ReferringPhysicianName = dv.person_name(s.referring_physician)
+    _optional(d, "StudyDescription", dv.text(s.description))
+    _optional(d, "SeriesDate", dv.date(s.series_date))
+    _optional(d, "SeriesTime", dv.time(s.series_time))
+    _optional(d, "AcquisitionDate", dv.date(s.series_date))
+    _optional(d, "AcquisitionTime", dv.time(s.series_time))
+    _optional(d, "ProtocolName", dv.text(s.protocol))
+    _optional(d, "BodyPartExamined", dv.code(s.body_part))
+    d.PatientPosition = s.patient_position if s.patient_position in _POSITIONS else ""
+    if dv.code(s.body_part) not in _UNPAIRED:
+        d.Laterality = ""
+
+
+def _scanner(d: Dataset, system: System) -> None:
+    d.Manufacturer = dv.text(system.vendor)
+    _optional(d, "ManufacturerModelName", dv.text(system.model))
+    _optional(d, "InstitutionName", dv.text(system.institution))
+    _optional(d, "StationName", dv.text(system.station, "SH"))
+    _optional(d, "DeviceSerialNumber", dv.text(system.device_id))
+
+
+def _pixels(d: Dataset, scale: Scale) -> None:
+    d.RescaleIntercept, d.RescaleSlope = "0", dv.number(scale.slope)
+    # For values from c − 0.5 − (w − 1)/2 to c − 0.5 + (w − 1)/2 (PS3.3 C.11.2.1.2) to span low … high.
+    low, high = scale.low, scale.high
+    d.WindowCenter, d.WindowWidth = dv.number((low + high + 1) / 2), dv.number(max(high - low + 1, 1.0))
+    d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
+    d.BitsAllocated, d.BitsStored, d.HighBit = 16, 16, 15
+    d.PixelRepresentation = int(scale.signed)
 
 
 def _mr(d: Dataset, image: Image) -> None:

@@ -10,7 +10,8 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 import defusedxml.ElementTree as safe
 from defusedxml.common import DefusedXmlException
 
-from recon.data import DataError, Encoding, Header, Limit, Patient, Sequence, Study, System
+from recon.data import DataError, Encoding, Header, Limit
+from recon.io import mrd_about
 from recon.io import mrd_values as values
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
@@ -28,14 +29,6 @@ COUNTERS = (
     *("average", "slice", "contrast", "phase", "repetition", "set", "segment"),
     *(f"user_{i}" for i in range(8)),
 )
-
-#: XML name of each text in measurementInformation, and its field in Study. recon.io.mrd_xml writes by the same table.
-MEASUREMENT = {
-    "measurementID": "measurement_id",
-    "protocolName": "protocol",
-    "seriesDescription": "series_description",
-    "frameOfReferenceUID": "frame_of_reference_uid",
-}
 
 _USER = "userParameterLong userParameterDouble userParameterString userParameterBase64"
 _KNOWN: dict[str, frozenset[str]] = {
@@ -89,7 +82,7 @@ def parse(xml: bytes | str) -> tuple[Header, tuple[Encoding, ...], tuple[str, ..
             "the header has no element encoding; write one encoding with its encodedSpace and reconSpace into it"
         )
     encodings = tuple(_encoding(e, f"encoding[{i}]", notes) for i, e in enumerate(found))
-    return _header(root, notes), encodings, tuple(notes)
+    return mrd_about.header(root, notes), encodings, tuple(notes)
 
 
 class _Open(TreeBuilder):
@@ -184,7 +177,7 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
     multiband = values.number(values.text(e, "parallelImaging/multiband/multiband_factor"))
     if multiband is not None and multiband > 1:
         notes.append(f"{path} was acquired with {multiband:g} slices at once (multiband)")
-    parameters = _user(e.find("trajectoryDescription"), f"{path}/trajectoryDescription", notes)
+    parameters = mrd_about.user_parameters(e.find("trajectoryDescription"), f"{path}/trajectoryDescription", notes)
     return Encoding(
         encoded_matrix,
         encoded_fov,
@@ -248,103 +241,6 @@ def _limit(e: Element, path: str, notes: list[str]) -> Limit | None:
     if path.rpartition("/")[2].startswith("kspace") and not low <= centre <= high:
         notes.append(f"{path} has its centre {centre} outside {low} to {high}")
     return Limit(low, high, centre)
-
-
-def _header(root: Element, notes: list[str]) -> Header:
-    user = _user(root.find("userParameters"), "userParameters", notes)
-    subject, study = _part(root, "subjectInformation"), _part(root, "studyInformation")
-    measurement, system = _part(root, "measurementInformation"), _part(root, "acquisitionSystemInformation")
-    timing = _part(root, "sequenceParameters")
-
-    sex = values.text(subject, "patientGender").upper()
-    if sex not in ("", "M", "F", "O"):
-        notes.append("subjectInformation/patientGender is none of M, F and O; it is left empty")
-        sex = ""
-    patient = Patient(
-        values.text(subject, "patientName"),
-        values.text(subject, "patientID"),
-        values.date(subject, "patientBirthdate", notes),
-        sex,
-        values.positive(subject, "patientWeight_kg", notes),
-    )
-    texts = {
-        name: values.text(measurement, element) or str(user.pop(f"measurementInformation/{element}", ""))
-        for element, name in MEASUREMENT.items()
-    }
-    for element in ("initialSeriesNumber", "seriesInstanceUIDRoot", "sequenceName"):
-        if values.text(measurement, element):
-            user[f"measurementInformation/{element}"] = values.text(measurement, element)
-    for dependency in measurement.findall("measurementDependency"):
-        kind = values.text(dependency, "dependencyType")
-        user[f"measurementInformation/measurementDependency/{kind}"] = values.text(dependency, "measurementID")
-    labels = [
-        (values.number(values.text(c, "coilNumber")) or 0, values.text(c, "coilName"))
-        for c in system.findall("coilLabel")
-    ]
-    return Header(
-        patient,
-        Study(
-            uid=values.text(study, "studyInstanceUID"),
-            id=values.text(study, "studyID"),
-            date=values.date(study, "studyDate", notes),
-            time=values.time(study, "studyTime", notes),
-            description=values.text(study, "studyDescription"),
-            accession=values.text(study, "accessionNumber") or str(user.pop("studyInformation/accessionNumber", "")),
-            referring_physician=values.text(study, "referringPhysicianName"),
-            body_part=values.text(study, "bodyPartExamined"),
-            series_date=values.date(measurement, "seriesDate", notes),
-            series_time=values.time(measurement, "seriesTime", notes),
-            patient_position=values.text(measurement, "patientPosition"),
-            **texts,
-        ),
-        System(
-            vendor=values.text(system, "systemVendor"),
-            model=values.text(system, "systemModel"),
-            field_T=values.positive(system, "systemFieldStrength_T", notes),
-            frequency_Hz=values.positive(_part(root, "experimentalConditions"), "H1resonanceFrequency_Hz", notes),
-            institution=values.text(system, "institutionName"),
-            station=values.text(system, "stationName"),
-            device_id=values.text(system, "deviceID"),
-            noise_bandwidth=values.positive(system, "relativeReceiverNoiseBandwidth", notes),
-            coil_labels=tuple(name for _, name in sorted(labels, key=lambda label: label[0])),
-        ),
-        Sequence(
-            name=str(user.get("measurementInformation/sequenceName", "")),
-            type=values.text(timing, "sequence_type"),
-            TR=values.series(timing, "TR", notes),
-            TE=values.series(timing, "TE", notes),
-            TI=values.series(timing, "TI", notes),
-            flip_deg=values.series(timing, "flipAngle_deg", notes),
-            echo_spacing=values.series(timing, "echo_spacing", notes),
-        ),
-        user,
-    )
-
-
-def _user(e: Element | None, path: str, notes: list[str]) -> dict[str, Any]:
-    """User parameters by name; a name that comes more than once has a tuple of its values."""
-    out: dict[str, Any] = {}
-    for item in () if e is None else e:
-        if not item.tag.startswith("userParameter"):
-            continue
-        name, text = values.text(item, "name"), values.text(item, "value")
-        value: Any = text
-        if item.tag in ("userParameterLong", "userParameterDouble"):
-            number = values.number(text)
-            whole = number is not None and item.tag == "userParameterLong" and number == round(number)
-            value = text if number is None else round(number) if whole else number
-            if number is None:
-                notes.append(f"a {item.tag} of {path} is not a number; it is kept as text")
-        if name in out:
-            before = out[name] if isinstance(out[name], tuple) else (out[name],)
-            value = (*before, value)
-        out[name] = value
-    return out
-
-
-def _part(root: Element, name: str) -> Element:
-    found = root.find(name)
-    return Element(name) if found is None else found
 
 
 def build(header: Header, encodings: tuple[Encoding, ...]) -> bytes:

@@ -8,7 +8,8 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from recon.data import Encoding, Header
-from recon.io.mrd_header import COUNTERS, MEASUREMENT, NAMESPACE, TRAJECTORIES
+from recon.io.mrd_about import MEASUREMENT
+from recon.io.mrd_header import COUNTERS, NAMESPACE, TRAJECTORIES
 
 _POSITIONS = ("HFP", "HFS", "HFDR", "HFDL", "FFP", "FFS", "FFDR", "FFDL")
 _MODES = ("embedded", "interleaved", "separate", "external", "other")
