@@ -171,3 +171,11 @@ def test_every_table_has_a_head_and_rows_of_its_width(page: str) -> None:
             assert set(lines[n + 1]) <= set("|-: "), f"{page}:{n + 1} begins a table without a head"
             width = bars
         assert bars == width, f"{page}:{n + 1} has {bars - 1} cells of {width - 1}"
+
+
+@pytest.mark.parametrize("part", ["operators", "prepare", "solve"])
+def test_the_reference_shows_every_module_that_serves_by_hand(part: str) -> None:
+    pages = "".join(p.read_text() for p in sorted((ROOT / "docs" / "reference" / "api").glob("*.md")))
+    modules = [p.stem for p in sorted((ROOT / "recon" / part).glob("*.py")) if p.stem != "__init__"]
+    assert modules
+    assert [m for m in modules if not re.search(rf"^::: recon\.{part}\.{m}$", pages, re.MULTILINE)] == []

@@ -90,7 +90,7 @@ class Web:
             return Verdict(None, f"the PACS answers a query for the image with HTTP {status}")
         try:
             uids = [entry["00080018"]["Value"][0] for entry in json.loads(body)] if status == 200 else []
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             return Verdict(None, "the PACS answers a query for the image with something else than DICOM JSON")
         return Verdict(r.uid in uids, "" if r.uid in uids else "the PACS does not find the image")
 
@@ -167,7 +167,7 @@ def _listed(body: bytes, sequence: str) -> dict[str, int]:
         for entry in json.loads(body).get(sequence, {}).get("Value", []):
             reason = entry.get("00081197") or entry.get("00081196") or {}
             out[entry["00081155"]["Value"][0]] = int((reason.get("Value") or [0])[0])
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return out
     return out
 

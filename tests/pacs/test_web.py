@@ -17,6 +17,7 @@ from typing import Any
 import pydicom
 import pytest
 
+from recon.pacs import web
 from recon.pacs.settings import Tls, check
 from tests.pacs import certificates
 from tests.pacs.conftest import QUICK, WAITS, Post, series
@@ -159,6 +160,10 @@ def test_f33_every_answer_of_stow_rs_has_its_consequence(
         here.once()
         assert here.states(uids) == ["sent"]
         assert len(made.came) == 2
+
+
+def test_f33_an_answer_nested_too_deep_to_be_read_is_no_success() -> None:
+    assert web.of_stow(200, b"[" * 10**5, "1.2.3").meaning == "later"
 
 
 def test_f34_success_that_no_query_confirms_is_not_believed(service: Start, tmp_path: Path) -> None:

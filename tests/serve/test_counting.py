@@ -59,3 +59,21 @@ def test_lines_that_thin_out_towards_an_end_are_whole_at_the_scanner_s_word_alon
     assert count(measured(far, 4)).complete
     assert not count(measured(far, 4, flagged=False)).complete
     assert len(far) == _N // 4
+
+
+@pytest.mark.parametrize("acceleration", [2, 3, 4])
+def test_f09_the_first_and_the_last_line_of_a_regular_pattern_are_missed(acceleration: int) -> None:
+    """ACS lines make up for the number here too: the ends alone tell."""
+    for seed in range(4):
+        pattern = drawn("equispaced", acceleration, seed, acs=24)
+        assert not count(measured(pattern[1:], acceleration)).complete
+        assert not count(measured(pattern[:-1], acceleration)).complete
+
+
+def test_a_counter_without_limits_announces_one_value() -> None:
+    full = measured(np.arange(_N), 1)
+    encoding = full.encodings[0]
+    step = {name: limit for name, limit in encoding.limits.items() if name.startswith("kspace")}
+    found = count(replace(full, encodings=(replace(encoding, limits=step),)))
+    assert found.complete
+    assert (found.received, found.expected) == (_N, _N)
