@@ -54,7 +54,7 @@ def read(path: Path) -> CTImages:
         if kind.fields is not None or kind.kind == "c":
             raise DataError(f"{path.name} holds colour or complex voxels; give CT images in HU")
         values = np.asarray(image.dataobj, dtype=np.float32)
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # nibabel, gzip and zlib raise of all kinds
         raise DataError(f"{path.name} is cut short or no NIfTI ({type(error).__name__}); copy it again") from None

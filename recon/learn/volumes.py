@@ -25,13 +25,20 @@ def read(folder: Path) -> Sources:
     """Every volume in a folder: NIfTI, and .npz with `image` (slice, y, x) or single-channel complex k-space.
 
     Volumes whose values fall below −500 are taken for CT in HU and windowed to −200 … 300, their air as zero. Raises
-    DataError for a folder that holds none.
+    DataError for a folder that holds none, and for a volume that is damaged.
     """
     magnitudes: list[NDArray[np.float32]] = []
     raw: list[NDArray[np.complex64]] = []
     names: list[str] = []
     for path in sorted(Path(folder).glob("*")):
-        found = arrays(path)
+        try:
+            found = arrays(path)
+        except MemoryError:
+            raise
+        except Exception as error:  # nibabel, gzip, zipfile and numpy raise of all kinds
+            raise DataError(
+                f"{path.name} is cut short or no volume ({type(error).__name__}); copy it again, or leave it out"
+            ) from None
         for array in found:
             if np.iscomplexobj(array):
                 raw.append(_centred(array.astype(np.complex64)))
@@ -56,7 +63,7 @@ def arrays(path: Path) -> list[NDArray[Any]]:
         return [np.moveaxis(volume, a, 0) for a in range(3)] if isotropic else [planes]
     if path.suffix == ".npz":
         with np.load(path) as stored:
-            return [stored[key] for key in stored.files if stored[key].ndim == 3]
+            return [a for key in stored.files if (a := stored[key]).ndim == 3]
     return []
 
 

@@ -133,6 +133,15 @@ def test_volumes_are_read_from_a_folder(tmp_path: Path) -> None:
     assert found.names == ("a.nii.gz", "b.npz", "c.npz")
     assert [m.shape[1:] for m in found.magnitudes] == [(30, 28), (20, 22)]
     assert abs(found.raw[0][0, 8, 9]) == 5
+    for name in ("a.nii.gz", "b.npz"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match=rf"{name} is cut short or no volume"):
+            volumes.read(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    np.savez(tmp_path / "b.npz", image=np.array([{"any": "object"}]))
+    with pytest.raises(DataError, match="is cut short or no volume"):
+        volumes.read(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no NIfTI volume"):
         volumes.read(tmp_path / "empty")
