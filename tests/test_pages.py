@@ -143,6 +143,37 @@ def test_the_times_that_the_readme_states_are_the_record() -> None:
         assert float(ratio) == pytest.approx(theirs / r["ours_s"], rel=0.02), name
 
 
+def stated(pattern: str) -> list[float]:
+    """The numbers of a sentence of the README."""
+    text = " ".join((ROOT / "README.md").read_text().split())
+    found = re.search(pattern, text)
+    assert found, f"the README no longer says {pattern}"
+    return [float(g.replace(",", "")) for g in found.groups()]
+
+
+def test_the_leads_over_wavelets_that_the_readme_states_are_the_record() -> None:
+    one_channel = [r for r in records("accuracy.json") if r["scan"].startswith(("ulf055_", "larson_"))]
+    psnr = {(r["scan"], r["method"], r["weights"]): r["psnr"] for r in one_channel if r["acceleration"] == 2}
+    scans = {scan for scan, *_ in psnr}
+    leads = [psnr[s, "unrolled", "mri-base"] - psnr[s, "bart wavelet, tuned", None] for s in scans]
+    assert len(leads) == 7
+    found = stated(
+        r"`mri-base` is ([\d.]+) dB above BART's tuned wavelets on average, and ([\d.]+) dB where it is least"
+    )
+    assert found == pytest.approx([sum(leads) / 7, min(leads)], abs=0.05)
+
+
+def test_the_ratios_in_the_prose_of_the_readme_are_the_record() -> None:
+    found = {(r["case"], r["size"]["name"]): r for r in records("speed.json")}
+    network, fbp = found["e2e_varnet", "15x640x368"], found["fbp", "512x512x720"]
+    theirs = network["peers"]["fastmri"]
+    ratio, ours, peer = stated(r"VarNet is ([\d.]+) times as fast .* and ([\d,]+) in place of ([\d,]+) MiB")
+    assert ratio == pytest.approx(theirs["s"] / network["ours_s"], rel=0.03)
+    assert (ours, peer) == (network["ours_MiB"], theirs["MiB"])
+    (ratio,) = stated(r"FBP of 512², 720 angles, ([\d.]+) times as fast as astra's")
+    assert ratio == pytest.approx(fbp["peers"]["astra"]["s"] / fbp["ours_s"], rel=0.03)
+
+
 def test_the_accuracy_of_ct_that_the_readme_states_is_the_record() -> None:
     _, *table = rows("CT scan, dose")
     scans = {"chest": "itkelastix_chest_ct_every6", "head": "invesalius_head_ct", "heart": "totalseg_heart_cta_1p5mm"}

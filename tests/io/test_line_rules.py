@@ -39,7 +39,8 @@ def test_a_centre_with_which_lines_would_not_fit_is_put_right(name: str, tmp_pat
     assert valid.all()
     assert list(ky) == list(range(24))
     assert scan.rejected == 0
-    assert any(f"centre at {centre}" in note and f"{12 + first} is taken" in note for note in scan.notes)
+    beside = f"puts {abs(12 + first - centre)} of 24 lines beside the grid; {12 + first} is taken"
+    assert any(f"centre at {centre}, which {beside}" in note for note in scan.notes)
 
 
 def test_a_scan_counted_from_one_without_limits_keeps_all_of_its_lines(tmp_path: Path) -> None:
