@@ -51,6 +51,7 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> Loaded:
         raise ReconError(f"{path} has the SHA-256 {found[:12]}…, not the one in {HASH}; fetch the weights again")
     shape = _shape(path, content)
     tensors = _tensors(path, content)
+    _no_larger(path, shape, tensors)
     network = Unrolled(shape)
     _check(path, network, tensors)
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
@@ -130,6 +131,14 @@ def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
         return decoded(content)
     except (SafetensorError, ValueError, KeyError):
         raise ReconError(f"{path} is damaged: it is no valid safetensors file; fetch the weights again") from None
+
+
+def _no_larger(path: Path, shape: Shape, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise ReconError for a network with more cascades or channels than its tensors have: it is never built."""
+    widest = max((n for t in tensors.values() for n in t.shape), default=0)
+    channels = max(*shape.channels, shape.condition, shape.texture, len(shape.details) + len(shape.plain))
+    if max(shape.cascades, len(shape.channels)) > len(tensors) or channels > widest:
+        raise ReconError(f"{path} states a network that is larger than its tensors; fetch the weights again")
 
 
 def _check(path: Path, network: Unrolled, tensors: dict[str, torch.Tensor]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,20 @@ def test_values_that_are_not_finite_are_refused(folder: Path, odd: float) -> Non
 def test_a_tensor_of_another_shape_is_refused(folder: Path) -> None:
     with pytest.raises(ReconError, match=r"shape \(5,\), its network wants \(6,\)"):
         weights.load(rewritten(folder, {"embed.0.bias": torch.zeros(5, dtype=torch.float16)}))
+
+
+@pytest.mark.parametrize("size", ["cascades", "channels", "condition", "texture"])
+def test_a_network_larger_than_its_tensors_is_refused_before_it_is_built(
+    size: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load, save
+
+    monkeypatch.setattr(weights, "Unrolled", lambda _: pytest.fail("a network was built"))
+    values = asdict(SHAPE) | {size: (10**9, 6) if size == "channels" else 10**9}
+    about = {"kind": "unrolled", "network": json.dumps(values)}
+    content = save(load((folder / weights.FILE).read_bytes()), metadata=about)
+    with pytest.raises(ReconError, match="larger than its tensors"):
+        weights.load(replaced(folder, content))
 
 
 @pytest.mark.parametrize("change", [{"embed.0.bias": None}, {"extra": torch.zeros(2, dtype=torch.float16)}])
