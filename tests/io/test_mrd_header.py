@@ -205,27 +205,23 @@ def test_an_alphanumeric_accession_number_is_kept() -> None:
     assert notes == ()
 
 
-@pytest.mark.parametrize(("given", "kept"), [
-    ("23:59:60", "235960"), ("000000", "000000"), ("23:59:59.25", "235959.25"), ("24:00:00", ""), ("12:60:00", ""),
-    ("12:30:61", ""), ("noon", ""),
+@pytest.mark.parametrize(("element", "given", "kept"), [
+    *(("studyTime", given, kept) for given, kept in (
+        ("23:59:60", "235960"), ("000000", "000000"), ("23:59:59.25", "235959.25"), ("24:00:00", ""), ("12:60:00", ""),
+        ("12:30:61", ""), ("noon", ""),
+    )),
+    *(("studyDate", given, kept) for given, kept in (
+        ("2024-12-31", "20241231"), ("20240101", "20240101"), ("2024-13-01", ""), ("2024-00-10", ""),
+        ("2024-01-32", ""), ("2024-01-00", ""), ("1.1.2024", ""),
+    )),
 ])  # fmt: skip
-def test_a_time_is_kept_to_its_leap_second_and_no_further(given: str, kept: str) -> None:
-    """DICOM's TM has hours to 23, minutes to 59 and seconds to 60 (PS3.5, 6.2)."""
-    xml = put("<experimentalC", f"<studyInformation><studyTime>{given}</studyTime></studyInformation><experimentalC")
+def test_a_time_or_date_that_there_is_not_is_left_empty_with_a_note(element: str, given: str, kept: str) -> None:
+    """DICOM's TM has hours to 23, minutes to 59 and seconds to 60, the leap second (PS3.5, 6.2)."""
+    xml = put("<experimentalC", f"<studyInformation><{element}>{given}</{element}></studyInformation><experimentalC")
     header, _, notes = mrd_header.parse(xml.encode())
-    assert header.study.time == kept
-    assert any("studyTime is no time" in n for n in notes) == (not kept)
-
-
-@pytest.mark.parametrize(("given", "kept"), [
-    ("2024-12-31", "20241231"), ("20240101", "20240101"), ("2024-13-01", ""), ("2024-00-10", ""), ("2024-01-32", ""),
-    ("2024-01-00", ""), ("1.1.2024", ""),
-])  # fmt: skip
-def test_a_date_that_no_calendar_has_is_left_empty_with_a_note(given: str, kept: str) -> None:
-    xml = put("<experimentalC", f"<studyInformation><studyDate>{given}</studyDate></studyInformation><experimentalC")
-    header, _, notes = mrd_header.parse(xml.encode())
-    assert header.study.date == kept
-    assert any("studyDate is no date" in n for n in notes) == (not kept)
+    what = element.removeprefix("study").lower()
+    assert getattr(header.study, what) == kept
+    assert any(f"{element} is no {what}" in n for n in notes) == (not kept)
 
 
 def test_limits_may_be_missing() -> None:
