@@ -26,7 +26,7 @@ from recon.accuracy import ct, ct_measures
 from recon.ct.denoise import denoise_images, total_variation
 from recon.io.read import read
 from recon.progress import silent
-from recon.recipe import Recipe
+from recon.recipe import CT, Recipe
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,8 @@ def kinds(r: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.nd
     undone = lambda f: 1 / np.maximum(0.5 + 0.5 * np.cos(2 * np.pi * np.minimum(f, 0.5)), 0.25)  # noqa: E731
     yield "sharp (Hann undone)", r, r + filtered(added, undone)
     yield "very smooth", r, r + 1.5 * filtered(added, lambda f: np.exp(-((f / 0.12) ** 2)))
-    smoothed = total_variation(y, replace(plan, solve=replace(plan.solve, tv=0.35)), CPU, silent, "").data
+    whole = replace(plan, solve=replace(plan.solve, tv=0.35), ct=CT(strength=1.0, coarse=0.0))
+    smoothed = total_variation(y, whole, CPU, silent, "").data
     for share in (0.6, 0.9):
         yield f"iterative, {share:g} of TV", r, (1 - share) * y + np.float32(share) * smoothed
     blotches = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(r.shape), (0, 3, 3))

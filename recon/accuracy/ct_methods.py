@@ -14,7 +14,7 @@ import torch
 from recon.accuracy.ct_measures import Slices
 from recon.ct import denoise, learned
 from recon.progress import silent
-from recon.recipe import Recipe
+from recon.recipe import CT, Recipe
 
 Method = Callable[[Slices], Slices]
 
@@ -178,7 +178,8 @@ def shipped() -> list[str]:
 
 
 def _tv(weight: float, device: torch.device) -> Method:
-    plan = replace(Recipe(), solve=replace(Recipe().solve, tv=weight))
+    whole = CT(strength=1.0, coarse=0.0)
+    plan = replace(Recipe(), solve=replace(Recipe().solve, tv=weight), ct=whole)
     return lambda x: denoise.total_variation(x, plan, device, silent, "").data
 
 

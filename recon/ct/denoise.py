@@ -82,10 +82,9 @@ def _denoised(
         why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, for which {name} was trained'}"
         return Denoised(found.data, "unrolled", why, found.provenance, found.trust, found.notes, found.uncertainty)
     if method == "auto":
-        why = "tv: images of CT, and no network for them ships"
-        return total_variation(volume, recipe, device, report, why, out, blended=True)
+        return total_variation(volume, recipe, device, report, "tv: images of CT, and no network for them ships", out)
     if method == "tv":
-        return total_variation(volume, recipe, device, report, "tv: asked for", out, blended=True)
+        return total_variation(volume, recipe, device, report, "tv: asked for", out)
     raise ReconError(
         f"{method} needs projections, or a raw scan, and these are CT images; use --method auto, unrolled or tv"
     )
@@ -98,12 +97,10 @@ def total_variation(
     report: Report,
     why: str,
     into: NDArray[np.float32] | None = None,
-    *,
-    blended: bool = False,
 ) -> Denoised:
-    """x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ from the slice.
+    """`strength.written` of x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ of the slice.
 
-    `into` is filled with it, or, `blended`, with what is `strength.written` of it; it may be the volume itself.
+    `into` is filled with it; it may be the volume itself.
     """
     out = np.empty_like(volume) if into is None else into
     noises, said = image_noise.of_volume(volume, torch.device("cpu"))
@@ -120,9 +117,7 @@ def total_variation(
         lam, n = TV_WEIGHT * recipe.solve.tv, recipe.solve.iterations or TV_ITERATIONS
         x = pdhg.tv(m, lam=lam, iterations=n, axes=(-2, -1), balance=1.0).x
         found = (x[0] * s - 1000).cpu()
-        if blended:
-            found = strength.written(torch.from_numpy(volume[k]), found, recipe.ct, round(s, 2))
-        out[k] = found.numpy()
+        out[k] = strength.written(torch.from_numpy(volume[k]), found, recipe.ct, round(s, 2)).numpy()
     report("denoise", len(volume), len(volume))
     low, high = min(sigma), max(sigma)
     note = f"noise estimated from the image: {low:.0f} HU" + (f" to {high:.0f} HU" if round(high) > round(low) else "")

@@ -22,7 +22,7 @@ from recon.operators.sense import Sense
 from recon.progress import Report, silent
 from recon.solve.rows import acs
 
-#: Share of the time that may go by before the first step.
+#: Share of the time that scans may be divided in, so that some is left for steps.
 SETUP = 0.5
 
 
@@ -106,37 +106,58 @@ def adapt(
     (Yaman et al., ICLR 2022; Millard and Chiew, IEEE Trans Comput Imaging 9:707, 2023.)
     """
     begun = clock() if begun is None else begun
-    end = begun + 60 * plan.minutes
     draw = Draw.seeded(plan.seed)
-    device = next(network.parameters()).device
-    training, held = [], []
+    training, held = _parts(network, scans, plan, draw, begun, clock)
+    best, first, least, steps = _fitted(network, training, held, plan, draw, report, begun, clock)
+    kept = _gained(first, least, plan)
+    after = float((least if kept else first).mean())
+    chosen = (best if kept else copy.deepcopy(network)).eval().requires_grad_(False)
+    return Adapted(chosen, float(first.mean()), after, kept, steps, clock() - begun, len(first))
+
+
+def _parts(
+    network: Unrolled, scans: Sequence[Measurement], plan: Plan, draw: Draw, begun: float, clock: Callable[[], float]
+) -> tuple[list[Split], list[Split]]:
+    """Splits to train on and slices to validate on, of as many scans as can be divided in the time for that."""
+    training: list[Split] = []
+    held: list[Split] = []
     entered = clock()
     for m in scans:
         one, several = divided(m, plan, draw, network.shape.start)
         held.append(one)
         training += several
-        # Half of the time at most, so that some is left for steps.
-        if (now := clock()) + (now - entered) / len(held) > begun + SETUP * (end - begun):
+        if (now := clock()) + (now - entered) / len(held) > begun + SETUP * 60 * plan.minutes:
             break
-    best = copy.deepcopy(network).requires_grad_(False)
-    current = copy.deepcopy(network).train().requires_grad_(True)
-    average = copy.deepcopy(best)
-    last = clock()
-    first = held_error(best, held)
-    least, tried, steps = first, 0, 0
-    optimiser = torch.optim.AdamW(current.parameters(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0)
+    return training, held
+
+
+def _fitted(
+    network: Unrolled,
+    training: Sequence[Split],
+    held: Sequence[Split],
+    plan: Plan,
+    draw: Draw,
+    report: Report,
+    begun: float,
+    clock: Callable[[], float],
+) -> tuple[Unrolled, Tensor, Tensor, int]:
+    """The best moving average of the weights, the error of each held-out row before and with it, and the steps."""
+    best, current, average = (copy.deepcopy(network).requires_grad_(False) for _ in range(3))
+    optimiser = torch.optim.AdamW(
+        current.train().requires_grad_(True).parameters(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0
+    )
+    end, last = begun + 60 * plan.minutes, clock()
+    first = least = held_error(best, held)
     # Before the first step a validation, which sees whole images, stands for it.
     step = validation = (now := clock()) - last
     check, last = 0.1 * (end - now), now
+    tried = steps = 0
     over = now + step + validation > end
     while not over and tried < plan.patience:
         started = clock()
         _step(current, optimiser, training[draw.integer(0, len(training) - 1)], plan.width, draw)
         steps += 1
-        keep = min(plan.ema, (1 + steps) / (10 + steps))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), current.parameters()):
-                slow.lerp_(fast, 1 - keep)
+        _follow(average, current, min(plan.ema, (1 + steps) / (10 + steps)))
         taken = (now := clock()) - started
         step = max(step, taken) if steps > 1 else taken
         # Whether one more step, and the validation that must follow it, end in time.
@@ -152,15 +173,21 @@ def adapt(
             validation = max(validation, last - now)
             over = over or last + step + validation > end
             report("adapt", int(last - begun), int(end - begun))
+    return best, first, least, steps
+
+
+def _follow(average: Unrolled, current: Unrolled, keep: float) -> None:
+    """The moving average of the weights, one step on."""
+    with torch.no_grad():
+        for slow, fast in zip(average.parameters(), current.parameters()):
+            slow.lerp_(fast, 1 - keep)
+
+
+def _gained(first: Tensor, least: Tensor, plan: Plan) -> bool:
+    """Whether held-out rows are foretold better by more than the least gain, and than its standard error."""
     gain = first - least
     doubt = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
-    kept = float(gain.mean()) > max(doubt, plan.least * float(first.mean()))
-    chosen = best if kept else copy.deepcopy(network)
-    after = float((least if kept else first).mean())
-    return Adapted(
-        chosen.eval().requires_grad_(False).to(device), float(first.mean()), after, kept, steps,
-        clock() - begun, len(gain),
-    )  # fmt: skip
+    return float(gain.mean()) > max(doubt, plan.least * float(first.mean()))
 
 
 def divided(m: Measurement, plan: Plan, draw: Draw, iterations: int) -> tuple[Split, list[Split]]:
