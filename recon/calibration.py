@@ -25,7 +25,8 @@ class Calibrated:
     """What the calibration lines of a slice tell: the coil compression, the calibration block and the maps.
 
     A volume that is solved in parts has the `signal` space instead of maps, which are made for each part. `reference`
-    is the coil (coil) whose part of the maps is real and positive.
+    is the coil (coil) whose part of the maps is real and positive. `separate` is whether none of the lines is the
+    image's.
     """
 
     compression: Tensor | None
@@ -33,6 +34,7 @@ class Calibrated:
     maps: Tensor | None
     signal: SignalSpace | None = None
     reference: Tensor | None = None
+    separate: bool = False
 
 
 def calibrating_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> NDArray[np.intp]:

@@ -30,7 +30,7 @@ from recon.prepare.sensitivities import combine, first_coil
 from recon.prepare.walsh import walsh
 from recon.progress import Report
 from recon.recipe import Method
-from recon.solve import cg
+from recon.solve import cg, position
 from recon.solve.grappa import grappa
 from recon.trust import Evidence
 
@@ -40,12 +40,14 @@ class EncodedImages:
     """Complex images (item, z, y, x) on the encoded grid, their uncertainty (or None), and evidence on learned ones.
 
     `phase` holds the maps (item, coil, z, y, x) and the coil (item, coil) that decide theirs, where that is wanted.
+    `notes` say what is wrong with classical ones.
     """
 
     images: Tensor
     deviation: Tensor | None = None
     evidence: tuple[Evidence, ...] = ()
     phase: tuple[Tensor, Tensor] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             rows = calibrating[key]
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
                 last = pace, rows, calibrated(near, rows, choice.method, here, in_parts=pace.columns > 0)
-            known.append(last[2])
+            known.append(replace(last[2], separate=not np.isin(rows, job.frames[key].rows).any()))
             slabs.append(hybrid.slab(replace(near, compression=last[2].compression), job.frames[key].rows))
         if pace.columns:
             solved = _by_columns(choice.method, slabs[0], known[0], top, here, pace.columns)
@@ -151,7 +153,7 @@ def _shared(job: Job, calibrating: Mapping[tuple[int, int], NDArray[np.intp]]) -
 def _finished(
     solved: EncodedImages, slabs: list[Slab], method: Method, job: Job, shape: tuple[int, int, int]
 ) -> Finished:
-    images, deviations, notes = [], [], []
+    images, deviations, notes = [], [], list(solved.notes)
     for i, (slab, x) in enumerate(zip(slabs, solved.images, strict=True)):
         if method != "varnet":  # a magnitude has no phase to complete k-space with
             x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
@@ -290,6 +292,7 @@ def _images(
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
     m = _measurement(y, acquired, known, top, sets)
     solve, limits = job.recipe.solve, job.recipe.trust
+    positions = position.compared(m, [k.block if k.separate else None for k in known])
 
     evidence: Sequence[Evidence] | None = None
 
@@ -298,7 +301,9 @@ def _images(
         if job.solver:
             x = measured.solved(job, given)
         elif method == "unrolled":
-            x, evidence = methods.learned(given, solve, limits, sets=sets, instead=instead, decided=evidence)
+            x, evidence = methods.learned(
+                given, solve, limits, sets=sets, instead=instead, decided=evidence, positions=positions
+            )
         else:
             x = methods.solve(method, given, solve, power=power, sets=sets)
         # The first set is the object; the second takes up what wraps around.
@@ -309,7 +314,10 @@ def _images(
     references = [k.reference for k in known if k.reference is not None] if finer(job.encoding) else []
     assert isinstance(m.A, Sense)
     phase = (m.A.maps[:, 0] if sets > 1 else m.A.maps, torch.stack(references)) if references else None
-    return EncodedImages(x, spread, tuple(evidence or ()), phase)
+    # What is said of learned images says it too.
+    far = [] if evidence else [p for p in positions if p is not None and p.elsewhere > limits.elsewhere]
+    notes = tuple(f"warning: {trust.elsewhere(p.rows, p.columns)}" for p in far)
+    return EncodedImages(x, spread, tuple(evidence or ()), phase, notes)
 
 
 def _measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, sets: int) -> Measurement:

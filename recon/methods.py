@@ -17,7 +17,8 @@ from recon.nets import checkpoint, columns, e2e_varnet, unrolled, weights
 from recon.prepare.refine import refined
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
-from recon.solve import alternating, cg, detail, fista, folded, pdhg, rows
+from recon.solve import alternating, cg, detail, fista, folded, halves, pdhg, rows
+from recon.solve.position import Position
 
 #: What everybody should know who looks at an image of fastMRI's network.
 VARNET_LIMITS = (
@@ -241,12 +242,14 @@ def learned(
     sets: int = 1,
     instead: Method | None = None,
     decided: Sequence[trust.Evidence] | None = None,
+    positions: Sequence[Position | None] = (),
 ) -> tuple[Tensor, Sequence[trust.Evidence]]:
     """The network's images, or the classical ones where trust is broken, and the evidence on each item.
 
     Classical is what the network starts from, or the image of the method `instead`. With `decided` the evidence is
     taken as given: replicas of an image are made as that image was. With `refine_maps` both are made a second time,
-    with maps of the k-space that the first image completed.
+    with maps of the k-space that the first image completed. `positions` is what `recon.solve.position` says of separate
+    calibration lines.
     """
     ndim = 3 if sets == 1 else 4
     start, x = _unrolled(m, recipe, sets, limits.margin)
@@ -261,7 +264,7 @@ def learned(
         lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if limits.misplaced < 1 else ()
         found = trust.examine(
             m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines, details=details,
-            parities=alternating.compared(m),
+            parities=alternating.compared(m), halves=halves.compared(m, start), positions=positions,
         )  # fmt: skip
     already = "cs" if m.y.shape[-3] > 1 else None
     if instead and instead != already and limits.fallback and any(e.reasons for e in found):

@@ -128,6 +128,10 @@ class Trust:
     #: others: beyond it there are ghosts. A phase that may be the object's own is left alone.
     alternating: Annotated[float, Ge(0), Le(180)] = 5.0
     uneven: Annotated[float, Ge(0), Le(1e9)] = 0.2
+    #: Largest distance in voxels between the object in either half of k-space: beyond it the patient moved.
+    apart: Annotated[float, Ge(0), Le(1e9)] = 1.5
+    #: Largest distance in voxels between the maps of separate calibration lines and where they explain the image's.
+    elsewhere: Annotated[float, Ge(0), Le(1e9)] = 1.5
     #: Factor by which noise and acceleration may leave the range that the network was trained on.
     margin: Annotated[float, Ge(1), Le(1e9)] = 2.0
     #: Images of the data with fresh noise, whose spread is the uncertainty map; 0 makes none.

@@ -15,6 +15,8 @@ from recon.nets.unrolled import sampled, size
 from recon.recipe import Trust
 from recon.solve.alternating import Alternating
 from recon.solve.detail import Detail
+from recon.solve.halves import Halves
+from recon.solve.position import Position
 
 #: Error of sensitivity maps, as a share of the signal's power.
 MAPS_ERROR = 1e-4
@@ -47,7 +49,9 @@ class Evidence:
     `moved_partitions`, `moved_samples`, `gain`, `turned` and `coherent` are what fine detail says of these lines
     (`recon.solve.detail`), None likewise. `alternating` and `uneven` are the phase in degrees and the shift in samples
     of every second line against the others, `scatter` the phase that may be the object's own
-    (`recon.solve.alternating`).
+    (`recon.solve.alternating`). `apart` is how many voxels the two halves of k-space show the object apart, 0 where
+    none is clear (`recon.solve.halves`), and `elsewhere` how many voxels the maps of separate calibration lines are
+    from where they explain the image's lines (`recon.solve.position`).
     """
 
     residual: float
@@ -67,6 +71,12 @@ class Evidence:
     uneven: float | None = None
     scatter: float | None = None
     moved_partitions: float | None = None
+    apart: float | None = None
+    apart_rows: float | None = None
+    apart_columns: float | None = None
+    elsewhere: float | None = None
+    elsewhere_rows: float | None = None
+    elsewhere_columns: float | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -81,11 +91,13 @@ def examine(
     lines: Sequence[tuple[int, float] | None] = (),
     details: Sequence[Detail | None] = (),
     parities: Sequence[Alternating | None] = (),
+    halves: Sequence[Halves | None] = (),
+    positions: Sequence[Position | None] = (),
 ) -> list[Evidence]:
     """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
 
-    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item, `details` what `recon.solve.detail` does,
-    `parities` what `recon.solve.alternating` does.
+    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item; `details`, `parities`, `halves` and
+    `positions` are what `recon.solve.detail`, `alternating`, `halves` and `position` do.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
@@ -108,18 +120,28 @@ def examine(
         (1 / sampled(normal, classical, ndim)).expand(lead).reshape(-1).tolist(),
     )
     none = [None] * lead.numel()
-    told = [
-        (*(pair or (0, None)), *((d.rows, d.samples, d.gain, d.turned, d.coherent) if d else ()))
-        for pair, d in zip(lines or none, details or none, strict=True)
-    ]
-    found = [Evidence(*n, *more) for n, more in zip(numbers, told, strict=True)]
-    for i, d in enumerate(details):
-        if d is not None:
-            found[i] = replace(found[i], moved_partitions=d.partitions)
-    for i, a in enumerate(parities):
-        if a is not None:
-            found[i] = replace(found[i], alternating=a.degrees, uneven=a.samples, scatter=a.scatter)
+    witnesses = (w or none for w in (lines, details, parities, halves, positions))
+    found = [Evidence(*n, **_told(*w)) for n, *w in zip(numbers, *witnesses, strict=True)]
     return [replace(e, reasons=tuple(_reasons(e, limits, trained))) for e in found]
+
+
+def _told(
+    line: tuple[int, float] | None, d: Detail | None, a: Alternating | None, h: Halves | None, p: Position | None
+) -> dict[str, Any]:
+    """What the witnesses of one item say, by the names of the evidence."""
+    told: dict[str, Any] = {}
+    if line is not None:
+        told |= {"rows": line[0], "sparser": line[1]}
+    if d is not None:
+        told |= {"moved_rows": d.rows, "moved_samples": d.samples, "moved_partitions": d.partitions}
+        told |= {"gain": d.gain, "turned": d.turned, "coherent": d.coherent}
+    if a is not None:
+        told |= {"alternating": a.degrees, "uneven": a.samples, "scatter": a.scatter}
+    if h is not None:
+        told |= {"apart": h.apart, "apart_rows": h.rows, "apart_columns": h.columns}
+    if p is not None:
+        told |= {"elsewhere": p.elsewhere, "elsewhere_rows": p.rows, "elsewhere_columns": p.columns}
+    return told
 
 
 def chi2(m: Measurement, x: Tensor, lead: torch.Size) -> Tensor:
@@ -203,6 +225,14 @@ def expected(noise: float) -> float:
     return 1 + MAPS_ERROR / max(noise, 1e-9) ** 2
 
 
+def elsewhere(rows: float, columns: float) -> str:
+    """The sentence on calibration lines of another position."""
+    return (
+        f"maps of the separate calibration lines fit the image's lines better when moved by {rows:+.0f} rows and "
+        f"{columns:+.0f} columns: acquire both in one position, with one field of view"
+    )
+
+
 def _moves(e: Evidence) -> str:
     """What would move the lines beside the ACS block to where they belong."""
     by = ((e.moved_rows, "rows"), (e.moved_partitions, "partitions"), (e.moved_samples, "samples"))
@@ -245,6 +275,12 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
             f"every second line of the ACS block differs from the others by {e.alternating:+.0f}° and "
             f"{e.uneven:+.2f} samples of the readout: ghosts; check the phase correction and the timing of the readout"
         )
+    if e.apart is not None and e.apart > limits.apart:
+        found.append(
+            f"the two halves of k-space show the object {e.apart:.1f} voxels apart: the patient moved during the scan"
+        )
+    if e.elsewhere is not None and e.elsewhere > limits.elsewhere:
+        found.append(elsewhere(e.elsewhere_rows or 0, e.elsewhere_columns or 0))
     if not e.added <= limits.added:
         found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")
     if trained is None:

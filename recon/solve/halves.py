@@ -1,0 +1,106 @@
+"""Whether both halves of k-space show the object in one place, told by the fine detail of an image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon.data import Measurement
+from recon.operators.fourier import fft, ifft
+from recon.operators.sense import Sense
+from recon.solve.detail import BODY, LEAST_ACS
+from recon.solve.rows import block
+
+#: Where a band begins beyond the ACS block, as a share of the way to the edge of k-space: who moved late in the scan
+#: left most lines of that half in place.
+BANDS = (0.0, 0.3, 0.5)
+#: Fewest measured lines of a band on either side.
+LEAST = 4
+#: How far halves are looked for, in voxels.
+FARTHEST = 12
+#: How many times the agreement in place, and the median of all other places, another place must have to count.
+GAIN, CLEAR = 1.25, 5.0
+
+
+@dataclass(frozen=True)
+class Halves:
+    """How far the half of k-space of positive ky shows the object from where the other half does, in voxels.
+
+    `rows` and `columns` is where the halves agree best and `gain` how many times as well as in place, of the band where
+    that is most; all of it counts only where it is `clear`, the agreement over that of all other places.
+    """
+
+    rows: float
+    columns: float
+    gain: float
+    clear: float
+
+    @property
+    def apart(self) -> float:
+        """The distance in voxels, 0 where nothing is clear."""
+        return math.hypot(self.rows, self.columns) if self.gain > GAIN and self.clear > CLEAR else 0.0
+
+
+def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
+    """What fine detail of images x (..., 1, y, x) says of the two halves of k-space, one answer for each slice.
+
+        a₊ = d₊ p̄,   a₋ = conj(d₋ p̄),   p = l / |l|,   C(s) = |Σ_r a₊(r + s) conj(a₋(r)) / |a₊ a₋|^½|
+
+    with l the rows of the ACS block of x, d₊ and d₋ those beyond it on either side. An object of the phase of its
+    tissue is real times p, the two sides of k-space of a real one are conjugates: so a₊ = a₋, and C is largest at
+    s = 0. Whoever moved by s while one side was measured has it there. No residual sees that where the lines of the
+    ACS block were all measured before or after. Bands that begin further out see a later motion.
+
+    None for volumes, for too few lines inside the block or beyond it on either side, and for several sets of maps.
+    (The symmetry is that of homodyne detection: Noll et al., IEEE Trans Med Imaging 10:154, 1991.)
+    """
+    A = m.A
+    items = m.y.shape[:-4].numel()
+    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1 or m.y.shape[-3] > 1:
+        return [None] * items
+    lines = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1, A.mask.shape[-2])[:, 0] > 0
+    return [_of(image, measured) for image, measured in zip(x.reshape(items, *x.shape[-2:]), lines)]
+
+
+def _of(x: Tensor, measured: Tensor) -> Halves | None:
+    """The answer of one image (y, x) of the rows `measured` (ky,)."""
+    _, rows = block(measured[None])
+    if rows.stop - rows.start < LEAST_ACS:
+        return None
+    n, k = len(measured), fft(x, (-2,))
+    ky = torch.arange(n, device=x.device) - n // 2
+    core = (ky >= rows.start - n // 2) & (ky < rows.stop - n // 2)
+    low = ifft(k * core[:, None], (-2,))
+    size = low.abs()
+    bright = size.flatten().kthvalue(max(1, int(0.99 * size.numel()))).values
+    body = size > BODY * bright
+    back = torch.where(body, low.conj() / size.clamp_min(torch.finfo(size.dtype).tiny), 0)
+    edge = max(n // 2 - rows.start, rows.stop - n // 2)
+    found = []
+    for share in BANDS:
+        first = edge + share * (n // 2 - edge)
+        sides = (ky >= first), (ky <= -first)
+        if min(int((measured & side).sum()) for side in sides) < LEAST:
+            continue
+        plus, minus = (ifft(k * side[:, None], (-2,)) * back for side in sides)
+        if (told := _place(plus, minus.conj())) is not None:
+            found.append(told)
+    return max(found, key=lambda h: (h.apart > 0, h.gain), default=None)
+
+
+def _place(plus: Tensor, minus: Tensor) -> Halves | None:
+    """Where two pictures (y, x) agree best."""
+    a, b = (fft(t * t.abs().clamp_min(torch.finfo(t.real.dtype).tiny).rsqrt(), (-2, -1)) for t in (plus, minus))
+    c = ifft(a * b.conj(), (-2, -1)).abs()
+    (ny, nx), far = c.shape, [min(FARTHEST, n // 2 - 1) for n in c.shape]
+    c = c[ny // 2 - far[0] : ny // 2 + far[0] + 1, nx // 2 - far[1] : nx // 2 + far[1] + 1]
+    # Between two voxels both hold a share: what is in place is the best of those around.
+    here = float(c[far[0] - 1 : far[0] + 2, far[1] - 1 : far[1] + 2].max())
+    best, usual = float(c.max()), float(c.median())
+    if not (math.isfinite(best) and usual > 0 and here > 0):
+        return None
+    at = int(c.argmax())
+    return Halves(at // c.shape[1] - far[0], at % c.shape[1] - far[1], best / here, best / usual)

@@ -1,0 +1,89 @@
+"""Fine detail tells whether both halves of k-space show the object in one place."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from recon import trust
+from recon.data import Measurement
+from recon.operators.sense import Sense
+from recon.recipe import Trust
+from recon.solve import halves
+
+N, ACS = 128, 20
+
+
+def transformed(x: Tensor, inverse: bool = False) -> Tensor:
+    along = (torch.fft.ifft if inverse else torch.fft.fft)(torch.fft.ifftshift(x, dim=-2), dim=-2, norm="ortho")
+    return torch.fft.fftshift(along, dim=-2)
+
+
+def moved_in_part(shift: tuple[int, int], since: int) -> tuple[Measurement, Tensor]:
+    """Blocks on a disc behind a smooth phase, and the same with all rows from `since` on of the object elsewhere."""
+    g = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(*(torch.arange(N) - N // 2,) * 2, indexing="ij")
+    body = ((y**2 + x**2) < 50**2).float()
+    for _ in range(60):
+        top, left = (int(torch.randint(20, N - 30, (1,), generator=g)) for _ in range(2))
+        body[top : top + 6, left : left + 9] *= 1 + float(torch.rand(1, generator=g))
+    image = torch.polar(body, 0.5 + 0.02 * y + 1e-4 * x**2)
+    k, other = transformed(image), transformed(torch.roll(image, shift, (0, 1)))
+    noise = 0.02 * torch.complex(*(torch.randn(N, N, generator=g) for _ in range(2)))
+    k = torch.where(torch.arange(N)[:, None] >= since, other, k) + noise
+    mask = torch.zeros(1, 1, N, 1)
+    mask[..., ::2, :] = 1
+    mask[..., N // 2 - ACS // 2 : N // 2 + ACS // 2, :] = 1
+    m = Measurement((k * mask[0])[None], Sense(torch.ones(1, 1, N, N, dtype=torch.complex64), mask, (-2,)), 0.02)
+    return m, transformed(k, inverse=True)[None]
+
+
+def told(m: Measurement, x: Tensor) -> halves.Halves:
+    found = halves.compared(m, x)[0]
+    assert found is not None
+    return found
+
+
+def test_halves_of_an_object_that_lay_still_agree() -> None:
+    good = told(*moved_in_part((0, 0), N))
+    assert good.apart == 0
+    assert good.gain == 1
+    assert good.clear > 5
+
+
+@pytest.mark.parametrize("shift", [(3, -2), (0, 5), (-4, 0)])
+@pytest.mark.parametrize("since", [N // 2 + ACS // 2, N // 2 + N // 8])
+def test_who_moved_beyond_the_acs_block_is_found_where_they_went(shift: tuple[int, int], since: int) -> None:
+    found = told(*moved_in_part(shift, since))
+    assert (found.rows, found.columns) == shift
+    assert found.apart == pytest.approx(math.hypot(*shift))
+
+
+def test_a_half_of_another_phase_or_size_did_not_move() -> None:
+    m, x = moved_in_part((0, 0), N)
+    k = transformed(x[0])
+    upper = torch.arange(N)[:, None] >= N // 2 + ACS // 2
+    for factor in (0.5, complex(math.cos(1), math.sin(1))):
+        assert told(m, transformed(torch.where(upper, factor * k, k), inverse=True)[None]).apart == 0
+
+
+def test_a_side_that_was_not_measured_tells_nothing() -> None:
+    m, x = moved_in_part((4, 0), N // 2 + ACS // 2)
+    A = m.A
+    assert isinstance(A, Sense)
+    for mask in (A.mask * (torch.arange(N)[:, None] > N // 2 - ACS // 2 - 5), A.mask * 0):
+        assert halves.compared(Measurement(m.y, Sense(A.maps, mask, A.axes), m.sigma), x) == [None]
+    volume = Measurement(m.y.expand(1, 4, N, N), Sense(A.maps, A.mask, A.axes), m.sigma)
+    assert halves.compared(volume, x.expand(4, N, N)) == [None]
+
+
+def test_a_learned_image_of_halves_apart_gives_way_with_the_distance() -> None:
+    m, x = moved_in_part((0, 5), N // 2 + ACS // 2)
+    found = trust.examine(m, x, x, limits=Trust(explained=1e9), trained=None, halves=halves.compared(m, x))[0]
+    assert found.apart == 5
+    assert any("show the object 5.0 voxels apart: the patient moved" in r for r in found.reasons)
+    loose = trust.examine(m, x, x, limits=Trust(explained=1e9, apart=6), trained=None, halves=halves.compared(m, x))[0]
+    assert not loose.reasons
