@@ -21,8 +21,9 @@ BANDS = (0.0, 0.3, 0.5)
 LEAST = 4
 #: How far halves are looked for, in voxels.
 FARTHEST = 12
-#: How many times the agreement in place, and the median of all other places, another place must have to count.
-GAIN, CLEAR = 1.25, 5.0
+#: How many times the agreement in place, and the median of all other places, another place must have to count, and the
+#: least share of what pictures that are alike would have (bench/motion.py).
+GAIN, CLEAR, SHARE = 1.25, 5.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,21 @@ class Halves:
     """How far the half of k-space of positive ky shows the object from where the other half does, in voxels.
 
     `rows` and `columns` is where the halves agree best and `gain` how many times as well as in place, of the band where
-    that is most; all of it counts only where it is `clear`, the agreement over that of all other places.
+    that is most; all of it counts only where it is `clear`, the agreement over that of all other places, and where the
+    `share` of what pictures that are alike would have is not small.
     """
 
     rows: float
     columns: float
     gain: float
     clear: float
+    share: float
 
     @property
     def apart(self) -> float:
         """The distance in voxels, 0 where nothing is clear."""
-        return math.hypot(self.rows, self.columns) if self.gain > GAIN and self.clear > CLEAR else 0.0
+        counts = self.gain > GAIN and self.clear > CLEAR and self.share > SHARE
+        return math.hypot(self.rows, self.columns) if counts else 0.0
 
 
 def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
@@ -95,6 +99,7 @@ def _place(plus: Tensor, minus: Tensor) -> Halves | None:
     """Where two pictures (y, x) agree best."""
     a, b = (fft(t * t.abs().clamp_min(torch.finfo(t.real.dtype).tiny).rsqrt(), (-2, -1)) for t in (plus, minus))
     c = ifft(a * b.conj(), (-2, -1)).abs()
+    alike = float((a.abs().square().sum() * b.abs().square().sum() / c.numel()).sqrt())
     (ny, nx), far = c.shape, [min(FARTHEST, n // 2 - 1) for n in c.shape]
     c = c[ny // 2 - far[0] : ny // 2 + far[0] + 1, nx // 2 - far[1] : nx // 2 + far[1] + 1]
     # Between two voxels both hold a share: what is in place is the best of those around.
@@ -103,4 +108,4 @@ def _place(plus: Tensor, minus: Tensor) -> Halves | None:
     if not (math.isfinite(best) and usual > 0 and here > 0):
         return None
     at = int(c.argmax())
-    return Halves(at // c.shape[1] - far[0], at % c.shape[1] - far[1], best / here, best / usual)
+    return Halves(at // c.shape[1] - far[0], at % c.shape[1] - far[1], best / here, best / usual, best / alike)

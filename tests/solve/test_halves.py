@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,7 @@ def test_halves_of_an_object_that_lay_still_agree() -> None:
     assert good.apart == 0
     assert good.gain == 1
     assert good.clear > 5
+    assert 0.5 < good.share < 1
 
 
 @pytest.mark.parametrize("shift", [(3, -2), (0, 5), (-4, 0)])
@@ -68,6 +70,13 @@ def test_a_half_of_another_phase_or_size_did_not_move() -> None:
     upper = torch.arange(N)[:, None] >= N // 2 + ACS // 2
     for factor in (0.5, complex(math.cos(1), math.sin(1))):
         assert told(m, transformed(torch.where(upper, factor * k, k), inverse=True)[None]).apart == 0
+
+
+def test_an_agreement_elsewhere_counts_only_where_it_is_large_clear_and_more_than_chance() -> None:
+    sure = halves.Halves(3, 4, gain=1.5, clear=8, share=0.5)
+    assert sure.apart == 5
+    for weak in ({"gain": 1.2}, {"clear": 4}, {"share": 0.2}):
+        assert replace(sure, **weak).apart == 0
 
 
 def test_a_side_that_was_not_measured_tells_nothing() -> None:
