@@ -47,7 +47,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     try:
         found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ReconError(f"{path} is damaged or holds more than tensors and is not opened; {_EXPECTED}") from None
+        raise ReconError(
+            f"{path} is damaged or holds more than tensors and is not opened; {_EXPECTED}, or its trainer's checkpoint "
+            "by Lightning 1.5 or later; of an older one that you trust, save the state_dict alone"
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, OSError):
         raise ReconError(f"{path} is no file of torch.save, or damaged; {_EXPECTED}") from None
     tensors = _state(path, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,38 @@ def test_half_precision_and_a_checkpoint_of_the_training_load_too(tmp_path: Path
         v.dtype == torch.float32 and torch.allclose(v, state[k], atol=1e-3)
         for k, v in found.network.state_dict().items()
     )
+
+
+def lightning(state: State, callback: object) -> dict[str, object]:
+    """What Lightning 1.6 and 2.5 wrote of fastMRI's VarNetModule, with one callback and one parameter's optimiser."""
+    progress = {"total": {"ready": 2, "completed": 2}, "current": {"ready": 2, "completed": 2}}
+    best = {"monitor": "validation_loss", "best_model_score": torch.tensor(0.1), "best_k_models": {"a": torch.ones(())}}
+    adam = {"step": torch.tensor(2.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+    hyper = {
+        "num_cascades": 3,
+        "pools": 2,
+        "chans": 6,
+        "sens_pools": 3,
+        "sens_chans": 4,
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+    }
+    return {
+        "epoch": 0, "global_step": 2, "pytorch-lightning_version": "2.5.5",
+        "state_dict": OrderedDict({"loss.w": torch.ones(1, 1, 7, 7), **{f"varnet.{k}": v for k, v in state.items()}}),
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_loop.batch_progress": progress}},
+        "callbacks": {callback: best}, "optimizer_states": [{"state": {0: adam}, "param_groups": [{"lr": 1e-3}]}],
+        "lr_schedulers": [{"step_size": 40, "_last_lr": [1e-3]}], "hparams_name": "kwargs", "hyper_parameters": hyper,
+    }  # fmt: skip
+
+
+def test_a_checkpoint_of_fastmris_trainer_loads_whole_and_an_old_one_is_refused_with_the_cure(
+    tmp_path: Path, state: State
+) -> None:
+    found = checkpoint.load(saved(tmp_path, lightning(state, "ModelCheckpoint{'monitor': 'validation_loss'}")))
+    assert all(torch.equal(v, state[k]) for k, v in found.network.state_dict().items())
+    # Until 1.4 callbacks were kept by their class, which is a program.
+    refused(saved(tmp_path, lightning(state, Harmful)), "of an older one that you trust, save the state_dict alone")
 
 
 class Harmful:
