@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.kernels.build import native
+from recon.kernels.steady import total
 
 
 def dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
@@ -28,7 +29,7 @@ def dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
     # Problem by problem: a sum over a whole batch would be ordered by the batch.
     out = p.new_empty(lead)
     for item in itertools.product(*map(range, lead)):
-        out[item] = (p[item] * q[item]).sum()
+        out[item] = total(p[item] * q[item], p.ndim - len(lead))
     return out
 
 

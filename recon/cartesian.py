@@ -17,6 +17,7 @@ from recon import plan as planning
 from recon.calibration import Calibrated, calibrated, calibrating_rows, maps_of
 from recon.data import Measurement, ReconError
 from recon.job import Job, devices
+from recon.kernels.steady import total
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.pace import Pace
@@ -238,7 +239,7 @@ def _by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Jo
     """
     nx, halo = slab.y.shape[-1], planning.HALO[method]
     weights = (slab.counts / top).sqrt()[:, :, None]
-    energy = torch.stack([(c * weights).abs().square().sum(dtype=torch.float64) for c in slab.y]).sum()
+    energy = torch.stack([total((c * weights).abs().square().double(), 3) for c in slab.y]).sum()
     samples = torch.count_nonzero(slab.counts) * slab.y[:, 0, 0].numel()
     power = float(cg.signal_power(energy, samples, top**-0.5, slab.y[0].numel()))
     towards = first_coil(slab.y) if method == "combine" else None

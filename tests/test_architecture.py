@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "solve": {"operators", "kernels", "data", "masks"},
     "io": {"data", "errors", "geometry", "__init__"},
     "prepare": {"operators", "kernels", "data", "geometry", "masks"},
-    "nets": {"data", "operators", "solve", "starting"},
+    "nets": {"data", "kernels", "operators", "solve", "starting"},
     "learn": {
         *("data", "hounsfield", "io", "masks", "nets", "operators", "prepare", "progress", "recipe", "simulation"),
         "solve",
@@ -63,6 +63,7 @@ MAY_IMPORT = {
             "calibration",
             "data",
             "job",
+            "kernels",
             "measured",
             "methods",
             "operators",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recon.data import Measurement
+from recon.kernels.steady import total
 from recon.nets import precision
 from recon.nets.unet import UNet
 from recon.operators import Linear
@@ -186,7 +187,8 @@ def size(x: Tensor, ndim: int) -> Tensor:
     # Divided by the largest first, so that no fourth power leaves the range of single precision.
     peak = square.amax(-1, keepdim=True).clamp_min(tiny)
     square = square / peak
-    return (square.square().sum(-1) / square.sum(-1).clamp_min(tiny) * peak[..., 0]).sqrt().clamp_min(tiny**0.5)
+    weighted: Tensor = total(square.square(), 1) / total(square, 1).clamp_min(tiny)
+    return (weighted * peak[..., 0]).sqrt().clamp_min(tiny**0.5)
 
 
 def sampled(normal: Linear, x: Tensor, ndim: int) -> Tensor:
@@ -230,7 +232,8 @@ def _squeezed(x: Tensor) -> Tensor:
 
 
 def _pairs(a: Tensor, b: Tensor, ndim: int) -> Tensor:
-    return (a * b).flatten(-ndim - 1).sum(-1)
+    product: Tensor = total(a * b, ndim + 1)
+    return product
 
 
 def _condition(nu: Tensor, share: Tensor, residual: Tensor, denoise: float | Tensor, ndim: int) -> Tensor:
@@ -289,7 +292,8 @@ def _planes(network: UNet, channels: Tensor, condition: Tensor, ndim: int) -> Te
 
 def _dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
     product = a.real * b.real + a.imag * b.imag if a.is_complex() else a * b
-    return product.flatten(-ndim).sum(-1)
+    summed: Tensor = total(product, ndim)
+    return summed
 
 
 def parameters(network: nn.Module | Sequence[Tensor]) -> int:

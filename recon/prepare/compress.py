@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError
+from recon.kernels.steady import alone
 from recon.operators import COIL
 
 
@@ -24,7 +25,7 @@ class Compression:
 
 def choose(calibration: Tensor, energy: float = 0.99) -> int:
     """Smallest number of virtual coils that keeps the share `energy` of a calibration (..., coil, z, y, x)."""
-    return _count(torch.linalg.eigvalsh(_correlation(_coils_first(calibration))).flip(-1), None, energy)
+    return _count(alone(torch.linalg.eigvalsh, _correlation(_coils_first(calibration))).flip(-1), None, energy)
 
 
 def svd(calibration: Tensor, *, virtual: int | None = None, energy: float = 0.99) -> Compression:
@@ -37,7 +38,7 @@ def svd(calibration: Tensor, *, virtual: int | None = None, energy: float = 0.99
     weight is real and positive. Raises DataError for an impossible number of coils.
     Source: Huang et al., Magn Reson Imaging 26:133, 2008; Buehrer et al., Magn Reson Med 57:1131, 2007.
     """
-    values, vectors = torch.linalg.eigh(_correlation(_coils_first(calibration)))
+    values, vectors = alone(torch.linalg.eigh, _correlation(_coils_first(calibration)))
     values, vectors = values.flip(-1), vectors.flip(-1)
     kept = _count(values, virtual, energy)
     rows = _signed(vectors[:, :kept].mH)
@@ -60,14 +61,14 @@ def geometric(calibration: Tensor, *, virtual: int | None = None, energy: float 
     gram = (data @ data.mH).to(torch.complex128)
     near = torch.arange(len(gram), device=gram.device)
     band = ((near[:, None] - near[None]).abs() <= window // 2).to(gram.dtype)
-    values, vectors = torch.linalg.eigh(torch.einsum("xy,ycd->xcd", band, gram))
+    values, vectors = alone(torch.linalg.eigh, torch.einsum("xy,ycd->xcd", band, gram))
     values, vectors = values.flip(-1), vectors.flip(-1)
     kept = _count(values.sum(0), virtual, energy)
     rows = vectors[..., :kept].mH.contiguous()
     start = int(values.sum(1).argmax())
     rows[start] = _signed(rows[start])
     for x in (*range(start + 1, len(rows)), *range(start - 1, -1, -1)):
-        u, _, vh = torch.linalg.svd(rows[x - 1 if x > start else x + 1] @ rows[x].mH)
+        u, _, vh = alone(torch.linalg.svd, rows[x - 1 if x > start else x + 1] @ rows[x].mH)
         rows[x] = u @ vh @ rows[x]
     total = gram.diagonal(dim1=1, dim2=2).real.sum()
     inside = torch.einsum("xvc,xcd,xvd->", rows, gram, rows.conj()).real

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import eigen
+from recon.kernels.steady import alone
 from recon.prepare.place import together
 from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
@@ -147,11 +148,11 @@ def _projector(data: Tensor, kernel: tuple[int, ...], threshold: float) -> Tenso
     if positions < data.shape[0] * math.prod(kernel):
         # With few rows, A Aᴴ = U Σ² Uᴴ is the smaller matrix, and the rows of Σ⁻¹ Uᴴ A are the same vectors.
         rows = torch.cat(list(_rows(data, kernel)))
-        values, vectors = torch.linalg.eigh(rows @ rows.mH)
+        values, vectors = alone(torch.linalg.eigh, rows @ rows.mH)
         kept = values > threshold**2 * values[-1]
         signal = ((vectors[:, kept] / values[kept].sqrt()).mH @ rows).mH
     else:
-        values, vectors = torch.linalg.eigh(_gram(data, kernel))
+        values, vectors = alone(torch.linalg.eigh, _gram(data, kernel))
         signal = vectors[:, values > threshold**2 * values[-1]]
     del vectors  # in a volume of many coils every matrix here takes a good part of the memory
     return _diagonals((signal @ signal.mH).conj(), data.shape[0], kernel)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from recon.kernels.steady import alone
+
 #: Pixels that are looked at, those whose own coil is a start, steps from each, and the share of the darkest pixels.
 PIXELS, STARTS, STEPS, DARKEST = 2000, 16, 6, 0.002
 
@@ -25,7 +27,7 @@ def steady(maps: Tensor) -> Tensor:
         return torch.eye(len(maps), dtype=maps.dtype, device=maps.device)[0]
     flat = flat[:, :: -(-flat.shape[1] // PIXELS)]
     at = torch.linspace(0, flat.shape[1] - 1, STARTS, device=maps.device).long()
-    a = torch.cat([flat[:, at], torch.linalg.eigh(flat @ flat.mH)[1][:, -1:]], 1)
+    a = torch.cat([flat[:, at], alone(torch.linalg.eigh, flat @ flat.mH)[1][:, -1:]], 1)
     passed, dark = [], []
     for _ in range(STEPS + 1):
         a = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(flat.real.dtype).tiny)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError
+from recon.kernels.steady import alone
 from recon.operators import ifft
 
 #: Samples that are treated in double precision, or whitened, at a time.
@@ -41,7 +42,7 @@ def covariance(samples: Tensor) -> Tensor:
     total = torch.zeros(coils, coils, dtype=torch.complex128, device=samples.device)
     for part in torch.split(samples, max(1, _CHUNK // coils), dim=1):
         wide = part.to(torch.complex128)
-        total += wide @ wide.mH
+        total += alone(torch.matmul, wide, wide.mH)
     return total / max(1, count - 1)
 
 
@@ -122,11 +123,11 @@ def _whiten(samples: Tensor, factor: float, source: str, notes: tuple[str, ...])
     level = psi.diagonal().real.sqrt()
     n = len(level)
     correlation = psi / (level[:, None] * level[None])
-    full = kept.shape[1] >= 2 * n and bool(torch.linalg.eigvalsh(correlation)[0] > 1e-6)
+    full = kept.shape[1] >= 2 * n and bool(alone(torch.linalg.eigvalsh, correlation)[0] > 1e-6)
     if full:
-        factorised = torch.linalg.cholesky(correlation)
+        factorised = alone(torch.linalg.cholesky, correlation)
         unit = torch.eye(n, dtype=psi.dtype, device=psi.device)
-        inverse = torch.linalg.solve_triangular(factorised, unit, upper=False) / level
+        inverse = alone(torch.linalg.solve_triangular, factorised, unit, upper=False) / level
     else:
         inverse = torch.diag((1 / level).to(psi.dtype))
         why = (

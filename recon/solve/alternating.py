@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels.steady import alone
 from recon.operators.fourier import fft, ifft
 from recon.operators.sense import Sense
 from recon.solve.rows import block
@@ -90,7 +91,7 @@ def _of(y: Tensor, sigma: float) -> Alternating | None:
     S, T = sources.flatten(1).mT, targets.flatten(1).mT
     gram = S.mH @ S
     ridge = 2 * sigma**2 * len(S) + RIDGE * float(gram.diagonal().real.mean())
-    w = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), S.mH @ T)
+    w = alone(torch.linalg.solve, gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), S.mH @ T)
     told = (S @ w).mT.reshape(targets.shape)
     c = (ifft(told, (-1,)).conj() * ifft(targets, (-1,))).sum((0, 1))
     odd, even = c[0::2].sum(0), c[1::2].sum(0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels.steady import total
 from recon.operators.fourier import fft, ifft
 from recon.operators.sense import Sense
 from recon.solve.rows import LEAST_BESIDE, block
@@ -83,19 +84,19 @@ def _of(x: Tensor, core: Tensor) -> Detail | None:
     """The detail of one image (z, y, x) beside the block `core` (kz, ky)."""
     axes = (-3, -2) if len(core) > 1 else (-2,)
     low = ifft(fft(x, axes) * core[..., None], axes)
-    v, size = (x - low) * low.conj(), low.abs()
-    bright = size.flatten().kthvalue(max(1, int(0.99 * size.numel()))).values
+    v, level = (x - low) * low.conj(), low.abs()
+    bright = level.flatten().kthvalue(max(1, int(0.99 * level.numel()))).values
     # |l| > 0 there, and dividing by |v| leaves |d| once.
-    u = torch.where(size > BODY * bright, v * v / (v.abs() * size).clamp_min(torch.finfo(size.dtype).tiny), 0)
-    total, here = float(u.abs().sum()), complex(u.sum())
-    if not (math.isfinite(total) and total > 0 and abs(here) > 0):
+    u = torch.where(level > BODY * bright, v * v / (v.abs() * level).clamp_min(torch.finfo(level.dtype).tiny), 0)
+    size, here = float(total(u.abs(), 3)), complex(total(u, 3))
+    if not (math.isfinite(size) and size > 0 and abs(here) > 0):
         return None
     moves = [_farther(u.sum(others), abs(here)) if u.shape[axis] > 1 else (0.0, 1.0) for axis, others in ALONG]
     gain = max(g for _, g in moves)
     # What is gained along the other axes is a shadow of it: bodies are not symmetric.
     r, s, t = (by if g == gain else 0.0 for by, g in moves)
     turned = math.degrees(math.atan2(here.imag, here.real)) / 2
-    return Detail(s, t, gain, turned, abs(here) / total, r)
+    return Detail(s, t, gain, turned, abs(here) / size, r)
 
 
 def _farther(line: Tensor, here: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.data import DataError
+from recon.kernels.steady import alone
 
 #: Offsets (kz, ky) of the measured neighbours that predict a missing line.
 Sources = tuple[tuple[int, int], ...]
@@ -127,7 +128,7 @@ def _weights(calibration: Tensor, sources: Sources, taps: int, lam: float) -> Te
     gram = (a @ a.mH).to(torch.complex128)
     cross = (b @ a.mH).to(torch.complex128)
     gram.diagonal().add_(lam * gram.diagonal().real.mean() + torch.finfo(torch.float32).tiny)
-    weights: Tensor = torch.linalg.solve(gram, cross, left=False)
+    weights: Tensor = alone(torch.linalg.solve, gram, cross, left=False)
     return weights.to(calibration.dtype)
 
 

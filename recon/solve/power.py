@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from recon.kernels.steady import alone
 from recon.kernels.vectors import dot
 from recon.operators import Chain, Coils, Fourier, Identity, Linear, Sample, Scale, Weight
 from recon.operators.sense import Sense
@@ -79,6 +80,6 @@ def _gram_bound(maps: Tensor, sets: bool) -> float:
     s = maps.movedim((-5, -4), (-1, -2))
     gram = s.mH @ s
     if gram.shape[-1] != 2:
-        return float(torch.linalg.eigvalsh(gram)[..., -1].max())
+        return float(alone(torch.linalg.eigvalsh, gram)[..., -1].max())
     a, d, b = gram[..., 0, 0].real, gram[..., 1, 1].real, gram[..., 0, 1].abs()
     return float(((a + d) / 2 + torch.hypot((a - d) / 2, b)).max())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels.steady import total
 from recon.masks import central_block
 from recon.operators.sense import Sense
 from recon.solve.fista import l1_wavelet
@@ -83,8 +84,8 @@ def sparser(
     if not bool(told.any()):
         return [None] * items
     part = _trimmed(_columns(_picked(m, told)))
-    total = _variation([part, *(moved(part, -s) for s in shifts)])
-    best = 1 - total[1:] / total[0]
+    every = _variation([part, *(moved(part, -s) for s in shifts)])
+    best = 1 - every[1:] / every[0]
     gain, which = best.max(0)
     found = iter([(shifts[w], g) for w, g in zip(which.tolist(), gain.tolist())])
     return [next(found) if t else None for t in told.tolist()]
@@ -137,5 +138,5 @@ def _variation(every: Sequence[Measurement]) -> Tensor:
     together = Measurement(y, Sense(A.maps, torch.stack(masks), A.axes), every[0].sigma)
     x = l1_wavelet(together, lam=1.0, iterations=ITERATIONS, wavelet="db1", levels=LEVELS, continuation=15.0).x
     dy, dx = (x - torch.roll(x, 1, axis) for axis in (-2, -1))
-    total: Tensor = (dy.abs().square() + dx.abs().square()).sqrt().flatten(-3).sum(-1).reshape(len(every), -1)
-    return total.clamp_min(torch.finfo(total.dtype).tiny)
+    found: Tensor = total((dy.abs().square() + dx.abs().square()).sqrt(), 3).reshape(len(every), -1)
+    return found.clamp_min(torch.finfo(found.dtype).tiny)
