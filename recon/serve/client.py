@@ -35,10 +35,13 @@ class Answer:
 
 
 def session(scan: RawScan, recipe: str) -> Iterator[bytes]:
-    """All messages of a scan, from the name of the recipe to CLOSE."""
+    """All messages of a scan, from the name of the recipe to CLOSE.
+
+    Lines are not numbered: a numbering of our own would vouch for lines that the file lacks.
+    """
     yield words.config_file(recipe)
     yield words.header(mrd_header.build(scan.header, scan.encodings))
-    table = heads(scan.lines, np.arange(len(scan.lines)))
+    table = heads(scan.lines, np.zeros(len(scan.lines), np.intp))
     keys = np.stack([table[n] for n in ("active_channels", "number_of_samples", "trajectory_dimensions")], axis=1)
     changes = np.nonzero((np.diff(keys.astype(int), axis=0) != 0).any(axis=1))[0] + 1
     for first, end in pairwise((0, *changes, len(table))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 from recon.data import DataError, Encoding, Flag, Limit, RawScan, flagged
 from recon.io.samples import SomeRows
 from recon.prepare import sort
+
+#: Slice, contrast, phase, repetition and set of a frame.
+COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+Key = tuple[int, int, int, int, int]
 
 _LAST_IN_SLICE = np.uint64(1 << 7)
 #: Share of single lines that lie in steps of R where the pattern is regular, how rarely those of another may do so by
@@ -37,6 +42,25 @@ class Count:
         return len(self.whole) >= self.announced
 
 
+@dataclass(frozen=True)
+class Word:
+    """What is said of a frame beside the number of its lines.
+
+    `ended` is whether a line says that it is the last of its slice (flag 8) or of the measurement, `finished` the
+    latter alone (flag 25). `unbroken` is whether the lines are numbered without a gap from the one before the frame to
+    the one after it, None where they are not numbered at all.
+    """
+
+    ended: bool
+    finished: bool
+    unbroken: bool | None
+
+    @property
+    def vouched(self) -> bool:
+        """Whether nothing that was measured is missing, and nothing was to follow."""
+        return self.ended and self.unbroken is True
+
+
 def span(limit: Limit | None, otherwise: int) -> int:
     """Number of values within a limit."""
     return limit.maximum - limit.minimum + 1 if limit else otherwise
@@ -54,15 +78,34 @@ def announced(encoding: Encoding, *names: str) -> int:
     return math.prod(span(encoding.limits.get(name), 1) for name in names)
 
 
-def count(scan: RawScan) -> Count:
-    """Count the imaging lines of a scan.
+def unbroken(numbers: NDArray[np.integer], frames: Mapping[Key, Sequence[int]]) -> Mapping[Key, bool] | None:
+    """Which frames, given by their rows, are numbered without a gap; None where lines are not numbered.
+
+    `numbers` (line,) are the scan_counter of all lines as they came. The line before a frame counts, and the one after.
+    """
+    steps = np.diff(numbers.astype(np.int64))
+    if not steps.any():
+        return None
+    gaps = np.append(0, np.cumsum(steps != 1))  # so many before each line
+    return {
+        key: (rows[0] > 0 or int(numbers[0]) <= 1)
+        and bool(gaps[max(0, rows[0] - 1)] == gaps[min(len(steps), rows[-1] + 1)])
+        for key, rows in frames.items()
+    }
+
+
+def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
+    """Count the imaging lines of a scan; `numbered` is what `unbroken` says of its frames.
 
     A frame (one slice in one state of the counters) is whole when each of its averages has every phase encode within
     the limits; where the header states an acceleration R > 1, when it has N/R of them, none missing from a regular
     pattern, up to both ends. Lines that are drawn at random may stop short of an end, two of their largest steps, or
-    farther where one says that it is the last of its slice (flag 8) or of the measurement. A 3D scan that leaves out
-    the corners of k-space is whole only where a line says that the measurement ends (flag 25); of partial Fourier the
-    limits are those of the lines that are acquired. A repetition is whole when all its frames are there and whole.
+    farther where one says that it is the last of its slice (flag 8) or of the measurement. Patterns of few lines may be
+    either: with such a line they count as drawn at random where they have N/R lines, or are numbered without a gap. Up
+    to 5 % of N/R may be missing where lines are not numbered and no other frame has more. A 3D scan that leaves out the
+    corners of k-space is whole only where a line says that the measurement ends (flag 25), an undersampled one where it
+    says so or that its slab ends; of partial Fourier the limits are those of the lines that are acquired. A repetition
+    is whole when all its frames are there and whole.
     """
     rows = sort.kinds(scan).imaging
     number = sort.choose_encoding(scan)
@@ -76,7 +119,9 @@ def count(scan: RawScan) -> Count:
     for f in frames:
         lines = scan.lines[f.rows]
         received += len(np.unique(_encode_numbers(lines)))
-        found.setdefault(f.repetition, []).append(f.complete and _whole(lines, encoding, finished))
+        key = f.slice, f.contrast, f.phase, f.repetition, f.set
+        said = Word(finished or _last(lines), finished, None if numbered is None else numbered.get(key, False))
+        found.setdefault(f.repetition, []).append(f.complete and _whole(lines, encoding, said))
     whole = tuple(r for r, states in found.items() if len(states) >= per_repetition and all(states))
     repetitions = announced(encoding, "repetition")
     each = math.prod(math.ceil(n / r) for n, r in zip(encodes(encoding), encoding.acceleration))
@@ -85,11 +130,12 @@ def count(scan: RawScan) -> Count:
 
 
 def whole_frame(scan: RawScan) -> bool:
-    """Whether the one frame of a scan has all its lines, by the rules of `count`."""
+    """Whether the one frame of a scan has all its lines, by the rules of `count` and without any line to spare."""
     rows = sort.kinds(scan).imaging
     number = sort.choose_encoding(scan)
     same = bool((scan.lines["encoding_space_ref"][rows] == number).all())
-    return same and _whole(scan.lines[rows], scan.encodings[number], False)
+    lines = scan.lines[rows]
+    return same and _whole(lines, scan.encodings[number], Word(_last(lines), False, False))
 
 
 def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
@@ -115,69 +161,74 @@ def _encode_numbers(lines: NDArray[np.void]) -> NDArray[np.int64]:
     return np.asarray(steps << 16 | lines["average"], np.int64)
 
 
-def _least(encoding: Encoding) -> int:
-    """Fewest phase encodes of a frame whose header states an acceleration."""
-    (n1, n2), (r1, r2) = encodes(encoding), encoding.acceleration
-    return math.floor((_ENOUGH_3D if n2 > 1 else _ENOUGH_2D) * math.ceil(n1 / r1) * math.ceil(n2 / r2))
+def _last(lines: NDArray[np.void]) -> bool:
+    """Whether a line says that it is the last of its slice."""
+    return bool((lines["flags"] & _LAST_IN_SLICE).any())
 
 
-def _whole(lines: NDArray[np.void], encoding: Encoding, finished: bool) -> bool:
-    ended = finished or bool((lines["flags"] & _LAST_IN_SLICE).any())
+def _whole(lines: NDArray[np.void], encoding: Encoding, said: Word) -> bool:
     averages = range(announced(encoding, "average"))
     first = encoding.limits["average"].minimum if "average" in encoding.limits else 0
-    return all(_whole_average(lines[lines["average"] == first + a], encoding, finished, ended) for a in averages)
+    return all(_whole_average(lines[lines["average"] == first + a], encoding, said) for a in averages)
 
 
-def _whole_average(lines: NDArray[np.void], encoding: Encoding, finished: bool, ended: bool) -> bool:
-    n1, n2 = encodes(encoding)
+def _whole_average(lines: NDArray[np.void], encoding: Encoding, said: Word) -> bool:
+    (n1, n2), (r1, r2) = encodes(encoding), encoding.acceleration
     step1, step2 = lines["kspace_encode_step_1"].astype(np.int64), lines["kspace_encode_step_2"].astype(np.int64)
-    acquired = len(np.unique(step2 << 16 | step1))
+    places = np.unique(step2 << 16 | step1)
+    acquired, wanted = len(places), round(n1 * n2 / (r1 * r2))
     if acquired >= n1 * n2:
         return True
-    r1, r2 = encoding.acceleration
-    slack = 1 if acquired < n1 * n2 // (r1 * r2) else n1 + n2 if ended else 2
-    along = [
-        _reaches(np.unique(step), encoding.limits.get(f"kspace_encoding_step_{i}"), n, r, slack)
-        for i, (step, n, r) in enumerate(((step1, n1, r1), (step2, n2, r2)), start=1)
-    ]
-    if not all(along):
+    short, plain = acquired < wanted, (r1, r2) == (1, 1)
+    if acquired < math.floor((_ENOUGH_3D if n2 > 1 else _ENOUGH_2D) * wanted):
         return False
-    if (r1, r2) != (1, 1):
-        return acquired >= _least(encoding)
+    if short and n2 > 1 and not said.ended:
+        return False
+    if said.vouched and not plain:
+        return True
+    slack = (1 if n2 > 1 or said.unbroken is None else 0) if short else n1 + n2 if said.ended else 2
+    # As many lines as drawn ones have, which a regular pattern with its ACS lines seldom has, and the scanner's word.
+    drawn = said.ended and n2 == 1 and wanted <= acquired <= wanted + 1
+    along = all(
+        _reaches(np.unique(step), encoding.limits.get(f"kspace_encoding_step_{i}"), n, r, slack, drawn)
+        for i, (step, n, r) in enumerate(((step1, n1, r1), (step2, n2, r2)), start=1)
+    )
+    if not plain:
+        return along
     # Without acceleration only corners of a 3D k-space may be missing, and only at the scanner's word.
-    places = np.unique(step2 << 16 | step1)
     holes = (np.diff(places) != 1) & (np.diff(places >> 16) == 0)
-    return finished and n2 > 1 and not holes.any() and acquired >= _ENOUGH_3D * n1 * n2
+    return along and said.finished and n2 > 1 and not bool(holes.any())
 
 
-def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int, slack: int) -> bool:
+def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int, slack: int, drawn: bool) -> bool:
     """Whether phase encodes go from end to end of their limit in steps that are no larger than they usually are.
 
-    Those that are drawn at random may stop `slack` of their largest steps from an end.
+    Those that are drawn at random may stop `slack` of their largest steps from an end; `drawn` decides for patterns
+    that may be either.
     """
     if n == 1 or not len(values):
         return bool(len(values))
     low, high = (limit.minimum, limit.maximum) if limit else (0, n - 1)
     gaps = np.diff(values)
-    comb, runs = _comb(values, r) if r > 1 else (True, 0)
+    comb, runs = _comb(values, r, drawn) if r > 1 else (True, 0)
     if comb and ((gaps > r).any() or runs > 1):
         return False
     step = max(int(gaps.max(initial=1)), r) * (1 if comb else slack)
     return int(values[0]) < low + step and int(values[-1]) > high - step
 
 
-def _comb(values: NDArray[np.int64], r: int) -> tuple[bool, int]:
+def _comb(values: NDArray[np.int64], r: int, drawn: bool) -> tuple[bool, int]:
     """Whether single lines lie r apart, or multiples where some are missing, and the runs of lines beside one another.
 
-    A pattern without single lines is none that is drawn at random either. Of a comb with enough of them the ACS lines
-    are the only run: more are one with holes in it.
+    Too few single lines to tell are those of a pattern that was `drawn` at random, or else of a regular one where all
+    gaps but the two beside the ACS lines say so. Of a comb with enough of them the ACS lines are the only run: more are
+    one with holes in it.
     """
     near = np.diff(values) == 1
     single = values[~np.append(near, False) & ~np.append(False, near)]
     alike = int(np.bincount(single % r).max()) >= _OF_A_COMB * len(single) if len(single) else True
-    # Too few of them tell nothing; then all gaps but the two beside the ACS lines do.
-    gaps = np.diff(values)
-    told = r ** (1.0 - len(single)) <= _CHANCE or np.count_nonzero(gaps[gaps > 1] % r) <= 2
-    comb = bool(not len(single) or (alike and told))
+    if r ** (1.0 - len(single)) > _CHANCE:
+        gaps = np.diff(values)
+        alike = alike and not drawn and (not len(single) or int(np.count_nonzero(gaps[gaps > 1] % r)) <= 2)
     runs = int(np.count_nonzero(near & ~np.append(False, near[:-1]))) if len(single) >= _SINGLE else 0
-    return comb, runs
+    return alike, runs

@@ -15,8 +15,8 @@ from recon.data import Encoding, Flag, RawScan, ReconError, flagged, imaging
 from recon.prepare import hybrid
 from recon.recipe import Recipe
 from recon.serve import store
-from recon.serve.counting import announced, encodes, whole_frame
-from recon.serve.session import COUNTERS, Inbox, Key
+from recon.serve.counting import COUNTERS, Key, announced, encodes, whole_frame
+from recon.serve.session import Inbox
 
 
 def frame(inbox: Inbox, key: Key) -> RawScan | None:

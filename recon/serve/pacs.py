@@ -21,7 +21,7 @@ from recon.serve.settings import Site
 if TYPE_CHECKING:
     from recon.data import Image, RawScan
     from recon.pipeline import Solved
-    from recon.serve.session import Key
+    from recon.serve.counting import Key
 
 #: The time that begins a line of the sender; the server's log has its own.
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d ", re.ASCII)

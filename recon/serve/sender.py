@@ -18,7 +18,8 @@ from recon.io.mrd_lines import HEAD
 from recon.recipe import Recipe
 from recon.serve import early, memory, wire
 from recon.serve.control import Speaking
-from recon.serve.session import COUNTERS, Inbox, Key, stamp
+from recon.serve.counting import COUNTERS, Key
+from recon.serve.session import Inbox, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Outgoing
 from recon.serve.thumbnail import thumbnail

@@ -19,16 +19,12 @@ from recon.io.mrd_lines import HEAD
 from recon.recipe import Recipe
 from recon.serve import parameters, wire, words
 from recon.serve.aside import Aside
-from recon.serve.counting import announced, encodes
+from recon.serve.counting import Key, announced, encodes
 from recon.serve.scanner_images import Passing, replies
 from recon.serve.settings import MiB
 from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Waveform, WireError, XmlHeader
 
 Send = Callable[[bytes], None]
-
-#: Slice, contrast, phase, repetition and set of a frame.
-COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
-Key = tuple[int, int, int, int, int]
 
 _FLAGS, _COUNTERS = struct.Struct("<Q"), struct.Struct("<5H")
 _AT_FLAGS, _AT_COUNTERS = HEAD.fields["flags"][1], HEAD.fields["idx"][1] + HEAD["idx"].fields["slice"][1]  # type: ignore[index]

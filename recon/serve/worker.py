@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from recon import recipe as recipes
@@ -19,9 +19,10 @@ from recon.data import DataError, RawScan, ReconError
 from recon.errors import sentence
 from recon.serve import counting, early, memory, settings, store, wire, words
 from recon.serve.control import Speaking
+from recon.serve.counting import Key
 from recon.serve.pacs import to_pacs
 from recon.serve.sender import Job, Sender, scaled
-from recon.serve.session import Inbox, Key, receive
+from recon.serve.session import Inbox, receive
 from recon.serve.settings import MiB, Site
 from recon.serve.slabs import hold
 from recon.serve.streams import Broken, Incoming, Outgoing
@@ -113,7 +114,8 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     if inbox.images.came and not inbox.lines:
         return "passed on"
     whole = store.scan(inbox.lines, inbox.parsed, inbox.waveforms)
-    scan, warning = complete(whole, job)
+    numbers = store.heads(inbox.lines)["scan_counter"]
+    scan, warning = complete(whole, job, counting.unbroken(numbers, inbox.frames))
     if warning:
         out.put(words.text(f"WRN {job.name}: {warning}"))
     late = [
@@ -143,9 +145,12 @@ def _candidate(inbox: Inbox) -> Key | None:
         return first
 
 
-def complete(scan: RawScan, job: Job) -> tuple[RawScan, str]:
-    """The part of a scan that is whole, and a warning where that is not all; raises DataError where nothing is."""
-    found = counting.count(scan)
+def complete(scan: RawScan, job: Job, numbered: Mapping[Key, bool] | None) -> tuple[RawScan, str]:
+    """The part of a scan that is whole, and a warning where that is not all; raises DataError where nothing is.
+
+    `numbered` is what `counting.unbroken` says of its frames.
+    """
+    found = counting.count(scan, numbered)
     job.tell(lines_received=found.received, lines_expected=found.expected)
     if found.complete:
         return scan, ""

@@ -10,25 +10,34 @@ import pytest
 from recon import masks, simulation
 from recon.data import RawScan
 from recon.io.samples import SomeRows
-from recon.serve.counting import count
+from recon.serve.counting import count, unbroken
 from recon.simulation import Settings
 
 _N = 128
-_FULL = simulation.simulate(Settings(matrix=(16, _N, 1), coils=1, noise_lines=0))
+_FULL = {n: simulation.simulate(Settings(matrix=(16, n, 1), coils=1, noise_lines=0)) for n in (32, 64, _N)}
+_FRAME = (0, 0, 0, 0, 0)
 
 
-def measured(steps: np.ndarray, acceleration: int, *, flagged: bool = True) -> RawScan:
+def measured(steps: np.ndarray, acceleration: int, *, flagged: bool = True, n: int = _N) -> RawScan:
     """A scan of these phase encodes, whose header states the acceleration; the last one says so where `flagged`."""
-    rows = np.sort(np.nonzero(np.isin(_FULL.lines["kspace_encode_step_1"], steps))[0])
-    lines = _FULL.lines[rows].copy()
+    full = _FULL[n]
+    rows = np.sort(np.nonzero(np.isin(full.lines["kspace_encode_step_1"], steps))[0])
+    lines = full.lines[rows].copy()
     lines["flags"] = 0
     lines["flags"][-1] = np.uint64(1 << 7 if flagged else 0)
-    encoding = replace(_FULL.encodings[0], acceleration=(acceleration, 1))
-    return replace(_FULL, lines=lines, samples=SomeRows(_FULL.samples, rows), encodings=(encoding,))
+    encoding = replace(full.encodings[0], acceleration=(acceleration, 1))
+    return replace(full, lines=lines, samples=SomeRows(full.samples, rows), encodings=(encoding,))
 
 
-def drawn(kind: str, acceleration: int, seed: int, acs: int = 12) -> np.ndarray:
-    return np.nonzero(np.asarray(getattr(masks, kind)((_N,), acceleration, acs, seed=seed)).reshape(-1))[0]
+def drawn(kind: str, acceleration: int, seed: int, acs: int = 12, n: int = _N) -> np.ndarray:
+    return np.nonzero(np.asarray(getattr(masks, kind)((n,), acceleration, acs, seed=seed)).reshape(-1))[0]
+
+
+def without(pattern: np.ndarray, lost: list[int], acceleration: int, n: int) -> bool:
+    """Whether a scan of the pattern without some of its lines counts as whole, of lines that a scanner has numbered."""
+    kept = np.delete(np.arange(len(pattern)), lost)
+    scan = measured(pattern[kept], acceleration, flagged=len(pattern) - 1 in kept, n=n)
+    return count(scan, unbroken(np.append(0, 1 + kept), {_FRAME: range(1, len(kept) + 1)})).complete
 
 
 @pytest.mark.parametrize("acceleration", [2, 3, 4])
@@ -77,3 +86,48 @@ def test_a_counter_without_limits_announces_one_value() -> None:
     found = count(replace(full, encodings=(replace(encoding, limits=step),)))
     assert found.complete
     assert (found.received, found.expected) == (_N, _N)
+
+
+@pytest.mark.parametrize("kind", ["random", "variable_density"])
+@pytest.mark.parametrize(("n", "acceleration", "acs"), [(32, 2, 8), (32, 4, 4), (32, 4, 8), (64, 2, 16), (64, 3, 8)])
+def test_scans_of_few_lines_drawn_at_random_are_whole(kind: str, n: int, acceleration: int, acs: int) -> None:
+    patterns = [drawn(kind, acceleration, seed, acs, n) for seed in range(20)]
+    whole = [count(measured(p, acceleration, n=n)).complete for p in patterns]
+    assert whole.count(True) >= 19, "single lines that lie on a comb by chance are told from no comb with holes"
+    assert [without(p, [], acceleration, n) for p in patterns] == [True] * 20, "their numbers do tell"
+
+
+@pytest.mark.parametrize("kind", ["random", "variable_density", "equispaced"])
+@pytest.mark.parametrize(("n", "acceleration", "acs"), [(32, 2, 8), (64, 3, 8), (128, 2, 24), (128, 4, 12)])
+def test_f09_lines_that_are_numbered_leave_nothing_to_spare(kind: str, n: int, acceleration: int, acs: int) -> None:
+    """Without numbers a line or two of a pattern drawn at random may be missing."""
+    for seed in range(8):
+        pattern = drawn(kind, acceleration, seed, acs, n)
+        assert without(pattern, [], acceleration, n)
+        for lost in ([0], [3], [len(pattern) // 2], [len(pattern) - 1], [1, len(pattern) - 2]):
+            assert not without(pattern, lost, acceleration, n), (seed, lost)
+
+
+def test_numbers_are_unbroken_from_the_line_before_a_frame_to_the_one_after_it() -> None:
+    a, b = (0, 0, 0, 0, 0), (1, 0, 0, 0, 0)
+    frames = {a: [1, 3], b: [2, 4, 5]}
+    assert unbroken(np.array([7, 8, 9, 10, 11, 12, 13]), frames) == {a: True, b: True}
+    assert unbroken(np.array([7, 8, 9, 10, 11, 12, 15]), frames) == {a: True, b: False}, "one came after b, and is lost"
+    assert unbroken(np.array([7, 9, 10, 11, 12, 13, 14]), frames) == {a: False, b: True}
+    assert unbroken(np.array([7, 8, 9, 11, 12, 13, 14]), frames) == {a: False, b: False}
+    assert unbroken(np.zeros(7, np.uint32), frames) is None
+    assert unbroken(np.array([5, 6]), {a: [0, 1]}) == {a: False}, "what came before the first line nobody knows"
+    assert unbroken(np.array([0, 1]), {a: [0, 1]}) == unbroken(np.array([1, 2]), {a: [0, 1]}) == {a: True}
+
+
+def test_a_volume_with_fewer_lines_than_announced_is_whole_at_the_scanner_s_word_alone() -> None:
+    full = simulation.simulate(Settings(matrix=(8, 24, 24), fov=(240, 240, 240), coils=1, noise_lines=0))
+    y, z = (full.lines[f"kspace_encode_step_{i}"].astype(int) - 12 for i in (1, 2))
+    rows = np.nonzero((y % 2 == 0) & (y**2 + z**2 <= 12.5**2))[0]
+    lines = full.lines[rows].copy()
+    encoding = replace(full.encodings[0], acceleration=(2, 1))
+    for flag, whole in ((0, False), (1 << 7, True)):
+        lines["flags"] = 0
+        lines["flags"][-1] = np.uint64(flag)
+        scan = replace(full, lines=lines, samples=SomeRows(full.samples, rows), encodings=(encoding,))
+        assert count(scan).complete == whole
