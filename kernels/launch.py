@@ -218,9 +218,14 @@ def _start(coils: int, device: torch.device, stream: int) -> Tensor:
     return torch.from_numpy((np.exp(1j * angle) / np.sqrt(coils)).astype(np.complex64)).to(device)
 
 
-def shrink(x: Tensor, threshold: float, exponent: float) -> None:
-    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous complex64 x, in place."""
-    args = (x, _float(threshold), _float(exponent), _long(x.numel()))
+def shrink(x: Tensor, threshold: float | Tensor, exponent: float) -> None:
+    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous complex64 x, in place.
+
+    The threshold lies on the device, so that a graph can be replayed with another one.
+    """
+    if not isinstance(threshold, Tensor):
+        threshold = torch.full((), threshold, dtype=torch.float32, device=x.device)
+    args = (x, threshold, _float(exponent), _long(x.numel()))
     bridge.run("shrink", "shrink", _grid(x.numel()), THREADS, args)
 
 

@@ -88,11 +88,11 @@ def haar(x: Tensor, levels: int, shift: tuple[int, int], inverse: bool) -> Tenso
     return out
 
 
-def shrink(x: Tensor, threshold: float, exponent: float) -> None:
-    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous x, in place."""
+def shrink(x: Tensor, threshold: float | Tensor, exponent: float) -> None:
+    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous x, in place; a tensor lies where x does."""
     if x.is_cuda:
         launch.shrink(x, threshold, exponent)
         return
     module = native()
     assert module is not None
-    module.shrink(x.view(-1).numpy(), threshold, exponent, torch.get_num_threads())
+    module.shrink(x.view(-1).numpy(), float(threshold), exponent, torch.get_num_threads())

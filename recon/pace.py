@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from recon.errors import out_of_memory
+from recon.kernels import graph
 from recon.plan import HALO, LEAST_COLUMNS, Problem
 
 K = TypeVar("K")
@@ -82,6 +83,7 @@ def walk(
 
 
 def _release() -> None:
+    graph.forget()
     gc.collect()
     if torch.cuda.is_available():
         with contextlib.suppress(RuntimeError):  # a GPU that failed gives nothing back

@@ -30,11 +30,11 @@ MAY_IMPORT = {
     "nets": {"data", "kernels", "operators", "solve", "starting"},
     "learn": {
         *("data", "hounsfield", "io", "masks", "nets", "operators", "prepare", "progress", "recipe", "simulation"),
-        "solve",
+        *("kernels", "solve"),
     },
     "info": {"ct", "data", "prepare"},
     "plan": {"errors"},
-    "pace": {"errors", "plan"},
+    "pace": {"errors", "kernels", "plan"},
     "measured": {"data", "job", "methods", "operators"},
     "job": {"data", "prepare", "recipe", "__init__"},
     "hounsfield": set(),

@@ -15,7 +15,8 @@ __device__ void shrink_all(Value* x, float threshold, float exponent, long long 
     }
 }
 
-extern "C" __global__ void shrink(Value* x, float threshold, float exponent, long long count) {
+extern "C" __global__ void shrink(Value* x, const float* limit, float exponent, long long count) {
+    const float threshold = *limit;
     if (exponent == 1) shrink_all<Power::one>(x, threshold, exponent, count);
     else if (exponent == 1.5f) shrink_all<Power::three_halves>(x, threshold, exponent, count);
     else if (exponent == 2) shrink_all<Power::two>(x, threshold, exponent, count);

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recon.kernels import graph as capturing
 from recon.learn import losses
 from recon.learn.pool import Batch
 from recon.learn.settings import Loop
@@ -111,16 +112,9 @@ class Graphs:
             made, d, ssim = _batch(static, axes), static[-2], static[-1]
             return gradients(self.run, self.loop, made, d, ssim, half)
 
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(device))
         with self.lock:
-            with torch.cuda.stream(side):
-                expected = float(once()[0])
-            torch.cuda.current_stream(device).wait_stream(side)
-            torch.cuda.synchronize(device)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                out = once()
+            expected = float(capturing.beside(once, device)[0])
+            graph, out = capturing.capture(once, device, self._pool, tidy=True)
             self._pool = self._pool or graph.pool()
             graph.replay()
             got = float(out[0])

@@ -147,18 +147,20 @@ class Wavelet(Linear):
             planes = self._level(planes, before, after, True)
         return _unplanar(planes, y)
 
-    def rolled(self, x: Tensor, shift: tuple[int, ...]) -> Tensor:
-        """W of the image that is first rolled by `shift` along `axes`, 0 ≤ shift < side; empty for none."""
-        if levels := self._planes(x):
-            return self._haar(x, levels, shift, False)
-        return self.forward(torch.roll(x, shift, self.axes) if shift else x)
+    def rolled(self, x: Tensor, shift: tuple[int, ...] | Tensor) -> Tensor:
+        """W of the image that is first rolled by `shift` along `axes`, 0 ≤ shift < side; empty for none.
 
-    def rolled_adjoint(self, c: Tensor, shift: tuple[int, ...]) -> Tensor:
+        A tensor lies where x does, and is not asked what it holds.
+        """
+        if not isinstance(shift, Tensor) and (levels := self._planes(x)):
+            return self._haar(x, levels, shift, False)
+        return self.forward(_roll(x, shift, self.axes, 1))
+
+    def rolled_adjoint(self, c: Tensor, shift: tuple[int, ...] | Tensor) -> Tensor:
         """Wᴴ of coefficients, rolled back by `shift`: the inverse of `rolled`."""
-        if levels := self._planes(c):
+        if not isinstance(shift, Tensor) and (levels := self._planes(c)):
             return self._haar(c, levels, shift, True)
-        x = self.adjoint(c)
-        return torch.roll(x, tuple(-s for s in shift), self.axes) if shift else x
+        return _roll(self.adjoint(c), shift, self.axes, -1)
 
     def _haar(self, x: Tensor, levels: int, shift: tuple[int, ...], inverse: bool) -> Tensor:
         y, across = shift or (0, 0)
@@ -218,6 +220,15 @@ class Wavelet(Linear):
         for a, n in zip(self.axes, sizes):
             x = x.narrow(a, 0, n)
         return x
+
+
+def _roll(x: Tensor, shift: tuple[int, ...] | Tensor, axes: tuple[int, ...], sign: int) -> Tensor:
+    if not isinstance(shift, Tensor):
+        return torch.roll(x, tuple(sign * s for s in shift), axes) if shift else x
+    for s, a in zip(shift, axes):
+        n = x.shape[a]
+        x = x.index_select(a, (torch.arange(n, device=x.device) - sign * s) % n)
+    return x
 
 
 @lru_cache(maxsize=64)

@@ -12,9 +12,7 @@ from recon.data import Measurement
 from recon.kernels import vectors
 from recon.kernels.vectors import dot
 from recon.operators import Linear
-
-#: Iterations on a GPU between two questions whether all problems are solved.
-PAUSE = 6
+from recon.solve import replay
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ def cg(
     residual. No argument is changed. (Hestenes and Stiefel, J Res Natl Bur Stand 49:409, 1952.)
     """
     wide = (..., *(None,) * ndim)
-    shift = torch.as_tensor(lam, dtype=b.real.dtype, device=b.device)
+    like = {"dtype": b.real.dtype, "device": b.device}
+    shift = lam.to(**like) if isinstance(lam, Tensor) else torch.full((), lam, **like)
     wide_shift = shift[wide] if shift.ndim else shift
     b = b if reference is None else b + wide_shift * reference
     x = torch.zeros_like(b, memory_format=torch.contiguous_format)
@@ -68,24 +67,28 @@ def cg(
     p = r.clone()
     scale, rr = dot(b, b, ndim), dot(r, r, ndim)
     goal = tolerance**2 * scale
-    active = rr > goal
+    active, zero = rr > goal, torch.zeros_like(rr)
     count = torch.zeros(rr.shape, dtype=torch.int64, device=b.device)
-    zero = torch.zeros_like(rr)
-    # A GPU is asked now and then: until it has answered it gets no more work. What is done is frozen, so that the few
-    # iterations too many change nothing.
-    pause = 1 if b.device.type == "cpu" else PAUSE
-    for k in range(iterations):
-        if k % pause == 0 and not bool(active.any()):
-            break
+
+    def step(x: Tensor, r: Tensor, p: Tensor, rr: Tensor, active: Tensor, count: Tensor) -> replay.State:
         q, curvature = vectors.curvature(p, normal(p), shift, ndim)
         active = active & (curvature > 0)
-        step = torch.where(active, rr / curvature, zero)
-        previous, rr = rr, torch.where(active, vectors.advance(x, p, r, q, step, ndim), rr)
-        count += active
-        if callback is not None:
-            callback(k, x)
+        length = torch.where(active, rr / curvature, zero)
+        previous, rr = rr, torch.where(active, vectors.advance(x, p, r, q, length, ndim), rr)
+        count = count + active
         active = active & (rr > goal)
         vectors.turn(p, r, torch.where(active, rr / previous, zero), ndim)
+        return x, r, p, rr, active, count
+
+    # What is done is frozen, so that the few iterations too many that a GPU makes change nothing.
+    if b.device.type != "cpu" or bool(active.any()):
+        start = x, r, p, rr, active, count
+        for k, state in enumerate(replay.states(step, start, iterations, graphs=callback is None)):
+            x, _, _, rr, active, count = state
+            if callback is not None:
+                callback(k, x)
+            if replay.due(k, b.device) and not bool(active.any()):
+                break
     tiny = torch.finfo(rr.dtype).tiny
     return Solution(x, count, (rr / scale.clamp_min(tiny)).sqrt())
 

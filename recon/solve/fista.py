@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,12 @@ from recon.kernels import wavelet as kernel
 from recon.kernels.vectors import dot
 from recon.operators import Linear
 from recon.operators.wavelet import Wavelet
-from recon.solve.cg import PAUSE, Solution, rss
+from recon.solve import replay
+from recon.solve.cg import Solution, rss
 from recon.solve.power import largest_eigenvalue, squared_norm_bound
 
-#: prox(v, step, k): argmin_x g(x) + ‖x − v‖² / (2 step) in iteration k.
-Prox = Callable[[Tensor, float, int], Tensor]
+#: prox(v, step, k): argmin_x g(x) + ‖x − v‖² / (2 step) in iteration k, which is a number.
+Prox = Callable[[Tensor, float, Any], Tensor]
 
 
 def fista(
@@ -30,6 +32,7 @@ def fista(
     tolerance: float = 0.0,
     restart: bool = True,
     ndim: int = 3,
+    graphs: bool = False,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Solution:
     """The minimiser of ½ xᴴNx − Re bᴴx + g(x), which is ½‖Ax − y‖² + g(x) for N = AᴴA and b = Aᴴy.
@@ -38,6 +41,7 @@ def fista(
     1/‖N‖. With `restart` the momentum of a problem starts anew when it points uphill, ⟨v − x⁺, x⁺ − x⟩ > 0
     (O'Donoghue and Candès, Found Comput Math 15:715, 2015). The last `ndim` axes of `b` are one problem; a problem is
     done when ‖x⁺ − x‖ ≤ `tolerance`·‖x⁺‖ and is then frozen. Solution.residual is that relative change.
+    With `graphs` the proximal operator asks nothing of a GPU, where it takes k as a tensor (1,): see `replay`.
     (Beck and Teboulle, SIAM J Imaging Sci 2:183, 2009.)
     """
     wide = (..., *(None,) * ndim)
@@ -53,7 +57,10 @@ def fista(
     real = torch.view_as_real if b.is_complex() else _itself
     whole = torch.view_as_complex if b.is_complex() else _itself
     pairs = (..., *(None,) * (ndim + b.is_complex()))
-    for k in range(iterations):
+
+    def one(
+        x: Tensor, v: Tensor, t: Tensor, change: Tensor, active: Tensor, count: Tensor, k: int | Tensor
+    ) -> replay.State:
         downhill = real(v), real(normal(v).resolve_conj()) - real(b)
         new = prox(whole(torch.add(*downhill, alpha=-step)), step, k)
         if not on_cpu or not bool(active.all()):  # a GPU that is asked waits
@@ -63,14 +70,18 @@ def fista(
             t = torch.where(dot(whole(real(v) - real(new)), move, ndim) > 0, torch.ones_like(t), t)
         following = (1 + (1 + 4 * t * t).sqrt()) / 2
         v = whole(torch.addcmul(real(new), ((t - 1) / following)[pairs], real(move)))
-        t, x = following, new
-        count += active
+        size = (dot(move, move, ndim) / dot(new, new, ndim).clamp_min(tiny)).sqrt()
+        change = torch.where(active, size, change)
+        return new, v, following, change, active & (change > tolerance), count + active, k + 1
+
+    # Numbers of Python are the same in every replay.
+    first = torch.zeros(1, dtype=torch.int64, device=b.device) if graphs and not on_cpu else 0
+    start = x, v, t, change, active, count, first
+    for k, state in enumerate(replay.states(one, start, iterations, graphs=graphs and callback is None)):
+        x, _, _, change, active, count, _ = state
         if callback is not None:
             callback(k, x)
-        size = (dot(move, move, ndim) / dot(x, x, ndim).clamp_min(tiny)).sqrt()
-        change = torch.where(active, size, change)
-        active = active & (change > tolerance)
-        if (on_cpu or k % PAUSE == PAUSE - 1) and not bool(active.any()):
+        if replay.due(k, b.device) and not bool(active.any()):
             break
     return Solution(x, count, change)
 
@@ -87,14 +98,14 @@ def step_size(A: Linear, normal: Linear, like: Tensor, ndim: int = 3) -> float:
     return 1.0 / bound if bound > 0 else 1.0
 
 
-def shrink(x: Tensor, threshold: float, *, p: float = 1.0, joint: int | None = None) -> Tensor:
+def shrink(x: Tensor, threshold: float | Tensor, *, p: float = 1.0, joint: int | None = None) -> Tensor:
     """x · max(0, 1 − (threshold / |x|)^(2 − p)): soft thresholding for p = 1, which is the prox of threshold · Σ|x|.
 
     Smaller p takes less from large coefficients, p = 0 is the non-negative garrote; these are proximal operators of
     penalties that are not convex (Chartrand, ISBI 2009). With `joint` the magnitude is the root sum of squares over
-    that axis, so that its entries vanish together.
+    that axis, so that its entries vanish together. A threshold that is a tensor lies where x does and is positive.
     """
-    if threshold <= 0:
+    if not isinstance(threshold, Tensor) and threshold <= 0:
         return x
     if joint is None and kernel.shrinks(x):
         out = x.clone(memory_format=torch.contiguous_format)
@@ -140,15 +151,21 @@ def l1_wavelet(
     b = A.adjoint(measurement.y)
     axes = tuple(a for a in (-3, -2, -1) if b.shape[a] > 1) if axes is None else axes
     transform = Wavelet(axes, wavelet, levels)
+    step = step_size(A, normal, b, ndim)
     threshold = lam * measurement.sigma
-    shifts = _shifts(b.shape, transform, iterations, seed) if cycle_spin else [()] * iterations
+    falling = [continuation ** max(0.0, 1 - k / (0.7 * iterations)) for k in range(iterations)]
+    thresholds: Any = [step * (threshold * f) for f in falling]
+    shifts: Any = _shifts(b.shape, transform, iterations, seed)
+    if b.device.type != "cpu":
+        thresholds = torch.tensor(thresholds, dtype=b.real.dtype).to(b.device)
+        shifts = torch.tensor(shifts).to(b.device)
 
-    def prox(v: Tensor, step: float, k: int) -> Tensor:
-        shift = shifts[k]
+    def prox(v: Tensor, _: float, k: int | Tensor) -> Tensor:
+        shift = _row(shifts, k) if cycle_spin else ()
         c = transform.rolled(v, shift)
         kept = transform.coarse(c).clone()
-        now = threshold * continuation ** max(0.0, 1 - k / (0.7 * iterations))
-        c = shrink(c, step * now, p=p, joint=-4 if ndim == 4 else None)
+        if threshold > 0:
+            c = shrink(c, _row(thresholds, k), p=p, joint=-4 if ndim == 4 else None)
         transform.coarse(c).copy_(kept)
         return transform.rolled_adjoint(c, shift)
 
@@ -156,12 +173,18 @@ def l1_wavelet(
         normal,
         b,
         prox,
-        step=step_size(A, normal, b, ndim),
+        step=step,
         iterations=iterations,
         tolerance=tolerance,
         ndim=ndim,
+        graphs=True,
         callback=callback,
     )
+
+
+def _row(rows: Any, k: int | Tensor) -> Any:
+    """Row k of a list, or of a tensor on a GPU, which is not asked what k is."""
+    return rows.index_select(0, k)[0] if isinstance(k, Tensor) else rows[k]
 
 
 def _shifts(shape: torch.Size, transform: Wavelet, iterations: int, seed: int) -> list[tuple[int, ...]]:

@@ -12,6 +12,7 @@ from recon.data import Measurement
 from recon.kernels.vectors import dot
 from recon.operators import Linear
 from recon.operators.gradient import Gradient
+from recon.solve import replay
 from recon.solve.cg import Solution, rss
 from recon.solve.fista import step_size
 
@@ -30,6 +31,7 @@ def pdhg(
     iterations: int = 200,
     tolerance: float = 1e-5,
     ndim: int = 3,
+    graphs: bool = False,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Solution:
     """The minimiser of ½ xᴴNx − Re bᴴx + h(Kx) + δ_C(x), with N = AᴴA and b = Aᴴy that of ½‖Ax − y‖² + h(Kx) on C.
@@ -39,6 +41,7 @@ def pdhg(
     s)` is prox of s·h*, `project` the projection onto C. s = `balance` / ‖K‖: 1 suits denoising, 0.1 undersampled
     data. Kx and p have one axis in front of those of x. The last `ndim` axes of `b` are one problem, done and frozen
     when ‖x⁺ − x‖ ≤ `tolerance`·‖x⁺‖ and the same holds of p. Solution.residual is the larger relative change.
+    `graphs` says that `K`, `dual_prox` and `project` ask nothing of a GPU (see `replay`).
     """
     wide = (..., *(None,) * ndim)
     s = balance / K_bound**0.5
@@ -48,21 +51,25 @@ def pdhg(
     size = torch.zeros_like(dot(b, b, ndim))
     change, count = torch.full_like(size, torch.inf), torch.zeros(size.shape, dtype=torch.int64, device=b.device)
     active, tiny = torch.ones_like(size, dtype=torch.bool), torch.finfo(size.dtype).tiny
-    for k in range(iterations):
+    on_cpu = b.device.type == "cpu"
+
+    def step(x: Tensor, p: Tensor, change: Tensor, active: Tensor, count: Tensor) -> replay.State:
         new = x - tau * (normal(x) - b + K.adjoint(p))
         new = new if project is None else project(new)
         dual = dual_prox(p + s * K(2 * new - x), s)
-        if not bool(active.all()):
+        if not on_cpu or not bool(active.all()):  # a GPU that is asked waits
             new, dual = torch.where(active[wide], new, x), torch.where(active[wide], dual, p)
         moved = _relative(new - x, new, ndim, tiny)
         turned = torch.stack([_relative(d - q, d, ndim, tiny) for d, q in zip(dual, p)]).amax(0)
-        x, p = new, dual
-        count += active
+        change = torch.where(active, torch.maximum(moved, turned), change)
+        return new, dual, change, active & (change > tolerance), count + active
+
+    start = x, p, change, active, count
+    for k, state in enumerate(replay.states(step, start, iterations, graphs=graphs and callback is None)):
+        x, _, change, active, count = state
         if callback is not None:
             callback(k, x)
-        change = torch.where(active, torch.maximum(moved, turned), change)
-        active = active & (change > tolerance)
-        if not bool(active.any()):
+        if replay.due(k, b.device) and not bool(active.any()):
             break
     return Solution(x, count, change)
 
@@ -121,5 +128,6 @@ def tv(
         iterations=iterations,
         tolerance=tolerance,
         ndim=ndim,
+        graphs=True,
         callback=callback,
     )

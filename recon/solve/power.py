@@ -11,6 +11,7 @@ from recon.kernels.steady import alone
 from recon.kernels.vectors import dot
 from recon.operators import Chain, Coils, Fourier, Identity, Linear, Sample, Scale, Weight
 from recon.operators.sense import Sense
+from recon.solve import replay
 from recon.solve.cg import rss
 
 #: How far the square of maps of unit root sum of squares is from 1 by rounding alone.
@@ -31,11 +32,17 @@ def largest_eigenvalue(
     v = torch.randn(shape, dtype=like.dtype, generator=generator).to(like.device).expand(like.shape).contiguous()
     value = torch.zeros_like(dot(v, v, ndim))
     tiny, wide = torch.finfo(v.real.dtype).tiny, (..., *(None,) * ndim)
-    for _ in range(iterations):
+
+    def step(v: Tensor, value: Tensor, done: Tensor) -> replay.State:
         u = normal(v)
-        previous, value = value, dot(v, u, ndim) / dot(v, v, ndim).clamp_min(tiny)
-        v = u / dot(u, u, ndim).sqrt().clamp_min(tiny)[wide]
-        if bool(((value - previous).abs() <= tolerance * value).all()):
+        quotient = dot(v, u, ndim) / dot(v, v, ndim).clamp_min(tiny)
+        near = ((quotient - value).abs() <= tolerance * quotient).all()
+        return u / dot(u, u, ndim).sqrt().clamp_min(tiny)[wide], torch.where(done, value, quotient), done | near
+
+    start = v, value, torch.zeros((), dtype=torch.bool, device=v.device)
+    for k, state in enumerate(replay.states(step, start, iterations)):
+        _, value, done = state
+        if replay.due(k, v.device) and bool(done):
             break
     return value
 

@@ -218,6 +218,15 @@ def test_the_proof_of_each_kernel_fails_where_an_answer_is_wrong(emulator, name,
         proofs.PROOFS[name](CPU)
 
 
+def test_a_threshold_is_read_from_the_card_at_each_launch(emulated) -> None:
+    limit = torch.tensor(1.0)
+    for _ in range(2):
+        x = torch.full((5,), 3 + 4j, dtype=torch.complex64)
+        launch.shrink(x, limit, 1.0)
+        assert torch.allclose(x, (1 - limit / 5) * (3 + 4j))
+        limit += 2
+
+
 def test_eigenmaps_are_those_of_the_cpu_kernel(emulated) -> None:
     if build.native() is None:
         pytest.skip("the kernels were not compiled: install g++")
