@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError
+from recon.kernels import bridge
 from recon.kernels import sense as kernel
 from recon.operators import compiled
 from recon.operators.base import Linear, LinearMap, chain
@@ -99,6 +100,12 @@ class Sense(Linear):
             s = s * _ramp(s.shape[a], 0, a, s)
         return self.rows(s).contiguous()
 
+    @cached_property
+    def settled(self) -> Tensor:
+        """The maps as the compiled kernels read them, contiguous: copied once, not by every call."""
+        maps: Tensor = bridge.settled(self.maps)
+        return maps
+
     def rows(self, t: Tensor) -> Tensor:
         """(..., z, y, x) as (..., plane, *transformed), a view where strides allow."""
         lead, d = t.shape[:-3], len(self.axes)
@@ -149,7 +156,7 @@ class Sense(Linear):
         return self.weights(m * math.prod(self.maps.shape[a] for a in self.axes) ** -0.5)
 
     def _forward(self, x: Tensor) -> Tensor:
-        quick = compiled.encode(x, self.maps, self._compiled, -3 in self.axes, self.sets)
+        quick = compiled.encode(x, self.settled, self._compiled, -3 in self.axes, self.sets)
         if quick is not None:
             return quick
         d, s, m = len(self.axes), self.folded, self._ramped
@@ -163,7 +170,7 @@ class Sense(Linear):
         return self.unrows(y)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        quick = compiled.decode(y, self.maps, self._compiled, -3 in self.axes, self.sets)
+        quick = compiled.decode(y, self.settled, self._compiled, -3 in self.axes, self.sets)
         if quick is not None:
             return quick
         d, s, m = len(self.axes), self.folded, self._ramped
@@ -213,7 +220,7 @@ class SenseNormal(Linear):
 
     def _through(self, x: Tensor, w: Tensor) -> Tensor:
         op = self.sense
-        quick = compiled.normal(x, op.maps, self._compiled, op.sets)
+        quick = compiled.normal(x, op.settled, self._compiled, op.sets)
         if quick is not None:
             return quick
         d, s = len(op.axes), op.folded

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recon.kernels import sense as kernel
 from recon.operators import Coils, Fourier, Sample, Weight
 from recon.operators import sense as module
 from recon.operators.sense import Sense
@@ -128,3 +129,24 @@ def test_a_batch_of_nothing_with_maps_and_masks_of_its_own_stays_one(axes) -> No
     x, y = noise(0, *shape, dtype=torch.complex64), noise(0, 3, *shape, dtype=torch.complex64)
     assert A(x).shape == y.shape
     assert A.H(y).shape == A.normal()(x).shape == x.shape
+
+
+@pytest.mark.parametrize("axes", [(-2,), (-3, -2)], ids=str)
+def test_maps_that_lie_otherwise_in_memory_are_copied_once(axes, monkeypatch) -> None:
+    """Three calls each of A, Aᴴ and AᴴA read one copy, and give the bits of maps that lie in order."""
+    maps, x = noise(3, 4, 8, 9, dtype=torch.complex64), noise(4, 8, 9, dtype=torch.complex64)
+    mask = (torch.rand(1, 4 if -3 in axes else 1, 8, 1) < 0.6).float()
+    turned = maps.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    plain, A = Sense(maps, mask, axes), Sense(turned, mask, axes)
+    if A._compiled is None:
+        pytest.skip("the kernels were not compiled: install g++")
+    read: list[Tensor] = []
+    for name in ("normal", "encode", "decode"):
+        run = getattr(kernel, name)
+        monkeypatch.setattr(kernel, name, lambda *given, run=run: read.append(given[1]) or run(*given))
+    y, N = A(x), A.normal()
+    for got, expected in ((A(x), plain(x)), (A.H(y), plain.H(y)), (N(x), plain.normal()(x)), (N(x), N(x))):
+        assert torch.equal(got, expected)
+    assert all(t.is_contiguous() for t in read)
+    assert len({t.data_ptr() for t in read} - {maps.data_ptr()}) == 1
+    assert not turned.is_contiguous()
