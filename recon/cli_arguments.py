@@ -102,6 +102,8 @@ def amount(text: str) -> int | None:
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([kmgt]?)i?b?", text.strip().lower(), re.ASCII)
     if found is None:
         raise typer.BadParameter(f"--memory takes a size such as 4GiB or 500M, not {text!r}")
+    if not found[2] and float(found[1]) < 2**20:
+        raise typer.BadParameter(f"--memory {text} counts bytes; give a size with its unit, such as 4GiB or 500M")
     return int(float(found[1]) * 2 ** (10 * " kmgt".index(found[2] or " ")))
 
 

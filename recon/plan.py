@@ -105,10 +105,16 @@ def plan(problem: Problem, budget: int) -> Plan:
     if batch < 1:
         raise TooLarge(
             f"one slice or slab of {problem.virtual_coils} coils × {'×'.join(map(str, problem.grid))} needs "
-            f"{need / 2**30:.1f} GiB and {budget / 2**30:.1f} GiB are allowed",
+            f"{_words(need)} and {_words(budget)} are allowed",
             "lower prepare.virtual_coils in the recipe",
         )
     return Plan(batch, peak(batch))
+
+
+def _words(size: int) -> str:
+    """A size in the unit in which it is no 0."""
+    exponent, unit = next(((e, u) for e, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**e), (0, "bytes"))
+    return f"{size / 2**exponent:.{int(exponent == 30)}f} {unit}"
 
 
 def budget(limit: int | None) -> int:

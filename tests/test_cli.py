@@ -44,6 +44,7 @@ WRONG = {
     "a voxel of size 0": ("run", "SCAN", "-o", "a.png", "--voxel", "1,1,0"),
     "a voxel of size NaN": ("run", "SCAN", "-o", "a.png", "--voxel", "1,1,nan"),
     "memory in zz": ("run", "SCAN", "-o", "a.png", "--memory", "4zz"),
+    "one byte of memory": ("run", "SCAN", "-o", "a.png", "--memory", "1"),
     "infinite memory": ("run", "SCAN", "-o", "a.png", "--memory", "inf"),
     "negative memory": ("run", "SCAN", "-o", "a.png", "--memory", "-4G"),
     "an unknown method": ("run", "SCAN", "-o", "a.png", "--method", "magic"),
@@ -330,6 +331,34 @@ def test_a_run_that_is_ended_while_it_writes_leaves_no_half_written_output(
         assert left == []
         assert run.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
     assert "Traceback" not in err
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Keyboard:
+    def find_spec(name, path=None, target=None):
+        if name == WHERE:
+            os.kill(os.getpid(), signal.SIGINT)
+
+WHERE = sys.argv.pop()
+sys.meta_path.insert(0, Keyboard)
+from recon.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["recon.cli", "typer", "recon.ending"])
+def test_an_interrupt_while_the_program_is_still_imported_shows_no_traceback(module: str) -> None:
+    with process("-c", INTERRUPTED, module) as run:
+        out, err = run.communicate()
+    assert (run.returncode, out, err) == (130, "", "")
+
+
+def test_too_little_memory_is_told_in_a_unit_that_says_how_much(scan: Path, tmp_path: Path) -> None:
+    said = refused(recon("run", scan, "-o", tmp_path / "a.png", "--memory", "2MB"), code=1)
+    assert "2 MiB are allowed" in said
+    assert "0.0 GiB" not in said
 
 
 def test_lines_can_be_given_in_any_order(scan: Path, tmp_path: Path) -> None:

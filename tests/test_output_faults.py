@@ -143,6 +143,40 @@ def test_F32_a_disk_that_refuses_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.png", "a.h5", "d"])
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there"])
+def test_F32_an_output_that_is_a_link_is_written_where_it_leads(
+    name: str, there: bool, scan: Path, tmp_path: Path
+) -> None:
+    target = scene(tmp_path / "disk" / name)
+    if there:
+        target.mkdir() if name == "d" else target.write_bytes(b"before")
+    (tmp_path / name).symlink_to(Path("disk", name))
+    end = recon("run", scan, "-o", tmp_path / name)
+    assert end.code == 0, end.err
+    assert (tmp_path / name).is_symlink()
+    assert list(target.iterdir()) if name == "d" else target.stat().st_size > 100
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
+
+
+def test_F32_a_link_in_a_circle_ends_the_run_before_it_begins(scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert "leads nowhere but to itself" in refused(recon("run", scan, "-o", tmp_path / "a.png"))
+
+
+def test_F32_a_link_that_somebody_else_made_is_replaced_and_not_followed(scan: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a link that is somebody else's; run the tests as root to try it")
+    other = tmp_path / "other"
+    other.write_bytes(b"before")
+    (tmp_path / "a.png").symlink_to("other")
+    os.lchown(tmp_path / "a.png", 12345, 12345)
+    assert recon("run", scan, "-o", tmp_path / "a.png").code == 0
+    assert not (tmp_path / "a.png").is_symlink()
+    assert other.read_bytes() == b"before"
+
+
 # F37: ranges
 
 

@@ -25,6 +25,7 @@ _REASONS = {
     errno.ENOTEMPTY: "the folder holds files; empty it or choose a new name with --output",
     errno.EEXIST: "the folder holds files; empty it or choose a new name with --output",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one with --output",
+    errno.ELOOP: "its link leads nowhere but to itself; remove the link or choose another name with --output",
     errno.EIO: "the disk reports an error; write to another with --output",
 }
 
@@ -40,25 +41,44 @@ def write_error(path: Path, error: OSError) -> ReconError:
     return ReconError(f"cannot write {path}: {reason}")
 
 
+def followed(path: Path) -> Path:
+    """Where an output is written that may be a link: the file or folder that it leads to, there or not.
+
+    As in a folder of everybody's under Linux, a link counts that the user, the owner of its folder or root made. Any
+    other is taken for what it may be, a trap, and is replaced by the output. Raises OSError for links in a circle.
+    """
+    for _ in range(40):
+        if not path.is_symlink():
+            return path
+        mine = os.geteuid() if hasattr(os, "geteuid") else path.lstat().st_uid
+        if path.lstat().st_uid not in (mine, path.parent.stat().st_uid, 0):
+            return path
+        path = path.parent / os.readlink(path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary file (mode 0600, dot-prefixed, same folder) that becomes `path` when the block ends without error.
 
-    An existing file of that name is replaced in one step. On any error the temporary file is removed and `path` is as
-    it was; an OSError becomes a ReconError.
+    An existing file of that name is replaced in one step; of a link, what it leads to (see `followed`). On any error
+    the temporary file is removed and `path` is as it was; an OSError becomes a ReconError.
     """
-    temporary = _sibling(path)
+    temporary = None
     try:
+        target = followed(path)
+        temporary = _sibling(target)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         _sync(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _sync(path.parent)
+        os.replace(temporary, target)
+        _sync(target.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def put(path: Path, data: bytes) -> None:
@@ -71,11 +91,13 @@ def put(path: Path, data: bytes) -> None:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """A temporary folder (mode 0700, dot-prefixed, beside `path`) that becomes `path` when the block ends well.
 
-    `path` must not exist or be an empty folder. On any error the temporary folder is removed with what it holds; an
-    OSError becomes a ReconError.
+    `path` must not exist or be an empty folder, or a link to either (see `followed`). On any error the temporary folder
+    is removed with what it holds; an OSError becomes a ReconError.
     """
-    temporary = _sibling(path)
+    temporary = None
     try:
+        target = followed(path)
+        temporary = _sibling(target)
         os.mkdir(temporary, 0o700)
         yield temporary
         mask = _umask()
@@ -85,12 +107,13 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 os.chmod(Path(folder, name), 0o666 & ~mask)
             _sync(Path(folder))
             os.chmod(folder, 0o777 & ~mask)
-        os.rename(temporary, path)
-        _sync(path.parent)
+        os.rename(temporary, target)
+        _sync(target.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sibling(path: Path) -> Path:

@@ -198,12 +198,8 @@ def _series(slices: Sequence[_Slice], many: bool) -> CTSeries:
         count = len(np.unique(turns.round(3), axis=0))
         raise DataError(f"{label} holds slices of {count} orientations; put each orientation into a folder of its own")
     ordered, notes = _sorted(slices, turns[0], label)
-    geometry, tilt = _geometry(ordered, turns[0], label)
-    if tilt:
-        notes.append(
-            f"the gantry was tilted by {tilt:.1f}°: slices stay as they were measured, and the affine of a NIfTI is "
-            "sheared, which programs that read its quaternion alone do not see"
-        )
+    geometry = _geometry(ordered, turns[0], label)
+    notes += _sheared(geometry)
     lossy = sum(str(s.header.get("LossyImageCompression", "")) == "01" for s in ordered)
     if lossy:
         notes.append(f"{lossy} of {len(ordered)} slices were compressed with loss before they came here")
@@ -271,8 +267,26 @@ def _sorted(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -> 
     return ordered, notes
 
 
-def _geometry(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -> tuple[Geometry, float]:
-    """The grid of a sorted series, and the tilt of the gantry in degrees, 0 where there is none."""
+def _sheared(geometry: Geometry) -> list[str]:
+    """What is said of slices that do not lie straight above each other.
+
+    A gantry tilts about the axis from left to right, along which rows run: a shear along columns. One along rows comes
+    of another cause, such as a stack that was cut out anew.
+    """
+    aside, along = (float(v) for v in geometry.shear)
+    if not aside and not along:
+        return []
+    tilted = f"the gantry was tilted by {math.degrees(math.atan2(abs(along), geometry.voxel[2])):.1f}°"
+    moved = f"each slice lies {abs(aside):.2f} mm further along its rows than the last, which no tilted gantry does"
+    why = tilted if abs(aside) < 0.02 * abs(along) else moved
+    return [
+        f"{why}: slices stay as they were measured, and the affine of a NIfTI is sheared, which programs that read its "
+        "quaternion alone do not see"
+    ]
+
+
+def _geometry(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -> Geometry:
+    """The grid of a sorted series."""
     d = slices[0].header
     r, c = turn[:3] / np.linalg.norm(turn[:3]), turn[3:] / np.linalg.norm(turn[3:])
     normal = np.cross(r, c)
@@ -297,7 +311,7 @@ def _geometry(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -
         )  # fmt: skip
     except GeometryError as error:
         raise DataError(f"{label}: {error}") from None
-    return geometry, math.degrees(math.atan2(float(np.hypot(*shear)), step))
+    return geometry
 
 
 def _vector(v: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
@@ -82,7 +83,10 @@ def parse(xml: bytes | str) -> tuple[Header, tuple[Encoding, ...], tuple[str, ..
             "the header has no element encoding; write one encoding with its encodedSpace and reconSpace into it"
         )
     encodings = tuple(_encoding(e, f"encoding[{i}]", notes) for i, e in enumerate(found))
-    return mrd_about.header(root, notes), encodings, tuple(notes)
+    header = mrd_about.header(root, notes)
+    straight = all(e.trajectory in ("cartesian", "epi") for e in encodings)
+    timing = values.in_milliseconds(header.sequence, straight, notes)
+    return replace(header, sequence=timing), encodings, tuple(notes)
 
 
 class _Open(TreeBuilder):

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+from typing import Any
 from xml.etree.ElementTree import Element
+
+from recon.data import Sequence
+
+#: Times below these, in milliseconds, no scanner plays out: a repetition, an echo on a Cartesian or echo-planar readout
+#: (along radial and spiral ones echoes of a few microseconds exist). As seconds they are what scanners do.
+_LEAST_TR, _LEAST_TE = 0.5, 0.3
+
+#: Up to these, in seconds, a time is believed that stands beside one of those.
+_LONGEST = {"TR": 60.0, "TE": 1.0, "TI": 20.0, "echo_spacing": 0.05}
 
 
 def text(e: Element, path: str) -> str:
@@ -49,6 +60,23 @@ def series(e: Element, name: str, notes: list[str]) -> tuple[float, ...]:
         notes.append(f"{e.tag}/{name} holds a value that is no time or angle; all of its values are taken as unknown")
         return ()
     return tuple(v for v in values if v is not None)
+
+
+def in_milliseconds(timing: Sequence, cartesian: bool, notes: list[str]) -> Sequence:
+    """The timing of a header in milliseconds, as the schema has it, where a converter wrote seconds; this is noted.
+
+    TR < 0.5 ms cannot be, nor can TE < 0.3 ms on a Cartesian readout. Times that stand beside one of those are seconds
+    too, where they can be.
+    """
+    TR, TE = max(timing.TR, default=0.0), max(timing.TE, default=0.0)
+    if not 0 < TR < _LEAST_TR and not (cartesian and 0 < TE < _LEAST_TE):
+        return timing
+    times = {name: getattr(timing, name) for name in _LONGEST}
+    held = {name: v for name, v in times.items() if max(v, default=0.0) < _LONGEST[name]}
+    told = ", ".join(f"{name} {max(v):g}" for name, v in held.items() if any(v))
+    notes.append(f"sequenceParameters cannot be in milliseconds ({told}): these times are taken for seconds")
+    changes: dict[str, Any] = {name: tuple(1000 * t for t in v) for name, v in held.items()}
+    return replace(timing, **changes)
 
 
 def date(e: Element, name: str, notes: list[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from recon.data import Image, ReconError
-from recon.io.atomic import write_error
+from recon.io.atomic import followed, write_error
 from recon.io.parts import Part, check
 
 Kind = Literal["dicom folder", "dicom", "nifti", "png", "mrd"]
@@ -148,7 +148,7 @@ def _check_name(path: Path) -> None:
     try:
         os.stat(path)
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # Path.is_dir and the like do not catch it
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # Path.is_dir, Path.resolve and the like do not catch them
             raise write_error(path, error) from error
 
 
@@ -162,7 +162,7 @@ def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -
                 f"{path} holds {held} files already, and series of two runs in one folder cannot be told apart; give a "
                 "new folder or empty this one"
             )
-    parent = path.parent
+    parent = followed(path).parent
     number = 0 if parent.is_dir() else errno.ENOTDIR if parent.exists() else errno.ENOENT
     if not number and not os.access(parent, os.W_OK | os.X_OK):
         number = errno.EACCES

@@ -83,6 +83,14 @@ def test_a_tilted_gantry_puts_a_voxel_where_its_slice_says(tmp_path: Path) -> No
     assert int(nii.header["qform_code"]) == 0
 
 
+def test_a_drift_along_the_rows_is_called_no_tilt_of_the_gantry(tmp_path: Path) -> None:
+    ct_files.write(tmp_path / "in", HU, step=(0.6, 0, 2.5))
+    image = recon.reconstruct(recon.read(tmp_path / "in"), KEEP)
+    assert image.geometry.shear == pytest.approx((0.6, 0))
+    assert any("0.60 mm further along its rows" in note for note in image.notes)
+    assert not any("tilted by" in note for note in image.notes)
+
+
 def test_the_derived_series_is_valid_and_names_its_source(tmp_path: Path) -> None:
     paths = ct_files.write(tmp_path / "in", HU)
     before = {p: p.read_bytes() for p in paths}

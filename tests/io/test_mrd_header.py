@@ -289,3 +289,36 @@ def test_a_slice_whose_thickness_stands_in_one_space_alone_has_it(space: str) ->
     assert any(f"{space}/fieldOfView_mm/z" in note for note in notes)
     with pytest.raises(DataError, match="fieldOfView_mm/z"):
         mrd_header.parse(XML.replace("<z>6</z>", "<z>0</z>"))
+
+
+@pytest.mark.parametrize(
+    ("trajectory", "written", "kept"),
+    [
+        ("cartesian", Sequence(TR=(2.5,), TE=(0.09,)), Sequence(TR=(2500,), TE=(90,))),
+        (
+            "epi",
+            Sequence(TR=(3.0,), TE=(0.03,), echo_spacing=(0.0005,)),
+            Sequence(TR=(3000,), TE=(30,), echo_spacing=(0.5,)),
+        ),
+        ("cartesian", Sequence(TR=(0.008,), TE=(0.0035,), TI=(0.9,)), Sequence(TR=(8,), TE=(3.5,), TI=(900,))),
+        ("cartesian", Sequence(TE=(0.005, 0.01)), Sequence(TE=(5, 10))),
+        ("radial", Sequence(TR=(0.004,), TE=(0.00003,)), Sequence(TR=(4,), TE=(0.03,))),
+        ("cartesian", Sequence(TR=(500,), TE=(0.01,)), Sequence(TR=(500,), TE=(10,))),
+        # Milliseconds, however short: steady-state precession, an echo at once along a spoke, a single spoiled echo.
+        ("cartesian", Sequence(TR=(2.5,), TE=(1.1,)), None),
+        ("radial", Sequence(TR=(3.0,), TE=(0.03,)), None),
+        ("spiral", Sequence(TR=(8.0,), TE=(0.2,)), None),
+        ("cartesian", Sequence(TR=(4000,), TE=(90,), TI=(150,)), None),
+        ("cartesian", Sequence(TR=(0,), TE=(0,)), None),
+    ],
+)
+def test_times_in_seconds_are_told_and_become_milliseconds(
+    trajectory: str, written: Sequence, kept: Sequence | None
+) -> None:
+    encoding = replace(EPI, trajectory=trajectory)
+    xml = mrd_header.build(replace(FULL, sequence=written), (encoding,))
+    header, _, notes = mrd_header.parse(xml)
+    wanted = kept or written
+    for name in ("TR", "TE", "TI", "echo_spacing"):
+        assert getattr(header.sequence, name) == pytest.approx(getattr(wanted, name)), name
+    assert any("taken for seconds" in note for note in notes) == (kept is not None)
