@@ -37,7 +37,7 @@ from recon.cli_arguments import (
 )
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
-from recon.cli_ct import Strength, simulate_ct, with_strength
+from recon.cli_ct import Strength, only_for_ct, simulate_ct, with_strength
 from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
@@ -129,15 +129,21 @@ def run(
     records = [evidence] if evidence else []
     writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs, records=records)
     raw = placed(read_scan(scan, axes, size, key), trajectory)
+    only_for_ct(raw, strength)
     with staying():
         from recon import pipeline
+        from recon.data import CTSeries
+        from recon.prepare.stacks import Stack
         from recon.progress import reporter
 
     use_threads(threads)
-    count = len(pipeline.stacks(raw))
+    found = pipeline.stacks(raw)
+    count = len(found)
     chosen = list(range(count)) if stack == 0 else [stack - 1]
     names = {n: [numbered(name, n + 1) if len(chosen) > 1 else name for name in output] for n in chosen}
-    writing.check_paths([name for of_stack in names.values() for name in of_stack], inputs=inputs)
+    deep = [s.geometry.shape[0] for n, s in enumerate(found) if n in chosen and isinstance(s, (Stack, CTSeries))]
+    every = [name for of_stack in names.values() for name in of_stack]
+    writing.check_paths(every, inputs=inputs, slices=max(deep, default=1))
     for n in chosen:
         with reporter(quiet) as report:
             image = pipeline.reconstruct(raw, plan, device=device, memory=limit, stack=n, progress=report)
@@ -206,6 +212,8 @@ def simulate(
     """Write a raw scan of an analytic head phantom, with everything that a real one has."""
     from recon import simulation
 
+    if output.suffix not in (".h5", ".mrd"):
+        raise typer.BadParameter(f"-o takes an ISMRMRD file that ends in .h5 or .mrd, not {str(output)!r}")
     if output.exists() and not force:
         raise ReconError(f"{output} exists; give another name, or --force to replace it")
     with _usage():

@@ -29,6 +29,16 @@ def with_strength(plan: Recipe, strength: float | None) -> Recipe:
     return plan if strength is None else replace(plan, ct=replace(plan.ct, strength=strength))
 
 
+def only_for_ct(scan: object, strength: float | None) -> None:
+    """Raise ReconError where --strength was given for a scan that is no CT."""
+    from recon.data import RawScan
+
+    if strength is not None and isinstance(scan, RawScan):
+        raise ReconError(
+            "--strength is for CT images, and this is a raw scan of MRI: --denoise serves there, or leave it out"
+        )
+
+
 def simulate_ct(
     source: Annotated[Path, typer.Argument(help="CT in HU (DICOM, NIfTI), or the word phantom", metavar="VOLUME")],
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file (.h5) for the projections")],

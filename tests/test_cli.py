@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -19,7 +20,7 @@ from recon import cli
 from recon import recipe as recipes
 from recon.data import DataError
 from recon.io import ismrmrd
-from tests.command import chosen, recon, refused, scan_file
+from tests.command import SMALL, chosen, recon, refused, scan_file
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,10 @@ WRONG = {
     "a voxel of size NaN": ("run", "SCAN", "-o", "a.png", "--voxel", "1,1,nan"),
     "memory in zz": ("run", "SCAN", "-o", "a.png", "--memory", "4zz"),
     "one byte of memory": ("run", "SCAN", "-o", "a.png", "--memory", "1"),
+    "an output to standard output": ("run", "SCAN", "-o", "-"),
+    "a dot too many": ("run", "SCAN", "-o", "a.nii.gz."),
+    "a raw scan as a picture": ("simulate", "-o", "a.png", "--matrix", "16"),
+    "a raw scan without an ending": ("simulate", "-o", "a", "--matrix", "16"),
     "infinite memory": ("run", "SCAN", "-o", "a.png", "--memory", "inf"),
     "negative memory": ("run", "SCAN", "-o", "a.png", "--memory", "-4G"),
     "an unknown method": ("run", "SCAN", "-o", "a.png", "--method", "magic"),
@@ -89,6 +94,8 @@ FAILED = {
     "a record whose name is too long": ("run", "SCAN", "-o", "a.png", "--trust", "a" * 300 + ".json"),
     "no such stack": ("run", "SCAN", "-o", "a.png", "--stack", "2"),
     "too little memory": ("run", "SCAN", "-o", "a.png", "--memory", "1MB"),
+    "a device for a scan": ("info", "/dev/null"),
+    "a strength for MRI": ("run", "SCAN", "-o", "a.png", "--strength", "0.5"),
     "axes for a scan that knows its own": ("run", "SCAN", "-o", "a.png", "--axes", "coil,y,x"),
     "a voxel for a scan that knows its own": ("run", "SCAN", "-o", "a.png", "--voxel", "1,1,1"),
     "no such group": ("info", "SCAN", "--key", "other"),
@@ -359,6 +366,13 @@ def test_too_little_memory_is_told_in_a_unit_that_says_how_much(scan: Path, tmp_
     said = refused(recon("run", scan, "-o", tmp_path / "a.png", "--memory", "2MB"), code=1)
     assert "2 MiB are allowed" in said
     assert "0.0 GiB" not in said
+
+
+def test_slices_that_one_file_cannot_hold_are_told_before_they_are_made(tmp_path: Path) -> None:
+    path = scan_file(tmp_path / "s.h5", replace(SMALL, matrix=(32, 32, 1), slices=3))
+    end = recon("run", path, "-o", tmp_path / "a.dcm")
+    assert "can hold one slice, and the image has 3" in refused(end, code=1)
+    assert len(end.err.splitlines()) == 1
 
 
 def test_lines_can_be_given_in_any_order(scan: Path, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import Image, ReconError
+from recon.data import Image
 from recon.io import ct_derived
 from recon.io import dicom_values as dv
 from recon.io.atomic import atomic_dir, atomic_file
 from recon.io.dicom_header import Series, series_header
-from recon.io.parts import Part, Scale, Volume, part, scale, volumes
+from recon.io.parts import Part, Scale, Volume, check_single, part, scale, volumes
 from recon.io.provenance import plain
 
 if TYPE_CHECKING:
@@ -85,12 +85,7 @@ def write_dicom_file(
 
 def check_file(image: Image, path: Path, parts: Sequence[Part]) -> None:
     """Raise ReconError unless the parts of an image are one slice, which one DICOM file can hold."""
-    slices = len(parts) * math.prod(image.data.shape[:-2])
-    if slices != 1:
-        raise ReconError(
-            f"{path.name} can hold one slice, and the image has {slices}; write the series into a folder: --output "
-            f"{path.stem}/"
-        )
+    check_single(path.name, len(parts) * math.prod(image.data.shape[:-2]))
 
 
 def datasets(

@@ -51,6 +51,15 @@ def check(image: Image) -> None:
         )
 
 
+def check_single(name: str, slices: int) -> None:
+    """Raise ReconError where more slices than one were to go into the DICOM file `name`, which can hold one."""
+    if slices > 1:
+        raise ReconError(
+            f"{name} can hold one slice, and the image has {slices}; write the series into a folder: --output "
+            f"{name.rpartition('.')[0]}/"
+        )
+
+
 def part(data: NDArray[Any], name: Part) -> NDArray[np.float32]:
     """A real part of the voxels as float32: magnitude |x|, phase in radians, real or imaginary part.
 

@@ -106,6 +106,8 @@ def recognise(path: str | Path) -> str:
         if first is not None:
             return "DICOM-CT-PD" if ct_pd.is_projection(first) else "DICOM"
         raise DataError(f"{path} is a folder without a DICOM series; give one scan file of it")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a pipe or a device; save what comes from it as a file and give that")
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the name")
     size = path.stat().st_size

@@ -12,7 +12,7 @@ from typing import Literal
 
 from recon.data import Image, ReconError
 from recon.io.atomic import followed, write_error
-from recon.io.parts import Part, check
+from recon.io.parts import Part, check, check_single
 
 Kind = Literal["dicom folder", "dicom", "nifti", "png", "mrd"]
 
@@ -34,7 +34,11 @@ def kind(path: str | os.PathLike[str]) -> Kind:
     name = os.fspath(path)
     if not name.strip():
         raise ReconError("an output has no name; give one such as brain.nii.gz, or a folder for DICOM (brain/)")
+    if name == "-":
+        raise ReconError("images go into files, not to standard output; give a name such as brain.nii.gz")
     _check_name(Path(name))
+    if name.endswith(".") and Path(name).name.strip("."):
+        raise ReconError(f"{name} ends in a dot, which names no format; did you mean {name.rstrip('.')}?")
     if name.endswith(("/", os.sep)) or Path(name).is_dir() or not Path(name).suffix:
         return "dicom folder"
     for suffix, found in SUFFIXES.items():
@@ -54,17 +58,20 @@ def check_paths(
     inputs: Sequence[str | os.PathLike[str]] = (),
     records: Sequence[str | os.PathLike[str]] = (),
     needed_bytes: int = 0,
+    slices: int = 1,
 ) -> None:
     """Raise ReconError unless every output can be written; to be asked before a long reconstruction.
 
     The suffix must be known, the parent folder exist, be writable and have `needed_bytes` free; a DICOM folder must be
     new or empty, since series of different runs in one folder cannot be told apart. No output may be one of `inputs` or
     another output, and no DICOM may lie in a folder of `inputs`. A file that exists will be replaced. `records` are
-    JSON files that are written beside the images.
+    JSON files that are written beside the images. `slices` is how many an image will have at least.
     """
     taken: dict[Path, str] = {Path(i).resolve(): "the input" for i in inputs}
     for item in paths:
         found, path = kind(item), Path(item)
+        if found == "dicom":
+            check_single(path.name, slices)
         for target in _targets(path, found):
             if target in taken:
                 raise ReconError(f"{item} would overwrite {taken[target]}; give each output a name of its own")

@@ -317,7 +317,7 @@ def test_what_others_wrote_carries_no_record_and_says_so(tmp_path: Path) -> None
     for name in ("a.png", "b.dcm", "c.json", "d.nii", "e.h5", "f", "none.png", "g.txt"):
         with pytest.raises(ReconError) as found:
             read_back(tmp_path / name)
-        assert str(tmp_path / name) in str(found.value)
+        assert name in str(found.value)
 
 
 def test_writing_does_not_wait(tmp_path: Path) -> None:
