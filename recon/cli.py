@@ -42,7 +42,7 @@ from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
 from recon.ending import terminable
-from recon.errors import ReconError, leave, one_line, sentence
+from recon.errors import ReconError, leave, one_line, printable, sentence
 from recon.starting import defer, staying
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def info(scan: Scan, axes: Axes = "", voxel: Voxel = "", key: Key = "", json: Js
     from recon import info as doctor
 
     report = doctor.describe_any(read_scan(scan, axes, three(voxel), key))
-    typer.echo(doctor.as_json(report) if json else doctor.text(report))
+    typer.echo(printable(doctor.as_json(report) if json else doctor.text(report)))
 
 
 @app.command()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recon.errors import printable
+
 if TYPE_CHECKING:
     from recon.data import Image
     from recon.recipe import Recipe
@@ -20,7 +22,7 @@ def check(
     from recon import check as checking
 
     found = checking.check(output)
-    typer.echo(checking.as_json(found) if as_json else checking.text(found))
+    typer.echo(printable(checking.as_json(found) if as_json else checking.text(found)))
     if found.differences:
         raise typer.Exit(1)
 

@@ -68,7 +68,12 @@ def out_of_memory(e: Exception) -> bool:
 
 def one_line(text: str) -> str:
     """The text without line ends and control characters, which names in a file may hold."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """The lines of a text without control characters: what stands in a file gives a terminal no commands."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def log(line: str) -> None:

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     },
     "trust": {"data", "kernels", "nets", "solve", "recipe"},
     "check": {"data", "io", "nets", "ct", "recipe", "__init__"},
-    "cli_check": {"check", "io"},
+    "cli_check": {"check", "errors", "io"},
     "methods": {"trust", "learn", "data", "nets", "prepare", "recipe", "solve"},
     "calibration": {"job", "operators", "prepare", "recipe"},
     "cartesian": {

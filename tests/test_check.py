@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from recon.nets import weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.simulation import preset, simulate_to
 from tests.command import recon, refused
+from tests.io import mrd_files as files
 
 
 def network(folder: Path, seed: int) -> str:
@@ -69,3 +73,17 @@ def test_the_record_of_a_name_in_capitals_is_found(tmp_path: Path) -> None:
     simulate_to(tmp_path / "scan.h5", preset(coils=1, matrix=16))
     assert recon("run", tmp_path / "scan.h5", "-o", tmp_path / "BRAIN.NII.GZ").code == 0
     assert recon("check", tmp_path / "BRAIN.NII.GZ").code == 0
+
+
+def test_what_a_file_says_gives_a_terminal_no_commands(tmp_path: Path) -> None:
+    vendor = "<acquisitionSystemInformation><systemVendor>Acme\u009b2J</systemVendor></acquisitionSystemInformation>"
+    xml = files.XML.replace("<experimentalConditions>", f"{vendor}<experimentalConditions>")
+    record = {"provenance": {"engine": "recon", "method": "\x1b]0;owned\x07cs"}, "notes": ["a note\x1b[2J\r"]}
+    about = PngInfo()
+    about.add_text("recon", json.dumps(record))
+    Image.new("L", (4, 4)).save(tmp_path / "i.png", pnginfo=about)
+    for word, name in (("Acme", files.scan_file(tmp_path / "scan.h5", xml=xml)), ("owned", tmp_path / "i.png")):
+        for options in ((), ("--json",)):
+            said = recon("info" if word == "Acme" else "check", name, *options).out
+            assert word in said
+            assert all(c.isprintable() or c == "\n" for c in said)
