@@ -17,18 +17,20 @@ PACKED = 1100
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, *, again: bool = False) -> Iterator[Any]:
     """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence of a DataError.
 
     Raises DataError too where the file takes data from another one (an external link, external storage, a virtual data
     set): a scan that somebody sent would show what else lies on this machine. And where a data set states a size that
-    no packing makes of the file's, before anything is allocated for it.
+    no packing makes of the file's, before anything is allocated for it. Both are not looked at `again` in a file that
+    has not changed.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the name")
     try:
         with h5py.File(path, "r") as file:
-            _whole(file, path)
+            if not again:
+                _whole(file, path)
             yield file
     except PermissionError:
         raise DataError(f"{path.name} cannot be opened: reading it is not permitted; ask its owner") from None

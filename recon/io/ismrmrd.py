@@ -60,7 +60,7 @@ class FileSamples:
         if not len(rows) or not length:
             return np.zeros((len(rows), length), np.float32)
         places, back = np.unique(self.records[rows], return_inverse=True)
-        with hdf5.opened(self.path) as file:
+        with hdf5.opened(self.path, again=True) as file:
             if _stamp(self.path) != self.stamp:
                 raise DataError(f"{self.path.name} has changed since it was opened; read it again")
             data = _group(file, self.dataset, self.path)["data"]
