@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,3 +126,16 @@ def test_gradients_of_a_misfit_are_the_backprojected_residual() -> None:
 def test_what_makes_no_scan_is_refused_with_a_cure(make, says) -> None:
     with pytest.raises(DataError, match=says):
         make()
+
+
+@pytest.mark.parametrize("name", ["flat", "curved"])
+def test_the_rays_of_a_fan_pass_the_axis_as_far_off_as_lines_from_source_to_element_do(name: str) -> None:
+    g = GEOMETRIES[name]
+    assert isinstance(g, Fan)
+    reach = g.source_distance + g.detector_distance
+    s = (np.arange(g.detectors) - (g.detectors - 1) / 2) * g.spacing + g.offset
+    arc = [reach * np.sin(s / reach), reach * np.cos(s / reach)]
+    element = np.stack(arc if g.curved else [s, np.full_like(s, reach)])
+    # The axis lies source_distance along the central ray: its distance from a line is a cross product.
+    passes = g.source_distance * element[0] / np.hypot(*element)
+    np.testing.assert_allclose(g.distances.numpy(), passes, rtol=1e-6, atol=1e-6)
