@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -57,6 +57,8 @@ class Network:
     volumes: str = ""
     #: Whether the noise of the scan is known, by which `cs` tells structure from it.
     noise: bool = True
+    #: The R of slices of several coils that it serves, where that was measured beyond its training.
+    slices: tuple[float, float] | None = None
 
 
 def choose(
@@ -121,6 +123,8 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
     if network.trained is None:
         return ""
     low, high = network.trained.of(coils).acceleration
+    if network.slices and sampling.shape[1] == 1 and coils > 1:
+        low, high = network.slices
     # The lattice counts where there is one: ACS lines on top make R smaller than the networks' masks were named.
     factor = float(math.prod(sampling.acceleration)) if sampling.regular else sampling.effective
     if low <= round(factor, 1) <= high:
@@ -140,7 +144,7 @@ def offered(recipe: Recipe, noise: str, *, cartesian: bool = True) -> Network | 
     name = weights.find(solve.weights).name
     try:
         name, trained = _network(solve.weights, "cpu").name, _trained(solve.weights)
-        trained = replace(trained, acceleration=reach(solve.weights, trained.acceleration)) if trained else None
+        slices = reach(solve.weights, trained.acceleration) if trained else None
     except ReconError as e:
         if solve.weights != "auto":
             raise
@@ -149,7 +153,7 @@ def offered(recipe: Recipe, noise: str, *, cartesian: bool = True) -> Network | 
         return Network(name, trained, "the noise of the scan is not known", noise=False)
     if prepare.map_sets > 1 or prepare.maps != "espirit":
         return Network(name, trained, "it learned from one set of ESPIRiT maps")
-    return Network(name, trained, volumes=losses(solve.weights))
+    return Network(name, trained, volumes=losses(solve.weights), slices=slices)
 
 
 def cautions(method: Method, recipe: Solve, *, volume: bool) -> list[str]:
@@ -162,7 +166,7 @@ def cautions(method: Method, recipe: Solve, *, volume: bool) -> list[str]:
 
 
 def reach(name: str, trained: tuple[float, float]) -> tuple[float, float]:
-    """The R of several coils that a network was trained on, or measured on since without a loss to `cs`.
+    """The R of several coils that a network was trained on, or measured on since, of slices, without a loss to `cs`.
 
     The record is that of `bench/reach.py`. Raises ReconError for one that cannot be read.
     """

@@ -74,6 +74,15 @@ def test_the_range_of_the_network_decides(found: Sampling, coils: int, method: s
     assert unknown.method == methods.choose("auto", found, coils).method
 
 
+def test_what_was_measured_of_slices_of_several_coils_holds_for_nothing_else() -> None:
+    wide = replace(TRAINED, slices=(1.5, 14))
+    high = sampling(np.arange(192) % 12 == 0)
+    assert methods.choose("auto", high, 8, network=wide).method == "unrolled"
+    assert methods.choose("auto", high, 1, network=wide).method == "cs"
+    volume = methods.choose("auto", sampling(caipi((64, 64), (3, 4), 20)), 8, network=wide)
+    assert "R from 2 to 10" in volume.why
+
+
 def test_outside_of_the_range_of_noise_each_slice_is_the_classical_one(scan: RawScan) -> None:
     quiet = simulate(replace(SMALL, sigma=1e-5))
     image = pipeline.reconstruct(quiet)
@@ -128,8 +137,9 @@ def test_what_was_measured_of_a_network_widens_its_range(tmp_path: Path, monkeyp
         network = methods.offered(plan, "noise scan")
         assert network
         assert network.trained
-        assert network.trained.of(1).acceleration == (1.5, 4)
-        return network.trained.of(8).acceleration[1]
+        assert network.trained.acceleration == (2, 10)
+        assert network.slices
+        return network.slices[1]
 
     assert high({"acceleration": [1.5, 14], "weights_sha256": weights.load("mri-small").sha256}) == 14
     assert high({"acceleration": [4, 6], "weights_sha256": weights.load("mri-small").sha256}) == 10
