@@ -6,6 +6,7 @@
 
 #include "eigen.h"
 #include "haar.h"
+#include "cone.h"
 #include "projector.h"
 #include "sense.h"
 #include "toeplitz.h"
@@ -293,6 +294,58 @@ static void define_projector(py::module_& m) {
           py::arg("image").noconvert(), threads);
 }
 
+// One cone beam in one precision: tracks (view, column, 5), views (view, 6), frame: the Detector's and the Tower's numbers.
+template <class T>
+static void define_cone(py::module_& m) {
+    typedef py::array_t<T, py::array::c_style> Array;
+    struct Cone {
+        const recon::Track<T>* tracks;
+        const recon::View<T>* views;
+        recon::Detector<T> d;
+        recon::Tower<T> s;
+        recon::Volume v;
+        recon::Panel p;
+        long items;
+
+        Cone(const Array& volume, const Array& sinogram, const Array& t, const Array& views, const Array& f)
+            : tracks(reinterpret_cast<const recon::Track<T>*>(t.data())),
+              views(reinterpret_cast<const recon::View<T>*>(views.data())) {
+            bool fits = volume.ndim() == 4 && sinogram.ndim() == 4 && volume.shape(0) == sinogram.shape(0) &&
+                        t.ndim() == 3 && t.shape(0) == sinogram.shape(2) && t.shape(1) == sinogram.shape(3) &&
+                        t.shape(2) == 5 && views.ndim() == 2 && views.shape(0) == sinogram.shape(2) && views.shape(1) == 6 &&
+                        f.ndim() == 1 && f.shape(0) == 7;
+            if (!fits) throw std::invalid_argument("the shapes of volumes, sinograms, tracks and views do not fit each other");
+            const T* n = f.data();
+            d = {recon::FLAT, n[0], n[1], n[2]};
+            s = {n[3], n[4], n[5], n[6]};
+            v = {int(volume.shape(1)), int(volume.shape(2)), int(volume.shape(3))};
+            p = {int(sinogram.shape(1)), int(sinogram.shape(2)), int(sinogram.shape(3))};
+            items = volume.shape(0);
+        }
+    };
+    auto define = [&m](const char* name, auto run) {
+        auto call = [run](const Array& given, const Array& t, const Array& views, const Array& frame, Array& out,
+                          bool forward, int threads) {
+            const Cone c(forward ? given : out, forward ? out : given, t, views, frame);
+            const T* from = given.data();
+            T* to = out.mutable_data();
+            py::gil_scoped_release free;
+            run(c, from, to, threads);
+        };
+        m.def(name, call, py::arg("given").noconvert(), py::arg("tracks").noconvert(), py::arg("views").noconvert(),
+              py::arg("frame").noconvert(), py::arg("out").noconvert(), py::arg("forward"), py::arg("threads"));
+    };
+    define("cone_project", [](const Cone& c, const T* from, T* to, int threads) {
+        recon::cone_project(from, c.tracks, c.s, c.v, c.p, c.items, to, threads);
+    });
+    define("cone_adjoint", [](const Cone& c, const T* from, T* to, int threads) {
+        recon::cone_adjoint(from, c.tracks, c.views, c.d, c.s, c.v, c.p, c.items, to, threads);
+    });
+    define("cone_smear", [](const Cone& c, const T* from, T* to, int threads) {
+        recon::cone_smear(from, c.views, c.d, c.s, c.v, c.p, c.items, to, threads);
+    });
+}
+
 PYBIND11_MODULE(RECON_MODULE, m) {
     m.doc() = "Kernels of the reconstruction engine for the CPU.";
     m.attr("lanes") = recon::LANES;
@@ -326,4 +379,6 @@ PYBIND11_MODULE(RECON_MODULE, m) {
           py::arg("threads"));
     define_projector<float>(m);
     define_projector<double>(m);
+    define_cone<float>(m);
+    define_cone<double>(m);
 }

@@ -2,6 +2,7 @@
 
 from recon.operators.base import Adjoint, Chain, Identity, Linear, LinearMap, Scale, Stack, Sum, chain
 from recon.operators.coils import COIL, Coils
+from recon.operators.cone import Cone, ConeXray
 from recon.operators.fourier import Fourier, fft, ifft
 from recon.operators.gradient import Gradient
 from recon.operators.nufft import Nufft
@@ -17,6 +18,8 @@ __all__ = [
     "Adjoint",
     "Chain",
     "Coils",
+    "Cone",
+    "ConeXray",
     "Fan",
     "Fourier",
     "Gradient",

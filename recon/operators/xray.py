@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from recon.data import DataError
 from recon.kernels import projector as kernel
 from recon.operators.base import Linear, LinearMap
+
+Rays = TypeVar("Rays")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +121,12 @@ class Xray(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals (..., view, detector)."""
         self._fits(x, self.shape, "image")
-        return _linear(self._project, self._transpose, x)
+        return linear(self._project, self._transpose, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transpose: (..., y, x), each pixel the sum of its shares in the rays."""
         self._fits(y, tuple(self.rays.rays.shape[:2]), "sinogram")
-        return _linear(self._transpose, self._project, y)
+        return linear(self._transpose, self._project, y)
 
     @cached_property
     def rays(self) -> kernel.Rays:
@@ -165,30 +167,31 @@ class Xray(Linear):
     def smear(self, y: Tensor) -> Tensor:
         """Filtered projections laid back over the image, without weights for the angles: see `kernels.projector`."""
         self._fits(y, tuple(self.rays.rays.shape[:2]), "sinogram")
-        return _batched(kernel.smear, y, self.rays)
+        return batched(kernel.smear, y, self.rays)
 
     def _fits(self, t: Tensor, shape: tuple[int, ...], what: str) -> None:
         if tuple(t.shape[-2:]) != shape or not (t.is_floating_point() or t.is_complex()):
             raise DataError(f"the {what} is {t.dtype} {tuple(t.shape)}; the geometry needs real numbers (..., {shape})")
 
     def _project(self, x: Tensor) -> Tensor:
-        return _batched(kernel.project, x, self.rays)
+        return batched(kernel.project, x, self.rays)
 
     def _transpose(self, y: Tensor) -> Tensor:
-        return _batched(kernel.adjoint, y, self.rays)
+        return batched(kernel.adjoint, y, self.rays)
 
 
-def _batched(f: Callable[[Tensor, kernel.Rays], Tensor], t: Tensor, rays: kernel.Rays) -> Tensor:
+def batched(f: Callable[[Tensor, Rays], Tensor], t: Tensor, rays: Rays, ndim: int = 2) -> Tensor:
     """Apply a kernel to every item of a batch; real and imaginary parts are items of their own."""
     if t.is_complex():
-        return torch.complex(_batched(f, t.real, rays), _batched(f, t.imag, rays))
+        return torch.complex(batched(f, t.real, rays, ndim), batched(f, t.imag, rays, ndim))
     t = t.detach()
     wide = t if t.dtype in kernel.MARGIN else t.float()
-    out = f(wide.reshape(math.prod(t.shape[:-2]), *t.shape[-2:]), rays)
-    return out.reshape(*t.shape[:-2], *out.shape[-2:]).to(t.dtype)
+    out = f(wide.reshape(math.prod(t.shape[:-ndim]), *t.shape[-ndim:]), rays)
+    return out.reshape(*t.shape[:-ndim], *out.shape[-ndim:]).to(t.dtype)
 
 
-def _linear(forward: object, adjoint: object, x: Tensor) -> Tensor:
+def linear(forward: object, adjoint: object, x: Tensor) -> Tensor:
+    """A map whose backward is its adjoint."""
     return cast(Tensor, LinearMap.apply(forward, adjoint, x))  # type: ignore[no-untyped-call]
 
 

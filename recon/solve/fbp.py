@@ -1,58 +1,96 @@
-"""Filtered backprojection of parallel and fan beams, full turns and short scans."""
+"""Filtered backprojection of parallel, fan and cone beams, full turns and short scans."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from recon.data import DataError
-from recon.operators.xray import Fan, Xray
+from recon.operators.cone import ConeXray
+from recon.operators.xray import Fan, Parallel, Xray
 
 #: Neighbouring angles further apart than this many typical steps have a gap between them.
 GAP = 3.0
 
+#: A detector that lacks more elements than this on one side sees the body's other side further.
+SHIFTED = 4
+
 Window = Literal["ramp", "shepp-logan", "hann"]
 
 
-def fbp(y: Tensor, A: Xray, window: Window = "ramp") -> Tensor:
+def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp") -> Tensor:
     """Attenuation (..., y, x) in 1/mm from line integrals `y` (..., view, detector) by filtered backprojection.
 
     f(r) = Σ_views Δ · (h ∗ w y)(position of r) / distance², with the band-limited ramp h times `window`. Angles may
     come in any order and spacing: each view counts for its share Δ of the half turn, or for a fan of the whole turn,
     which measures every ray twice. A fan over less than a turn, but at least 180° and the fan's opening, is weighted so
-    that the two measurements of a ray share 1 between them, smoothly in angle. Where parallel angles leave a gap,
+    that the two measurements of a ray share 1 between them, smoothly in angle, and so is a full turn of a detector that
+    is shifted to one side. Where parallel angles leave a gap,
     nothing is made up for it.
+
+    A cone beam, (..., z, y, x) from (..., row, view, column), is filtered row by row with the weights of its fan and
+    the cosine of the cone (Feldkamp, Davis and Kress): exact in the plane of the source, and for what does not change
+    along the axis; further off a circle does not measure all that it takes.
 
     Raises DataError for an unknown window, and for a fan whose angles are too few.
 
     A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, IEEE Press (1988), chapter 3;
-    D. L. Parker, Optimal short scan convolution reconstruction for fan beam CT, Med. Phys. 9 (1982).
+    D. L. Parker, Optimal short scan convolution reconstruction for fan beam CT, Med. Phys. 9 (1982); L. A. Feldkamp,
+    L. C. Davis and J. W. Kress, Practical cone-beam algorithm, J. Opt. Soc. Am. A 1 (1984).
     """
     if window not in get_args(Window):
         raise DataError(f"the window {window!r} is unknown: choose one of {', '.join(get_args(Window))}")
-    g = A.geometry
+    g = A.plane.geometry if isinstance(A, ConeXray) else A.geometry
     weights = view_weights(A)
-    angles = g.fan_angles if isinstance(g, Fan) else None
-    if angles is not None:
-        weights = weights * angles.cos()
-    return A.smear(_filtered(y * weights.to(y.device, y.real.dtype), A, window))
+    if isinstance(A, ConeXray):
+        # The cosine of the angle between a ray and the central one, of rays above the fan too.
+        reach = A.geometry.source_distance + A.geometry.detector_distance
+        away = A.geometry.heights[:, None, None] ** 2 + A.plane.geometry.places**2
+        weights = weights * reach / (reach**2 + away).sqrt()
+    elif isinstance(g, Fan):
+        weights = weights * g.fan_angles.cos()
+    y, A = _evened(y * weights.to(y.device, y.real.dtype), A, g)
+    return A.smear(_filtered(y, A.plane.geometry if isinstance(A, ConeXray) else A.geometry, window))
 
 
-def view_weights(A: Xray) -> Tensor:
+def _evened(y: Tensor, A: Xray | ConeXray, g: Parallel | Fan) -> tuple[Tensor, Xray | ConeXray]:
+    """Weighted sinograms of a fan's shifted detector with zeros up to where its other end would be, and their A.
+
+    What is filtered reaches beyond the detector, into the body that this view does not see.
+    """
+    short = _shift(g) if isinstance(g, Fan) else 0
+    if not short:
+        return y, A
+    count = abs(short)
+    y = torch.nn.functional.pad(y, (count, 0) if short > 0 else (0, count))
+    offset = g.offset - short * g.spacing / 2
+    if isinstance(A, ConeXray):
+        return y, replace(A, geometry=replace(A.geometry, columns=g.detectors + count, offset=offset))
+    return y, replace(A, geometry=replace(A.geometry, detectors=g.detectors + count, offset=offset))
+
+
+def _shift(g: Fan) -> int:
+    """Elements that a detector lacks on its lower side (on its upper, negative) to see both sides as far; 0 for few."""
+    lacks = round(float(g.places[0] + g.places[-1]) / g.spacing)
+    return lacks if abs(lacks) > SHIFTED else 0
+
+
+def view_weights(A: Xray | ConeXray) -> Tensor:
     """Share of each view, or with a short scan of each ray, in the integral over angles: (view, 1) or (view, detector).
 
     They add up to π over the measurements of one ray. Raises DataError for a fan whose angles are too few.
     """
-    g = A.geometry
+    g = A.plane.geometry if isinstance(A, ConeXray) else A.geometry
     angles = g.angles.detach().to("cpu", torch.float64)
     if not isinstance(g, Fan):
         return _shares(angles, math.pi, closed=True)[:, None]
     gap, typical, first = _gaps(angles)
     if gap <= GAP * typical:
-        return _shares(angles, 2 * math.pi, closed=True)[:, None] / 2
+        return _shares(angles, 2 * math.pi, closed=True)[:, None] * _one_sided(g)
     beta = (angles - first) % (2 * math.pi)
     beta = torch.where(2 * math.pi - beta < 1e-9, 0.0, beta)
     gamma = g.fan_angles
@@ -65,6 +103,20 @@ def view_weights(A: Xray) -> Tensor:
             f"{math.degrees(needed):.1f}°: take an iterative method, which asks for no minimum"
         )
     return _shares(beta, 2 * math.pi, closed=False)[:, None] * _parker(beta[:, None], gamma, covered)
+
+
+def _one_sided(g: Fan) -> Tensor:
+    """Weights w(γ) with w(γ) + w(−γ) = 1 for a full turn: ½, or of a shifted detector ½ + ½ sin(π/2 · γ/γ₀) and then 1.
+
+    The ray at γ is measured again from the other side at −γ, but for those beyond the detector's nearer end γ₀.
+    G. Wang, X-ray micro-CT with a displaced detector array, Med. Phys. 29 (2002).
+    """
+    gamma, shift = g.fan_angles, _shift(g)
+    if not shift:
+        return torch.full((1, 1), 0.5, dtype=torch.float64)
+    near = min(float(gamma[-1]), -float(gamma[0]))
+    inside = (math.copysign(1, shift) * gamma / max(near, 1e-9)).clamp(-1, 1)
+    return 0.5 + 0.5 * (math.pi / 2 * inside).sin()
 
 
 def _parker(beta: Tensor, gamma: Tensor, covered: float) -> Tensor:
@@ -115,9 +167,8 @@ def _shares(angles: Tensor, period: float, closed: bool) -> Tensor:
     return out
 
 
-def _filtered(y: Tensor, A: Xray, window: Window) -> Tensor:
+def _filtered(y: Tensor, g: Parallel | Fan, window: Window) -> Tensor:
     """Convolution along the detector with the ramp, as an integral over mm (or over angles, curved detectors)."""
-    g = A.geometry
     n = g.detectors
     length = 1 << max(1, 2 * n - 1).bit_length()
     lag = torch.arange(length, dtype=torch.float64)

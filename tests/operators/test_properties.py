@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from recon.operators import Adjoint, Chain, Coils, Fourier, Identity, Linear, Sample, Scale, Stack, Sum, Weight
+from recon.operators.cone import Cone, ConeXray
 from recon.operators.gradient import Gradient
 from recon.operators.nufft import Nufft
 from recon.operators.sense import Sense
@@ -19,6 +20,7 @@ from recon.operators.toeplitz import Toeplitz
 from recon.operators.wavelet import Wavelet
 from recon.operators.whiten import Whiten
 from recon.operators.xray import Fan, Parallel, Xray
+from tests.operators.cones import joseph as joseph_cone
 from tests.operators.definitions import DOUBLE, dft, diagonal, difference, eye, haar, product, spread, waves
 from tests.operators.rays import joseph
 
@@ -109,6 +111,11 @@ def cases() -> Iterator[Case]:
                 f"xray, {name} {size}", lambda g=g, y=y, x=x: Xray(g, (y, x), 1.3), (y, x),
                 lambda g=g, y=y, x=x: joseph(g, (y, x), 1.3).to(DOUBLE),
             )  # fmt: skip
+        cone = Cone(turn, 4, 6, 1.7, 2.0, 9.0, 5.0, 0.4, 0.3)
+        yield Case(
+            f"cone {size}", lambda g=cone, y=y, x=x: ConeXray(g, (3, y, x), 1.3, 1.1, 0.2), (3, y, x),
+            lambda g=cone, y=y, x=x: joseph_cone(g, (3, y, x), 1.3, 1.1, 0.2).to(DOUBLE),
+        )  # fmt: skip
         slopes = torch.cat([product(eye(2), difference(y), eye(x)), 0.5 * product(eye(2), eye(y), difference(x))])
         yield Case(f"gradient {size}", lambda: Gradient((-2, -1), (1.0, 2.0)), (2, y, x), lambda d=slopes: d, lead=1)
     grid = (3, 4, 5)

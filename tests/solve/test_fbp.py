@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ SCANS = {
     "curved, short": Fan(angles(400, 215), 180, 1.2, 250.0, 150.0, True),
     "curved, longer than short": Fan(angles(500, 290), 180, 1.2, 250.0, 150.0, True, 0.3),
     "curved, short, backwards": Fan(angles(400, 215).flip(0) - 2, 180, 1.2, 250.0, 150.0, True),
+    "flat, shifted to one side": Fan(angles(480, 360), 130, 1.2, 250.0, 150.0, False, 36.0),
+    "curved, shifted to the other": Fan(angles(480, 360), 130, 1.2, 250.0, 150.0, True, -36.0),
     "flat, three turns": Fan(angles(481, 1080), 180, 1.2, 250.0, 150.0),
 }
 each = pytest.mark.parametrize("name", SCANS)
@@ -57,12 +60,23 @@ def test_every_part_of_the_body_has_its_attenuation(name, window) -> None:
     assert float((x - TRUTH).square().mean().sqrt()) < (1.2e-3 if window == "hann" else 8e-4)
 
 
-@each
+@pytest.mark.parametrize("name", [n for n in SCANS if "shifted" not in n])
 def test_the_measurements_of_a_ray_count_as_one(name) -> None:
     A = Xray(SCANS[name], (N, N), VOXEL)
     w = view_weights(A).expand(-1, A.geometry.detectors)
     # Over a turn the shares of a ray and of its opposite add up to twice the angle of a half turn over the views.
     assert float(w.sum(0).mean()) == pytest.approx(math.pi, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [n for n in SCANS if "shifted" in n])
+def test_a_shifted_detector_counts_once_what_it_sees_once_and_half_what_it_sees_twice(name) -> None:
+    g = SCANS[name]
+    w = view_weights(Xray(g, (N, N), VOXEL)).expand(-1, g.detectors)[0] / (2 * math.pi / 480)
+    gamma = g.fan_angles
+    other = torch.from_numpy(np.interp(-gamma.numpy(), gamma.numpy(), w.numpy(), 0, 0))
+    inside = gamma.abs() < min(float(gamma[-1]), -float(gamma[0])) - 0.01
+    assert torch.allclose((w + other)[inside], torch.ones(int(inside.sum()), dtype=torch.float64), rtol=0, atol=1e-3)
+    assert torch.allclose(w[gamma.abs() > min(float(gamma[-1]), -float(gamma[0]))], torch.ones(1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("curved", [False, True])

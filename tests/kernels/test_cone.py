@@ -1,0 +1,158 @@
+"""The kernels of cone beams against the matrix of their definition, on every level of vector instructions."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recon.kernels import bridge, cone
+from recon.operators import Cone, ConeXray
+from tests.kernels.emulation import Emulator
+from tests.kernels.test_projector import gap, levels, sample, turn
+from tests.kernels.test_projector import use as use_projector
+from tests.operators.cones import joseph
+from tests.tools import need
+
+
+@pytest.fixture(params=[*levels(), "torch"])
+def kernel(request, monkeypatch):
+    module = use_projector(request.param, monkeypatch)
+    monkeypatch.setattr(cone, "native", lambda: module)
+    return module
+
+
+#: Rows and columns of the detector as fine as voxels, wider and finer; offsets; slices thick and thin; a detector at
+#: the axis; more rows than are followed at a time, and one.
+SCANS = {
+    "usual": ConeXray(Cone(turn(8), 20, 31, 1.5, 1.5, 60.0, 50.0, 0.4, 0.3), (11, 17, 22), 0.9, 0.9),
+    "wide elements": ConeXray(Cone(turn(5) + 0.1, 5, 9, 7.0, 6.0, 60.0, 50.0), (13, 17, 12), 1.0, 1.0, 2.0),
+    "fine elements": ConeXray(Cone(turn(3) + 0.2, 70, 60, 0.3, 0.4, 40.0, 20.0, -2.0, 1.0), (7, 10, 13), 1.0, 1.0),
+    "thin slices": ConeXray(Cone(turn(5), 9, 21, 3.0, 2.0, 40.0, 0.0), (40, 9, 12), 1.0, 0.3, -1.0),
+    "one voxel": ConeXray(Cone(turn(3), 3, 3, 1.0, 1.0, 9.0, 3.0), (1, 1, 1), 1.0, 1.0),
+    "one ray": ConeXray(Cone(turn(3) + 0.2, 1, 1, 1.0, 1.0, 60.0, 3.0, 0.3, 0.2), (4, 5, 30), 1.0, 1.0),
+}
+each = pytest.mark.parametrize("name", SCANS)
+
+
+@cache
+def matrix(name: str) -> Tensor:
+    A = SCANS[name]
+    return joseph(A.geometry, A.shape, A.voxel, A.step, A.height)
+
+
+def volumes(name: str, items: int = 2) -> tuple[Tensor, Tensor]:
+    A = SCANS[name]
+    return sample(items, *A.shape), sample(items, *A.tracks.sinogram, seed=2)
+
+
+@each
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_the_projection_and_its_transpose_are_the_matrix(kernel, name, dtype, limit) -> None:
+    A, m = SCANS[name], matrix(name)
+    x, y = volumes(name)
+    assert gap(A(x.to(dtype)).flatten(1), x.flatten(1) @ m.T) < limit
+    assert gap(A.adjoint(y.to(dtype)).flatten(1), y.flatten(1) @ m) < limit
+
+
+@each
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_the_backprojection_is_the_transpose_to_rounding(kernel, name, dtype, limit) -> None:
+    A = SCANS[name]
+    x, y = (t.to(dtype) for t in volumes(name))
+    px, py = A(x).double(), A.adjoint(y).double()
+    there, back = (px * y).sum(), (py * x).sum()
+    assert abs(float(there - back)) < limit * float(px.norm() * y.double().norm())
+
+
+@each
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.float64, 1e-11)])
+def test_smearing_interpolates_between_elements(kernel, name, dtype, limit) -> None:
+    """The place of each voxel on the detector by trigonometry, and SciPy's linear interpolation there."""
+    interpolate = pytest.importorskip("scipy.ndimage").map_coordinates
+    A, (_, y) = SCANS[name], volumes(name, 1)
+    g = A.geometry
+    z, r, x = ((np.arange(n) - (n - 1) / 2) * v for n, v in zip(A.shape, (A.step, A.voxel, A.voxel)))
+    expected = np.zeros(A.shape)
+    for view, angle in enumerate(g.angles.tolist()):
+        e = x * math.cos(angle) + r[:, None] * math.sin(angle)
+        far = g.source_distance - x * math.sin(angle) + r[:, None] * math.cos(angle)
+        reach = (g.source_distance + g.detector_distance) / far
+        column = (reach * e - g.offset) / g.spacing + (g.columns - 1) / 2
+        row = (reach * (z + A.height)[:, None, None] - g.row_offset) / g.row_spacing + (g.rows - 1) / 2
+        padded, at = np.pad(y[0, :, view].numpy(), 1), np.stack(np.broadcast_arrays(row, column)) + 1
+        expected += interpolate(padded, at, order=1, cval=0.0) * (g.source_distance / far) ** 2
+    assert gap(A.smear(y.to(dtype))[0], torch.from_numpy(expected)) < limit
+
+
+@each
+def test_the_bits_depend_neither_on_threads_nor_on_the_batch(kernel, name) -> None:
+    A = SCANS[name]
+    x, y = (t.float() for t in volumes(name, 3))
+    threads = torch.get_num_threads()
+    try:
+        answers = []
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            answers.append([A(x), A.adjoint(y), A.smear(y)])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in answers[1:] for a, b in zip(answers[0], other))
+    for f, given, all_of in zip((A.forward, A.adjoint, A.smear), (x, y, y), answers[0]):
+        assert torch.equal(f(given[1]), all_of[1])
+
+
+def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
+    module = cone.native()
+    if module is None:
+        pytest.skip("no kernels were compiled here")
+    x, y = np.zeros((1, 3, 5, 6), "float32"), np.zeros((1, 2, 4, 7), "float32")
+    tracks, views, frame = np.zeros((4, 7, 5), "float32"), np.zeros((4, 6), "float32"), np.ones(7, "float32")
+    module.cone_project(x, tracks, views, frame, y, True, 1)
+    for wrong in ((tracks[:3], views, frame), (tracks, views[:, :5], frame), (tracks, views, frame[:6])):
+        with pytest.raises(ValueError, match="do not fit"):
+            module.cone_project(x, *(w.copy() for w in wrong), y, True, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        module.cone_adjoint(y[0], tracks, views, frame, x, False, 1)
+    with pytest.raises(TypeError):
+        module.cone_project(x.astype("float64"), tracks, views, frame, y, True, 1)
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory) -> Emulator:
+    need("g++")
+    return Emulator(tmp_path_factory.mktemp("emulated"))
+
+
+def test_the_cuda_kernels_are_the_same_arithmetic(emulator, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "run", emulator.run)
+    monkeypatch.setattr(cone, "native", lambda: None)
+    monkeypatch.setattr(cone, "THREADS", 32)
+    for name, A in SCANS.items():
+        x, y = volumes(name)
+        for kernel, given, twin in (
+            ("project", x, cone._project),
+            ("adjoint", y, cone._gather),
+            ("smear", y, cone._smear),
+        ):
+            shape = A.tracks.sinogram if kernel == "project" else A.shape
+            expected = twin(given, A.tracks, given.new_empty(2, *shape))
+            for dtype, limit in ((torch.float32, 1e-4), (torch.float64, 1e-11)):
+                out = torch.empty_like(expected, dtype=dtype)
+                got = cone._launched(f"cone_{kernel}", given.to(dtype), A.tracks, out)
+                assert gap(got, expected) < limit, (name, kernel)
+    cone.proof(torch.device("cpu"))
+
+
+def test_the_proof_of_the_cuda_kernels_fails_where_they_are_wrong(emulator, monkeypatch) -> None:
+    def off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0) -> None:
+        emulator.run(source, kernel, grid, block, args, shared)
+        args[{"cone_project": 2, "cone_adjoint": 3, "cone_smear": 2}[kernel]].mul_(1.01)
+
+    monkeypatch.setattr(bridge, "run", off)
+    with pytest.raises(ValueError, match="is off by"):
+        cone.proof(torch.device("cpu"))
