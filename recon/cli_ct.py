@@ -46,10 +46,11 @@ def simulate_ct(
     dose: Annotated[float | None, typer.Option(help="Share of the source's own dose instead, 0 to 1")] = None,
     electronic: Annotated[float, typer.Option(help="Noise of the electronics, in photons")] = 5.0,
     bow_tie: Annotated[float, typer.Option(help="0 no filter, 1 flattens a cylinder of water")] = 0.5,
-    beam: Annotated[str, typer.Option(help="parallel, flat or curved (fan beams)")] = "curved",
+    beam: Annotated[str, typer.Option(help="parallel, flat or curved (fan beams), or cone")] = "curved",
     views: Annotated[int, typer.Option(help="Number of angles", min=1, max=100_000)] = 984,
-    arc: Annotated[float, typer.Option(help="Degrees; 0: half a turn (parallel), a whole one (fan)", min=0)] = 0.0,
+    arc: Annotated[float, typer.Option(help="Degrees; 0: half a turn (parallel), a whole one (others)")] = 0.0,
     elements: Annotated[int, typer.Option(help="Detector elements; 0 covers the image", min=0, max=100_000)] = 0,
+    rows: Annotated[int, typer.Option(help="Detector rows of a cone; 0 covers the volume", min=0, max=100_000)] = 0,
     source_distance: Annotated[float, typer.Option(help="From source to axis in mm")] = 595.0,
     detector_distance: Annotated[float, typer.Option(help="From axis to detector in mm", min=0)] = 490.0,
     slices: Annotated[str, typer.Option(help="Only these of the source, first:last, from 1")] = "",
@@ -60,6 +61,7 @@ def simulate_ct(
 ) -> None:
     """Write CT projections of a volume with Poisson and electronic noise, to be reconstructed by run."""
     _check(output, photons, dose, beam, force)
+    _check_rays(beam, views, arc, elements, rows, source_distance, detector_distance)
     from recon.io import ct_projections
     from recon.io import write as writing
     from recon.progress import reporter
@@ -68,7 +70,7 @@ def simulate_ct(
     phantom = str(source) == "phantom" and not source.exists()
     writing.check_paths([str(output), *([truth] if truth else [])], inputs=[] if phantom else [source])
     scan = ct_scan.Scan(
-        photons or 2e5, dose or 0.0, electronic, bow_tie, beam, views, arc, elements,  # type: ignore[arg-type]
+        photons or 2e5, dose or 0.0, electronic, bow_tie, beam, views, arc, elements, rows,  # type: ignore[arg-type]
         source_distance=source_distance, detector_distance=detector_distance, seed=seed,
     )  # fmt: skip
     if phantom and slices:
@@ -93,17 +95,21 @@ def simulate_ct(
     if truth:
         from dataclasses import replace
 
+        from recon.ct import cone as cones
         from recon.ct.projections import grid
         from recon.data import Image
-        from recon.prepare.ct import operator
+        from recon.prepare.ct import operator, volume_operator
 
-        g = replace(grid(made, operator(made)), shape=shown.shape)
+        place = cones.grid(made, volume_operator(made)) if beam == "cone" else grid(made, operator(made))
+        g = replace(place, shape=shown.shape)
         for path in writing.write(Image(shown, g, units="HU"), [truth]):
             typer.echo(f"wrote {path}")
 
 
 #: More photons than any tube gives, and few enough for a float32.
 _MOST = 1e12
+#: Fewest elements of a detector that tell a body from another, and mm that no scanner is wide.
+_FEWEST, _FURTHEST = 8, 1e5
 
 
 def _check(output: Path, photons: float | None, dose: float | None, beam: str, force: bool) -> None:
@@ -117,8 +123,25 @@ def _check(output: Path, photons: float | None, dose: float | None, beam: str, f
         raise ReconError(f"--photons takes a number above 0 and up to 1e12, for instance 2e4, not {photons:g}")
     if dose is not None and not 0 < dose <= 1:
         raise ReconError(f"--dose takes a share above 0 and at most 1, not {dose:g}")
-    if beam not in ("parallel", "flat", "curved"):
-        raise typer.BadParameter(f"--beam takes parallel, flat or curved, not {beam!r}")
+    if beam not in ("parallel", "flat", "curved", "cone"):
+        raise typer.BadParameter(f"--beam takes parallel, flat, curved or cone, not {beam!r}")
+
+
+def _check_rays(
+    beam: str, views: int, arc: float, elements: int, rows: int, source_distance: float, detector_distance: float
+) -> None:
+    """Usage errors for numbers of which no scan can be made."""
+    if not 0 <= arc <= 360:
+        raise typer.BadParameter(f"--arc takes up to 360 degrees, 0 for all that the beam needs, not {arc:g}")
+    if 0 < elements < _FEWEST:
+        raise typer.BadParameter(f"--elements takes at least {_FEWEST}, or 0 to cover the image, not {elements}")
+    if views < 2:
+        raise typer.BadParameter("--views takes at least 2 angles: of one no image can be made")
+    if rows and beam != "cone":
+        raise typer.BadParameter(f"--rows are those of a cone beam, and --beam is {beam}; leave them out")
+    for name, value in (("source", source_distance), ("detector", detector_distance)):
+        if not 0 <= value <= _FURTHEST:
+            raise typer.BadParameter(f"--{name}-distance takes up to {_FURTHEST:g} mm, not {value:g}")
 
 
 def _volume(images: CTImages, slices: str):  # type: ignore[no-untyped-def]

@@ -212,25 +212,30 @@ class CTImages:
 
 @dataclass(frozen=True)
 class CTProjections:
-    """Projections of parallel slices, all seen by the same rays.
+    """Projections of parallel slices, all seen by the same rays, or of a volume in a cone beam.
 
-    `values` (slice, view, detector) are line integrals without unit, or, by `kind`, counts, of which `air` and `dark`
-    (anything that broadcasts to `values`) are those without a body and without a beam. `angles` in radians (view,),
-    `beam`, `spacing`, `offset` and the distances in mm as in `recon.operators.xray`. `electronic_noise` is the standard
-    deviation in counts beside Poisson's, `counts_per_unit` how many photons one unit of counts stands for. `water` is
-    the attenuation of water in 1/mm that HU are counted from. `matrix` (y, x) and `voxel` in mm are what the file asks
-    for, 0 where it leaves that open. `positions` holds z of each slice in LPS mm, `thickness` is theirs. Where `values`
-    are made when they are asked for, `sha256` gives the fingerprint of what they are made of.
+    `values` (slice, view, detector), of a cone (row, view, detector), are line integrals without unit, or, by `kind`,
+    counts, of which `air` and `dark` (anything that broadcasts to `values`) are those without a body and without a
+    beam. `angles` in radians (view,), `beam`, `spacing`, `offset` and the distances in mm as in
+    `recon.operators.xray`. `electronic_noise` is the standard deviation in counts beside Poisson's, `counts_per_unit`
+    how many photons one unit of counts stands for. `water` is the attenuation of water in 1/mm that HU are counted
+    from. `matrix` (y, x) and `voxel` in mm are what the file asks for, 0 where it leaves that open. `positions` holds
+    z of each slice in LPS mm, `thickness` is theirs; of a cone they are those of the slices to make, none and 0 where
+    that is open. Rows of a cone's detector are `row_spacing` mm apart and lie as `row_offset` says in
+    `recon.operators.cone`. Where `values` are made when they are asked for, `sha256` gives the fingerprint of what
+    they are made of.
     """
 
     values: NDArray[np.float32] = field(repr=False)
     kind: Literal["line integrals", "counts"]
     angles: NDArray[np.float64] = field(repr=False)
-    beam: Literal["parallel", "flat", "curved"]
+    beam: Literal["parallel", "flat", "curved", "cone"]
     spacing: float
     offset: float = 0.0
     source_distance: float = 0.0
     detector_distance: float = 0.0
+    row_spacing: float = 0.0
+    row_offset: float = 0.0
     air: NDArray[np.float32] | None = field(default=None, repr=False)
     dark: NDArray[np.float32] | None = field(default=None, repr=False)
     electronic_noise: float = 0.0

@@ -93,7 +93,7 @@ def reconstruct(
     if isinstance(scan, CTProjections):
         from recon.ct import projections
 
-        return projections.reconstruct(scan, recipe, place(device), stack, report)
+        return projections.reconstruct(scan, recipe, place(device), stack, report, memory)
     job = replace(prepare(scan, recipe, place(device), memory, stack), solver=solver)
     frames = _Frames(job, started, each) if each else None
     made = solved(replace(job, hand=frames.hand) if frames else job, report)

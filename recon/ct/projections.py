@@ -1,4 +1,4 @@
-"""CT projections to images in HU: the solvers of every other scan on A = Weight(w) @ Xray(geometry)."""
+"""CT projections to images in HU."""
 
 from __future__ import annotations
 
@@ -7,42 +7,35 @@ from datetime import datetime, timezone
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from recon.ct import cone
 from recon.ct.denoise import denoise_images
 from recon.ct.explained import examined
-from recon.data import CTProjections, DataError, Image, Measurement, ReconError
+from recon.ct.made import Made
+from recon.ct.solving import choose, solve
+from recon.data import CTProjections, Image, Measurement, ReconError
 from recon.geometry import Geometry
 from recon.hounsfield import WATER, hounsfield
 from recon.job import described, fingerprint, provenance
 from recon.operators import Weight, Xray
-from recon.operators.xray import Parallel
 from recon.prepare import ct as prepare
-from recon.prepare import image_noise
 from recon.progress import Report
 from recon.recipe import Recipe
-from recon.solve import cg, pdhg
-from recon.solve.fbp import Window, fbp, view_weights
-from recon.solve.power import largest_eigenvalue
-from recon.solve.sirt import sirt
 
-#: Window of the ramp where the recipe leaves it open: a network finds edges beneath noise that Hann's would have taken
-#: away with it, and shepp-logan is near the sharpest kernel of its training (bench/ct_consistency.py --windows).
-WINDOW: dict[str, Window] = {"fbp": "hann", "unrolled": "shepp-logan"}
-ITERATIONS = {"sirt": 50, "cgls": 10, "tv": 100}
-#: Weight of total variation in units of the recipe's `solve.tv` over the noise of a filtered backprojection.
-TV_WEIGHT = 2.0
 #: Slices that are solved at once.
 CHUNK = 4
 #: Pixels along a side from which rays cost quality where the views are this many a pixel: they gained at 160², and at
 #: 512² of 90 views, and lost at 512² of 480 (docs/how-to/ct-denoising.md); between was not measured.
 FINE, ENOUGH = 320, 0.5
-#: Fewer views than this part of the detector's elements leave streaks in a filtered backprojection.
-SPARSE = 0.25
 
 
-def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack: int, report: Report) -> Image:
-    """The slices of a scan in HU; raises ReconError for a method that takes no projections."""
+def reconstruct(
+    scan: CTProjections, recipe: Recipe, device: torch.device, stack: int, report: Report, memory: int | None = None
+) -> Image:
+    """The slices of a scan in HU; raises ReconError for a method that takes no projections.
+
+    `memory` limits the bytes that the volume of a cone beam may take; slices are solved a few at a time.
+    """
     started = datetime.now(timezone.utc)
     if stack != 0:
         raise ReconError(f"projections hold one stack of slices and no number {stack + 1}; leave --stack out")
@@ -51,9 +44,36 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
             "replicas are made of Cartesian scans of MRI and of CT images, and these are projections; set "
             "trust.replicas = 0"
         )
+    water = recipe.ct.water or scan.water or WATER
+    if scan.beam == "cone":
+        made = cone.volume(scan, recipe, device, water, report, memory)
+    else:
+        made = slices(scan, recipe, device, water, report)
+    notes = [made.why, *made.notes]
+    if made.seen < min(made.geometry.shape[1:]) * made.geometry.voxel[0] - 1e-6:
+        notes.append(f"beyond the circle of {made.seen:.0f} mm that the detector sees values are no HU")
+    return Image(
+        data=np.ascontiguousarray(made.data, dtype=np.float32),
+        geometry=made.geometry,
+        units="HU",
+        header=described(scan.header, recipe),
+        provenance={
+            **provenance(recipe, device, started),
+            "scan_sha256": scan.sha256() if scan.sha256 else fingerprint(scan.values),
+            "method": made.method,
+            "why": made.why,
+            "water_per_mm": water,
+            **made.provenance,
+        },
+        trust=made.trust,
+        notes=tuple(dict.fromkeys((*scan.notes, *notes))),
+    )
+
+
+def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: float, report: Report) -> Made:
+    """The slices of parallel rays or of a fan, each on its own, a few at a time."""
     A = prepare.operator(scan, recipe.ct.matrix, recipe.ct.voxel)
     method, why = choose(recipe.solve.method, scan, A)
-    water = recipe.ct.water or scan.water or WATER
 
     def measured(first: int, last: int) -> prepare.Projected:
         rays = prepare.projected(scan, first, last)
@@ -68,49 +88,22 @@ def reconstruct(scan: CTProjections, recipe: Recipe, device: torch.device, stack
         out[first:last] = hounsfield(solve(method, data, A, recipe, water), water).cpu().numpy()
         notes += data.notes
     report(method, len(out), len(out))
-    g = grid(scan, A)
-    extra, trust = {}, {}
-    if method == "unrolled":
+    made = Made(out, grid(scan, A), method, why, prepare.field_of_view(A.geometry), tuple(notes), {"acquisition": "2D"})
+    if method != "unrolled":
+        return made
 
-        def rays(k: int) -> Measurement:
-            data = measured(k, k + 1)
-            return Measurement(data.weights * data.p, water * (Weight(data.weights) @ A))
+    def rays(k: int) -> Measurement:
+        data = measured(k, k + 1)
+        return Measurement(data.weights * data.p, water * (Weight(data.weights) @ A))
 
-        held = recipe.ct.consistency == "rays"
-        # What is coarse the rays decide, and nothing of the start is to be given back.
-        plan = replace(recipe, ct=replace(recipe.ct, coarse=0.0)) if held else recipe
-        found = denoise_images(out, plan, device, report, rays if held else None)
-        notes += ["after each cascade the rays that were measured had a say"] if held else []
-        notes += costly(A) if held else []
-        if found.trust:
-            found = examined(found, out, measured, A, water, recipe.trust, device, CHUNK)
-        out = found.data
-        extra, trust, notes, why = (
-            dict(found.provenance),
-            dict(found.trust),
-            [*notes, *found.notes],
-            f"{why}, then {found.why}",
-        )
-    seen = prepare.field_of_view(A.geometry)
-    if seen < min(A.shape) * A.voxel - 1e-6:
-        notes.append(f"beyond the circle of {seen:.0f} mm that the detector sees values are no HU")
-    return Image(
-        data=np.ascontiguousarray(out, dtype=np.float32),
-        geometry=g,
-        units="HU",
-        header=described(scan.header, recipe),
-        provenance={
-            **provenance(recipe, device, started),
-            "scan_sha256": scan.sha256() if scan.sha256 else fingerprint(scan.values),
-            "method": method,
-            "why": why,
-            "water_per_mm": water,
-            "acquisition": "2D",
-            **extra,
-        },
-        trust=trust,
-        notes=tuple(dict.fromkeys((*scan.notes, why, *notes))),
-    )
+    held = recipe.ct.consistency == "rays"
+    # What is coarse the rays decide, and nothing of the start is to be given back.
+    plan = replace(recipe, ct=replace(recipe.ct, coarse=0.0)) if held else recipe
+    found = denoise_images(out, plan, device, report, rays if held else None)
+    said = ("after each cascade the rays that were measured had a say", *costly(A)) if held else ()
+    if found.trust:
+        found = examined(found, out, measured, A, water, recipe.trust, device, CHUNK)
+    return replace(made, notes=(*notes, *said)).denoised(found)
 
 
 def costly(A: Xray) -> list[str]:
@@ -121,70 +114,6 @@ def costly(A: Xray) -> list[str]:
         "pixels are fine and views suffice: there rays bring noise back, and were measured to cost 0.2 to 2.2 dB; set "
         'ct.consistency = "none", or a lower ct.matrix'
     ]
-
-
-def choose(wanted: str, scan: CTProjections, A: Xray) -> tuple[str, str]:
-    """The method and the sentence that says why; "auto" is fbp where the views suffice, otherwise tv.
-
-    Raises ReconError for a method of MRI.
-    """
-    if wanted in ("fbp", "sirt", "cgls", "tv"):
-        return wanted, f"{wanted}: asked for"
-    if wanted == "unrolled":
-        return wanted, "unrolled: filtered backprojection"
-    if wanted != "auto":
-        raise ReconError(
-            f"{wanted} reconstructs scans of MRI and these are projections of CT; use fbp, sirt, cgls or tv"
-        )
-    views, elements = scan.values.shape[1:]
-    if views < SPARSE * elements:
-        return "tv", f"tv: {views} views are few for {elements} detector elements"
-    try:
-        view_weights(A)
-    except DataError:
-        return "tv", "tv: the views cover less than filtered backprojection needs"
-    if isinstance(A.geometry, Parallel) and float(np.ptp(scan.angles)) * (1 + 1 / views) < 0.97 * np.pi:
-        return "tv", "tv: the views cover less than half a turn"
-    return "fbp", f"fbp: {views} views cover what it needs"
-
-
-def solve(method: str, data: prepare.Projected, A: Xray, recipe: Recipe, water: float) -> Tensor:
-    """Attenuation (slice, y, x) in 1/mm that explains the line integrals.
-
-        fbp, unrolled   filtered backprojection with the window `ct.filter`
-        sirt   min Σ w (p − Ax)² / (A 1), x ≥ 0, stopped after `iterations`
-        cgls   min ‖w (p − Ax)‖² by conjugate gradients, stopped after `iterations`
-        tv     min ½‖w (p − Ax)‖² + β TV(x), x ≥ 0, β = TV_WEIGHT · `solve.tv` / s
-
-    w are the inverse standard deviations of the rays, s the noise of a filtered backprojection of the same data, from
-    which iterations start where the views allow one.
-    """
-    if method in ("fbp", "unrolled"):
-        return fbp(data.p, A, WINDOW[method] if recipe.ct.filter == "auto" else recipe.ct.filter)
-    m = Measurement(data.weights * data.p, Weight(data.weights) @ A)
-    n = recipe.solve.iterations or ITERATIONS[method]
-    if method == "sirt":
-        return sirt(m, x0=_start(data, A), iterations=n).x
-    normal, b = m.A.normal(), m.A.adjoint(m.y)
-    if method == "cgls":
-        return cg.cg(normal, b, x0=_start(data, A), iterations=n, tolerance=recipe.solve.tolerance).x
-    norm = 1.05 * float(largest_eigenvalue(normal, b).max()) ** 0.5
-    start = _start(data, A)
-    s = float(image_noise.measured(hounsfield(start, water)).level.median()) / 1000 * water or 1e-4 * water
-    beta = TV_WEIGHT * recipe.solve.tv / s
-    # A and y over the norm of A: the solver's steps are made for operators of norm 1.
-    scaled = Measurement(m.y / norm, (1 / norm) * m.A, 1 / norm)
-    return pdhg.tv(
-        scaled, lam=beta / norm, iterations=n, tolerance=1e-4, axes=(-2, -1), constraint="nonnegative", x0=start
-    ).x
-
-
-def _start(data: prepare.Projected, A: Xray) -> Tensor:
-    """A first image: filtered backprojection where the views allow one, else a few conjugate gradients."""
-    try:
-        return fbp(data.p, A, "hann").clamp_min(0)
-    except DataError:
-        return cg.cg(A.normal(), A.adjoint(data.p), iterations=10).x.clamp_min(0)
 
 
 def grid(scan: CTProjections, A: Xray) -> Geometry:

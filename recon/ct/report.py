@@ -47,18 +47,21 @@ def describe(scan: CTImages | CTProjections | CTViews) -> CTReport:
 def _projections(p: CTProjections) -> Mapping[str, Any]:
     # The last view covers as much as those before it.
     turn = float(np.degrees(np.ptp(p.angles))) * len(p.angles) / max(1, len(p.angles) - 1)
+    cone = p.beam == "cone"
     return {
         "beam": p.beam,
-        "slices": len(p.values),
+        **({"rows": len(p.values)} if cone else {"slices": len(p.values)}),
         "views": len(p.angles),
         "covered_degrees": round(turn, 3),
         "detectors": p.values.shape[-1],
         "spacing_mm": p.spacing,
         "offset_mm": p.offset,
+        **({"row_spacing_mm": p.row_spacing, "row_offset_mm": p.row_offset} if cone else {}),
         **({} if p.beam == "parallel" else {"source_mm": p.source_distance, "detector_mm": p.detector_distance}),
         "holds": p.kind,
         **({"matrix": p.matrix} if any(p.matrix) else {}),
         **({"voxel_mm": p.voxel} if p.voxel else {}),
+        **({"slices": len(p.positions)} if cone and p.positions else {}),
     }
 
 

@@ -18,7 +18,7 @@ from recon.io.atomic import atomic_file
 #: What the root's attribute `format` says.
 FORMAT = "recon CT projections"
 VERSION = 1
-_BEAMS = ("parallel", "flat", "curved")
+_BEAMS = ("parallel", "flat", "curved", "cone")
 #: Line integrals beyond these are none: e^-30 of the photons, or more light behind the body than before it.
 _LOW, _HIGH = -3.0, 30.0
 
@@ -50,11 +50,15 @@ def write(scan: CTProjections, path: Path) -> None:
         geometry = {"beam": scan.beam, "detector_spacing_mm": scan.spacing, "detector_offset_mm": scan.offset}
         if scan.beam != "parallel":
             geometry |= {"source_to_axis_mm": scan.source_distance, "axis_to_detector_mm": scan.detector_distance}
+        if scan.beam == "cone":
+            geometry |= {"row_spacing_mm": scan.row_spacing, "row_offset_mm": scan.row_offset}
         file.create_group("geometry").attrs.update(geometry)
-        image = {"matrix": scan.matrix, "voxel_mm": scan.voxel, "water_per_mm": scan.water}
-        file.create_group("image").attrs.update(
-            {**image, "slice_positions_mm": scan.positions, "slice_thickness_mm": scan.thickness}
-        )
+        image: dict[str, Any] = {"matrix": scan.matrix, "voxel_mm": scan.voxel, "water_per_mm": scan.water}
+        if scan.positions:
+            image["slice_positions_mm"] = scan.positions
+        if scan.thickness:
+            image["slice_thickness_mm"] = scan.thickness
+        file.create_group("image").attrs.update(image)
 
 
 def _read(file: Any, path: Path) -> CTProjections:
@@ -82,11 +86,15 @@ def _read(file: Any, path: Path) -> CTProjections:
     if beam not in _BEAMS:
         raise DataError(f"{path.name}: geometry has beam {beam!r}; give one of {', '.join(_BEAMS)}")
     needed = ["detector_spacing_mm"] + (["source_to_axis_mm", "axis_to_detector_mm"] if beam != "parallel" else [])
+    needed += ["row_spacing_mm"] if beam == "cone" else []
+    if beam == "cone" and data.ndim == 2:
+        raise DataError(f"{path.name}: projections are {data.shape}, and a cone beam's are (row, view, detector)")
     missing = [name for name in needed if name not in geometry]
     if missing:
         raise DataError(f"{path.name}: geometry lacks {', '.join(missing)}, which a {beam} beam needs; write it in mm")
     matrix = image.get("matrix", (0, 0))
-    positions = image.get("slice_positions_mm")
+    # Each row of a fan's file is a slice; of a cone the slices to make are free.
+    slices: Any = image.get("slice_positions_mm", () if beam == "cone" else np.arange(len(values)))
     return CTProjections(
         values=values,
         kind=kind,  # type: ignore[arg-type]
@@ -96,24 +104,29 @@ def _read(file: Any, path: Path) -> CTProjections:
         offset=float(geometry.get("detector_offset_mm", 0)),
         source_distance=float(geometry.get("source_to_axis_mm", 0)),
         detector_distance=float(geometry.get("axis_to_detector_mm", 0)),
-        air=_field(file, "flat", values.shape, path),
-        dark=_field(file, "dark", values.shape, path),
+        air=_field(file, "flat", values.shape, path, beam == "cone"),
+        dark=_field(file, "dark", values.shape, path, beam == "cone"),
         electronic_noise=float(data.attrs.get("electronic_noise", 0)),
         counts_per_unit=float(data.attrs.get("photons_per_count", 1)),
         water=float(image.get("water_per_mm", 0)),
         matrix=(int(matrix[0]), int(matrix[1])),
         voxel=float(image.get("voxel_mm", 0)),
-        positions=tuple(float(v) for v in (np.arange(len(values)) if positions is None else np.atleast_1d(positions))),
-        thickness=float(image.get("slice_thickness_mm", 1)),
+        positions=tuple(float(v) for v in np.atleast_1d(slices)),
+        thickness=float(image.get("slice_thickness_mm", 0 if beam == "cone" else 1)),
+        row_spacing=float(geometry.get("row_spacing_mm", 0)),
+        row_offset=float(geometry.get("row_offset_mm", 0)),
         source="CT projections",
     )
 
 
-def _field(file: Any, name: str, shape: tuple[int, ...], path: Path) -> NDArray[np.float32] | None:
+def _field(file: Any, name: str, shape: tuple[int, ...], path: Path, cone: bool) -> NDArray[np.float32] | None:
     """A flat or dark field, the mean of its frames, shaped to broadcast over the projections."""
     if name not in file:
         return None
     field = np.asarray(file[name], dtype=np.float32)
+    if cone and field.shape[-2:] == (shape[0], shape[2]) and field.shape != shape:
+        # Exposures of the whole panel, one (row, detector) or several (frame, row, detector).
+        return np.ascontiguousarray(field.reshape(-1, shape[0], shape[2]).mean(0)[:, None])
     # (frame, detector) are repeated exposures unless each belongs to a view.
     if field.ndim == 2 and field.shape[0] != shape[1] and field.shape[-1] == shape[2]:
         field = field.mean(0)
@@ -137,16 +150,20 @@ def _checked(scan: CTProjections, path: Path) -> CTProjections:
         bad = 0 if numbers is None else int(np.count_nonzero(~np.isfinite(numbers)))
         if bad:
             raise DataError(f"{name}: {bad} values of {what} are NaN or infinite; leave out those views or elements")
-    if len(scan.positions) != shape[0]:
+    cone = scan.beam == "cone"
+    if not cone and len(scan.positions) != shape[0]:
         raise DataError(f"{name}: {len(scan.positions)} slice positions for {shape[0]} slices; give one for each slice")
     steps = np.diff(scan.positions)
     if len(steps) and (not steps.min() > 0 or np.ptp(steps) > 0.01 * steps.mean()):
         raise DataError(f"{name}: slice positions do not rise in equal steps; sort the slices")
-    lengths = (scan.spacing, scan.thickness, scan.counts_per_unit)
-    if not all(math.isfinite(v) and v > 0 for v in lengths) or not math.isfinite(scan.offset):
+    lengths = (scan.spacing, scan.counts_per_unit, scan.row_spacing if cone else 1.0)
+    thin = scan.thickness < 0 if cone else not scan.thickness > 0
+    if not all(math.isfinite(v) and v > 0 for v in lengths) or thin or not math.isfinite(scan.thickness):
         raise DataError(
             f"{name}: detector spacing, slice thickness and photons per count are not all above 0; correct them"
         )
+    if not math.isfinite(scan.offset + scan.row_offset):
+        raise DataError(f"{name}: the offset of the detector is no number; correct it")
     if not (math.isfinite(scan.electronic_noise) and scan.electronic_noise >= 0):
         raise DataError(f"{name}: electronic noise of {scan.electronic_noise:g} counts is none; give 0 or more")
     if not (0 <= scan.water < 1 and scan.voxel >= 0 and min(scan.matrix) >= 0):

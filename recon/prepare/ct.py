@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recon.data import CTProjections, DataError
+from recon.operators.cone import Cone, ConeXray
 from recon.operators.xray import Fan, Parallel, Xray
 
 #: Rays with no photon left that a scan may have; more are a wrong dark field, or no counts at all.
@@ -37,7 +38,16 @@ def geometry(scan: CTProjections) -> Parallel | Fan:
     )
 
 
-def field_of_view(g: Parallel | Fan) -> float:
+def cone(scan: CTProjections) -> Cone:
+    """The rays of a cone beam; raises DataError for one that reaches nothing."""
+    rows, _, columns = scan.values.shape
+    return Cone(
+        torch.from_numpy(np.ascontiguousarray(scan.angles)), rows, columns, scan.row_spacing, scan.spacing,
+        scan.source_distance, scan.detector_distance, scan.row_offset, scan.offset,
+    )  # fmt: skip
+
+
+def field_of_view(g: Parallel | Fan | Cone) -> float:
     """Diameter in mm of the circle that every view sees whole, or with a shifted detector sees from one side."""
     return 2 * float(g.distances.abs().max())
 
@@ -49,9 +59,30 @@ def operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0) -> Xray:
     lies within the image.
     """
     g = geometry(scan)
+    return Xray(g, *_plane(scan, matrix, voxel, field_of_view(g)))
+
+
+def volume_operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0, thickness: float = 0.0) -> ConeXray:
+    """The projection of a cone beam's volume; `thickness` replaces that of the file, and then its positions too.
+
+    Where the file leaves it open, slices as thick as pixels are wide cover what the rows see at the axis. Raises as
+    `operator`.
+    """
+    g = cone(scan)
+    shape, size = _plane(scan, matrix, voxel, field_of_view(g))
+    if scan.positions and not thickness:
+        step = float(np.diff(scan.positions).mean()) if len(scan.positions) > 1 else scan.thickness or size
+        return ConeXray(g, (len(scan.positions), *shape), size, step, float(np.mean(scan.positions)))
+    step = thickness or scan.thickness or size
+    ends = (g.heights[[0, -1]] + torch.tensor([-0.5, 0.5]) * g.row_spacing) * g.source_distance
+    low, high = (ends / (g.source_distance + g.detector_distance)).tolist()
+    return ConeXray(g, (max(1, int((high - low) / step + 1e-6)), *shape), size, step, (low + high) / 2)
+
+
+def _plane(scan: CTProjections, matrix: int, voxel: float, seen: float) -> tuple[tuple[int, int], float]:
+    """Matrix and pixel of a slice: those asked for, the file's, or 512 over what is `seen`."""
     ny, nx = (matrix, matrix) if matrix else (scan.matrix if min(scan.matrix) else (512, 512))
-    size = voxel or (scan.voxel if scan.voxel and not matrix else 0.0) or field_of_view(g) / max(ny, nx)
-    return Xray(g, (ny, nx), size)
+    return (ny, nx), voxel or (scan.voxel if scan.voxel and not matrix else 0.0) or seen / max(ny, nx)
 
 
 def projected(scan: CTProjections, first: int, last: int) -> Projected:

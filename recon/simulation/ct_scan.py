@@ -13,10 +13,11 @@ from torch import Tensor
 
 from recon.data import CTProjections, DataError, ReconError
 from recon.hounsfield import WATER, attenuation, hounsfield
+from recon.operators.cone import Cone, ConeXray
 from recon.operators.xray import Fan, Parallel, Xray
 from recon.prepare.image_noise import SOFT, measured
 from recon.progress import Report, silent
-from recon.simulation import ct, ct_phantom
+from recon.simulation import ct, ct_cone, ct_phantom
 from recon.simulation.ct import Beam
 from recon.solve.fbp import fbp
 
@@ -29,18 +30,19 @@ class Scan:
     """How a scan is made; lengths in mm, angles in degrees.
 
     `photons` in the middle of the beam without a body, or `dose`, the share of the source's own dose. `elements` 0
-    covers the circle within the image with elements of `fineness` pixels, projected to the axis. `offset` of the
-    detector in elements; a quarter doubles the sampling of a full turn.
+    covers the circle within the image with elements of `fineness` pixels, projected to the axis; so do `rows` of a cone
+    beam with its slices. `offset` of the detector in elements; a quarter doubles the sampling of a full turn.
     """
 
     photons: float = 2e5
     dose: float = 0.0
     electronic: float = 5.0
     bow_tie: float = 0.5
-    beam: Literal["parallel", "flat", "curved"] = "curved"
+    beam: Literal["parallel", "flat", "curved", "cone"] = "curved"
     views: int = 984
     arc: float = 0.0
     elements: int = 0
+    rows: int = 0
     fineness: float = 0.8
     offset: float = 0.25
     source_distance: float = 595.0
@@ -53,10 +55,7 @@ def rays(scan: Scan, size: int, voxel: float) -> Parallel | Fan:
 
     Raises ReconError for a scan without rays.
     """
-    if scan.views < 1 or scan.elements < 0:
-        raise ReconError(f"{scan.views} views of {scan.elements} elements see nothing; give positive numbers")
-    arc = math.radians(scan.arc or (180 if scan.beam == "parallel" else 360))
-    angles = torch.arange(scan.views, dtype=torch.float64) * (arc / scan.views)
+    angles = _angles(scan)
     radius, pitch = size * voxel / 2, scan.fineness * voxel
     if scan.beam == "parallel":
         n = scan.elements or 2 * math.ceil(radius / pitch) + 2
@@ -69,6 +68,20 @@ def rays(scan: Scan, size: int, voxel: float) -> Parallel | Fan:
     half = reach * (gamma if scan.beam == "curved" else math.tan(gamma))
     n = scan.elements or 2 * math.ceil(half / spacing) + 2
     return Fan(angles, n, spacing, far, scan.detector_distance, scan.beam == "curved", scan.offset * spacing)
+
+
+def _angles(scan: Scan) -> Tensor:
+    if scan.views < 1 or scan.elements < 0 or scan.rows < 0:
+        raise ReconError(f"{scan.views} views of {scan.elements} elements see nothing; give positive numbers")
+    arc = math.radians(scan.arc or (180 if scan.beam == "parallel" else 360))
+    return torch.arange(scan.views, dtype=torch.float64) * (arc / scan.views)
+
+
+def _cone(scan: Scan, shape: tuple[int, int, int], voxel: float, step: float) -> Cone:
+    return ct_cone.rays(
+        _angles(scan), shape, voxel, step, scan.fineness, scan.offset, scan.source_distance, scan.detector_distance,
+        scan.elements, scan.rows,
+    )  # fmt: skip
 
 
 def of_volume(
@@ -85,6 +98,8 @@ def of_volume(
     `scan.dose` the noise of the volume counts as that of its own dose, from which the added noise follows.
     """
     slices, ny, nx = hu.shape
+    if scan.beam == "cone":
+        return _of_cone(hu, voxel, positions, thickness, scan, report)
     g = rays(scan, min(ny, nx), voxel)
     A = Xray(g, (ny, nx), voxel)
     y, x = np.ogrid[:ny, :nx]
@@ -104,13 +119,42 @@ def of_volume(
     return _projections(scan, g, counts, air, voxel, (ny, nx), positions, thickness, tuple(notes))
 
 
+def _of_cone(
+    hu: NDArray[np.float32], voxel: float, positions: tuple[float, ...], thickness: float, scan: Scan, report: Report
+) -> CTProjections:
+    if scan.dose:
+        raise ReconError("a share of a dose is made for slices of a fan alone; give --photons in place of --dose")
+    step = float(np.diff(positions).mean()) if len(positions) > 1 else thickness
+    g = _cone(scan, hu.shape, voxel, step)
+    A = ConeXray(g, hu.shape, voxel, step)
+    report("project", 0, 1)
+    p = A(attenuation(torch.from_numpy(ct_cone.cylinder(hu))))
+    report("project", 1, 1)
+    return _of_rays(scan, g, p, voxel, hu.shape, step)
+
+
+def _of_rays(scan: Scan, g: Cone, p: Tensor, voxel: float, shape: tuple[int, int, int], step: float) -> CTProjections:
+    """Counts of the line integrals (row, view, column) of a cone beam."""
+    air = ct.air(Beam(scan.photons, scan.electronic, scan.bow_tie, 0.35 * min(shape[1:]) * voxel), g.distances)
+    counts = np.stack([_noisy(p[k], air, scan, k).float().numpy() for k in range(len(p))])
+    positions = tuple(float(v) for v in (np.arange(shape[0]) - (shape[0] - 1) / 2) * step)
+    return _projections(scan, g, counts, air, voxel, shape[1:], positions, step, ())
+
+
 def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, NDArray[np.float32]]:
     """Projections of the analytic phantom without any error of pixels, and its HU (z, y, x) on pixels.
+
+    A body in 380 mm, of a cone beam a head in 220 mm and as many slices as pixels a side.
 
     Raises ReconError for a `scan` that asks for a share of a dose, which a phantom does not have.
     """
     if scan.dose:
         raise ReconError("the phantom has no noise and so no dose of its own; give --photons in place of --dose")
+    if scan.beam == "cone":
+        shape, voxel = (size, size, size), 220 / size
+        cone = _cone(scan, shape, voxel, voxel)
+        made = _of_rays(scan, cone, ct_cone.integrals(ct_cone.HEAD, cone), voxel, shape, voxel)
+        return made, ct_cone.picture(ct_cone.HEAD, shape, voxel, voxel).numpy()
     voxel = 380 / size
     g = rays(scan, size, voxel)
     p = ct_phantom.integrals(ct_phantom.BODY, g)
@@ -149,8 +193,8 @@ def _noisy(p: Tensor, air: Tensor, scan: Scan, k: int) -> Tensor:
 
 
 def _projections(
-    scan: Scan, g: Parallel | Fan, counts: NDArray[np.float32], air: Tensor, voxel: float, matrix: tuple[int, int],
-    positions: tuple[float, ...], thickness: float, notes: tuple[str, ...],
+    scan: Scan, g: Parallel | Fan | Cone, counts: NDArray[np.float32], air: Tensor, voxel: float,
+    matrix: tuple[int, int], positions: tuple[float, ...], thickness: float, notes: tuple[str, ...],
 ) -> CTProjections:  # fmt: skip
     return CTProjections(
         values=counts,
@@ -159,8 +203,10 @@ def _projections(
         beam=scan.beam,
         spacing=g.spacing,
         offset=g.offset,
-        source_distance=g.source_distance if isinstance(g, Fan) else 0.0,
-        detector_distance=g.detector_distance if isinstance(g, Fan) else 0.0,
+        source_distance=0.0 if isinstance(g, Parallel) else g.source_distance,
+        detector_distance=0.0 if isinstance(g, Parallel) else g.detector_distance,
+        row_spacing=g.row_spacing if isinstance(g, Cone) else 0.0,
+        row_offset=g.row_offset if isinstance(g, Cone) else 0.0,
         air=((scan.dose or 1.0) * air).float().numpy(),
         electronic_noise=scan.electronic,
         water=WATER,

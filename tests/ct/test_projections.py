@@ -248,7 +248,7 @@ BAD = {
         _say("projections", kind="line integrals"),
         "line integrals run",
     ),
-    "no beam": (_say("geometry", beam="cone"), "beam 'cone'"),
+    "no beam": (_say("geometry", beam="pencil"), "beam 'pencil'"),
     "no distance": (_say("geometry", source_to_axis_mm=None), "lacks source_to_axis_mm"),
     "source in the body": (
         _say("geometry", source_to_axis_mm=90.0),
@@ -326,7 +326,7 @@ def test_a_share_of_the_dose_adds_the_noise_that_the_source_lacks(tmp_path: Path
         (("--dose", 2), "--dose takes a share"),
         (("--dose", 0.5, "--photons", 5), "say the same thing twice"),
         (("--dose", 0.5), "no noise and so no dose"),
-        (("--beam", "cone"), "--beam takes"),
+        (("--beam", "helix"), "--beam takes"),
         (("--electronic", -1), "electronic noise"),
         (("--bow-tie", 3), "bow-tie"),
         (("--source-distance", 100), "within the body"),

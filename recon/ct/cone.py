@@ -1,0 +1,119 @@
+"""The volume of a cone beam in HU, solved as a whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from recon.ct.denoise import Denoised, denoise_images
+from recon.ct.made import Made
+from recon.ct.solving import choose, solve
+from recon.data import CTProjections, ReconError
+from recon.errors import TooLarge
+from recon.geometry import Geometry
+from recon.hounsfield import attenuation, hounsfield
+from recon.operators import ConeXray
+from recon.plan import budget
+from recon.prepare import ct as prepare
+from recon.progress import Report
+from recon.recipe import Recipe
+
+#: Arrays of the size of the projections and of the volume that a method holds at its peak at most, in single precision,
+#: beside the program: counted, and held against peaks at 128³ to 224³.
+_RAYS = {"fbp": 9, "unrolled": 9, "sirt": 9, "cgls": 9, "tv": 9}
+_VOLUMES = {"fbp": 4, "unrolled": 4, "sirt": 8, "cgls": 8, "tv": 16}
+_PROGRAM = 500 * 2**20
+
+
+def volume(
+    scan: CTProjections, recipe: Recipe, device: torch.device, water: float, report: Report, memory: int | None
+) -> Made:
+    """The volume, by the solvers of slices on a `ConeXray`; the networks go through it slice by slice.
+
+    Raises TooLarge where the memory does not suffice, ReconError for rays that are to have a say in a network's image.
+    """
+    if recipe.ct.consistency == "rays":
+        raise ReconError('ct.consistency = "rays" takes slices of a fan, and this is a cone beam; set it to "none"')
+    A = prepare.volume_operator(scan, recipe.ct.matrix, recipe.ct.voxel, recipe.ct.thickness)
+    method, why = choose(recipe.solve.method, scan, A)
+    fits(scan, A, method, memory)
+    report(method, 0, 1)
+    data = prepare.projected(scan, 0, len(scan.values))
+    rays = replace(data, p=data.p.to(device), weights=data.weights.to(device))
+    hu = hounsfield(solve(method, rays, A, recipe, water), water).cpu().numpy()
+    report(method, 1, 1)
+    notes = [*data.notes, *([approximate(A)] if method in ("fbp", "unrolled") else [])]
+    seen = prepare.field_of_view(A.geometry)
+    made = Made(hu, grid(scan, A), method, why, seen, tuple(n for n in notes if n), {"acquisition": "3D"})
+    if method != "unrolled":
+        return made
+    return made.denoised(explained(denoise_images(hu, recipe, device, report), hu, rays, A, water, recipe))
+
+
+def need(scan: CTProjections, A: ConeXray, method: str) -> int:
+    """Bytes that the volume of a scan is predicted to take at the peak."""
+    return _PROGRAM + 4 * (_RAYS[method] * scan.values.size + _VOLUMES[method] * math.prod(A.shape))
+
+
+def fits(scan: CTProjections, A: ConeXray, method: str, memory: int | None) -> None:
+    """Raises TooLarge where `need` is more than is free, or than `memory` allows."""
+    bytes_, free = need(scan, A, method), budget(memory)
+    if bytes_ > free:
+        raise TooLarge(
+            f"a volume of {'×'.join(map(str, A.shape))} from {'×'.join(map(str, scan.values.shape))} rays by {method} "
+            f"needs {bytes_ / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are allowed",
+            "lower ct.matrix or raise ct.thickness in the recipe, or take --method fbp",
+        )
+
+
+def approximate(A: ConeXray) -> str:
+    """What to say of filtered backprojection where the volume leaves the plane of the source."""
+    half = (A.shape[0] - 1) / 2 * A.step + abs(A.height)
+    angle = math.degrees(math.atan(half / A.geometry.source_distance))
+    if angle < 1:
+        return ""
+    return (
+        f"a source on a circle measures its own plane alone completely: slices up to {half:.0f} mm from it, seen under "
+        f"{angle:.0f}°, may be too dark between dense parts; iterative methods lessen that"
+    )
+
+
+def explained(
+    found: Denoised, start: np.ndarray, rays: prepare.Projected, A: ConeXray, water: float, recipe: Recipe
+) -> Denoised:
+    """The network's volume held against all rays beside the filtered backprojection, as `explained.examined` does.
+
+    One residual speaks for the volume, and where it is too large all of it falls back.
+    """
+    if not found.trust:
+        return found
+
+    def misfit(hu: np.ndarray) -> float:
+        mu = attenuation(torch.from_numpy(hu).to(rays.p.device), water)
+        return float((rays.weights * (A(mu) - rays.p)).square().mean())
+
+    ours, theirs = misfit(found.data), misfit(start)
+    trust = {**found.trust, "residual": ours, "classical_residual": theirs}
+    if ours <= recipe.trust.residual * max(1.0, theirs):
+        return replace(found, trust=trust)
+    reason = (
+        f"the learned volume leaves {ours:.2f} of the noise's power in the projections, filtered backprojection "
+        f"{theirs:.2f}"
+    )
+    back = recipe.trust.fallback
+    trust |= {"reasons": sorted({*trust["reasons"], reason}), "fallbacks": len(start) if back else trust["fallbacks"]}
+    notes = (*found.notes, f"all slices are filtered backprojections: {reason}") if back else found.notes
+    return replace(found, data=start if back else found.data, trust=trust, notes=notes)
+
+
+def grid(scan: CTProjections, A: ConeXray) -> Geometry:
+    """The place of the volume: the axis of rotation at x = y = 0 of LPS, the plane of the source at z = 0."""
+    (nz, ny, nx), v = A.shape, A.voxel
+    low = A.height - (nz - 1) / 2 * A.step
+    return Geometry(
+        (-(nx - 1) / 2 * v, -(ny - 1) / 2 * v, low), (1, 0, 0), (0, 1, 0), (0, 0, 1), (v, v, A.step),
+        (nz, ny, nx), A.step, scan.header.study.patient_position != "",
+    )  # fmt: skip

@@ -1,0 +1,38 @@
+"""What was made of projections, before it is an image with a header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.ct.denoise import Denoised
+from recon.geometry import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """HU (z, y, x), their place, the method and why it was taken, and the diameter in mm of the circle that is seen."""
+
+    data: NDArray[np.float32] = field(repr=False)
+    geometry: Geometry
+    method: str
+    why: str
+    seen: float
+    notes: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    trust: Mapping[str, Any] = field(default_factory=dict)
+
+    def denoised(self, found: Denoised) -> Made:
+        """The same with the images that a network made of it, and what it says of them."""
+        return replace(
+            self,
+            data=found.data,
+            why=f"{self.why}, then {found.why}",
+            notes=(*self.notes, *found.notes),
+            provenance={**self.provenance, **found.provenance},
+            trust=dict(found.trust),
+        )

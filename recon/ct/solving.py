@@ -1,0 +1,101 @@
+"""CT projections to attenuation: the solvers of every other scan on A = Weight(w) @ Xray(geometry)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from recon.data import CTProjections, DataError, Measurement, ReconError
+from recon.hounsfield import hounsfield
+from recon.operators import ConeXray, Weight, Xray
+from recon.operators.xray import Parallel
+from recon.prepare import ct as prepare
+from recon.prepare import image_noise
+from recon.recipe import Recipe
+from recon.solve import cg, pdhg
+from recon.solve.fbp import Window, fbp, view_weights
+from recon.solve.power import largest_eigenvalue
+from recon.solve.sirt import sirt
+
+#: Window of the ramp where the recipe leaves it open: a network finds edges beneath noise that Hann's would have taken
+#: away with it, and shepp-logan is near the sharpest kernel of its training (bench/ct_consistency.py --windows).
+WINDOW: dict[str, Window] = {"fbp": "hann", "unrolled": "shepp-logan"}
+ITERATIONS = {"sirt": 50, "cgls": 10, "tv": 100}
+#: Weight of total variation in units of the recipe's `solve.tv` over the noise of a filtered backprojection.
+TV_WEIGHT = 2.0
+#: Fewer views than this part of the detector's elements leave streaks in a filtered backprojection.
+SPARSE = 0.25
+
+
+def choose(wanted: str, scan: CTProjections, A: Xray | ConeXray) -> tuple[str, str]:
+    """The method and the sentence that says why; "auto" is fbp where the views suffice, otherwise tv.
+
+    Raises ReconError for a method of MRI.
+    """
+    if wanted in ("fbp", "sirt", "cgls", "tv"):
+        return wanted, f"{wanted}: asked for"
+    if wanted == "unrolled":
+        return wanted, "unrolled: filtered backprojection"
+    if wanted != "auto":
+        raise ReconError(
+            f"{wanted} reconstructs scans of MRI and these are projections of CT; use fbp, sirt, cgls or tv"
+        )
+    views, elements = scan.values.shape[1:]
+    if views < SPARSE * elements:
+        return "tv", f"tv: {views} views are few for {elements} detector elements"
+    try:
+        view_weights(A)
+    except DataError:
+        return "tv", "tv: the views cover less than filtered backprojection needs"
+    if isinstance(A.geometry, Parallel) and float(np.ptp(scan.angles)) * (1 + 1 / views) < 0.97 * np.pi:
+        return "tv", "tv: the views cover less than half a turn"
+    return "fbp", f"fbp: {views} views cover what it needs"
+
+
+def solve(method: str, data: prepare.Projected, A: Xray | ConeXray, recipe: Recipe, water: float) -> Tensor:
+    """Attenuation (slice, y, x) in 1/mm that explains the line integrals.
+
+        fbp, unrolled   filtered backprojection with the window `ct.filter`
+        sirt   min Σ w (p − Ax)² / (A 1), x ≥ 0, stopped after `iterations`
+        cgls   min ‖w (p − Ax)‖² by conjugate gradients, stopped after `iterations`
+        tv     min ½‖w (p − Ax)‖² + β TV(x), x ≥ 0, β = TV_WEIGHT · `solve.tv` / s
+
+    w are the inverse standard deviations of the rays, s the noise of a filtered backprojection of the same data, from
+    which iterations start where the views allow one.
+    """
+    if method in ("fbp", "unrolled"):
+        return fbp(data.p, A, WINDOW[method] if recipe.ct.filter == "auto" else recipe.ct.filter)
+    m = Measurement(data.weights * data.p, Weight(data.weights) @ A)
+    n = recipe.solve.iterations or ITERATIONS[method]
+    if method == "sirt":
+        return sirt(m, x0=_start(data, A), iterations=n).x
+    normal, b = m.A.normal(), m.A.adjoint(m.y)
+    if method == "cgls":
+        return cg.cg(normal, b, x0=_start(data, A), iterations=n, tolerance=recipe.solve.tolerance).x
+    norm = 1.05 * float(largest_eigenvalue(normal, b).max()) ** 0.5
+    start = _start(data, A)
+    s = float(image_noise.measured(hounsfield(start, water)).level.median()) / 1000 * water or 1e-4 * water
+    beta = TV_WEIGHT * recipe.solve.tv / s
+    # A and y over the norm of A: the solver's steps are made for operators of norm 1.
+    scaled = Measurement(m.y / norm, (1 / norm) * m.A, 1 / norm)
+    return pdhg.tv(
+        scaled, lam=beta / norm, iterations=n, tolerance=1e-4, constraint="nonnegative", x0=start, **_axes(A)
+    ).x
+
+
+def _axes(A: Xray | ConeXray) -> dict[str, Any]:
+    """Slices are each on its own in a fan; a volume varies along z too, in voxels that may be thick."""
+    if not isinstance(A, ConeXray):
+        return {"axes": (-2, -1)}
+    axes = tuple(a for a in (-3, -2, -1) if A.shape[a] > 1)
+    return {"axes": axes, "spacing": tuple({-3: A.step / A.voxel}.get(a, 1.0) for a in axes)}
+
+
+def _start(data: prepare.Projected, A: Xray | ConeXray) -> Tensor:
+    """A first image: filtered backprojection where the views allow one, else a few conjugate gradients."""
+    try:
+        return fbp(data.p, A, "hann").clamp_min(0)
+    except DataError:
+        return cg.cg(A.normal(), A.adjoint(data.p), iterations=10).x.clamp_min(0)
