@@ -42,7 +42,7 @@ from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
 from recon.ending import terminable
-from recon.errors import ReconError, leave, one_line, printable, sentence
+from recon.errors import ReconError, leave, one_line, printable, sentence, tell
 from recon.starting import defer, staying
 
 if TYPE_CHECKING:
@@ -149,14 +149,14 @@ def run(
             image = pipeline.reconstruct(raw, plan, device=device, memory=limit, stack=n, progress=report)
         if not quiet:
             for note in image.notes:
-                typer.echo(f"  {one_line(note)}", err=True)
+                tell(f"  {one_line(note)}")
         _write(image, names[n], plan, n, quiet)
         number = n + 1 if len(chosen) > 1 else 0
         beside = write_evidence(image, Path(evidence), number) if evidence else []
         if uncertainty:
             beside += write_uncertainty(image, numbered(uncertainty, number) if number else uncertainty)
         for path in () if quiet else beside:
-            typer.echo(f"wrote {path}")
+            tell(f"wrote {path}", out=True)
 
 
 def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: bool) -> None:
@@ -173,7 +173,7 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
         )  # fmt: skip
         if not quiet:
             for path in written:
-                typer.echo(f"wrote {path}")
+                tell(f"wrote {path}", out=True)
 
 
 app.command()(train)

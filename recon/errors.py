@@ -76,13 +76,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
-def log(line: str) -> None:
-    """Write a line with the time to standard error.
+def tell(line: str, *, out: bool = False) -> None:
+    """Write a line to standard error, or to standard output, where somebody reads it.
 
-    A log that takes nothing, on a full disk or behind a pipe that is closed, ends no server and no delivery.
+    What takes nothing, a full disk or a pipe that is closed, ends no work and no server.
     """
     with contextlib.suppress(OSError, ValueError):
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {one_line(line)}", file=sys.stderr, flush=True)
+        print(one_line(line) if out else line, file=sys.stdout if out else sys.stderr, flush=True)
+
+
+def log(line: str) -> None:
+    """Write a line with the time to standard error, see `tell`."""
+    tell(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {one_line(line)}")
 
 
 def leave(code: int) -> NoReturn:

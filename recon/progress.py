@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from recon.errors import tell
+
 #: Called with the name of a stage, the steps done and the steps in all.
 Report = Callable[[str, int, int], None]
 
@@ -52,6 +54,6 @@ def _lines(every_s: float = 10.0) -> Report:
         now = time.monotonic()
         if done == total or now - last[0] > every_s:
             last[0] = now
-            print(f"{stage} {done}/{total}", file=sys.stderr, flush=True)
+            tell(f"{stage} {done}/{total}")
 
     return report

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "metrics": {"data"},
     "simulation": {"data", "geometry", "hounsfield", "io", "masks", "operators", "prepare", "progress", "solve"},
     "recipe": {"errors"},
-    "progress": set(),
+    "progress": {"errors"},
     "kernels": set(),
     "operators": {"kernels", "data"},
     "solve": {"operators", "kernels", "data", "masks"},

@@ -308,6 +308,21 @@ def test_a_reader_that_goes_away_is_no_error(scan: Path) -> None:
         assert err == b""
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_run_whose_reader_goes_away_still_writes_every_output(stream: str, scan: Path, tmp_path: Path) -> None:
+    code = "import sys; from recon.cli import main; sys.stdin.readline(); main(sys.argv[1:])"
+    outputs = [tmp_path / name for name in ("a.nii.gz", "b.png", "c.h5")]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(scan), *(str(a) for path in outputs for a in ("-o", path))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as run:  # fmt: skip
+        getattr(run, stream).close()
+        setattr(run, stream, None)
+        run.communicate(b"\n")
+    assert [path.name for path in outputs if not path.is_file()] == []
+
+
 SLOW = """
 import sys, time
 from recon.io import nifti
