@@ -55,8 +55,8 @@ def cg(
     residual. No argument is changed. (Hestenes and Stiefel, J Res Natl Bur Stand 49:409, 1952.)
     """
     wide = (..., *(None,) * ndim)
-    like = {"dtype": b.real.dtype, "device": b.device}
-    shift = lam.to(**like) if isinstance(lam, Tensor) else torch.full((), lam, **like)
+    kind, device = b.real.dtype, b.device
+    shift = lam.to(device, kind) if isinstance(lam, Tensor) else torch.full((), lam, dtype=kind, device=device)
     wide_shift = shift[wide] if shift.ndim else shift
     b = b if reference is None else b + wide_shift * reference
     x = torch.zeros_like(b, memory_format=torch.contiguous_format)
