@@ -148,15 +148,16 @@ def scratch() -> Path:
 
 
 def machine() -> str:
-    """Processor and number of cores."""
-    name = platform.processor() or platform.machine()
+    """Processor, number of cores and the widest vectors: the same name is sold with and without AVX-512."""
+    name, wide = platform.processor() or platform.machine(), ""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        found = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model nam")
-        ]
-        name = found[0] if found else name
-    return f"{name}, {os.cpu_count()} cores"
+        said = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
+        found = {key.strip(): value.strip() for key, value in said}
+        name = found.get("model name", name)
+        flags = found.get("flags", "").split()
+        wide = next((f", {told}" for flag, told in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
+    return f"{name}, {os.cpu_count()} cores{wide}"
 
 
 def measure(

@@ -50,9 +50,10 @@ def seconds(s: float | None) -> str:
     return f"{s * 1e3:.3g} ms" if s < 1 else f"{s:.3g} s"
 
 
-def row(record: Mapping[str, Any]) -> str:
-    """A line of the table."""
-    cells = [TITLES.get(record["case"], record["case"]), record["size"]["name"].replace("x", "×")]
+def row(record: Mapping[str, Any], machines: Sequence[str] = ()) -> str:
+    """A line of the table; daggers say on which but the first of the `machines` it was measured."""
+    daggers = "†" * list(machines).index(record["machine"]) if machines else ""
+    cells = [TITLES.get(record["case"], record["case"]) + daggers, record["size"]["name"].replace("x", "×")]
     cells += [seconds(record["ours_s"]), f"{record['peer']} {seconds(record['peer_s'])}" if record["peer"] else "none"]
     cells.append(f"**{_bound(record)}{record['ratio']:.2f}**" if record["ratio"] else "")
     target = f"{record['target']:g}" if record["target"] else ""
@@ -181,6 +182,8 @@ def page(
     first = records[0]
     versions = {k: v for r in records for k, v in r["versions"].items()}
     # A shared machine is not as quick on every day: the ratios are what can be compared.
+    machines = list(dict.fromkeys(r["machine"] for r in records))
+    others = "".join(f"{'†' * n}: on {m}. " for n, m in enumerate(machines) if n)
     when = days(records)
     counts = sorted({r["repeats"] for r in records})
     runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
@@ -194,11 +197,11 @@ def page(
         "runs after a warm-up, everybody in a process of its own with the same data. The ratio is the fastest equally "
         "accurate peer's time over ours; “loop” is a plain torch loop, which never counts as the fastest peer, and "
         f"peers with a star are too inaccurate to count. "
-        f"{ended}`make bench-peers` and `python bench/speed.py` measure again.",
+        f"{ended}{others}`make bench-peers` and `python bench/speed.py` measure again.",
         "",
         "| case | size | recon | fastest peer | ratio | to reach | error, ours / peer | others | peak memory, ours |",
         "|---|---|---|---|---|---|---|---|---|",
-        *map(row, records),
+        *(row(r, machines) for r in records),
         "",
         "What the error is:",
         "",
