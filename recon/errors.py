@@ -82,7 +82,7 @@ def tell(line: str, *, out: bool = False) -> None:
     What takes nothing, a full disk or a pipe that is closed, ends no work and no server.
     """
     with contextlib.suppress(OSError, ValueError):
-        print(one_line(line) if out else line, file=sys.stdout if out else sys.stderr, flush=True)
+        print(printable(line), file=sys.stdout if out else sys.stderr, flush=True)
 
 
 def log(line: str) -> None:
