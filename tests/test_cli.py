@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -273,110 +270,6 @@ def test_threads_are_set(scan: Path, tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-# As a process of its own
-
-
-def process(*arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        # A shell lets what it starts in the background ignore the keyboard, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-
-
-def test_a_process_has_the_exit_code_and_prints_no_traceback(tmp_path: Path) -> None:
-    done = process("-m", "recon", "run", tmp_path / "none.h5", "-o", tmp_path / "a.png")
-    out, err = done.communicate()
-    assert (done.returncode, out, len(err.splitlines())) == (1, "", 1)
-    done = process("-m", "recon", "--debug", "info", tmp_path / "none.h5")
-    assert "Traceback" in done.communicate()[1]
-    assert done.returncode == 1
-
-
-def test_a_reader_that_goes_away_is_no_error(scan: Path) -> None:
-    code = "import sys; from recon.cli import main; sys.stdin.readline(); main(sys.argv[1:])"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "info", str(scan)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-    ) as done:  # fmt: skip
-        assert done.stdout is not None
-        done.stdout.close()
-        _, err = done.communicate(b"\n")
-        assert err == b""
-
-
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_run_whose_reader_goes_away_still_writes_every_output(stream: str, scan: Path, tmp_path: Path) -> None:
-    code = "import sys; from recon.cli import main; sys.stdin.readline(); main(sys.argv[1:])"
-    outputs = [tmp_path / name for name in ("a.nii.gz", "b.png", "c.h5")]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "run", str(scan), *(str(a) for path in outputs for a in ("-o", path))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as run:  # fmt: skip
-        getattr(run, stream).close()
-        setattr(run, stream, None)
-        run.communicate(b"\n")
-    assert [path.name for path in outputs if not path.is_file()] == []
-
-
-SLOW = """
-import sys, time
-from recon.io import nifti
-save = nifti._save
-def slow(image, path, packed):
-    save(image, path, packed)
-    print("half-way", flush=True)
-    time.sleep(60)
-nifti._save = slow
-from recon.cli import main
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_ended_while_it_writes_leaves_no_half_written_output(
-    how: signal.Signals, scan: Path, tmp_path: Path
-) -> None:
-    with process("-c", SLOW, "run", scan, "-q", "-o", tmp_path / "a.nii.gz") as run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "half-way\n"
-        run.send_signal(how)
-        _, err = run.communicate()
-    left = list(tmp_path.iterdir())
-    if how == signal.SIGKILL:
-        assert all(p.name.startswith(".") for p in left)  # a process cannot clean up after this one
-    else:
-        assert left == []
-        assert run.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
-    assert "Traceback" not in err
-
-
-INTERRUPTED = """
-import os, signal, sys
-
-class Keyboard:
-    def find_spec(name, path=None, target=None):
-        if name == WHERE:
-            os.kill(os.getpid(), signal.SIGINT)
-
-WHERE = sys.argv.pop()
-sys.meta_path.insert(0, Keyboard)
-from recon.__main__ import main
-main()
-"""
-
-
-@pytest.mark.parametrize("module", ["recon.cli", "typer", "recon.ending"])
-def test_an_interrupt_while_the_program_is_still_imported_shows_no_traceback(module: str) -> None:
-    with process("-c", INTERRUPTED, module) as run:
-        out, err = run.communicate()
-    assert (run.returncode, out, err) == (130, "", "")
-
-
 def test_too_little_memory_is_told_in_a_unit_that_says_how_much(scan: Path, tmp_path: Path) -> None:
     said = refused(recon("run", scan, "-o", tmp_path / "a.png", "--memory", "2MB"), code=1)
     assert "2 MiB are allowed" in said
@@ -398,27 +291,3 @@ def test_lines_can_be_given_in_any_order(scan: Path, tmp_path: Path) -> None:
     assert recon("run", tmp_path / "s.h5", "-o", tmp_path / "b.nii").code == 0
     x, y = voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii")
     assert np.linalg.norm(x - y) < 1e-4 * np.linalg.norm(x)
-
-
-def test_a_process_ends_with_its_code_and_calls_what_waits_for_its_end() -> None:
-    program = (
-        "import atexit, sys, threading, time; from recon import cli\n"
-        "atexit.register(lambda: print('cleaned'))\n"
-        "threading.Thread(target=lambda: (time.sleep(0.2), print('worked'))).start()\n"
-        "sys.argv = ['recon', 'run', 'no-such-file.h5', '-o', 'x.png']\n"
-        "cli.main()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stdout.split() == ["worked", "cleaned"]
-    assert "no-such-file.h5" in done.stderr
-
-
-@pytest.mark.parametrize(("asked", "policy"), [(None, "PASSIVE"), ("active", "ACTIVE")])
-def test_threads_without_work_sleep_unless_the_user_says_otherwise(asked: str | None, policy: str) -> None:
-    # OpenMP's own word, when torch loads it.
-    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    given = kept | {"OMP_DISPLAY_ENV": "true", "OMP_NUM_THREADS": "1"} | ({"OMP_WAIT_POLICY": asked} if asked else {})
-    code = "import recon.cli as c, contextlib as l\nwith l.suppress(SystemExit): c.main(['--version'])\nimport torch"
-    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
-    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr.replace("='", " = '")
