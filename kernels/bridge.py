@@ -28,6 +28,9 @@ _HOME = Path(__file__).resolve().parent
 #: Shared memory in bytes that a block gets on every device without asking for more.
 SHARED = 48 << 10
 
+#: Largest difference of a kernel from the answer in double precision, relative to its largest value.
+TOLERANCE = 1e-5
+
 #: What each kernel's proof said on each device, empty where it held: (kernel, device index) → sentence.
 _verdicts: dict[tuple[str, int], str] = {}
 _lock = threading.RLock()
@@ -51,6 +54,13 @@ def _import() -> tuple[Any, str]:
         return importlib.import_module("cupy"), ""
     except Exception as e:  # it raises more than ImportError where drivers and libraries do not fit
         return None, f"CuPy does not load ({_line(e)}), torch does the work: pip install {package}, by the driver"
+
+
+def same(name: str, got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    """Raise ValueError where what a kernel gave is further from the expected than `tolerance` of its largest value."""
+    wrong = float((got.cpu() - expected).abs().max() / expected.abs().max())
+    if not wrong <= tolerance:  # not a number is wrong too
+        raise ValueError(f"{name} is off by {wrong:.1e} where {tolerance:.0e} is allowed")
 
 
 def proven(name: str, device: torch.device, check: Callable[[torch.device], None]) -> bool:

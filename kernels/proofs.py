@@ -11,10 +11,6 @@ from torch import Tensor
 
 from recon.kernels import bridge, fourier, launch
 
-#: Largest difference from the answer in double precision, relative to its largest value.
-TOLERANCE = 1e-5
-
-
 #: How the report ends on a kernel that is in use.
 GOOD = "in use"
 
@@ -50,17 +46,17 @@ def sense(device: torch.device) -> None:
         coil_images = (maps * x[:, :, None]).to(torch.complex128).sum(1)
         filtered = n * torch.fft.ifft(torch.fft.fft(coil_images, dim=-2) * wide, dim=-2)
         for blocks in (1, launch.BLOCKS):  # all coils in one group, and one in each
-            _same("sense_normal", launch.normal(xs, s, ws, blocks), _combined(maps, filtered))
+            bridge.same("sense_normal", launch.normal(xs, s, ws, blocks), _combined(maps, filtered))
         k = torch.fft.fft(torch.fft.ifftshift(coil_images, -2), dim=-2)
-        _same("sense_encode", launch.encode(xs, s, ws), torch.fft.fftshift(k, -2) * wide)
+        bridge.same("sense_encode", launch.encode(xs, s, ws), torch.fft.fftshift(k, -2) * wide)
         back = n * torch.fft.ifft(torch.fft.ifftshift(y * wide, -2), dim=-2)
         for blocks in (1, launch.BLOCKS):
-            _same("sense_decode", launch.decode(ys, s, ws, blocks), _combined(maps, torch.fft.fftshift(back, -2)))
+            bridge.same("sense_decode", launch.decode(ys, s, ws, blocks), _combined(maps, torch.fft.fftshift(back, -2)))
         rows = n - n // 3  # an image shorter than the transform
         short = coil_images[..., :rows, :].contiguous()
         filtered = n * torch.fft.ifft(torch.fft.fft(short, n=n, dim=-2) * wide, dim=-2)[..., :rows, :]
         cut = [t[..., :rows, :].contiguous() for t in (xs, s)]
-        _same("sense_normal", launch.normal(*cut, ws), _combined(maps[..., :rows, :], filtered))
+        bridge.same("sense_normal", launch.normal(*cut, ws), _combined(maps[..., :rows, :], filtered))
 
 
 def fits(x: Tensor, compiled: Sequence[fourier.Compiled]) -> bool:
@@ -89,7 +85,7 @@ def _plane(device: torch.device, c: fourier.Compiled) -> None:
         filtered = c.n * torch.fft.ifft(k * w.double()[:, None, :, :, None], dim=-2)[..., :rows, :]
         xs, s, ordered = (t.to(device) for t in (x, maps, w[..., fourier.plan(c.n, c.radices).frequency]))
         for blocks in (1, launch.BLOCKS):
-            _same("planned_normal", launch.planned(xs, s, ordered, c, blocks), _combined(maps, filtered))
+            bridge.same("planned_normal", launch.planned(xs, s, ordered, c, blocks), _combined(maps, filtered))
 
 
 def _volume(device: torch.device, y: fourier.Compiled, z: fourier.Compiled) -> None:
@@ -100,7 +96,7 @@ def _volume(device: torch.device, y: fourier.Compiled, z: fourier.Compiled) -> N
         filtered = torch.fft.ifft2(k * w.double()[:, None, ..., None], dim=(-3, -2))[..., :nz, :ny, :] * w[0].numel()
         order = w[:, fourier.plan(z.n, z.radices).frequency][..., fourier.plan(y.n, y.radices).frequency]
         given = (t.to(device) for t in (x, maps, order.transpose(1, 2).contiguous()))
-        _same("planned_volume", launch.planned_volume(*given, z, y, 8), _combined(maps, filtered))
+        bridge.same("planned_volume", launch.planned_volume(*given, z, y, 8), _combined(maps, filtered))
 
 
 def coils(device: torch.device) -> None:
@@ -112,7 +108,9 @@ def coils(device: torch.device) -> None:
         coil_images = (maps * x[:, :, None]).to(torch.complex128).sum(1)
         k = torch.fft.fft2(coil_images, s=w.shape[1:], dim=(-3, -2)) * w.double()[:, None, ..., None]
         filtered = torch.fft.ifft2(k, dim=(-3, -2))[..., :5, :12, :] * (w[0].numel())
-        _same("coil kernels", launch.normal_volume(*(t.to(device) for t in (x, maps, w))), _combined(maps, filtered))
+        bridge.same(
+            "coil kernels", launch.normal_volume(*(t.to(device) for t in (x, maps, w))), _combined(maps, filtered)
+        )
 
 
 def eigen(device: torch.device) -> None:
@@ -139,8 +137,8 @@ def eigen(device: torch.device) -> None:
         values = torch.zeros(3, 11, 13, device=device)
         given = (t.to(device) for t in (half, waves, first))
         launch.eigenmaps(*given, maps, values, 1, least=0.1, tolerance=1e-5)
-        _same("eigenmaps", values[1:], value)
-        _same("eigenmaps", maps[:, 1:], vector, 1e-3)
+        bridge.same("eigenmaps", values[1:], value)
+        bridge.same("eigenmaps", maps[:, 1:], vector, 1e-3)
         if bool((maps[:, 0] != 0).any()):
             raise ValueError("eigenmaps wrote outside its planes")
 
@@ -152,7 +150,7 @@ def shrink(device: torch.device) -> None:
         got = x.clone().to(device)
         launch.shrink(got, 0.7, exponent)
         size = x.to(torch.complex128).abs()
-        _same("shrink", got, x * (1 - (0.7 / size.clamp_min(0.7)) ** exponent))
+        bridge.same("shrink", got, x * (1 - (0.7 / size.clamp_min(0.7)) ** exponent))
 
 
 def wavelet(device: torch.device) -> None:
@@ -172,7 +170,7 @@ def wavelet(device: torch.device) -> None:
             expected = x.to(torch.complex128)
             part = expected.narrow(axis, 0, n).movedim(axis, -1) @ (rows if inverse else rows.mT)
             expected.narrow(axis, 0, n).copy_(part.movedim(-1, axis))
-            _same("wavelet_level", got, expected)
+            bridge.same("wavelet_level", got, expected)
 
 
 PROOFS: dict[str, Callable[[torch.device], None]] = {
@@ -192,9 +190,3 @@ def _draw(seed: int) -> Callable[..., Tensor]:
 
 def _combined(maps: Tensor, k: Tensor) -> Tensor:
     return (maps.conj() * k[:, None]).sum(2)
-
-
-def _same(name: str, got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
-    wrong = float((got.cpu() - expected).abs().max() / expected.abs().max())
-    if not wrong <= tolerance:  # not a number is wrong too
-        raise ValueError(f"{name} is off by {wrong:.1e} where {tolerance:.0e} is allowed")
