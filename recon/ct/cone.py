@@ -21,9 +21,9 @@ from recon.prepare import ct as prepare
 from recon.progress import Report
 from recon.recipe import Recipe
 
-#: Arrays of the size of the projections and of the volume that a method holds at its peak at most, in single precision,
-#: beside the program: counted from what each holds. Peaks of fbp at 64³ to 224³ were 50 to 80 % of what is predicted.
-_RAYS = {"fbp": 9, "unrolled": 9, "sirt": 9, "cgls": 9, "tv": 9}
+#: Arrays of the size of the projections, and of the volume by method, that are held at the peak at most, in single
+#: precision, beside the program: counted from what each holds. Peaks of fbp at 64³ to 224³ were 50 to 80 % of that.
+_RAYS = 9
 _VOLUMES = {"fbp": 4, "unrolled": 4, "sirt": 8, "cgls": 8, "tv": 16}
 _PROGRAM = 500 * 2**20
 
@@ -55,7 +55,7 @@ def volume(
 
 def need(scan: CTProjections, A: ConeXray, method: str) -> int:
     """Bytes that the volume of a scan is predicted to take at the peak."""
-    return _PROGRAM + 4 * (_RAYS[method] * scan.values.size + _VOLUMES[method] * math.prod(A.shape))
+    return _PROGRAM + 4 * (_RAYS * scan.values.size + _VOLUMES[method] * math.prod(A.shape))
 
 
 def fits(scan: CTProjections, A: ConeXray, method: str, memory: int | None) -> None:
