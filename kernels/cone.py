@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon.kernels import bridge
 from recon.kernels.build import native
-from recon.kernels.projector import MARGIN, THREADS
+from recon.kernels.projector import MARGIN, THREADS, along, pixels, seen
 
 #: Rays, or voxels, of one column that a CUDA thread takes; as in cuda/cone.cu.
 TOGETHER = 4
@@ -145,7 +145,7 @@ def _project(x: Tensor, r: Tracks, y: Tensor) -> Tensor:
         image = torch.nn.functional.pad(x if across else x.transpose(-1, -2), (2, 2, 0, 0, 1, 2))
         lines, width = image.shape[-2], image.shape[-1] - 4
         line = torch.arange(lines, device=x.device)
-        for v, chosen in _views(tracks, across):
+        for v, chosen in along(tracks, across):
             at, slope, _, tau, rate = (t[:, None] for t in tracks[v, chosen].unbind(-1))
             crossing = (at + slope * line).clamp(-1, width)
             k = crossing.floor()
@@ -161,27 +161,20 @@ def _project(x: Tensor, r: Tracks, y: Tensor) -> Tensor:
     return y
 
 
-def _views(tracks: Tensor, across: bool):  # type: ignore[no-untyped-def]
-    chosen = (tracks[..., 2] > 0) == across
-    for v in range(tracks.shape[0]):
-        if bool(chosen[v].any()):
-            yield v, chosen[v]
-
-
 def _gather(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
     tracks, views, frame = r.tables(y)
     x.zero_()
     columns, margin = y.shape[-1], float(frame[2])
-    row, column = _pixels(r, y)
+    row, column = pixels(r.shape[1:], y)
     slices = torch.arange(r.shape[0], dtype=y.dtype, device=y.device)[:, None, None]
     height = (torch.arange(r.rows, dtype=y.dtype, device=y.device) - frame[4]) * frame[5]
     for across in (True, False):
         i, j = (0, 1) if across else (1, 0)
         line, pixel = (row, column) if across else (column, row)
-        for v, chosen in _views(tracks, across):
+        for v, chosen in along(tracks, across):
             at, slope, _, tau, rate = tracks[v].unbind(-1)
             values = y[:, :, v] * chosen
-            ends = torch.stack([_column(frame, *_seen(views[v], row + s * i, column + s * j)) for s in (-1, 1)])
+            ends = torch.stack([_column(frame, *seen(views[v], row + s * i, column + s * j)) for s in (-1, 1)])
             low, high = ends.amin(0) - margin, ends.amax(0) + margin
             first = low.clamp(-1, columns).ceil().long()
             for n in range(int((high - low).max().ceil())):
@@ -195,9 +188,9 @@ def _gather(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
                 lowest = begin.clamp(-1, r.rows).ceil().long()
                 for m in range(int((end - begin).max().ceil())):
                     w = lowest + m
-                    seen = (w >= 0) & (w < r.rows) & (w < end)
+                    within = (w >= 0) & (w < r.rows) & (w < end)
                     w = w.clamp(0, r.rows - 1)
-                    beneath = (1 - (frame[3] + height[w] * share - slices).abs()).clamp_min(0) * seen
+                    beneath = (1 - (frame[3] + height[w] * share - slices).abs()).clamp_min(0) * within
                     x += values[:, w, u.expand_as(w)] * (beside * beneath)
     return x
 
@@ -205,11 +198,11 @@ def _gather(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
 def _smear(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
     _, views, frame = r.tables(y)
     x.zero_()
-    row, column = _pixels(r, y)
+    row, column = pixels(r.shape[1:], y)
     slices = torch.arange(r.shape[0], dtype=y.dtype, device=y.device)[:, None, None]
     padded = torch.nn.functional.pad(y.transpose(1, 2), (2, 2, 2, 2))
     for v in range(y.shape[2]):
-        side, depth = _seen(views[v], row, column)
+        side, depth = seen(views[v], row, column)
         u = _column(frame, side, depth).clamp(-1, y.shape[-1])
         w = (frame[4] + (slices - frame[3]) / (frame[5] * frame[6] * depth)).clamp(-1, r.rows)
         k, m = w.floor(), u.floor()
@@ -218,15 +211,6 @@ def _smear(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
         high = padded[:, v, below + 1, left] * (1 - (u - m)) + padded[:, v, below + 1, left + 1] * (u - m)
         x += (low + (w - k) * (high - low)) / depth**2
     return x
-
-
-def _pixels(r: Tracks, like: Tensor) -> tuple[Tensor, Tensor]:
-    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in r.shape[1:])
-    return rows[:, None].expand(r.shape[1:]), columns.expand(r.shape[1:])
-
-
-def _seen(view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    return view[0] + view[1] * row + view[2] * column, view[3] + view[4] * row + view[5] * column
 
 
 def _column(frame: Tensor, side: Tensor, depth: Tensor) -> Tensor:

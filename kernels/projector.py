@@ -162,7 +162,7 @@ def _project(x: Tensor, r: Rays, y: Tensor) -> Tensor:
         lines, width = image.shape[-2:]
         line = torch.arange(lines, device=x.device)
         flat = torch.nn.functional.pad(image, (2, 2)).flatten(1)
-        for v, chosen in _views(rays, across):
+        for v, chosen in along(rays, across):
             at, slope, step = rays[v, chosen].unbind(-1)
             crossing = (at[:, None] + slope[:, None] * line).clamp(-1, width)
             k = crossing.floor()
@@ -172,7 +172,8 @@ def _project(x: Tensor, r: Rays, y: Tensor) -> Tensor:
     return y
 
 
-def _views(rays: Tensor, across: bool) -> Iterator[tuple[int, Tensor]]:
+def along(rays: Tensor, across: bool) -> Iterator[tuple[int, Tensor]]:
+    """Views of `rays` (view, element, …), and which of their rays cross lines of y (`across`), or of x."""
     chosen = (rays[..., 2] > 0) == across
     for v in range(rays.shape[0]):
         if bool(chosen[v].any()):
@@ -183,11 +184,11 @@ def _gather(y: Tensor, r: Rays, x: Tensor) -> Tensor:
     rays, views = r.tables(y)
     x.zero_()
     count, margin = y.shape[-1], MARGIN[y.dtype]
-    row, column = _pixels(r, y)
+    row, column = pixels(r.shape, y)
     for across in (True, False):
         i, j = (0, 1) if across else (1, 0)
         line, pixel = (row, column) if across else (column, row)
-        for v, chosen in _views(rays, across):
+        for v, chosen in along(rays, across):
             at, slope, step = rays[v].unbind(-1)
             values = y[:, v] * (step.abs() * chosen)
             ends = torch.stack([_position(r, views[v], row + s * i, column + s * j) for s in (-1, 1)])
@@ -205,28 +206,30 @@ def _gather(y: Tensor, r: Rays, x: Tensor) -> Tensor:
 def _smear(y: Tensor, r: Rays, x: Tensor) -> Tensor:
     _, views = r.tables(y)
     x.zero_()
-    row, column = _pixels(r, y)
+    row, column = pixels(r.shape, y)
     padded = torch.nn.functional.pad(y, (2, 2))
     for v in range(y.shape[1]):
         u = _position(r, views[v], row, column).clamp(-1, y.shape[-1])
         k = u.floor()
         low, high = padded[:, v, k.long() + 2], padded[:, v, k.long() + 3]
-        side, depth = _seen(views[v], row, column)
+        side, depth = seen(views[v], row, column)
         far = side**2 + depth**2 if r.beam == CURVED else depth**2
         x += (low + (u - k) * (high - low)) / far
     return x
 
 
-def _pixels(r: Rays, like: Tensor) -> tuple[Tensor, Tensor]:
-    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in r.shape)
-    return rows[:, None].expand(r.shape), columns.expand(r.shape)
+def pixels(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each pixel (y, x)."""
+    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in shape)
+    return rows[:, None].expand(shape), columns.expand(shape)
 
 
-def _seen(view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+def seen(view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Side and depth of pixels in a view, by its six numbers (see `Rays`)."""
     return view[0] + view[1] * row + view[2] * column, view[3] + view[4] * row + view[5] * column
 
 
 def _position(r: Rays, view: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    side, depth = _seen(view, row, column)
+    side, depth = seen(view, row, column)
     t = side / depth
     return r.centre + r.per * (t.atan() if r.beam == CURVED else t)
