@@ -10,20 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.kernels import bridge, cone
+from recon.kernels import bridge, cone, projector
 from recon.operators import Cone, ConeXray
-from tests.kernels.emulation import Emulator
-from tests.kernels.test_projector import gap, levels, sample, turn
-from tests.kernels.test_projector import use as use_projector
+from tests.kernels.rays import gap, has_the_same_bits, is_the_matrix, is_transposed, levels, sample, turn, use
 from tests.operators.cones import joseph
-from tests.tools import need
 
 
 @pytest.fixture(params=[*levels(), "torch"])
 def kernel(request, monkeypatch):
-    module = use_projector(request.param, monkeypatch)
-    monkeypatch.setattr(cone, "native", lambda: module)
-    return module
+    return use(request.param, monkeypatch, cone, projector)
 
 
 #: Rows and columns of the detector as fine as voxels, wider and finer; offsets; slices thick and thin; a detector at
@@ -53,20 +48,13 @@ def volumes(name: str, items: int = 2) -> tuple[Tensor, Tensor]:
 @each
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_the_projection_and_its_transpose_are_the_matrix(kernel, name, dtype, limit) -> None:
-    A, m = SCANS[name], matrix(name)
-    x, y = volumes(name)
-    assert gap(A(x.to(dtype)).flatten(1), x.flatten(1) @ m.T) < limit
-    assert gap(A.adjoint(y.to(dtype)).flatten(1), y.flatten(1) @ m) < limit
+    is_the_matrix(SCANS[name], matrix(name), *volumes(name), dtype, limit)
 
 
 @each
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_the_backprojection_is_the_transpose_to_rounding(kernel, name, dtype, limit) -> None:
-    A = SCANS[name]
-    x, y = (t.to(dtype) for t in volumes(name))
-    px, py = A(x).double(), A.adjoint(y).double()
-    there, back = (px * y).sum(), (py * x).sum()
-    assert abs(float(there - back)) < limit * float(px.norm() * y.double().norm())
+    is_transposed(SCANS[name], *(t.to(dtype) for t in volumes(name)), limit)
 
 
 @each
@@ -91,19 +79,7 @@ def test_smearing_interpolates_between_elements(kernel, name, dtype, limit) -> N
 
 @each
 def test_the_bits_depend_neither_on_threads_nor_on_the_batch(kernel, name) -> None:
-    A = SCANS[name]
-    x, y = (t.float() for t in volumes(name, 3))
-    threads = torch.get_num_threads()
-    try:
-        answers = []
-        for n in (1, 2, 5):
-            torch.set_num_threads(n)
-            answers.append([A(x), A.adjoint(y), A.smear(y)])
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for other in answers[1:] for a, b in zip(answers[0], other))
-    for f, given, all_of in zip((A.forward, A.adjoint, A.smear), (x, y, y), answers[0]):
-        assert torch.equal(f(given[1]), all_of[1])
+    has_the_same_bits(SCANS[name], *(t.float() for t in volumes(name, 3)))
 
 
 def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
@@ -120,12 +96,6 @@ def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
         module.cone_adjoint(y[0], tracks, views, frame, x, False, 1)
     with pytest.raises(TypeError):
         module.cone_project(x.astype("float64"), tracks, views, frame, y, True, 1)
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory) -> Emulator:
-    need("g++")
-    return Emulator(tmp_path_factory.mktemp("emulated"))
 
 
 def test_the_cuda_kernels_are_the_same_arithmetic(emulator, monkeypatch) -> None:

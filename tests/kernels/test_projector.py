@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 from functools import cache
 
 import numpy as np
@@ -12,43 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.kernels import bridge, build, projector
+from recon.kernels import bridge, projector
 from recon.operators.xray import Fan, Parallel, Xray
-from tests.kernels.emulation import Emulator
+from tests.kernels.rays import gap, has_the_same_bits, is_the_matrix, is_transposed, levels, sample, turn, use
 from tests.operators.rays import joseph
-from tests.tools import need
-
-
-def levels() -> list[str]:
-    flags = build._processor_flags()
-    return [name for name, needs in build.LEVELS.items() if flags.issuperset(needs)]
-
-
-def use(name: str, monkeypatch: pytest.MonkeyPatch):
-    """One compiled module, or none: the twin written with torch."""
-    module = None
-    if name != "torch":
-        try:
-            module = importlib.import_module(f"recon.kernels.{name}")
-        except ImportError:
-            missing = pytest.fail if os.environ.get("CI") else pytest.skip
-            missing(f"{name} was not compiled: install g++ and repeat the installation")
-    monkeypatch.setattr(projector, "native", lambda: module)
-    return module
 
 
 @pytest.fixture(params=levels())
 def compiled(request, monkeypatch):
-    return use(request.param, monkeypatch)
+    return use(request.param, monkeypatch, projector)
 
 
 @pytest.fixture(params=[*levels(), "torch"])
 def kernel(request, monkeypatch):
-    return use(request.param, monkeypatch)
-
-
-def turn(n: int) -> Tensor:
-    return torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
+    return use(request.param, monkeypatch, projector)
 
 
 #: Detector elements as wide as pixels, wider and much wider, and finer, so that neighbours lie in two vectors, in four
@@ -76,14 +51,6 @@ def matrix(name: str) -> Tensor:
     return joseph(SCANS[name].geometry, SCANS[name].shape, SCANS[name].voxel)
 
 
-def sample(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def gap(got: Tensor, expected: Tensor) -> float:
-    return float((got.double() - expected).norm() / expected.norm())
-
-
 def images(name: str, items: int = 2) -> tuple[Tensor, Tensor]:
     A = SCANS[name]
     return sample(items, *A.shape), sample(items, A.geometry.angles.numel(), A.geometry.detectors, seed=2)
@@ -93,20 +60,13 @@ def images(name: str, items: int = 2) -> tuple[Tensor, Tensor]:
 @each
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
 def test_the_projection_and_its_transpose_are_the_matrix(kernel, name, dtype, limit) -> None:
-    A, m = SCANS[name], matrix(name)
-    x, y = images(name)
-    assert gap(A(x.to(dtype)).flatten(1), x.flatten(1) @ m.T) < limit
-    assert gap(A.adjoint(y.to(dtype)).flatten(1), y.flatten(1) @ m) < limit
+    is_the_matrix(SCANS[name], matrix(name), *images(name), dtype, limit)
 
 
 @each
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_the_backprojection_is_the_transpose_to_rounding(kernel, name, dtype, limit) -> None:
-    A = SCANS[name]
-    x, y = (t.to(dtype) for t in images(name))
-    px, py = A(x).double(), A.adjoint(y).double()
-    there, back = (px * y).sum(), (py * x).sum()
-    assert abs(float(there - back)) < limit * float(px.norm() * y.double().norm())
+    is_transposed(SCANS[name], *(t.to(dtype) for t in images(name)), limit)
 
 
 def positions(A: Xray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,20 +103,7 @@ def test_smearing_interpolates_between_elements(kernel, name, dtype, limit) -> N
 
 @each
 def test_the_bits_depend_neither_on_threads_nor_on_the_batch(compiled, name) -> None:
-    A = SCANS[name]
-    x, y = (t.float() for t in images(name, 3))
-    maps = ((A.forward, x), (A.adjoint, y), (A.smear, y))
-    threads = torch.get_num_threads()
-    try:
-        answers = []
-        for n in (1, 2, 5):
-            torch.set_num_threads(n)
-            answers.append([f(t) for f, t in maps])
-    finally:
-        torch.set_num_threads(threads)
-    for first, f, t, *others in zip(answers[0], *zip(*maps), *answers[1:]):
-        assert all(torch.equal(first, other) for other in others)
-        assert torch.equal(f(t[1]), first[1])
+    has_the_same_bits(SCANS[name], *(t.float() for t in images(name, 3)))
 
 
 def test_a_wide_image_goes_through_tiles_and_strips_alike(compiled) -> None:
@@ -185,12 +132,6 @@ def test_shapes_and_types_that_do_not_fit_are_refused(compiled) -> None:
         compiled.xray_adjoint(y, rays, views, 3, 3.0, 1.0, 1e-3, x, 1)
     with pytest.raises(TypeError):
         compiled.xray_project(x.astype("float64"), rays, views, *detector, y, 1)
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory) -> Emulator:
-    need("g++")
-    return Emulator(tmp_path_factory.mktemp("emulated"))
 
 
 def test_the_cuda_kernels_are_the_same_arithmetic(emulator, monkeypatch) -> None:
