@@ -76,20 +76,10 @@ def test_iterative_methods_agree_with_the_truth_on_counts(method: str, n: int, l
     assert mean(image, (0, 0, 40), 12) == pytest.approx(40, abs=limit + 13)
 
 
-def test_what_is_written_reads_back_and_is_the_same_file_again(tmp_path: Path) -> None:
-    scan, _ = ct_scan.of_phantom(16, replace(SCAN, views=20))
-    for name in ("a.h5", "b.h5"):
-        ct_projections.write(scan, tmp_path / name)
-    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
-    back = recon.read(tmp_path / "a.h5")
-    for name, value in vars(scan).items():
-        if isinstance(value, np.ndarray):
-            assert np.array_equal(getattr(back, name), value), name
-        elif name not in ("source", "header", "notes"):
-            assert getattr(back, name) == value, name
-    (told,) = report.describe(back).items
-    assert told["beam"] == "cone"
-    assert told["rows"] == len(scan.values)
+def test_the_report_of_a_cone_counts_rows() -> None:
+    scan = exact()
+    (told,) = report.describe(scan).items
+    assert (told["beam"], told["rows"]) == ("cone", len(scan.values))
 
 
 def test_slices_that_the_file_leaves_open_cover_what_the_rows_see(tmp_path: Path) -> None:
