@@ -152,7 +152,7 @@ def test_a_clipped_noise_scan_is_noticed_and_a_coarse_one_is_not() -> None:
 
 
 @pytest.mark.parametrize("coils", [1, 6])
-@pytest.mark.parametrize("snr", [10, 30, 100])
+@pytest.mark.parametrize("snr", [10, 30, 100, 1000])
 @pytest.mark.parametrize(("shape", "tolerance"), [((256, 256), 0.1), ((192, 321), 0.1), ((128, 128), 0.15)])
 def test_noise_is_estimated_within_ten_percent_without_a_noise_scan(
     shape: tuple[int, int], tolerance: float, snr: float, coils: int
@@ -165,7 +165,7 @@ def test_noise_is_estimated_within_ten_percent_without_a_noise_scan(
     assert found.notes[0].startswith("no noise scan: the noise was estimated from")
 
 
-@pytest.mark.parametrize("snr", [10, 100])
+@pytest.mark.parametrize("snr", [10, 100, 1000])
 def test_the_oversampled_margin_is_used_and_the_slope_of_the_filter_is_not(snr: float) -> None:
     truth = torch.tensor([0.5, 1.0, 1.5]) / snr
     lines = ellipses(160, 400, 3, span=0.5)
@@ -183,6 +183,24 @@ def test_the_estimate_tells_correlated_noise() -> None:
     found = estimate(lines + mix @ white(*lines.shape))
     whitened = covariance(found.matrix @ mix @ white(4, 50000))
     torch.testing.assert_close(whitened, 2 * torch.eye(4, dtype=torch.complex128), rtol=0, atol=0.4)
+
+
+@pytest.mark.parametrize("oversampling", [1.0, 2.0])
+def test_ringing_of_a_strong_signal_passes_for_noise_in_no_combination_of_coils(oversampling: float) -> None:
+    lines = ellipses(160, round(160 * oversampling), 8, span=1 / oversampling)
+    mix = mixing(8) / 2000
+    found = estimate(lines + mix @ white(*lines.shape), oversampling=oversampling)
+    power = torch.linalg.eigvalsh(found.matrix @ mix @ mix.mH @ found.matrix.mH)
+    assert float(power[0]) > 0.75
+    assert float(power[-1]) < 1.3
+
+
+def test_a_window_keeps_the_power_of_noise_and_joins_it_over_two_columns() -> None:
+    k = noise.hann(64) * white(4000, 64)
+    x = ifft(k, (-1,))
+    assert float(k.abs().square().mean()) == pytest.approx(2, rel=0.02)
+    joined = [float((x[:, d:] * x[:, : 64 - d].conj()).mean().abs()) / 2 for d in range(5)]
+    np.testing.assert_allclose(joined, [1, 2 / 3, 1 / 6, 0, 0], atol=0.01)
 
 
 @pytest.mark.parametrize("filling", [0.0, 1e-4])
