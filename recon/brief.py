@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from recon.errors import counted
+
 if TYPE_CHECKING:
     from recon.data import Image, Measurement, RawScan
 
@@ -13,7 +15,8 @@ def scan(s: RawScan) -> str:
     e = s.encodings[0] if s.encodings else None
     coils = int(s.lines["active_channels"].max(initial=0))
     what = f", {e.trajectory}, image {_times(e.recon_matrix)} over {_times(e.recon_fov)} mm (x, y, z)" if e else ""
-    return f"RawScan({s.source or 'made in memory'}, {len(s.lines)} lines of {coils} channels{what}{_notes(s.notes)})"
+    lines = f"{counted(len(s.lines), 'line')} of {counted(coils, 'channel')}"
+    return f"RawScan({s.source or 'made in memory'}, {lines}{what}{_notes(s.notes)})"
 
 
 def image(i: Image) -> str:
@@ -36,4 +39,4 @@ def _times(numbers: tuple[float, ...]) -> str:
 
 
 def _notes(notes: tuple[str, ...]) -> str:
-    return f", {len(notes)} note{'s' * (len(notes) > 1)}" if notes else ""
+    return f", {counted(len(notes), 'note')}" if notes else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recon import __version__
-from recon.data import ReconError
+from recon.data import ReconError, counted
 from recon.io import provenance
 from recon.recipe import digest, parse
 
@@ -66,7 +66,7 @@ def text(checked: Checked) -> str:
         lines.append(f"weights     {p.get('weights')}, sha256 {p['weights_sha256']}")
     if trust.get("items"):
         told = [words.format(trust[name]) for name, words in _NUMBERS.items() if trust.get(name) is not None]
-        told.append(f"{trust['fallbacks']} of {len(trust['items'])} images classical")
+        told.append(f"{trust['fallbacks']} of {counted(len(trust['items']), 'image')} classical")
         lines.append("trust       " + ", ".join(told))
     lines += [f"note        {note}" for note in checked.record.get("notes", [])]
     if not checked.differences:

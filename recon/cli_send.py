@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recon.cli_arguments import Json
-from recon.errors import ReconError, log
+from recon.errors import ReconError, counted, log
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs
@@ -105,14 +105,16 @@ def _once(pacs: Pacs, uids: list[str], json: bool) -> None:
     sent = states.count("sent")
     if sent == len(uids):
         if not json:
-            typer.echo(f"{sent} images are in the PACS" if uids else "done; see recon send --status")
+            typer.echo(
+                f"{counted(sent, 'image is', 'images are')} in the PACS" if uids else "done; see recon send --status"
+            )
         return
     failed = states.count("failed")
     words = [f"{len(uids) - sent - failed} wait in the spool"] if sent + failed < len(uids) else []
     words += [f"{failed} failed"] if failed else []
     raise ReconError(
-        f"{sent} of {len(uids)} images are in the PACS, {' and '.join(words)}: {summary(folder)['last_error']}; "
-        f"recon send --watch --spool {folder} goes on trying"
+        f"{sent} of {counted(len(uids), 'image is', 'images are')} in the PACS, {' and '.join(words)}: "
+        f"{summary(folder)['last_error']}; recon send --watch --spool {folder} goes on trying"
     )
 
 

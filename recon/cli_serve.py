@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recon.errors import ReconError, log, one_line
+from recon.errors import ReconError, counted, log, one_line
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs
@@ -118,7 +118,7 @@ def stream(
         raise ReconError(
             f"the server says: {errors[0]}" if errors else "the server broke off before CLOSE; see its log"
         )
-    typer.echo(f"received {len(answer.images)} images")
+    typer.echo(f"received {counted(len(answer.images), 'image')}")
     if output is not None and answer.images:
         for path in write_messages(answer.images, output):
             typer.echo(f"wrote {path}")

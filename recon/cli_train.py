@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from recon.cli_arguments import Quiet, Threads, use_threads
-from recon.errors import ReconError
+from recon.errors import ReconError, counted
 
 
 def train(
@@ -53,7 +53,7 @@ def train(
                 plans, data, output, device=device, minutes=minutes, resume=resume, report=report
             )[0]  # fmt: skip
         if not quiet:
-            typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")
+            typer.echo(f"{output}: {counted(state.step, 'step')} in {state.seconds / 60:.1f} minutes")
         return
     if len(recipe) > 1:
         raise ReconError("several recipes train side by side only where all are of kind ct; name one")
@@ -64,6 +64,6 @@ def train(
         )
     # Of several processes under torchrun the first one speaks.
     if not quiet and os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{output}: {state.step} steps in {state.seconds / 60:.1f} minutes")
+        typer.echo(f"{output}: {counted(state.step, 'step')} in {state.seconds / 60:.1f} minutes")
         weights = shlex.quote(str(output / plan.name))
         typer.echo(f"try it with: recon run SCAN --method unrolled --weights {weights} -o OUT")

@@ -14,6 +14,7 @@ from recon import brief
 from recon.errors import DataError as DataError
 from recon.errors import MissingPackage as MissingPackage
 from recon.errors import ReconError as ReconError
+from recon.errors import counted as counted
 from recon.geometry import Geometry
 from recon.header import Header as Header
 from recon.header import Patient as Patient

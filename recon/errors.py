@@ -71,6 +71,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number and what it counts: "1 slice", "3 slices", or the plural that is given."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
 def printable(text: str) -> str:
     """The lines of a text without control characters: what stands in a file gives a terminal no commands."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

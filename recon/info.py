@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from recon.ct import report as ct_report
 from recon.ct.report import CTReport
-from recon.data import FRAME_COUNTERS, CTImages, CTProjections, CTViews, Encoding, Flag, RawScan, ReconError, flagged
+from recon.data import (
+    FRAME_COUNTERS,
+    CTImages,
+    CTProjections,
+    CTViews,
+    Encoding,
+    Flag,
+    RawScan,
+    ReconError,
+    counted,
+    flagged,
+)
 from recon.prepare import sort
 from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
@@ -199,7 +210,9 @@ def _samples(scan: RawScan, rows: NDArray[np.intp]) -> tuple[dict[str, Any], lis
     if not good.all():
         faults.append(f"{int((~good).sum())} of {len(chosen)} lines looked at hold NaN or infinite samples")
     if dead:
-        faults.append(f"channels {', '.join(map(str, dead))} hold nothing but zeros")
+        faults.append(
+            f"{counted(len(dead), 'channel holds', 'channels hold')} nothing but zeros: {', '.join(map(str, dead))}"
+        )
     return {"lines looked at": len(chosen), "lines with NaN": int((~good).sum()), "dead channels": dead}, faults
 
 
@@ -211,11 +224,14 @@ def text(report: Report | CTReport) -> str:
     e, s = r.encodings[r.encoding], r.sampling
     field_T = f"{r.system['field_T']:g} T" if r.system["field_T"] else ""
     maker = " ".join(str(v) for v in (r.system["vendor"], r.system["model"], field_T) if v)
-    out = [("format", f"{r.format}, {r.lines['all']} lines"), ("scanner", maker or "not stated")]
+    out = [("format", f"{r.format}, {counted(r.lines['all'], 'line')}"), ("scanner", maker or "not stated")]
     out.append(("lines", ", ".join(f"{n} {name}" for name, n in r.lines.items() if n and name != "all")))
     for i, one in enumerate(r.encodings):
         out.append(
-            (f"encoding {i}", f"{one['trajectory']}, {one['lines']} lines" + (", used" if i == r.encoding else ""))
+            (
+                f"encoding {i}",
+                f"{one['trajectory']}, {counted(one['lines'], 'line')}" + (", used" if i == r.encoding else ""),
+            )
         )
         out.append(("  acquired", f"{_by(one['encoded_matrix'])} over {_by(one['encoded_fov_mm'])} mm"))
         out.append(("  image", f"{_by(one['recon_matrix'])} over {_by(one['recon_fov_mm'])} mm"))
@@ -231,11 +247,10 @@ def text(report: Report | CTReport) -> str:
     counts = "/".join(map(str, ro["samples"]))
     out.append(("readout", f"{counts} samples on {ro['grid']}, centre {centre}, dwell {dwell} µs, {', '.join(extra)}"))
     out.append(("channels", str(r.system["channels"])))
-    noise = (
-        f"{r.noise['lines']} lines, {r.noise['samples']} samples, dwell {r.noise['dwell_us']:g} µs"
-        if r.noise
-        else "none"
-    )
+    noise = "none"
+    if r.noise:
+        size = f"{counted(r.noise['lines'], 'line')}, {counted(r.noise['samples'], 'sample')}"
+        noise = f"{size}, dwell {r.noise['dwell_us']:g} µs"
     out.append(("noise scan", noise))
     if ro["trajectory_dimensions"]:
         out.append(("trajectory", f"{e['trajectory']}, {ro['trajectory_dimensions']} dimensions"))
@@ -244,10 +259,12 @@ def text(report: Report | CTReport) -> str:
     for g in r.geometry:
         place = g["orientation"] if g["known"] else "place in the patient unknown"
         size = f"{_by(g['matrix'])} voxels of {_by(g['voxel_mm'])} mm"
-        out.append(("geometry", f"{place}, {g['slices']} slices, {size}, thickness {g['thickness_mm']:g} mm"))
+        out.append(
+            ("geometry", f"{place}, {counted(g['slices'], 'slice')}, {size}, thickness {g['thickness_mm']:g} mm")
+        )
     body = [f"{name:<12} {value}" for name, value in out]
     body += [f"ignored      {n} {reason}" for reason, n in r.ignored.items()]
-    body += [f"rejected     {r.rejected} imaging lines"] if r.rejected else []
+    body += [f"rejected     {counted(r.rejected, 'imaging line')}"] if r.rejected else []
     body += [f"! {finding}" for finding in r.findings] + [f"· {note}" for note in r.notes]
     return "\n".join(body)
 

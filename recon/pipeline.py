@@ -24,6 +24,7 @@ from recon.data import (
     Measurement,
     RawScan,
     ReconError,
+    counted,
 )  # fmt: skip
 from recon.io.arrays import plane
 from recon.job import Job, Solver, described, provenance
@@ -255,7 +256,9 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
         )
     found = stacking.stacks(scan, kinds.imaging, encoding)
     if not 0 <= stack < len(found):
-        raise ReconError(f"the scan has {len(found)} stacks of slices and no number {stack + 1}; see `recon info`")
+        raise ReconError(
+            f"the scan has {counted(len(found), 'stack')} of slices and no number {stack + 1}; see `recon info`"
+        )
     chosen = found[stack]
     rows = kinds.imaging[np.isin(scan.lines["slice"][kinds.imaging], chosen.slices)]
     frames = sort.frames(scan, rows)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon.errors import TooLarge
+from recon.errors import TooLarge, counted
 
 #: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
 _BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
@@ -104,7 +104,7 @@ def plan(problem: Problem, budget: int) -> Plan:
         need = max(whole, slim + (LEAST_COLUMNS + 2 * halo) * (each // nx))
     if batch < 1:
         raise TooLarge(
-            f"one slice or slab of {problem.virtual_coils} coils × {'×'.join(map(str, problem.grid))} needs "
+            f"one slice or slab of {counted(problem.virtual_coils, 'coil')} × {'×'.join(map(str, problem.grid))} needs "
             f"{_words(need)} and {_words(budget)} are allowed",
             "lower prepare.virtual_coils in the recipe",
         )

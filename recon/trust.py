@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon.data import Measurement
+from recon.data import Measurement, counted
 from recon.kernels.vectors import dot
 from recon.nets.unrolled import sampled, size
 from recon.recipe import Trust
@@ -211,8 +211,8 @@ def not_trusted(told: Mapping[str, Any], instead: str, fallback: bool) -> list[s
     if not told.get("fallbacks"):
         return []
     kept = f"the {instead} image is shown" if fallback else "shown all the same"
-    of = f"{told['fallbacks']} of {len(told['items'])} learned images are not trusted"
-    return [f"warning: {of} ({'; '.join(told['reasons'])}): {kept}"]
+    of = counted(len(told["items"]), "learned image is", "learned images are")
+    return [f"warning: {told['fallbacks']} of {of} not trusted ({'; '.join(told['reasons'])}): {kept}"]
 
 
 def expected(noise: float) -> float:

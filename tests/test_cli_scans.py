@@ -52,7 +52,7 @@ def test_outputs_of_all_stacks_are_checked_before_the_first_is_made(three_planes
     (tmp_path / "d_stack-3").mkdir()
     (tmp_path / "d_stack-3" / "old.dcm").write_text("old")
     sentence = refused(recon("run", three_planes, "-o", tmp_path / "d"), code=1)
-    assert "d_stack-3 holds 1 files already" in sentence
+    assert "d_stack-3 holds 1 file already" in sentence
     assert [p.name for p in tmp_path.iterdir()] == ["d_stack-3"]
 
 

@@ -27,7 +27,7 @@ def test_the_report_of_an_accelerated_scan_says_what_was_asked_of_the_generator(
     assert report.system["channels"] == 3
     assert not report.geometry[0]["known"]
     text = info.text(report)
-    for part in ("128×64×1 over 600×300×6 mm", "R = 2×1", "noise scan   1 lines", "place in the patient unknown"):
+    for part in ("128×64×1 over 600×300×6 mm", "R = 2×1", "noise scan   1 line,", "place in the patient unknown"):
         assert part in text
 
 
@@ -114,7 +114,7 @@ ODD = {
         "states 3 T, but a proton frequency that belongs to 1.49 T",
     ),
     "NaN": (lambda a, n: a.data.__setitem__((0, 3), np.nan) if n == 7 else None, files.XML, "1 of 24 lines looked at"),
-    "dead channel": (lambda a, n: a.data.__setitem__(1, 0), files.XML, "channels 1 hold nothing but zeros"),
+    "dead channel": (lambda a, n: a.data.__setitem__(1, 0), files.XML, "1 channel holds nothing but zeros: 1"),
     "crooked": (lambda a, n: a.read_dir.__setitem__(0, 2.0), files.XML, "not orthogonal unit vectors"),
 }  # fmt: skip
 
@@ -150,7 +150,7 @@ def test_what_will_be_ignored_is_counted(tmp_path: Path) -> None:
     assert report.rejected == 1
     text = info.text(report)
     assert "ignored      2 navigation" in text
-    assert "rejected     1 imaging lines" in text
+    assert "rejected     1 imaging line" in text
 
 
 def test_a_scan_of_noise_alone_is_refused(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs() -> None:
     scan = simulate(replace(HEAD, acceleration=(2, 1), acs=16))
     with pytest.raises(ReconError, match="raise --memory"):
         pipeline.reconstruct(scan, memory=2**20)
-    with pytest.raises(ReconError, match="1 stacks"):
+    with pytest.raises(ReconError, match="1 stack of"):
         pipeline.reconstruct(scan, stack=3)
     with pytest.raises(ReconError, match="no device"):
         pipeline.reconstruct(scan, device="quantum")

@@ -20,7 +20,7 @@ from recon.accuracy import ct_methods as methods
 from recon.accuracy.ct_measures import PATCH, Slices
 from recon.accuracy.ct_methods import Made
 from recon.accuracy.ct_page import page, picture
-from recon.data import CTImages, DataError, ReconError
+from recon.data import CTImages, DataError, ReconError, counted
 from recon.hounsfield import WATER, attenuation
 from recon.io.atomic import put, write_error
 from recon.operators.xray import Xray
@@ -281,7 +281,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
         else:
             seen = "/".join(f"{r[f'd_{c:g}_HU']:.2f}" for c in CONTRASTS)
             said = f"d' {seen}  noise {r['noise_HU']:5.1f} HU  MTF50 {r['mtf50']:.3f}, faint {r['mtf50_faint']:.3f}"
-        back = f"  {r['fallbacks']} slices as they came" if r["fallbacks"] else ""
+        back = f"  {counted(r['fallbacks'], 'slice as it came', 'slices as they came')}" if r["fallbacks"] else ""
         lines.append(f"{start} {said}{back}  {r['settings']}".rstrip())
     return "\n".join(lines)
 

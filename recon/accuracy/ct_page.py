@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recon.accuracy.chart import chart
 from recon.accuracy.page import FOOT, head, shown
 from recon.accuracy.picture import GAP, TEXT, write
+from recon.errors import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -105,7 +106,7 @@ def _table(records: Sequence[Record]) -> str:
     best = {k: better(r[k] for r in records) for k in known if (better := _COLUMNS[k][2])}
     for r in records:
         aside = [r["settings"]] if r["settings"] else []
-        aside += [f"{r['fallbacks']} slices as they came"] if r["fallbacks"] else []
+        aside += [counted(r["fallbacks"], "slice as it came", "slices as they came")] if r["fallbacks"] else []
         said = f" <small>{html.escape('; '.join(aside))}</small>" if aside else ""
         cells = [f"<td>{html.escape(r['method'])}{said}</td>"]
         for k in known:

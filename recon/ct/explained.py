@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.ct.denoise import Denoised
+from recon.errors import counted
 from recon.hounsfield import attenuation
 from recon.operators import Xray
 from recon.prepare.ct import Projected
@@ -66,6 +67,7 @@ def examined(
     back = sum(bool(i["reasons"]) for i in items) if limits.fallback else 0
     notes = found.notes
     if back > found.trust["fallbacks"]:
-        notes = (*notes, f"{back} of {len(items)} slices are filtered backprojections: {'; '.join(reasons)}")
+        them = counted(len(items), "slice is a filtered backprojection", "slices are filtered backprojections")
+        notes = (*notes, f"{back} of {them}: {'; '.join(reasons)}")
     worst = {"residual": max(i["residual"] for i in items), "fallbacks": back, "reasons": reasons, "items": items}
     return replace(found, data=data, trust={**found.trust, **worst}, notes=notes)

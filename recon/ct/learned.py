@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.ct import strength
 from recon.ct.evidence import evidence
-from recon.data import Measurement, ReconError
+from recon.data import Measurement, ReconError, counted
 from recon.nets import denoiser, weights
 from recon.operators.windows import box
 from recon.prepare import image_noise
@@ -96,7 +96,8 @@ def denoise(
     levels = [i["noise"] for i in items]
     notes = [f"noise estimated from the image: {min(levels):.0f} to {max(levels):.0f} HU", *said]
     if back:
-        notes.append(f"{back} of {len(items)} slices are as they came: {'; '.join(reasons)}")
+        them = counted(len(items), "slice is as it came", "slices are as they came")
+        notes.append(f"{back} of {them}: {'; '.join(reasons)}")
     worst = {n: max(i[n] for i in items) for n in ("removed", "blur", "patch")}
     return Learned(
         out,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from recon.data import CTProjections, DataError, Measurement, ReconError
+from recon.data import CTProjections, DataError, Measurement, ReconError, counted
 from recon.hounsfield import hounsfield
 from recon.operators import ConeXray, Weight, Xray
 from recon.operators.xray import Parallel
@@ -44,7 +44,7 @@ def choose(wanted: str, scan: CTProjections, A: Xray | ConeXray) -> tuple[str, s
         )
     views, elements = scan.values.shape[1:]
     if views < SPARSE * elements:
-        return "tv", f"tv: {views} views are few for {elements} detector elements"
+        return "tv", f"tv: {counted(views, 'view is', 'views are')} few for {elements} detector elements"
     try:
         view_weights(A)
     except DataError:

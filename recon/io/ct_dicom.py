@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import CTImages, CTSeries, DataError, Header, MissingPackage, Study, System
+from recon.data import CTImages, CTSeries, DataError, Header, MissingPackage, Study, System, counted
 from recon.geometry import Geometry, GeometryError
 from recon.io import ct_enhanced
 
@@ -202,7 +202,7 @@ def _series(slices: Sequence[_Slice], many: bool) -> CTSeries:
     notes += _sheared(geometry)
     lossy = sum(str(s.header.get("LossyImageCompression", "")) == "01" for s in ordered)
     if lossy:
-        notes.append(f"{lossy} of {len(ordered)} slices were compressed with loss before they came here")
+        notes.append(f"{lossy} of {counted(len(ordered), 'slice')} came compressed with loss")
     return CTSeries(
         _Files(tuple(ordered)), geometry, _header(first), tuple(s.header for s in ordered), label if many else "",
         tuple(notes),
@@ -239,7 +239,7 @@ def _sorted(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -> 
     for s in slices:
         single.setdefault(s.identity, s)
     if len(single) < len(slices):
-        notes.append(f"{len(slices) - len(single)} files are copies of others and were left out")
+        notes.append(f"{counted(len(slices) - len(single), 'copy', 'copies')} of other files left out")
     normal = np.cross(turn[:3], turn[3:])
     along = {id(s): float(normal @ np.array(s.header.ImagePositionPatient, float)) for s in single.values()}
     ordered = sorted(single.values(), key=lambda s: (along[id(s)], int(s.header.get("InstanceNumber") or 0)))
@@ -248,9 +248,10 @@ def _sorted(slices: Sequence[_Slice], turn: NDArray[np.float64], label: str) -> 
     same = np.nonzero(gaps < _TOLERANCE)[0]
     if len(same):
         pairs = ", ".join(f"{ordered[i].name} and {ordered[i + 1].name}" for i in same[:3])
+        pairs += ", …" if len(same) > 3 else ""
         raise DataError(
-            f"{label} holds {len(same)} slices twice at one place ({pairs}{', …' if len(same) > 3 else ''}); put each "
-            "pass of the scanner into a folder of its own"
+            f"{label} holds {counted(len(same), 'slice')} twice at one place ({pairs}); "
+            "put each pass of the scanner into a folder of its own"
         )
     step = float(np.sort(gaps)[(len(gaps) - 1) // 2]) if len(gaps) else 0.0
     wide = np.nonzero(np.abs(gaps - step) > max(_TOLERANCE, 0.02 * step))[0]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from recon.data import Image, ReconError
+from recon.data import Image, ReconError, counted
 from recon.io.atomic import followed, write_error
 from recon.io.parts import Part, check, check_single
 
@@ -166,8 +166,8 @@ def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -
         held = sum(1 for _ in path.iterdir())
         if held:
             raise ReconError(
-                f"{path} holds {held} files already, and series of two runs in one folder cannot be told apart; give a "
-                "new folder or empty this one"
+                f"{path} holds {counted(held, 'file')} already, and series of two runs in one folder cannot be told "
+                "apart; give a new folder or empty this one"
             )
     parent = followed(path).parent
     number = 0 if parent.is_dir() else errno.ENOTDIR if parent.exists() else errno.ENOENT

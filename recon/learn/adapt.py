@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from recon.data import Measurement, ReconError
+from recon.data import Measurement, ReconError, counted
 from recon.io.atomic import atomic_dir
 from recon.learn.draw import Draw
 from recon.nets import unrolled, weights
@@ -304,7 +304,7 @@ def write(made: Adapted, parent: weights.Loaded, source: Path, folder: Path, sca
 
 def said(made: Adapted, parent: str) -> str:
     """The sentence that tells what came of it."""
-    how = f"in {made.steps} steps, {made.seconds:.0f} s"
+    how = f"in {counted(made.steps, 'step')}, {made.seconds:.0f} s"
     if not made.steps:
         return (
             f"the time was over before a first step ({made.seconds:.0f} s): {parent}'s own weights were written; give "
@@ -316,7 +316,7 @@ def said(made: Adapted, parent: str) -> str:
             "weights were written"
         )
     return (
-        f"the error of {made.lines} held-out lines fell by {1 - made.after / made.before:.1%} {how} "
+        f"the error of {counted(made.lines, 'held-out line')} fell by {1 - made.after / made.before:.1%} {how} "
         f"(χ² per sample {made.before:.3f} to {made.after:.3f})"
     )
 

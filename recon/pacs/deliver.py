@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon.errors import ReconError
+from recon.errors import ReconError, counted
 from recon.io.atomic import write_error
 from recon.pacs import settings as settings_of
 from recon.pacs import spool as spools
@@ -74,7 +74,8 @@ def claim(pacs: Pacs, settle: bool = True) -> Path:
         waiting = sum(found[state] for state in ("new", "sending", "unconfirmed", "failed"))
         if waiting:
             raise ReconError(
-                f"{waiting} images in {folder} are meant for {before}; give another PACS another folder with --spool"
+                f"{folder} holds {counted(waiting, 'image')} for {before}; give another PACS another folder "
+                "with --spool"
             )
     if before == pacs.to and not settle:
         return folder

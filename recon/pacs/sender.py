@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from recon.errors import ReconError
+from recon.errors import ReconError, counted
 from recon.pacs import spool as spools
 from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs
@@ -71,9 +71,10 @@ class Sender:
         """Take up what was left by the last sender, and ask whether the PACS is there."""
         left = spools.resume(self._spool)
         if left:
-            self._log(f"{left} images were being sent when the last sender ended; they are sent again")
+            self._log(f"the last sender ended while it sent {counted(left, 'image')}, now sent again")
         if lost := spools.unreadable(self._spool):
-            self._log(f"{lost} folders of {self._spool} cannot be read and are not sent; look at their record.json")
+            told = f"{counted(lost, 'folder')} of {self._spool} cannot be read and will not be sent"
+            self._log(f"{told}; look at their record.json")
         try:
             self._to.echo()
             self._log(f"{self._to.name} is there")
@@ -111,9 +112,8 @@ class Sender:
                 self._send(ready, done)
             except Unreachable as e:
                 waiting = self.due("new")
-                self._log(
-                    f"{self._to.name} is not to be had: {e}; {len(waiting)} images wait and are tried again later"
-                )
+                left = counted(len(waiting), "image waits", "images wait")
+                self._log(f"{self._to.name} is not to be had: {e}; {left} for the next try")
                 for item in waiting:
                     self._again(item, f"the PACS is not to be had: {e}", said=True)
                 return
@@ -165,7 +165,7 @@ class Sender:
                 verdicts, silence = self._to.confirm(batch), "the PACS has not said yet whether it keeps the image"
             except Unreachable as e:
                 verdicts, silence = {}, f"the PACS cannot be asked whether it keeps the image: {e}"
-                self._log(f"{self._to.name}: {e}; {len(batch)} images stay unconfirmed")
+                self._log(f"{self._to.name}: {e}; {counted(len(batch), 'image stays', 'images stay')} unconfirmed")
             for item in batch:
                 self._judge(item, verdicts.get(item.record.uid, Verdict(None, silence)))
 

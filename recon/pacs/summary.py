@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recon.errors import counted
 from recon.pacs import spool as spools
 
 #: Images that are not delivered yet.
@@ -59,7 +60,7 @@ def text(found: dict[str, Any]) -> str:
     if found["oldest_s"] is not None:
         lines.append(f"the oldest has waited {found['oldest_s']:.0f} s; next try in {found['next_try_s']:.0f} s")
     if found["unreadable"]:
-        lines.append(f"{found['unreadable']} folders cannot be read; look at their record.json")
+        lines.append(f"{counted(found['unreadable'], 'folder')} cannot be read; look at their record.json")
     if found["last_error"]:
         lines.append(f"last error, {found['last_error_s']:.0f} s ago: {found['last_error']}")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from recon.errors import ReconError
+from recon.errors import ReconError, counted
 from recon.io.dicom_values import uid as legal
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _pixels(d: Any, syntax: str) -> bytes:
     if known.is_transfer_syntax and known.is_compressed:
         found = sum(1 for _ in generate_frames(data, number_of_frames=frames))
         if found != frames:
-            raise ReconError(f"it holds {found} of {frames} frames; write it again")
+            raise ReconError(f"it holds {found} of {counted(frames, 'frame')}; write it again")
         return data
     subsampled = str(d.PhotometricInterpretation) in ("YBR_FULL_422", "YBR_PARTIAL_422")
     samples = int(d.Rows) * int(d.Columns) * frames * (2 if subsampled else int(d.SamplesPerPixel))

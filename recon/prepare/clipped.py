@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import RawScan
+from recon.data import RawScan, counted
 from recon.prepare import sort
 
 #: Frames that are looked at, and lines of each around the centre of k-space, where samples are largest.
@@ -40,8 +40,9 @@ def clipped(scan: RawScan) -> tuple[str, ...]:
         return ()
     channels = ", ".join(map(str, sorted(found)[:6])) + (", …" if len(found) > 6 else "")
     return (
-        f"warning: channels {channels} are clipped: {sum(found.values())} values of the central lines lie exactly at "
-        "the receiver's limit, so that contrast is false by any method; measure again with a lower gain",
+        f"warning: {counted(len(found), 'channel is', 'channels are')} clipped ({channels}): {sum(found.values())} "
+        "values of the central lines lie exactly at the receiver's limit, so that contrast is false by any method; "
+        "measure again with a lower gain",
     )
 
 

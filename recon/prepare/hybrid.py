@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.data import DataError, Encoding, RawScan
+from recon.data import DataError, Encoding, RawScan, counted
 from recon.masks import central_block
 from recon.operators import fft
 from recon.prepare import noise, place, sort
@@ -125,8 +125,8 @@ def _damage(lines: Lines, rows: NDArray[np.intp]) -> str:
     found = np.nonzero(channels)[0].tolist()
     named = ", ".join(map(str, found[:6])) + (", …" if len(found) > 6 else "")
     return (
-        f"{bad} of {len(rows)} lines hold NaN or infinite samples, in channels {named}; leave out these lines or "
-        "channels, or convert the scan anew"
+        f"{bad} of {len(rows)} lines hold NaN or infinite samples, in {counted(len(found), 'channel')} ({named}); "
+        "leave out these lines or channels, or convert the scan anew"
     )
 
 

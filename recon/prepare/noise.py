@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recon.data import DataError
+from recon.data import DataError, counted
 from recon.kernels.steady import alone
 from recon.operators import ifft
 
@@ -119,7 +119,7 @@ def _whiten(samples: Tensor, factor: float, source: str, notes: tuple[str, ...])
         )
     if not bool(live.all()):
         dead = (~live).nonzero()[:, 0].tolist()
-        notes += (f"coils {_numbers(dead)} of {coils} are dead (zero or not finite) and were left out",)
+        notes += (_dead(dead, coils),)
     kept = samples[live]
     psi = covariance(kept)
     level = psi.diagonal().real.sqrt()
@@ -206,8 +206,12 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     matrix = whitening.matrix.new_zeros(whitening.matrix.shape[0], len(live))
     matrix[:, live] = whitening.matrix
     dead = (~live).nonzero()[:, 0].tolist()
-    said = f"coils {_numbers(dead)} of {len(live)} are dead (zero or not finite) and were left out"
-    return replace(whitening, matrix=matrix, notes=(*whitening.notes, said))
+    return replace(whitening, matrix=matrix, notes=(*whitening.notes, _dead(dead, len(live))))
+
+
+def _dead(dead: list[int], coils: int) -> str:
+    named = _numbers(dead)
+    return f"{len(dead)} of {counted(coils, 'coil')} left out, being zero or not finite ({named})"
 
 
 def hann(n: int) -> Tensor:

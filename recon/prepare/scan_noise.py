@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.data import Encoding, RawScan
+from recon.data import Encoding, RawScan, counted
 from recon.prepare.epi import as_received
 from recon.prepare.noise import BANDWIDTH, NoNoise, Whitening, whitener
 from recon.prepare.sort import Kinds, row_index
@@ -47,7 +47,7 @@ def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> W
                 dwell_noise_us=float(lines["sample_time_us"][rows[0]]),
                 bandwidth=scan.header.system.noise_bandwidth or BANDWIDTH,
             )
-            return replace(found, notes=(f"noise from the noise scan ({len(rows)} lines)", *found.notes))
+            return replace(found, notes=(f"noise from the noise scan ({counted(len(rows), 'line')})", *found.notes))
     why = "the scan has no noise lines"
     if len(kinds.noise):
         why = f"the noise lines have other channels than the {channels} of the image"

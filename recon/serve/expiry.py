@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from recon.errors import MissingPackage, ReconError
+from recon.errors import MissingPackage, ReconError, counted
 from recon.serve.settings import Site
 
 #: Days before its end from which on a certificate is spoken of.
@@ -52,7 +52,11 @@ def warnings(site: Site) -> Iterator[str]:
         yield str(e)
         return
     for one in found:
-        when = f"{one['expires'][:10]}, in {one['days']:.0f} days" if one["days"] > 0 else f"{one['expires'][:10]}"
+        when = (
+            f"{one['expires'][:10]}, in {counted(round(one['days']), 'day')}"
+            if one["days"] > 0
+            else f"{one['expires'][:10]}"
+        )
         verb = "expires on" if one["days"] > 0 else "has expired on"
         if one["days"] < SOON:
             yield f"{one['file']} ({one['key']}) {verb} {when}; renew it, then reload the service (SIGHUP)"

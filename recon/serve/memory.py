@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from recon import plan
+from recon.errors import counted
 from recon.serve.settings import MiB, Site
 
 #: Most and least seconds between two looks at what the processes hold, and bytes a second that one may take: a page
@@ -114,8 +115,8 @@ def told(site: Site) -> str:
     together = each * site.max_sessions
     over = "; together they may hold more than the machine has" if together > most else ""
     return (
-        f"each of {site.max_sessions} sessions may hold {each // MiB} MiB of this machine's {most // MiB} MiB, of them "
-        f"{raw(site) // MiB} MiB of raw data, and is ended beyond{over}"
+        f"each of {counted(site.max_sessions, 'session')} may hold {each // MiB} MiB of this machine's {most // MiB} "
+        f"MiB, of them {raw(site) // MiB} MiB of raw data, and is ended beyond{over}"
     )
 
 

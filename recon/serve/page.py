@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from recon.errors import counted
 from recon.serve.expiry import SOON
 
 STYLE = """
@@ -72,7 +73,7 @@ def _cards(s: Mapping[str, Any]) -> Iterable[str]:
 def _soon(s: Mapping[str, Any]) -> Iterable[str]:
     for one in s.get("certificates", ()):
         if one["days"] < SOON:
-            yield _card(f"{max(0, one['days']):.0f} days", f"until the certificate {one['file']} expires")
+            yield _card(counted(max(0, round(one["days"])), "day"), f"until the certificate {one['file']} expires")
 
 
 def _card(value: Any, what: str) -> str:

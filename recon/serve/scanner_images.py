@@ -12,7 +12,7 @@ from defusedxml import ElementTree as safe
 from defusedxml.common import DefusedXmlException
 
 from recon.data import ReconError
-from recon.errors import sentence
+from recon.errors import counted, sentence
 from recon.io.mrd_image import ImageMessage, meta_xml
 from recon.io.provenance import KEY
 from recon.recipe import Recipe
@@ -52,7 +52,10 @@ class Passing:
         return max(self.theirs | self.ours, default=-1)
 
     def notes(self) -> list[str]:
-        return [f"{n} images came back as they were: {reason}" for reason, n in self.left.items()]
+        return [
+            f"{counted(n, 'image came back as it was', 'images came back as they were')}: {reason}"
+            for reason, n in self.left.items()
+        ]
 
 
 def replies(message: ImageMessage, recipe: Recipe, state: Passing) -> Iterator[ImageMessage]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from recon.errors import ReconError
+from recon.errors import ReconError, counted
 from recon.recipe import Recipe
 from recon.serve import memory, notify, words
 from recon.serve.audit import Audit
@@ -138,9 +138,11 @@ class Server:
         most = self._site.max_sessions
         if len(self._active()) < most:
             return False
-        self._log(f"{peer} was told that {most} sessions are running")
+        self._log(f"{peer} was told that {counted(most, 'session is', 'sessions are')} running")
         self._board.refused("busy")
-        self._leaving.put(connection, _last(f"ERR busy: {most} sessions are running; try again later"))
+        self._leaving.put(
+            connection, _last(f"ERR busy: {counted(most, 'session is', 'sessions are')} running; try again later")
+        )
         return True
 
     def _silent(self, connection: socket.socket, peer: str) -> None:
@@ -317,7 +319,9 @@ class Server:
             assert worker.session is not None
             worker.session.ends_at = min(worker.session.ends_at, self._stopping + self._site.limits.drain_s)
         if self._active() and self._site.limits.drain_s:
-            self._log(f"stopping: {len(self._active())} sessions may go on for {self._site.limits.drain_s:g} s")
+            self._log(
+                f"stopping: {counted(len(self._active()), 'session')} may go on for {self._site.limits.drain_s:g} s"
+            )
 
     def _end(self) -> None:
         """End the workers that wait, each by its own id, and give the last peers a moment to read."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from recon import recipe as recipes
 from recon.data import DataError, RawScan, ReconError
-from recon.errors import sentence
+from recon.errors import counted, sentence
 from recon.serve import counting, early, memory, settings, store, wire, words
 from recon.serve.control import Speaking
 from recon.serve.counting import Key
@@ -64,7 +64,7 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
     except Exception as e:
         reason = sentence(e, memory=_MEMORY, limit=memory.deciding(job.site))
         if inbox.returned:
-            reason += f"; {inbox.returned} images of slices that were whole have been returned before"
+            reason += f"; {counted(inbox.returned, 'image')} of whole slices had gone back before"
         state = "incomplete" if isinstance(e, wire.Cut) else "failed"
         job.tell(reason=reason)
         with contextlib.suppress(Broken):
@@ -125,8 +125,8 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     ]
     if late:
         raise DataError(
-            f"lines came for {len(late)} images that were whole by the header and are returned already; correct "
-            "encodingLimits and accelerationFactor in the header, and do not use these images"
+            f"lines came for {counted(len(late), 'image')} that the header called whole and that went back already; "
+            "correct encodingLimits and accelerationFactor in the header, and do not use what went back"
         )
     sender.rest(scan, arrived)
     if job.site.pacs.to:

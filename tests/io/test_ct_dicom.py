@@ -219,7 +219,7 @@ def _projection(d: pydicom.Dataset, k: int) -> None:
 
 BAD = {
     "projections without geometry": (_projection, r"projection \d states no angle"),
-    "slice twice": (_second_place, "holds 1 slices twice at one place .instance 2 and instance 3"),
+    "slice twice": (_second_place, "holds 1 slice twice at one place .instance 2 and instance 3"),
     "two orientations": (_turned, "slices of 2 orientations"),
     "not CT": (
         _set(Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"),
@@ -257,7 +257,7 @@ def test_a_copy_of_a_slice_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "in/copy.dcm").write_bytes(paths[1].read_bytes())
     (series,) = read(tmp_path / "in").series
     assert len(series.source) == 4
-    assert "copies of others" in series.notes[0]
+    assert "of other files left out" in series.notes[0]
 
 
 def test_headers_without_pixels_and_files_cut_short_are_named(tmp_path: Path) -> None:

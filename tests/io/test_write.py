@@ -102,7 +102,7 @@ def test_a_folder_that_holds_files_is_refused_and_an_empty_one_is_filled(tmp_pat
     check_paths([tmp_path / "empty"])
     write(picture(), [tmp_path / "empty"])
     assert len(list((tmp_path / "empty").iterdir())) == 3
-    with pytest.raises(ReconError, match="holds 1 files already"):
+    with pytest.raises(ReconError, match="holds 1 file already"):
         check_paths([tmp_path / "full"])
     with pytest.raises(ReconError, match="the folder holds files; empty it"):
         write(picture(), [tmp_path / "full"])

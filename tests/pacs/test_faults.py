@@ -105,7 +105,7 @@ def test_f33_a_pacs_that_is_down_loses_nothing(post: Callable[..., Post], brain:
     assert found["new"] == 3
     assert "no connection (Connection refused)" in found["last_error"]
     # One line for all images: a PACS that is down over the night must not fill the log.
-    assert [line.partition(": ")[2] for line in here.lines if "3 images wait and are tried again later" in line]
+    assert [line.partition(": ")[2] for line in here.lines if "3 images wait for the next try" in line]
     assert not [line for line in here.lines if line.startswith("image ")]
     tried_again(here)
     assert here.states(uids) == ["failed"] * 3  # after the number of tries that was set

@@ -94,7 +94,7 @@ def test_f35_other_pixels_under_a_known_uid_never_leave(
 def test_f43_a_spool_of_one_pacs_is_not_emptied_into_another(post: Callable[..., Post], brain: Path) -> None:
     here = post("PACS@127.0.0.1:1")
     here.put(brain)
-    with pytest.raises(ReconError, match=r"3 images in .* are meant for PACS@127.0.0.1:1"):
+    with pytest.raises(ReconError, match=r"holds 3 images for PACS@127.0.0.1:1"):
         deliver.claim(replace(here.pacs, to="OTHER@127.0.0.1:1"))
 
 

@@ -34,7 +34,7 @@ def scan(top: float, *, channel: int = 1, bits: int = 0, seed: int = 0) -> RawSc
 def test_a_clipped_channel_is_named_for_every_method() -> None:
     given = scan(0.3)
     (sentence,) = clipped(given)
-    assert sentence.startswith("warning: channels 1 are clipped")
+    assert sentence.startswith("warning: 1 channel is clipped (1): ")
     assert sentence in pipeline.reconstruct(given, device="cpu").notes
 
 
@@ -52,7 +52,7 @@ def test_few_bits_are_no_limit(bits: int) -> None:
 
 
 def test_a_clipped_recording_of_few_bits_is_seen() -> None:
-    assert "channels 1 are" in clipped(scan(0.3, bits=12))[0]
+    assert "1 channel is clipped (1)" in clipped(scan(0.3, bits=12))[0]
 
 
 def test_a_simulated_scan_with_its_noise_lines_is_whole() -> None:

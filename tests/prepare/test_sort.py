@@ -315,7 +315,7 @@ def test_nan_and_infinity_are_refused_naming_lines_and_channels_of_the_file(bad:
     values = noise(6, 3, 8)
     values[2, 1, 5] = bad
     mixing = noise(3, 3, seed=1)  # which spreads it over all coils
-    with pytest.raises(DataError, match="1 of 6 lines hold NaN or infinite samples, in channels 1;"):
+    with pytest.raises(DataError, match="1 of 6 lines hold NaN or infinite samples, in 1 channel \\(1\\);"):
         hybrid.slab(whitened(values, mixing), np.arange(6))
     assert sort.finite(values).tolist() == [True, True, False, True, True, True]
 

@@ -185,7 +185,7 @@ def test_calibration_after_its_image_was_returned_is_an_error(local: Start, tmp_
     while len(client.reply.images) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     reply = client.send([scanner.line(apart[0]), close]).wait()
-    assert "lines came for 1 images" in reply.error()
+    assert "lines came for 1 image that" in reply.error()
 
 
 def test_each_image_of_a_burst_says_which_frame_it_is_and_where(local: Start, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_f08_without_close_no_series_is_complete(local: Start, recording: Record
     time.sleep(0.3)
     reply = client.fin().wait()
     assert len(reply.images) == early
-    assert ("1 images of slices that were whole have been returned before" in reply.error()) == early
+    assert ("1 image of whole slices had gone back before" in reply.error()) == early
     assert "ended before CLOSE" in reply.error()
 
 
@@ -173,7 +173,7 @@ def test_a_line_after_its_image_was_returned_is_an_error(local: Start, series: R
     wait_for_images(client, 5)
     first = next(m for m in messages[2:] if not scanner.value(m[2:], "flags") & 1 << 18)
     reply = client.send([first, close]).wait()
-    assert "lines came for 1 images" in reply.error()
+    assert "lines came for 1 image that" in reply.error()
     assert len(reply.images) == 5
 
 

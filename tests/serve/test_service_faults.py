@@ -42,7 +42,7 @@ def test_f13_of_twenty_scanners_at_once_all_are_answered(server: Start, full: Re
     wait_for(lambda: "started" in one.log())
     crowd = [Scanner(one.port) for _ in range(20)]
     replies = [c.wait(20) for c in crowd]
-    assert {t for r in replies for t in r.texts} == {"ERR busy: 1 sessions are running; try again later"}
+    assert {t for r in replies for t in r.texts} == {"ERR busy: 1 session is running; try again later"}
     assert all((r.closes, r.ended, r.images) == (1, True, []) for r in replies)
     assert len(first.send(session(full)[9:]).wait().images) == 1
 
