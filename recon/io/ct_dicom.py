@@ -361,7 +361,8 @@ def _unreadable(s: _Slice, error: Exception) -> DataError | MissingPackage:
     words = str(error)
     if isinstance(error, (RuntimeError, NotImplementedError)) and ("plugin" in words or "decompress" in words.lower()):
         name = s.header.file_meta.TransferSyntaxUID.name
-        return MissingPackage(f'the series is compressed ({name}); to read it run pip install "recon[ct]"')
+        packages = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+        return MissingPackage(f"the series is compressed ({name}); to read it run pip install {packages}")
     if "PixelData" in words or isinstance(error, AttributeError):
         return DataError(f"{s.name} of the series holds no pixels, only its header; export the series with its images")
     return DataError(

@@ -121,7 +121,7 @@ def _table() -> dict[tuple[int, int], Action]:
     try:
         from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as standard
     except ModuleNotFoundError:
-        raise ReconError("de-identification needs dicom-anonymizer; run pip install 'recon[pacs]'") from None
+        raise ReconError("de-identification needs dicom-anonymizer; run pip install dicom-anonymizer") from None
     return {(tag[0], tag[1]): action for name, action in _CODES.items() for tag in getattr(standard, name)
             if len(tag) == 2}  # fmt: skip
 

@@ -36,7 +36,7 @@ class Dimse:
         try:
             import pynetdicom
         except ModuleNotFoundError:
-            raise ReconError("sending to a PACS needs pynetdicom; run pip install 'recon[pacs]'") from None
+            raise ReconError("sending to a PACS needs pynetdicom; run pip install pynetdicom") from None
         # Its own words may hold values of the images.
         logger = logging.getLogger("pynetdicom")
         logger.propagate = False

@@ -149,10 +149,11 @@ def check(pacs: Pacs) -> Pacs:
 
     certificates.client(tls)
     certificates.server(tls)
-    needed = ([] if pacs.web else ["pynetdicom"]) + (["dicomanonymizer"] if pacs.deidentify else [])
-    for name in needed:
-        if importlib.util.find_spec(name) is None:
-            raise ReconError(f"the package {name} is missing; run pip install 'recon[pacs]'")
+    needed = {} if pacs.web else {"pynetdicom": "pynetdicom"}
+    needed |= {"dicomanonymizer": "dicom-anonymizer"} if pacs.deidentify else {}
+    for module, package in needed.items():
+        if importlib.util.find_spec(module) is None:
+            raise ReconError(f"the package {package} is missing; run pip install {package}")
     return pacs
 
 

@@ -73,10 +73,13 @@ def test_f43_a_file_that_holds_no_certificate_is_refused(tmp_path: Path) -> None
         check(Pacs(to="A@127.0.0.1:104", tls=Tls(str(tmp_path / "ca.pem"))))
 
 
-@pytest.mark.parametrize("missing", ["pynetdicom", "dicomanonymizer"])
-def test_a_missing_package_is_named_with_its_cure(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+PACKAGES = {"pynetdicom": "pynetdicom", "dicomanonymizer": "dicom-anonymizer"}
+
+
+@pytest.mark.parametrize(("missing", "package"), PACKAGES.items())
+def test_a_missing_package_is_named_with_its_cure(missing: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else name)
-    with pytest.raises(ReconError, match=rf"{missing} is missing; run pip install 'recon\[pacs\]'"):
+    with pytest.raises(ReconError, match=f"the package {package} is missing; run pip install {package}$"):
         check(Pacs(to="A@127.0.0.1:104", deidentify=True))
 
 
