@@ -30,7 +30,7 @@ def walsh(
     λ / tr R, from 1/coils in noise to 1 where one map explains all. Without kernels the work is done on tiles
     of about `chunk` pixels.
 
-    Raises DataError for an even or non-positive window.
+    Raises DataError for an even or non-positive window, and for images that are not finite.
     Source: Walsh, Gmitro and Marcellin, Magn Reson Med 43:682, 2000.
     """
     if window < 1 or window % 2 == 0:
@@ -43,6 +43,8 @@ def walsh(
     size = [min(window, n - 1 + n % 2) for n in (nz, ny, nx)]
     for images, m, v in zip(coil_images.reshape(-1, coils, nz, ny, nx), maps, values):
         peak = images.abs().max()
+        if not bool(torch.isfinite(peak)):
+            raise DataError("the coil images hold NaN or infinite values: leave out the lines or channels that do")
         if float(peak) == 0:
             continue
         scaled = images / peak

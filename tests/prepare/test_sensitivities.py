@@ -265,6 +265,13 @@ def test_an_even_window_is_refused() -> None:
         walsh(white(4, 1, 8, 8), window=4)
 
 
+def test_one_pixel_that_is_no_number_is_refused_and_does_not_spoil_all_maps() -> None:
+    images = white(4, 1, 8, 8)
+    images[2, 0, 3, 3] = float("nan")
+    with pytest.raises(DataError, match="NaN or infinite"):
+        walsh(images)
+
+
 def test_combination_gives_back_the_image_behind_the_coils() -> None:
     image, maps = white(2, 3, 9, 8), white(2, 5, 3, 9, 8)
     maps[..., 0] = 0
