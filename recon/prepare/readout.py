@@ -53,12 +53,13 @@ def resample(x: Tensor, axis: int, spacing_in: float, spacing_out: float, n_out:
     ratio = spacing_out / spacing_in
     band = min(1.0, 1.0 / ratio)
     k = torch.arange(n_in, dtype=torch.float64, device=x.device) - n_in // 2
-    k = k[(k >= -n_in / 2 * band) & (k < n_in / 2 * band)] if band < 1 else k
+    # Quotients of millimetres are not exact: the lowest frequency belongs to the band, the highest does not.
+    k = k[(k >= -n_in / 2 * band - 1e-6) & (k < n_in / 2 * band - 1e-6)] if band < 1 else k
     r = (torch.arange(n_out, dtype=torch.float64, device=x.device) - n_out // 2) * ratio
     m = torch.arange(n_in, dtype=torch.float64, device=x.device) - n_in // 2
     synthesis = torch.exp(2j * math.pi * torch.outer(r, k) / n_in)
     analysis = torch.exp(-2j * math.pi * torch.outer(k, m) / n_in)
     matrix = (synthesis @ analysis / n_in).to(x.dtype)
-    outside = (r < -(n_in // 2) - 0.5) | (r > (n_in - 1) // 2 + 0.5)
+    outside = (r < -(n_in // 2) - 0.5 - 1e-6) | (r > (n_in - 1) // 2 + 0.5 + 1e-6)
     matrix[outside] = 0
     return torch.matmul(x.movedim(axis, -1), matrix.T).movedim(-1, axis)

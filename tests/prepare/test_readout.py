@@ -54,3 +54,10 @@ def test_sizes_follow_the_fields_of_view() -> None:
     assert inner_size(512, 600.004, 300.0) == 256
     assert inner_size(160, 300.0, 256.0) == math.ceil(160 * 256 / 300)
     assert inner_size(128, 256.0, 300.0) == 128
+
+
+@pytest.mark.parametrize("n_in", [12, 15, 16, 96, 100])
+def test_a_coarser_grid_keeps_as_many_frequencies_as_it_has_samples(n_in: int) -> None:
+    for n_out in range(max(2, n_in // 3), n_in):
+        matrix = resample(torch.eye(n_in, dtype=torch.complex128), -1, 160 / n_in, 160 / n_out, n_out)
+        assert int(torch.linalg.matrix_rank(matrix)) == n_out
