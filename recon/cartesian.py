@@ -21,7 +21,7 @@ from recon.kernels.steady import total
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.pace import Pace
-from recon.prepare import hybrid, place
+from recon.prepare import hybrid, place, units
 from recon.prepare.complete import complete
 from recon.prepare.finish import finer, finish
 from recon.prepare.gauge import interpolated
@@ -68,6 +68,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     that cannot calibrate or hold no numbers, ReconError for a method that does not fit the scan or its memory.
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
+    job = replace(job, gain=units.gain(job.encoding, acquired.values()))
     found = sampling(acquired[0, 0] > 0)
     choice = _choice(job, found)
     lines = _lines(job, choice.method)

@@ -34,7 +34,7 @@ class Job:
 
     `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one. `solver`
     is the caller's own in place of the recipe's method. With `hand` each frame is handed on when it is solved, and on a
-    processor frames are then solved one by one. `gain` is that of `recon.prepare.support`.
+    processor frames are then solved one by one. `gain` is that of `recon.prepare.units`.
     """
 
     scan: RawScan

@@ -265,13 +265,10 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     axes, volumes, complete, notes = whole_volumes(frames, chosen, encoding)
     whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
     said = (*cut_off, *oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes)
-    gain = 1.0
     if recipe.prepare.empty_edges == "auto":
         part = support.measured(scan, kinds, encoding, frames, whitening)
-        scan, encoding, gain, said = part.scan, part.encoding, part.gain, (*said, *part.notes)
-    return Job(
-        scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory, said, gain=gain
-    )
+        scan, encoding, said = part.scan, part.encoding, (*said, *part.notes)
+    return Job(scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory, said)
 
 
 def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:

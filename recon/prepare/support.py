@@ -34,15 +34,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Support:
-    """A scan without the empty edges of its k-space, which keeps its field of view.
-
-    `gain` brings an image of it to the values that it has on the grid as stored: unitary transforms of fewer samples
-    give larger ones.
-    """
+    """A scan without the empty edges of its k-space, which keeps its field of view, and notes."""
 
     scan: RawScan
     encoding: Encoding
-    gain: float = 1.0
     notes: tuple[str, ...] = ()
 
 
@@ -94,7 +89,7 @@ def measured(scan: RawScan, kinds: Kinds, encoding: Encoding, frames: Sequence[F
     rows = rows[lines["encoding_space_ref"][rows] == lines["encoding_space_ref"][every[0]]]
     cut = replace(scan, lines=_cut(lines, np.unique(rows), old[0], new[0]))
     smaller = replace(encoding, encoded_matrix=(new[0], new[1], new[2]))
-    return Support(cut, smaller, math.sqrt(math.prod(new) / math.prod(old)), (note,))
+    return Support(cut, smaller, (note,))
 
 
 @dataclass(frozen=True)
