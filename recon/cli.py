@@ -176,20 +176,9 @@ def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: 
                 tell(f"wrote {path}", out=True)
 
 
-app.command()(train)
-app.command()(adapt)
-app.command(cls=Several)(bench)
-app.command()(check)
-app.command()(serve)
-app.command()(stream)
-app.command()(openrecon_label)
-app.command()(send)
-app.command()(simulate_ct)
-
-
 @app.command()
 def info(scan: Scan, axes: Axes = "", voxel: Voxel = "", key: Key = "", json: Json = False) -> None:
-    """Say what a scan file holds, what will be ignored, and which rule it breaks."""
+    """Say what a scan holds. Also what of it will be ignored, and which rule it breaks."""
     from recon import info as doctor
 
     report = doctor.describe_any(read_scan(scan, axes, three(voxel), key))
@@ -209,7 +198,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of noise and masks", min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write a raw scan of an analytic head phantom, with everything that a real one has."""
+    """Write a raw scan of an analytic head. It has everything that a real one has."""
     from recon import simulation
 
     if output.suffix not in (".h5", ".mrd"):
@@ -233,9 +222,7 @@ def simulate(
 
 @app.command()
 def recipe(
-    file: Annotated[
-        Path | None, typer.Argument(help="Recipe to complete with its defaults", metavar="[RECIPE]")
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="Recipe to complete with its defaults", metavar="RECIPE")] = None,
 ) -> None:
     """Print a recipe with every key, to start from."""
     from recon import recipe as recipes
@@ -247,11 +234,22 @@ def recipe(
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Say what is installed, what is missing and how to get it."""
+    """Say what is installed, what is missing, how to get it."""
     from recon import doctor as machine
 
     report = machine.examine()
     typer.echo(machine.as_json(report) if json else machine.text(report))
+
+
+app.command()(simulate_ct)
+app.command()(check)
+app.command()(train)
+app.command()(adapt)
+app.command(cls=Several)(bench)
+app.command()(serve)
+app.command()(stream)
+app.command()(send)
+app.command()(openrecon_label)
 
 
 def main(arguments: list[str] | None = None) -> None:

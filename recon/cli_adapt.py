@@ -26,7 +26,7 @@ def adapt(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Adapt a network to one undersampled scan; leaves weights that `run --weights` takes."""
+    """Adapt a network to one undersampled scan. It leaves weights that `run --weights` takes."""
     begun = time.monotonic()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ReconError(f"{output} exists; give a new or an empty folder with --output")

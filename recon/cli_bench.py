@@ -54,7 +54,7 @@ def _number(word: str) -> bool:
 def bench(
     scans: Annotated[
         list[Path],
-        typer.Argument(help="Fully sampled raw scans, of any format that run reads; or folders", metavar="SCAN..."),
+        typer.Argument(help="Fully sampled raw scans, of any format that run reads; or folders", metavar="SCAN"),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for records, pictures and the page")],
     accel: Annotated[list[float], typer.Option(help="Acceleration factors: --accel 2 4 6 8")] = _ACCEL,
@@ -87,7 +87,7 @@ def bench(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the results in the folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Undersample full scans, reconstruct them by every method, and compare with all lines.
+    """Compare methods on full scans with lines left out.
 
     What cannot be compared is left out with a sentence.
 

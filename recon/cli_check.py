@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def check(
-    output: Annotated[Path, typer.Argument(help="An output of recon: DICOM file or folder, NIfTI, PNG, ISMRMRD")],
+    output: Annotated[
+        Path, typer.Argument(help="DICOM (file or folder), NIfTI, PNG, ISMRMRD of recon", metavar="OUTPUT")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="The record and the findings as JSON.")] = False,
 ) -> None:
-    """Print how an image was made, and whether this installation would make it again (exit code 1 if not)."""
+    """Print how an image was made. Exit code 1 where this installation would not make it again."""
     from recon import check as checking
 
     found = checking.check(output)

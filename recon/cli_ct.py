@@ -59,7 +59,7 @@ def simulate_ct(
     seed: Annotated[int, typer.Option(help="Seed of the noise", min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write CT projections of a volume with Poisson and electronic noise, to be reconstructed by run."""
+    """Write CT projections of a volume, with noise. It is that of photons and of the electronics."""
     _check(output, photons, dose, beam, force)
     _check_rays(beam, views, arc, elements, rows, source_distance, detector_distance)
     from recon.io import ct_projections

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def send(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Folders and files of DICOM images", metavar="[DICOM]...")
+        list[Path] | None, typer.Argument(help="Folders and files of DICOM images", metavar="DICOM")
     ] = None,
     to: Annotated[str, typer.Option(help="AET@host:port, or https://host/dicom-web")] = "",
     config: Annotated[Path | None, typer.Option(help="Settings of the site (.toml) with a section [pacs]")] = None,
@@ -38,7 +38,7 @@ def send(
     json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
-    """Send DICOM images to a PACS, and make sure that it keeps them."""
+    """Send DICOM images to a PACS and see that it keeps them."""
     from recon.pacs import settings
     from recon.pacs import spool as spools
     from recon.pacs.summary import summary, text

@@ -29,7 +29,7 @@ def serve(
     check: Annotated[Path | None, typer.Option(help="Only check this file of settings")] = None,
     echo: Annotated[bool, typer.Option("--echo", help="With --check: ask whether the PACS is there, too.")] = False,
 ) -> None:
-    """Reconstruct what a scanner streams (MRD over TCP) and send the images back."""
+    """Reconstruct what a scanner streams and send images back. It listens for MRD over TCP."""
     from recon.serve import expiry, memory, settings
 
     if check is not None:
@@ -74,7 +74,7 @@ def openrecon_label(
     config: Annotated[Path | None, typer.Option(help="Settings of the site, with its recipes (.toml)")] = None,
     base64: Annotated[bool, typer.Option("--base64", help="As the value of the image's label")] = False,
 ) -> None:
-    """Print the label of an OpenRecon application, which a scanner reads before it starts the server."""
+    """Print the label of an OpenRecon application. A scanner reads it before it starts the server."""
     from recon.serve import openrecon, settings
 
     site = settings.load(config) if config else settings.Site()
@@ -93,7 +93,7 @@ def stream(
     tls_key: Annotated[Path | None, typer.Option(help="Its key (.pem)")] = None,
     patience: Annotated[float, typer.Option(help="Seconds to wait for an answer", min=1)] = 600,
 ) -> None:
-    """Send a raw scan to a server as a scanner would, and keep the images that come back."""
+    """Send a raw scan to a server as a scanner would. Images that come back are kept with --output."""
     from recon.io import write as writing
 
     host, _, port = to.rpartition(":")

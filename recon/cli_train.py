@@ -17,7 +17,7 @@ def train(
     recipe: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RECIPE...",
+            metavar="RECIPE",
             help="TOML file of a training, such as trained/mri-small/recipe.toml; several of CT learn side by side",
         ),
     ],
@@ -35,7 +35,7 @@ def train(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network on simulated scans; leaves weights that `run --weights` takes."""
+    """Train a network on simulated scans. It leaves weights that `run --weights` takes."""
     from recon.learn import ct_train, settings
     from recon.learn import train as training
     from recon.progress import reporter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import typer
 
 from recon import cli
 from recon import recipe as recipes
@@ -115,6 +117,22 @@ def test_a_failure_ends_with_1_and_one_line(
 def test_without_arguments_the_help_is_shown() -> None:
     end = recon()
     assert all(verb in end.out + end.err for verb in ("run", "info", "simulate", "recipe", "doctor"))
+
+
+def test_the_help_says_every_verb_in_a_whole_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of 80 columns, where what is longer would be cut off."""
+    monkeypatch.setenv("COLUMNS", "80")
+    verbs = recon("--help").out.partition("Commands:")[2].strip().splitlines()
+    assert len(verbs) == len(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    assert [line for line in verbs if "..." in line or not line.endswith(".")] == []
+
+
+@pytest.mark.parametrize("verb", ["run", "bench", "train", "send", "check", "recipe"])
+def test_the_usage_of_a_verb_says_once_what_may_be_repeated(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = recon(verb, "--help").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(rf"Usage: recon {verb} \[OPTIONS\] (\w+|\{{\w+\}}|\[\w+\])(\.\.\.)?", lines[0])
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 4])

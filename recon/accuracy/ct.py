@@ -74,7 +74,7 @@ def bench(
     be replaced.
     """
     if (folder / RECORDS).exists() and not replace:
-        raise ReconError(f"{folder} holds results; give another folder, or --force to replace them")
+        raise ReconError(f"{folder} holds results already; give another folder, or --force to replace them")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
