@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -156,13 +157,16 @@ class Reply:
 
 
 class Scanner:
-    """A connection to the server; it reads in a thread of its own, as a scanner does."""
+    """A connection to the server; it reads in a thread of its own, as a scanner does.
+
+    Over TLS it reads when all is sent: one connection of OpenSSL must not be used by two threads at once.
+    """
 
     def __init__(self, port: int, *, reading: bool = True, sock: socket.socket | None = None) -> None:
         self.socket = sock or socket.create_connection(("127.0.0.1", port), timeout=30)
         self.reply = Reply()
         self.thread = threading.Thread(target=self._read, daemon=True)
-        if reading:
+        if reading and not isinstance(self.socket, ssl.SSLSocket):
             self.thread.start()
 
     def send(self, messages: Iterable[bytes], *, piece: int = 0, pause: float = 0.0) -> Scanner:
@@ -188,6 +192,8 @@ class Scanner:
 
     def wait(self, seconds: float = 120.0) -> Reply:
         """The reply, when the server has closed the connection; where nothing is wrong, no wait is as long."""
+        if self.thread.ident is None:
+            self.thread.start()
         self.thread.join(seconds)
         assert not self.thread.is_alive(), f"the server did not end the session: {self.reply}"
         self.socket.close()
