@@ -55,7 +55,7 @@ def grow():
         if rate:
             time.sleep(max(0.0, (start + STEP) / rate - taken))
 
-if "recon.serve.worker" in sys.orig_argv:
+if "recon.serve" in sys.orig_argv:
     threading.Thread(target=grow, daemon=True).start()
 """
 

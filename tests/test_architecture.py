@@ -89,7 +89,20 @@ MAY_IMPORT = {
     "starting": set(),
     "pacs": {"errors", "io", "recipe"},
     "serve": {
-        *("data", "errors", "io", "joined", "magnitude", "methods", "pacs", "pipeline", "plan", "prepare", "recipe"),
+        *(
+            "data",
+            "errors",
+            "io",
+            "joined",
+            "magnitude",
+            "methods",
+            "pacs",
+            "pipeline",
+            "plan",
+            "prepare",
+            "recipe",
+            "starting",
+        ),
         "__init__",
     },
     "accuracy": {

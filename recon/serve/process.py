@@ -70,7 +70,7 @@ def start(setup: bytes) -> Worker:
         patient = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", **os.environ}
         # What a library may print could hold something of the scan: it goes nowhere.
         process = subprocess.Popen(
-            [sys.executable, "-m", "recon.serve.worker", str(theirs.fileno())],
+            [sys.executable, "-m", "recon.serve", str(theirs.fileno())],
             stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
             env=patient, **_group(),
         )  # fmt: skip

@@ -197,7 +197,3 @@ def main() -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     talk(connection, job, slabs)
     os._exit(0)  # taking apart what was imported would keep the next scanner waiting
-
-
-if __name__ == "__main__":
-    main()

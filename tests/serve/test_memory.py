@@ -58,7 +58,7 @@ def leak():
     child = subprocess.Popen([sys.executable, "-c", {GROW!r}, str(asked)])
     time.sleep(600)
 
-if "recon.serve.worker" in sys.orig_argv:
+if "recon.serve" in sys.orig_argv:
     threading.Thread(target=leak, daemon=True).start()
 """
 

@@ -59,7 +59,7 @@ def test_nothing_slow_is_imported_before_the_server_listens(tmp_path: Path) -> N
 HELD = """
 import pathlib, sys, time
 
-while "recon.serve.worker" in sys.orig_argv and not pathlib.Path(__file__).with_name("go").exists():
+while "recon.serve" in sys.orig_argv and not pathlib.Path(__file__).with_name("go").exists():
     time.sleep(0.01)
 """
 
