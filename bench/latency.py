@@ -31,7 +31,7 @@ from serving import Session, machine, peak, scan, server
 from recon import simulation
 from recon.io.read import read
 from recon.serve import client, words
-from recon.serve.settings import BUILT_IN
+from recon.serve.settings import BUILT_IN, Limits
 
 #: Seconds of a slice, as a fast sequence takes.
 _SLICE_S = 1.6
@@ -66,6 +66,8 @@ SMALL = (Case("CG-SENSE", 4, 32, 2, "sense", 2), Case("mri-small", 4, 32, 2, "mr
 #: Coils and samples of the lines of which ingest is measured, and MiB of them.
 INGEST = ((8, 512, 1024), (16, 640, 1024))
 SMALL_INGEST = ((8, 512, 16),)
+#: What their server holds ready for raw data: to touch a gigabyte takes seconds.
+SMALL_READY_MIB = 16
 #: Both sizes and both recipes in less time: the first scan and, of the small size, one more.
 QUICK = tuple(replace(case, scans=min(case.scans, 2)) for case in CASES)
 QUICK_INGEST = tuple((coils, samples, 256) for coils, samples, _ in INGEST)
@@ -90,13 +92,13 @@ def delays(session: Session, last: dict[int, int]) -> list[float]:
     return [at - session.sent[last[number]] for at, number in zip(session.images, session.slices)]
 
 
-def latency(case: Case, folder: Path, pace: bool) -> dict[str, Any]:
-    """Play the scan some times on a server with a warm worker."""
+def latency(case: Case, folder: Path, ready_MiB: int, pace: bool) -> dict[str, Any]:
+    """Play the scan some times on a server with a warm worker, which holds some memory for raw data."""
     sent = messages(case, folder)
     last = last_lines(sent)
     pace_s = _SLICE_S * case.slices / len(sent) if pace else 0.0
     firsts, later, whole = [], [], []
-    with server("max_sessions = 2\n" + _recipes(case, folder)) as one, peak(one) as most:
+    with server(f"max_sessions = 2\n{_recipes(case, folder)}{_ready(ready_MiB)}") as one, peak(one) as most:
         for _ in range(case.scans):
             one.ready()
             session = scan(one.port, sent, pace_s=pace_s)
@@ -124,7 +126,12 @@ def _recipes(case: Case, folder: Path) -> str:
     return f'[recipes]\n"{case.recipe}" = "{path}"\n'
 
 
-def ingest(coils: int, samples: int, mebibytes: int, folder: Path) -> dict[str, Any]:
+def _ready(mebibytes: int) -> str:
+    """The section of a site's file that says what each waiting process holds ready."""
+    return f"[limits]\nready_MiB = {mebibytes}\n"
+
+
+def ingest(coils: int, samples: int, mebibytes: int, ready_MiB: int, folder: Path) -> dict[str, Any]:
     """Send one line again and again, as many MiB, and measure until the server has answered."""
     case = Case("ingest", coils, samples // 2, 1, "sense", 1)
     sent = messages(case, folder)
@@ -133,7 +140,7 @@ def ingest(coils: int, samples: int, mebibytes: int, folder: Path) -> dict[str, 
     block = line * 64
     # Limits that announce so many lines, or the server would end a session that sends more than it may.
     head = sent[1][6:].rstrip(b"\0").replace(b"<maximum>0<", b"<maximum>999<")
-    with server("[limits]\nsession_MiB = 65536\n") as one, peak(one) as most:
+    with server(_ready(ready_MiB) + "session_MiB = 65536\n") as one, peak(one) as most:
         one.ready()
         began = time.monotonic()
         session = scan(one.port, [sent[0], words.header(head), *[block] * (n // 64)], close=False)
@@ -220,6 +227,7 @@ def main() -> None:
     cases, lines = (
         (SMALL, SMALL_INGEST) if options.small else (QUICK, QUICK_INGEST) if options.quick else (CASES, INGEST)
     )
+    ready_MiB = SMALL_READY_MIB if options.small else Limits().ready_MiB
     found: dict[str, Any] = {"machine": machine(), "latency": [], "ingest": [], "whole": False}
 
     def keep(kind: str, row: dict[str, Any]) -> None:
@@ -233,9 +241,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         for coils, samples, mebibytes in lines:
-            keep("ingest", ingest(coils, samples, mebibytes, Path(name)))
+            keep("ingest", ingest(coils, samples, mebibytes, ready_MiB, Path(name)))
         for case in cases:
-            keep("latency", latency(case, Path(name), not options.small))
+            keep("latency", latency(case, Path(name), ready_MiB, not options.small))
 
 
 def _write(path: Path, text: str) -> None:

@@ -68,9 +68,9 @@ def test_a_volume_away_from_the_plane_of_the_source_is_that_part_of_the_whole() 
 
 def test_iterations_explain_what_a_filtered_backprojection_leaves_beside_the_plane() -> None:
     """Exact projections of the voxels themselves: the truth is among the images that are looked for."""
-    truth = picture(BODY, SHAPE, VOXEL, STEP).float()
-    g = replace(SCANS["a turn"], angles=angles(60, 360))
-    A = ConeXray(g, SHAPE, VOXEL, STEP)
+    shape, voxel, step = (12, 32, 32), 2 * VOXEL, 2 * STEP
+    truth = picture(BODY, shape, voxel, step).float()
+    A = ConeXray(Cone(angles(60, 360), 30, 50, 5.2, 4.0, 250.0, 150.0, 0.0, 0.5), shape, voxel, step)
     y = A(truth)
     start = fbp(y, A)
     off = [float((x - truth).norm() / truth.norm()) for x in (
