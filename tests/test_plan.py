@@ -37,7 +37,7 @@ print(seen[0].peak / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss /
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stack") / "scan.h5"
-    simulate_to(path, preset(coils=12, accel=2, matrix=192, slices=8))
+    simulate_to(path, preset(coils=12, accel=2, matrix=192, slices=5))
     return path
 
 
