@@ -141,9 +141,11 @@ def run(
     count = len(found)
     chosen = list(range(count)) if stack == 0 else [stack - 1]
     names = {n: [numbered(name, n + 1) if len(chosen) > 1 else name for name in output] for n in chosen}
-    deep = [s.geometry.shape[0] for n, s in enumerate(found) if n in chosen and isinstance(s, (Stack, CTSeries))]
+    grids = {n: s.geometry for n, s in enumerate(found) if n in chosen and isinstance(s, (Stack, CTSeries))}
     every = [name for of_stack in names.values() for name in of_stack]
-    writing.check_paths(every, inputs=inputs, slices=max(deep, default=1))
+    writing.check_paths(every, inputs=inputs, slices=max((g.shape[0] for g in grids.values()), default=1))
+    for n, grid in grids.items():
+        writing.check_even([*names[n], *([uncertainty] if uncertainty else [])], grid)
     for n in chosen:
         with reporter(quiet) as report:
             image = pipeline.reconstruct(raw, plan, device=device, memory=limit, stack=n, progress=report)

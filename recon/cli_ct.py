@@ -162,5 +162,11 @@ def _volume(images: CTImages, slices: str):  # type: ignore[no-untyped-def]
             first = 0
         if not 1 <= first <= last <= g.shape[0]:
             raise typer.BadParameter(f"--slices takes first:last between 1 and {g.shape[0]}, not {slices!r}")
-    positions = tuple(float(v) for v in (np.arange(first - 1, last) * g.voxel[2]))
+    steps = np.array(g.steps[first - 1 : last - 1] or [g.voxel[2]] * (last - first))
+    if len(steps) and np.ptp(steps) > 0.01 * steps.mean():
+        raise ReconError(
+            f"slices {first} to {last} are {steps.min():.2f} to {steps.max():.2f} mm apart, and projections take one "
+            "spacing; choose some of one with --slices"
+        )
+    positions = tuple(float(v) for v in (first - 1) * g.voxel[2] + np.concatenate([[0], steps.cumsum()]))
     return series.voxels.read(first - 1, last), g.voxel[0], positions, g.thickness

@@ -191,7 +191,7 @@ class CTSeries:
 
     `source` holds the DICOM header of each slice without its pixels, empty where the file was none; what is written of
     the series takes patient, study and frame of reference from there. `label` tells series of one scan from another
-    without a word of the patient.
+    without a word of the patient. `fillings` are the values in HU that the files declare to be no measurement.
     """
 
     voxels: Voxels = field(repr=False)
@@ -200,6 +200,7 @@ class CTSeries:
     source: tuple[Any, ...] = field(default=(), repr=False)
     label: str = ""
     notes: tuple[str, ...] = ()
+    fillings: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class Geometry:
     from centre to centre, `shape` is (nz, ny, nx), `thickness` the excited slice thickness in millimetres. `known` is
     False where the file gave no directions: the axes are then those of the array, and nothing may claim that they are
     the patient's. `shear` = (a, b) is how far each slice is shifted in its plane against the one before, in mm: not
-    zero where the gantry of a CT was tilted.
+    zero where the gantry of a CT was tilted. `steps` are the millimetres along `slice_dir` from each slice to the next
+    where they are not all Δz, which is the usual one then, and k counts such steps; () where they are.
     """
 
     position: Vector
@@ -47,9 +48,14 @@ class Geometry:
     thickness: float
     known: bool = True
     shear: tuple[float, float] = (0.0, 0.0)
+    steps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_directions(self.read_dir, self.phase_dir, self.slice_dir)
+        if self.steps and (len(self.steps) != self.shape[0] - 1 or not min(self.steps) > 0):
+            raise GeometryError(
+                f"{len(self.steps)} steps do not lead through {self.shape[0]} slices; give one between each"
+            )
         if not all(math.isfinite(v) and v > 0 for v in (*self.voxel, self.thickness)):
             raise GeometryError(
                 f"voxel size {self.voxel} mm with thickness {self.thickness} mm is not positive; correct the field of "
@@ -63,7 +69,8 @@ class Geometry:
 
     def slice_position(self, k: int) -> NDArray[np.float64]:
         """Centre of the first voxel of slice k in LPS millimetres."""
-        return np.asarray(affine_lps(self)[:3] @ (0, 0, k, 1))
+        along = sum(self.steps[:k]) / self.voxel[2] if self.steps else k
+        return np.asarray(affine_lps(self)[:3] @ (0, 0, along, 1))
 
 
 def check_directions(read_dir: Sequence[float], phase_dir: Sequence[float], slice_dir: Sequence[float]) -> None:
@@ -156,7 +163,10 @@ def stack(slices: Sequence[Geometry], *, tolerance_mm: float = 0.05) -> tuple[Ge
 
 
 def affine_lps(g: Geometry) -> NDArray[np.float64]:
-    """4×4 matrix from voxel index (i, j, k, 1) to LPS millimetres: [Δx·r | Δy·c | Δz·s (+ shear) | position]."""
+    """4×4 matrix from voxel index (i, j, k, 1) to LPS millimetres: [Δx·r | Δy·c | Δz·s (+ shear) | position].
+
+    Of slices that are not evenly spaced it tells the usual step alone: see `Geometry.slice_position`.
+    """
     out = np.eye(4)
     for column, (direction, step) in enumerate(zip((g.read_dir, g.phase_dir, g.slice_dir), g.voxel, strict=True)):
         out[:3, column] = np.asarray(direction) * step
@@ -177,9 +187,13 @@ def flip(g: Geometry, axis: Literal["x", "y", "z"]) -> Geometry:
     names = ("read_dir", "phase_dir", "slice_dir")
     direction = np.asarray(getattr(g, names[i]))
     last = np.asarray(g.position) + (g.shape[2 - i] - 1) * affine_lps(g)[:3, i]
+    if axis == "z":
+        last = g.slice_position(g.shape[0] - 1)
     a, b = g.shear
     shear = {"x": (-a, b), "y": (a, -b), "z": (-a, -b)}[axis]
     changes: dict[str, Any] = {"position": _vector(last), names[i]: _vector(-direction), "shear": shear}
+    if axis == "z":
+        changes["steps"] = g.steps[::-1]
     return replace(g, **changes)
 
 

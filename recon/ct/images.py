@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import numpy as np
@@ -30,7 +31,7 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
         raise ReconError('ct.consistency = "rays" needs projections, and these are CT images; set it to "none"')
     series = scan.series[stack]
     volume = series.voxels.read(0, series.geometry.shape[0])
-    sha256, filling = fingerprint(volume), fillings(volume)
+    sha256, filling = fingerprint(volume), fillings(volume, series.fillings)
     # Series of a thousand slices fill the memory: an array of our own is changed in its place.
     volume = volume if volume.flags.owndata else volume.copy()
     if len(filled := volume[filling]):
@@ -63,11 +64,15 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     )
 
 
-def fillings(volume: NDArray[np.float32]) -> NDArray[np.bool_]:
+def fillings(volume: NDArray[np.float32], declared: Sequence[float] = ()) -> NDArray[np.bool_]:
     """Voxels that hold one value below any that can be measured, which scanners put outside of their circle.
 
-    A filling fills: of all values that are that low it is the most frequent, and no single dark voxel of a streak.
+    Those of values in HU that the files declare are fillings; where they declare none, a filling fills: of all values
+    that are that low it is the most frequent, and no single dark voxel of a streak.
     """
+    if declared:
+        known: NDArray[np.bool_] = np.isin(volume, np.array(declared, volume.dtype))
+        return known
     low = volume < _FILLING
     count = int(low.sum())
     if count < 0.005 * volume.size:

@@ -37,6 +37,7 @@ def describe(scan: CTImages | CTProjections | CTViews) -> CTReport:
             "voxel_mm": tuple(round(v, 4) for v in s.geometry.voxel),
             "thickness_mm": round(s.geometry.thickness, 4),
             "shear_mm": tuple(round(v, 4) for v in s.geometry.shear),
+            **({"steps_mm": f"{min(s.geometry.steps):g} to {max(s.geometry.steps):g}"} if s.geometry.steps else {}),
             "known": s.geometry.known,
         }
         for s in scan.series

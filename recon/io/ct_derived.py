@@ -13,6 +13,7 @@ from recon import __version__
 from recon.data import Image, ReconError
 from recon.io import dicom_values as dv
 from recon.io.ct_dicom import CT_IMAGE
+from recon.io.ct_slices import filling, whole
 from recon.io.dicom_header import equipment, made_at
 from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, is_learned, series_description
 
@@ -54,13 +55,13 @@ def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[
     if peak / slope > 32767:
         slope = float(dv.number(peak / 32767 * 1.0001))
     uid = dv.uid_of("derived series", content, str(image.source[0].get("SeriesInstanceUID", "")), str(series_number))
-    numbers = [d.get("InstanceNumber") for d in image.source]
+    numbers = [whole(d, "InstanceNumber") for d in image.source]
     kept = None not in numbers and len(set(numbers)) == len(numbers)
     for k, (source, pixels) in enumerate(zip(image.source, values[0])):
         d = _dataset(source, image, np.rint(pixels / slope).astype(np.int16), slope)
         d.InstanceNumber = str(numbers[k] if kept else k + 1)
         d.SeriesInstanceUID = uid
-        d.SeriesNumber = str(int(source.get("SeriesNumber") or 0) + NUMBER if series_number == 1 else series_number)
+        d.SeriesNumber = str((whole(source, "SeriesNumber") or 0) + NUMBER if series_number == 1 else series_number)
         d.SOPInstanceUID = UID(dv.uid_of("derived", uid, str(k)))
         d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
         yield d
@@ -108,6 +109,9 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
     if not d.get("BodyPartExamined") and "ImageLaterality" not in d:
         # Of a body part that is not named nobody can say that it is no pair: the attribute must be there, if empty.
         d.setdefault("Laterality", "")
+    filled = filling(source)
+    if filled is not None and filled / slope == round(filled / slope) >= -32768:
+        d.add_new(0x00280120, "SS", round(filled / slope))  # PixelPaddingValue, as the pixels are stored now
     block = d.private_block(DICOM_GROUP, DICOM_CREATOR, create=True)
     block.add_new(0x01, "UT", as_json(image, part="magnitude"))
     little = stored.astype("<i2").tobytes()
@@ -120,14 +124,48 @@ def _copied(source: Dataset) -> Dataset:
     d = copy.deepcopy(source)
     d.decode()
     d.SpecificCharacterSet = "ISO_IR 192"
+    # A source of big endian (Philips and Siemens of old) is decoded by now, and pydicom would refuse to turn its bytes.
+    d.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
     d.remove_private_tags()
     for keyword in _GONE:
         if keyword in d:
             delattr(d, keyword)
+    for one in (d, *_items(d)):
+        for element in list(one):
+            _shorten(element)
     # Overlays and curves are drawn over pixels that are no longer there; group lengths count bytes that are not.
     for tag in [e.tag for e in d if 0x5000 <= e.tag.group <= 0x60FF or e.tag.element == 0]:
         del d[tag]
     return d
+
+
+def _items(d: Dataset) -> Iterator[Dataset]:
+    """The items of all sequences, at any depth."""
+    for element in d:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield item
+                yield from _items(item)
+
+
+def _shorten(element: Any) -> None:
+    """Rewrite numbers in characters that DICOM does not allow: decimals of more than 16, whole ones with a point."""
+    if element.VR not in ("DS", "IS") or element.value in (None, ""):
+        return
+    many = not isinstance(element.value, (str, int, float))
+    words = [str(v) for v in (element.value if many else [element.value])]
+    try:
+        made = [_number(w, element.VR) for w in words]
+    except ValueError:
+        return
+    if made != words:
+        element.value = made if many else made[0]
+
+
+def _number(word: str, vr: str) -> str:
+    if vr == "DS":
+        return word if len(word) <= 16 else dv.number(float(word))
+    return word if not word or "." not in word else str(round(float(word)))
 
 
 def _code(value: str, meaning: str) -> Any:

@@ -43,6 +43,7 @@ _WHOLE = (
     ("CTExposureSequence", "XRayTubeCurrentInmA", "XRayTubeCurrent"),
     ("CTExposureSequence", "ExposureInmAs", "Exposure"),
     ("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber"),
+    ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from recon.data import Image, ReconError, counted
+from recon.geometry import Geometry
 from recon.io.atomic import followed, write_error
 from recon.io.parts import Part, check, check_single
 
@@ -93,6 +94,19 @@ def check_paths(
         _check_place(path, "json", needed_bytes)
 
 
+def check_even(paths: Sequence[str | os.PathLike[str]], geometry: Geometry) -> None:
+    """Raise ReconError where slices that are not evenly spaced were to go into a format that holds one spacing."""
+    if not geometry.steps:
+        return
+    usual = geometry.voxel[2]
+    i, gap = max(enumerate(geometry.steps), key=lambda step: abs(step[1] - usual))
+    for item in (p for p in paths if kind(p) in ("nifti", "mrd")):
+        raise ReconError(
+            f"{item} can hold slices of one spacing, and these are {usual:.2f} mm apart but {gap:.2f} mm between "
+            f"slices {i + 1} and {i + 2} of {geometry.shape[0]}; write DICOM, a folder, which keeps each in its place"
+        )
+
+
 def write(
     image: Image,
     paths: Sequence[str | os.PathLike[str]],
@@ -109,6 +123,7 @@ def write(
     whole or not at all. Raises ReconError where an output cannot be written.
     """
     check(image)
+    check_even(paths, image.geometry)
     if not parts:
         raise ReconError("no part of the image was asked for; use magnitude, phase, real or imag")
     kinds = [kind(item) for item in paths]

@@ -1,0 +1,149 @@
+"""One slice of a CT series in DICOM: what its header says in numbers, and its pixels in HU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data import DataError, MissingPackage
+from recon.io import ct_enhanced
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+#: Nothing weighs less than air: a value below this in HU is a filling and no measurement.
+FILLING = -1100.0
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A CT image, or a frame of an Enhanced CT object, by its header without pixels."""
+
+    path: Path
+    header: Dataset
+
+    @property
+    def name(self) -> str:
+        """What a message may call it: its number, since names of files may hold the patient's."""
+        number = self.header.get("InstanceNumber")
+        kind = "frame" if ct_enhanced.is_enhanced(self.header) else "instance"
+        return f"{kind} {number}" if number is not None else "an instance without number"
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What no other slice shares, and a copy does."""
+        uid = str(self.header.get("SOPInstanceUID", self.path))
+        return uid, str(self.header.get("ReferencedFrameNumber", ""))
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """Centre of the first voxel in LPS millimetres."""
+        return np.array([float(v) for v in self.header.ImagePositionPatient])
+
+
+@dataclass(frozen=True)
+class Files:
+    """The voxels of a series, read slice by slice."""
+
+    slices: tuple[Slice, ...]
+
+    def read(self, first: int, last: int) -> NDArray[np.float32]:
+        """HU of the slices first … last − 1."""
+        chosen = self.slices[first:last]
+        d = chosen[0].header
+        # Filled slice by slice: a list of them would take the memory of a second volume.
+        out = np.empty((len(chosen), int(d.Rows), int(d.Columns)), np.float32)
+        for k, hu in enumerate(_all_hu(chosen)):
+            out[k] = hu
+        return out
+
+
+def number(d: Dataset, keyword: str) -> float | None:
+    """A number of a header; None where it is missing, empty, or in characters that make none ("2,5")."""
+    try:
+        value = float(d.get(keyword))
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def whole(d: Dataset, keyword: str) -> int | None:
+    """A whole number of a header; None where it is missing, empty or none."""
+    value = number(d, keyword)
+    return None if value is None or value != round(value) else round(value)
+
+
+def filling(d: Dataset) -> float | None:
+    """HU of the filling that a header declares outside of the scanner's circle; None for none, or one that is a HU.
+
+    PixelPaddingValue counts as the pixels do; some scanners write it unsigned beside signed pixels (−2000 as 63536).
+    """
+    stored, slope, low = (number(d, k) for k in ("PixelPaddingValue", "RescaleSlope", "RescaleIntercept"))
+    if stored is None or slope is None or low is None:
+        return None
+    signed, half = int(d.get("PixelRepresentation") or 0) == 1, 1 << (int(d.get("BitsAllocated") or 16) - 1)
+    if signed and stored >= half:
+        stored -= 2 * half
+    elif not signed and stored < 0:
+        stored += 2 * half
+    hu = stored * slope + low
+    return hu if hu < FILLING else None
+
+
+def _all_hu(slices: Sequence[Slice]) -> Iterator[NDArray[np.float32]]:
+    """HU of slices; frames of one object that follow each other are read in one go."""
+    for path, several in groupby(slices, lambda s: s.path):
+        part = list(several)
+        if ct_enhanced.is_enhanced(part[0].header):
+            numbers = [int(s.header.ReferencedFrameNumber) for s in part]
+            try:
+                for s, stored in zip(part, ct_enhanced.pixels(path, numbers), strict=True):
+                    yield _scaled(s, stored)
+            except (MemoryError, OSError, DataError):
+                raise
+            except Exception as error:
+                raise _unreadable(part[0], error) from None
+        else:
+            yield from map(_hu, part)
+
+
+def _hu(s: Slice) -> NDArray[np.float32]:
+    """HU of one slice in a file of its own."""
+    import pydicom
+
+    try:
+        stored = pydicom.dcmread(s.path).pixel_array
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise _unreadable(s, error) from None
+    return _scaled(s, stored)
+
+
+def _scaled(s: Slice, stored: NDArray[Any]) -> NDArray[np.float32]:
+    """HU = stored · RescaleSlope + RescaleIntercept."""
+    d = s.header
+    if stored.ndim != 2 or stored.shape != (int(d.Rows), int(d.Columns)):
+        raise DataError(f"{s.name} of the series is not one slice of the size that it states; export the series again")
+    return np.asarray(stored * np.float64(d.RescaleSlope) + np.float64(d.RescaleIntercept), dtype=np.float32)
+
+
+def _unreadable(s: Slice, error: Exception) -> DataError | MissingPackage:
+    words = str(error)
+    if isinstance(error, (RuntimeError, NotImplementedError)) and ("plugin" in words or "decompress" in words.lower()):
+        name = s.header.file_meta.TransferSyntaxUID.name
+        packages = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+        return MissingPackage(f"the series is compressed ({name}); to read it run pip install {packages}")
+    if "PixelData" in words or isinstance(error, AttributeError):
+        return DataError(f"{s.name} of the series holds no pixels, only its header; export the series with its images")
+    return DataError(
+        f"the pixels of {s.name} cannot be read ({type(error).__name__}): the file is cut short or damaged; copy the "
+        "series again"
+    )
