@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <vector>
 
 #include "../shared/fft.h"
@@ -17,6 +18,13 @@ constexpr int LANES = 16;
 constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;
+#endif
+
+// 32 of them hold the sixteen vectors of a butterfly of eight and what is made of them; 16 do not.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool MANY_REGISTERS = true;
+#else
+constexpr bool MANY_REGISTERS = false;
 #endif
 
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
@@ -35,12 +43,13 @@ struct Plan {
     explicit Plan(int length) : n(length), frequency(length) {
         const double turn = -2 * 3.14159265358979323846;
         std::vector<int> radices;
-        int rest = n;
+        int rest = n, twos = 0;
+        for (; rest % 2 == 0; rest /= 2) ++twos;
+        if (!MANY_REGISTERS)  // fours first; an eighth is left for the centre, which has no twiddles
+            for (; twos > 3 || twos == 2; twos -= 2) radices.push_back(4);
         for (int r : {5, 3, 7, 11, 13})
             for (; rest % r == 0; rest /= r) radices.push_back(r);
         // Powers of two: as few passes as there can be, the largest radix last where the block is in registers.
-        int twos = 0;
-        for (; rest % 2 == 0; rest /= 2) ++twos;
         while (twos > 0) {
             int take = twos == 4 || twos == 2 ? 2 : twos >= 3 ? 3 : twos;
             radices.push_back(1 << take);
@@ -91,42 +100,109 @@ inline std::shared_ptr<const Plan> plan(int n) {
     return found;
 }
 
-template <int radix>
-inline void forward_pass(const Pass& p, int n, Row* rows) {
-    int m = p.span / p.radix;
+// One pass over all blocks: values come from in(row) and go to out(row, value), so that whatever lies before or behind
+// a transform needs no pass of its own.
+template <int radix, class In, class Out>
+inline void forward_pass(const Pass& p, int n, In in, Out out) {
+    const int r = radix ? radix : p.radix, m = p.span / r;
     for (int start = 0; start < n; start += p.span)
-        for (int j = 0; j < m; ++j)
-            forward_butterfly<radix>(rows + start, m, p.radix, p.twiddles.data(), p.roots.data(), j);
+        for (int j = 0; j < m; ++j) {
+            Row a[radix ? radix : 16];
+            for (int k = 0; k < r; ++k) a[k] = in(start + j + k * m);
+            dft<-1, radix>(a, r, p.roots.data());
+            const float* w = p.twiddles.data() + 2 * j * (r - 1);
+            out(start + j, a[0]);
+            for (int q = 1; q < r; ++q) out(start + j + q * m, turned(a[q], w[2 * q - 2], w[2 * q - 1]));
+        }
 }
 
-template <int radix>
-inline void backward_pass(const Pass& p, int n, Row* rows) {
-    int m = p.span / p.radix;
+template <int radix, class In, class Out>
+inline void backward_pass(const Pass& p, int n, In in, Out out) {
+    const int r = radix ? radix : p.radix, m = p.span / r;
     for (int start = 0; start < n; start += p.span)
-        for (int j = 0; j < m; ++j)
-            backward_butterfly<radix>(rows + start, m, p.radix, p.twiddles.data(), p.roots.data(), j);
+        for (int j = 0; j < m; ++j) {
+            Row a[radix ? radix : 16];
+            const float* w = p.twiddles.data() + 2 * j * (r - 1);
+            a[0] = in(start + j);
+            for (int q = 1; q < r; ++q) a[q] = turned(in(start + j + q * m), w[2 * q - 2], -w[2 * q - 1]);
+            dft<1, radix>(a, r, p.roots.data());
+            for (int k = 0; k < r; ++k) out(start + j + k * m, a[k]);
+        }
+}
+
+// The last pass forward, whose twiddles are 1, the weights and the first pass backward, a block at a time;
+// meanwhile(row) may ask for memory that is needed next.
+template <int radix, class Meanwhile>
+inline void centre_pass(const Pass& p, int n, const float* w, Row* rows, Meanwhile meanwhile) {
+    const int r = radix ? radix : p.radix;
+    for (int start = 0; start < n; start += r) {
+        Row a[radix ? radix : 16];
+        for (int k = 0; k < r; ++k) a[k] = rows[start + k];
+        dft<-1, radix>(a, r, p.roots.data());
+        for (int k = 0; k < r; ++k) a[k].re *= w[start + k], a[k].im *= w[start + k];
+        dft<1, radix>(a, r, p.roots.data());
+        for (int k = 0; k < r; ++k) {
+            rows[start + k] = a[k];
+            meanwhile(start + k);
+        }
+    }
+}
+
+template <class Call>
+inline void by_radix(int radix, Call call) {
+    switch (radix) {
+        case 2: call(std::integral_constant<int, 2>()); break;
+        case 3: call(std::integral_constant<int, 3>()); break;
+        case 4: call(std::integral_constant<int, 4>()); break;
+        case 5: call(std::integral_constant<int, 5>()); break;
+        case 8: call(std::integral_constant<int, 8>()); break;
+        default: call(std::integral_constant<int, 0>());
+    }
+}
+
+// The first `passes` passes forward, from in(row) to rows.
+template <class In>
+inline void forward(const Plan& plan, int passes, Row* rows, In in) {
+    auto put = [rows](int i, Row v) { rows[i] = v; };
+    if (passes < 1)
+        for (int i = 0; i < plan.n; ++i) rows[i] = in(i);
+    for (int p = 0; p < passes; ++p)
+        by_radix(plan.passes[p].radix, [&](auto r) {
+            if (p == 0) forward_pass<r>(plan.passes[p], plan.n, in, put);
+            else forward_pass<r>(plan.passes[p], plan.n, [rows](int i) { return rows[i]; }, put);
+        });
+}
+
+// The last `passes` passes backward, from rows to out(row, value).
+template <class Out>
+inline void backward(const Plan& plan, int passes, Row* rows, Out out) {
+    auto get = [rows](int i) { return rows[i]; };
+    for (int p = passes - 1; p >= 0; --p)
+        by_radix(plan.passes[p].radix, [&](auto r) {
+            if (p == 0) backward_pass<r>(plan.passes[p], plan.n, get, out);
+            else backward_pass<r>(plan.passes[p], plan.n, get, [rows](int i, Row v) { rows[i] = v; });
+        });
+    if (passes < 1)
+        for (int i = 0; i < plan.n; ++i) out(i, rows[i]);
 }
 
 inline void forward(const Plan& plan, Row* rows) {
-    for (const Pass& p : plan.passes) switch (p.radix) {
-        case 2: forward_pass<2>(p, plan.n, rows); break;
-        case 3: forward_pass<3>(p, plan.n, rows); break;
-        case 4: forward_pass<4>(p, plan.n, rows); break;
-        case 5: forward_pass<5>(p, plan.n, rows); break;
-        case 8: forward_pass<8>(p, plan.n, rows); break;
-        default: forward_pass<0>(p, plan.n, rows);
-    }
+    forward(plan, int(plan.passes.size()), rows, [rows](int i) { return rows[i]; });
 }
 
 inline void backward(const Plan& plan, Row* rows) {
-    for (auto p = plan.passes.rbegin(); p != plan.passes.rend(); ++p) switch (p->radix) {
-        case 2: backward_pass<2>(*p, plan.n, rows); break;
-        case 3: backward_pass<3>(*p, plan.n, rows); break;
-        case 4: backward_pass<4>(*p, plan.n, rows); break;
-        case 5: backward_pass<5>(*p, plan.n, rows); break;
-        case 8: backward_pass<8>(*p, plan.n, rows); break;
-        default: backward_pass<0>(*p, plan.n, rows);
-    }
+    backward(plan, int(plan.passes.size()), rows, [rows](int i, Row v) { rows[i] = v; });
+}
+
+// F^-1 w F of in(row) to out(row, value), w in the order that the forward transform leaves; `rows` is room for n.
+template <class In, class Out, class Meanwhile>
+inline void filter(const Plan& plan, const float* w, Row* rows, In in, Out out, Meanwhile meanwhile) {
+    const int outer = int(plan.passes.size()) - 1;
+    forward(plan, outer, rows, in);
+    if (outer < 0) rows[0].re *= w[0], rows[0].im *= w[0];
+    else by_radix(plan.passes[outer].radix,
+                  [&](auto r) { centre_pass<r>(plan.passes[outer], plan.n, w, rows, meanwhile); });
+    backward(plan, outer, rows, out);
 }
 
 }  // namespace recon

@@ -5,6 +5,7 @@
 // thread, and coils are added in their order: two runs give the same bits.
 #pragma once
 
+#include <algorithm>
 #include <complex>
 #include <cstring>
 #include <new>
@@ -33,8 +34,9 @@ struct Buffer {  // aligned memory that a thread keeps from call to call
     }
 };
 
-// LANES interleaved complex values to real and imaginary parts; past `count` they are zero.
-inline Row load(const complex64* at, int count) {
+// LANES interleaved complex values to real and imaginary parts; past `count` they are zero. With AVX they lie in the
+// order 0 1 4 5 2 3 6 7, which takes half the shuffles and serves where columns do not meet: `put_columns` undoes it.
+inline Row take_columns(const complex64* at, int count) {
     alignas(64) float part[2 * LANES];
     const float* from = reinterpret_cast<const float*>(at);
     if (count < LANES) {
@@ -49,20 +51,20 @@ inline Row load(const complex64* at, int count) {
     return {__builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
             __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
 #elif defined(__AVX__)
-    return {__builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14),
-            __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15)};
+    return {__builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14),
+            __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15)};
 #else
     return {__builtin_shufflevector(a, b, 0, 2, 4, 6), __builtin_shufflevector(a, b, 1, 3, 5, 7)};
 #endif
 }
 
-inline void store(Row v, complex64* at, int count) {
+inline void put_columns(Row v, complex64* at, int count) {
 #ifdef __AVX512F__
     Lanes a = __builtin_shufflevector(v.re, v.im, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     Lanes b = __builtin_shufflevector(v.re, v.im, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 #elif defined(__AVX__)
-    Lanes a = __builtin_shufflevector(v.re, v.im, 0, 8, 1, 9, 2, 10, 3, 11);
-    Lanes b = __builtin_shufflevector(v.re, v.im, 4, 12, 5, 13, 6, 14, 7, 15);
+    Lanes a = __builtin_shufflevector(v.re, v.im, 0, 8, 1, 9, 4, 12, 5, 13);
+    Lanes b = __builtin_shufflevector(v.re, v.im, 2, 10, 3, 11, 6, 14, 7, 15);
 #else
     Lanes a = __builtin_shufflevector(v.re, v.im, 0, 4, 1, 5);
     Lanes b = __builtin_shufflevector(v.re, v.im, 2, 6, 3, 7);
@@ -77,6 +79,19 @@ inline void store(Row v, complex64* at, int count) {
         std::memcpy(reinterpret_cast<float*>(at), part, count * sizeof(complex64));
     }
 }
+
+// Does that order, or undoes it.
+inline Row in_order(Row v) {
+#if defined(__AVX__) && !defined(__AVX512F__)
+    return {__builtin_shufflevector(v.re, v.re, 0, 1, 4, 5, 2, 3, 6, 7),
+            __builtin_shufflevector(v.im, v.im, 0, 1, 4, 5, 2, 3, 6, 7)};
+#else
+    return v;
+#endif
+}
+
+inline Row load(const complex64* at, int count) { return in_order(take_columns(at, count)); }
+inline void store(Row v, complex64* at, int count) { put_columns(in_order(v), at, count); }
 
 inline Row times(Row a, Row b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
 inline Row conj_times(Row a, Row b) { return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re}; }
@@ -125,40 +140,86 @@ struct Task {
     }
 };
 
-// Through k-space along y alone: rows (ky) in place.
-inline void filter_plane(const Encoding& e, const float* w, Row* rows) {
-    forward(*e.py, rows);
-    for (int p = 0; p < e.s.ky; ++p) {
-        float f = w[e.py->frequency[p]];
-        rows[p].re *= f, rows[p].im *= f;
-    }
-    backward(*e.py, rows);
+// The weights of a task as the transforms leave their frequencies: (ky), or of a volume (ky, kz).
+inline void sort_weights(const Encoding& e, const float* w, float* to) {
+    for (int p = 0; p < e.s.ky; ++p)
+        for (int q = 0; q < e.s.kz; ++q)
+            to[long(p) * e.s.kz + q] = w[long(e.pz->frequency[q]) * e.s.ky + e.py->frequency[p]];
 }
 
-// Along y and z: planes (kz, ky) in place; the columns go through `column` (kz), since their stride would otherwise
-// map them all to the same part of the cache.
-inline void filter_volume(const Encoding& e, const float* w, Row* rows, Row* column) {
-    const int ky = e.s.ky, kz = e.s.kz;
-    for (int z = 0; z < e.s.nz; ++z) forward(*e.py, rows + long(z) * ky);
+// Along y and z, from in(z, y) to out(z, y, value), planes (kz, ky) in `rows`; the columns go through `column` (kz),
+// since their stride would otherwise map them all to the same part of the cache.
+template <class In, class Out>
+inline void filter_volume(const Encoding& e, const float* w, Row* rows, Row* column, In in, Out out) {
+    const int ky = e.s.ky, kz = e.s.kz, nz = e.s.nz, passes = int(e.py->passes.size());
+    for (int z = 0; z < nz; ++z) forward(*e.py, passes, rows + long(z) * ky, [=](int y) { return in(z, y); });
     for (int p = 0; p < ky; ++p) {
-        const float* f = w + e.py->frequency[p];
-        bool empty = true;
-        for (int z = 0; z < kz && empty; ++z) empty = f[long(z) * ky] == 0;
-        if (empty) {
-            for (int z = 0; z < e.s.nz; ++z) rows[long(z) * ky + p] = zero();
-            continue;
-        }
-        for (int z = 0; z < e.s.nz; ++z) column[z] = rows[long(z) * ky + p];
-        for (int z = e.s.nz; z < kz; ++z) column[z] = zero();
-        forward(*e.pz, column);
-        for (int q = 0; q < kz; ++q) {
-            float g = f[long(e.pz->frequency[q]) * ky];
-            column[q].re *= g, column[q].im *= g;
-        }
-        backward(*e.pz, column);
-        for (int z = 0; z < e.s.nz; ++z) rows[long(z) * ky + p] = column[z];
+        const float* f = w + long(p) * kz;
+        Row* at = rows + p;
+        if (std::all_of(f, f + kz, [](float g) { return g == 0; }))
+            for (int z = 0; z < nz; ++z) at[long(z) * ky] = zero();
+        else
+            filter(
+                *e.pz, f, column, [=](int z) { return z < nz ? at[long(z) * ky] : zero(); },
+                [=](int z, Row v) { if (z < nz) at[long(z) * ky] = v; }, [](int) {});
     }
-    for (int z = 0; z < e.s.nz; ++z) backward(*e.py, rows + long(z) * ky);
+    for (int z = 0; z < nz; ++z)
+        backward(*e.py, passes, rows + long(z) * ky, [=](int y, Row v) { out(z, y, v); });
+}
+
+struct Room {  // of one thread: images (set, plane, ny) before and after, one coil's rows and one column
+    Row *given, *sum, *rows, *column;
+    float* weights;
+};
+
+// One strip of `normal`; `count` and `sets` are numbers, or LANES and 1 as constants, which spares every row questions.
+template <class Count, class Sets>
+inline void normal_strip(const Encoding& e, const complex64* x, complex64* out, const Task& t, Count count, Sets sets,
+                         Room room) {
+    const Sizes& s = e.s;
+    const int planes = e.planes(), ny = s.ny;
+    const long nx = s.nx, plane = nx * ny, image = long(planes) * ny;
+    const long coil = s.nz * plane, set_of_maps = s.coils * coil;
+    const long first = (t.item * sets * s.nz + t.z) * plane + t.x;
+    Row *given = room.given, *sum = room.sum;
+    auto each = [&](auto call) {
+        for (int set = 0; set < sets; ++set)
+            for (int z = 0; z < planes; ++z)
+                for (int y = 0; y < ny; ++y)
+                    call(set * image + long(z) * ny + y, first + set * coil + z * plane + y * nx);
+    };
+    each([&](long at, long voxel) { given[at] = take_columns(x + voxel, count), sum[at] = zero(); });
+    for (int c = 0; c < s.coils; ++c) {
+        const complex64* map = e.map(t.item, 0, c, t.z, 0, t.x);
+        auto in = [=](int z, int y) {
+            if (y >= ny) return zero();
+            const complex64* at = map + z * plane + y * nx;
+            const Row* from = given + long(z) * ny + y;
+            Row v = times(take_columns(at, count), from[0]);
+            for (int set = 1; set < sets; ++set)
+                add(v, times(take_columns(at + set * set_of_maps, count), from[set * image]));
+            return v;
+        };
+        auto back = [=](int z, int y, Row v) {
+            if (y >= ny) return;
+            const complex64* at = map + z * plane + y * nx;
+            Row* to = sum + long(z) * ny + y;
+            for (int set = 0; set < sets; ++set)
+                add(to[set * image], conj_times(take_columns(at + set * set_of_maps, count), v));
+        };
+        // The next coil's map is asked for while this one's is in use: strips touch many pages.
+        const complex64* next = map + (c + 1 < s.coils ? coil : 0);
+        auto ahead = [=](int y) {
+            if (y < ny)
+                for (int line = 0; line < LANES; line += 8) __builtin_prefetch(next + y * nx + line);
+        };
+        if (e.volume()) filter_volume(e, room.weights, room.rows, room.column, in, back);
+        else
+            filter(
+                *e.py, room.weights, room.rows, [=](int y) { return in(0, y); },
+                [=](int y, Row v) { back(0, y, v); }, ahead);
+    }
+    each([&](long at, long voxel) { put_columns(sum[at], out + voxel, count); });
 }
 
 // out = sum_c conj(S_c) F^-1 w F S_c x, x and out (items, sets, nz, ny, nx); w in the FFT's order, scaled.
@@ -168,52 +229,19 @@ inline void normal(const Encoding& e, const complex64* x, complex64* out, int th
 #pragma omp parallel num_threads(threads)
     {
         static thread_local Buffer memory;
-        const long image = planes * s.ny, k = planes * s.ky;
-        Row* given = memory.at_least(2 * s.sets * image + k + s.kz);
-        Row *sum = given + s.sets * image, *rows = sum + s.sets * image, *column = rows + k;
+        const long image = s.sets * planes * s.ny, k = planes * s.ky;
+        const long weights = (long(s.ky) * s.kz + 2 * LANES - 1) / (2 * LANES);  // in rows
+        Room room;
+        room.given = memory.at_least(2 * image + k + s.kz + weights);
+        room.sum = room.given + image, room.rows = room.sum + image, room.column = room.rows + k;
+        room.weights = reinterpret_cast<float*>(room.column + s.kz);
 #pragma omp for schedule(static)
         for (long number = 0; number < tasks; ++number) {
             Task t(e, number);
-            auto voxel = [&](int set, int z, int y) {
-                return (((t.item * s.sets + set) * s.nz + t.z + z) * s.ny + y) * s.nx + t.x;
-            };
-            for (int set = 0; set < s.sets; ++set)
-                for (int z = 0; z < planes; ++z)
-                    for (int y = 0; y < s.ny; ++y) {
-                        long at = (set * planes + z) * s.ny + y;
-                        given[at] = load(x + voxel(set, z, y), t.count);
-                        sum[at] = zero();
-                    }
-            for (int c = 0; c < s.coils; ++c) {
-                for (int z = 0; z < planes; ++z) {
-                    Row* plane = rows + long(z) * s.ky;
-                    for (int y = 0; y < s.ny; ++y) {
-                        Row v = zero();
-                        for (int set = 0; set < s.sets; ++set)
-                            add(v, times(load(e.map(t.item, set, c, t.z + z, y, t.x), t.count),
-                                         given[(set * planes + z) * s.ny + y]));
-                        plane[y] = v;
-                    }
-                    for (int y = s.ny; y < s.ky; ++y) plane[y] = zero();
-                }
-                const float* w = e.weight(t.item, t.z);
-                if (e.volume()) filter_volume(e, w, rows, column);
-                else filter_plane(e, w, rows);
-                // The next coil's map is asked for while this one's is in use: strips touch many pages.
-                const long ahead = c + 1 < s.coils ? long(s.nz) * s.ny * s.nx : 0;
-                for (int set = 0; set < s.sets; ++set)
-                    for (int z = 0; z < planes; ++z)
-                        for (int y = 0; y < s.ny; ++y) {
-                            const complex64* at = e.map(t.item, set, c, t.z + z, y, t.x);
-                            for (int line = 0; line < LANES; line += 8) __builtin_prefetch(at + ahead + line);
-                            add(sum[(set * planes + z) * s.ny + y],
-                                conj_times(load(at, t.count), rows[long(z) * s.ky + y]));
-                        }
-            }
-            for (int set = 0; set < s.sets; ++set)
-                for (int z = 0; z < planes; ++z)
-                    for (int y = 0; y < s.ny; ++y)
-                        store(sum[(set * planes + z) * s.ny + y], out + voxel(set, z, y), t.count);
+            sort_weights(e, e.weight(t.item, t.z), room.weights);
+            if (t.count == LANES && s.sets == 1)
+                normal_strip(e, x, out, t, std::integral_constant<int, LANES>(), std::integral_constant<int, 1>(), room);
+            else normal_strip(e, x, out, t, t.count, s.sets, room);
         }
     }
 }
@@ -244,8 +272,8 @@ inline void encode(const Encoding& e, const complex64* x, complex64* y, int thre
                     for (int n = 0; n < s.ny; ++n) {
                         Row v = zero();
                         for (int set = 0; set < s.sets; ++set)
-                            add(v, times(load(e.map(t.item, set, c, t.z + z, n, t.x), t.count),
-                                         load(x + (((t.item * s.sets + set) * s.nz + t.z + z) * s.ny + n) * s.nx + t.x,
+                            add(v, times(take_columns(e.map(t.item, set, c, t.z + z, n, t.x), t.count),
+                                         take_columns(x + (((t.item * s.sets + set) * s.nz + t.z + z) * s.ny + n) * s.nx + t.x,
                                               t.count)));
                         rows[long(at) * s.ny + uncentred(n, s.ny)] = v;
                     }
@@ -255,7 +283,7 @@ inline void encode(const Encoding& e, const complex64* x, complex64* y, int thre
                     int ky = centred(e.py->frequency[p], s.ny);
                     if (!e.volume()) {
                         Row v = rows[p];
-                        store({v.re * w[ky], v.im * w[ky]}, y + sample(0, ky), t.count);
+                        put_columns({v.re * w[ky], v.im * w[ky]}, y + sample(0, ky), t.count);
                         continue;
                     }
                     for (int z = 0; z < s.nz; ++z) column[z] = rows[long(z) * s.ny + p];
@@ -263,7 +291,7 @@ inline void encode(const Encoding& e, const complex64* x, complex64* y, int thre
                     for (int q = 0; q < s.nz; ++q) {
                         int kz = centred(e.pz->frequency[q], s.nz);
                         float f = w[long(kz) * s.ny + ky];
-                        store({column[q].re * f, column[q].im * f}, y + sample(kz, ky), t.count);
+                        put_columns({column[q].re * f, column[q].im * f}, y + sample(kz, ky), t.count);
                     }
                 }
             }
@@ -289,7 +317,7 @@ inline void decode(const Encoding& e, const complex64* y, complex64* x, int thre
             for (int c = 0; c < s.coils; ++c) {
                 auto weighted = [&](int z, int ky, float f) {
                     if (f == 0) return zero();
-                    Row v = load(y + (((t.item * s.coils + c) * s.nz + t.z + z) * s.ny + ky) * s.nx + t.x, t.count);
+                    Row v = take_columns(y + (((t.item * s.coils + c) * s.nz + t.z + z) * s.ny + ky) * s.nx + t.x, t.count);
                     return Row{v.re * f, v.im * f};
                 };
                 for (int p = 0; p < s.ny; ++p) {
@@ -311,14 +339,14 @@ inline void decode(const Encoding& e, const complex64* y, complex64* x, int thre
                     for (int set = 0; set < s.sets; ++set)
                         for (int n = 0; n < s.ny; ++n)
                             add(sum[(set * planes + z) * s.ny + n],
-                                conj_times(load(e.map(t.item, set, c, t.z + z, n, t.x), t.count),
+                                conj_times(take_columns(e.map(t.item, set, c, t.z + z, n, t.x), t.count),
                                            plane[uncentred(n, s.ny)]));
                 }
             }
             for (int set = 0; set < s.sets; ++set)
                 for (int z = 0; z < planes; ++z)
                     for (int n = 0; n < s.ny; ++n)
-                        store(sum[(set * planes + z) * s.ny + n],
+                        put_columns(sum[(set * planes + z) * s.ny + n],
                               x + (((t.item * s.sets + set) * s.nz + t.z + z) * s.ny + n) * s.nx + t.x, t.count);
         }
     }
