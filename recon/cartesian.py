@@ -217,7 +217,9 @@ def _lines(job: Job, method: Method) -> Lines:
 def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDArray[np.int32]]) -> planning.Problem:
     headers, recipe = job.scan.lines[job.kinds.imaging], job.recipe.prepare
     coils = int(headers["active_channels"][0])
-    compressed, learned = recipe.coil_compression != "none" and method != "varnet", method == "unrolled"
+    compressed = recipe.coil_compression != "none" and method != "varnet"
+    # On a CPU such a slice is solved alone: in company its last bits would depend on who is beside it.
+    alone = method in ("combine", "grappa", "unrolled")
     return planning.Problem(
         coils=coils,
         virtual_coils=min(coils, recipe.virtual_coils) if compressed else coils,
@@ -228,8 +230,7 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
         voxels=int(np.prod(job.stack.geometry.shape)) // len(job.stack.slices),
         method=method,
         map_sets=recipe.map_sets,
-        # On a CPU a learned slice is solved alone: in company its last bits would depend on who is beside it.
-        most=len(job.volumes) if job.solver else 1 if job.device.type == "cpu" and (learned or job.hand) else 16,
+        most=len(job.volumes) if job.solver else 1 if job.device.type == "cpu" and (alone or job.hand) else 16,
     )
 
 
