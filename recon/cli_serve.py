@@ -114,14 +114,24 @@ def stream(
 
     answer = send(read_raw(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_hear, tls=context)
     errors = [t for t in answer.texts if t.startswith("ERR")]
-    if errors or not answer.closed:
-        raise ReconError(
-            f"the server says: {errors[0]}" if errors else "the server broke off before CLOSE; see its log"
-        )
+    if errors:
+        raise ReconError(f"the server says: {errors[0]}")
+    if not answer.closed:
+        silent = not answer.texts and not answer.images
+        raise ReconError(f"the server broke off before {_turned_away(context is not None) if silent else 'CLOSE'}")
     typer.echo(f"received {counted(len(answer.images), 'image')}")
     if output is not None and answer.images:
         for path in write_messages(answer.images, output):
             typer.echo(f"wrote {path}")
+
+
+def _turned_away(within_tls: bool) -> str:
+    """What may be wrong where a server hangs up without a word, which it has none for outside of an agreed TLS."""
+    return "it said anything; " + (
+        "it may want a certificate that it knows (--tls-certificate, --tls-key): its log says why"
+        if within_tls
+        else "it may speak TLS alone (--tls): its log says why"
+    )
 
 
 def _hear(text: str) -> None:

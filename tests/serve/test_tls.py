@@ -21,8 +21,9 @@ from recon.data import ReconError
 from recon.serve import settings
 from recon.serve.tls import Front, client_context, server_context, shake
 from tests.command import recon, refused
+from tests.serve import scanner
 from tests.serve.conftest import Local, Running
-from tests.serve.scanner import Recording, Scanner, run, session
+from tests.serve.scanner import CLOSE, Recording, Scanner, config, header, run, session
 from tests.serve.test_server import ONE, command, images_of, wait_for
 
 Start = Callable[..., Running]
@@ -95,6 +96,24 @@ def test_f41_who_speaks_no_tls_or_has_no_certificate_is_turned_away_and_others_a
     assert silent.wait(20).ended
     wait_for(lambda: one.log().count("was not served") == 3)
     assert [line["event"] for line in one.audit()] == ["started", "ended"]
+
+
+def test_f41_who_is_turned_away_hears_what_may_be_wrong_and_the_log_says_what_it_was(
+    server: Start, files: Files, scan_file: Path
+) -> None:
+    one = server(ONE + files.table(clients=True))
+    to = ("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}")
+    stranger = command(*to, "--tls-ca", str(files.ca))
+    assert stranger.returncode == 1
+    assert "want a certificate that it knows (--tls-certificate" in stranger.stderr
+    wait_for(lambda: "was not served: no TLS (peer did not return a certificate); see that" in one.log())
+    plain = command(*to)
+    assert plain.returncode == 1
+    assert "it may speak TLS alone (--tls)" in plain.stderr
+    wait_for(lambda: one.log().count("was not served: no TLS (") == 2)
+    mine = ("--tls-certificate", str(files.client), "--tls-key", str(files.client_key))
+    known = command(*to, "--tls-ca", str(files.ca), *mine)
+    assert known.returncode == 0, known.stderr
 
 
 def test_within_tls_a_stopped_server_and_a_busy_one_still_say_so(server: Start, files: Files, full: Recording) -> None:
@@ -215,3 +234,16 @@ def test_a_server_without_tls_is_said_to_the_client(
     one = local(first_s=1)
     assert "no TLS" in refused(recon("stream", scan_file, "--to", f"127.0.0.1:{one.port}", "--tls-ca", files.ca), 1)
     assert len(run(one.port, session(full)).images) == 1
+
+
+def test_f11_within_tls_who_never_reads_is_given_up_too(server: Start, files: Files, full: Recording) -> None:
+    """What is sent goes through more buffers there: those between the server, the encryption and the peer."""
+    one = server("max_sessions = 1\n[limits]\nsend_s = 2\n" + files.table())
+    picture = scanner.picture(np.zeros((1, 4, 1024, 1024)))
+    client = secure(one.port, files, reading=False)
+    client.socket.settimeout(20)
+    client.send([config(), header(full.xml), *[picture] * 8, CLOSE])
+    wait_for(lambda: ": undelivered" in one.log(), 30)
+    assert "took nothing for 2 s" in one.audit()[-1]["reason"]
+    client.socket.close()
+    assert secure(one.port, files).send(session(full)).wait().closes == 1
