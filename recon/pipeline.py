@@ -32,6 +32,7 @@ from recon.prepare import epi, scan_noise, sort, support
 from recon.prepare import stacks as stacking
 from recon.prepare.clipped import clipped
 from recon.prepare.helical import fans
+from recon.prepare.noise import Whitening
 from recon.prepare.oddities import oddities
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
@@ -66,13 +67,15 @@ def reconstruct(
     keep: Callable[[Solved], None] | None = None,
     each: Callable[[FrameImage], None] | None = None,
     solver: Solver | None = None,
+    whitening: Whitening | None = None,
 ) -> Image:
     """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
     `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
     `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
     one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`; `each` the image of
-    each frame of it as soon as it is solved, or, where all of it is zero, when something is known to be not.
+    each frame of it as soon as it is solved, or, where all of it is zero, when something is known to be not. Where
+    `scan` is a part of another, `whitening` is that of the whole.
 
     `solver` is a method of your own in place of the recipe's: a function of a `Measurement` whose first axis is that
     of the volumes (contrasts, repetitions …) of one slice, that returns their images, of the shape of `m.A.H(m.y)`.
@@ -95,7 +98,7 @@ def reconstruct(
         from recon.ct import projections
 
         return projections.reconstruct(scan, recipe, place(device), stack, report, memory)
-    job = replace(prepare(scan, recipe, place(device), memory, stack), solver=solver)
+    job = replace(prepare(scan, recipe, place(device), memory, stack, whitening), solver=solver)
     frames = _Frames(job, started, each) if each else None
     made = solved(replace(job, hand=frames.hand) if frames else job, report)
     if keep:
@@ -243,7 +246,14 @@ def _blank(data: NDArray[np.complex64], job: Job) -> list[str]:
     ]
 
 
-def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | None, stack: int) -> Job:
+def prepare(
+    scan: RawScan,
+    recipe: Recipe,
+    device: torch.device,
+    memory: int | None,
+    stack: int,
+    whitening: Whitening | None = None,
+) -> Job:
     """Sort the lines of a scan, find its stack and frames, and measure its noise; raises as `reconstruct` does."""
     cut_off = clipped(scan)
     scan = epi.straighten(scan)
@@ -263,7 +273,7 @@ def prepare(scan: RawScan, recipe: Recipe, device: torch.device, memory: int | N
     rows = kinds.imaging[np.isin(scan.lines["slice"][kinds.imaging], chosen.slices)]
     frames = sort.frames(scan, rows)
     axes, volumes, complete, notes = whole_volumes(frames, chosen, encoding)
-    whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
+    whitening = whitening or scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
     said = (*cut_off, *oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes)
     if recipe.prepare.empty_edges == "auto":
         part = support.measured(scan, kinds, encoding, frames, whitening)

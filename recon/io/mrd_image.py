@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import Image, ReconError
+from recon.data import Image, ReconError, counted
 from recon.geometry import Geometry, Vector, centre_index
 from recon.io.atomic import atomic_file
 from recon.io.parts import Scale, Volume, part, scale, volumes
@@ -51,17 +51,24 @@ IMAGE_HEADER = np.dtype(
 )
 _INT16, _FLOAT32, _COMPLEX64 = 2, 5, 7
 _TYPE = {"magnitude": 1, "phase": 2, "real": 3, "imag": 4, "complex": 5}
+#: Whole numbers of a series whose later images are not known yet reach so many times the peak of the first one, and
+#: so many standard deviations of the noise, where it is known: steps of an eighth of it, which add 0.1 % of its power.
+HEAD_ROOM, REACH = 4.0, 512.0
 
 ImagePart = Literal["magnitude", "phase", "real", "imag", "complex"]
 
 
 @dataclass(frozen=True)
 class ImageMessage:
-    """One ISMRMRD image: `header` is a scalar of IMAGE_HEADER, `pixels` have shape (channel, z, y, x)."""
+    """One ISMRMRD image: `header` is a scalar of IMAGE_HEADER, `pixels` have shape (channel, z, y, x).
+
+    `cut` says how many pixels are larger than its whole numbers reach, and were cut to the largest.
+    """
 
     header: NDArray[np.void]
     attributes: str
     pixels: NDArray[Any]
+    cut: int = 0
 
     def body(self) -> bytes:
         """The bytes that follow message id 1022 on the wire: header, length of attributes, attributes, pixels."""
@@ -82,6 +89,28 @@ def centre(g: Geometry) -> Vector:
     return (float(out[0]), float(out[1]), float(out[2]))
 
 
+def steps(image: Image, parts: Sequence[ImagePart], *, later: bool, bits: int = 12) -> dict[ImagePart, float]:
+    """What one whole number stands for in the series of each part that begins with this image: see `messages`.
+
+        step = peak / (2^bits − 1),   or, where `later` images follow,   max(HEAD_ROOM · peak, REACH · σ) / (2^bits − 1)
+
+    σ, the noise of a whitened image, is 1; where no noise was measured or estimated, the peak alone counts. Parts whose
+    step nothing tells yet, those that are zero everywhere, are left out.
+    """
+    top = (1 << bits) - 1
+    known = image.provenance.get("noise") in ("noise scan", "estimate")
+    found: dict[ImagePart, float] = {}
+    for name in parts:
+        if name in ("phase", "complex"):
+            found[name] = math.pi / top if name == "phase" else 1.0
+            continue
+        peak = max(float(np.abs(part(v.data, name)).max()) for v in volumes(image))
+        reach = max(HEAD_ROOM * peak, REACH if known else 0.0) if later else peak
+        if reach > 0:
+            found[name] = reach / top
+    return found
+
+
 def messages(
     image: Image,
     *,
@@ -90,30 +119,39 @@ def messages(
     volume: bool = False,
     series_index: int = 0,
     bits: int = 12,
+    step: Mapping[ImagePart, float] | None = None,
 ) -> Iterator[ImageMessage]:
     """The images as ISMRMRD messages: one for each slice, or one for each volume with `volume`.
 
     Each part (magnitude, phase, …) has its own image_series_index, counted from `series_index`, so that a series has
     one size and one type. position is the centre of the slice or volume in LPS mm (see `centre`), field_of_view the
     extent of all its voxels, along z of a slice its thickness. `pixel` "int16" scales each part into `bits` bits
-    (0 … 2^bits − 1, with their sign where values are negative); the record in the attributes states the slope. Phase
-    is in radians, or −(2^bits − 1) … 2^bits − 1 for −π … π.
+    (0 … 2^bits − 1, with their sign where values are negative), by the `step` that its series has, or by its own peak;
+    the record in the attributes states the slope. Of values that are larger, `cut` and the comment say how many they
+    are. Phase is in radians, or −(2^bits − 1) … 2^bits − 1 for −π … π.
     """
+    top = (1 << bits) - 1
     for n, name in enumerate(parts):
         kind = _COMPLEX64 if name == "complex" else _INT16 if pixel == "int16" else _FLOAT32
         everything = list(volumes(image))
         values: list[NDArray[Any]] = [
             v.data.astype(np.complex64) if name == "complex" else part(v.data, name) for v in everything
         ]
-        scaled = _scale(name, values, (1 << bits) - 1)
+        scaled = _scale(name, values, top, (step or {}).get(name))
         index = 0
         for v, array in zip(everything, values):
-            stored = scaled.stored(array).astype(np.int16) if kind == _INT16 else array
-            for k, g, block in _blocks(image.geometry, stored, volume):
+            for k, g, block in _blocks(image.geometry, array, volume):
                 index += 1
                 header = _header(g, v, kind, _TYPE[name], k, series_index + n, index)
-                text = _attributes(image, g, name, scaled, kind)
-                yield ImageMessage(header, text, np.ascontiguousarray(block[np.newaxis]))
+                stored, cut = _whole(block, scaled, top) if kind == _INT16 else (block, 0)
+                text = _attributes(image, g, name, scaled, kind, cut)
+                yield ImageMessage(header, text, np.ascontiguousarray(stored[np.newaxis]), cut)
+
+
+def _whole(values: NDArray[np.float32], scaled: Scale, top: int) -> tuple[NDArray[np.int16], int]:
+    """Values as whole numbers of at most `top`, and how many of them are larger."""
+    number = np.rint(values.astype(np.float64) * (scaled.unit / scaled.slope))
+    return np.clip(number, -top, top).astype(np.int16), int(np.count_nonzero(np.abs(number) > top))
 
 
 def write_mrd(image: Image, path: Path, *, parts: Sequence[ImagePart] = ("magnitude",)) -> list[Path]:
@@ -158,12 +196,13 @@ def _write_group(where: Any, group: list[ImageMessage]) -> None:
     where.create_dataset("attributes", data=[m.attributes for m in group], dtype=h5py.string_dtype())
 
 
-def _scale(name: ImagePart, values: Sequence[NDArray[Any]], top: int) -> Scale:
+def _scale(name: ImagePart, values: Sequence[NDArray[Any]], top: int, step: float | None) -> Scale:
     if name == "phase":
         return Scale(math.pi / top, True, -math.pi, math.pi)
     if name == "complex":
         return Scale(1.0, True, 0.0, 1.0)
-    return scale(values, top=top)
+    own = scale(values, top=top)
+    return own if step is None else Scale(step, own.signed, own.low / own.unit, own.high / own.unit)
 
 
 def _blocks(g: Geometry, data: NDArray[Any], volume: bool) -> Iterator[tuple[int, Geometry, NDArray[Any]]]:
@@ -200,20 +239,23 @@ def _header(g: Geometry, v: Volume, kind: int, image_type: int, k: int, series: 
     return h
 
 
-def _attributes(image: Image, g: Geometry, name: ImagePart, scaled: Scale, kind: int) -> str:
+def _attributes(image: Image, g: Geometry, name: ImagePart, scaled: Scale, kind: int, cut: int) -> str:
     unit = scaled.slope if kind == _INT16 else scaled.unit
     low, high = scaled.low / unit, scaled.high / unit
+    high = max(high, low + 1) if kind == _INT16 else high  # a window of whole numbers holds one at least
+    also = {"cut": cut} if cut else {}
+    said = [f"{counted(cut, 'pixel was', 'pixels were')} cut to the largest number"] if cut else []
     meta: dict[str, list[str]] = {
         "DataRole": ["Image"],
         "ImageProcessingHistory": ["RECON", *(["AI"] if is_learned(image) else [])],
         "SeriesDescription": [series_description(image, name)],
-        "ImageComment": [describe(image)],
+        "ImageComment": [describe(image), *said],
         # The scanner must not turn the image once more: the directions here and in the header are those of the pixels.
         "Keep_image_geometry": ["1"],
         "ImageRowDir": [f"{x:.18f}" for x in g.read_dir],
         "ImageColumnDir": [f"{x:.18f}" for x in g.phase_dir],
         "ImageSliceDir": [f"{x:.18f}" for x in g.slice_dir],
-        KEY: [as_json(image, part=name, slope=scaled.slope / scaled.unit if kind == _INT16 else 1.0)],
+        KEY: [as_json(image, part=name, slope=scaled.slope / scaled.unit if kind == _INT16 else 1.0, **also)],
     }
     if name != "complex":
         meta["WindowCenter"], meta["WindowWidth"] = [f"{(low + high) / 2:.9g}"], [f"{high - low:.9g}"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recon.data import DataError, Encoding, Flag, Limit, RawScan, flagged
 from recon.io.samples import SomeRows
 from recon.prepare import sort
+from recon.prepare.announced import announced, encodes, lines_each
 
 #: Slice, contrast, phase, repetition and set of a frame.
 COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
@@ -61,23 +62,6 @@ class Word:
         return self.ended and self.unbroken is True
 
 
-def span(limit: Limit | None, otherwise: int) -> int:
-    """Number of values within a limit."""
-    return limit.maximum - limit.minimum + 1 if limit else otherwise
-
-
-def encodes(encoding: Encoding) -> tuple[int, int]:
-    """Number of phase encodes along both axes that the header allows."""
-    return tuple(  # type: ignore[return-value]
-        span(encoding.limits.get(f"kspace_encoding_step_{axis}"), encoding.encoded_matrix[axis]) for axis in (1, 2)
-    )
-
-
-def announced(encoding: Encoding, *names: str) -> int:
-    """Number of combinations of the counters by their limits; one where a counter has none."""
-    return math.prod(span(encoding.limits.get(name), 1) for name in names)
-
-
 def unbroken(numbers: NDArray[np.integer], frames: Mapping[Key, Sequence[int]]) -> Mapping[Key, bool] | None:
     """Which frames, given by their rows, are numbered without a gap; None where lines are not numbered.
 
@@ -102,7 +86,7 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
     pattern, up to both ends. Lines that are drawn at random may stop short of an end, two of their largest steps, or
     farther where one says that it is the last of its slice (flag 8) or of the measurement. Patterns of few lines may be
     either: with such a line they count as drawn at random where they have N/R lines, or are numbered without a gap. Up
-    to 5 % of N/R may be missing where lines are not numbered and no other frame has more. A 3D scan that leaves out the
+    to 5 % of N/R may be missing where numbers say that nothing was lost. A 3D scan that leaves out the
     corners of k-space is whole only where a line says that the measurement ends (flag 25), an undersampled one where it
     says so or that its slab ends; of partial Fourier the limits are those of the lines that are acquired. A repetition
     is whole when all its frames are there and whole.
@@ -124,8 +108,7 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
         found.setdefault(f.repetition, []).append(f.complete and _whole(lines, encoding, said))
     whole = tuple(r for r, states in found.items() if len(states) >= per_repetition and all(states))
     repetitions = announced(encoding, "repetition")
-    each = math.prod(math.ceil(n / r) for n, r in zip(encodes(encoding), encoding.acceleration))
-    each *= announced(encoding, "average")
+    each = lines_each(encoding) * announced(encoding, "average")
     return Count(received, max(repetitions, len(found)) * per_repetition * each, whole, max(repetitions, len(found)))
 
 
@@ -187,7 +170,8 @@ def _whole_average(lines: NDArray[np.void], encoding: Encoding, said: Word) -> b
         return False
     if said.vouched and not plain:
         return True
-    slack = (1 if n2 > 1 or said.unbroken is None else 0) if short else n1 + n2 if said.ended else 2
+    # Of fewer lines than announced a regular pattern alone, whose offset may take one away, is known to be whole.
+    slack = (1 if n2 > 1 else 0) if short else n1 + n2 if said.ended else 2
     # As many lines as drawn ones have, which a regular pattern with its ACS lines seldom has, and the scanner's word.
     drawn = said.ended and n2 == 1 and wanted <= acquired <= wanted + 1
     along = all(

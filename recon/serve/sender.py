@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import Image, RawScan
-from recon.io.mrd_image import ImageMessage, messages
+from recon.data import DataError, Image, RawScan
+from recon.io.mrd_image import ImageMessage, ImagePart, messages
 from recon.io.mrd_lines import HEAD
 from recon.recipe import Recipe
 from recon.serve import early, memory, wire
@@ -23,10 +23,12 @@ from recon.serve.session import Inbox, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Outgoing
 from recon.serve.thumbnail import thumbnail
+from recon.serve.whole_numbers import Steps
 from recon.serve.wire import Acquisition
 
 if TYPE_CHECKING:
     from recon.pipeline import FrameImage, Solved
+    from recon.prepare.sort import Frame
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,35 @@ class Sender:
         self._index = 0
         self._orientations: list[NDArray[np.float32]] = []
         self._arrived: float | None = None
+        self._steps = Steps((), later=True)
+        #: Pixels that the whole numbers of their series did not reach.
+        self.cut = 0
+        #: The noise of the scan, as far as its frames are reconstructed one by one.
+        self.noise = early.Noise()
+
+    def early(self, scan: RawScan, key: Key) -> None:
+        """Send the images of one frame as `frame` does, once the noise is known.
+
+        Where none can be made nothing is sent: whatever is wrong, lines that are still to come may cure, or is said of
+        the whole scan.
+        """
+        inbox, known, usual = self._inbox, self.noise.whitening is not None, self._inbox.usual
+        if not self.noise.look(inbox, inbox.plan):
+            return
+        try:
+            self.frame(scan, key)
+        except DataError:
+            inbox.usual = usual
+            del self.sent[key], self.beside[key]
+        if not known:  # those that were whole before
+            with inbox.changed:
+                inbox.candidates.extend(k for k in inbox.named if k not in self.sent and k not in inbox.candidates)
 
     def frame(self, scan: RawScan, key: Key) -> None:
         """Send the images of one frame, which `scan` holds alone, in the series of its orientation."""
         inbox, self._arrived = self._inbox, time.monotonic()
+        if not self.sent:
+            self._steps = Steps(self._which(), later=True)
         self.beside[key] = early.beside(scan.lines, key)
         stack = self._orientation(inbox.lines[inbox.frames[key][0]])
         with inbox.changed:
@@ -76,7 +103,7 @@ class Sender:
             inbox.usual = lines
         keep = (lambda made: self.frames.update({key: made})) if self._job.site.pacs.to else None
         image = self._made(scan, 0, keep=keep)
-        for message in self._messages(image):
+        for message in self._messages(image, stack):
             self._put(message, image, key, stack, self._index, image.geometry.shape[0])
         self._index += 1
 
@@ -96,28 +123,31 @@ class Sender:
                     assert alone is not None
                     self.frame(alone, key)
             return
-        self._arrived = arrived
+        self._arrived, self.noise = arrived, early.Noise()
+        self._steps = Steps(self._which(), later=max(early.images(scan), len(inbox.frames)) > 1)
         for n in range(len(stacks)):
             self._stack(scan, n)
 
     def _stack(self, scan: RawScan, n: int) -> None:
         """Send the images of one stack of a scan."""
-        keys: dict[int, Key] = {}
-        together = scaled(self._job.site, self._inbox.plan)
+        held: list[FrameImage] = []
+        leader = self._leader(scan, n)
+
+        def put(made: FrameImage) -> None:
+            for message in self._messages(made.image, n):
+                self._put(message, made.image, _key(made.frame), n, made.number, made.image.geometry.shape[0])
 
         def each(made: FrameImage) -> None:
-            f = made.frame
-            keys[made.number] = key = f.slice, f.contrast, f.phase, f.repetition, f.set
-            if not together:
-                for message in self._messages(made.image):
-                    self._put(message, made.image, key, n, made.number, made.image.geometry.shape[0])
+            if leader is not None and not self._steps.known(n) and _key(made.frame) != leader:
+                held.append(made)
+                return
+            put(made)
+            while held and self._steps.known(n):
+                put(held.pop(0))
 
         image = self._made(scan, n, each=each)
-        if together:
-            depth = image.data[..., 0, 0].size // len(keys)
-            for message in self._messages(image):
-                number = (int(message.header["image_index"]) - 1) // depth
-                self._put(message, image, keys[number], n, number, depth)
+        for made in sorted(held, key=lambda made: int(made.frame.rows[-1])):
+            put(made)
         if self._job.site.pacs.to:
             self.whole.append(image)
 
@@ -135,8 +165,9 @@ class Sender:
         memory.bound_gpu(site)
         most = memory.work(site, self._inbox.bytes + self._out.held)
         image = pipeline.reconstruct(
-            scan, self._inbox.plan, device=site.device, memory=most, stack=stack, keep=keep, each=each
-        )
+            scan, self._inbox.plan, device=site.device, memory=most, stack=stack, keep=keep, each=each,
+            whitening=self.noise.whitening,
+        )  # fmt: skip
         numbers = {k: v for k, v in image.trust.items() if k != "items"}
         self._job.tell(
             notes=list(image.notes),
@@ -145,9 +176,27 @@ class Sender:
         )
         return image
 
-    def _messages(self, image: Image) -> Iterator[ImageMessage]:
+    def _messages(self, image: Image, stack: int) -> Iterator[ImageMessage]:
+        """The messages of the next image of a stack."""
+        pixel = self._job.site.pixel
+        step = self._steps.told(stack, image) if pixel == "int16" else None
+        return messages(image, parts=self._which(), pixel=pixel, step=step)
+
+    def _which(self) -> Sequence[ImagePart]:
         output = self._inbox.plan.output
-        return messages(image, parts=("complex",) if output.complex else output.parts, pixel=self._job.site.pixel)
+        return ("complex",) if output.complex else output.parts
+
+    def _leader(self, scan: RawScan, n: int) -> Key | None:
+        """The frame of a stack that was whole first, whose image decides the step where pixels are whole numbers."""
+        from recon import pipeline
+
+        if self._job.site.pixel != "int16":
+            return None
+
+        slices, repetitions = set(pipeline.stacks(scan)[n].slices), set(np.unique(scan.lines["repetition"]).tolist())
+        frames = self._inbox.frames
+        here = [key for key in frames if key[0] in slices and key[3] in repetitions]
+        return min(here, key=lambda key: frames[key][-1])
 
     def _put(self, message: ImageMessage, image: Image, key: Key, stack: int, number: int, depth: int) -> None:
         """Send one of the `depth` images of a frame (partitions of a slab, or one slice) with the frame's counters.
@@ -158,10 +207,11 @@ class Sender:
         partition = (int(message.header["image_index"]) - 1) % depth
         counters = dict(zip(COUNTERS, key))
         counters |= {"image_index": number * depth + partition + 1} | ({"slice": partition} if depth > 1 else {})
-        series = self._first_series() + stack * self._parts()
+        series = self._first_series() + stack * len(self._which())
         message = stamp(message, inbox.lines[inbox.frames[key][0]], series, **counters)
         self._out.put(wire.image(message))
         inbox.returned += 1
+        self.cut += message.cut
         _account(message, image, self._job)
         if self._arrived is not None:
             self._job.tell(last_line_to_image_s=round(time.monotonic() - self._arrived, 3))
@@ -177,10 +227,6 @@ class Sender:
         self._orientations.append(here)
         return len(self._orientations) - 1
 
-    def _parts(self) -> int:
-        output = self._inbox.plan.output
-        return 1 if output.complex else len(output.parts)
-
     def _first_series(self) -> int:
         """The first series that is ours: after those of the scanner's own images that came before."""
         if self._series < 0:
@@ -188,9 +234,8 @@ class Sender:
         return self._series
 
 
-def scaled(site: Site, plan: Recipe) -> bool:
-    """Whether all images of a series share a scale, so that none is ready before all are."""
-    return site.pixel == "int16" and not plan.output.complex
+def _key(f: Frame) -> Key:
+    return f.slice, f.contrast, f.phase, f.repetition, f.set
 
 
 #: What of an image's provenance an audit needs.

@@ -16,10 +16,11 @@ from recon.data import NOT_IMAGE, Encoding, Flag, Header, flag_bits
 from recon.io import mrd_header
 from recon.io.mrd_image import ImageMessage
 from recon.io.mrd_lines import HEAD
+from recon.prepare.announced import announced, encodes, lines_each
 from recon.recipe import Recipe
 from recon.serve import parameters, wire, words
 from recon.serve.aside import Aside
-from recon.serve.counting import Key, announced, encodes
+from recon.serve.counting import Key
 from recon.serve.scanner_images import Passing, replies
 from recon.serve.settings import MiB
 from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Waveform, WireError, XmlHeader
@@ -59,12 +60,14 @@ class Inbox:
     candidates: deque[Key] = field(default_factory=deque)
     #: Lines that a candidate had when it was named: where more came since, that was not its last.
     named: dict[Key, int] = field(default_factory=dict)
-    #: Frames that were named before their last line came.
+    #: Frames that were named before their last line came, and whether any line says that it is the last of its slice.
     early: set[Key] = field(default_factory=set)
+    flagged: bool = False
     #: Lines of a frame that was whole; another frame may be when it has as many.
     usual: int = 0
-    #: Lines of a frame that leaves none out.
+    #: Lines of a frame that leaves none out, and the fewest that a frame may have.
     every: int = 0
+    least: int = 1
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -130,6 +133,7 @@ def _receive(
             with inbox.changed:
                 inbox.parsed, first = parsed, parsed[1][0]
                 inbox.every = math.prod(encodes(first)) * announced(first, "average")
+                inbox.least = max(1, lines_each(first) // 2)
         elif isinstance(message, Text):
             # The scanner's user interface speaks directly after the header; other texts are for people.
             if before == words.HEADER:
@@ -164,13 +168,15 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     if rows is None:
         rows = inbox.frames[key] = []
         if not inbox.usual:  # flags do not tell; where another frame begins, those before it may be whole
-            for other in inbox.early:
-                if inbox.named[other] != len(inbox.frames[other]):
+            for other in inbox.early if inbox.flagged else inbox.frames:
+                n = len(inbox.frames[other])
+                if n >= inbox.least and inbox.named.get(other) != n:
                     _name(inbox, other)
     elif key in inbox.named:
         inbox.early.add(key)
     rows.append(row)
     n = len(rows)
+    inbox.flagged = inbox.flagged or bool(flags & _LAST_IN_SLICE)
     if flags & _LAST_IN_SLICE or n == inbox.usual or n == inbox.every:
         _name(inbox, key)
 

@@ -21,7 +21,7 @@ from recon.serve import counting, early, memory, settings, store, wire, words
 from recon.serve.control import Speaking
 from recon.serve.counting import Key
 from recon.serve.pacs import to_pacs
-from recon.serve.sender import Job, Sender, scaled
+from recon.serve.sender import Job, Sender
 from recon.serve.session import Inbox, receive
 from recon.serve.settings import MiB, Site
 from recon.serve.slabs import hold
@@ -29,6 +29,12 @@ from recon.serve.streams import Broken, Incoming, Outgoing
 
 #: Seconds between two reports of a running session.
 _PROGRESS_S = 1.0
+
+#: What is said of pixels that whole numbers do not reach.
+_CUT = (
+    "the whole numbers of their series reach, whose step its first image decides, and were cut to the largest; set "
+    'pixel to "float32" in the site\'s file'
+)
 
 #: What helps a session that ran out of memory.
 _MEMORY = "lower process_MiB or max_sessions in the site's file"
@@ -99,11 +105,11 @@ def _progress(inbox: Inbox, out: Outgoing, job: Job) -> None:
 def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]]) -> str:
     sender = Sender(inbox, out, job)
     while (key := _candidate(inbox)) is not None:
-        # int16 needs one scale for all. The last image waits for CLOSE: without it no series is ever complete.
-        if job.site.early and not scaled(job.site, inbox.plan) and key not in sender.sent:
+        # The last image waits for CLOSE: without it no series is ever complete.
+        if job.site.early and key not in sender.sent:
             scan = early.frame(inbox, key)
-            if scan and early.may_go(scan, inbox.plan) and len(sender.sent) + 1 < early.images(scan):
-                sender.frame(scan, key)
+            if scan and early.may_go(scan) and len(sender.sent) + 1 < early.images(scan):
+                sender.early(scan, key)
     arrived = time.monotonic()
     if inbox.error is not None:
         raise inbox.error
@@ -129,6 +135,11 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
             "correct encodingLimits and accelerationFactor in the header, and do not use what went back"
         )
     sender.rest(scan, arrived)
+    if not sender.noise.holds(whole, inbox.plan):
+        out.put(words.text(f"WRN {job.name}: noise lines came after images were returned, which they did not change"))
+    if sender.cut:
+        many = counted(sender.cut, "pixel was", "pixels were")
+        out.put(words.text(f"WRN {job.name}: {many} brighter than {_CUT}"))
     if job.site.pacs.to:
         keep.append(lambda: to_pacs(scan, sender.whole, sender.frames, inbox.plan, job.name, job.site, job.tell))
     return "done"

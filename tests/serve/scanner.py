@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import socket
 import ssl
 import struct
@@ -243,3 +245,13 @@ class Scanner:
 def run(port: int, messages: Sequence[bytes], **pace: Any) -> Reply:
     """One whole session."""
     return Scanner(port).send(messages, **pace).wait()
+
+
+def value_of(image: Image, name: str) -> str:
+    """An attribute of an image that has one value."""
+    return html.unescape(image.attributes.partition(f"<name>{name}</name><value>")[2].partition("<")[0])
+
+
+def step_of(image: Image) -> float:
+    """What one whole number of an image stands for, as it says itself."""
+    return float(json.loads(value_of(image, "recon"))["slope"])

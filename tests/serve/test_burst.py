@@ -34,8 +34,22 @@ SCANS: dict[str, tuple[Settings, str]] = {
     "slices": (Settings(matrix=(32, 32, 1), slices=4, acceleration=(2, 1), acs=12, sigma=0.01), "sense"),
     "learned": (Settings(matrix=(32, 32, 1), slices=2, acceleration=(2, 1), acs=12, sigma=0.01), "unrolled"),
     "random": (Settings(matrix=(32, 64, 1), slices=2, mask="random", acceleration=(2, 1), acs=12, sigma=0.01), "cs"),
+    "large": (Settings(matrix=(96, 96, 1), slices=4, sigma=0.02), "combine"),
     "averages": (Settings(matrix=(32, 32, 1), slices=3, averages=2, sigma=0.01), "sense"),
-    "no noise lines": (Settings(matrix=(32, 32, 1), slices=3, noise_lines=0, sigma=0.01), "combine"),
+    "no noise lines": (Settings(matrix=(64, 64, 1), slices=3, repetitions=2, noise_lines=0, sigma=0.01), "combine"),
+    "no noise lines, learned": (
+        Settings(matrix=(128, 64, 1), slices=6, acceleration=(2, 1), acs=16, noise_lines=0, sigma=0.01),
+        "unrolled",
+    ),
+    "no noise lines, volumes": (Settings(matrix=(24, 32, 12), repetitions=3, noise_lines=0, sigma=0.01), "combine"),
+    "no noise lines, echo-planar": (
+        Settings(matrix=(32, 64, 1), trajectory="epi", slices=2, repetitions=6, noise_lines=0, sigma=0.01),
+        "combine",
+    ),
+    "no noise lines, radial": (
+        Settings(matrix=(64, 64, 1), trajectory="radial", readouts=64, repetitions=6, noise_lines=0, sigma=0.01),
+        "sense",
+    ),
     "calibrated apart": (
         Settings(matrix=(32, 32, 1), slices=3, acceleration=(2, 1), acs=12, calibration="separate", sigma=0.01),
         "sense",
@@ -98,7 +112,7 @@ def test_images_of_a_burst_leave_one_by_one_with_the_pixels_of_the_whole_scan(
 ) -> None:
     path = simulated(name, tmp_path)
     whole = reconstruct(read_raw(path), recipe_of(name))
-    depth = whole.geometry.shape[0] if name == "volumes" else 1
+    depth = whole.geometry.shape[0] if "volumes" in name else 1
     gate = Gate(monkeypatch, depth)
     client = gate.client = Scanner(local(early=False).port)
     reply = client.send(session(scanner.load(path), SCANS[name][1])).wait()
@@ -119,12 +133,11 @@ def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_
     path = simulated(name, tmp_path)
     whole = reconstruct(read_raw(path), recipe_of(name))
     expected = np.abs(whole.data).reshape(-1, *whole.data.shape[-2:])
-    depth = whole.geometry.shape[0] if name == "volumes" else 1
+    depth = whole.geometry.shape[0] if "volumes" in name else 1
     client = Scanner(local().port)
     *messages, close = session(scanner.load(path), SCANS[name][1])
     client.send(messages)
-    # Without noise lines the noise is that of all lines, and the last frame always waits.
-    before = 0 if name == "no noise lines" else len(expected) - depth
+    before = len(expected) - depth  # the last frame always waits
     deadline = time.monotonic() + 30
     while len(client.reply.images) < before and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -138,7 +151,7 @@ def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_
         assert np.array_equal(image.pixels[0, 0], expected[np.ravel_multi_index(at, shape)])
 
 
-@pytest.mark.parametrize("name", ["volumes", "radial", "averages", "echo-planar"])
+@pytest.mark.parametrize("name", ["volumes", "radial", "averages", "echo-planar", "no noise lines"])
 def test_frames_that_left_early_are_the_series_of_the_whole_scan_in_the_pacs(
     local: Start, tmp_path: Path, name: str
 ) -> None:

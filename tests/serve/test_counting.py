@@ -100,12 +100,23 @@ def test_scans_of_few_lines_drawn_at_random_are_whole(kind: str, n: int, acceler
 @pytest.mark.parametrize("kind", ["random", "variable_density", "equispaced"])
 @pytest.mark.parametrize(("n", "acceleration", "acs"), [(32, 2, 8), (64, 3, 8), (128, 2, 24), (128, 4, 12)])
 def test_f09_lines_that_are_numbered_leave_nothing_to_spare(kind: str, n: int, acceleration: int, acs: int) -> None:
-    """Without numbers a line or two of a pattern drawn at random may be missing."""
     for seed in range(8):
         pattern = drawn(kind, acceleration, seed, acs, n)
         assert without(pattern, [], acceleration, n)
         for lost in ([0], [3], [len(pattern) // 2], [len(pattern) - 1], [1, len(pattern) - 2]):
             assert not without(pattern, lost, acceleration, n), (seed, lost)
+
+
+@pytest.mark.parametrize("kind", ["random", "variable_density"])
+@pytest.mark.parametrize(("n", "acceleration", "acs"), [(32, 2, 8), (32, 3, 4), (64, 3, 8), (128, 2, 24), (128, 4, 12)])
+def test_f09_of_lines_drawn_at_random_none_may_be_missing_where_nothing_numbers_them(
+    kind: str, n: int, acceleration: int, acs: int
+) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(8):
+        pattern = drawn(kind, acceleration, seed, acs, n)
+        short = np.delete(pattern, rng.integers(len(pattern) - 1))  # its last line, which is flagged, has come
+        assert not count(measured(short, acceleration, n=n)).complete, seed
 
 
 def test_numbers_are_unbroken_from_the_line_before_a_frame_to_the_one_after_it() -> None:

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 
 from recon import cartesian, simulation
-from recon.data import Limit
+from recon.data import Flag, Limit, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
 from recon.io.read import read
@@ -27,7 +27,7 @@ from recon.serve.session import Inbox, receive
 from recon.serve.settings import Site, registered
 from tests.serve import scanner
 from tests.serve.conftest import Local
-from tests.serve.scanner import CLOSE, Recording, Scanner, run, session
+from tests.serve.scanner import CLOSE, Recording, Scanner, run, session, step_of, value_of
 
 Start = Callable[..., Local]
 
@@ -221,3 +221,84 @@ def test_slices_of_each_orientation_have_a_series_of_their_own_however_early_the
     wait_for_images(client, 5)
     reply = client.send([close]).wait()
     assert sorted((i.slice, i.series - first) for i in reply.images) == [(k, k // 2) for k in range(6)]
+
+
+@pytest.mark.parametrize("brighter", [1.0, 30.0])
+def test_whole_numbers_leave_before_close_in_steps_that_the_first_image_decides(
+    local: Start, series: Recording, tmp_path: Path, brighter: float
+) -> None:
+    """One step for the series, however its images leave; what later images exceed it by is cut, counted and said."""
+    sent = Recording(series.xml, [louder(b, brighter) if scanner.value(b, "repetition") else b for b in series.lines])
+    plain = {(i.repetition, i.slice): i.pixels for i in run(local(early=False).port, session(sent)).images}
+    client = Scanner(local(pixel="int16").port)
+    *messages, close = session(sent)
+    client.send(messages)
+    wait_for_images(client, 5)
+    reply = client.send([close]).wait()
+    late = run(local(pixel="int16", early=False).port, session(sent))
+    (step,) = {step_of(i) for i in (*reply.images, *late.images)}
+    peak = max(float(p.max()) for (repetition, _), p in plain.items() if not repetition)
+    assert step == pytest.approx(max(512.0, 4 * float(plain[0, reply.images[0].slice].max())) / 4095)
+    lost = 0
+    twins = {(i.repetition, i.slice): i for i in late.images}
+    for image in reply.images:
+        at = image.repetition, image.slice
+        number = np.rint(plain[at].astype(np.float64) / step)
+        assert image.pixels.dtype == np.dtype("<i2")
+        assert np.array_equal(image.pixels, np.minimum(number, 4095))
+        assert np.array_equal(image.pixels, twins[at].pixels)
+        cut = int((number > 4095).sum())
+        assert (f"{cut} pixels were cut" in image.attributes) == bool(cut)
+        width = float(value_of(image, "WindowWidth"))
+        assert width == pytest.approx(max(1.0, np.percentile(plain[at], 99.5) / step), rel=1e-3)
+        lost += cut
+    assert bool(lost) == (brighter * peak > 4095 * step)
+    assert [t for t in reply.texts if t.startswith("WRN")] == [t for t in late.texts if t.startswith("WRN")] or lost
+    for one in (reply, late):
+        assert any(f"{lost} pixels were brighter" in t for t in one.texts) == bool(lost)
+
+
+def louder(body: bytes, factor: float) -> bytes:
+    at = scanner.LINE.size
+    return body[:at] + (np.frombuffer(body[at:], "<f4") * np.float32(factor)).tobytes()
+
+
+def test_repetitions_measured_line_by_line_in_turn_leave_when_another_slice_begins_without_any_flag(
+    local: Start, tmp_path: Path
+) -> None:
+    scan = simulation.simulate(simulation.preset(matrix=32, coils=4, accel=2, slices=3))
+    noise = flagged(scan.lines, Flag.NOISE)
+    rows = np.concatenate([np.nonzero(~noise & (scan.lines["slice"] == k))[0] for k in range(3)])
+    table = np.concatenate([np.nonzero(noise)[0], np.repeat(rows, 2)])
+    lines = scan.lines[table].copy()
+    lines["repetition"][noise.sum() :] = np.arange(2 * len(rows)) % 2
+    lines["flags"] &= ~np.uint64(1 << 7 | 1 << 24)
+    limits = {**scan.encodings[0].limits, "repetition": Limit(0, 1, 0)}
+    encodings = (replace(scan.encodings[0], limits=limits), *scan.encodings[1:])
+    write(tmp_path / "turns.h5", replace(scan, lines=lines, samples=SomeRows(scan.samples, table), encodings=encodings))
+    *messages, _ = sent = session(scanner.load(tmp_path / "turns.h5"))
+    client = Scanner(local().port)
+    of = [scanner.value(m[2:], "slice") if m[:2] == scanner.number(1008) else 0 for m in messages]
+    until = of.index(2) + 1  # the first line of the third slice
+    client.send(messages[:until])
+    wait_for_images(client, 4)
+    assert {(i.repetition, i.slice) for i in client.reply.images} == {(r, k) for r in range(2) for k in range(2)}
+    reply = client.send(sent[until:]).wait()
+    assert (len(reply.images), reply.error()) == (6, "")
+    expected = np.abs(reconstruct(read(tmp_path / "turns.h5")).data)
+    assert all(np.array_equal(i.pixels[0, 0], expected[i.repetition, i.slice]) for i in reply.images)
+
+
+def test_noise_lines_after_images_were_returned_change_none_and_are_said(local: Start, series: Recording) -> None:
+    noise = [b for b in series.lines if scanner.value(b, "flags") & 1 << 18]
+    image = [b for b in series.lines if b not in noise]
+    *messages, close = session(Recording(series.xml, noise + image))
+    client = Scanner(local().port)
+    client.send(messages)
+    wait_for_images(client, 5)
+    reply = client.send([scanner.line(noise[0]), close]).wait()
+    assert (len(reply.images), reply.error()) == (6, "")
+    assert any("noise lines came after" in t for t in reply.texts)
+    first = run(local().port, session(Recording(series.xml, noise + image)))
+    by = {(i.repetition, i.slice): i.pixels for i in first.images}
+    assert all(np.array_equal(i.pixels, by[i.repetition, i.slice]) for i in reply.images)

@@ -18,7 +18,7 @@ from recon.io.read import read
 from recon.pipeline import reconstruct
 from tests.serve import scanner
 from tests.serve.conftest import Local
-from tests.serve.scanner import CLOSE, Recording, Reply, Scanner, config, header, line, run, session
+from tests.serve.scanner import CLOSE, Recording, Reply, Scanner, config, header, line, run, session, step_of
 
 Start = Callable[..., Local]
 
@@ -62,11 +62,18 @@ def test_images_carry_what_the_scanner_reads(local: Start, recording: Recording)
 def test_int16_images_keep_to_twelve_bits(local: Start, recording: Recording, scan_file: Path) -> None:
     images = run(local(pixel="int16").port, session(recording)).images
     assert {i.pixels.dtype for i in images} == {np.dtype("<i2")}
-    top = max(int(i.pixels.max()) for i in images)
-    assert 3000 < top <= 4095
     expected = truth(scan_file)
-    found = np.concatenate([i.pixels[0] for i in images]) * (expected.max() / top)
-    assert np.abs(found - expected).max() <= 0.51 * expected.max() / top
+    (step,) = {step_of(i) for i in images}
+    assert step == pytest.approx(max(512, 4 * float(expected[0].max())) / 4095)
+    found = np.concatenate([i.pixels[0] for i in images])
+    assert 256 < found.max() <= 4095
+    assert np.abs(found * step - expected).max() <= 0.51 * step
+
+
+def test_int16_of_a_scan_of_one_image_reach_its_peak(local: Start, full: Recording, full_file: Path) -> None:
+    (image,) = run(local(pixel="int16").port, session(full)).images
+    assert image.pixels.max() == 4095
+    assert step_of(image) == pytest.approx(float(truth(full_file).max()) / 4095)
 
 
 def test_images_of_the_scanner_come_back_untouched(local: Start, recording: Recording) -> None:

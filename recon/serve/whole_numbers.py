@@ -1,0 +1,30 @@
+"""Whole numbers of images that leave one by one: their step, which the first image of a series decides for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from recon.data import Image
+from recon.io.mrd_image import ImagePart, steps
+
+
+class Steps:
+    """The steps of the whole numbers of each part of each series, told by the first image that shows anything.
+
+    `later` is whether a series may have more images than that one, which then may be brighter.
+    """
+
+    def __init__(self, parts: Sequence[ImagePart], later: bool) -> None:
+        self._parts, self._later = parts, later
+        self._known: dict[int, dict[ImagePart, float]] = {}
+
+    def known(self, series: int) -> bool:
+        """Whether all parts of a series have their step."""
+        return len(self._known.get(series, {})) == len(self._parts)
+
+    def told(self, series: int, image: Image) -> Mapping[ImagePart, float]:
+        """The steps of a series of which this image is the next to be sent; without one where all so far is zero."""
+        found = self._known.setdefault(series, {})
+        if not self.known(series):
+            found |= {k: v for k, v in steps(image, self._parts, later=self._later).items() if k not in found}
+        return found

@@ -1,0 +1,81 @@
+"""Which lines of a scan tell its noise: the first that do, so that no line that comes later changes a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recon import simulation
+from recon.data import Encoding, RawScan
+from recon.io.samples import SomeRows
+from recon.prepare import scan_noise, sort
+from recon.prepare.scan_noise import settled, whitening
+from recon.simulation import Settings
+
+_SERIES = Settings(matrix=(64, 64, 1), slices=3, repetitions=4, coils=4, noise_lines=0, sigma=0.02)
+
+
+def beginning(scan: RawScan, n: int) -> RawScan:
+    """The first n lines of a scan."""
+    return replace(scan, lines=scan.lines[:n], samples=SomeRows(scan.samples, np.arange(n)))
+
+
+def looked_at(scan: RawScan) -> tuple[RawScan, sort.Kinds, Encoding]:
+    return scan, sort.kinds(scan), scan.encodings[sort.choose_encoding(scan)]
+
+
+@pytest.mark.parametrize("noise_lines", [0, 8])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_what_the_first_lines_tell_of_the_noise_no_later_line_changes(interleaved: bool, noise_lines: int) -> None:
+    scan = simulation.simulate(replace(_SERIES, noise_lines=noise_lines))
+    if not interleaved:  # slice after slice
+        order = np.lexsort((scan.lines["slice"][noise_lines:], scan.lines["repetition"][noise_lines:])) + noise_lines
+        order = np.append(np.arange(noise_lines), order)
+        scan = replace(scan, lines=scan.lines[order], samples=SomeRows(scan.samples, order))
+    whole = whitening(*looked_at(scan), "estimate")
+    known = [settled(*looked_at(beginning(scan, n)), "estimate") for n in range(noise_lines + 1, len(scan.lines))]
+    told = [k for k in known if k is not None]
+    # Four frames of 64 lines of 128 samples; where three slices take turns, the fourth is whole two lines before the
+    # second repetition ends.
+    assert len(known) - len(told) == (2 * 192 - 3 if interleaved else 4 * 64 - 1)
+    assert all(torch.equal(k.whitening.matrix, whole.matrix) and k.whitening.notes == whole.notes for k in told)
+
+
+def test_the_noise_of_the_first_slices_is_that_of_all() -> None:
+    """Of known noise, by its noise lines, the estimate is off by a few hundredths, as that of all lines is."""
+    for seed in range(4):
+        scan = simulation.simulate(replace(_SERIES, noise_lines=128, seed=seed))
+        here = looked_at(scan)
+        truth, found = (whitening(*here, choice).matrix.to(torch.complex128) for choice in ("auto", "estimate"))
+        level = (found @ torch.linalg.inv(truth)).abs().square().sum(1).sqrt()
+        torch.testing.assert_close(level, torch.ones_like(level), rtol=0.12, atol=0)
+
+
+def test_slices_that_tell_nothing_leave_it_to_all_lines() -> None:
+    scan = simulation.simulate(_SERIES)
+    samples = scan.samples.read(np.arange(len(scan.lines)))
+    samples[scan.lines["repetition"] < 2] = 0
+
+    class Darkened:
+        def read(self, rows: np.ndarray) -> np.ndarray:
+            return samples[rows]
+
+        def trajectory(self, rows: np.ndarray) -> np.ndarray:
+            return scan.samples.trajectory(rows)
+
+    dark = replace(scan, samples=Darkened())
+    assert settled(*looked_at(dark), "auto") is None
+    assert whitening(*looked_at(dark), "auto").source == "estimate"
+
+
+def test_few_samples_do_not_settle_the_noise_however_many_coils_there_are() -> None:
+    """A frame of 32 lines of 128 samples is an eighth of what is asked for; 32 coils ask for twice as much."""
+    scan = simulation.simulate(Settings(matrix=(64, 32, 1), repetitions=9, coils=2, noise_lines=0, sigma=0.02))
+    frames = [(settled(*looked_at(beginning(scan, 32 * n)), "auto") is not None) for n in range(1, 10)]
+    assert frames == [False] * 7 + [True] * 2
+    many = simulation.simulate(Settings(matrix=(64, 32, 1), repetitions=9, coils=32, noise_lines=0, sigma=0.02))
+    assert settled(*looked_at(many), "auto") is None
+    assert scan_noise.first_lines(*looked_at(many)[:1], sort.kinds(many).imaging, many.encodings[0]) is None
