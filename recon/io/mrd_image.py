@@ -101,7 +101,7 @@ def steps(image: Image, parts: Sequence[ImagePart], *, later: bool, bits: int = 
     known = image.provenance.get("noise") in ("noise scan", "estimate")
     found: dict[ImagePart, float] = {}
     for name in parts:
-        if name in ("phase", "complex"):
+        if name == "phase" or name == "complex":
             found[name] = math.pi / top if name == "phase" else 1.0
             continue
         peak = max(float(np.abs(part(v.data, name)).max()) for v in volumes(image))

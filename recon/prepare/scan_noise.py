@@ -96,7 +96,8 @@ def _noise_rows(scan: RawScan, kinds: Kinds) -> NDArray[np.intp]:
     """Noise lines with the channels of the image, and as many samples as the first of them."""
     lines = scan.lines
     rows = kinds.noise[lines["active_channels"][kinds.noise] == lines["active_channels"][kinds.imaging[0]]]
-    return rows[lines["number_of_samples"][rows] == lines["number_of_samples"][rows[0]]] if len(rows) else rows
+    alike: NDArray[np.intp] = rows[lines["number_of_samples"][rows] == lines["number_of_samples"][rows[:1]]]
+    return alike
 
 
 def _why(kinds: Kinds, rows: NDArray[np.intp], choice: str) -> str:
