@@ -60,7 +60,11 @@ app = typer.Typer(
 
 Scan = Annotated[
     Path,
-    typer.Argument(help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat; CT: DICOM, NIfTI", metavar="SCAN"),
+    typer.Argument(
+        help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat; CT: DICOM, NIfTI",
+        metavar="SCAN",
+        readable=False,
+    ),
 ]
 
 

@@ -13,7 +13,9 @@ from recon.errors import ReconError
 
 
 def adapt(
-    scan: Annotated[Path, typer.Argument(help="An undersampled Cartesian scan of slices", metavar="SCAN")],
+    scan: Annotated[
+        Path, typer.Argument(help="An undersampled Cartesian scan of slices", metavar="SCAN", readable=False)
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the weights; new or empty")],
     minutes: Annotated[float, typer.Option(help="Time that it may take", min=0.01)] = 5.0,
     weights: Annotated[str, typer.Option(help="Network to start from: auto, a name that ships, or a folder")] = "auto",
@@ -32,11 +34,13 @@ def adapt(
         raise ReconError(f"{output} exists; give a new or an empty folder with --output")
     from recon import cartesian, pipeline
     from recon import recipe as recipes
+    from recon.io.atomic import check_parent
     from recon.io.read import read_raw
     from recon.learn import adapt as adapting
     from recon.nets import weights as stored
     from recon.progress import reporter
 
+    check_parent(output)
     use_threads(threads)
     plan = recipes.load(recipe) if recipe else recipes.Recipe()
     place = pipeline.place(device)

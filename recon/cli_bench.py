@@ -54,7 +54,9 @@ def _number(word: str) -> bool:
 def bench(
     scans: Annotated[
         list[Path],
-        typer.Argument(help="Fully sampled raw scans, of any format that run reads; or folders", metavar="SCAN"),
+        typer.Argument(
+            help="Fully sampled raw scans, of any format that run reads; or folders", metavar="SCAN", readable=False
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for records, pictures and the page")],
     accel: Annotated[list[float], typer.Option(help="Acceleration factors: --accel 2 4 6 8")] = _ACCEL,

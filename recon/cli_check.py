@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def check(
     output: Annotated[
-        Path, typer.Argument(help="DICOM (file or folder), NIfTI, PNG, ISMRMRD of recon", metavar="OUTPUT")
+        Path,
+        typer.Argument(help="DICOM (file or folder), NIfTI, PNG, ISMRMRD of recon", metavar="OUTPUT", readable=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="The record and the findings as JSON.")] = False,
 ) -> None:

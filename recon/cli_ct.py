@@ -40,7 +40,9 @@ def only_for_ct(scan: object, strength: float | None) -> None:
 
 
 def simulate_ct(
-    source: Annotated[Path, typer.Argument(help="CT in HU (DICOM, NIfTI), or the word phantom", metavar="VOLUME")],
+    source: Annotated[
+        Path, typer.Argument(help="CT in HU (DICOM, NIfTI), or the word phantom", metavar="VOLUME", readable=False)
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file (.h5) for the projections")],
     photons: Annotated[float | None, typer.Option(help="Photons of a ray in air; default 2e5")] = None,
     dose: Annotated[float | None, typer.Option(help="Share of the source's own dose instead, 0 to 1")] = None,

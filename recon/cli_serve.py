@@ -83,7 +83,9 @@ def openrecon_label(
 
 
 def stream(
-    scan: Annotated[Path, typer.Argument(help="Raw scan, of any format that run reads", metavar="SCAN")],
+    scan: Annotated[
+        Path, typer.Argument(help="Raw scan, of any format that run reads", metavar="SCAN", readable=False)
+    ],
     to: Annotated[str, typer.Option(help="Server, host:port")] = "127.0.0.1:9002",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="ISMRMRD file (.h5) for the images")] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe that the server knows")] = "auto",

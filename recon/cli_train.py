@@ -36,6 +36,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network on simulated scans. It leaves weights that `run --weights` takes."""
+    from recon.io.atomic import check_folder
     from recon.learn import ct_train, settings
     from recon.learn import train as training
     from recon.progress import reporter
@@ -45,6 +46,7 @@ def train(
         raise ReconError("a training needs data; give a folder with `train` and `validation` with --data DIR")
     if output.exists() and not output.is_dir():
         raise ReconError(f"{output} is a file, and a training leaves a folder; give another name with --output")
+    check_folder(output)
     use_threads(threads)
     if all(table(r).get("kind") == "ct" for r in recipe):
         plans = [ct_train.load(r) for r in recipe]

@@ -104,7 +104,7 @@ MAY_IMPORT = {
     "cli_send": {"cli_arguments", "errors", "pacs", "serve"},
     "cli_serve": {"errors", "io", "pacs", "serve"},
     "cli_adapt": {"cli_arguments", "cartesian", "errors", "io", "learn", "nets", "pipeline", "progress", "recipe"},
-    "cli_train": {"cli_arguments", "errors", "learn", "progress", "recipe"},
+    "cli_train": {"cli_arguments", "errors", "io", "learn", "progress", "recipe"},
     "__main__": {"*"},
     "__init__": {"*"},
 }

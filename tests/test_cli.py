@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -31,6 +33,7 @@ def voxels(path: Path) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj)
 
 
+RECIPE = Path(__file__).parent.parent / "trained" / "mri-small" / "recipe.toml"
 WRONG = {
     "no output": ("run", "SCAN"),
     "an output without a value": ("run", "SCAN", "-o"),
@@ -112,6 +115,33 @@ def test_a_failure_ends_with_1_and_one_line(
     assert "not foreseen" not in refused(end, code=1)
     assert len(end.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["train", "adapt", "run"])
+def test_a_folder_that_may_not_be_written_is_told_before_the_work(
+    verb: str, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The superuser may write anywhere, so that the system's answer is given in its place."""
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: not mode & os.W_OK)
+    for name in ("recon.learn.train.train", "recon.learn.adapt.adapt", "recon.pipeline.reconstruct"):
+        monkeypatch.setattr(name, work)
+    given = {"train": (RECIPE, "--data", tmp_path), "adapt": (scan,), "run": (scan,)}[verb]
+    end = recon(verb, *given, "-o", tmp_path / "new" if verb != "train" else tmp_path / "new" / "runs")
+    assert "writing there is not permitted; choose a folder of your own" in refused(end, code=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scan_that_may_not_be_read_is_a_failure_with_its_cure(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: not mode & os.R_OK)
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "scan.h5 cannot be read: Permission denied; ask its owner" in refused(recon("info", scan), code=1)
 
 
 def test_without_arguments_the_help_is_shown() -> None:

@@ -41,6 +41,26 @@ def write_error(path: Path, error: OSError) -> ReconError:
     return ReconError(f"cannot write {path}: {reason}")
 
 
+def check_parent(path: Path) -> Path:
+    """The folder in which an output is made; raises ReconError where it is none, or nothing may be written into it."""
+    parent = followed(path).parent
+    _check(path, parent)
+    return parent
+
+
+def check_folder(path: Path) -> None:
+    """Raise ReconError unless files can be made in a folder, which may be missing together with those above it."""
+    _check(path, next(p for p in (path, *path.absolute().parents) if p.exists()))
+
+
+def _check(path: Path, folder: Path) -> None:
+    number = 0 if folder.is_dir() else errno.ENOTDIR if folder.exists() else errno.ENOENT
+    if not number and not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    if number:
+        raise write_error(path, OSError(number, ""))
+
+
 def followed(path: Path) -> Path:
     """Where an output is written that may be a link: the file or folder that it leads to, there or not.
 

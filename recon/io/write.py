@@ -12,7 +12,7 @@ from typing import Literal
 
 from recon.data import Image, ReconError, counted
 from recon.geometry import Geometry
-from recon.io.atomic import followed, write_error
+from recon.io.atomic import check_parent, write_error
 from recon.io.parts import Part, check, check_single
 
 Kind = Literal["dicom folder", "dicom", "nifti", "png", "mrd"]
@@ -184,12 +184,7 @@ def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -
                 f"{path} holds {counted(held, 'file')} already, and series of two runs in one folder cannot be told "
                 "apart; give a new folder or empty this one"
             )
-    parent = followed(path).parent
-    number = 0 if parent.is_dir() else errno.ENOTDIR if parent.exists() else errno.ENOENT
-    if not number and not os.access(parent, os.W_OK | os.X_OK):
-        number = errno.EACCES
-    if number:
-        raise write_error(path, OSError(number, ""))
+    parent = check_parent(path)
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
         raise ReconError(
