@@ -48,6 +48,7 @@ def volume(
     notes = [*data.notes, *([approximate(A)] if method in ("fbp", "unrolled") else [])]
     seen = prepare.field_of_view(A.geometry)
     made = Made(hu, grid(scan, A), method, why, seen, tuple(n for n in notes if n), {"acquisition": "3D"})
+    made = made.streaked(data.lost)
     if method != "unrolled":
         return made
     return made.denoised(explained(denoise_images(hu, recipe, device, report), hu, rays, A, water, recipe))

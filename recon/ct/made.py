@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recon.ct.denoise import Denoised
 from recon.geometry import Geometry
+from recon.prepare import ct as prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,16 @@ class Made:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     trust: Mapping[str, Any] = field(default_factory=dict)
 
+    def streaked(self, lost: float | None) -> Made:
+        """The same with the share of rays that its worst slice lost as `starved`, and a note where that is large.
+
+        None, where counts are not known, says nothing.
+        """
+        if lost is None:
+            return self
+        said = prepare.streaked(lost)
+        return replace(self, notes=(*self.notes, *([said] if said else [])), trust={**self.trust, "starved": lost})
+
     def denoised(self, found: Denoised) -> Made:
         """The same with the images that a network made of it, and what it says of them."""
         return replace(
@@ -34,5 +45,5 @@ class Made:
             why=f"{self.why}, then {found.why}",
             notes=(*self.notes, *found.notes),
             provenance={**self.provenance, **found.provenance},
-            trust=dict(found.trust),
+            trust={**self.trust, **found.trust},
         )

@@ -81,14 +81,19 @@ def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: flo
 
     out = np.empty((len(scan.values), *A.shape), np.float32)
     notes: list[str] = []
+    lost: list[float] = []
     for first in range(0, len(out), CHUNK):
         report(method, first, len(out))
         last = min(len(out), first + CHUNK)
         data = measured(first, last)
         out[first:last] = hounsfield(solve(method, data, A, recipe, water), water).cpu().numpy()
         notes += data.notes
+        lost += [] if data.lost is None else [data.lost]
     report(method, len(out), len(out))
-    made = Made(out, grid(scan, A), method, why, prepare.field_of_view(A.geometry), tuple(notes), {"acquisition": "2D"})
+    seen = prepare.field_of_view(A.geometry)
+    made = Made(out, grid(scan, A), method, why, seen, tuple(notes), {"acquisition": "2D"}).streaked(
+        max(lost, default=None)
+    )
     if method != "unrolled":
         return made
 

@@ -358,3 +358,18 @@ def test_what_the_views_cover_is_told_with_the_last_one_counted(beam: str, degre
     assert told["covered_degrees"] == pytest.approx(degrees, abs=1)
     if beam != "curved, short scan":
         assert told["covered_degrees"] == pytest.approx(degrees, abs=1e-3)
+
+
+def test_rays_lost_in_noise_are_told_where_they_bias_soft_tissue_and_nowhere_else() -> None:
+    """Repeated scans tell the bias of the logarithm: what their mean is off by is no noise."""
+    for photons, told in ((2e6, False), (2e3, True)):
+        scan = ct_scan.Scan(photons, electronic=5, views=180)
+        clean, truth = ct_scan.of_phantom(64, ct_scan.Scan(1e9, electronic=0, views=180))
+        still = recon.reconstruct(clean, Recipe(solve=Solve(method="fbp"))).data
+        images = [recon.reconstruct(ct_scan.of_phantom(64, replace(scan, seed=s))[0], Recipe(solve=Solve(method="fbp")))
+                  for s in range(16)]  # fmt: skip
+        bias = np.mean([i.data for i in images], 0) - still
+        body = truth > -200
+        assert (abs(float(bias[body].mean())) > 10) == told
+        assert all((i.trust["starved"] > 1e-3) == told for i in images)
+        assert all(any("lost in noise" in n for n in i.notes) == told for i in images)
