@@ -35,10 +35,12 @@ def dominant(matrices: Tensor, tolerance: float = 1e-4) -> tuple[Tensor, Tensor]
     values = matrices.new_zeros(count, dtype=matrices.real.dtype)
     vectors = matrices.new_zeros(count, coils)
     active: Tensor | None = None
-    power = matrices
+    # Where a matrix is zero save for rounding it is not Hermitian, and entries are larger than its trace.
+    power = (matrices + matrices.mH) / 2
+    scale = _trace(matrices).maximum(torch.view_as_real(matrices).abs().amax((1, 2, 3)))
     for squarings in (3, 2, 2, 2, 2, 2):
         # With unit trace the largest eigenvalue is at least 1/c: three squarings stay far from underflow.
-        power = power / _trace(power).clamp_min(torch.finfo(values.dtype).tiny)[:, None, None]
+        power = power / scale.clamp_min(torch.finfo(values.dtype).tiny)[:, None, None]
         for _ in range(squarings):
             power = power @ power
         original = matrices if active is None else matrices[active]
@@ -56,6 +58,7 @@ def dominant(matrices: Tensor, tolerance: float = 1e-4) -> tuple[Tensor, Tensor]
             break
         active = wrong.nonzero()[:, 0] if active is None else active[wrong]
         power = power[wrong]
+        scale = _trace(power)
     return values, vectors
 
 

@@ -103,6 +103,15 @@ def test_dominant_agrees_with_a_full_eigendecomposition(coils: int) -> None:
     assert float(values[-1]) == 0
 
 
+def test_dominant_of_matrices_that_are_zero_but_for_rounding_is_a_number() -> None:
+    rounding = white(200, 4, 4) * 1e-7
+    rounding[:100] = rounding[:100] + rounding[:100].mH
+    rounding.diagonal(dim1=1, dim2=2).mul_(torch.logspace(-6, 0, 200)[:, None])
+    values, vectors = dominant(rounding)
+    assert bool(torch.isfinite(torch.view_as_real(vectors)).all())
+    assert float(values.abs().max()) < 1e-5
+
+
 def test_maps_of_a_real_scan_agree_with_bart_and_sigpy(data_dir: Path) -> None:
     mri = pytest.importorskip("sigpy.mri")
     k = np.load(data_dir / "public_test/gpunufft_brain_t2_4ch.npz")["kspace"][:, None]
