@@ -37,7 +37,7 @@ from recon.cli_arguments import (
 )
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
-from recon.cli_ct import Strength, only_for_ct, simulate_ct, with_strength
+from recon.cli_ct import Strength, fitting, simulate_ct, with_strength
 from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
@@ -133,7 +133,7 @@ def run(
     records = [evidence] if evidence else []
     writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs, records=records)
     raw = placed(read_scan(scan, axes, size, key), trajectory)
-    only_for_ct(raw, strength)
+    fitting(raw, plan, strength, denoise)
     with staying():
         from recon import pipeline
         from recon.data import CTSeries

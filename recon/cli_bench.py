@@ -175,8 +175,6 @@ def _ct(
     strength: float | None, slices: int, seed: int, device: str, threads: int, numbered: bool, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compare denoisers of CT images."""
-    import torch
-
     from recon.accuracy import ct, ct_methods, results
     from recon.data import CTImages
     from recon.io.read import read
@@ -204,7 +202,7 @@ def _ct(
         classical=classical,
         seed=seed,
         strength=CT().strength if strength is None else strength,
-        device=device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
+        device=device,
     )
     first = {n: named[n] for n in names[: len(scans)]}
     rest = {n: named[n] for n in names[len(scans) :]}

@@ -29,14 +29,18 @@ def with_strength(plan: Recipe, strength: float | None) -> Recipe:
     return plan if strength is None else replace(plan, ct=replace(plan.ct, strength=strength))
 
 
-def only_for_ct(scan: object, strength: float | None) -> None:
-    """Raise ReconError where --strength was given for a scan that is no CT."""
-    from recon.data import RawScan
+def fitting(scan: object, plan: Recipe, strength: float | None, denoise: float | None) -> None:
+    """Raise ReconError where --strength or --denoise was given for a scan, or a method, that knows nothing of it."""
+    from recon.data import CTImages, RawScan
 
     if strength is not None and isinstance(scan, RawScan):
         raise ReconError(
             "--strength is for CT images, and this is a raw scan of MRI: --denoise serves there, or leave it out"
         )
+    if denoise is not None and not isinstance(scan, RawScan):
+        raise ReconError("--denoise is for raw scans of MRI, and this is CT: --strength serves there, or leave it out")
+    if strength is not None and not isinstance(scan, CTImages) and plan.solve.method != "unrolled":
+        raise ReconError("--strength is of networks, and projections go through one by --method unrolled alone; add it")
 
 
 def simulate_ct(
@@ -62,7 +66,7 @@ def simulate_ct(
     force: Force = False,
 ) -> None:
     """Write CT projections of a volume, with noise. It is that of photons and of the electronics."""
-    _check(output, photons, dose, beam, force)
+    _check(output, photons, dose, electronic, beam, force)
     _check_rays(beam, views, arc, elements, rows, source_distance, detector_distance)
     from recon.io import ct_projections
     from recon.io import write as writing
@@ -114,7 +118,7 @@ _MOST = 1e12
 _FEWEST, _FURTHEST = 8, 1e5
 
 
-def _check(output: Path, photons: float | None, dose: float | None, beam: str, force: bool) -> None:
+def _check(output: Path, photons: float | None, dose: float | None, electronic: float, beam: str, force: bool) -> None:
     if output.suffix != ".h5":
         raise typer.BadParameter(f"-o takes an HDF5 file that ends in .h5, not {str(output)!r}")
     if output.exists() and not force:
@@ -123,6 +127,8 @@ def _check(output: Path, photons: float | None, dose: float | None, beam: str, f
         raise typer.BadParameter("--photons and --dose say the same thing twice; give one of them")
     if photons is not None and not 0 < photons <= _MOST:
         raise ReconError(f"--photons takes a number above 0 and up to 1e12, for instance 2e4, not {photons:g}")
+    if not 0 <= electronic <= _MOST:
+        raise ReconError(f"electronic noise of {electronic:g} photons is none; give 0 to 1e12")
     if dose is not None and not 0 < dose <= 1:
         raise ReconError(f"--dose takes a share above 0 and at most 1, not {dose:g}")
     if beam not in ("parallel", "flat", "curved", "cone"):

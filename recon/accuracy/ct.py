@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recon import pipeline
 from recon.accuracy import ct_measures as measures
 from recon.accuracy import ct_methods as methods
 from recon.accuracy.ct_measures import PATCH, Slices
@@ -75,12 +76,12 @@ def bench(
     """
     if (folder / RECORDS).exists() and not replace:
         raise ReconError(f"{folder} holds results already; give another folder, or --force to replace them")
+    place = pipeline.place(plan.device)
+    ours = methods.networks(plan.networks, plan.strength, place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise write_error(folder, e) from e
-    place = torch.device(plan.device)
-    ours = methods.networks(plan.networks, plan.strength, place)
     steps: list[tuple[str, Callable[[], tuple[list[Record], bytes | None]]]] = [
         *((n, lambda n=n, s=s: _scan(n, s, plan, ours, place)) for n, s in scans.items()),
         *((n, lambda n=n, s=s: _real(n, s, ours)) for n, s in real.items()),

@@ -46,6 +46,7 @@ def networks(
 
 
 def _network(name: str, strength: float | Literal["auto"], device: torch.device) -> Callable[[Slices], Made]:
+    learned.network(name, device)  # what is not there is told before anything is written
     base = Recipe()
     plan = replace(
         base, solve=replace(base.solve, method="unrolled", weights=name), ct=replace(base.ct, strength=strength)

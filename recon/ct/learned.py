@@ -68,9 +68,7 @@ def denoise(
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
         raise ReconError("no network for CT images ships with this package; use --method tv, or name --weights FOLDER")
-    loaded = _network(name, str(device))
-    if not loaded.network.shape.real:
-        raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
+    loaded = network(name, device)
     known = trained(name)
     out = np.empty_like(volume) if into is None else into
     items, spread = list[dict[str, Any]](), list[NDArray[np.float32]]()
@@ -137,6 +135,14 @@ def trained(name: str) -> tuple[float, float] | None:
 
     path = weights.find(name) / "recipe.toml"
     return ct_train.load(path).data.noise if path.is_file() else None
+
+
+def network(name: str, device: torch.device) -> weights.Loaded:
+    """The network for CT images of that name or folder; raises ReconError where there is none, or one for MRI."""
+    loaded = _network(name, str(device))
+    if not loaded.network.shape.real:
+        raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
+    return loaded
 
 
 @lru_cache(maxsize=4)
