@@ -92,7 +92,8 @@ def denoise(
     reasons = sorted({r for i in items for r in i["reasons"]})
     back = sum(bool(i["reasons"]) for i in items) if recipe.trust.fallback else 0
     levels = [i["noise"] for i in items]
-    notes = [f"noise estimated from the image: {min(levels):.0f} to {max(levels):.0f} HU", *said]
+    low, high = f"{min(levels):.0f}", f"{max(levels):.0f}"
+    notes = [f"noise estimated from the image: {low if low == high else f'{low} to {high}'} HU", *said]
     if back:
         them = counted(len(items), "slice is as it came", "slices are as they came")
         notes.append(f"{back} of {them}: {'; '.join(reasons)}")

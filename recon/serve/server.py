@@ -344,7 +344,7 @@ def _last(said: str) -> bytes:
 def _outcome(record: Mapping[str, Any]) -> str:
     """How a session ended, in words: its state, what it took and gave, and why it was no more."""
     images = len(record.get("images", ())) + record.get("images_passed", 0)
-    parts = [f"{n} {what}" for n, what in ((images, "images"), (record.get("lines", 0), "lines")) if n]
+    parts = [counted(n, what) for n, what in ((images, "image"), (record.get("lines", 0), "line")) if n]
     parts += [f"recipe {record['recipe']}"] if record.get("recipe") else []
     said = f" ({', '.join(parts)})" if parts else ""
     return f"{record['state']}{said}" + (f": {record['reason']}" if record.get("reason") else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -50,6 +51,7 @@ def test_an_untrained_network_changes_nothing(tmp_path: Path) -> None:
     found = learned.denoise(body(20), trained(tmp_path / "w"), CPU, silent)
     assert np.abs(found.data - body(20)).max() < 0.01
     assert found.trust["fallbacks"] == 0
+    assert re.fullmatch(r"noise estimated from the image: (?!(\d+) to \1 )\d+( to \d+)? HU", found.notes[0])
     assert found.provenance["weights_sha256"] == weights.load(tmp_path / "w").sha256
 
 
