@@ -18,6 +18,9 @@ _CHUNK = 1 << 20
 BANDWIDTH = 0.793
 #: Columns of a readout from which on noise is read behind a window, which needs every fourth to choose by.
 _FEW = 32
+#: What is no more than this share of the root mean square of all samples is what transforms in float32 round to.
+_ROUNDING = 1e-6
+_NONE = 'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
 
 
 class NoNoise(DataError):
@@ -118,8 +121,7 @@ def _whiten(samples: Tensor, factor: float, source: str, notes: tuple[str, ...])
             '(noise = "none" in the recipe)'
         )
     if not bool(live.all()):
-        dead = (~live).nonzero()[:, 0].tolist()
-        notes += (_dead(dead, coils),)
+        notes += (dead((~live).nonzero()[:, 0].tolist(), coils),)
     kept = samples[live]
     psi = covariance(kept)
     level = psi.diagonal().real.sqrt()
@@ -194,6 +196,8 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
             places["the columns beside the object"] = _quiet(hybrid, mask, torch.ones_like(inside), apart)
     levels = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
     place = min(levels, key=lambda name: levels[name])
+    if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):
+        raise NoNoise(_NONE)
     notes = (f"no noise scan: the noise was estimated from {place} and may be too high where signal reaches it", *notes)
     if max(levels.values()) - min(levels.values()) > 2 * math.log(1.5):
         ratio = math.exp((max(levels.values()) - min(levels.values())) / 2)
@@ -205,13 +209,14 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
         return whitening
     matrix = whitening.matrix.new_zeros(whitening.matrix.shape[0], len(live))
     matrix[:, live] = whitening.matrix
-    dead = (~live).nonzero()[:, 0].tolist()
-    return replace(whitening, matrix=matrix, notes=(*whitening.notes, _dead(dead, len(live))))
+    said = dead((~live).nonzero()[:, 0].tolist(), len(live))
+    return replace(whitening, matrix=matrix, notes=(*whitening.notes, said))
 
 
-def _dead(dead: list[int], coils: int) -> str:
-    named = _numbers(dead)
-    return f"{len(dead)} of {counted(coils, 'coil')} left out, being zero or not finite ({named})"
+def dead(gone: list[int], coils: int) -> str:
+    """The note on coils, by their numbers, that recorded nothing."""
+    named = _numbers(gone)
+    return f"{len(gone)} of {counted(coils, 'coil')} left out as dead, being zero or not finite ({named})"
 
 
 def hann(n: int) -> Tensor:
@@ -302,9 +307,7 @@ def _floor(energy: Tensor, count: Tensor) -> Tensor:
     """
     valid = ((count > 0) & (energy > 0) & torch.isfinite(energy)).nonzero()[:, 0]
     if len(valid) < 8:
-        raise NoNoise(
-            'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
-        )
+        raise NoNoise(_NONE)
     logs = energy[valid].log()
     ordered = logs.sort().values
     size = min(max(4, len(ordered) // 10), len(ordered) - 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from recon.data import FRAME_COUNTERS, DataError, Encoding, RawScan, counted
 from recon.prepare.announced import lines_each
 from recon.prepare.epi import as_received
-from recon.prepare.noise import BANDWIDTH, NoNoise, Whitening, whitener
+from recon.prepare.noise import BANDWIDTH, NoNoise, Whitening, dead, whitener
 from recon.prepare.sort import Kinds, row_index
 
 #: Lines and noise samples that are looked at; more change nothing.
@@ -166,9 +166,9 @@ def _assumed(lines: Tensor, why: str) -> Whitening:
     live = torch.isfinite(torch.view_as_real(lines)).flatten(2).all(2).all(0) & (lines.abs().amax((0, 2)) > 0)
     level = ASSUMED * float(lines[:, live].to(torch.complex128).abs().square().mean().sqrt())
     matrix = torch.eye(coils, dtype=torch.complex64)[live] * (2**0.5 / level)
-    dead = ", ".join(str(i) for i in (~live).nonzero()[:, 0].tolist())
+    gone = (~live).nonzero()[:, 0].tolist()
     notes = [f"noise of {ASSUMED:g} of the mean signal was assumed: {why} and the data show none"]
-    notes += [f"coils {dead} of {coils} are dead (zero or not finite) and were left out"] if dead else []
+    notes += [dead(gone, coils)] if gone else []
     return Whitening(matrix, "assumed", tuple(notes))
 
 
