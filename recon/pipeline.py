@@ -206,9 +206,9 @@ def solved(job: Job, report: Report) -> Solved:
 def described_image(job: Job, made: Solved, started: datetime, sha256: str = "") -> Image:
     """The image of a job: its volumes with what the scan, of this fingerprint, the job and the solver say of them."""
     scan, recipe, how = job.scan, job.recipe, made.how
-    if not np.isfinite(made.data).all():
+    if spoilt := int((~np.isfinite(made.data)).sum()):
         raise ReconError(
-            f"{int((~np.isfinite(made.data)).sum())} of {made.data.size} voxels came out as NaN or infinite, and no "
+            f"{spoilt} of {made.data.size} voxels came out as NaN or infinite, and no "
             "image is shown; try --method combine, and report the scan"
         )
     data = _oriented(made.data, job)

@@ -77,10 +77,10 @@ def _missing(ordered: Sequence[Slice], gaps: NDArray[np.float64], i: int) -> int
         return 0
     numbers = [whole(s.header, "InstanceNumber") for s in ordered]
     if all(n is not None for n in numbers):
-        counted = np.diff(np.array(numbers, float))
-        others = np.delete(counted, _odd(gaps))
-        if len(others) and abs(others[0]) == 1 and (others == others[0]).all() and counted[i] * others[0] > 0:
-            return abs(int(counted[i])) - 1
+        counts = np.diff(np.array(numbers, float))
+        others = np.delete(counts, _odd(gaps))
+        if len(others) and abs(others[0]) == 1 and (others == others[0]).all() and counts[i] * others[0] > 0:
+            return abs(int(counts[i])) - 1
     lost = round(float(gaps[i]) / step) - 1
     return lost if abs(gaps[i] / step - lost - 1) < 0.1 else 0
 

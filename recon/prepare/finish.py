@@ -8,17 +8,17 @@ from recon.data import Encoding
 from recon.prepare.readout import resample
 
 
+def voxel_ratios(encoding: Encoding) -> list[float]:
+    """Voxels that the header asks for over those that were encoded, along x, y and, of a volume, z."""
+    return [
+        (encoding.recon_fov[i] / encoding.recon_matrix[i]) / (encoding.encoded_fov[i] / encoding.encoded_matrix[i])
+        for i in range(3 if encoding.encoded_matrix[2] > 1 else 2)
+    ]
+
+
 def finer(encoding: Encoding) -> bool:
     """Whether the image that the header asks for has smaller voxels than what was encoded: it is interpolated."""
-    axes = (0, 1, 2) if encoding.encoded_matrix[2] > 1 else (0, 1)
-    asked, made = (
-        [fov[i] / matrix[i] for i in axes]
-        for fov, matrix in (
-            (encoding.recon_fov, encoding.recon_matrix),
-            (encoding.encoded_fov, encoding.encoded_matrix),
-        )
-    )
-    return any(a < 0.999 * b for a, b in zip(asked, made))
+    return any(r < 0.999 for r in voxel_ratios(encoding))
 
 
 def finish(x: Tensor, encoding: Encoding, shape: tuple[int, int, int]) -> Tensor:

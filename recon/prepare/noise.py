@@ -166,8 +166,8 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     (`hann`) and an inverse FFT along the readout, beside the object; with oversampling, outside the field of view. The
     window takes away the ringing of a readout that ends, which at high signal-to-noise ratios reaches everywhere. Lines
     and columns are chosen on other samples than those measured, so that the choice does not bias the result. What is
-    left of the signal makes the estimate too high, never much too low. Samples that are exactly zero, and outer k-space
-    far below the rest (zero-filled by the scanner), are left out and reported.
+    left of the signal makes the estimate too high; of noise that is not white it is that of the quietest part. Samples
+    that are exactly zero, and outer k-space far below the rest (zero-filled by the scanner), are left out and reported.
 
     Raises NoNoise when fewer than 8 lines or 16 columns were measured or no noise is in them, DataError when all are
     zero.

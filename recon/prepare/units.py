@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding
+from recon.prepare.finish import voxel_ratios
 
 #: A voxel larger than that which was encoded by less than this, relative, is the same one: headers are rounded.
 _SAME = 1e-4
@@ -25,13 +26,5 @@ def gain(encoding: Encoding, acquired: Iterable[NDArray[np.int32]]) -> float:
     """
     counts = np.concatenate([c[c > 0] for c in acquired])
     n = float(np.median(counts)) if len(counts) else 1.0
-    axes = (0, 1, 2) if encoding.encoded_matrix[2] > 1 else (0, 1)
-    asked, made = (
-        [fov[i] / matrix[i] for i in axes]
-        for fov, matrix in (
-            (encoding.recon_fov, encoding.recon_matrix),
-            (encoding.encoded_fov, encoding.encoded_matrix),
-        )
-    )
-    coarser = math.prod(a / b for a, b in zip(asked, made) if a > (1 + _SAME) * b)
+    coarser = math.prod(r for r in voxel_ratios(encoding) if r > 1 + _SAME)
     return math.sqrt(n * coarser)
