@@ -14,7 +14,7 @@ _BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
 #: MiB that a method works in whatever the size of the problem, a slice or a volume: the weights of a network and the
 #: work space of its convolutions, the transform of non-Cartesian k-space, the adaptive combination (without kernels its
 #: tiles; of a volume they are larger).
-_WORK = {"unrolled": (90, 90), "varnet": (90, 90), "noncartesian": (90, 90), "combine": (44, 80), "grappa": (44, 80)}
+_WORK = {"unrolled": (90, 90), "varnet": (90, 90), "noncartesian": (90, 90), "combine": (44, 80), "grappa": (64, 80)}
 _COMPLEX = 8
 
 #: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak, the maps
@@ -27,6 +27,9 @@ _COIL_IMAGES["varnet"] = 8
 #: Measured from 64³ to 128³; the work space of a slice comes on top.
 _VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 4.9}
 _MANY_COILS, _MAKING_MAPS = 8, 150 * 2**20
+#: Coil images that stay in the allocator from slice to slice where each is solved alone: as long as those of a slice
+#: take 32 MiB, beyond which arrays go back to the system, and above it. Measured from 192² to 768².
+_LEFT, _RETURNED = {"combine": (8, 0), "grappa": (14, 3)}, 32 * 2**20
 #: Blocks of raw lines at a time: as read, whitened, transformed and cut.
 _RAW_BLOCKS = 4
 
@@ -153,7 +156,14 @@ def _solving(p: Problem) -> int:
 
 def _fixed(p: Problem) -> int:
     """What stays all the time: the program, the result, and what a method works in whatever the size of the problem."""
-    return _base() + p.items * p.voxels * _COMPLEX + _work(p.method, volume=p.grid[0] > 1)
+    return _base() + p.items * p.voxels * _COMPLEX + _work(p.method, volume=p.grid[0] > 1) + _left(p)
+
+
+def _left(p: Problem) -> int:
+    """What slices that are solved one by one leave in the allocator."""
+    coil_images = math.prod(p.grid) * _COMPLEX * p.virtual_coils
+    alone = p.most == 1 and p.grid[0] == 1
+    return coil_images * _LEFT.get(p.method, (0, 0))[coil_images > _RETURNED] if alone else 0
 
 
 def _work(method: str, *, volume: bool) -> int:

@@ -51,6 +51,11 @@ def test_the_predicted_peak_of_a_volume_holds_its_calibration(tmp_path: Path) ->
     assert_planned(tmp_path, "sense", tmp_path / "scan.h5")
 
 
+def test_the_predicted_peak_of_slices_that_are_solved_one_by_one_holds_what_the_last_one_leaves(tmp_path: Path) -> None:
+    simulate_to(tmp_path / "scan.h5", preset(coils=16, accel=2, matrix=640, slices=3))
+    assert_planned(tmp_path, "grappa", tmp_path / "scan.h5")
+
+
 def assert_planned(folder: Path, method: str, scan: Path) -> None:
     (folder / "recipe.toml").write_text(f"[solve]\nmethod = '{method}'\niterations = 3\n")
     # A child of a large process would report that process's peak: the command starts from a small one.
