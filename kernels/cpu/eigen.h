@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "../shared/eigen.h"
-#include "sense.h"
+#include "columns.h"
 
 namespace recon {
 

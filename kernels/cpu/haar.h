@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "sense.h"
+#include "columns.h"
 
 namespace recon {
 

@@ -8,7 +8,7 @@
 
 #include <cmath>
 
-#include "sense.h"
+#include "columns.h"
 
 namespace recon {
 
