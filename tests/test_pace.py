@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon import cartesian, noncartesian, pipeline, recipe
+from recon import cartesian, encoded, noncartesian, pipeline, recipe
 from recon.data import Image
 from recon.errors import sentence
 from recon.pace import trouble
@@ -74,8 +74,8 @@ def test_f27_what_was_done_before_the_gpu_was_full_stays(monkeypatch: pytest.Mon
     expected = pipeline.reconstruct(scan, device="cpu")
     monkeypatch.setattr(cartesian.planning, "plan", lambda *_: cartesian.planning.Plan(1, 0))
     began: list[str] = []
-    images = cartesian._images
-    monkeypatch.setattr(cartesian, "_images", lambda *a, **k: (began.append(str(a[-1].device)), images(*a, **k))[1])
+    images = encoded.images
+    monkeypatch.setattr(encoded, "images", lambda *a, **k: (began.append(str(a[-1].device)), images(*a, **k))[1])
     full_gpu(monkeypatch, torch.OutOfMemoryError(OUT), after=8)
     image = pipeline.reconstruct(scan)
     assert set(began) == {"cuda:0", "cpu"}
@@ -108,7 +108,7 @@ def test_f27_fewer_slices_at_a_time_give_the_same_bits(monkeypatch: pytest.Monke
     scan = simulate(SLICES)
     sense = recipe.with_method(recipe.Recipe(), "sense")  # a network takes slices one at a time on a processor
     expected = pipeline.reconstruct(scan, sense, device="cpu")
-    monkeypatch.setattr(cartesian, "_images", fails(cartesian._images, lambda _, slabs, *__, **___: len(slabs) > 2))
+    monkeypatch.setattr(encoded, "images", fails(encoded.images, lambda _, slabs, *__, **___: len(slabs) > 2))
     image = pipeline.reconstruct(scan, sense, device="cpu")
     assert np.array_equal(image.data, expected.data)
     assert image.provenance["device"] == "cpu"
@@ -118,15 +118,15 @@ def test_f27_fewer_slices_at_a_time_give_the_same_bits(monkeypatch: pytest.Monke
 def test_f27_a_volume_is_solved_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = simulate(VOLUME)
     expected = pipeline.reconstruct(scan, device="cpu")
-    wide = fails(cartesian._images, lambda _, slabs, *__, **___: slabs[0].y.shape[-1] > 12 + 8)
-    monkeypatch.setattr(cartesian, "_images", wide)
+    wide = fails(encoded.images, lambda _, slabs, *__, **___: slabs[0].y.shape[-1] > 12 + 8)
+    monkeypatch.setattr(encoded, "images", wide)
     image = pipeline.reconstruct(scan, device="cpu")
     assert close(image, expected)
     assert any("10 columns at a time" in n for n in image.notes)
 
 
 def test_f27_where_nothing_smaller_is_left_the_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cartesian, "_images", fails(cartesian._images, lambda *_, **__: True))
+    monkeypatch.setattr(encoded, "images", fails(encoded.images, lambda *_, **__: True))
     monkeypatch.setattr(noncartesian, "_images", fails(noncartesian._images, lambda *_, **__: True))
     for settings in (SLICES, RADIAL):
         with pytest.raises(torch.OutOfMemoryError):
@@ -140,7 +140,7 @@ def test_other_errors_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
         calls.append(1)
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(cartesian, "_images", broken)
+    monkeypatch.setattr(encoded, "images", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         pipeline.reconstruct(simulate(SLICES), device="cpu")
     assert len(calls) == 1

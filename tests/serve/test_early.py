@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from recon import cartesian, simulation
+from recon import encoded, simulation
 from recon.data import Flag, Limit, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
@@ -133,13 +133,13 @@ def test_images_that_went_out_early_reach_the_pacs_without_a_second_reconstructi
     local: Start, series: Recording, series_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Six images, each solved once, are the series that `recon run` writes: the same UIDs, pixels, notes and trust."""
-    solved, inner = [], cartesian._images
+    solved, inner = [], encoded.images
 
     def counted(method: str, slabs: list[Any], *others: Any, **more: Any) -> Any:
         solved.extend(slabs)
         return inner(method, slabs, *others, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cartesian, "_images", counted)
+    monkeypatch.setattr(encoded, "images", counted)
     one = local(pacs=Pacs(to="ARCHIVE@127.0.0.1:104", spool=str(tmp_path / "spool")))
     waves = [scanner.wave()] * 2  # each image alone has seen other numbers of them than the scan has
     messages = session(series, method)
