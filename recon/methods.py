@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
 from recon.solve import alternating, cg, detail, fista, folded, halves, pdhg, rows
 from recon.solve.position import Position
+
+T = TypeVar("T")
 
 #: What everybody should know who looks at an image of fastMRI's network.
 VARNET_LIMITS = (
@@ -132,14 +135,14 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
     return f"it was trained and measured on R from {low:g} to {high:g}"
 
 
-def offered(recipe: Recipe, noise: str, *, cartesian: bool = True) -> Network | None:
-    """The network that "auto" may use under a recipe, `noise` being where the scan's noise level is from.
+def offered(recipe: Recipe, noise: str) -> Network | None:
+    """The network that "auto" may use on a Cartesian scan, `noise` being where the scan's noise level is from.
 
     Weights that the recipe names are used, or refused with ReconError; of those that ship, broken ones speak against
     themselves. None where the recipe asks for a method, or nothing ships.
     """
     solve, prepare = recipe.solve, recipe.prepare
-    if solve.method != "auto" or not cartesian or (solve.weights == "auto" and weights.best() is None):
+    if solve.method != "auto" or (solve.weights == "auto" and weights.best() is None):
         return None
     name = weights.find(solve.weights).name
     try:
@@ -170,16 +173,12 @@ def reach(name: str, trained: tuple[float, float]) -> tuple[float, float]:
 
     The record is that of `bench/reach.py`. Raises ReconError for one that cannot be read.
     """
-    path = weights.find(name) / "reach.json"
-    if not path.is_file():
-        return trained
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+
+    def wider(stored: Any) -> tuple[float, float]:
         low, high = (float(r) for r in stored["acceleration"])
-        mine = stored["weights_sha256"] == _network(name, "cpu").sha256
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ReconError(f"{path} is no record of this engine; fetch the weights again") from None
-    return (min(low, trained[0]), max(high, trained[1])) if mine else trained
+        return min(low, trained[0]), max(high, trained[1])
+
+    return _recorded(name, "reach.json", wider, trained)
 
 
 def losses(name: str) -> str:
@@ -187,17 +186,26 @@ def losses(name: str) -> str:
 
     Raises ReconError for a record beside the weights that cannot be read.
     """
-    path = weights.find(name) / "volumes.json"
+
+    def words(stored: Any) -> str:
+        least, mean, count = (stored[k] for k in ("least_dB", "mean_dB", "volumes"))
+        lost = f"on volumes it was up to {-least:.1f} dB worse than cs ({mean:+.1f} dB on average of {count})"
+        return lost if least < 0 else ""
+
+    return _recorded(name, "volumes.json", words, "")
+
+
+def _recorded(name: str, file: str, read: Callable[[Any], T], otherwise: T) -> T:
+    """What `read` makes of a record beside a network's weights; `otherwise` where there is none, or it is of others."""
+    path = weights.find(name) / file
     if not path.is_file():
-        return ""
+        return otherwise
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        least, mean, count, of = (told[k] for k in ("least_dB", "mean_dB", "volumes", "weights_sha256"))
-        if of != _network(name, "cpu").sha256 or least >= 0:
-            return ""
-        return f"on volumes it was up to {-least:.1f} dB worse than cs ({mean:+.1f} dB on average of {count})"
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        found, of = read(stored), stored["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ReconError(f"{path} is no record of this engine; fetch the weights again") from None
+    return found if of == _network(name, "cpu").sha256 else otherwise
 
 
 def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None = None, sets: int = 1) -> Tensor:
@@ -319,16 +327,8 @@ def calibration(name: str) -> dict[str, float]:
     `factor` times 1.96 standard deviations hold the error of 95 of 100 pixels; `within_1` and `within_2` are the shares
     of pixels whose error is below one and two standard deviations. Raises ReconError for a file that cannot be read.
     """
-    path = weights.find(name) / "calibration.json"
-    if not path.is_file():
-        return {}
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        found = {key: float(stored[key]) for key in ("factor", "within_1", "within_2")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ReconError(f"{path} is no calibration of this engine; fetch the weights again") from None
-    # It belongs to these weights and no others.
-    return found if stored.get("weights_sha256") == _network(name, "cpu").sha256 else {}
+    names = ("factor", "within_1", "within_2")
+    return _recorded(name, "calibration.json", lambda stored: {key: float(stored[key]) for key in names}, {})
 
 
 @lru_cache(maxsize=4)

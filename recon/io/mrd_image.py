@@ -54,6 +54,8 @@ _TYPE = {"magnitude": 1, "phase": 2, "real": 3, "imag": 4, "complex": 5}
 #: Whole numbers of a series whose later images are not known yet reach so many times the peak of the first one, and
 #: so many standard deviations of the noise, where it is known: steps of an eighth of it, which add 0.1 % of its power.
 HEAD_ROOM, REACH = 4.0, 512.0
+#: Largest whole number of a pixel: 12 bits, as scanners have.
+TOP = (1 << 12) - 1
 
 ImagePart = Literal["magnitude", "phase", "real", "imag", "complex"]
 
@@ -89,25 +91,24 @@ def centre(g: Geometry) -> Vector:
     return (float(out[0]), float(out[1]), float(out[2]))
 
 
-def steps(image: Image, parts: Sequence[ImagePart], *, later: bool, bits: int = 12) -> dict[ImagePart, float]:
+def steps(image: Image, parts: Sequence[ImagePart], *, later: bool) -> dict[ImagePart, float]:
     """What one whole number stands for in the series of each part that begins with this image: see `messages`.
 
-        step = peak / (2^bits − 1),   or, where `later` images follow,   max(HEAD_ROOM · peak, REACH · σ) / (2^bits − 1)
+        step = peak / TOP,   or, where `later` images follow,   max(HEAD_ROOM · peak, REACH · σ) / TOP
 
     σ, the noise of a whitened image, is 1; where no noise was measured or estimated, the peak alone counts. Parts whose
     step nothing tells yet, those that are zero everywhere, are left out.
     """
-    top = (1 << bits) - 1
     known = image.provenance.get("noise") in ("noise scan", "estimate")
     found: dict[ImagePart, float] = {}
     for name in parts:
         if name == "phase" or name == "complex":
-            found[name] = math.pi / top if name == "phase" else 1.0
+            found[name] = math.pi / TOP if name == "phase" else 1.0
             continue
         peak = max(float(np.abs(part(v.data, name)).max()) for v in volumes(image))
         reach = max(HEAD_ROOM * peak, REACH if known else 0.0) if later else peak
         if reach > 0:
-            found[name] = reach / top
+            found[name] = reach / TOP
     return found
 
 
@@ -117,41 +118,38 @@ def messages(
     parts: Sequence[ImagePart] = ("magnitude",),
     pixel: Literal["float32", "int16"] = "float32",
     volume: bool = False,
-    series_index: int = 0,
-    bits: int = 12,
     step: Mapping[ImagePart, float] | None = None,
 ) -> Iterator[ImageMessage]:
     """The images as ISMRMRD messages: one for each slice, or one for each volume with `volume`.
 
-    Each part (magnitude, phase, …) has its own image_series_index, counted from `series_index`, so that a series has
-    one size and one type. position is the centre of the slice or volume in LPS mm (see `centre`), field_of_view the
-    extent of all its voxels, along z of a slice its thickness. `pixel` "int16" scales each part into `bits` bits
-    (0 … 2^bits − 1, with their sign where values are negative), by the `step` that its series has, or by its own peak;
-    the record in the attributes states the slope. Of values that are larger, `cut` and the comment say how many they
-    are. Phase is in radians, or −(2^bits − 1) … 2^bits − 1 for −π … π.
+    Each part (magnitude, phase, …) has its own image_series_index, counted from 0, so that a series has one size and
+    one type. position is the centre of the slice or volume in LPS mm (see `centre`), field_of_view the extent of all
+    its voxels, along z of a slice its thickness. `pixel` "int16" scales each part into 0 … TOP (with a sign where
+    values are negative), by the `step` that its series has, or by its own peak; the record in the attributes states the
+    slope. Of values that are larger, `cut` and the comment say how many they are. Phase is in radians, or −TOP … TOP
+    for −π … π.
     """
-    top = (1 << bits) - 1
     for n, name in enumerate(parts):
         kind = _COMPLEX64 if name == "complex" else _INT16 if pixel == "int16" else _FLOAT32
         everything = list(volumes(image))
         values: list[NDArray[Any]] = [
             v.data.astype(np.complex64) if name == "complex" else part(v.data, name) for v in everything
         ]
-        scaled = _scale(name, values, top, (step or {}).get(name))
+        scaled = _scale(name, values, (step or {}).get(name))
         index = 0
         for v, array in zip(everything, values):
             for k, g, block in _blocks(image.geometry, array, volume):
                 index += 1
-                header = _header(g, v, kind, _TYPE[name], k, series_index + n, index)
-                stored, cut = _whole(block, scaled, top) if kind == _INT16 else (block, 0)
+                header = _header(g, v, kind, _TYPE[name], k, n, index)
+                stored, cut = _whole(block, scaled) if kind == _INT16 else (block, 0)
                 text = _attributes(image, g, name, scaled, kind, cut)
                 yield ImageMessage(header, text, np.ascontiguousarray(stored[np.newaxis]), cut)
 
 
-def _whole(values: NDArray[np.float32], scaled: Scale, top: int) -> tuple[NDArray[np.int16], int]:
-    """Values as whole numbers of at most `top`, and how many of them are larger."""
+def _whole(values: NDArray[np.float32], scaled: Scale) -> tuple[NDArray[np.int16], int]:
+    """Values as whole numbers of at most TOP, and how many of them are larger."""
     number = np.rint(values.astype(np.float64) * (scaled.unit / scaled.slope))
-    return np.clip(number, -top, top).astype(np.int16), int(np.count_nonzero(np.abs(number) > top))
+    return np.clip(number, -TOP, TOP).astype(np.int16), int(np.count_nonzero(np.abs(number) > TOP))
 
 
 def write_mrd(image: Image, path: Path, *, parts: Sequence[ImagePart] = ("magnitude",)) -> list[Path]:
@@ -196,12 +194,12 @@ def _write_group(where: Any, group: list[ImageMessage]) -> None:
     where.create_dataset("attributes", data=[m.attributes for m in group], dtype=h5py.string_dtype())
 
 
-def _scale(name: ImagePart, values: Sequence[NDArray[Any]], top: int, step: float | None) -> Scale:
+def _scale(name: ImagePart, values: Sequence[NDArray[Any]], step: float | None) -> Scale:
     if name == "phase":
-        return Scale(math.pi / top, True, -math.pi, math.pi)
+        return Scale(math.pi / TOP, True, -math.pi, math.pi)
     if name == "complex":
         return Scale(1.0, True, 0.0, 1.0)
-    own = scale(values, top=top)
+    own = scale(values, top=TOP)
     return own if step is None else Scale(step, own.signed, own.low / own.unit, own.high / own.unit)
 
 

@@ -130,7 +130,6 @@ def lines_from_array(
     sample_time_us: float = 0.0,
     counters: Mapping[str, int] | None = None,
     flags: int = 0,
-    encoding: int = 0,
 ) -> tuple[NDArray[np.void], Samples]:
     """Lines and samples of a k-space array: one line for each (slice, kz, ky) where `mask` is set, in that order.
 
@@ -139,8 +138,8 @@ def lines_from_array(
     center_sample is nx // 2, so that the encoding's limits are Limit(0, ny − 1, ny // 2) and Limit(0, nz − 1, nz // 2).
     `geometry` is that of the whole volume: its grid may be finer, coarser or smaller than the k-space, and slice s of a
     2D stack is its plane k = s; without it positions and directions stay zero, which means unknown. `counters` sets
-    further counters to one value for all lines, `flags` is or-ed into each line's flags, `encoding` is its
-    encoding_space_ref. The array is not copied. Raises DataError for more than 65535 of anything.
+    further counters to one value for all lines, `flags` is or-ed into each line's flags. The array is not copied.
+    Raises DataError for more than 65535 of anything.
     """
     if kspace.ndim != 5:
         raise ValueError(f"k-space needs the axes (slice, coil, kz, ky, kx); got {kspace.ndim} axes")
@@ -155,7 +154,6 @@ def lines_from_array(
     s, z, y = where
     lines = np.zeros(len(s), LINE)
     lines["flags"] = flags
-    lines["encoding_space_ref"] = encoding
     lines["number_of_samples"] = nx
     lines["active_channels"] = nc
     lines["center_sample"] = nx // 2
