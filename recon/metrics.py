@@ -61,13 +61,7 @@ def ssim(
     84 (2020) 3054.
     """
     a, r, m = _checked(x, reference, mask)
-    values, inside = ssim_map(a, r, data_range=data_range, window=window)
-    chosen = m & inside
-    if not chosen.any():
-        raise ReconError(
-            f"no pixel of the mask lies {window // 2} pixels or more from the border, so SSIM is undefined; "
-            "give a larger mask or a smaller window"
-        )
+    values, chosen = _similar(a, r, m, data_range, window)
     return float(values[chosen].mean())
 
 
@@ -98,6 +92,20 @@ def ssim_map(
     return values, inside
 
 
+def _similar(
+    a: NDArray[np.float64], r: NDArray[np.float64], m: NDArray[np.bool_], data_range: float, window: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """SSIM at every pixel, and the pixels of a mask whose window lies within the image; ReconError where none does."""
+    values, inside = ssim_map(a, r, data_range=data_range, window=window)
+    chosen = m & inside
+    if not chosen.any():
+        raise ReconError(
+            f"no pixel of the mask lies {window // 2} pixels or more from the border, so SSIM is undefined; "
+            "give a larger mask or a smaller window"
+        )
+    return values, chosen
+
+
 @dataclass(frozen=True)
 class Scores:
     """The three measures of a stack of slices, and 95 % confidence intervals by name where there are several slices."""
@@ -125,14 +133,9 @@ def scores(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     a, r, m = _checked(x, reference, mask)
-    out = (
-        psnr(a, r, data_range=data_range, mask=m),
-        ssim(a, r, data_range=data_range, mask=m),
-        nmse(a, r, mask=m),
-    )
-    values, inside = ssim_map(a, r, data_range=data_range)
+    values, chosen = _similar(a, r, m, data_range, 7)
+    out = (psnr(a, r, data_range=data_range, mask=m), float(values[chosen].mean()), nmse(a, r, mask=m))
     plane = (-1, a.shape[-2] * a.shape[-1])
-    chosen = m & inside
     sums = np.stack(
         [
             np.where(where, v, 0).reshape(plane).sum(1)
