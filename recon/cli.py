@@ -327,7 +327,7 @@ def _refuse(e: Any) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"recon: {one_line(message)}", file=sys.stderr, flush=True)
+    tell(f"recon: {one_line(message)}")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recon.errors import ReconError, counted, log, one_line
+from recon.errors import ReconError, counted, log, one_line, tell
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs
@@ -142,5 +141,4 @@ def _hear(text: str) -> None:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # whoever wanted to read it has gone
-        print(line, flush=True)
+    tell(line, out=True)

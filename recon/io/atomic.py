@@ -90,10 +90,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary = _sibling(target)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -105,6 +105,19 @@ def put(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, as `atomic_file`; raises ReconError where the disk refuses."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the entries of a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; the rename is then as safe as they make it.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -123,12 +136,12 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         mask = _umask()
         for folder, _, names in os.walk(temporary, topdown=False):
             for name in names:
-                _sync(Path(folder, name))
+                sync(Path(folder, name))
                 os.chmod(Path(folder, name), 0o666 & ~mask)
-            _sync(Path(folder))
+            sync(Path(folder))
             os.chmod(folder, 0o777 & ~mask)
         os.rename(temporary, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -139,18 +152,6 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 def _sibling(path: Path) -> Path:
     # The name is cut so that a long but legal final name does not make an illegal temporary one.
     return path.parent / f".{path.name[:60]}.{secrets.token_hex(6)}.part"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder; the rename is then as safe as they make it.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon.errors import ReconError
-from recon.io.atomic import write_error
+from recon.io.atomic import sync, write_error
 from recon.pacs import verify
+from recon.pacs.verify import Facts
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -43,16 +44,10 @@ _RESERVE = 2**20
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Facts):
     """What is known of one image: nothing of the patient."""
 
-    uid: str
-    sop_class: str
-    study: str
-    series: str
-    syntax: str
-    #: SHA-256 of the pixels and of the whole file.
-    pixels: str
+    #: SHA-256 of the whole file.
     file: str
     #: Seconds since 1970: when it came, when its state changed, and when it is due again.
     added: float
@@ -328,15 +323,6 @@ def digest(path: Path) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Have a folder's entries on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _item(folder: Path) -> Item | None:

@@ -20,8 +20,8 @@ def summary(spool: Path) -> dict[str, Any]:
 
     Keys: `to`, one for each of `new` (with those not taken in yet), `sending`, `unconfirmed`, `sent` and `failed`,
     `oldest_s` and `next_try_s` (None where nothing waits), `last_error` and `last_error_s` ago, `unreadable` folders
-    of which nothing is known, and `free_MiB` of its disk. A spool that was never
-    used has zeros. It may be called at any time, beside a sender.
+    of which nothing is known, and `free_MiB` of its disk. A spool that was never used has zeros. It may be called at
+    any time, beside a sender.
     """
     out: dict[str, Any] = {"to": target(spool), **dict.fromkeys(spools.STATES, 0)}
     out |= {"oldest_s": None, "next_try_s": None, "last_error": "", "last_error_s": None}
