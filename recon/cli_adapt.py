@@ -37,6 +37,7 @@ def adapt(
     from recon.io.atomic import check_parent
     from recon.io.read import read_raw
     from recon.learn import adapt as adapting
+    from recon.learn import adapted
     from recon.nets import weights as stored
     from recon.progress import reporter
 
@@ -55,7 +56,7 @@ def adapt(
     with reporter(quiet) as report:
         made = adapting.adapt(parent.network, cartesian.measurements(job, how.slices), how, report, begun=begun)
     digest = pipeline.fingerprint(job.scan, job.kinds.imaging)
-    adapting.write(made, parent, stored.find(weights), output, digest, how)
+    adapted.write(made, parent, stored.find(weights), output, digest, how)
     if not quiet:
-        typer.echo(adapting.said(made, parent.name))
+        typer.echo(adapted.said(made, parent.name))
         typer.echo(f"wrote {output}")

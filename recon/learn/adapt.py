@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from recon.data import Measurement, ReconError, counted
-from recon.io.atomic import atomic_dir
+from recon.data import Measurement, ReconError
 from recon.learn.draw import Draw
-from recon.nets import unrolled, weights
+from recon.nets import unrolled
 from recon.nets.unrolled import Problem, Unrolled
 from recon.operators.sense import Sense
 from recon.progress import Report, silent
@@ -277,85 +274,7 @@ def _cut(A: Sense, columns: slice) -> Sense:
     return Sense(A.maps[..., columns], A.mask, A.axes)
 
 
-def _density(measured: Tensor, reach: int = 8) -> Tensor:
-    """Share of rows that were measured around each row, at least one row's."""
-    window = 2 * reach + 1
-    one = measured.float()[None, None]
-    counted = nn.functional.avg_pool1d(one, window, 1, reach, count_include_pad=False)[0, 0]
-    return counted.clamp_min(1 / window)
-
-
-def write(made: Adapted, parent: weights.Loaded, source: Path, folder: Path, scan: str, plan: Plan) -> None:
-    """Weights, hash, card and the parent's recipe (which tells the range) as a folder that appears whole or not at all.
-
-    Where nothing was gained the weights are the parent's, to the byte.
-    `source` is the parent's folder and `scan` the SHA-256 of the scan, which tells nothing of the patient.
-    """
-    with atomic_dir(folder) as temporary:
-        if made.kept:
-            weights.save(made.network, temporary)
-        else:
-            for name in (weights.FILE, weights.HASH):
-                shutil.copyfile(source / name, temporary / name)
-        if (source / "recipe.toml").is_file():
-            shutil.copyfile(source / "recipe.toml", temporary / "recipe.toml")
-        (temporary / "card.md").write_text(card(made, parent, scan, plan), encoding="utf-8")
-
-
-def said(made: Adapted, parent: str) -> str:
-    """The sentence that tells what came of it."""
-    how = f"in {counted(made.steps, 'step')}, {made.seconds:.0f} s"
-    if not made.steps:
-        return (
-            f"the time was over before a first step ({made.seconds:.0f} s): {parent}'s own weights were written; give "
-            "more --minutes"
-        )
-    if not made.kept:
-        return (
-            f"{parent} foretells the held-out lines of this scan as well as anything that was found {how}: its own "
-            "weights were written"
-        )
-    return (
-        f"the error of {counted(made.lines, 'held-out line')} fell by {1 - made.after / made.before:.1%} {how} "
-        f"(χ² per sample {made.before:.3f} to {made.after:.3f})"
-    )
-
-
-def card(made: Adapted, parent: weights.Loaded, scan: str, plan: Plan) -> str:
-    """What there is to say of adapted weights, in the form of a model card."""
-    gain = 1 - made.after / made.before
-    result = (
-        f"χ² of the held-out samples fell from {made.before:.4f} to {made.after:.4f} ({gain:.1%})."
-        if made.kept
-        else f"No gain beyond doubt on the held-out samples (χ² {made.before:.4f}): these are the parent's own weights."
-    )
-    return f"""# {parent.name}, adapted to one scan
-
-## Use
-
-    recon run scan.h5 --weights THIS-FOLDER -o out/
-
-For the scan named below, and scans of the same protocol and scanner; `recipe.toml` is that of the parent and tells its
-range.
-
-## Data
-
-| what | SHA-256 |
-|---|---|
-| parent weights, {parent.name} | {parent.sha256} |
-| scan, undersampled, nothing else | {scan} |
-
-## Training
-
-{made.steps} steps in {made.seconds:.0f} s; rate {plan.rate:g}, seed {plan.seed}. Of the lines outside of the ACS block
-{plan.held:.0%} were held out, {made.lines} lines, and {plan.hidden:.0%} of the others made the loss of each split.
-
-## Results
-
-{result}
-The lines were chosen by a seed and seen by no step, but decided when to stop.
-
-## Limits
-
-No fully sampled scan was seen: the gain on held-out lines is no proof of a better image. The limits of the parent hold.
-"""
+def _density(measured: Tensor) -> Tensor:
+    """Share of the 17 rows around each row that were measured, at least one row's."""
+    share = nn.functional.avg_pool1d(measured.float()[None, None], 17, 1, 8, count_include_pad=False)[0, 0]
+    return share.clamp_min(1 / 17)

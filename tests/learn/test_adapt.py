@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recon.data import Measurement, ReconError
-from recon.learn import adapt, synth
+from recon.learn import adapt, adapted, synth
 from recon.learn.draw import Draw
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
@@ -61,7 +61,7 @@ def test_nothing_gained_gives_the_weights_back(example, fresh: Unrolled) -> None
     assert not made.kept
     assert made.after == made.before
     assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in made.network.state_dict().items())
-    assert "its own weights were written" in adapt.said(made, "parent")
+    assert "its own weights were written" in adapted.said(made, "parent")
 
 
 class Clock:
@@ -114,7 +114,7 @@ def test_an_adaptation_ends_within_its_minutes_and_validates_its_last_step(
     assert made.seconds == clock() - begun
     assert made.steps == clock.steps >= least
     assert clock.pending == 0
-    assert (made.steps > 0) != ("give more --minutes" in adapt.said(made, "parent"))
+    assert (made.steps > 0) != ("give more --minutes" in adapted.said(made, "parent"))
 
 
 def test_the_three_parts_of_the_lines_are_disjoint_and_the_centre_is_in_every_one_that_is_given(example) -> None:
