@@ -177,8 +177,7 @@ def isocentre_shift(
 
     Whether a scan needs it is not written in ISMRMRD. Scanners move the field of view of Cartesian scans before they
     store the samples; that of spirals none of them moves (ismrmrd#250). Radial scans differ by sequence, and those
-    played by Pulseq were moved. So the default is to move, to say so in the notes, and to let the recipe say that it
-    was done.
+    played by Pulseq were moved. So samples stay as they are unless the recipe says otherwise (`prepare.offcentre`).
     """
     p = np.asarray(position, np.float64)
     return tuple(float(-(p @ np.asarray(d, np.float64)) / v) for d, v in zip(directions, voxel))
