@@ -54,11 +54,11 @@ def test_a_benchmark_that_is_stopped_keeps_what_it_has_measured(tmp_path: Path) 
 
 def test_a_soak_counts_after_every_session(tmp_path: Path) -> None:
     picture = ["--picture", str(tmp_path / "s.png")] if importlib.util.find_spec("matplotlib") else []
-    done = run("soak.py", "--sessions", "4", "--matrix", "32", "--json", str(tmp_path / "s.json"), *picture)
+    done = run("soak.py", "--sessions", "2", "--matrix", "32", "--json", str(tmp_path / "s.json"), *picture)
     found = json.loads((tmp_path / "s.json").read_text())
-    assert found["states"] == {"done": 3, "failed": 1}
+    assert found["states"] == {"done": 1, "failed": 1}
     assert set(found["counted"]["processes"]) == {1}
-    assert all(len(values) == 4 for values in found["counted"].values())
+    assert all(len(values) == 2 for values in found["counted"].values())
     assert done.returncode == (0 if found["flat"] else 1)
     assert (tmp_path / "s.png").is_file() == bool(picture)
 

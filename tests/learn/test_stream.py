@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from recon.data import ReconError
-from recon.learn import pool, stream, synth
+from recon.learn import pool, settings, stream, synth, train
 from recon.learn.pool import Item
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
@@ -135,10 +135,7 @@ def test_two_processes_train_one_network(tmp_path: Path, data: Path) -> None:
     assert weights.load(tmp_path / "out" / "tiny").network.shape.channels == (4, 4)
     assert "validation_gain_dB" in log(tmp_path)[-1]
     # One of them writes the log, as a process alone does.
-    (tmp_path / "alone").mkdir()
-    alone = training(tmp_path / "alone", data, "--minutes", 0.02, size=6)
-    said, _ = alone.communicate(timeout=120)
-    assert alone.returncode == 0, said
+    train.train(settings.load(tmp_path / "tiny.toml"), data, tmp_path / "alone" / "out", minutes=0.02)
     both, one = log(tmp_path), log(tmp_path / "alone")
     # On a busy machine one of the two gets to no step whose number is written: then it has fewer kinds of lines.
     kinds, others = ({frozenset(line) for line in lines} for lines in (both, one))
@@ -172,7 +169,7 @@ class Broken:
 
 def _mean_of_gradients() -> None:
     """What each of two processes runs: one step's gradients against the mean of both batches' own."""
-    from recon.learn import losses, ranks, train
+    from recon.learn import losses, ranks
     from recon.learn.draw import Draw
     from recon.learn.settings import Training
     from recon.nets.unrolled import Shape
