@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
 from recon import pipeline, recipe
-from recon.data import Encoding
+from recon.data import Encoding, RawScan
 from recon.io.samples import in_memory
 from recon.prepare.units import gain
 from recon.simulation import Settings, simulate
 
 HEAD = Settings(matrix=(64, 64, 1), coils=6, sigma=0.01, noise_lines=64)
+VOLUME = replace(HEAD, matrix=(32, 32, 16), fov=(240, 240, 160), coils=3)
 FULL = {
     "a plain scan": HEAD,
     "one coil": replace(HEAD, coils=1),
@@ -21,14 +23,20 @@ FULL = {
     "four averages": replace(HEAD, averages=4),
     "finer voxels": replace(HEAD, recon_matrix=(112, 96, 1)),
     "coarser voxels": replace(HEAD, recon_matrix=(48, 40, 1)),
-    "a volume": replace(HEAD, matrix=(32, 32, 16), fov=(240, 240, 160), oversampling=(2.0, 1.0, 1.5)),
-    "a coarser volume": replace(HEAD, matrix=(32, 32, 16), fov=(240, 240, 160), recon_matrix=(32, 32, 12)),
+    "a volume": replace(VOLUME, oversampling=(2.0, 1.0, 1.5)),
+    "a coarser volume": replace(VOLUME, recon_matrix=(32, 32, 12)),
 }
+
+
+@cache
+def scans(settings: Settings) -> tuple[RawScan, RawScan]:
+    """A scan, and the same without noise."""
+    return simulate(settings), simulate(replace(settings, sigma=0.0))
 
 
 def noise_in_the_image(settings: Settings, method: str) -> np.ndarray:
     """Half the difference of two images whose scans differ in the sign of their noise, in the body and its phase."""
-    noisy, clean = simulate(settings), simulate(replace(settings, sigma=0.0))
+    noisy, clean = scans(settings)
     ahead = len(noisy.lines) - len(clean.lines)
     told = noisy.samples.read(np.arange(ahead))
     with_noise = noisy.samples.read(np.arange(ahead, len(noisy.lines)))
