@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ismrmrd
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 import recon
-from recon.data import DataError
+from recon.data import DataError, Limit, RawScan
 from recon.io import ismrmrd as mrd
+from recon.io import line_rules
+from recon.io.arrays import scan_from_array
 from recon.prepare import sort
 from recon.prepare.stacks import stacks
 from tests.io import mrd_files as files
@@ -24,6 +27,10 @@ CENTRES = {
     "counted from 1, halved": (1, 0),
     "beyond the lines": (0, 24),
 }
+
+
+def _plain(rows: int = 40) -> RawScan:
+    return scan_from_array(np.ones((1, rows, 16), np.complex64), "coil,y,x")
 
 
 def _numbered(first: int) -> Callable[[ismrmrd.Acquisition, int], None]:
@@ -161,3 +168,75 @@ def test_a_scan_whose_counters_number_single_lines_is_refused(tmp_path: Path) ->
     scan = mrd.read(files.scan_file(tmp_path / "scan.h5", change))
     with pytest.raises(DataError, match="24 images apart with at most 1 phase encodes each"):
         recon.reconstruct(scan)
+
+
+#: Lines in each of four slices, of which the header names three, and whether the header is believed.
+FILLED = {
+    "half as many as in the others": ([28, 28, 29, 15], False),
+    "fewer than half as many": ([29, 29, 28, 14], True),
+    "hardly any": ([32, 32, 32, 4], True),
+}
+
+
+@pytest.mark.parametrize("case", FILLED)
+def test_a_limit_is_wrong_where_the_lines_beyond_it_are_about_as_many_as_those_within(case: str) -> None:
+    filled, believed = FILLED[case]
+    scan = _plain(100)
+    scan.lines["slice"] = np.repeat(np.arange(4), filled)
+    (e,) = scan.encodings
+    told = replace(e, limits={**e.limits, "slice": Limit(0, 2, 1)})
+    if filled[3] < 5 or not believed:
+        kept, notes, rejected = line_rules.check(scan.lines, (told,))
+        assert rejected == np.count_nonzero(~kept) == (filled[3] if believed else 0)
+        assert ["the lines are believed" in note for note in notes] == [not believed]
+    else:
+        with pytest.raises(DataError, match="14 have a counter slice beyond its limit"):
+            line_rules.check(scan.lines, (told,))
+
+
+def test_lines_that_miss_their_centre_by_two_or_that_fit_are_left_where_they_are() -> None:
+    scan = _plain(100)
+    (e,) = scan.encodings
+
+    def centre(said: int) -> int:
+        told = replace(e, limits={**e.limits, "kspace_encoding_step_1": Limit(0, 99, said)})
+        return line_rules.complete_limits(scan.lines, (told,))[0][0].limits["kspace_encoding_step_1"].center
+
+    # Two lines beside the grid are left out with a note; one may be a converter's, five are too many.
+    assert [centre(c) for c in (50, 49, 51, 48, 52, 45, 55, 99, 100)] == [50, 50, 50, 48, 52, 50, 50, 50, 50]
+
+
+WIDER: dict[str, Callable[[np.ndarray], None]] = {
+    "centre": lambda lines: lines["center_sample"].__setitem__(slice(None), 4),
+    "one shorter": lambda lines: lines["number_of_samples"].__setitem__(3, 15),
+}
+
+
+@pytest.mark.parametrize("name", ["all alike", "a finer image", *WIDER])
+def test_readouts_are_taken_to_be_oversampled_only_where_nothing_speaks_against_it(name: str) -> None:
+    scan = _plain()
+    (e,) = scan.encodings
+    said = replace(e, encoded_matrix=(8, *e.encoded_matrix[1:]), recon_matrix=(8, *e.recon_matrix[1:]))
+    if name == "a finer image":
+        said = replace(said, recon_matrix=(16, *e.recon_matrix[1:]))
+    elif name in WIDER:
+        WIDER[name](scan.lines)
+    (found,), notes = line_rules.oversampled(scan.lines, (said,))
+    assert (found.encoded_matrix[0], len(notes)) == ((16, 1) if name == "all alike" else (8, 0))
+
+
+@pytest.mark.parametrize("kind", ["equal steps", "steps that grow", "bent", "one short"])
+def test_lines_are_cartesian_where_they_run_along_one_axis_in_equal_steps(kind: str) -> None:
+    scan = _plain()
+    scan.lines["trajectory_dimensions"] = 2
+    step = np.linspace(-1, 1, 16)
+    k = np.zeros((40, 16, 2), np.float32)
+    k[..., 0], k[..., 1] = step, np.linspace(-1, 1, 40)[:, None]
+    if kind == "steps that grow":
+        k[..., 0] = step * np.abs(step)
+    elif kind == "bent":
+        k[..., 1] += 0.1 * step**2
+    elif kind == "one short":
+        k[7, :, 0] *= 0.9
+    (found,), notes = line_rules.off_grid(scan.lines, scan.encodings, lambda rows: k[rows])
+    assert (found.trajectory, len(notes)) == (("cartesian", 0) if kind == "equal steps" else ("other", 1))

@@ -142,3 +142,21 @@ def test_a_volume_with_fewer_lines_than_announced_is_whole_at_the_scanner_s_word
         lines["flags"][-1] = np.uint64(flag)
         scan = replace(full, lines=lines, samples=SomeRows(full.samples, rows), encodings=(encoding,))
         assert count(scan).complete == whole
+
+
+@pytest.mark.parametrize("lost", [0, 1, _N // 2, _N - 2, _N - 1])
+def test_without_acceleration_one_line_that_is_missing_is_missed_whatever_is_said(lost: int) -> None:
+    scan = measured(np.delete(np.arange(_N), lost), 1)
+    assert not count(scan).complete
+    assert not count(scan, {_FRAME: True}).complete
+
+
+@pytest.mark.parametrize(("flag", "hole", "whole"), [(0, 0, False), (8, 0, False), (25, 0, True), (25, 1, False)])
+def test_corners_of_a_volume_may_be_missing_where_the_measurement_has_ended(flag: int, hole: int, whole: bool) -> None:
+    full = simulation.simulate(Settings(matrix=(8, 24, 24), fov=(240, 240, 240), coils=1, noise_lines=0))
+    y, z = (full.lines[f"kspace_encode_step_{i}"].astype(int) - 12 for i in (1, 2))
+    inside = (y**2 + z**2 <= 12.5**2) & ~((y == 3) & (z == -2) & bool(hole))
+    lines = full.lines[inside].copy()
+    lines["flags"] = 0
+    lines["flags"][-1] = np.uint64(1 << (flag - 1) if flag else 0)
+    assert count(replace(full, lines=lines, samples=SomeRows(full.samples, np.nonzero(inside)[0]))).complete == whole
