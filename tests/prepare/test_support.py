@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from recon import pipeline, recipe
-from recon.data import Limit, RawScan
+from recon.data import Flag, Limit, RawScan, flag_bits
 from recon.io.arrays import scan_from_array
 from recon.io.samples import in_memory
+from recon.prepare import sort, support
 from recon.prepare.gauge import interpolated
+from recon.prepare.noise import Whitening
 from recon.prepare.readout import resample
 
 NOISE = 0.004
@@ -149,8 +151,6 @@ def test_lines_of_zeros_in_a_file_are_lines_that_were_not_measured() -> None:
 
 
 def test_a_backward_readout_is_cut_at_its_own_ends() -> None:
-    from recon.data import Flag, flag_bits
-
     k, _ = scan(R=1)
     forth = read(k)
     data = forth.samples.read(np.arange(len(forth.lines))).copy()
@@ -239,3 +239,44 @@ def test_lines_at_random_end_where_they_end_unless_another_axis_speaks(inner: tu
     _, sampling, notes = made(read(k * rows[:, None]), "sense")
     assert sampling["shape"] == (found, 1)
     assert len(notes) == (inner == (64, 72))
+
+
+def _cut(given: RawScan) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The table of lines without what is empty, and the matrix that was measured; the noise is of unit variance."""
+    kinds = sort.kinds(given)
+    white = Whitening(torch.eye(6, dtype=torch.complex64), "noise scan")
+    frames = sort.frames(given, kinds.imaging)
+    scaled = replace(given, samples=in_memory(given.samples.read(np.arange(len(given.lines))) / np.float32(NOISE)))
+    found = support.measured(scaled, kinds, given.encodings[0], frames, white)
+    return found.scan.lines, found.encoding.encoded_matrix
+
+
+@pytest.mark.parametrize("flag", [Flag.CALIBRATION, Flag.NOISE])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_ends_of_every_readout_that_makes_an_image_are_left_out(flag: Flag, backwards: bool) -> None:
+    """Of 112 samples those of columns 20 to 91: the centre is sample 56, which nobody wrote, or 55 backwards."""
+    k, _ = scan()
+    given = read(k)
+    lines, samples = given.lines.copy(), given.samples.read(np.arange(len(given.lines)))
+    if backwards:
+        lines["flags"] |= np.uint64(flag_bits(Flag.REVERSE))
+        samples = np.ascontiguousarray(samples[:, :, ::-1])
+    lines["center_sample"], lines["discard_pre"], lines["discard_post"] = 0, 0, 0
+    lines["flags"][:4] |= np.uint64(flag_bits(flag))
+    out, matrix = _cut(replace(given, lines=lines, samples=in_memory(samples)))
+    assert matrix == (72, 64, 1)
+    cut = slice(None) if flag == Flag.CALIBRATION else slice(4, None)
+    assert set(out["discard_pre"][cut]) == set(out["discard_post"][cut]) == {20}
+    assert set(out["center_sample"][cut]) == {55 if backwards else 56}
+    if flag == Flag.NOISE:
+        assert not out["discard_pre"][:4].any()
+        assert not out["center_sample"][:4].any()
+
+
+def test_samples_that_a_line_discards_tell_nothing_of_what_was_measured() -> None:
+    k, _ = scan()
+    given = read(k)
+    lines, samples = given.lines.copy(), given.samples.read(np.arange(len(given.lines))).copy()
+    lines["center_sample"], lines["discard_pre"], lines["discard_post"] = 56, 20, 20
+    samples[:, :, :20], samples[:, :, -20:] = 1, 1
+    assert _cut(replace(given, lines=lines, samples=in_memory(samples)))[1] == (72, 64, 1)
