@@ -122,3 +122,16 @@ def test_what_has_no_short_period_is_left_to_conjugate_gradients(why: str) -> No
     if why == "readout":
         A = Sense(A.maps, A.mask * torch.tensor([1.0, 0, 1, 1, 1]).double(), axes)
     assert exact(A, torch.zeros(1, len(mask), 5, dtype=torch.complex128), lam) is None
+
+
+@pytest.mark.parametrize("why", ["sets", "volume", "slices of their own"])
+def test_systems_that_are_large_and_lines_that_differ_from_slice_to_slice_are_left_too(why: str) -> None:
+    z, y = torch.arange(4)[:, None], torch.arange(12)
+    mask = ((z % 4 == 0) & (y % 6 == 0)).double() if why == "volume" else ((z + y) % 2 == 0).double()
+    mask = mask[:1] * (y % 12 == 0) if why == "sets" else mask
+    maps = torch.randn(2, 3, len(mask), 12, 2, dtype=torch.complex128)
+    A = Sense(maps if why == "sets" else maps[0], mask[None, :, :, None], (-3, -2), sets=why == "sets")
+    if why == "slices of their own":
+        A = Sense(maps[0], A.mask, (-2,))
+    b = torch.zeros(2, 1, 12, 2, dtype=torch.complex128) if why == "sets" else torch.zeros(4, 12, 2).cdouble()
+    assert exact(A, b, 0.1, ndim=3 + (why == "sets")) is None
