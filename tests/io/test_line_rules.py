@@ -1,4 +1,4 @@
-"""Headers as converters and simulators write them: wrong centres, readouts wider than stated, no place."""
+"""Stray lines, and headers as converters and simulators write them: wrong centres and limits, no place."""
 
 from __future__ import annotations
 
@@ -18,6 +18,76 @@ from recon.io.arrays import scan_from_array
 from recon.prepare import sort
 from recon.prepare.stacks import stacks
 from tests.io import mrd_files as files
+
+
+def test_compressed_lines_are_refused(tmp_path: Path) -> None:
+    path = files.scan_file(tmp_path / "s.h5", lambda a, n: a.setFlag(ismrmrd.ACQ_COMPRESSION2) if n == 3 else None)
+    with pytest.raises(DataError, match="1 of 24 lines hold compressed"):
+        mrd.read(path)
+
+
+STRAY = {
+    "encoding_space_ref": (lambda a: setattr(a, "encoding_space_ref", 7), "encoding_space_ref beyond the 1 encodings"),
+    "ke1": (lambda a: setattr(a.idx, "kspace_encode_step_1", 24), "kspace_encode_step_1 outside the encoded matrix 24"),
+    "ke2": (lambda a: setattr(a.idx, "kspace_encode_step_2", 1), "kspace_encode_step_2 outside the encoded matrix 1"),
+    "slice": (lambda a: setattr(a.idx, "slice", 3), "counter slice beyond its limit"),
+    "discards": (lambda a: (setattr(a, "discard_pre", 20), setattr(a, "discard_post", 12)), "discard all"),
+}
+
+
+@pytest.mark.parametrize("fault", STRAY)
+@pytest.mark.parametrize("count", [1, 2])
+def test_stray_lines_are_left_out_and_counted_and_many_are_an_error(fault: str, count: int, tmp_path: Path) -> None:
+    change, sentence = STRAY[fault]
+    path = files.scan_file(tmp_path / "scan.h5", lambda a, n: change(a) if 0 < n <= count else None)
+    before = files.digest(path)
+    if count == 1:  # 1 of 24 is below 5 %
+        scan = mrd.read(path)
+        assert scan.rejected == 1
+        assert len(scan.lines) == 23
+        assert any(sentence in note for note in scan.notes)
+        np.testing.assert_array_equal(scan.samples.read(np.array([1]))[0], files.kspace()[:, 2])
+    else:
+        with pytest.raises(DataError, match=sentence):
+            mrd.read(path)
+    assert files.digest(path) == before
+
+
+def test_stray_noise_and_navigator_lines_are_not_counted(tmp_path: Path) -> None:
+    def change(a: ismrmrd.Acquisition, n: int) -> None:
+        if n < 6:
+            a.setFlag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT if n % 2 else ismrmrd.ACQ_IS_NAVIGATION_DATA)
+            a.encoding_space_ref, a.idx.kspace_encode_step_1 = 9, 999
+
+    scan = mrd.read(files.scan_file(tmp_path / "scan.h5", change))
+    assert (scan.rejected, len(scan.lines)) == (0, 24)
+
+
+def test_a_header_that_denies_whole_slices_is_not_believed(tmp_path: Path) -> None:
+    scan = mrd.read(files.scan_file(tmp_path / "scan.h5", lambda a, n: setattr(a.idx, "slice", n % 3)))
+    assert (scan.rejected, len(scan.lines)) == (0, 24)
+    assert any("limit of slice is 0, but the lines count up to 2" in note for note in scan.notes)
+
+
+@pytest.mark.parametrize(("every", "count"), [(2, 12), (1, 24)])
+def test_counters_beyond_their_limit_that_leave_a_gap_are_not_believed(every: int, count: int, tmp_path: Path) -> None:
+    path = files.scan_file(tmp_path / "scan.h5", lambda a, n: setattr(a.idx, "slice", 9 if n % every == 0 else 0))
+    with pytest.raises(DataError, match=f"{count} have a counter slice beyond its limit"):
+        mrd.read(path)
+
+
+def test_missing_limits_are_filled_in_where_all_lines_are_there(tmp_path: Path) -> None:
+    start, end = files.XML.index("<encodingLimits>"), files.XML.index("</encodingLimits>")
+    xml = files.XML[:start] + "<encodingLimits>" + files.XML[end:]
+    scan = mrd.read(files.scan_file(tmp_path / "full.h5", xml=xml))
+    ky, _, valid = sort.row_index(scan.lines, scan.encodings[0])
+    assert valid.all()
+    np.testing.assert_array_equal(ky, np.arange(24))
+    lines = [files.line(files.kspace(), y) for y in range(20)]
+    scan = mrd.read(files.save(tmp_path / "partial.h5", lines, xml))
+    with pytest.raises(DataError, match="no encodingLimits/kspace_encoding_step_1 and only 20 of 24"):
+        sort.row_index(scan.lines, scan.encodings[0])
+
 
 #: A matrix of 24 rows that begins at line `first`, and the centre that the header states.
 CENTRES = {
