@@ -52,8 +52,7 @@ def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> W
     imaging, lines = kinds.imaging, scan.lines
     why = _why(kinds, _noise_rows(scan, kinds), choice)
     if int(lines["number_of_samples"][imaging].max()) < _SHORT:
-        outer = _outermost(scan, imaging, encoding)
-        return replace(outer, notes=(f"noise was estimated from the data: {why}", *outer.notes))
+        return _outermost(scan, imaging, encoding, why)
     same = imaging[lines["number_of_samples"][imaging] == lines["number_of_samples"][imaging[0]]]
     try:
         return _estimated(scan, same, encoding, why)
@@ -172,7 +171,7 @@ def _assumed(lines: Tensor, why: str) -> Whitening:
     return Whitening(matrix, "assumed", tuple(notes))
 
 
-def _outermost(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding) -> Whitening:
+def _outermost(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding, why: str) -> Whitening:
     """Whitening by the quarter of the samples that lie farthest from the centre of k-space."""
     ky, kz, valid = row_index(scan.lines[imaging], encoding)
     _, ny, nz = encoding.encoded_matrix
@@ -180,6 +179,7 @@ def _outermost(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding) -> 
     far = imaging[valid][distance >= np.quantile(distance, 0.75)]
     far = far[scan.lines["number_of_samples"][far] == scan.lines["number_of_samples"][far[0]]]
     samples = scan.samples.read(far)
-    found = whitener(torch.from_numpy(np.ascontiguousarray(samples.transpose(1, 0, 2).reshape(samples.shape[1], -1))))
-    note = "no noise scan: the edge of k-space was taken for noise, which may be too high where signal reaches it"
-    return replace(found, source="estimate", notes=(note,))
+    outer = torch.from_numpy(np.ascontiguousarray(samples.transpose(1, 0, 2).reshape(samples.shape[1], -1)))
+    found = whitener(outer, dwell_data_us=1.0, dwell_noise_us=1.0, bandwidth=1.0)  # noise of the very bandwidth
+    note = f"noise was taken from the edge of k-space: {why}; it is told too high where signal reaches the edge"
+    return replace(found, source="estimate", notes=(note, *found.notes))

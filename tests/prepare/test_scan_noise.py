@@ -10,6 +10,7 @@ import torch
 
 from recon import simulation
 from recon.data import Encoding, RawScan
+from recon.io.arrays import scan_from_array
 from recon.io.samples import SomeRows
 from recon.prepare import scan_noise, sort
 from recon.prepare.scan_noise import settled, whitening
@@ -81,3 +82,19 @@ def test_few_samples_do_not_settle_the_noise_however_many_coils_there_are() -> N
     many = simulation.simulate(Settings(matrix=(64, 32, 1), repetitions=9, coils=32, noise_lines=0, sigma=0.02))
     assert settled(*looked_at(many), "auto") is None
     assert scan_noise.first_lines(*looked_at(many)[:1], sort.kinds(many).imaging, many.encodings[0]) is None
+
+
+def test_a_scan_without_a_readout_says_once_that_the_edge_of_k_space_told_its_noise() -> None:
+    """White noise of σ = 3 per part, a bright centre, a coil that recorded nothing, a random mask in y and x."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, 3, 64, 64)) * 3
+    kspace = (noise[0] + 1j * noise[1]).astype(np.complex64)
+    kspace[:, 28:36, 28:36] += 1000
+    kspace *= rng.random((64, 64)) < 0.5
+    kspace[1] = 0
+    found = whitening(*looked_at(scan_from_array(kspace, "coil,y,x")), "auto")
+    assert found.source == "estimate"
+    assert len(found.notes) == 2
+    assert found.notes[0].startswith("noise was taken from the edge of k-space: the scan has no noise lines;")
+    assert "1 of 3" in found.notes[1]
+    torch.testing.assert_close(found.matrix.abs().amax(1), torch.full((2,), 1 / 3), rtol=0.05, atol=0)
