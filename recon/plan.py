@@ -195,13 +195,19 @@ def machine() -> int:
 
 
 def _container_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes that the control group of this process, or one above it, may hold at most: a container's, a service's."""
+    """Bytes that the control group of this process, or one above it, may hold at most: a container's, a service's.
+
+    A line of `own` reads `0::PATH` in version 2 of control groups, `N:memory:PATH` in version 1.
+    """
     limits = [1 << 62]
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in own.read_text("ascii").splitlines():
-            if line.startswith("0::"):
-                at = groups / line[3:].strip("/")
-                for group in (at, *(p for p in at.parents if p.is_relative_to(groups))):
-                    with suppress(OSError, ValueError):
-                        limits.append(int((group / "memory.max").read_text("ascii")))
+            _, kinds, path = line.split(":", 2)
+            if kinds and "memory" not in kinds.split(","):
+                continue
+            top, name = (groups / "memory", "memory.limit_in_bytes") if kinds else (groups, "memory.max")
+            at = top / path.strip("/")
+            for group in (at, *(p for p in at.parents if p.is_relative_to(top))):
+                with suppress(OSError, ValueError):
+                    limits.append(int((group / name).read_text("ascii")))
     return min(limits)

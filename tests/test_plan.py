@@ -122,3 +122,16 @@ def test_the_limit_of_a_service_and_of_what_holds_it_counts(
     own.write_text("4:memory:/elsewhere\n0::/system.slice/recon.service\n")
     assert plan._container_limit(tmp_path / "groups", own) == least
     assert plan._container_limit(tmp_path / "groups", tmp_path / "none") == 1 << 62
+
+
+@pytest.mark.parametrize(("own", "least"), [("/docker/4711", 5000000), ("/host/path/that/is/not/seen/here", 7000000)])
+def test_the_limit_of_a_container_counts_in_the_first_version_of_control_groups_too(
+    own: str, least: int, tmp_path: Path
+) -> None:
+    memory = tmp_path / "groups" / "memory"
+    (memory / "docker" / "4711").mkdir(parents=True)
+    (memory / "docker" / "4711" / "memory.limit_in_bytes").write_text("5000000\n")
+    (memory / "docker" / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # none
+    (memory / "memory.limit_in_bytes").write_text("7000000\n")
+    (tmp_path / "cgroup").write_text(f"9:name=systemd:/\n5:cpu,cpuacct:/\n4:memory:{own}\n0::/\n")
+    assert plan._container_limit(tmp_path / "groups", tmp_path / "cgroup") == least
