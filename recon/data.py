@@ -155,7 +155,7 @@ class Encoding:
         return self.trajectory in ("cartesian", "epi")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RawScan:
     """Raw data of one measurement, line by line, in the order of acquisition.
 
@@ -185,7 +185,7 @@ class Voxels(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CTSeries:
     """One series of CT images in HU as a scanner made it, slices sorted along `geometry`'s slice direction.
 
@@ -203,7 +203,7 @@ class CTSeries:
     fillings: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CTImages:
     """CT images of one file or folder, series by series; `source` names the format."""
 
@@ -212,7 +212,7 @@ class CTImages:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CTProjections:
     """Projections of parallel slices, all seen by the same rays, or of a volume in a cone beam.
 
@@ -265,7 +265,7 @@ class Views(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CTViews:
     """Projections of a multi-row detector that turns with its source around the body, on circles or along a helix.
 
@@ -296,7 +296,7 @@ class CTViews:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """y = A x + n with complex white noise of standard deviation `sigma` per real and imaginary part.
 
@@ -311,7 +311,7 @@ class Measurement:
         return brief.measurement(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Image:
     """A reconstructed volume or series of volumes.
 
@@ -320,7 +320,7 @@ class Image:
     `provenance` holds the recipe and its hash, versions, method and seeds; `trust` the numbers that say how far the
     image can be believed; `notes` sentences for the reader of the image. `uncertainty` is the standard deviation of its
     magnitude, of the same shape, where it was asked for. `source` are the DICOM headers of the slices it was derived
-    from, where it was made of images.
+    from, where it was made of images. NumPy, matplotlib and torch take it for its `data`.
     """
 
     data: NDArray[Any]
@@ -336,3 +336,7 @@ class Image:
 
     def __repr__(self) -> str:
         return brief.image(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        found = np.asarray(self.data, dtype)
+        return found.copy() if copy else found

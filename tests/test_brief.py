@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 
 import recon
 from recon import simulation
 from recon.data import Image, RawScan
+from recon.io.png import sheet
 from recon.simulation import Settings
 
 
@@ -38,6 +42,29 @@ def test_an_image_is_one_line_with_its_axes_and_units(image: Image) -> None:
     assert repr(image) == said
     ct = Image(np.zeros((1, 4, 4), np.float32), replace(image.geometry, shape=(1, 4, 4)), units="HU")
     assert repr(ct) == "Image(float32 (z 1, y 4, x 4), voxel 7.5×7.5×5 mm, HU)"
+
+
+def test_numpy_and_torch_take_an_image_for_its_voxels(image: Image) -> None:
+    assert np.asarray(image) is image.data
+    assert np.array_equal(np.abs(image), np.abs(image.data))
+    assert np.array(image, copy=True) is not image.data
+    assert np.asarray(abs(np.asarray(image)), np.float64).dtype == np.float64
+    assert torch.equal(torch.as_tensor(np.asarray(image)), torch.from_numpy(image.data))
+
+
+def test_scans_images_and_measurements_are_told_apart_by_identity(scan: RawScan, image: Image) -> None:
+    """Comparing arrays has no single answer: what holds them is equal to itself alone, and may be kept in a set."""
+    (m,) = recon.measurements(scan, device="cpu")
+    for one in (scan, image, m):
+        assert one == one
+        assert one != replace(one)
+        assert {one, one} == {one}
+
+
+def test_a_notebook_shows_the_sheet_that_is_written(image: Image, tmp_path: Path) -> None:
+    recon.write(image, [tmp_path / "a.png"])
+    with PIL.Image.open(tmp_path / "a.png") as written:
+        assert np.array_equal(np.asarray(sheet(image)), np.asarray(written))
 
 
 def test_a_measurement_is_one_line_with_the_shapes_of_its_tensors(scan: RawScan) -> None:

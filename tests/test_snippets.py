@@ -22,7 +22,7 @@ PAGES = {
     "README.md": 1,
     "docs/tutorials/python.md": 6,
     "docs/tutorials/from-others.md": 3,
-    "docs/how-to/own-method.md": 9,
+    "docs/how-to/own-method.md": 10,
     "docs/how-to/non-cartesian.md": 2,
     "docs/how-to/many-scans.md": 2,
     "docs/reference/arrays.md": 3,

@@ -43,16 +43,22 @@ class Tile:
 
 
 def write_png(image: Image, path: Path) -> list[Path]:
-    """Write the first volume of an image as one PNG: see `contact_sheet`. Raises ReconError for NaN or infinity."""
+    """Write `sheet` as one PNG with the record of the image. Raises ReconError for NaN or infinity."""
     from PIL.PngImagePlugin import PngInfo
 
-    check(image)
-    volume = part(image.data.reshape(-1, *image.data.shape[-3:])[0], "magnitude")
+    picture = sheet(image)
     info = PngInfo()
     info.add_text(KEY, as_json(image, part="magnitude"))
     with atomic_file(path) as temporary:
-        contact_sheet(volume, image.geometry).save(temporary, format="PNG", pnginfo=info)
+        picture.save(temporary, format="PNG", pnginfo=info)
     return [path]
+
+
+def sheet(image: Image) -> Picture:
+    """The `contact_sheet` of an image's first volume, which a notebook shows. Raises ReconError for NaN or infinity."""
+    check(image)
+    volume = part(image.data.reshape(-1, *image.data.shape[-3:])[0], "magnitude")
+    return contact_sheet(volume, image.geometry)
 
 
 def contact_sheet(volume: NDArray[np.float32], geometry: Geometry) -> Picture:
