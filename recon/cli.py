@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -273,8 +274,13 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # No other package that is installed looks into recipes, nor is one searched for.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    if arguments is None and given[:1] == ["run"]:
-        defer()
+    if arguments is None:
+        # A terminal without umlauts is told of them in other words; a line that it cannot show would be lost whole.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        if given[:1] == ["run"]:
+            defer()
     # Finished by force, a run takes its temporary files away.
     with terminable(), warnings.catch_warnings():
         if not debug:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.command import scan_file
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,6 +50,18 @@ def test_a_reader_that_goes_away_is_no_error(scan: Path) -> None:
         done.stdout.close()
         _, err = done.communicate(b"\n")
         assert err == b""
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("ascii", "Sch\\xe4del"), ("latin-1", "Schädel"), ("utf-8", "Schädel")])
+def test_a_terminal_that_cannot_show_a_name_is_told_of_it_all_the_same(
+    encoding: str, name: str, scan: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recon", "run", str(scan), "-o", "Schädel.png"],
+        cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.decode(encoding) == f"wrote {name}.png\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
