@@ -22,7 +22,7 @@ OPTIONAL = {
     "dicom-anonymizer": ("recon send --deidentify", "dicom-anonymizer"),
     "cryptography": ("when certificates of recon serve expire", "cryptography"),
     "tensorboard": ("curves of recon train", "tensorboard"),
-    "pylibjpeg": ("compressed CT files", "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"),
+    "python-gdcm": ("compressed CT files", "python-gdcm"),
 }
 
 

@@ -139,8 +139,7 @@ def _unreadable(s: Slice, error: Exception) -> DataError | MissingPackage:
     words = str(error)
     if isinstance(error, (RuntimeError, NotImplementedError)) and ("plugin" in words or "decompress" in words.lower()):
         name = s.header.file_meta.TransferSyntaxUID.name
-        packages = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-        return MissingPackage(f"the series is compressed ({name}); to read it run pip install {packages}")
+        return MissingPackage(f"the series is compressed ({name}); to read it run pip install python-gdcm")
     if "PixelData" in words or isinstance(error, AttributeError):
         return DataError(f"{s.name} of the series holds no pixels, only its header; export the series with its images")
     return DataError(

@@ -178,7 +178,7 @@ def test_a_missing_decoder_is_named_with_its_cure(tmp_path: Path, monkeypatch: p
     d["PixelData"].is_undefined_length = True
     d.save_as(paths[0])
     monkeypatch.setattr(JPEGLSLosslessDecoder, "_available", {})
-    with pytest.raises(recon.ReconError, match=r"compressed \(JPEG-LS.*pip install pylibjpeg "):
+    with pytest.raises(recon.ReconError, match=r"compressed \(JPEG-LS.*pip install python-gdcm"):
         read(tmp_path / "in").series[0].voxels.read(0, 1)
 
 
