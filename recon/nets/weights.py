@@ -23,7 +23,11 @@ _LARGEST_HEADER = 4 << 20
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A network in evaluation mode, its name, and the SHA-256 of the file that it came from."""
+    """A network in evaluation mode, its name, and the SHA-256 of the file that it came from.
+
+    The name is the folder's. Where that is the name of a network that ships and the file is another, as a training by
+    the recipe of one that ships leaves it, the beginning of the hash follows, so that nobody takes one for the other.
+    """
 
     network: Unrolled
     name: str
@@ -55,7 +59,22 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> Loaded:
     network = Unrolled(shape)
     _check(path, network, tensors)
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
-    return Loaded(network.to(device).eval().requires_grad_(False), folder.name, found)
+    return Loaded(network.to(device).eval().requires_grad_(False), _named(folder, found), found)
+
+
+def _named(folder: Path, found: str) -> str:
+    """The folder's name, told from that of a network which ships where the two are not one."""
+    name = folder.resolve().name
+    shipped = available().get(name)
+    if shipped is None or _recorded(shipped) == found:
+        return name
+    return f"{name} (not the one that ships, {found[:12]})"
+
+
+def _recorded(folder: Path) -> str:
+    """The hash that stands beside weights, empty where none does."""
+    words = (folder / HASH).read_text(encoding="ascii", errors="replace").split() if (folder / HASH).is_file() else []
+    return words[0].lower() if words else ""
 
 
 def find(name: str | Path) -> Path:

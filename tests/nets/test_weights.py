@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -132,6 +133,25 @@ def test_a_network_larger_than_its_tensors_is_refused_before_it_is_built(
 def test_missing_and_superfluous_tensors_are_refused(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
     with pytest.raises(ReconError, match="differ in 1 tensors"):
         weights.load(rewritten(folder, change))
+
+
+def test_a_network_of_its_own_is_told_from_the_one_that_ships_under_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = folder.rename(tmp_path / "mri-small")
+    digest = hashlib.sha256((mine / weights.FILE).read_bytes()).hexdigest()
+    assert weights.load(mine).name == f"mri-small (not the one that ships, {digest[:12]})"
+    monkeypatch.chdir(tmp_path)
+    assert weights.load("mri-small").sha256 == digest
+    assert digest[:12] in weights.load("mri-small").name
+    monkeypatch.chdir(mine)
+    assert digest[:12] in weights.load(".").name
+
+
+def test_a_copy_of_a_network_that_ships_keeps_its_name(tmp_path: Path) -> None:
+    copy = shutil.copytree(weights.available()["mri-small"], tmp_path / "mri-small")
+    assert weights.load(copy).name == "mri-small"
+    assert weights.load("mri-small").name == "mri-small"
 
 
 def test_an_unknown_name_is_told_what_there_is(tmp_path: Path) -> None:
