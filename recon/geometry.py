@@ -82,6 +82,14 @@ def check_directions(read_dir: Sequence[float], phase_dir: Sequence[float], slic
         raise GeometryError(f"directions read {read_dir}, phase {phase_dir}, slice {slice_dir} are not orthogonal")
 
 
+def orientation(normal: Sequence[float]) -> str:
+    """Axial, coronal or sagittal by the nearest axis of the patient, with the angle to it from 3° on."""
+    n = np.abs(np.asarray(normal))
+    i = int(n.argmax())
+    angle = float(np.degrees(np.arccos(min(1.0, float(n[i] / np.linalg.norm(n))))))
+    return ("sagittal", "coronal", "axial")[i] + (f", oblique by {angle:.0f}°" if angle >= 3 else "")
+
+
 def centre_index(n: int, convention: Literal["fft", "centre"] | None = None) -> float:
     """Index, of an axis of `n` samples, that lies at the position stated by the scanner (see CENTRE)."""
     return n // 2 if (convention or CENTRE) == "fft" else (n - 1) / 2

@@ -25,6 +25,7 @@ from recon.data import (
     counted,
     flagged,
 )
+from recon.geometry import orientation
 from recon.prepare import sort
 from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
@@ -183,14 +184,6 @@ def _geometry(
             }
         )
     return tuple(out)
-
-
-def orientation(normal: tuple[float, float, float]) -> str:
-    """Axial, coronal or sagittal by the nearest axis of the patient, with the angle to it from 3° on."""
-    n = np.abs(np.asarray(normal))
-    i = int(n.argmax())
-    angle = float(np.degrees(np.arccos(min(1.0, float(n[i] / np.linalg.norm(n))))))
-    return ("sagittal", "coronal", "axial")[i] + (f", oblique by {angle:.0f}°" if angle >= 3 else "")
 
 
 def _samples(scan: RawScan, rows: NDArray[np.intp]) -> tuple[dict[str, Any], list[str]]:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
         *("data", "hounsfield", "io", "masks", "nets", "operators", "prepare", "progress", "recipe", "simulation"),
         *("kernels", "solve"),
     },
-    "info": {"ct", "data", "prepare"},
+    "info": {"ct", "data", "geometry", "prepare"},
     "plan": {"errors"},
     "pace": {"errors", "kernels", "plan"},
     "measured": {"data", "job", "methods", "operators"},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from recon.data import CTImages, CTProjections, CTViews
+from recon.data import CTImages, CTProjections, CTViews, counted
+from recon.geometry import orientation
 from recon.prepare.helical import fans
 
 
@@ -38,6 +39,7 @@ def describe(scan: CTImages | CTProjections | CTViews) -> CTReport:
             "thickness_mm": round(s.geometry.thickness, 4),
             "shear_mm": tuple(round(v, 4) for v in s.geometry.shear),
             **({"steps_mm": f"{min(s.geometry.steps):g} to {max(s.geometry.steps):g}"} if s.geometry.steps else {}),
+            "orientation": orientation(s.geometry.normal) if s.geometry.known else "unknown",
             "known": s.geometry.known,
         }
         for s in scan.series
@@ -89,10 +91,61 @@ def _views(v: CTViews, made: CTProjections) -> Mapping[str, Any]:
 
 
 def text(report: CTReport) -> str:
-    """The report for reading: one subject on each line."""
-    out = [f"{'format':<16} {report.format}"]
+    """The report for reading: one subject on each line, in words, then what was noted."""
+    out = [("format", report.format)]
     for item in report.items:
-        for key, value in item.items():
-            shown = "×".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
-            out.append(f"{key:<16} {shown:g}" if isinstance(shown, float) else f"{key:<16} {shown}")
-    return "\n".join(out + [f"· {note}" for note in report.notes])
+        kind = _of_series if "series" in item else _of_views if "turns" in item else _of_projections
+        out += kind(item)
+    return "\n".join([f"{name:<12} {value}" for name, value in out] + [f"· {note}" for note in report.notes])
+
+
+def _of_series(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    place = s["orientation"] if s["known"] else "place in the patient unknown"
+    size = f"{_by((*s['matrix'], s['slices']))} voxels of {_by(s['voxel_mm'])} mm, thickness {s['thickness_mm']:g} mm"
+    apart = f", slices {s['steps_mm']} mm apart" if "steps_mm" in s else ""
+    across, along = s["shear_mm"]
+    shifted = f", each slice {across:g} and {along:g} mm aside of the last" if across or along else ""
+    maker = "scanner not stated" if s["scanner"] == "not stated" else s["scanner"]
+    return [("images", f"{s['series']}, {maker}"), ("geometry", f"{place}, {size}{apart}{shifted}")]
+
+
+def _of_projections(p: Mapping[str, Any]) -> list[tuple[str, str]]:
+    cone = p["beam"] == "cone"
+    shape = {"parallel": "parallel rays", "flat": "fan, flat detector", "curved": "fan, curved detector"}
+    parts = counted(p["rows"], "row") if cone else counted(p["slices"], "slice")
+    element = _by((p["spacing_mm"], p["row_spacing_mm"])) if cone else f"{p['spacing_mm']:g}"
+    size = (f"{counted(p['rows'], 'row')} of " if cone else "") + f"{p['detectors']} elements of {element} mm"
+    aside = f", {p['offset_mm']:g} mm aside" if p["offset_mm"] else ""
+    aside += f", {p['row_offset_mm']:g} mm up" if p.get("row_offset_mm") else ""
+    out = [
+        ("projections", f"{p['holds']}, {parts} of {counted(p['views'], 'view')} over {p['covered_degrees']:g}°"),
+        ("beam", shape.get(p["beam"], "cone, flat detector")),
+        ("detector", f"{size}{aside}"),
+    ]
+    if "source_mm" in p:
+        out.append(("axis", f"{p['source_mm']:g} mm from the source, {p['detector_mm']:g} mm from the detector"))
+    pixels = [_by(p["matrix"][::-1]) + " pixels"] if "matrix" in p else []
+    pixels += [f"of {p['voxel_mm']:g} mm"] if "voxel_mm" in p else []
+    pixels += [f"in {counted(p['slices'], 'slice')}"] if cone and "slices" in p else []
+    return [*out, *([("image", " ".join(pixels))] if pixels else [])]
+
+
+def _of_views(v: Mapping[str, Any]) -> list[tuple[str, str]]:
+    low, high = v["table_mm"]
+    first, last = v["slices_mm"]
+    water = v["water_per_mm"]
+    turns = f"{v['turns']:g} turns of {v['views_a_turn']}"
+    return [
+        ("scanner", v["scanner"]),
+        ("projections", f"{v['projections']}, {turns}, table {low:g} to {high:g} mm"),
+        ("beam", v["beam"]),
+        ("detector", f"{_by(v['rows_columns'])} elements of {_by(v['element_mm'])} mm"),
+        ("axis", f"{v['source_mm']:g} mm from the source, {v['detector_mm']:g} mm from the detector"),
+        ("image", f"{counted(v['slices'], 'slice')}, {first:g} to {last:g} mm, thickness {v['thickness_mm']:g} mm"),
+        ("water", water if isinstance(water, str) else f"{water:g} /mm"),
+        *([] if v["known"] else [("place", "position of the patient not stated")]),
+    ]
+
+
+def _by(values: Sequence[float]) -> str:
+    return "×".join(f"{v:g}" for v in values)
