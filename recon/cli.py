@@ -148,7 +148,8 @@ def run(
     names = {n: [numbered(name, n + 1) if len(chosen) > 1 else name for name in output] for n in chosen}
     grids = {n: s.geometry for n, s in enumerate(found) if n in chosen and isinstance(s, (Stack, CTSeries))}
     every = [name for of_stack in names.values() for name in of_stack]
-    writing.check_paths(every, inputs=inputs, slices=max((g.shape[0] for g in grids.values()), default=1))
+    most = max((pipeline.slices(s, plan) for n, s in enumerate(found) if n in chosen), default=1)
+    writing.check_paths(every, inputs=inputs, slices=most)
     for n, grid in grids.items():
         writing.check_even([*names[n], *([uncertainty] if uncertainty else [])], grid)
     for n in chosen:

@@ -43,6 +43,19 @@ from recon.recipe import Recipe
 Scan = RawScan | CTImages | CTProjections | CTViews
 
 
+def slices(stack: Stack | CTSeries | CTProjections | CTViews, recipe: Recipe) -> int:
+    """How many slices the image of one of `stacks` will have; raises DataError for projections that make none."""
+    if isinstance(stack, (Stack, CTSeries)):
+        return stack.geometry.shape[0]
+    if isinstance(stack, CTViews):
+        stack = fans(stack, recipe.ct.thickness)
+    if stack.beam == "cone":
+        from recon.prepare.ct import volume_operator  # what CT needs, a scan of MRI should not wait for
+
+        return volume_operator(stack, recipe.ct.matrix, recipe.ct.voxel, recipe.ct.thickness).shape[0]
+    return len(stack.values)
+
+
 @overload
 def stacks(scan: RawScan) -> Sequence[Stack]: ...
 @overload

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from recon import pipeline
 from recon.io import ct_projections
 from recon.simulation import ct_scan
 from tests import command
+from tests.io import ct_pd_files
 
 
 @pytest.mark.parametrize(("options", "says"), [
@@ -24,6 +26,22 @@ def test_an_option_that_projections_know_nothing_of_is_refused(
     assert says in ended.err
     assert len(ended.err.strip().splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["scan.h5"]
+
+
+@pytest.mark.parametrize("beam", ["curved", "cone", "helix"])
+def test_projections_of_several_slices_are_refused_for_one_dicom_file_before_the_work(
+    beam: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if beam == "helix":
+        ct_pd_files.write(tmp_path / "scan", (), ct_pd_files.Scanner(columns=24, rows=8, views=24), (-20.0, 20.0))
+    else:
+        scan, _ = ct_scan.of_phantom(16, ct_scan.Scan(beam=beam, views=12), 3)  # type: ignore[arg-type]
+        ct_projections.write(scan, tmp_path / "scan")
+    monkeypatch.setattr(pipeline, "reconstruct", lambda *_, **__: pytest.fail("the work began"))
+    said = command.refused(command.recon("run", tmp_path / "scan", "-o", tmp_path / "one.dcm"), 1)
+    assert "one.dcm can hold one slice" in said
+    assert "--output one/" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["scan"]
 
 
 @pytest.mark.parametrize(("options", "says"), [
