@@ -152,7 +152,7 @@ def _series(slices: Sequence[Slice], many: bool, said: Sequence[str]) -> CTSerie
         if len(values) > 1:
             raise DataError(f"{label} holds slices of {len(values)} different {keyword}; give slices of one grid")
     turns = np.array([[float(v) for v in s.header.ImageOrientationPatient] for s in slices])
-    if np.abs(turns - turns[0]).max() > 1e-3:
+    if np.abs(turns - turns[0]).max() > ct_places.PARALLEL:
         count = len(np.unique(turns.round(3), axis=0))
         raise DataError(f"{label} holds slices of {count} orientations; put each orientation into a folder of its own")
     ordered, found = ct_places.in_order(slices, turns[0], label)

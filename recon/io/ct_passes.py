@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recon.io import ct_places
 from recon.io.ct_slices import Slice, whole
 
 #: What tells reconstructions apart that were stored under one UID: passes of the scanner, kernels, energies, times.
@@ -12,6 +13,9 @@ _APART = (
     "AcquisitionNumber", "ConvolutionKernel", "KVP", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase",
     "TriggerTime", "AcquisitionTime", "ImageType",
 )  # fmt: skip
+
+#: Slices that an acquisition must have to be a volume of its own: old scanners count each slice as one.
+LEAST = 3
 
 
 def volumes(slices: Sequence[Slice]) -> tuple[list[list[Slice]], list[str]]:
@@ -22,11 +26,12 @@ def volumes(slices: Sequence[Slice]) -> tuple[list[list[Slice]], list[str]]:
     """
     whole_series = list(slices)
     if not _twice(whole_series):
-        return [whole_series], []
+        several = _acquisitions(whole_series)
+        if not several:
+            return [whole_series], []
+        return several, [f"{len(several)} acquisitions of one series lie on grids of their own: each is an image"]
     for keyword in _APART:
-        parts: dict[str, list[Slice]] = {}
-        for s in whole_series:
-            parts.setdefault(str(s.header.get(keyword, "")), []).append(s)
+        parts = _by(keyword, whole_series)
         whole_ones = len({_places(part) for part in parts.values()}) == 1
         if len(parts) > 1 and not any(map(_twice, parts.values())) and (whole_ones or keyword in _APART[:2]):
             return [parts[value] for value in sorted(parts)], []
@@ -34,6 +39,25 @@ def volumes(slices: Sequence[Slice]) -> tuple[list[list[Slice]], list[str]]:
     if not by_number:
         return [whole_series], []
     return by_number, [f"{len(by_number)} volumes of one series were told apart by their instance numbers alone"]
+
+
+def _by(keyword: str, slices: Sequence[Slice]) -> dict[str, list[Slice]]:
+    parts: dict[str, list[Slice]] = {}
+    for s in slices:
+        parts.setdefault(str(s.header.get(keyword, "")), []).append(s)
+    return parts
+
+
+def _acquisitions(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Acquisitions of one series, where each lies on a grid of its own and together they lie on none; else nothing.
+
+    A head is often scanned with one tilt below and with another above, or the table is moved in between.
+    """
+    if ct_places.straight(slices):
+        return []
+    parts = list(_by("AcquisitionNumber", slices).values())
+    several = len(parts) > 1 and all(len(part) >= LEAST and ct_places.straight(part) for part in parts)
+    return sorted(parts, key=lambda part: whole(part[0].header, "AcquisitionNumber") or 0) if several else []
 
 
 def _by_number(slices: Sequence[Slice]) -> list[list[Slice]]:

@@ -14,6 +14,26 @@ from recon.io.ct_slices import Slice, number, whole
 
 #: Slices further from their place than this, in mm, are not where a regular series has them.
 _TOLERANCE = 0.05
+#: By how much directions of parallel slices may differ: they are stored rounded.
+PARALLEL = 1e-3
+
+
+def straight(slices: Sequence[Slice]) -> bool:
+    """Whether slices are parallel and lie along one line, as those of one grid do; also where a header states no place.
+
+    Headers without a place are told of elsewhere.
+    """
+    try:
+        turns = np.array([[float(v) for v in s.header.ImageOrientationPatient] for s in slices])
+        places = np.array([s.position for s in slices])
+        along = places @ np.cross(turns[0, :3], turns[0, 3:])
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return True
+    if np.abs(turns - turns[0]).max() > PARALLEL:
+        return False
+    first, last = places[along.argmin()], places[along.argmax()]
+    way = (last - first) / max(float(np.ptp(along)), 1e-9)
+    return bool(np.abs(places - first - np.outer(along - along.min(), way)).max() <= 2 * _TOLERANCE)
 
 
 def in_order(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> tuple[list[Slice], list[str]]:

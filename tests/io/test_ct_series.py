@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,4 +90,54 @@ def test_times_of_single_slices_tell_no_volumes_apart(tmp_path: Path) -> None:
     ct_files.write(tmp_path / "in/a", HU, change=lambda d, k: timed(d, k, 0))
     ct_files.write(tmp_path / "in/b", HU + 5, change=lambda d, k: timed(d, k, 4))
     with pytest.raises(DataError, match="slices twice at one place"):
+        read(tmp_path / "in")
+
+
+def _blocks(folder: Path, second: Callable[[pydicom.Dataset], None], numbers: bool = True, first: int = 4) -> None:
+    """Eight slices of one series, those from `first` on changed and of another acquisition."""
+
+    def change(d: pydicom.Dataset, k: int) -> None:
+        if k >= first:
+            second(d)
+            d.AcquisitionNumber = "2" if numbers else "1"
+
+    ct_files.write(folder, np.concatenate([HU, HU + 5]), change=change)
+
+
+def _tilted(d: pydicom.Dataset) -> None:
+    d.ImageOrientationPatient = [1, 0, 0, 0, float(np.cos(0.3)), float(-np.sin(0.3))]
+    x, y, z = d.ImagePositionPatient
+    d.ImagePositionPatient = [x, y, f"{float(z) + 40:g}"]
+
+
+def _moved(d: pydicom.Dataset) -> None:
+    x, y, z = d.ImagePositionPatient
+    d.ImagePositionPatient = [f"{float(x) + 8:g}", y, z]
+
+
+@pytest.mark.parametrize("second", [_tilted, _moved])
+def test_acquisitions_of_one_series_on_grids_of_their_own_are_each_an_image(
+    second: Callable[[pydicom.Dataset], None], tmp_path: Path
+) -> None:
+    _blocks(tmp_path / "in", second)
+    scan = read(tmp_path / "in")
+    assert [len(s.source) for s in scan.series] == [4, 4]
+    assert [float(s.voxels.read(0, 4).max()) for s in scan.series] == [HU.max(), HU.max() + 5]
+    assert all("2 acquisitions of one series lie on grids of their own" in " ".join(s.notes) for s in scan.series)
+    places = []
+    for n in (0, 1):
+        files = recon.write(recon.reconstruct(scan, KEEP, stack=n), [tmp_path / f"out{n}"])
+        places += [tuple(map(float, pydicom.dcmread(f).ImagePositionPatient)) for f in files]
+    given = [tuple(map(float, pydicom.dcmread(f).ImagePositionPatient)) for f in (tmp_path / "in").iterdir()]
+    assert np.allclose(sorted(places), sorted(given), atol=1e-3)
+
+
+@pytest.mark.parametrize(("numbers", "first", "says"), [
+    (False, 4, "slices of 2 orientations"), (True, 6, "slices of 2 orientations"),
+])  # fmt: skip
+def test_tilts_that_no_acquisition_tells_apart_are_refused(
+    numbers: bool, first: int, says: str, tmp_path: Path
+) -> None:
+    _blocks(tmp_path / "in", _tilted, numbers, first)
+    with pytest.raises(DataError, match=says):
         read(tmp_path / "in")
