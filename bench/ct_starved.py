@@ -2,10 +2,11 @@
 
     python bench/ct_starved.py [--folder public_test]
 
-Slices of CT scans and a drawn pelvis on about 256² pixels are projected in a curved fan at six numbers of photons. The
-bias is what a mean over repeated scans leaves after filtered backprojection (Hann) and a Gaussian of 4 pixels, what
-would be taken for anatomy. `lost` is the share of one scan's rays below `recon.prepare.ct.LOST` standard
-deviations, `aniso` the power of steps along y over that along x in the noise of one image, all that the image shows.
+Slices of CT scans and a drawn pelvis on about 256² pixels are projected in a curved fan at six numbers of photons.
+The bias is what a mean over repeated scans leaves after filtered backprojection (Hann) and a Gaussian of 4 pixels,
+what would be taken for anatomy. `lost` is the share of one scan's rays below `recon.prepare.ct.LOST` standard
+deviations, `lines` the same as the noise of its line integrals tells it where counts are not known, `aniso` the power
+of steps along y over that along x in the noise of one image, all that the image shows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from recon.accuracy import ct
 from recon.hounsfield import WATER, attenuation
 from recon.io.read import read
 from recon.operators.xray import Xray
-from recon.prepare.ct import FLOOR, LOST, MANY_LOST
+from recon.prepare.ct import FLOOR, LOST, MANY_LOST, drowned
 from recon.simulation import ct as physics
 from recon.simulation.ct_scan import Scan, rays
 from recon.solve.fbp import fbp
@@ -74,6 +75,7 @@ def measured(hu: np.ndarray, voxel: float, photons: float) -> dict[str, float]:
     along_y, along_x = np.gradient(noise)
     return {
         "lost": float((counts / (counts + ELECTRONIC**2).sqrt() < LOST).float().mean()),
+        "lines": drowned(physics.line_integrals(scans[0], air)),
         "noise": float(noise[body].std()),
         "bias": float(np.quantile(np.abs(bias[body]), 0.99)),
         "aniso": float((along_y[body] ** 2).mean() / (along_x[body] ** 2).mean()),
@@ -87,17 +89,18 @@ def main() -> None:
     parser.add_argument("--folder", default="validation")
     parser.add_argument("--slices", type=int, default=2, help="of each scan")
     options = parser.parse_args()
-    told: list[tuple[bool, bool]] = []
-    print(f"{'':30} photons    lost  noise / HU  bias / HU  aniso")
+    told: list[tuple[bool, bool, bool]] = []
+    print(f"{'':30} photons    lost   lines  noise / HU  bias / HU  aniso")
     for name, hu, voxel in objects(options.data / options.folder, options.slices):
         for photons in (1e3, 3e3, 1e4, 3e4, 1e5, 3e5):
             m = measured(hu, voxel, photons)
-            told.append((m["lost"] > MANY_LOST, m["bias"] > WRONG))
-            shown = f"{m['lost']:7.4f}  {m['noise']:10.1f}  {m['bias']:9.1f}  {m['aniso']:5.2f}"
+            told.append((m["lost"] > MANY_LOST, m["lines"] > MANY_LOST, m["bias"] > WRONG))
+            shown = f"{m['lost']:7.4f} {m['lines']:7.4f}  {m['noise']:10.1f}  {m['bias']:9.1f}  {m['aniso']:5.2f}"
             print(f"{name:30} {photons:7.0f} {shown}", flush=True)
-    wrong = sum(w for _, w in told)
-    missed, alarms = sum(w and not t for t, w in told), sum(t and not w for t, w in told)
-    print(f"bias above {WRONG:g} HU: {wrong} of {len(told)}, not told {missed}; told of the others: {alarms}")
+    wrong = sum(t[2] for t in told)
+    for k, what in enumerate(("counts", "line integrals")):
+        missed, alarms = sum(t[2] and not t[k] for t in told), sum(t[k] and not t[2] for t in told)
+        print(f"{what}: bias above {WRONG:g} HU {wrong} of {len(told)}, not told {missed}; told of the others {alarms}")
 
 
 if __name__ == "__main__":

@@ -27,13 +27,8 @@ class Made:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     trust: Mapping[str, Any] = field(default_factory=dict)
 
-    def streaked(self, lost: float | None) -> Made:
-        """The same with the share of rays that its worst slice lost as `starved`, and a note where that is large.
-
-        None, where counts are not known, says nothing.
-        """
-        if lost is None:
-            return self
+    def streaked(self, lost: float) -> Made:
+        """The same with the share of rays that its worst slice lost as `starved`, and a note where that is large."""
         said = prepare.streaked(lost)
         return replace(self, notes=(*self.notes, *([said] if said else [])), trust={**self.trust, "starved": lost})
 

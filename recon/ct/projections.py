@@ -88,12 +88,10 @@ def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: flo
         data = measured(first, last)
         out[first:last] = hounsfield(solve(method, data, A, recipe, water), water).cpu().numpy()
         notes += data.notes
-        lost += [] if data.lost is None else [data.lost]
+        lost.append(data.lost)
     report(method, len(out), len(out))
     seen = prepare.field_of_view(A.geometry)
-    made = Made(out, grid(scan, A), method, why, seen, tuple(notes), {"acquisition": "2D"}).streaked(
-        max(lost, default=None)
-    )
+    made = Made(out, grid(scan, A), method, why, seen, tuple(notes), {"acquisition": "2D"}).streaked(max(lost))
     if method != "unrolled":
         return made
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon.data import CTProjections, DataError
 from recon.operators.cone import Cone, ConeXray
+from recon.operators.windows import box
 from recon.operators.xray import Fan, Parallel, Xray
 
 #: Rays with no photon left that a scan may have; more are a wrong dark field, or no counts at all.
@@ -21,20 +22,22 @@ FLOOR = 0.5
 #: streaks are told: up to it the bias of the logarithm stayed below 10 HU in 99 % of the body of simulated scans
 #: (bench/ct_starved.py).
 LOST, MANY_LOST = 3.0, 1e-3
+#: Rays along the detector and views over which the noise of line integrals is averaged where no counts tell it.
+WINDOW = 9
 
 
 @dataclass(frozen=True)
 class Projected:
     """Line integrals `p` (slice, view, detector), the inverse `weights` = 1/√variance of each ray, and notes.
 
-    `lost` is the share of rays in the worst slice (row, of a cone) whose count is below LOST standard deviations, None
-    where there are no counts.
+    `lost` is the share of rays in the worst slice (row, of a cone) whose count is below LOST standard deviations; of
+    line integrals without counts `drowned`.
     """
 
     p: Tensor
     weights: Tensor
     notes: tuple[str, ...] = ()
-    lost: float | None = None
+    lost: float = 0.0
 
 
 def streaked(lost: float) -> str:
@@ -115,7 +118,7 @@ def projected(scan: CTProjections, first: int, last: int) -> Projected:
     values = torch.from_numpy(np.ascontiguousarray(scan.values[first:last]))
     if scan.kind == "line integrals":
         sigma = _rough(values)
-        return Projected(values, torch.full((1, 1, 1), 1 / sigma if sigma > 0 else 1.0))
+        return Projected(values, torch.full((1, 1, 1), 1 / sigma if sigma > 0 else 1.0), lost=drowned(values))
     assert scan.air is not None
     dark = torch.zeros(()) if scan.dark is None else torch.from_numpy(scan.dark)
     air = (torch.from_numpy(scan.air) - dark) * scan.counts_per_unit
@@ -145,6 +148,19 @@ def projected(scan: CTProjections, first: int, last: int) -> Projected:
     notes = (f"{starved:.2%} of the rays starved: they hold no photon and count for next to nothing",)
     lost = float((weights < LOST).float().mean((-2, -1)).max())
     return Projected(p, weights, notes if starved > 0 else (), lost)
+
+
+def drowned(p: Tensor) -> float:
+    """Share of the rays, in the worst slice of line integrals (..., view, detector), of σ above 1/LOST.
+
+    var p ≈ 1/N: of so much noise are the rays whose counts do not reach LOST deviations. σ is the mean size of second
+    differences along the detector, √(12/π) σ of Gaussian noise, over WINDOW × WINDOW rays, few of which cross a rim.
+    """
+    if p.shape[-1] < 3:
+        return 0.0
+    second = (p[..., 2:] - 2 * p[..., 1:-1] + p[..., :-2]).abs()
+    sigma = box(second, WINDOW, inside=True) / math.sqrt(12 / math.pi)
+    return float((sigma > 1 / LOST).float().mean((-2, -1)).max())
 
 
 def _rough(p: Tensor) -> float:

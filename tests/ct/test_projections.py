@@ -373,3 +373,10 @@ def test_rays_lost_in_noise_are_told_where_they_bias_soft_tissue_and_nowhere_els
         assert (abs(float(bias[body].mean())) > 10) == told
         assert all((i.trust["starved"] > 1e-3) == told for i in images)
         assert all(any("lost in noise" in n for n in i.notes) == told for i in images)
+        # Of line integrals their own noise tells it.
+        made, _ = ct_scan.of_phantom(64, scan)
+        p = prepare.projected(made, 0, 1).p.numpy()
+        bare = replace(made, values=p, kind="line integrals", air=None)
+        image = recon.reconstruct(bare, Recipe(solve=Solve(method="fbp")))
+        assert (image.trust["starved"] > 1e-3) == told
+        assert any("lost in noise" in n for n in image.notes) == told
