@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -107,7 +107,7 @@ def of_volume(
     photons, notes = scan.photons, []
     if scan.dose:
         photons = own_photons(hu[slices // 2], A, scan)
-        notes.append(f"the source's own noise is that of {photons:.3g} photons, of which {scan.dose:g} remain")
+        notes.append(_shared(photons, scan))
     beam = Beam(photons, scan.electronic, scan.bow_tie, 0.35 * min(ny, nx) * voxel)
     air = ct.air(beam, g.distances)
     counts = np.empty((slices, g.angles.numel(), g.detectors), np.float32)
@@ -122,23 +122,32 @@ def of_volume(
 def _of_cone(
     hu: NDArray[np.float32], voxel: float, positions: tuple[float, ...], thickness: float, scan: Scan, report: Report
 ) -> CTProjections:
-    if scan.dose:
-        raise ReconError("a share of a dose is made for slices of a fan alone; give --photons in place of --dose")
     step = float(np.diff(positions).mean()) if len(positions) > 1 else thickness
     g = _cone(scan, hu.shape, voxel, step)
     A = ConeXray(g, hu.shape, voxel, step)
     report("project", 0, 1)
-    p = A(attenuation(torch.from_numpy(ct_cone.cylinder(hu))))
+    body = ct_cone.cylinder(hu)
+    p = A(attenuation(torch.from_numpy(body)))
     report("project", 1, 1)
-    return _of_rays(scan, g, p, voxel, hu.shape, step)
+    if not scan.dose:
+        return _of_rays(scan, g, p, voxel, hu.shape, step)
+    # Slices by the plane of the source, where a circle measures all that it takes, tell the noise: several, since that
+    # of one is less the nearer it lies to the middle between two rows.
+    nz = hu.shape[0]
+    few = min(nz, 4 + nz % 2)
+    near = ConeXray(g, (few, *hu.shape[1:]), voxel, step)
+    own = _photons(body[(nz - few) // 2 : (nz + few) // 2], p, near, scan)
+    return _of_rays(replace(scan, photons=own), g, p, voxel, hu.shape, step, (_shared(own, scan),))
 
 
-def _of_rays(scan: Scan, g: Cone, p: Tensor, voxel: float, shape: tuple[int, int, int], step: float) -> CTProjections:
+def _of_rays(
+    scan: Scan, g: Cone, p: Tensor, voxel: float, shape: tuple[int, int, int], step: float, notes: tuple[str, ...] = ()
+) -> CTProjections:
     """Counts of the line integrals (row, view, column) of a cone beam."""
     air = ct.air(Beam(scan.photons, scan.electronic, scan.bow_tie, 0.35 * min(shape[1:]) * voxel), g.distances)
     counts = np.stack([_noisy(p[k], air, scan, k).float().numpy() for k in range(len(p))])
     positions = tuple(float(v) for v in (np.arange(shape[0]) - (shape[0] - 1) / 2) * step)
-    return _projections(scan, g, counts, air, voxel, shape[1:], positions, step, ())
+    return _projections(scan, g, counts, air, voxel, shape[1:], positions, step, notes)
 
 
 def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, NDArray[np.float32]]:
@@ -170,17 +179,26 @@ def own_photons(hu: NDArray[np.float32], A: Xray, scan: Scan) -> float:
 
     Noise goes as 1/√photons; a trial scan tells the factor. Raises DataError for a slice without noise.
     """
+    return _photons(hu, A(attenuation(torch.from_numpy(np.maximum(hu, -1000).astype(np.float32)))), A, scan)
+
+
+def _photons(hu: NDArray[np.float32], p: Tensor, A: Xray | ConeXray, scan: Scan) -> float:
+    """`own_photons` of the slices, or of the one, that A makes of line integrals `p`."""
     image = torch.from_numpy(np.maximum(hu, -1000).astype(np.float32))
-    own = float(measured(image).level)
+    own = float(measured(image).level.median())
     inside = (image > SOFT[0]) & (image < SOFT[1])
     if not own > 0 or int(inside.sum()) < 500:
         raise DataError("the source shows no noise in soft tissue, so no share of its dose is known; give --photons")
-    p = A(attenuation(image))
-    air = ct.air(Beam(_TRIAL, 0, scan.bow_tie, 0.35 * min(A.shape) * A.voxel), A.geometry.distances)
+    air = ct.air(Beam(_TRIAL, 0, scan.bow_tie, 0.35 * min(A.shape[-2:]) * A.voxel), A.geometry.distances)
     generator = torch.Generator().manual_seed(scan.seed)
     noise = ct.variance(p, air).sqrt() * torch.randn(p.shape, generator=generator)
-    trial = hounsfield(fbp(noise, A, "hann")) + 1000
+    trial = hounsfield(fbp(noise, A, "hann")).reshape(image.shape) + 1000
     return _TRIAL * (float(trial[inside].std()) / own) ** 2
+
+
+def _shared(photons: float, scan: Scan) -> str:
+    """What is said of a source whose own noise is that of so many photons."""
+    return f"the source's own noise is that of {photons:.3g} photons, of which {scan.dose:g} remain"
 
 
 def _noisy(p: Tensor, air: Tensor, scan: Scan, k: int) -> Tensor:

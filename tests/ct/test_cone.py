@@ -184,3 +184,22 @@ def test_the_verb_simulates_a_volume_that_run_gives_back(tmp_path: Path) -> None
     for value in (40, 800):
         where = hu[3:5] == value
         assert x[3:5][where].mean() == pytest.approx(value, abs=0.08 * (1000 + value))
+
+
+@pytest.mark.parametrize("slices", [8, 9])
+def test_a_share_of_the_dose_adds_the_noise_that_the_source_lacks(slices: int) -> None:
+    y, x = np.mgrid[:64, :64] - 31.5
+    hu = np.where(x**2 + y**2 < 25**2, 0.0, -1000.0).astype(np.float32)
+    source = hu + 10 * np.random.default_rng(0).standard_normal((slices, 64, 64)).astype(np.float32)
+    positions = tuple(2.5 * k for k in range(slices))
+    stds = []
+    for dose in (0.25, 0.0):
+        scan = replace(SCAN, dose=dose, photons=1e9, views=240, electronic=0)
+        made = ct_scan.of_volume(source, 2.5, positions, 2.5, scan)
+        image = recon.reconstruct(made, Recipe(solve=Solve(method="fbp"), ct=CT(filter="hann")))
+        middle = image.data[(slices - 4) // 2 : (slices + 4) // 2]
+        stds.append(float(middle[:, (x**2 + y**2 < 20**2) & (x**2 + y**2 > 3**2)].std()))
+        assert any("own noise is that of" in note for note in made.notes) == bool(scan.dose)
+    low, own = stds
+    # A quarter of the dose: three times the variance of the source's own noise comes to what the filter left of that.
+    assert (low**2 - own**2) ** 0.5 == pytest.approx(3**0.5 * 10, rel=0.15)
