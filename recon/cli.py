@@ -38,7 +38,7 @@ from recon.cli_arguments import (
 )
 from recon.cli_bench import Several, bench
 from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
-from recon.cli_ct import Strength, fitting, simulate_ct, with_strength
+from recon.cli_ct import Removed, Strength, fitting, simulate_ct, with_strength, write_removed
 from recon.cli_send import send
 from recon.cli_serve import openrecon_label, serve, stream
 from recon.cli_train import train
@@ -116,6 +116,7 @@ def run(
     replicas: Annotated[
         int, typer.Option(help="Noisy copies behind the uncertainty map; 0: 16 if asked for", min=0)
     ] = 0,
+    removed: Removed = "",
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a raw scan and write images."""
@@ -124,17 +125,18 @@ def run(
     size, limit = three(voxel), amount(memory)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise typer.BadParameter(f"--device takes auto, cpu, cuda or cuda:N, not {device!r}")
+    maps = [name for name in (uncertainty, removed) if name]
     with _usage():
         plan = with_strength(learned(recipe_of(recipe, method, trajectory), weights, denoise), strength)
         plan = with_replicas(plan, replicas or (16 if uncertainty and not plan.trust.replicas else 0))
-        for name in (*output, *([uncertainty] if uncertainty else [])):
+        for name in (*output, *maps):
             writing.kind(name)
     inputs: list[str | Path] = [scan, *([recipe] if recipe else [])]
     inputs += [trajectory] if trajectory not in ("", *STANDARD) else []
     records = [evidence] if evidence else []
-    writing.check_paths([n for n in (*output, uncertainty) if n], inputs=inputs, records=records)
+    writing.check_paths([*output, *maps], inputs=inputs, records=records)
     raw = placed(read_scan(scan, axes, size, key), trajectory)
-    fitting(raw, plan, strength, denoise)
+    fitting(raw, plan, strength, denoise, removed)
     with staying():
         from recon import pipeline
         from recon.data import CTSeries
@@ -151,7 +153,7 @@ def run(
     most = max((pipeline.slices(s, plan) for n, s in enumerate(found) if n in chosen), default=1)
     writing.check_paths(every, inputs=inputs, slices=most)
     for n, grid in grids.items():
-        writing.check_even([*names[n], *([uncertainty] if uncertainty else [])], grid)
+        writing.check_even([*names[n], *maps], grid)
     for n in chosen:
         with reporter(quiet) as report:
             image = pipeline.reconstruct(raw, plan, device=device, memory=limit, stack=n, progress=report)
@@ -163,6 +165,8 @@ def run(
         beside = write_evidence(image, Path(evidence), number) if evidence else []
         if uncertainty:
             beside += write_uncertainty(image, numbered(uncertainty, number) if number else uncertainty)
+        if removed:
+            beside += write_removed(found[n], image, numbered(removed, number) if number else removed)
         for path in () if quiet else beside:
             tell(f"wrote {path}", out=True)
 

@@ -11,7 +11,7 @@ from recon.cli_arguments import Force
 from recon.errors import ReconError
 
 if TYPE_CHECKING:
-    from recon.data import CTImages
+    from recon.data import CTImages, Image
     from recon.recipe import Recipe
 
 Strength = Annotated[
@@ -21,6 +21,8 @@ Strength = Annotated[
     ),
 ]
 
+Removed = Annotated[str, typer.Option(help="CT images: write what was taken away here, for instance .nii.gz")]
+
 
 def with_strength(plan: Recipe, strength: float | None) -> Recipe:
     """The recipe with another share of the denoised CT image, or as it is for None."""
@@ -29,10 +31,12 @@ def with_strength(plan: Recipe, strength: float | None) -> Recipe:
     return plan if strength is None else replace(plan, ct=replace(plan.ct, strength=strength))
 
 
-def fitting(scan: object, plan: Recipe, strength: float | None, denoise: float | None) -> None:
-    """Raise ReconError where --strength or --denoise was given for a scan, or a method, that knows nothing of it."""
+def fitting(scan: object, plan: Recipe, strength: float | None, denoise: float | None, removed: str = "") -> None:
+    """Raise ReconError where an option was given for a scan, or a method, that knows nothing of it."""
     from recon.data import CTImages, RawScan
 
+    if removed and not isinstance(scan, CTImages):
+        raise ReconError("--removed shows what was taken away from CT images, and this is none; leave it out")
     if strength is not None and isinstance(scan, RawScan):
         raise ReconError(
             "--strength is for CT images, and this is a raw scan of MRI: --denoise serves there, or leave it out"
@@ -41,6 +45,22 @@ def fitting(scan: object, plan: Recipe, strength: float | None, denoise: float |
         raise ReconError("--denoise is for raw scans of MRI, and this is CT: --strength serves there, or leave it out")
     if strength is not None and not isinstance(scan, CTImages) and plan.solve.method != "unrolled":
         raise ReconError("--strength is of networks, and projections go through one by --method unrolled alone; add it")
+
+
+def write_removed(series: object, image: Image, name: str) -> list[Path]:
+    """Write what denoising took away from a series, y − x̂ in HU, as an image of its own; returns its files.
+
+    The series is read again: nobody has to keep it while it is denoised.
+    """
+    from dataclasses import replace
+
+    from recon.data import CTSeries
+    from recon.io import write
+
+    assert isinstance(series, CTSeries)
+    taken = series.voxels.read(0, series.geometry.shape[0]) - image.data
+    header = replace(image.header, study=replace(image.header.study, series_description="removed"))
+    return write.write(replace(image, data=taken, uncertainty=None, header=header), [name])
 
 
 def simulate_ct(

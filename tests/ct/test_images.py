@@ -157,3 +157,18 @@ def test_a_series_is_denoised_in_the_memory_that_it_takes(tmp_path: Path) -> Non
     tracemalloc.stop()
     assert peak < 2 * image.data.nbytes
     assert np.array_equal(scan.series[0].voxels.read(0, 12), noisy)
+
+
+def test_what_was_taken_away_is_written_as_an_image_of_its_own(tmp_path: Path) -> None:
+    hu = ct_files.body()
+    ct_files.write(tmp_path / "in", hu)
+    out, taken = tmp_path / "o.nii.gz", tmp_path / "taken.nii.gz"
+    ended = command.recon("run", tmp_path / "in", "-o", out, "--removed", taken, "--method", "tv", "-q")
+    assert ended.code == 0, ended.err
+    found, gone = (nib.load(p) for p in (out, taken))
+    assert np.allclose(found.affine, gone.affine)
+    before = np.clip(hu, -1024, None).transpose(2, 1, 0)
+    assert np.allclose(found.get_fdata() + gone.get_fdata(), before, atol=1e-3)
+    assert 5 < float(gone.get_fdata().std()) < 30
+    refused = command.recon("run", tmp_path / "in", "-o", tmp_path / "p.png", "--removed", out, "-o", out)
+    assert "would overwrite" in command.refused(refused, 1)

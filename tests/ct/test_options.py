@@ -15,6 +15,7 @@ from tests.io import ct_pd_files
 
 @pytest.mark.parametrize(("options", "says"), [
     (("--strength", 0.5), "--strength is of networks"), (("--denoise", 0.5), "--denoise is for raw scans of MRI"),
+    (("--removed", "d.nii.gz"), "--removed shows what was taken away from CT images"),
 ])  # fmt: skip
 def test_an_option_that_projections_know_nothing_of_is_refused(
     options: tuple[object, ...], says: str, tmp_path: Path
