@@ -26,7 +26,8 @@ from case import Case, measure
 
 #: Files in `cases/`, in the order in which they run.
 FAMILIES = (
-    "sense_normal", "espirit", "cg_sense", "wavelet", "grappa", "radial", "projection", "fbp", "e2e_varnet", "whole_run"
+    "sense_normal", "espirit", "cg_sense", "wavelet", "grappa", "radial", "projection", "fbp", "cone", "e2e_varnet",
+    "whole_run",
 )  # fmt: skip
 CASES: dict[str, Case] = {c.name: c for family in FAMILIES for c in importlib.import_module(f"cases.{family}").CASES}
 
