@@ -7,8 +7,9 @@
 
 `--out` gets two folders, `raw` and `simulated`, each with records, pictures and a page as `recon bench` makes them:
 numbers of simulated scans never mix with those of measured ones. A simulated scan is judged by the truth, the image of
-its exact k-space without noise; a measured one by all of its lines. Nothing is tuned here but the opponents, on the
-very references that they are judged by. Real scans are looked for in `--data`, by default where RECON_DATA points.
+its exact k-space without noise, which networks are asked for too (`denoise = 1`); a measured one by all of its lines.
+Nothing is tuned here but the opponents, on the very references that they are judged by. Real scans are looked for in
+`--data`, by default where RECON_DATA points.
 `--weights` takes other networks than the recipe's own: classical methods and opponents are measured beside the first,
 the others alone, in folders of their own. `--json` adds to the records that the file holds, in place of those of the
 same scan, method, network and mask; `--merge` puts records of other files there and measures nothing.
@@ -18,6 +19,7 @@ same scan, method, network and mask; `--merge` puts records of other files there
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import sys
@@ -61,7 +63,9 @@ RAW: Mapping[str, tuple[str, str, str, Plan]] = {
     },
 }  # fmt: skip
 #: What tells records apart.
-CASE = ("data", "scan", "method", "weights", "acceleration", "mask", "acs", "seed")
+CASE = ("data", "scan", "method", "weights", "denoise", "acceleration", "mask", "acs", "seed")
+#: What networks are asked for: a full scan with its noise, and where the truth has none, also one without.
+WISHES = {"raw": (0.0,), "simulated": (0.0, 1.0)}
 #: The frozen analytic set: coils, matrix, slices, noise, seed of `recon.simulation.preset`.
 ANALYTIC = {
     "head_4ch": (4, 192, 2, 0.02, 101),
@@ -116,27 +120,32 @@ def run(
     options: argparse.Namespace,
     weights: str = "",
     *,
+    denoise: float = 0.0,
     alone: bool = False,
 ) -> list[dict[str, Any]]:
-    """Records of some scans, those whose name holds one of the wanted words; `alone` of the network only."""
+    """Records of some scans, those whose name holds one of the wanted words; `alone` of the network only.
+
+    `denoise` is in the records where it is not 0.
+    """
     chosen = {n: s for n, s in scans.items() if not options.scan or any(w in n for w in options.scan)}
     if not chosen:
         return []
-    plans = {n: adapted(plan, options, weights) for n, (_, plan) in chosen.items()}
+    plans = {n: adapted(plan, options, weights, denoise) for n, (_, plan) in chosen.items()}
     if alone:
         plans = {n: replace(plan, methods=("unrolled",)) for n, plan in plans.items()}
     others = {n: o for n, o in OTHERS.items() if not (options.no_bart or alone)}
     with reporter(False) as report:
-        return results.bench(
+        made = results.bench(
             {n: open_() for n, (open_, _) in chosen.items()}, plans, folder, replace=True, report=report, others=others,
             truths={n: analytic_truth(analytic(n)) for n in chosen if n in ANALYTIC},
         )  # fmt: skip
+    return [{**r, "denoise": denoise} for r in made] if denoise else made
 
 
-def adapted(plan: Plan, options: argparse.Namespace, weights: str = "") -> Plan:
-    """The plan with what the command line says otherwise, and a network."""
-    if weights:
-        solve = replace(plan.recipe.solve, weights=weights)
+def adapted(plan: Plan, options: argparse.Namespace, weights: str = "", denoise: float = 0.0) -> Plan:
+    """The plan with what the command line says otherwise, and a network and what it is asked for."""
+    if weights or denoise:
+        solve = replace(plan.recipe.solve, weights=weights or "auto", denoise=denoise)
         plan = replace(plan, recipe=recipes.Recipe(solve=solve))
     if options.accel:
         plan = replace(plan, accelerations=tuple(options.accel))
@@ -220,16 +229,24 @@ def main() -> None:
         if options.only not in ("", data):
             continue
         found: list[dict[str, Any]] = []
-        for number, name in enumerate(options.weights):
-            folder = options.out / (f"{data}-{Path(name).name}" if number else data)
-            made = run(scans, folder, options, name, alone=number > 0)
+        networks = not options.methods or "unrolled" in options.methods
+        for number, (wish, name) in enumerate(itertools.product(WISHES[data], options.weights)):
+            if wish and not networks:
+                continue
+            folder = options.out / (f"{data}-{Path(name).name}{'-denoised' if wish else ''}" if number else data)
+            made = run(scans, folder, options, name, denoise=wish, alone=number > 0)
             found += made
             if not made:
                 continue
             # What the first run measured of the opponents holds for all networks.
             rivals = [r for r in found if r["method"] in OTHERS]
             mine = made if number == 0 else [*made, *rivals]
-            print(f"\n{data} {name}\n{results.summary(made)}", *margins(mine), sep="\n", flush=True)
+            print(
+                f"\n{data} {name}{' without noise' if wish else ''}\n{results.summary(made)}",
+                *margins(mine),
+                sep="\n",
+                flush=True,
+            )
             if options.json:
                 store(options.json, [{"data": data, **r, **head} for r in made], CASE, {})
 

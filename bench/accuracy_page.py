@@ -30,21 +30,39 @@ WHAT = {
     "simulated": (
         "Simulated scans",
         "SIMULATED: an analytic head, coils by Biot-Savart's law, white noise; judged by the image of exact k-space "
-        "without noise. Numbers of simulated and of measured scans do not compare.",
+        "without noise. By default networks give what a full scan with its noise would show, and are charged for that "
+        "noise here; with `denoise = 1` they are asked for this truth. Numbers of simulated and of measured scans do "
+        "not compare.",
     ),
 }
 
 
-def competitors(records: Sequence[Record]) -> list[tuple[str, str | None]]:
+#: A method, its weights if it has any, and the denoising that it was asked for.
+Competitor = tuple[str, str | None, float]
+
+
+def competitor(r: Record) -> Competitor:
+    """What a record was measured of."""
+    return r["method"], r["weights"], r.get("denoise", 0.0)
+
+
+def competitors(records: Sequence[Record]) -> list[Competitor]:
     """Methods that were measured, each network one of its own, in the order of the tables."""
-    found = {(r["method"], r["weights"]) for r in records}
     order = list(NAMES)
-    return sorted(found, key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[1] != "mri-small", c))
+    return sorted(
+        set(map(competitor, records)),
+        key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[2], c[1] != "mri-small", c),
+    )
 
 
-def called(method: str, weights: str | None) -> str:
+def called(method: str, weights: str | None, denoise: float = 0.0) -> str:
     """What a table calls a method."""
-    return f"`{method}` (`{weights}`)" if weights else NAMES.get(method, f"`{method}`")
+    return f"`{method}` ({network(weights, denoise)})" if weights else NAMES.get(method, f"`{method}`")
+
+
+def network(weights: str, denoise: float) -> str:
+    """What a table calls a network."""
+    return f"`{weights}`, denoise = {denoise:g}" if denoise else f"`{weights}`"
 
 
 def cell(record: Record | None) -> str:
@@ -66,7 +84,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def by_factor(records: Sequence[Record]) -> list[str]:
     """A scan at several acceleration factors: a row for each method."""
-    at = {(r["method"], r["weights"], r["acceleration"]): r for r in records}
+    at = {(*competitor(r), r["acceleration"]): r for r in records}
     factors = {r["acceleration"]: r["effective_acceleration"] for r in records if not r["failed"]}
     heads = ["method, PSNR / SSIM", *(f"R = {f:g} (effective {e:.2f})" for f, e in sorted(factors.items()))]
     return table(heads, ([called(*c), *(cell(at.get((*c, f))) for f in sorted(factors))] for c in competitors(records)))
@@ -74,7 +92,7 @@ def by_factor(records: Sequence[Record]) -> list[str]:
 
 def by_scan(records: Sequence[Record]) -> list[str]:
     """Several scans at one factor: a row for each of them."""
-    at = {(r["scan"], r["method"], r["weights"]): r for r in records}
+    at = {(r["scan"], *competitor(r)): r for r in records}
     methods = competitors(records)
     scans = dict.fromkeys(r["scan"] for r in records)
     return table(
@@ -100,10 +118,10 @@ def section(data: str, records: Sequence[Record]) -> list[str]:
         lines += [f"### One channel, R = {factor:g}", "", _masks(own), "", *by_scan(own), ""]
     heads = ["network", "over", "R", "scans", "PSNR, mean", "SSIM, mean", "PSNR, least"]
     rows = [
-        [f"`{w}`", NAMES[lead.other], f"{lead.acceleration:g}", str(lead.scans), f"{lead.psnr:+.2f} dB",
+        [network(w, d), NAMES[lead.other], f"{lead.acceleration:g}", str(lead.scans), f"{lead.psnr:+.2f} dB",
          f"{lead.ssim:+.4f}", f"{lead.least:+.2f} dB ({lead.where})"]
-        for w in sorted({r["weights"] for r in records if r["weights"]})
-        for lead in leads([r for r in records if r["weights"] == w or r["method"] in OTHERS])
+        for d, w in sorted({(d, w) for _, w, d in map(competitor, records) if w})
+        for lead in leads([r for r in records if competitor(r)[1:] == (w, d) or r["method"] in OTHERS])
     ]  # fmt: skip
     return [*lines, "### Leads over tuned opponents", "", *table(heads, rows), ""] if rows else lines
 

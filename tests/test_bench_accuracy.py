@@ -162,7 +162,7 @@ def test_other_weights_and_factors_enter_every_plan(bench: Any) -> None:
 
 
 def test_runs_join_in_one_record_case_by_case(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two networks, then the second again alone: nothing is there twice, and what was not measured again stays."""
+    """Two networks, each asked for two pictures: nothing is there twice, and what was not measured again stays."""
     accuracy = bench("accuracy")
     monkeypatch.setattr(accuracy, "ANALYTIC", {"small": (4, 48, 1, 0.02, 7)})
     monkeypatch.setattr(accuracy, "SIMULATED", replace(accuracy.SIMULATED, acs=12))
@@ -172,16 +172,17 @@ def test_runs_join_in_one_record_case_by_case(bench: Any, tmp_path: Path, monkey
     monkeypatch.setattr("sys.argv", [*shared, "mri-base", "mri-small", "--out", str(tmp_path / "one")])
     accuracy.main()
     first = json.loads(path.read_text())["records"]
-    assert [(r["method"], r["weights"]) for r in first] == [
-        ("cs", None), ("unrolled", "mri-base"), ("unrolled", "mri-small"),
+    assert [(r["method"], r["weights"], r.get("denoise", 0)) for r in first] == [
+        ("cs", None, 0), ("unrolled", "mri-base", 0), ("unrolled", "mri-small", 0),
+        ("unrolled", "mri-base", 1), ("unrolled", "mri-small", 1),
     ]  # fmt: skip
-    assert first[1]["psnr"] != first[2]["psnr"]
+    assert len({r["psnr"] for r in first}) == 5
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps({"records": [{**first[2], "psnr": 1.0}, {**first[0], "scan": "another"}]}))
     monkeypatch.setattr("sys.argv", ["accuracy.py", "--merge", str(path), "--json", str(kept)])
     accuracy.main()
     joined = json.loads(kept.read_text())["records"]
-    assert joined == [first[2], {**first[0], "scan": "another"}, *first[:2]]
+    assert joined == [first[2], {**first[0], "scan": "another"}, *first[:2], *first[3:]]
 
 
 def test_the_page_of_accuracy_holds_every_network_and_says_what_is_simulated(bench: Any) -> None:
@@ -199,13 +200,21 @@ def test_the_page_of_accuracy_holds_every_network_and_says_what_is_simulated(ben
             record("raw", "unrolled", "mri-base", 34.0), record("raw", "unrolled", "mri-small", 31.0),
             record("raw", "bart wavelet, tuned", None, 30.0), record("raw", "cs", None, 29.0),
             record("raw", "cs", None, 25.0, 8), record("simulated", "cs", None, 40.0),
+            record("simulated", "unrolled", "mri-base", 36.0),
+            record("simulated", "unrolled", "mri-base", 38.0) | {"denoise": 1.0},
+            record("simulated", "bart wavelet, tuned", None, 35.0),
         ]
     )  # fmt: skip
     raw, simulated = made.split("## Simulated scans")
     assert "| `unrolled` (`mri-base`) | 34.0 / .850 |  |" in raw
     assert "| `unrolled` (`mri-small`) | 31.0 / .775 (1 of 2 classical) |  |" in raw
     assert "| `mri-base` | BART L1-wavelet, tuned | 4 | 1 | +4.00 dB | +0.1000 | +4.00 dB (a) |" in raw
-    assert "| a | 40.0 / 1.000 |" in simulated
+    assert "`cs` | `unrolled` (`mri-base`) | `unrolled` (`mri-base`, denoise = 1) |" in simulated
+    assert "| a | 35.0 / .875 | 40.0 / 1.000 | 36.0 / .900 | 38.0 / .950 |" in simulated
+    assert "| `mri-base` | BART L1-wavelet, tuned | 4 | 1 | +1.00 dB | +0.0250 | +1.00 dB (a) |" in simulated
+    assert (
+        "| `mri-base`, denoise = 1 | BART L1-wavelet, tuned | 4 | 1 | +3.00 dB | +0.0750 | +3.00 dB (a) |" in simulated
+    )
     assert "SIMULATED" in simulated
 
 
