@@ -26,7 +26,7 @@ VOLUME = plan.Problem(12, 12, (120, 160, 160), 320, 5000, 1, 120 * 160 * 160, "s
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("volume") / "scan.h5"
-    simulate_to(path, preset(coils=3, accel=2, matrix=48, slices=20, volume=True))
+    simulate_to(path, preset(coils=5, accel=2, matrix=48, slices=20, volume=True))
     return path
 
 
