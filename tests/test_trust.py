@@ -16,12 +16,13 @@ from torch import Tensor
 from recon import methods, pipeline, recipe, trust
 from recon.data import Measurement
 from recon.io.read import read
-from recon.nets import weights
+from recon.nets import unrolled, weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.operators.sense import Sense
 from recon.recipe import Trust
 from recon.simulation import preset, simulate_to
 from recon.solve import cg
+from recon.solve.detail import Detail
 from tests.command import recon
 
 R, SIZE, COILS = 3, 48, 6
@@ -103,6 +104,75 @@ def test_a_measurement_that_no_image_explains_is_named(case) -> None:
         found = trust.examine(m, x, x, limits=Trust(), trained=None)[0]
         assert any("no image explains the measurement" in r for r in found.reasons)
     assert not trust.examine(m, best, best, limits=Trust(explained=1e9), trained=None)[0].reasons
+
+
+#: What a number of the evidence may be at most, or at least, by the limits of a recipe; a number beyond it; others'
+#: values; a word of the sentence.
+GATES = {
+    "residual": ("residual", 1.25, 1.26, {}, "leaves 1.26 of the noise's power"),
+    "residual of what is odd": ("residual", 2.5, 2.51, {"classical_residual": 2.0}, "leaves 2.51 of the noise's power"),
+    "explained": ("classical_residual", 2.999, 3.01, {}, "no image explains the measurement"),
+    "sparser": ("sparser", 0.01, 0.011, {"rows": -1}, "seem to lie -1 row from"),
+    "gain": ("gain", 1.2, 1.21, {"moved_rows": 1.0, "moved_samples": -2.0}, "moved by -1.0 rows or +2.0 samples"),
+    "turned": ("turned", 20.0, 20.5, {}, "another phase"),
+    "turned back": ("turned", -20.0, -20.5, {}, "another phase"),
+    "apart": ("apart", 1.5, 1.6, {}, "1.6 voxels apart"),
+    "elsewhere": ("elsewhere", 1.5, 1.6, {"elsewhere_rows": -1.0, "elsewhere_columns": 1.25}, "-1 rows and +1 columns"),
+    "added": ("added", 0.1, 0.101, {}, "put 10.1% of the image's energy"),
+    "too fast": ("acceleration", 20.0, 20.1, {}, "its acceleration of 20.1 is outside"),
+    "too slow": ("acceleration", 1.0, 0.99, {}, "its acceleration of 0.99 is outside"),
+    "too noisy": ("noise", 0.04, 0.041, {}, "its noise of 0.041 is outside"),
+    "too quiet": ("noise", 5e-4, 4.9e-4, {}, "its noise of 0.00049 is outside"),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_number_at_its_limit_is_no_reason_and_one_beyond_it_is_the_only_one(name: str) -> None:
+    number, within, beyond, others, words = GATES[name]
+    good = trust.Evidence(residual=1, classical_residual=1, added=0, changed=0, noise=0.01, acceleration=4)
+    trained = trust.Range((2, 10), (1e-3, 0.02))
+    assert trust._reasons(replace(good, **others, **{number: within}), Trust(), trained) == []
+    (reason,) = trust._reasons(replace(good, **others, **{number: beyond}), Trust(), trained)
+    assert words in reason
+
+
+@pytest.mark.parametrize(("coils", "count"), [(COILS, 2), (1, 0)])
+def test_fine_detail_is_told_of_one_coil_and_judged_of_several(case, coils: int, count: int) -> None:
+    m, truth = case
+    if coils == 1:
+        own = Sense(torch.ones_like(m.A.maps[:1]), m.A.mask, m.A.axes)
+        m = Measurement(own(truth), own, 1.0)
+    seen = Detail(rows=1.0, samples=0.0, gain=3.0, turned=45.0, coherent=0.9, partitions=0.0)
+    (found,) = trust.examine(m, truth, truth, limits=Trust(explained=1e9), trained=None, details=[seen])
+    assert (found.gain, found.turned) == (3.0, 45.0)
+    assert len(found.reasons) == count
+    assert found.noise == pytest.approx(2**0.5 * m.sigma / float(unrolled.size(truth, 3)))
+
+
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("brighter", [1, 300])
+def test_the_spread_of_replicas_is_their_standard_deviation_however_bright_the_image_is(
+    case, count: int, brighter: float
+) -> None:
+    m, _ = case
+    made: list[Tensor] = []
+
+    def run(given: Measurement) -> Tensor:
+        made.append(given.A.H(given.y))
+        return made[-1]
+
+    spread = trust.replicas(replace(m, y=brighter * m.y), run, count=count, seed=3)
+    exact = torch.stack(made).abs().double().std(0)
+    torch.testing.assert_close(spread.double(), exact, rtol=1e-2, atol=1e-2)
+    assert float(exact.mean()) > 0.3
+
+
+@pytest.mark.parametrize(("fallback", "kept"), [(True, "the sense image is shown"), (False, "shown all the same")])
+def test_the_warning_says_which_image_is_shown(fallback: bool, kept: str) -> None:
+    good = trust.Evidence(1, 1, 0, 0, 0.01, 4)
+    (note,) = trust.not_trusted(trust.summary([good, replace(good, reasons=("motion",))]), "sense", fallback)
+    assert note == f"warning: 1 of 2 learned images are not trusted (motion): {kept}"
+    assert trust.not_trusted(trust.summary([good]), "sense", fallback) == []
 
 
 def test_only_the_slices_with_reasons_give_way(case) -> None:
