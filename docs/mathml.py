@@ -10,6 +10,10 @@ from latex2mathml.converter import convert
 
 #: What pymdownx.arithmatex leaves of a formula, in a line and by itself.
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+#: The name of a function, where its argument follows without a bracket.
+_FUNCTION = re.compile(
+    r"(?<!<msup>)(?<!<msub>)(<mi>(?:arg|cos|exp|ln|log|sin|sinc)</mi>)(?=<m(?:i|n|frac|sqrt|sub|sup)\b)"
+)
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -22,7 +26,7 @@ def mathml(latex: str, *, block: bool = False) -> str:
     found = convert(latex, display="block" if block else "inline")
     if left := re.findall(r"\\[A-Za-z]+", found):
         raise ValueError(f"{left[0]} of the formula {latex!r} has no MathML; use \\operatorname{{…}}")
-    return found
+    return _FUNCTION.sub(r'\1<mspace width="0.167em"/>', found)
 
 
 def _shown(m: re.Match[str]) -> str:

@@ -44,6 +44,12 @@ def test_a_fraction_and_a_root_are_what_they_say(hook: ModuleType) -> None:
     assert above.find(".//{*}msqrt") is not None or above.tag.endswith("msqrt")
 
 
+def test_the_name_of_a_function_stands_apart_from_its_argument(hook: ModuleType) -> None:
+    assert '<mi>cos</mi><mspace width="0.167em"/><mi>' in hook.mathml(r"x \cos \theta")
+    assert "mspace" not in hook.mathml(r"\cos(x)")
+    assert "mspace" not in hook.mathml(r"\sin^2(x)")
+
+
 def test_a_command_that_has_no_mathml_ends_the_build(hook: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"\\nonsense of the formula"):
         hook.mathml(r"\nonsense x")
