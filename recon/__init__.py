@@ -68,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """What a prompt completes: public names and parts."""
-    return sorted({*globals(), *_PUBLIC, *_PARTS})
+    return sorted({name for name in globals() if name.startswith("__")} | {*_PUBLIC, *_PARTS})

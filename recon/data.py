@@ -300,12 +300,17 @@ class CTViews:
 class Measurement:
     """y = A x + n with complex white noise of standard deviation `sigma` per real and imaginary part.
 
-    All that a solver or a network may know: `y` is what was measured, `A` the operator that predicts it.
+    All that a solver or a network may know: `y` is what was measured, `A` the operator that predicts it. Raises
+    DataError where `y` is a NumPy array.
     """
 
     y: Tensor
     A: Linear
     sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.y, np.ndarray):
+            raise DataError("y is a NumPy array; torch.from_numpy(y) makes a tensor of it without a copy")
 
     def __repr__(self) -> str:
         return brief.measurement(self)
@@ -320,7 +325,7 @@ class Image:
     `provenance` holds the recipe and its hash, versions, method and seeds; `trust` the numbers that say how far the
     image can be believed; `notes` sentences for the reader of the image. `uncertainty` is the standard deviation of its
     magnitude, of the same shape, where it was asked for. `source` are the DICOM headers of the slices it was derived
-    from, where it was made of images. NumPy, matplotlib and torch take it for its `data`.
+    from, where it was made of images. NumPy and matplotlib take it for its `data`.
     """
 
     data: NDArray[Any]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any
+from functools import cache, partial
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,11 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon import __version__
-from recon.data import Encoding, Header, Measurement, RawScan
+from recon.data import (
+    CTImages,
+    CTProjections,
+    CTViews,
+    Encoding,
+    Header,
+    Measurement,
+    RawScan,
+    ReconError,
+)  # fmt: skip
 from recon.prepare.noise import Whitening
 from recon.prepare.sort import Frame, Kinds
 from recon.prepare.stacks import Stack
-from recon.recipe import Recipe, digest
+from recon.recipe import Method, Recipe, digest
 
 #: A method of one's own: the image of a measurement, of the shape of `m.A.H(m.y)`.
 Solver = Callable[[Measurement], Tensor]
@@ -52,6 +63,35 @@ class Job:
     solver: Solver | None = None
     hand: Hand | None = None
     gain: float = 1.0
+
+
+@cache
+def let_fork() -> None:
+    """Let processes that are forked from this one work on one thread each.
+
+    Threads do not live on in a fork, and OpenMP waits for its own there for ever; a pool of Python's multiprocessing
+    forks on Linux, up to Python 3.13.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
+
+def understood(scan: Any, recipe: Any, memory: Any) -> None:
+    """Raise ReconError for what a prompt may be given in place of a scan, a recipe or a number of bytes."""
+    if not isinstance(scan, (RawScan, CTImages, CTProjections, CTViews)):
+        raise ReconError(
+            f"reconstruct takes a scan and was given {type(scan).__name__}; recon.read(path) reads one, "
+            "recon.io.arrays.scan_from_array makes one of an array"
+        )
+    if not isinstance(recipe, Recipe):
+        raise ReconError(
+            f"a recipe is a Recipe and not {type(recipe).__name__}; recon.recipe.load(path) reads one, "
+            'recon.recipe.parse({"solve": {"method": "cs"}}) makes one'
+        )
+    if recipe.solve.method not in get_args(Method):
+        raise ReconError(f"solve.method = {recipe.solve.method!r} is none of {', '.join(get_args(Method))}")
+    if memory is not None and not isinstance(memory, (int, np.integer)):
+        raise ReconError(f"memory is a number of bytes, such as 4 * 2**30, and not {memory!r}")
 
 
 #: Stands between the devices that an image was made on, one after the other.

@@ -1,10 +1,10 @@
 """Which lines of k-space are measured: sampling masks as pure functions of (shape, R, acs, seed).
 
 Every mask is a bool array over the phase-encoded axes, (ky,) for 2D scans and (kz, ky) for 3D ones, with the centre of
-k-space at index N // 2. `R` is the acceleration factor and `acs` the number of fully sampled central lines, one number
-or one per axis (0 for none). Random numbers come from numpy's PCG64 by way of `Generator.random` alone, whose stream is
-stable, so that a seed gives the same mask anywhere. Raises ValueError, with the cure, for a shape, an R or a number of
-ACS lines that a mask cannot have.
+k-space at index N // 2; `shape` holds their lengths, or is that of the only one. `R` is the acceleration factor and
+`acs` the number of fully sampled central lines, one number or one per axis (0 for none). Random numbers come from
+numpy's PCG64 by way of `Generator.random` alone, whose stream is stable, so that a seed gives the same mask anywhere.
+Raises ValueError, with the cure, for a shape, an R or a number of ACS lines that a mask cannot have.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def effective(mask: Mask) -> float:
     return mask.size / measured
 
 
-def centre(shape: Sequence[int], acs: Counts) -> Mask:
+def centre(shape: Counts, acs: Counts) -> Mask:
     """The ACS block alone: `acs` lines along each axis around index N // 2; ValueError where they do not fit."""
-    shape = tuple(shape)
+    shape = _grid(shape)
     out = np.zeros(shape, bool)
     sizes = (acs,) * len(shape) if isinstance(acs, (int, np.integer)) else tuple(acs)
     if len(sizes) != len(shape) or any(not 0 <= a <= n for a, n in zip(sizes, shape)):
@@ -43,6 +43,10 @@ def centre(shape: Sequence[int], acs: Counts) -> Mask:
         )
     out[tuple(slice(n // 2 - a // 2, n // 2 - a // 2 + a) for n, a in zip(shape, sizes))] = True
     return out
+
+
+def _grid(shape: Counts) -> tuple[int, ...]:
+    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(shape)
 
 
 def central_block(mask: Mask) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -77,13 +81,13 @@ def central_block(mask: Mask) -> tuple[tuple[int, int], tuple[int, int]] | None:
     return (int(y0), int(y1)), (cz - int(down), cz + int(up) + 1)
 
 
-def equispaced(shape: Sequence[int], R: Counts, acs: Counts = 0, seed: int | None = None, offset: Counts = 0) -> Mask:
+def equispaced(shape: Counts, R: Counts, acs: Counts = 0, seed: int | None = None, offset: Counts = 0) -> Mask:
     """Every R-th line along each axis, plus the ACS block: the regular mask of SENSE and GRAPPA.
 
     Line i is measured where (i − N//2 − offset) mod R = 0, on each axis with its own R; a seed draws the
     offset instead. The ACS lines come on top: the effective factor is below R.
     """
-    shape = tuple(shape)
+    shape = _grid(shape)
     factors = _per_axis(R, shape)
     shifts = [math.floor(u * r) for u, r in zip(_rng(seed).random(len(shape)), factors)]
     shifts = shifts if seed is not None else list(_per_axis(offset, shape, least=-(10**9)))
@@ -93,7 +97,7 @@ def equispaced(shape: Sequence[int], R: Counts, acs: Counts = 0, seed: int | Non
     return out | centre(shape, acs)
 
 
-def equispaced_fraction(shape: Sequence[int], R: float, acs: Counts = 0, seed: int = 0) -> Mask:
+def equispaced_fraction(shape: Counts, R: float, acs: Counts = 0, seed: int = 0) -> Mask:
     """Equally spaced lines whose spacing is widened so that, with the ACS lines, 1/R of all lines are measured.
 
         spacing = (N − acs) / (N/R − acs),   line ⌊(j + o)·spacing⌋ of those outside the ACS block
@@ -101,7 +105,7 @@ def equispaced_fraction(shape: Sequence[int], R: float, acs: Counts = 0, seed: i
     with the offset o drawn from the seed. This is the variant that learned reconstruction is usually trained with: its
     effective factor is R, its spacing is neither R nor always an integer. One axis only.
     """
-    shape = tuple(shape)
+    shape = _grid(shape)
     if len(shape) != 1:
         raise ValueError(f"this mask has one axis, (ky,); got a shape of {len(shape)} axes")
     out = centre(shape, acs)
@@ -112,17 +116,17 @@ def equispaced_fraction(shape: Sequence[int], R: float, acs: Counts = 0, seed: i
     return out
 
 
-def random(shape: Sequence[int], R: float, acs: Counts = 0, seed: int = 0) -> Mask:
+def random(shape: Counts, R: float, acs: Counts = 0, seed: int = 0) -> Mask:
     """Lines drawn with equal probability outside the ACS block, as many as make the effective factor R."""
-    return _draw(tuple(shape), R, acs, seed, lambda r: np.ones_like(r))
+    return _draw(_grid(shape), R, acs, seed, lambda r: np.ones_like(r))
 
 
-def variable_density(shape: Sequence[int], R: float, acs: Counts = 0, seed: int = 0, power: float = 3.0) -> Mask:
+def variable_density(shape: Counts, R: float, acs: Counts = 0, seed: int = 0, power: float = 3.0) -> Mask:
     """Lines drawn with probability ∝ (1 − r)^power + 0.01, r = distance from the centre, 1 in the corners."""
-    return _draw(tuple(shape), R, acs, seed, lambda r: (1 - r) ** power + 0.01)
+    return _draw(_grid(shape), R, acs, seed, lambda r: (1 - r) ** power + 0.01)
 
 
-def poisson_disc(shape: Sequence[int], R: float, acs: Counts = 0, seed: int = 0, slope: float = 2.0) -> Mask:
+def poisson_disc(shape: Counts, R: float, acs: Counts = 0, seed: int = 0, slope: float = 2.0) -> Mask:
     """Variable-density Poisson disc on (kz, ky): lines that keep a distance which grows from the centre outwards.
 
     A line at distance r (1 at the nearest edge) keeps others at least a·(1 + slope·r) grid steps away. Candidates come
@@ -130,7 +134,7 @@ def poisson_disc(shape: Sequence[int], R: float, acs: Counts = 0, seed: int = 0,
     outside the ACS block are dropped at random until the effective factor is R. Corners (r > 1) stay empty.
     Source: dart throwing, Cook, ACM TOG 1986.
     """
-    shape = tuple(shape)
+    shape = _grid(shape)
     if len(shape) != 2:
         raise ValueError(f"a Poisson disc needs two phase-encoded axes (kz, ky); got a shape of {len(shape)} axes")
     block = centre(shape, acs)
@@ -161,13 +165,13 @@ def poisson_disc(shape: Sequence[int], R: float, acs: Counts = 0, seed: int = 0,
     return block
 
 
-def caipi(shape: Sequence[int], R: Sequence[int], acs: Counts = 0, seed: int | None = None, shift: int = 1) -> Mask:
+def caipi(shape: Counts, R: Sequence[int], acs: Counts = 0, seed: int | None = None, shift: int = 1) -> Mask:
     """2D CAIPIRINHA: every R[1]-th ky, in each the kz lattice of step R[0] moved by `shift` from one ky to the next.
 
     Line (z, y), counted from the centre, is measured where y mod R[1] = 0 and (z − shift·y/R[1]) mod R[0] = 0; a seed
     moves the lattice. Source: Breuer et al., MRM 2006.
     """
-    shape = tuple(shape)
+    shape = _grid(shape)
     if len(shape) != 2:
         raise ValueError(f"CAIPIRINHA needs two phase-encoded axes (kz, ky); got a shape of {len(shape)} axes")
     rz, ry = _per_axis(R, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -155,3 +156,32 @@ def test_threads_without_work_sleep_unless_the_user_says_otherwise(asked: str | 
     code = "import recon.cli as c, contextlib as l\nwith l.suppress(SystemExit): c.main(['--version'])\nimport torch"
     done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
     assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr.replace("='", " = '")
+
+
+@pytest.mark.parametrize("closed", [(2,), (1,), (0, 1, 2)])
+def test_closed_streams_take_nothing_from_a_run(closed: tuple[int, ...], scan: Path, tmp_path: Path) -> None:
+    """Without a standard error the first file that is opened would be it, and take what libraries print."""
+    command = [sys.executable, "-m", "recon", "run", str(scan), "-o", str(tmp_path / "a.nii.gz")]
+    done = subprocess.run(command, cwd=ROOT, preexec_fn=lambda: [os.close(n) for n in closed])  # type: ignore[arg-type]
+    assert done.returncode == 0
+    assert (tmp_path / "a.nii.gz").stat().st_size > 1000
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system forks no processes")
+def test_a_pool_of_forked_processes_does_not_wait_for_the_threads_of_the_first(tmp_path: Path) -> None:
+    """In a fork OpenMP waits for threads that are not there: each process works on one of its own."""
+    program = tmp_path / "pool.py"
+    program.write_text(
+        "import multiprocessing, recon\n"
+        "from recon import simulation\n"
+        "def one(seed):\n"
+        "    scan = simulation.simulate(simulation.preset(matrix=64, accel=2, coils=4, seed=seed))\n"
+        "    return abs(recon.reconstruct(scan).data).tobytes()\n"
+        "here = one(0)\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    there = pool.map_async(one, [0, 1]).get(60)\n"
+        "print(here == there[0] != there[1])\n"
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.stdout == "True\n", done.stderr

@@ -73,10 +73,12 @@ def scan_from_array(
     Readouts that are zero in all coils were not measured; columns that are zero in every readout at either end of x are
     discarded samples. Where a 2D mask varies along x, x cannot be a readout: y and x become the phase encodings kz and
     ky of a scan with a readout of length 1, and `plane` turns its image back into (y, x). The array, which may be a
-    memmap, is kept and read when asked. Raises DataError for wrong names, a wrong number of axes, empty or non-finite
-    arrays, a scan of zeros, and a 3D mask that varies along x.
+    memmap, is kept and read when asked; what is none, such as a tensor, becomes one. Raises DataError for wrong names,
+    a wrong number of axes, real, empty or non-finite arrays, a scan of zeros, and a 3D mask that varies along x.
     """
-    axes = axis_names(axes) or ()
+    axes, array = axis_names(axes) or (), np.asanyarray(array)
+    if array.dtype.kind != "c":
+        raise DataError(f"{name} holds real numbers ({array.dtype}), k-space is complex; give real + 1j * imaginary")
     data = _ordered(array, axes, name)
     frames = data.shape[: len(FRAME_COUNTERS) + 1]
     measured = _mask(data, name)
@@ -184,7 +186,8 @@ def _ordered(array: NDArray[Any], axes: Sequence[str], name: str) -> NDArray[Any
         raise DataError(f"{name} is empty (shape {array.shape}); there is no k-space in it")
     order = [axes.index(a) for a in AXES if a in axes]
     shape = [array.shape[axes.index(a)] if a in axes else 1 for a in AXES]
-    return array.transpose(order).reshape(shape) if array.dtype.kind == "c" else array
+    ordered: NDArray[Any] = array.transpose(order).reshape(shape)
+    return ordered
 
 
 def _mask(data: NDArray[Any], name: str) -> NDArray[np.bool_]:

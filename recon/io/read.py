@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ def read(
     read-only and samples are read when asked for. Raises DataError for files of another kind, and where an option does
     not fit the format.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise DataError(
+            f"read takes the name of a file and was given {type(path).__name__}; of an array, "
+            "recon.io.arrays.scan_from_array makes a scan"
+        )
     path = Path(path)
     kind = recognise(path)
     given = {"axes": axes, "voxel": voxel, "key": key}

@@ -109,19 +109,25 @@ def check_even(paths: Sequence[str | os.PathLike[str]], geometry: Geometry) -> N
 
 def write(
     image: Image,
-    paths: Sequence[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     parts: Sequence[Part] = ("magnitude",),
     complex_: bool = False,
     series_number: int = 1,
     derived: bool = False,
 ) -> list[Path]:
-    """Write an image to every one of `paths`, each in the format of its name (see `kind`); returns all files.
+    """Write an image to one path or several, each in the format of its name (see `kind`); returns all files.
 
     `parts` are the real parts of complex voxels to write (magnitude, phase, real, imag), `complex_` keeps NIfTI and
     ISMRMRD complex; a PNG shows the magnitude always. `series_number` and `derived` go to DICOM. Each output appears
     whole or not at all. Raises ReconError where an output cannot be written.
     """
+    if not isinstance(image, Image):
+        raise ReconError(
+            f"write takes an Image, which knows its place, and was given {type(image).__name__}; "
+            "dataclasses.replace(image, data=array) puts an array in the place of an image's voxels"
+        )
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     check(image)
     check_even(paths, image.geometry)
     if not parts:

@@ -61,11 +61,7 @@ class Linear:
         raise NotImplementedError(f"{type(self).__name__} must define adjoint")
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise DataError(
-                f"an operator takes torch tensors and was given {_kind(x)}; torch.as_tensor(x) makes one of a NumPy or "
-                "CuPy array without a copy"
-            )
+        check_tensor(x, "an operator takes")
         return self.forward(x)
 
     def __repr__(self) -> str:
@@ -117,6 +113,15 @@ class Linear:
         """
         parts = {f.name: getattr(self, f.name) for f in _fields(self)}
         return cast(Self, replace(cast(Any, self), **{n: _to(v, args, kwargs) for n, v in parts.items()}))
+
+
+def check_tensor(x: Any, who: str) -> None:
+    """Raise DataError for what is no tensor; `who` takes tensors."""
+    if not isinstance(x, Tensor):
+        raise DataError(
+            f"{who} torch tensors and was given {_kind(x)}; torch.as_tensor(x) makes one of a NumPy or CuPy array "
+            "without a copy"
+        )
 
 
 def _fields(op: Linear) -> tuple[Field[Any], ...]:

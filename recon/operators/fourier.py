@@ -10,11 +10,14 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import fourier as kernel
-from recon.operators.base import Identity, Linear
+from recon.operators.base import Identity, Linear, check_tensor
 
 
 def fft(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """Centred, unitary FFT: X[k] = N^(−1/2) Σ_n x[n] exp(−2πi (n − N//2)(k − N//2) / N) along each of `axes`."""
+    """Centred, unitary FFT: X[k] = N^(−1/2) Σ_n x[n] exp(−2πi (n − N//2)(k − N//2) / N) along each of `axes`.
+
+    Raises DataError for what is no tensor.
+    """
     return _centred(x, tuple(axes), inverse=False)
 
 
@@ -24,6 +27,7 @@ def ifft(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _centred(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
+    check_tensor(x, "fft and ifft take")
     if not axes or not x.numel():
         return x  # MKL refuses an empty batch
     x = torch.fft.ifftshift(x, dim=axes)

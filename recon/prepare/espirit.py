@@ -13,6 +13,7 @@ from torch import Tensor
 from recon.data import DataError
 from recon.kernels import eigen
 from recon.kernels.steady import alone
+from recon.operators.base import check_tensor
 from recon.prepare.place import together
 from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
@@ -50,9 +51,15 @@ def espirit(
     its square. `chunk` pixels are treated at a time, which bounds the memory beside the result. `columns` = (first,
     end) along x makes the maps of that part of the grid alone, which is periodic: first may be negative.
 
-    Raises DataError when the calibration is smaller than the kernel, empty or not finite.
+    Raises DataError when the calibration lacks axes, is smaller than the kernel, empty or not finite.
     Source: Uecker et al., Magn Reson Med 71:990, 2014.
     """
+    check_tensor(calibration, "espirit takes")
+    if calibration.ndim < 4 or len(shape) != 3:
+        raise DataError(
+            f"calibration of shape {tuple(calibration.shape)} or a grid of {tuple(shape)} lacks axes; give "
+            "(..., coil, cz, cy, cx) and (z, y, x): kspace[:, None] adds z to k-space of a slice"
+        )
     if not 1 <= sets <= calibration.shape[-4]:
         raise DataError(f"{sets} sets of maps were asked of {calibration.shape[-4]} coils: choose 1 or 2 sets")
     batch = calibration.shape[:-4]

@@ -26,6 +26,13 @@ class Solution:
     iterations: Tensor
     residual: Tensor
 
+    def __repr__(self) -> str:
+        n, r = (self.iterations.max(), self.residual.max()) if self.iterations.numel() else (0, 0)
+        kind = str(self.x.dtype).removeprefix("torch.")
+        return (
+            f"Solution(x={kind} {'×'.join(map(str, self.x.shape))}, iterations ≤ {int(n)}, residual ≤ {float(r):.3g})"
+        )
+
 
 def rss(x: Tensor, *axes: int) -> Tensor:
     """Root sum of squares |x|₂ over `axes`, which stay with length one; |x| without axes."""
