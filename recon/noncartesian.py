@@ -28,7 +28,7 @@ from recon.prepare.readout import crop
 from recon.prepare.sampling import Sampling
 from recon.prepare.sort import Frame
 from recon.progress import Report
-from recon.recipe import Method
+from recon.recipe import Method, Prepare
 
 #: A k-space position, in cycles per field of view, that no grid reaches.
 _OUTSIDE = 1e6
@@ -42,7 +42,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     coils = job.whitening.matrix.shape[0]
     choice = own.choice(job) if job.solver else methods.choose(job.recipe.solve.method, _NONE, coils, cartesian=False)
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
-    notes: list[str] = []
+    notes = _otherwise(job.recipe.prepare)
     sampled: list[float] = []
     problem = _problem(job, coils)
     plan = planning.plan(problem, planning.budget(job.memory))
@@ -70,6 +70,16 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
         done += len(some)
         report("reconstruct", done, len(keys))
     return out, _how(job, choice, sampled, reached), notes
+
+
+def _otherwise(prepare: Prepare) -> list[str]:
+    """Notes on settings that mean something else off the grid."""
+    settings = (("maps", "walsh", "espirit"), ("coil_compression", "geometric", "svd"))
+    return [
+        f'prepare.{name} = "{value}" is for Cartesian scans; of this one it means "{meant}"'
+        for name, value, meant in settings
+        if getattr(prepare, name) == value
+    ]
 
 
 def _how(job: Job, choice: methods.Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:

@@ -289,3 +289,14 @@ def test_a_scan_of_which_no_volume_is_whole_is_refused() -> None:
     lines["repetition"] = lines["slice"]
     with pytest.raises(DataError, match="no volume has all of its 2 slices"):
         pipeline.reconstruct(replace(scan, lines=lines))
+
+
+def test_settings_that_mean_something_else_off_the_grid_are_told() -> None:
+    scan = simulate(replace(HEAD, trajectory="radial", matrix=(32, 32, 1)))
+    plain = pipeline.reconstruct(scan)
+    asked = pipeline.reconstruct(scan, recipes.parse({"prepare": {"maps": "walsh", "coil_compression": "geometric"}}))
+    assert asked.data.tobytes() == plain.data.tobytes()
+    assert [n for n in asked.notes if n not in plain.notes] == [
+        'prepare.maps = "walsh" is for Cartesian scans; of this one it means "espirit"',
+        'prepare.coil_compression = "geometric" is for Cartesian scans; of this one it means "svd"',
+    ]
