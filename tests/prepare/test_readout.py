@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -41,6 +39,24 @@ def test_cropping_keeps_the_centre_at_half(n: int, m: int) -> None:
     assert crop(x, 0, m)[m // 2] == 1
 
 
+@pytest.mark.parametrize("n", [32, 33])
+@pytest.mark.parametrize("wide", [64, 65])
+def test_oversampling_is_removed_about_the_centre(n: int, wide: int) -> None:
+    x = torch.randn(2, wide, dtype=torch.complex128)
+    assert torch.allclose(to_hybrid(fft(x, (-1,)), n), crop(x, -1, n))
+
+
+@pytest.mark.parametrize(("n_in", "low", "high"), [(8, -4.5, 3.5), (7, -3.5, 3.5)])
+@pytest.mark.parametrize("spacing", [0.25, 0.5, 1.0])
+def test_nothing_is_drawn_beyond_the_voxels_that_were_acquired(
+    n_in: int, low: float, high: float, spacing: float
+) -> None:
+    found = resample(torch.ones(n_in, dtype=torch.complex128), -1, 1.0, spacing, 60)
+    r = (torch.arange(60) - 30) * spacing
+    expected = ((r >= low) & (r <= high)).to(torch.complex128)
+    assert torch.allclose(found, expected, atol=1e-9)
+
+
 def test_oversampling_removal_keeps_the_object_and_the_noise_white() -> None:
     wide = torch.zeros(3, 2, 256, dtype=torch.complex128)
     wide[..., 64:192] = torch.randn(3, 2, 128, dtype=torch.complex128)
@@ -52,7 +68,8 @@ def test_oversampling_removal_keeps_the_object_and_the_noise_white() -> None:
 def test_sizes_follow_the_fields_of_view() -> None:
     assert inner_size(512, 600.0, 300.0) == 256
     assert inner_size(512, 600.004, 300.0) == 256
-    assert inner_size(160, 300.0, 256.0) == math.ceil(160 * 256 / 300)
+    assert (160 * 254 / 300, inner_size(160, 300.0, 254.0)) == (pytest.approx(135.47, abs=0.01), 136), "none is cut off"
+    assert inner_size(160, 300.0, 253.14) == 135, "millimetres are rounded"
     assert inner_size(128, 256.0, 300.0) == 128
 
 
