@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from recon import __version__
 
 #: Packages that the engine cannot do without.
-NEEDED = ("numpy", "scipy", "torch", "h5py", "ismrmrd", "nibabel", "pydicom")
+NEEDED = ("numpy", "scipy", "torch", "h5py", "nibabel", "pydicom")
 #: Packages that it can do without: what each is for, and what brings it.
 OPTIONAL = {
     "cupy": ("CUDA kernels", "cupy-cuda12x or cupy-cuda13x, by the driver"),

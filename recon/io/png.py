@@ -46,11 +46,11 @@ def write_png(image: Image, path: Path) -> list[Path]:
     """Write `sheet` as one PNG with the record of the image. Raises ReconError for NaN or infinity."""
     from PIL.PngImagePlugin import PngInfo
 
-    picture = sheet(image)
+    check(image)
     info = PngInfo()
     info.add_text(KEY, as_json(image, part="magnitude"))
     with atomic_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
+        sheet(image).save(temporary, format="PNG", pnginfo=info)
     return [path]
 
 
