@@ -31,12 +31,22 @@ def seen(problem, budget):
     with open(sys.argv[1], "w") as f:
         json.dump({"peak": made.peak, "batch": made.batch, "columns": made.columns, "grid": problem.grid}, f)
     return made
-plan.plan = seen
+counted = plan.cone
+def seen_cone(rays, voxels, method):
+    made = counted(rays, voxels, method)
+    with open(sys.argv[1], "w") as f:
+        json.dump({"peak": made, "batch": 1, "columns": 0, "grid": [rays, voxels]}, f)
+    return made
+plan.plan, plan.cone = seen, seen_cone
 sys.exit(cli.main(sys.argv[2:]))
 """
 
-#: What `recon simulate` is asked for.
+#: What `recon simulate` is asked for, and `recon simulate-ct` of cones: pixels a side of the volume, views of the turn.
 SCANS: dict[str, list[str]] = {
+    **{
+        f"cone-{n}x{v}": ["phantom", "--beam", "cone", "--matrix", f"{n}", "--views", f"{v}"]
+        for n, v in ((64, 180), (96, 360), (128, 180), (128, 360), (160, 90), (192, 360))
+    },
     "2d-1x128": ["--coils", "1", "--matrix", "128"],
     "2d-8x256": ["--coils", "8", "--matrix", "256"],
     "2d-8x8x192": ["--coils", "8", "--matrix", "192", "--slices", "8"],
@@ -52,15 +62,15 @@ SCANS: dict[str, list[str]] = {
     "radial-8x256": ["--coils", "8", "--matrix", "256", "--trajectory", "radial"],
 }
 METHODS = ("combine", "grappa", "sense", "cs", "tv", "unrolled")
+OF_CONES = ("fbp", "sirt", "cgls", "tv", "unrolled")
 
 
 def measured(scan: Path, method: str, memory: str | None) -> dict[str, Any]:
     """Predicted and measured MiB of one run, or why there is none."""
     folder = scan.parent
     recipe = folder / "recipe.toml"
-    recipe.write_text(
-        f"[solve]\nmethod = '{method}'\niterations = 3\n" if method != "grappa" else "[solve]\nmethod = 'grappa'\n"
-    )
+    few = "" if method in ("grappa", "fbp") else "iterations = 3\n"
+    recipe.write_text(f"[solve]\nmethod = '{method}'\n{few}")
     (folder / "out.nii.gz").unlink(missing_ok=True)
     out, told = folder / "out.nii.gz", folder / "plan.json"
     command = [sys.executable, "-c", CHILD, str(told), "run", str(scan), "--recipe", str(recipe), "--quiet"]
@@ -75,12 +85,17 @@ def measured(scan: Path, method: str, memory: str | None) -> dict[str, Any]:
     return row | {k: plan[k] for k in ("batch", "columns", "grid")} | {"s": round(seconds, 1)}
 
 
+def _methods(case: str) -> tuple[str, ...]:
+    return OF_CONES if "cone" in case else ("sense", "cs") if "radial" in case else METHODS
+
+
 def main() -> None:
     """Measure and print; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the records here, beside those of other cases")
     parser.add_argument("--case", choices=SCANS, action="append", help="this scan alone; may be given again")
-    parser.add_argument("--method", choices=METHODS, action="append", help="this method alone; may be given again")
+    every = sorted({*METHODS, *OF_CONES})
+    parser.add_argument("--method", choices=every, action="append", help="this method alone; may be given again")
     parser.add_argument("--memory", help="what recon run is allowed, so that volumes are solved in parts")
     options = parser.parse_args()
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
@@ -89,8 +104,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             scan = Path(folder) / "scan.h5"
             recon = str(Path(sys.executable).with_name("recon"))
-            peak_run([recon, "simulate", "--accel", "2" if "3d" in case else "4", *SCANS[case], "-o", str(scan)])
-            for method in options.method or (METHODS if "radial" not in case else ("sense", "cs")):
+            how = ["simulate-ct"] if "cone" in case else ["simulate", "--accel", "2" if "3d" in case else "4"]
+            peak_run([recon, *how, *SCANS[case], "-o", str(scan)])
+            for method in options.method or _methods(case):
                 row = {
                     "case": case,
                     "method": method,

@@ -33,6 +33,12 @@ _LEFT, _RETURNED = {"combine": (8, 0), "grappa": (14, 3)}, 32 * 2**20
 #: Blocks of raw lines at a time: as read, whitened, transformed and cut.
 _RAW_BLOCKS = 4
 
+#: Of a cone beam of CT, arrays of the size of its projections, and of its volume, that a method holds at its peak at
+#: most, in single precision, beside the program: counted from what each holds. Peaks of fbp at 64³ to 224³ were 50 to
+#: 80 % of that (bench/memory.py measures the others too).
+_CONE = {"fbp": (9, 4), "unrolled": (9, 4), "sirt": (9, 8), "cgls": (9, 8), "tv": (9, 16)}
+_CONE_BASE = 500 * 2**20
+
 
 #: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent
 #: problems, the window of the adaptive combination, the reach of wavelets and of total variation.
@@ -112,6 +118,12 @@ def plan(problem: Problem, budget: int) -> Plan:
             "lower prepare.virtual_coils in the recipe",
         )
     return Plan(batch, peak(batch))
+
+
+def cone(rays: int, voxels: int, method: str) -> int:
+    """Bytes at the peak of a volume of CT that is made of the rays of a cone beam as a whole."""
+    held, made = _CONE[method]
+    return _CONE_BASE + 4 * (held * rays + made * voxels)
 
 
 def _words(size: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from recon import plan
 from recon.ct.denoise import Denoised, denoise_images
 from recon.ct.made import Made
 from recon.ct.solving import choose, solve
@@ -16,16 +17,9 @@ from recon.errors import TooLarge
 from recon.geometry import Geometry
 from recon.hounsfield import attenuation, hounsfield
 from recon.operators import ConeXray
-from recon.plan import budget
 from recon.prepare import ct as prepare
 from recon.progress import Report
 from recon.recipe import Recipe
-
-#: Arrays of the size of the projections, and of the volume by method, that are held at the peak at most, in single
-#: precision, beside the program: counted from what each holds. Peaks of fbp at 64³ to 224³ were 50 to 80 % of that.
-_RAYS = 9
-_VOLUMES = {"fbp": 4, "unrolled": 4, "sirt": 8, "cgls": 8, "tv": 16}
-_PROGRAM = 500 * 2**20
 
 
 def volume(
@@ -54,14 +48,9 @@ def volume(
     return made.denoised(explained(denoise_images(hu, recipe, device, report), hu, rays, A, water, recipe))
 
 
-def need(scan: CTProjections, A: ConeXray, method: str) -> int:
-    """Bytes that the volume of a scan is predicted to take at the peak."""
-    return _PROGRAM + 4 * (_RAYS * scan.values.size + _VOLUMES[method] * math.prod(A.shape))
-
-
 def fits(scan: CTProjections, A: ConeXray, method: str, memory: int | None) -> None:
-    """Raises TooLarge where `need` is more than is free, or than `memory` allows."""
-    bytes_, free = need(scan, A, method), budget(memory)
+    """Raises TooLarge where the volume of a scan is predicted to take more than is free, or than `memory` allows."""
+    bytes_, free = plan.cone(scan.values.size, math.prod(A.shape), method), plan.budget(memory)
     if bytes_ > free:
         raise TooLarge(
             f"a volume of {'×'.join(map(str, A.shape))} from {'×'.join(map(str, scan.values.shape))} rays by {method} "
