@@ -25,7 +25,7 @@ from recon.prepare.complete import complete
 from recon.prepare.finish import finish
 from recon.prepare.gauge import interpolated
 from recon.prepare.hybrid import Lines, Slab
-from recon.prepare.sampling import Sampling, sampling
+from recon.prepare.sampling import Sampling, decisive, sampling
 from recon.progress import Report
 from recon.recipe import Method
 from recon.trust import Evidence
@@ -49,7 +49,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     job = replace(job, gain=units.gain(job.encoding, acquired.values()))
-    found = sampling(acquired[0, 0] > 0)
+    found = sampling(decisive(acquired.values()) > 0)
     choice = _choice(job, found)
     lines = _lines(job, choice.method)
     top = max(int(c.max()) for c in acquired.values())

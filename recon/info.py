@@ -72,7 +72,7 @@ def describe(scan: RawScan) -> Report:
     """Report on a raw scan; reads all headers and at most 64 MiB of samples. Raises DataError without imaging lines."""
     kinds, number = sort.kinds(scan), sort.choose_encoding(scan)
     encoding = scan.encodings[number]
-    rows = kinds.imaging[scan.lines["encoding_space_ref"][kinds.imaging] == number]
+    rows = kinds.imaging
     lines, all_lines = scan.lines[rows], scan.lines
     frames = sort.frames(scan, rows)
     system = scan.header.system
@@ -83,8 +83,6 @@ def describe(scan: RawScan) -> Report:
         nz, ny = encoding.encoded_matrix[2], encoding.encoded_matrix[1]
         pattern = sampling(np.bincount(kz[valid] * ny + ky[valid], minlength=nz * ny).reshape(nz, ny))
     samples, faults = _samples(scan, rows)
-    others = len(kinds.imaging) - len(rows)
-    ignored = {**kinds.ignored, **({"imaging lines of another encoding": others} if others else {})}
     noise = all_lines[kinds.noise]
     return Report(
         format=scan.source,
@@ -121,7 +119,7 @@ def describe(scan: RawScan) -> Report:
         frames={"all": len(frames), "incomplete": sum(not f.complete for f in frames)},
         geometry=_geometry(scan, rows, encoding, findings),
         samples=samples,
-        ignored=ignored,
+        ignored=kinds.ignored,
         rejected=scan.rejected,
         findings=(*findings, *faults, *kinds.notes),
         notes=scan.notes,

@@ -12,7 +12,7 @@ from recon import pipeline, plan
 from recon import recipe as recipes
 from recon.data import DataError, Image, RawScan, ReconError
 from recon.geometry import affine_lps
-from recon.io.samples import SomeRows
+from recon.io.samples import SomeRows, join
 from recon.recipe import Recipe
 from recon.simulation import Settings, noise_factor, simulate
 from recon.simulation.reference import truth, truth_maps
@@ -210,6 +210,16 @@ def test_a_last_repetition_that_was_cut_short_is_left_out_and_one_line_less_is_n
     assert ("repetition 3 lacks more than 5%" in " ".join(image.notes)) == (repetitions == 2)
 
 
+def test_slices_that_are_accelerated_each_their_way_are_unfolded_whichever_comes_first() -> None:
+    full = replace(HEAD, matrix=(64, 64, 1), slices=2, repetitions=2)
+    scan = simulate(full)
+    off = scan.lines["kspace_encode_step_1"].astype(int) - 32
+    thin = (scan.lines["slice"] == 1) & (off % 2 == 1) & (abs(off) > 12) & (scan.lines["flags"] & (1 << 18) == 0)
+    image = pipeline.reconstruct(only(scan, np.nonzero(~thin)[0]), with_values(method="auto"))
+    assert image.data.shape[0] == 2
+    assert error(image, seen(full)) < 0.06
+
+
 def test_noise_is_white_with_one_unit_in_the_image() -> None:
     settings = replace(HEAD, coils=4, sigma=0.05, correlation=0.4)
     a, b = (pipeline.reconstruct(simulate(replace(settings, seed=s))) for s in (1, 2))
@@ -281,6 +291,18 @@ def test_slices_are_sorted_by_their_place_and_not_by_their_number() -> None:
     renumbered, usual = pipeline.reconstruct(replace(scan, lines=lines)), pipeline.reconstruct(scan)
     assert renumbered.geometry == usual.geometry
     assert np.allclose(renumbered.data, usual.data)
+
+
+def test_lines_of_another_encoding_are_left_out_of_the_image_and_said() -> None:
+    scan = simulate(replace(HEAD, matrix=(48, 48, 1), slices=2))
+    other = simulate(replace(HEAD, matrix=(32, 32, 1), slices=2, noise_lines=0))
+    lines = other.lines.copy()
+    lines["encoding_space_ref"] = 1
+    both, samples = join((scan.lines, scan.samples), (lines, other.samples))
+    joined = replace(scan, lines=both, samples=samples, encodings=(*scan.encodings, *other.encodings))
+    image = pipeline.reconstruct(joined)
+    assert np.array_equal(image.data, pipeline.reconstruct(scan).data)
+    assert any("64 of 160 imaging lines belong to another encoding than encoding[0]" in note for note in image.notes)
 
 
 def test_a_scan_of_which_no_volume_is_whole_is_refused() -> None:

@@ -26,7 +26,6 @@ def clipped(scan: RawScan) -> tuple[str, ...]:
     """
     number = sort.choose_encoding(scan)
     imaging = sort.kinds(scan).imaging
-    imaging = imaging[scan.lines["encoding_space_ref"][imaging] == number]
     frames = sort.frames(scan, imaging)
     found: dict[int, int] = {}
     for i in sorted({int(i) for i in np.linspace(0, len(frames) - 1, FRAMES)}):

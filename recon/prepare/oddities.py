@@ -22,7 +22,7 @@ def oddities(scan: RawScan) -> tuple[str, ...]:
     """
     kinds, number = sort.kinds(scan), sort.choose_encoding(scan)
     encoding = scan.encodings[number]
-    rows = kinds.imaging[scan.lines["encoding_space_ref"][kinds.imaging] == number]
+    rows = kinds.imaging
     lines = scan.lines[rows]
     return tuple(
         [
@@ -102,7 +102,10 @@ def _encodes(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, number: 
     frames = sort.frames(scan, rows)
     broken = [f for f in frames if not f.complete]
     if broken:
-        yield f"{len(broken)} of {len(frames)} frames lack phase encodes that the others have: they were not finished"
+        yield (
+            f"{len(broken)} of {len(frames)} frames lack phase encodes that the others have: they were not "
+            "finished, or accelerated more"
+        )
     ky, kz, valid = sort.row_index(scan.lines[frames[0].rows], encoding)
     if valid.any():
         nz, ny = encoding.encoded_matrix[2], encoding.encoded_matrix[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from recon.data import Encoding
 from recon.masks import central_block
+from recon.prepare.volumes import MOST_MISSING
 
 Side = Literal["", "low", "high"]
 
@@ -43,6 +45,17 @@ class Sampling:
     def regular(self) -> bool:
         """Whether the rows outside the ACS block lie on a lattice."""
         return self.acceleration != (0, 0)
+
+
+def decisive(counts: Iterable[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Of how often each row (kz, ky) was acquired in every frame, the frame that decides the method.
+
+    It is the first, or the one with the fewest rows where these are fewer by more than MOST_MISSING: slices may be
+    accelerated each its way, but rows that were lost ask for no other method.
+    """
+    each = list(counts)
+    fewest = min(each, key=np.count_nonzero)
+    return fewest if np.count_nonzero(fewest) < (1 - MOST_MISSING) * np.count_nonzero(each[0]) else each[0]
 
 
 def sampling(counts: NDArray[Any]) -> Sampling:

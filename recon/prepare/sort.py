@@ -60,7 +60,8 @@ def kinds(scan: RawScan) -> Kinds:
 
     Noise has flag 19, calibration 20 or 21, phase correction 24; imaging lines have none of 19, 20 (without 21), 23, 24
     and 26 to 31. The number of channels that most imaging lines have decides: lines of another one are left out with a
-    note. Raises DataError where no imaging line is left.
+    note, and so are imaging lines of another encoding than most of them have: one grid makes one image. Raises
+    DataError where no imaging line is left.
     """
     lines, channels = scan.lines, scan.lines["active_channels"]
     noise, image = flagged(lines, Flag.NOISE), imaging(lines)
@@ -86,13 +87,22 @@ def kinds(scan: RawScan) -> Kinds:
             )
             ignored[f"{name} with another number of channels"] = int(other.sum())
     same = channels == most
-    a, b, c, d = (np.nonzero(where & same)[0] for where in (image, calibration, noise, phasecorr))
+    encoding = lines["encoding_space_ref"]
+    used = int(np.bincount(encoding[image & same]).argmax())
+    other = image & same & (encoding != used)
+    if other.any():
+        notes.append(
+            f"{int(other.sum())} of {int(image.sum())} imaging lines belong to another encoding than encoding[{used}], "
+            "which most have: they are left out; write them into a file of their own for an image of them"
+        )
+        ignored["imaging lines of another encoding"] = int(other.sum())
+    a, b, c, d = (np.nonzero(where & same)[0] for where in (image & ~other, calibration, noise, phasecorr))
     return Kinds(a, b, c, d, {name: n for name, n in ignored.items() if n}, tuple(notes))
 
 
 def choose_encoding(scan: RawScan) -> int:
     """Number of the encoding that most imaging lines use. Raises DataError where it is not in the header."""
-    e = int(np.bincount(scan.lines["encoding_space_ref"][kinds(scan).imaging]).argmax())
+    e = int(scan.lines["encoding_space_ref"][kinds(scan).imaging[0]])
     if e >= len(scan.encodings):
         raise DataError(
             f"the imaging lines use encoding {e}, but the header describes {len(scan.encodings)}; correct their "

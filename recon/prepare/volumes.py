@@ -41,12 +41,15 @@ def whole_volumes(
         )
     if len(whole) < len(by_volume):
         notes.append(f"{len(by_volume) - len(whole)} of {len(by_volume)} volumes lack slices and were left out")
+    most: dict[int, int] = {}
+    for f in frames:
+        most[f.slice] = max(f.encodes, most.get(f.slice, 0))
     last = max(v[_REPETITION] for v in whole)
     cut = {
         v
         for v, s in whole.items()
         if v[_REPETITION] == last
-        and any(not f.complete and f.encodes < (1 - MOST_MISSING) * max(sizes) for f in s.values())
+        and any(not f.complete and f.encodes < (1 - MOST_MISSING) * most[f.slice] for f in s.values())
     }
     if cut and any(v[_REPETITION] != last for v in whole):
         whole = {v: s for v, s in whole.items() if v[_REPETITION] != last}

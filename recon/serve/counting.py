@@ -92,9 +92,7 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
     is whole when all its frames are there and whole.
     """
     rows = sort.kinds(scan).imaging
-    number = sort.choose_encoding(scan)
-    encoding = scan.encodings[number]
-    rows = rows[scan.lines["encoding_space_ref"][rows] == number]
+    encoding = scan.encodings[sort.choose_encoding(scan)]
     finished = bool(flagged(scan.lines[rows], Flag.LAST_IN_MEASUREMENT).any())
     frames = sort.frames(scan, rows)
     per_repetition = announced(encoding, "contrast", "phase", "set", "slice")
@@ -114,11 +112,8 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
 
 def whole_frame(scan: RawScan) -> bool:
     """Whether the one frame of a scan has all its lines, by the rules of `count` and without any line to spare."""
-    rows = sort.kinds(scan).imaging
-    number = sort.choose_encoding(scan)
-    same = bool((scan.lines["encoding_space_ref"][rows] == number).all())
-    lines = scan.lines[rows]
-    return same and _whole(lines, scan.encodings[number], Word(_last(lines), False, False))
+    lines = scan.lines[sort.kinds(scan).imaging]
+    return _whole(lines, scan.encodings[sort.choose_encoding(scan)], Word(_last(lines), False, False))
 
 
 def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:

@@ -64,6 +64,10 @@ def test_the_encoding_of_most_imaging_lines_is_chosen() -> None:
     assert sort.choose_encoding(scan) == 1
     with pytest.raises(DataError, match="use encoding 1, but the header describes 1"):
         sort.choose_encoding(replace(scan, encodings=scan.encodings[:1]))
+    kinds = sort.kinds(scan)
+    assert kinds.imaging.tolist() == list(range(12))
+    assert kinds.ignored == {"imaging lines of another encoding": 5}
+    assert "5 of 17 imaging lines belong to another encoding than encoding[1]" in kinds.notes[0]
 
 
 # Rows
