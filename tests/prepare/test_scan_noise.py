@@ -13,6 +13,7 @@ from recon.data import Encoding, RawScan
 from recon.io.arrays import scan_from_array
 from recon.io.samples import SomeRows
 from recon.prepare import scan_noise, sort
+from recon.prepare.noise import NoNoise
 from recon.prepare.scan_noise import settled, whitening
 from recon.simulation import Settings
 
@@ -98,3 +99,13 @@ def test_a_scan_without_a_readout_says_once_that_the_edge_of_k_space_told_its_no
     assert found.notes[0].startswith("noise was taken from the edge of k-space: the scan has no noise lines;")
     assert "1 of 3" in found.notes[1]
     torch.testing.assert_close(found.matrix.abs().amax(1), torch.full((2,), 1 / 3), rtol=0.05, atol=0)
+
+
+def test_of_a_scan_that_shows_no_noise_a_thousandth_of_its_signal_is_assumed_unless_it_must_be_estimated() -> None:
+    scan = simulation.simulate(Settings(matrix=(64, 64, 1), coils=4, noise_lines=0, sigma=0.0))
+    found = whitening(*looked_at(scan), "auto")
+    assert found.source == "assumed"
+    white = found.matrix.numpy() @ scan.samples.read(np.arange(64))
+    assert float((np.abs(white) ** 2).mean() / 2) ** 0.5 == pytest.approx(1000, rel=1e-4)  # of noise it would be 1
+    with pytest.raises(NoNoise, match="noise"):
+        whitening(*looked_at(scan), "estimate")
