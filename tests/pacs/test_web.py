@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import io
 import json
+import socket
 import ssl
 import threading
 import time
@@ -129,6 +130,21 @@ def test_stow_rs_sends_the_files_and_asks_after_them(service: Start, brain: Path
     assert all(d == before[d.SOPInstanceUID] for d in made.came)
     d = made.came[0]
     assert any(f"/studies/{d.StudyInstanceUID}/series/{d.SeriesInstanceUID}/instances?" in path for path in made.asked)
+
+
+def test_f40_images_go_to_the_pacs_itself_whatever_proxy_the_environment_names(
+    service: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        _, here = service((200, stored))
+        uids = here.put(series(tmp_path / "one", 1))
+        here.once()
+        assert here.states(uids) == ["sent"], here.lines
+        proxy.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 @pytest.mark.parametrize(
