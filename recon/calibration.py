@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon.job import Job
 from recon.operators import ifft
-from recon.prepare import compress, hybrid
+from recon.prepare import compress, hybrid, sort
 from recon.prepare.espirit import SignalSpace, eigenmaps, signal_space
 from recon.prepare.hybrid import Lines
 from recon.prepare.sensitivities import first_coil
@@ -44,13 +44,7 @@ def calibrating_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> NDA
     neither hold enough, the mean over all repetitions and phases of the slice calibrates them, whose lines may
     interleave (Breuer et al.: TGRAPPA, Magn Reson Med 53:981, 2005).
     """
-    headers = job.scan.lines
-    rows = job.kinds.calibration
-    rows = rows[headers["slice"][rows] == frame.slice]
-    rows = rows[headers["encoding_space_ref"][rows] == headers["encoding_space_ref"][frame.rows[0]]]
-    for counter in ("contrast", "set", "phase", "repetition"):
-        same = rows[headers[counter][rows] == getattr(frame, counter)]
-        rows = same if len(same) else rows
+    rows = sort.flagged_for(job.scan.lines, job.kinds.calibration, int(frame.rows[0]))
 
     def area(sampled: NDArray[np.bool_]) -> int:
         z0, z1, y0, y1 = hybrid.calibration_block(sampled, job.recipe.prepare.calibration_size)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,10 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     that cannot calibrate or hold no numbers, ReconError for a method that does not fit the scan or its memory.
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
-    job = replace(job, gain=units.gain(job.encoding, acquired.values()))
-    found = sampling(decisive(acquired.values()) > 0)
+    job, tops = replace(job, gain=_gain(job, acquired)), _tops(job, acquired)
+    found = job.sampled or sampling(decisive(acquired.values()) > 0)
     choice = _choice(job, found)
     lines = _lines(job, choice.method)
-    top = max(int(c.max()) for c in acquired.values())
     choice, problem, plan = _planned(job, lines, choice, acquired)
 
     shape = job.stack.geometry.shape if len(job.stack.slices) == 1 else (1, *job.stack.geometry.shape[1:])
@@ -67,7 +67,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
     def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
         nonlocal last
-        here, slabs, known = replace(job, device=pace.device), [], []
+        here, slabs, known, top = replace(job, device=pace.device), [], [], tops[batch[0]]
         if job.solver:
             measured.whole(job, len(batch), pace.columns)
         # All of k-space of a volume that is solved in parts stays with the CPU.
@@ -89,7 +89,8 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     how: dict[str, Any] = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
     how["instead"] = choice.instead or "classical"
     how |= methods.evidence(choice.method, job.recipe.solve)
-    for batch, made, reached in paces.walk(keys, start, problem, work, notes):
+    parts = _alike(job, keys, tops, acquired)
+    for batch, made, reached in paces.walk_parts(parts, start, problem, work, notes):
         evidence += made.evidence
         notes += made.notes
         for i, key in enumerate(batch):
@@ -106,6 +107,33 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     how["device"] = devices(job.device, reached.device)
     notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
     return out, {**how, "uncertainty": spread, "trust": told}, notes
+
+
+def _gain(job: Job, acquired: Mapping[tuple[int, int], NDArray[np.int32]]) -> float:
+    """The gain of all frames: by the averages of that which was whole first, or of the scan that this is a part of."""
+    first = min(job.frames, key=lambda key: int(job.frames[key].rows[-1]))
+    return units.gain(job.encoding, job.averages or units.averages(acquired[first]))
+
+
+def _tops(job: Job, acquired: Mapping[tuple[int, int], NDArray[np.int32]]) -> dict[tuple[int, int], int]:
+    """How often the row of a frame that was measured most often was; of any frame for a solver that sees volumes."""
+    tops = {key: max(1, int(c.max())) for key, c in acquired.items()}
+    return dict.fromkeys(tops, max(tops.values())) if job.solver else tops
+
+
+def _alike(
+    job: Job,
+    keys: Sequence[tuple[int, int]],
+    tops: Mapping[tuple[int, int], int],
+    acquired: Mapping[tuple[int, int], NDArray[np.int32]],
+) -> Iterator[list[tuple[int, int]]]:
+    """The frames that may be solved together: of one `top`, and on a CPU of the same rows.
+
+    Beside one of other rows the last bits of an image would be others than where it is solved by itself.
+    """
+    exact = job.device.type == "cpu" and not job.solver
+    for _, some in groupby(keys, lambda key: acquired[key].tobytes() if exact else tops[key]):
+        yield list(some)
 
 
 def _handed(
@@ -232,7 +260,6 @@ def measurements(job: Job, most: int) -> list[Measurement]:
         raise ReconError(
             "a network adapts to slices alone and this scan is a volume; use --method unrolled as it is, or cs"
         )
-    top = max(int(c.max()) for c in acquired.values())
     keys = sorted(job.frames)
     found = []
     count = min(most, len(keys))
@@ -240,6 +267,7 @@ def measurements(job: Job, most: int) -> list[Measurement]:
         rows = calibrating_rows(job, job.frames[keys[n]], acquired[keys[n]])
         known = calibrated(lines, rows, "unrolled", job)
         slab = hybrid.slab(replace(lines, compression=known.compression), job.frames[keys[n]].rows)
+        top = max(1, int(acquired[keys[n]].max()))
         m = encoded.measurement(slab.y[None], slab.counts[None], [known], top, 1)
         assert isinstance(m.A, Sense)
         found.append(Measurement(m.y[0], Sense(m.A.maps[0], m.A.mask[0], m.A.axes), m.sigma))

@@ -28,6 +28,7 @@ from recon.data import (
     ReconError,
 )  # fmt: skip
 from recon.prepare.noise import Whitening
+from recon.prepare.sampling import Sampling
 from recon.prepare.sort import Frame, Kinds
 from recon.prepare.stacks import Stack
 from recon.recipe import Method, Recipe, digest
@@ -45,7 +46,8 @@ class Job:
 
     `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one. `solver`
     is the caller's own in place of the recipe's method. With `hand` each frame is handed on when it is solved, and on a
-    processor frames are then solved one by one. `gain` is that of `recon.prepare.units`.
+    processor frames are then solved one by one. Where the scan is a part of another, `averages` (`recon.prepare.units`)
+    and what was `sampled` are those of the whole; `gain` is what comes of the first.
     """
 
     scan: RawScan
@@ -62,6 +64,8 @@ class Job:
     notes: tuple[str, ...]
     solver: Solver | None = None
     hand: Hand | None = None
+    averages: float | None = None
+    sampled: Sampling | None = None
     gain: float = 1.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -80,6 +80,17 @@ def walk(
             continue
         done += len(batch)
         yield batch, result, pace
+
+
+def walk_parts(
+    parts: Iterable[Sequence[K]], pace: Pace, problem: Problem, work: Callable[[Sequence[K], Pace], T], notes: list[str]
+) -> Iterator[tuple[Sequence[K], T, Pace]]:
+    """As `walk`, through keys of which only those of one part may be worked on together."""
+    reached = pace
+    for keys in parts:
+        for batch, result, reached in walk(keys, pace, problem, work, notes):
+            yield batch, result, reached
+        pace = reached
 
 
 def _release() -> None:

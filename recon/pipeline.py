@@ -34,6 +34,7 @@ from recon.prepare.clipped import clipped
 from recon.prepare.helical import fans
 from recon.prepare.noise import Whitening
 from recon.prepare.oddities import oddities
+from recon.prepare.sampling import Sampling
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
 from recon.prepare.volumes import whole_volumes
@@ -81,6 +82,8 @@ def reconstruct(
     each: Callable[[FrameImage], None] | None = None,
     solver: Solver | None = None,
     whitening: Whitening | None = None,
+    averages: float | None = None,
+    sampled: Sampling | None = None,
 ) -> Image:
     """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
@@ -88,7 +91,8 @@ def reconstruct(
     `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
     one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`; `each` the image of
     each frame of it as soon as it is solved, or, where all of it is zero, when something is known to be not. Where
-    `scan` is a part of another, `whitening` is that of the whole.
+    `scan` is a part of another, `whitening`, `averages` (see `recon.prepare.units`) and what was `sampled` are those of
+    the whole.
 
     `solver` is a method of your own in place of the recipe's: a function of a `Measurement` whose first axis is that
     of the volumes (contrasts, repetitions …) of one slice, that returns their images, of the shape of `m.A.H(m.y)`.
@@ -113,7 +117,8 @@ def reconstruct(
         from recon.ct import projections
 
         return projections.reconstruct(scan, recipe, place(device), stack, report, memory)
-    job = replace(prepare(scan, recipe, place(device), memory, stack, whitening), solver=solver)
+    job = prepare(scan, recipe, place(device), memory, stack, whitening)
+    job = replace(job, solver=solver, averages=averages, sampled=sampled)
     frames = _Frames(job, started, each) if each else None
     made = solved(replace(job, hand=frames.hand) if frames else job, report)
     if keep:

@@ -100,6 +100,16 @@ def kinds(scan: RawScan) -> Kinds:
     return Kinds(a, b, c, d, {name: n for name, n in ignored.items() if n}, tuple(notes))
 
 
+def flagged_for(lines: NDArray[np.void], rows: NDArray[np.intp], line: int) -> NDArray[np.intp]:
+    """Those of the `rows` flagged for calibration that are nearest to the frame of a line, all in its slice."""
+    for name in ("slice", "encoding_space_ref"):
+        rows = rows[lines[name][rows] == lines[name][line]]
+    for counter in ("contrast", "set", "phase", "repetition"):
+        same = rows[lines[counter][rows] == lines[counter][line]]
+        rows = same if len(same) else rows
+    return rows
+
+
 def choose_encoding(scan: RawScan) -> int:
     """Number of the encoding that most imaging lines use. Raises DataError where it is not in the header."""
     e = int(scan.lines["encoding_space_ref"][kinds(scan).imaging[0]])

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import Encoding, Flag, RawScan, ReconError, flagged, imaging
-from recon.prepare import epi, hybrid, scan_noise, sort
+from recon.io.mrd_lines import HEAD
+from recon.prepare import epi, hybrid, sampling, scan_noise, sort, units
 from recon.prepare.announced import announced, encodes
 from recon.prepare.noise import Whitening
+from recon.prepare.sampling import Sampling
 from recon.recipe import Recipe
 from recon.serve import store
 from recon.serve.counting import COUNTERS, Key, whole_frame
 from recon.serve.session import Inbox
+from recon.serve.wire import Acquisition
 
 #: Looks for the noise of a scan, one for each frame that is whole, before they become rare.
 _LOOKS = 32
@@ -74,29 +78,79 @@ def _sorted(scan: RawScan) -> tuple[RawScan, sort.Kinds, Encoding]:
     return scan, sort.kinds(scan), scan.encodings[sort.choose_encoding(scan)]
 
 
+def averages(inbox: Inbox, key: Key) -> float:
+    """The `recon.prepare.units.averages` of the series of a frame: those of the frame of it that was whole first.
+
+    That is `key`, which is whole, or one whose last line came before; once the scan has ended, all frames are whole.
+    """
+    with inbox.changed:
+        ended, last, parsed = inbox.ended, inbox.frames[key][-1], inbox.parsed
+        rows = {k: list(r) for k, r in inbox.frames.items() if k == key or (r[-1] < last and len(r) >= inbox.least)}
+    assert parsed is not None
+    here = directions(inbox.lines[rows[key][0]])
+    for one in sorted(rows, key=lambda k: rows[k][-1]):
+        scan = store.scan(inbox.lines, parsed, rows=np.array(rows[one], np.intp))
+        if one == key or (parallel(here, directions(inbox.lines[rows[one][0]])) and (ended or whole_frame(scan))):
+            break
+    encoding = scan.encodings[sort.choose_encoding(scan)]
+    if not encoding.on_grid:
+        return 1.0
+    return units.averages(hybrid.counts(scan, sort.kinds(scan).imaging, encoding))
+
+
+def decisive(scan: RawScan, slices: Collection[int]) -> Sampling | None:
+    """What was sampled of the frame of these slices that decides the method of all, as in `recon.prepare.sampling`."""
+    encoding = scan.encodings[sort.choose_encoding(scan)]
+    if not encoding.on_grid:
+        return None
+    frames = [f for f in sort.frames(scan, sort.kinds(scan).imaging) if f.slice in slices]
+    return sampling.sampling(sampling.decisive(hybrid.counts(scan, f.rows, encoding) for f in frames) > 0)
+
+
+def directions(line: Acquisition) -> NDArray[np.float32]:
+    """The read and phase directions of a line (6,)."""
+    head = np.frombuffer(line.head, HEAD)[0]
+    return np.concatenate([head["read_dir"], head["phase_dir"]])
+
+
+def parallel(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    """Whether lines of these directions belong to one series."""
+    return np.allclose(a, b, atol=1e-3, equal_nan=True)
+
+
 def images(scan: RawScan) -> int:
     """Number of frames that the header announces for the encoding of a frame."""
     encoding = scan.encodings[int(scan.lines["encoding_space_ref"][imaging(scan.lines)][0])]
     return announced(encoding, "slice", "contrast", "phase", "repetition", "set")
 
 
-def may_go(scan: RawScan) -> bool:
-    """Whether a frame is whole and, its noise aside, its pixels are those that it will have within the whole scan."""
+def may_go(scan: RawScan, *, once: bool = False) -> bool:
+    """Whether a frame is whole and, its noise aside, its pixels are those that it will have within the whole scan.
+
+    `once` is whether its slice has been calibrated before any line of its images, so that this serves all of them.
+    """
     try:
-        return _settled(scan) and whole_frame(scan)
+        return _settled(scan, once) and whole_frame(scan)
     except ReconError:
         return False  # whatever is wrong is said of the whole scan
 
 
 def beside(lines: NDArray[np.void], key: Key) -> int:
-    """Number of lines that calibrate this frame and belong to no image: with its counters, ACS lines or navigators."""
-    own = flagged(lines, Flag.CALIBRATION, Flag.PHASECORR) & ~imaging(lines)
-    for name, value in zip(COUNTERS, key):
-        own &= lines[name] == value
-    return int(own.sum())
+    """Number of lines that calibrate this frame and belong to no image: with its counters, ACS lines or navigators.
+
+    Where there are none, the ACS lines of its slice, which then calibrate it, counted below zero.
+    """
+    apart = ~imaging(lines)
+    own = apart & flagged(lines, Flag.CALIBRATION, Flag.PHASECORR) & _of(lines, key)
+    return int(own.sum()) or -int((apart & flagged(lines, Flag.CALIBRATION) & (lines["slice"] == key[0])).sum())
 
 
-def _settled(scan: RawScan) -> bool:
+def _of(lines: NDArray[np.void], key: Key) -> NDArray[np.bool_]:
+    """Lines with the counters of a frame."""
+    return np.asarray(np.logical_and.reduce([lines[name] == value for name, value in zip(COUNTERS, key)]))
+
+
+def _settled(scan: RawScan, once: bool) -> bool:
     image = imaging(scan.lines)
     used = np.unique(scan.lines["encoding_space_ref"][image])
     if len(used) != 1 or used[0] >= len(scan.encodings):
@@ -104,30 +158,37 @@ def _settled(scan: RawScan) -> bool:
     encoding = scan.encodings[int(used[0])]
     return bool(
         {f"kspace_encoding_step_{i}" for i in (1, 2)} <= set(encoding.limits)
-        and (encoding.encoded_matrix[2] == 1 or _full(scan, image, encoding))
-        and _calibrated(scan, image, encoding)
+        and _as_announced(scan, image, encoding)
+        and _calibrated(scan, image, encoding, once)
     )
 
 
-def _full(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -> bool:
-    """Whether every phase encode has come: how many a volume may leave out is known at its end alone."""
+def _as_announced(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -> bool:
+    """Whether a frame holds what all do: a volume, every phase encode, since how many it may leave out its end tells.
+
+    One with every phase encode of a scan that is said to leave some out is followed by others that do, and they decide
+    the method of all.
+    """
     lines = scan.lines[image]
     steps = lines["kspace_encode_step_2"].astype(np.int64) << 16 | lines["kspace_encode_step_1"]
-    return len(np.unique(steps)) >= math.prod(encodes(encoding))
+    if len(np.unique(steps)) < math.prod(encodes(encoding)):
+        return encoding.encoded_matrix[2] == 1
+    return encoding.acceleration == (1, 1) or not encoding.on_grid
 
 
-def _calibrated(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -> bool:
-    """Whether a frame needs no lines of other frames to be calibrated, nor freed of its ghost."""
-    first = scan.lines[image][0]
-    key: Key = tuple(int(first[name]) for name in COUNTERS)  # type: ignore[assignment]
-    own = beside(scan.lines, key)
-    if encoding.trajectory == "epi" and not own:
+def _calibrated(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding, once: bool) -> bool:
+    """Whether a frame needs no lines that may still come to be calibrated, nor to be freed of its ghost."""
+    lines, first = scan.lines, int(np.argmax(image))
+    own = _of(lines, tuple(int(lines[name][first]) for name in COUNTERS))  # type: ignore[arg-type]
+    if encoding.trajectory == "epi" and not (own & flagged(lines, Flag.PHASECORR)).any():
         return False
-    alone = flagged(scan.lines, Flag.CALIBRATION) & ~image
-    if alone.any():
-        return own > 0 and _enough(scan, alone & (scan.lines["slice"] == first["slice"]), encoding)
-    return not encoding.on_grid or _enough(scan, image, encoding)
+    apart = flagged(lines, Flag.CALIBRATION) & ~image
+    if apart.any():
+        here = once and (apart & (lines["slice"] == lines["slice"][first])).any()
+        rows = sort.flagged_for(lines, sort.kinds(scan).calibration, first)
+        return bool(here or (own & apart).any()) and _enough(scan, rows, encoding)
+    return not encoding.on_grid or _enough(scan, np.nonzero(image)[0], encoding)
 
 
-def _enough(scan: RawScan, lines: NDArray[np.bool_], encoding: Encoding) -> bool:
-    return hybrid.enough(hybrid.counts(scan, np.nonzero(lines)[0], encoding) > 0)
+def _enough(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> bool:
+    return hybrid.enough(hybrid.counts(scan, rows, encoding) > 0)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from recon.data import DataError, Image, RawScan
 from recon.io.mrd_image import ImageMessage, ImagePart, messages
-from recon.io.mrd_lines import HEAD
 from recon.recipe import Recipe
 from recon.serve import early, memory, wire
 from recon.serve.control import Speaking
@@ -28,6 +27,7 @@ from recon.serve.wire import Acquisition
 
 if TYPE_CHECKING:
     from recon.pipeline import FrameImage, Solved
+    from recon.prepare.sampling import Sampling
     from recon.prepare.sort import Frame
 
 
@@ -62,6 +62,8 @@ class Sender:
         self._series = -1
         self._index = 0
         self._orientations: list[NDArray[np.float32]] = []
+        #: What decides the scale of each series whose frames go out by themselves.
+        self._averages: dict[int, float] = {}
         self._arrived: float | None = None
         self._steps = Steps((), later=True)
         #: Pixels that the whole numbers of their series did not reach.
@@ -87,8 +89,11 @@ class Sender:
             with inbox.changed:
                 inbox.candidates.extend(k for k in inbox.named if k not in self.sent and k not in inbox.candidates)
 
-    def frame(self, scan: RawScan, key: Key) -> None:
-        """Send the images of one frame, which `scan` holds alone, in the series of its orientation."""
+    def frame(self, scan: RawScan, key: Key, sampled: Sampling | None = None) -> None:
+        """Send the images of one frame, which `scan` holds alone, in the series of its orientation.
+
+        `sampled` is what decides the method, by default what was sampled of the frame itself.
+        """
         inbox, self._arrived = self._inbox, time.monotonic()
         if not self.sent:
             self._steps = Steps(self._which(), later=True)
@@ -102,7 +107,9 @@ class Sender:
                 inbox.candidates.extend(alike)
             inbox.usual = lines
         keep = (lambda made: self.frames.update({key: made})) if self._job.site.pacs.to else None
-        image = self._made(scan, 0, keep=keep)
+        averages = self._averages.get(stack) or early.averages(inbox, key)
+        image = self._made(scan, 0, keep=keep, averages=averages, sampled=sampled)
+        self._averages[stack] = averages
         for message in self._messages(image, stack):
             self._put(message, image, key, stack, self._index, image.geometry.shape[0])
         self._index += 1
@@ -114,14 +121,14 @@ class Sender:
         inbox = self._inbox
         stacks = pipeline.stacks(scan)
         if self.sent:
-            placed = {number for stack in stacks for number in stack.slices}
+            sampled = {n: of for s in stacks for of in [early.decisive(scan, s.slices)] for n in s.slices}
             repetitions = set(np.unique(scan.lines["repetition"]).tolist())
             for key in sorted(inbox.frames, key=lambda k: (k[3], k)):
-                if key not in self.sent and key[0] in placed and key[3] in repetitions:
+                if key not in self.sent and key[0] in sampled and key[3] in repetitions:
                     inbox.named[key] = len(inbox.frames[key])
                     alone = early.frame(inbox, key)
                     assert alone is not None
-                    self.frame(alone, key)
+                    self.frame(alone, key, sampled[key[0]])
             return
         self._arrived, self.noise = arrived, early.Noise()
         self._steps = Steps(self._which(), later=max(early.images(scan), len(inbox.frames)) > 1)
@@ -157,6 +164,8 @@ class Sender:
         stack: int,
         keep: Callable[[Solved], None] | None = None,
         each: Callable[[FrameImage], None] | None = None,
+        averages: float | None = None,
+        sampled: Sampling | None = None,
     ) -> Image:
         """The image of one stack of a scan, with the memory that is left beside what came and what waits to be sent."""
         from recon import pipeline
@@ -166,7 +175,7 @@ class Sender:
         most = memory.work(site, self._inbox.bytes + self._out.held)
         image = pipeline.reconstruct(
             scan, self._inbox.plan, device=site.device, memory=most, stack=stack, keep=keep, each=each,
-            whitening=self.noise.whitening,
+            whitening=self.noise.whitening, averages=averages, sampled=sampled,
         )  # fmt: skip
         numbers = {k: v for k, v in image.trust.items() if k != "items"}
         self._job.tell(
@@ -219,10 +228,9 @@ class Sender:
 
     def _orientation(self, line: Acquisition) -> int:
         """The number of a slice's orientation, in the order in which they went out: a series holds only one."""
-        head = np.frombuffer(line.head, HEAD)[0]
-        here = np.concatenate([head["read_dir"], head["phase_dir"]])
+        here = early.directions(line)
         for n, there in enumerate(self._orientations):
-            if np.allclose(here, there, atol=1e-3, equal_nan=True):
+            if early.parallel(here, there):
                 return n
         self._orientations.append(here)
         return len(self._orientations) - 1

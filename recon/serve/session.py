@@ -57,6 +57,8 @@ class Inbox:
     #: Rows of each frame's imaging lines, of all other lines, and frames that may be whole.
     frames: dict[Key, list[int]] = field(default_factory=dict)
     others: list[int] = field(default_factory=list)
+    #: Slices of which lines for calibration alone came after lines of their images.
+    again: set[int] = field(default_factory=set)
     candidates: deque[Key] = field(default_factory=deque)
     #: Lines that a candidate had when it was named: where more came since, that was not its last.
     named: dict[Key, int] = field(default_factory=dict)
@@ -160,10 +162,12 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     row = len(inbox.lines)
     inbox.lines.append(line)
     inbox.bytes += len(line.head) + line.data.nbytes + line.trajectory.nbytes
+    key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
     if flags & _NOT_IMAGE or (flags & _CALIBRATION and not flags & _BOTH):
         inbox.others.append(row)
+        if flags & _CALIBRATION and any(k[0] == key[0] for k in inbox.frames):
+            inbox.again.add(key[0])
         return
-    key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
     rows = inbox.frames.get(key)
     if rows is None:
         rows = inbox.frames[key] = []

@@ -108,7 +108,8 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
         # The last image waits for CLOSE: without it no series is ever complete.
         if job.site.early and key not in sender.sent:
             scan = early.frame(inbox, key)
-            if scan and early.may_go(scan) and len(sender.sent) + 1 < early.images(scan):
+            once = key[0] not in inbox.again
+            if scan and early.may_go(scan, once=once) and len(sender.sent) + 1 < early.images(scan):
                 sender.early(scan, key)
     arrived = time.monotonic()
     if inbox.error is not None:
@@ -132,7 +133,8 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     if late:
         raise DataError(
             f"lines came for {counted(len(late), 'image')} that the header called whole and that went back already; "
-            "correct encodingLimits and accelerationFactor in the header, and do not use what went back"
+            "correct encodingLimits and accelerationFactor in the header, or, if lines are measured again later, set "
+            "early = false in the site's file, and do not use what went back"
         )
     sender.rest(scan, arrived)
     if not sender.noise.holds(whole, inbox.plan):

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from recon import cartesian, noncartesian, simulation
+from recon import encoded, noncartesian, simulation
 from recon.data import Flag, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
@@ -54,6 +54,16 @@ SCANS: dict[str, tuple[Settings, str]] = {
         Settings(matrix=(32, 32, 1), slices=3, acceleration=(2, 1), acs=12, calibration="separate", sigma=0.01),
         "sense",
     ),
+    "calibrated once": (
+        Settings(
+            matrix=(32, 32, 1), slices=2, acceleration=(2, 1), acs=12, calibration="separate", repetitions=3, sigma=0.01
+        ),
+        "sense",
+    ),
+    "calibrated by lines of their own within": (
+        Settings(matrix=(32, 32, 1), slices=3, acceleration=(2, 1), acs=12, calibration="reference", sigma=0.01),
+        "sense",
+    ),
     "echoes and repetitions": (
         Settings(matrix=(32, 32, 1), slices=2, te_ms=(4.0, 9.0), repetitions=2, sigma=0.01),
         "combine",
@@ -87,8 +97,8 @@ class Gate:
         self.client: Scanner | None = None
         self.solved, self.late = 0, 0
         self._each = images_each
-        for module in (cartesian, noncartesian):
-            monkeypatch.setattr(module, "_images", self._after(module._images))
+        for module, name in ((encoded, "images"), (noncartesian, "_images")):
+            monkeypatch.setattr(module, name, self._after(getattr(module, name)))
 
     def _after(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def wait(*given: Any, **more: Any) -> Any:
@@ -186,6 +196,61 @@ def test_a_frame_that_others_calibrate_does_not_leave_before_them(local: Start, 
     assert (len(reply.images), reply.error()) == (4, "")
     for i in reply.images:
         assert np.array_equal(i.pixels[0, 0], expected[i.repetition, i.slice])
+
+
+@pytest.mark.parametrize("recipe", ["combine", "sense"])
+@pytest.mark.parametrize("measured", [(1, 3, 2), (3, 1, 1)])
+def test_frames_of_different_numbers_of_averages_leave_early_in_the_scale_of_their_series(
+    local: Start, tmp_path: Path, measured: tuple[int, ...], recipe: str
+) -> None:
+    """One line of the last slice is measured once more, too."""
+    full = simulation.simulate(Settings(matrix=(32, 32, 1), coils=4, slices=3, averages=3, sigma=0.01))
+    image = ~flagged(full.lines, Flag.NOISE)
+    kept = np.nonzero(~image | (full.lines["average"] < np.array(measured)[full.lines["slice"]]))[0]
+    kept = kept[np.argsort(np.where(image, 1 + full.lines["slice"], 0)[kept], kind="stable")]
+    kept = np.insert(kept, len(kept) - 5, kept[-9])
+    lines = full.lines[kept].copy()
+    lines["flags"] &= ~np.uint64(1 << 7)
+    lines["flags"][[np.nonzero(image[kept] & (lines["slice"] == n))[0][-1] for n in range(3)]] |= np.uint64(1 << 7)
+    limits = {name: limit for name, limit in full.encodings[0].limits.items() if name != "average"}
+    encodings = (replace(full.encodings[0], limits=limits),)
+    write(tmp_path / "scan.h5", replace(full, lines=lines, samples=SomeRows(full.samples, kept), encodings=encodings))
+    expected = np.abs(reconstruct(read_raw(tmp_path / "scan.h5"), registered(Site())[recipe]).data)
+    *messages, close = session(scanner.load(tmp_path / "scan.h5"), recipe)
+    client = Scanner(local().port).send(messages)
+    deadline = time.monotonic() + 30
+    while len(client.reply.images) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(client.reply.images) == 2
+    reply = client.send([close]).wait()
+    assert (len(reply.images), reply.error()) == (3, "")
+    for i in reply.images:
+        assert np.array_equal(i.pixels[0, 0], expected[i.slice])
+
+
+@pytest.mark.parametrize("recipe", ["sense", "auto"])
+def test_a_first_repetition_with_all_lines_changes_neither_the_method_nor_the_bits_of_the_others(
+    local: Start, tmp_path: Path, recipe: str
+) -> None:
+    full = simulation.simulate(Settings(matrix=(48, 48, 1), coils=4, repetitions=3, sigma=0.01))
+    step = full.lines["kspace_encode_step_1"].astype(int) - 24
+    first = flagged(full.lines, Flag.NOISE) | (full.lines["repetition"] == 0)
+    rows = np.nonzero(first | (step % 3 == 2) | (np.abs(step) < 7))[0]
+    encodings = (replace(full.encodings[0], acceleration=(3, 1)),)
+    write(tmp_path / "scan.h5", replace(full, lines=full.lines[rows], samples=SomeRows(full.samples, rows),
+                                        encodings=encodings))  # fmt: skip
+    whole = reconstruct(read_raw(tmp_path / "scan.h5"), registered(Site())[recipe])
+    assert whole.provenance["method"] == ("sense" if recipe == "sense" else "unrolled")
+    *messages, close = session(scanner.load(tmp_path / "scan.h5"), recipe)
+    client = Scanner(local().port).send(messages)
+    deadline = time.monotonic() + 30
+    while not client.reply.images and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [i.repetition for i in client.reply.images][:1] == [1]
+    reply = client.send([close]).wait()
+    assert (len(reply.images), reply.error()) == (3, "")
+    for i in reply.images:
+        assert np.array_equal(i.pixels[0, 0], np.abs(whole.data)[i.repetition, 0])
 
 
 def test_calibration_after_its_image_was_returned_is_an_error(local: Start, tmp_path: Path) -> None:
