@@ -2,6 +2,7 @@
 
     python bench/reach.py --weights mri-base                    # a few minutes of one core
     python bench/reach.py --weights mri-base --tell             # writes reach.json beside the weights, measures nothing
+    python bench/reach.py --accel 4 --coils 8 --sizes 256 480   # on more phase encodes than it was trained on
 
 SIMULATED slices of validation magnitudes, made as those of training are, of acceleration factors that no training saw:
 equispaced lines, variable density and lines at random. A learned image is worse where it is shown although it is more
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from records import Record, store, stored
 from scipy.ndimage import uniform_filter
 from torch import Tensor
@@ -41,26 +43,32 @@ KINDS = {"equispaced": (1.0, 0.0, 0.0, 0.0), "exact": (0.0, 1.0, 0.0, 0.0),
          "variable": (0.0, 0.0, 1.0, 0.0), "random": (0.0, 0.0, 0.0, 1.0)}  # fmt: skip
 #: Masks of each R: below 2, equispaced lines cannot be.
 LOW, HIGH = ("exact", "random"), ("equispaced", "variable")
-CASE = ("weights", "R", "mask", "coils", "noise", "seed")
+SIZES = (192, 224, 256)
+CASE = ("weights", "R", "mask", "coils", "noise", "seed", "size")
 WORSE, WINDOW, PEAK = 0.2, 0.25, 0.01
+#: Errors of a window that are looked at for what a network invented: there `invented` is the largest of its error over
+#: that of `cs`.
+SEEN, FAR = 0.02, 3
 
 
-def scan(sources: volumes.Sources, R: float, kind: str, coils: int, noise: float, seed: int) -> synth.Example:
-    """A simulated slice of 192 to 256 pixels."""
+def scan(
+    sources: volumes.Sources, R: float, kind: str, coils: int, noise: float, seed: int, size: int = 0
+) -> synth.Example:
+    """A simulated slice of `size` pixels along either axis, for 0 of 192 to 256."""
     settings = synth.Settings(
-        sizes=(192, 224, 256), coils=(coils,), real=1.0, raw=0.0, acceleration=(R, R), acs=(16, 24), planar=0.0,
-        partial=0.0, kinds=KINDS[kind], estimated_maps=1.0, noise=(noise, noise),
+        sizes=(size,) if size else SIZES, coils=(coils,), real=1.0, raw=0.0, acceleration=(R, R), acs=(16, 24),
+        planar=0.0, partial=0.0, kinds=KINDS[kind], estimated_maps=1.0, noise=(noise, noise),
     )  # fmt: skip
     return synth.example(SEED + seed, sources, settings)
 
 
-def judged(x: Tensor, full: Tensor) -> tuple[float, float]:
-    """PSNR of a magnitude inside the body, and the error of the worst window over the peak."""
+def judged(x: Tensor, full: Tensor) -> tuple[float, NDArray[np.float32]]:
+    """PSNR of a magnitude inside the body, and the error over the peak of the window around each pixel (y, x)."""
     t = full.abs()
     error = (x.reshape(t.shape).abs() - t) * (t > 0.1 * t.max())
     psnr = 10 * torch.log10(t.max() ** 2 / error[t > 0.1 * t.max()].square().mean())
-    worst = uniform_filter(error.square().numpy().reshape(error.shape[-2:]), 16).max()
-    return float(psnr), float(np.sqrt(worst) / t.max())
+    windows = uniform_filter(error.square().numpy().reshape(error.shape[-2:]), 16).clip(0)
+    return float(psnr), np.sqrt(windows) / float(t.max())
 
 
 def measured(name: str, e: synth.Example) -> dict[str, Any]:
@@ -70,12 +78,18 @@ def measured(name: str, e: synth.Example) -> dict[str, Any]:
     m = Measurement(m.y[None], Sense(A.maps[None], A.mask[None, None], A.axes), m.sigma)
     plan = Solve(weights=name)
     found: dict[str, Any] = {"effective": round(float(1 / A.mask.float().mean()), 3)}
+    patches = {}
     for method in ("sense", "cs"):
-        psnr, patch = judged(methods.solve(method, m, plan), e.full)  # type: ignore[arg-type]
-        found |= {method: round(psnr, 3), f"patch_{method}": round(patch, 4)}
+        psnr, patches[method] = judged(methods.solve(method, m, plan), e.full)  # type: ignore[arg-type]
+        found |= {method: round(psnr, 3), f"patch_{method}": round(float(patches[method].max()), 4)}
     x, evidence = methods.learned(m, plan, Trust(fallback=False))
     psnr, patch = judged(x, e.full)
-    return {**found, "learned": round(psnr, 3), "patch_learned": round(patch, 4), "reasons": list(evidence[0].reasons)}
+    seen = patch > SEEN
+    invented = float((patch[seen] / patches["cs"][seen].clip(1e-6)).max()) if seen.any() else 0.0
+    return {
+        **found, "learned": round(psnr, 3), "patch_learned": round(float(patch.max()), 4),
+        "invented": round(invented, 2), "reasons": list(evidence[0].reasons),
+    }  # fmt: skip
 
 
 def worse(r: Record) -> bool:
@@ -87,14 +101,19 @@ def worse(r: Record) -> bool:
 def table(records: Sequence[Record]) -> list[str]:
     """One line for each R and mask."""
     out = []
-    for (R, mask), group in itertools.groupby(sorted(records, key=lambda r: (r["R"], r["mask"])),
-                                              lambda r: (r["R"], r["mask"])):  # fmt: skip
+
+    def row(r: Record) -> tuple[Any, ...]:
+        return r["R"], r["mask"], r.get("size", 0)
+
+    for (R, mask, size), group in itertools.groupby(sorted(records, key=row), row):
         rows = list(group)
+        least, most = (end(r["effective"] for r in rows) for end in (min, max))
         gain, over = (np.array([r["learned" if k else "cs"] - r["cs" if k else "sense"] for r in rows]) for k in (1, 0))
         out.append(
-            f"R = {R:4g} {mask:10} ({min(r['effective'] for r in rows):.1f} to {max(r['effective'] for r in rows):.1f})"
+            f"R = {R:4g} {mask:10} {size or ''} ({least:.1f} to {most:.1f})"
             f" {len(rows):3} scans: network over cs {gain.mean():+.1f} dB ({gain.min():+.1f} to {gain.max():+.1f}), "
-            f"{sum(map(worse, rows))} worse without a word, {sum(bool(r['reasons']) for r in rows)} kept back; cs over "
+            f"{sum(map(worse, rows))} worse without a word, {sum(r.get('invented', 0) >= FAR for r in rows)} with a "
+            f"window of {FAR} times its error, {sum(bool(r['reasons']) for r in rows)} kept back; cs over "
             f"sense {over.mean():+.1f} dB ({over.min():+.1f} to {over.max():+.1f})"
         )
     return out
@@ -103,6 +122,7 @@ def table(records: Sequence[Record]) -> list[str]:
 def tell(name: str, records: Sequence[Record]) -> None:
     """Write the widest range of R within which no learned image was worse beside the weights."""
     mine = [r for r in records if r["weights"] == name]
+    mine = [r for r in mine if not r.get("size")]
     bad = {r["R"] for r in mine if worse(r)}
     low = [r["R"] for r in mine if r["R"] < 2 and not any(r["R"] <= b < 2 for b in bad)]
     high = [r["R"] for r in mine if r["R"] > 10 and not any(10 < b <= r["R"] for b in bad)]
@@ -125,6 +145,7 @@ def main() -> None:
     parser.add_argument("--accel", type=float, nargs="+", default=[1.5, 12.0, 14.0])
     parser.add_argument("--coils", type=int, nargs="+", default=[4, 8, 32])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.03])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[0], help="pixels along either axis; 0: 192 to 256")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tell", action="store_true")
@@ -137,9 +158,11 @@ def main() -> None:
         for number, (seed, R, coils, noise) in enumerate(
             itertools.product(range(options.seeds), options.accel, options.coils, options.noise)
         ):
-            for kind in LOW if R < 2 else HIGH:
+            for kind, size in itertools.product(LOW if R < 2 else HIGH, options.sizes):
                 case = {"weights": options.weights, "R": R, "mask": kind, "coils": coils, "noise": noise, "seed": seed}
-                r = {**case, **measured(options.weights, scan(sources, R, kind, coils, noise, 1000 * seed + number))}
+                case |= {"size": size} if size else {}
+                made = scan(sources, R, kind, coils, noise, 1000 * seed + number, size)
+                r = {**case, **measured(options.weights, made)}
                 store(options.json, [{**r, "date": str(date.today())}], CASE, head)
                 print(table([r])[0], flush=True)
     mine = [r for r in stored(options.json) if r["weights"] == options.weights]

@@ -26,12 +26,13 @@ MAPS_ERROR = 1e-4
 class Range:
     """What a network was trained on: acceleration, and noise of a fully sampled pixel relative to the signal.
 
-    `single` is the acceleration of scans with one channel.
+    `single` is the acceleration of scans with one channel, `lines` the most phase encodes along an axis.
     """
 
     acceleration: tuple[float, float]
     noise: tuple[float, float]
     single: tuple[float, float] | None = None
+    lines: int | None = None
 
     def of(self, coils: int) -> Range:
         """The range for so many channels."""

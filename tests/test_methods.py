@@ -21,7 +21,7 @@ from recon.trust import Range
 from tests.command import recon
 
 SMALL = Settings(matrix=(64, 64, 1), fov=(240, 240, 5), coils=6, sigma=0.02, acceleration=(3, 1), acs=16)
-TRAINED = methods.Network("mri-small", Range((2, 10), (1e-3, 0.1), (1.5, 4)))
+TRAINED = methods.Network("mri-small", Range((2, 10), (1e-3, 0.1), (1.5, 4), 320))
 
 
 def lines(n: int, R: int, acs: int = 24) -> Sampling:
@@ -56,7 +56,10 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
         (lines(256, 10), 8, "unrolled", "inside"),
         (lines(256, 12), 8, "cs", "not the network mri-small, since it was trained and measured on R from 2 to 10"),
         (lines(200, 3), 1, "unrolled", "one channel"),
-        (lines(400, 8), 1, "cs", "not the network mri-small, since it was trained and measured on R from 1.5 to 4"),
+        (lines(384, 4), 8, "unrolled", "inside"),
+        (lines(400, 4), 8, "cs", "trained on 320 phase encodes at most, and on 400 it may invent detail"),
+        (sampling(caipi((400, 64), (2, 3), 20)), 8, "sense", "320 phase encodes at most"),
+        (lines(384, 8), 1, "cs", "not the network mri-small, since it was trained and measured on R from 1.5 to 4"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "unrolled", "at irregular positions"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 1, "cs", "volumes of one channel"),
         (sampling(np.random.default_rng(0).random((32, 64)) < 0.2), 8, "cs", "48 phase encodes or more"),
@@ -204,11 +207,11 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
     assert lost in choice.why
     assert methods.choose("auto", lines(256, 4), 8, network=network).method == "unrolled"
     assert methods.choose("unrolled", volume, 8, network=network).method == "unrolled"
-    assert methods.cautions("unrolled", recipe.solve, volume=True) == [
+    assert methods.cautions("unrolled", recipe.solve, (64, 64)) == [
         f"warning: mri-small: {lost}; compare with --method cs"
     ]
-    assert methods.cautions("unrolled", recipe.solve, volume=False) == []
-    assert methods.cautions("unrolled", recipes.Recipe().solve, volume=True) == []
+    assert methods.cautions("unrolled", recipe.solve, (320, 1)) == []
+    assert methods.cautions("unrolled", recipes.Recipe().solve, (64, 64)) == []
     # What was measured belongs to those weights and to no others.
     shutil.copytree(weights.find("mri-small"), tmp_path / "mine")
     (tmp_path / "mine" / "volumes.json").write_text(
@@ -218,6 +221,15 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
     (tmp_path / "mine" / "volumes.json").write_text("{}")
     with pytest.raises(ReconError, match="no record of this engine"):
         methods.losses(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("name", ["mri-base", "mri-small"])
+def test_whoever_asks_for_a_network_on_more_phase_encodes_than_it_learned_is_warned(name: str) -> None:
+    solve = recipes.parse({"solve": {"method": "unrolled", "weights": name}}).solve
+    assert methods.cautions("unrolled", solve, (384, 1)) == []
+    (said,) = methods.cautions("unrolled", solve, (480, 1))
+    assert said.startswith(f"warning: {name}: it was trained on 320 phase encodes at most, and on 480")
+    assert methods.cautions("cs", solve, (480, 1)) == []
 
 
 @pytest.mark.parametrize("calibration", ["reference", "separate"])
