@@ -129,6 +129,23 @@ def test_F32_a_disk_that_is_really_full_leaves_nothing(name: str, scan: Path, ti
     assert recon("run", scan, "-o", f"{tiny_disk}/{name}").code == 0  # recovers when space returns
 
 
+@pytest.mark.parametrize("free", [0, 4096, 12288, 20480])
+@pytest.mark.parametrize("verb", ["run", "simulate"])
+def test_F32_a_disk_that_fills_within_hdf5_ends_no_process(verb: str, free: int, scan: Path, tiny_disk: Path) -> None:
+    """Where HDF5 could not write its last blocks, the process died of it and left the temporary file."""
+    with pytest.raises(OSError, match="No space"):
+        (tiny_disk / "filler").write_bytes(b"x" * 70_000)
+    os.truncate(tiny_disk / "filler", 65536 - free)
+    command = ["run", str(scan)] if verb == "run" else ["simulate", "--matrix", "32"]
+    done = subprocess.run(
+        [sys.executable, "-m", "recon", *command, "-o", str(tiny_disk / "a.h5")],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the disk is full; free some space" in done.stderr
+    assert [p.name for p in tiny_disk.iterdir()] == ["filler"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_F32_a_disk_that_refuses_leaves_nothing(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recon.data import Image, ReconError, counted
 from recon.geometry import Geometry, Vector, centre_index
-from recon.io.atomic import atomic_file
+from recon.io.atomic import atomic_file, need_room
 from recon.io.parts import Scale, Volume, part, scale, volumes
 from recon.io.provenance import KEY, as_json, describe, is_learned, series_description
 
@@ -54,6 +54,8 @@ _TYPE = {"magnitude": 1, "phase": 2, "real": 3, "imag": 4, "complex": 5}
 #: Whole numbers of a series whose later images are not known yet reach so many times the peak of the first one, and
 #: so many standard deviations of the noise, where it is known: steps of an eighth of it, which add 0.1 % of its power.
 HEAD_ROOM, REACH = 4.0, 512.0
+#: Bytes of a file for what stands beside an image's pixels, its header and its record, and no less.
+_ABOUT = 1 << 13
 #: Largest whole number of a pixel: 12 bits, as scanners have.
 TOP = (1 << 12) - 1
 
@@ -171,6 +173,7 @@ def write_messages(images: Iterable[ImageMessage], path: Path) -> list[Path]:
     for m in images:
         series.setdefault((int(m.header["image_series_index"]), m.pixels.shape, m.pixels.dtype), []).append(m)
     with atomic_file(path) as temporary:
+        need_room(temporary, sum(m.pixels.nbytes + _ABOUT for group in series.values() for m in group))
         try:
             with h5py.File(temporary, "w") as file:
                 for (n, *_), group in series.items():
