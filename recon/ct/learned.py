@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -96,7 +97,7 @@ def denoise(
     notes = [f"noise estimated from the image: {low if low == high else f'{low} to {high}'} HU", *said]
     if back:
         them = counted(len(items), "slice is as it came", "slices are as they came")
-        notes.append(f"{back} of {them}: {'; '.join(reasons)}")
+        notes.append(f"{back} of {them}: {'; '.join(_in_short(reasons))}")
     worst = {n: max(i[n] for i in items) for n in ("removed", "blur", "patch")}
     return Learned(
         out,
@@ -105,6 +106,16 @@ def denoise(
         tuple(notes),
         np.stack(spread) if spread else None,
     )
+
+
+def _in_short(reasons: Sequence[str]) -> list[str]:
+    """Reasons that differ in one number as one reason, with the least and the largest of it."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for reason in reasons:
+        head, number, tail = re.fullmatch(r"(\D*)([\d.]*)(.*)", reason).groups()  # type: ignore[union-attr]
+        alike.setdefault((head, tail), []).append(number)
+    ends = {key: (min(n, key=float), max(n, key=float)) if len(n) > 1 else (n[0], n[0]) for key, n in alike.items()}
+    return [f"{head}{a if a == b else f'{a} to {b}'}{tail}" for (head, tail), (a, b) in ends.items()]
 
 
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import FRAME_COUNTERS, DataError, Encoding, Header, Image, Limit, RawScan, Samples
+from recon.data import FRAME_COUNTERS, DataError, Encoding, Header, Image, Limit, RawScan, Samples, counted
 from recon.io.samples import join, lines_from_array
 
 #: Names that an axis may have, outermost first as `scan_from_array` orders them.
@@ -105,7 +105,8 @@ def scan_from_array(
     if pre or stop < nx:
         notes += (f"columns {stop} to {nx} and 0 to {pre} of x are zero in every readout and count as not measured",)
     if holes and holes <= _STRAY:
-        notes += (f"{holes:.2%} of the measured samples are exactly zero; they are kept as measured",)
+        zeros = int(np.count_nonzero(~measured[..., pre:stop][rows]))
+        notes += (f"{counted(zeros, 'sample is', 'samples are')} exactly zero among the measured ones, and kept",)
     if voxel is None:
         notes += ("the voxel size is not stored; 1 mm is assumed, --voxel x,y,z gives it",)
     encoding = array_encoding((nx, ny, nz), voxel or (1.0, 1.0, 1.0), rotated=holes > _STRAY)

@@ -59,6 +59,7 @@ def whitener(
     dwell_noise_us: float = 0.0,
     bandwidth: float = BANDWIDTH,
     oversampling: float = 1.0,
+    why: str = "there is no noise scan",
 ) -> Whitening:
     """Matrix W that makes the noise of imaging data white with σ = 1 per real and imaginary part.
 
@@ -67,8 +68,8 @@ def whitener(
     `noise` holds the samples of the noise scan (coil, N), taken with a dwell time of `dwell_noise_us` by a receiver
     whose noise bandwidth is `bandwidth` (ρ) of the sampling bandwidth; `dwell_data_us` is the dwell time of the
     imaging data. With a dwell time of 0 (unknown) the factor is sqrt(2). Without a noise scan (None) the covariance is
-    estimated from the imaging `lines`, see `estimate`. Dead coils are left out; with too few samples or a singular
-    covariance the coils are scaled one by one and stay correlated. Either is said in the notes.
+    estimated from the imaging `lines`, see `estimate`, for the reason `why`. Dead coils are left out; with too few
+    samples or a singular covariance the coils are scaled one by one and stay correlated. Either is said in the notes.
 
     Raises DataError when every coil is dead, or when neither noise nor lines are given.
     Source: Kellman and McVeigh, Magn Reson Med 54:1439, 2005; the bandwidth factor as in the ISMRMRD community's tools.
@@ -76,7 +77,7 @@ def whitener(
     if noise is None:
         if lines is None:
             raise DataError("there is no noise scan and no imaging line to estimate noise from: give one of the two")
-        return estimate(lines, oversampling=oversampling)
+        return estimate(lines, oversampling=oversampling, why=why)
     factor = 2.0
     notes: tuple[str, ...] = ()
     if dwell_data_us > 0 and dwell_noise_us > 0:
@@ -157,7 +158,7 @@ def _numbers(coils: list[int]) -> str:
     return ", ".join(map(str, coils))
 
 
-def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
+def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is no noise scan") -> Whitening:
     """Whitening matrix estimated from imaging readouts themselves, for scans without a noise scan.
 
     `lines` is k-space (n, coil, nx), centred along the readout, in any order and not averaged unevenly; `oversampling`
@@ -198,7 +199,7 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0) -> Whitening:
     place = min(levels, key=lambda name: levels[name])
     if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):
         raise NoNoise(_NONE)
-    notes = (f"no noise scan: the noise was estimated from {place} and may be too high where signal reaches it", *notes)
+    notes = (f"noise was estimated from {place}: {why}; it is told too high where signal reaches there", *notes)
     if max(levels.values()) - min(levels.values()) > 2 * math.log(1.5):
         ratio = math.exp((max(levels.values()) - min(levels.values())) / 2)
         notes += (

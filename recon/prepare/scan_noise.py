@@ -154,9 +154,9 @@ def _estimated(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, why: s
     oversampling = encoding.encoded_fov[0] / encoding.recon_fov[0]
     samples, gain = _read(scan, rows)
     # The margin of the field of view, which ramp samples leave undetermined, is darker than noise.
-    found = whitener(None, lines=torch.from_numpy(samples), oversampling=1.0 if gain else max(1.0, oversampling))
-    found = replace(found, matrix=found.matrix / gain) if gain else found
-    return replace(found, notes=(f"noise was estimated from the data: {why}", *found.notes))
+    oversampling = 1.0 if gain else max(1.0, oversampling)
+    found = whitener(None, lines=torch.from_numpy(samples), oversampling=oversampling, why=why)
+    return replace(found, matrix=found.matrix / gain) if gain else found
 
 
 def _assumed(lines: Tensor, why: str) -> Whitening:
@@ -181,5 +181,5 @@ def _outermost(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding, why
     samples = scan.samples.read(far)
     outer = torch.from_numpy(np.ascontiguousarray(samples.transpose(1, 0, 2).reshape(samples.shape[1], -1)))
     found = whitener(outer, dwell_data_us=1.0, dwell_noise_us=1.0, bandwidth=1.0)  # noise of the very bandwidth
-    note = f"noise was taken from the edge of k-space: {why}; it is told too high where signal reaches the edge"
+    note = f"noise was estimated from the edge of k-space: {why}; it is told too high where signal reaches there"
     return replace(found, source="estimate", notes=(note, *found.notes))

@@ -96,7 +96,7 @@ def test_a_scan_without_a_readout_says_once_that_the_edge_of_k_space_told_its_no
     found = whitening(*looked_at(scan_from_array(kspace, "coil,y,x")), "auto")
     assert found.source == "estimate"
     assert len(found.notes) == 2
-    assert found.notes[0].startswith("noise was taken from the edge of k-space: the scan has no noise lines;")
+    assert found.notes[0].startswith("noise was estimated from the edge of k-space: the scan has no noise lines;")
     assert "1 of 3" in found.notes[1]
     torch.testing.assert_close(found.matrix.abs().amax(1), torch.full((2,), 1 / 3), rtol=0.05, atol=0)
 
@@ -109,3 +109,17 @@ def test_of_a_scan_that_shows_no_noise_a_thousandth_of_its_signal_is_assumed_unl
     assert float((np.abs(white) ** 2).mean() / 2) ** 0.5 == pytest.approx(1000, rel=1e-4)  # of noise it would be 1
     with pytest.raises(NoNoise, match="noise"):
         whitening(*looked_at(scan), "estimate")
+
+
+@pytest.mark.parametrize("choice", ["auto", "estimate"])
+@pytest.mark.parametrize("noise_lines", [0, 8])
+def test_the_notes_say_once_and_truly_where_the_noise_is_from(choice: str, noise_lines: int) -> None:
+    scan = simulation.simulate(replace(_SERIES, noise_lines=noise_lines))
+    notes = whitening(*looked_at(scan), choice).notes
+    said = [note for note in notes if "noise" in note and "estimates in k-space" not in note]
+    assert len(said) == 1
+    if noise_lines and choice == "auto":
+        assert said[0] == "noise from the noise scan (8 lines)"
+    else:
+        why = "the recipe asks for it" if choice == "estimate" else "the scan has no noise lines"
+        assert said[0].startswith("noise was estimated from the oversampled margin of the readout: " + why)
