@@ -105,6 +105,8 @@ def _denoised(message: ImageMessage, recipe: Recipe, series: int) -> ImageMessag
     from recon import magnitude
 
     values = message.pixels
+    if not values.size:
+        raise ReconError("the image has no pixels; send one that has")
     found = magnitude.denoise(values.reshape(-1, *values.shape[-2:]).astype(np.float32), recipe)
     pixels = found.data.reshape(values.shape)
     if values.dtype.kind in "iu":

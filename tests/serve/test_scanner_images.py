@@ -99,7 +99,7 @@ def test_phase_and_complex_images_are_never_touched(
     assert set(meta(image)) == {"Keep_image_geometry"}
 
 
-@pytest.mark.parametrize("bad", ["negative", "not a number", "constant", "tiny"])
+@pytest.mark.parametrize("bad", ["negative", "not a number", "constant", "tiny", "empty"])
 @pytest.mark.parametrize("recipe_name", ["beside", "instead"])
 def test_an_image_that_cannot_be_denoised_comes_back_with_the_reason(
     local: Start, recording: Recording, site: dict[str, str], bad: str, recipe_name: str
@@ -110,11 +110,12 @@ def test_an_image_that_cannot_be_denoised_comes_back_with_the_reason(
     elif bad == "not a number":
         sent[..., 3, 4] = np.nan
     else:
-        sent = np.full((1, 1, 1, 1) if bad == "tiny" else (1, 1, 64, 64), 7.0)
+        sent = np.full({"tiny": (1, 1, 1, 1), "empty": (1, 1, 0, 8)}.get(bad, (1, 1, 64, 64)), 7.0)
     reply = play(local(recipes=site), recording, recipe_name, scanner.picture(sent, b"", 5))
     (image,) = reply.images
     assert np.array_equal(image.pixels, sent, equal_nan=True)
     assert [t for t in reply.texts if t.startswith("WRN j0b: 1 image came back as it was: ")]
+    assert not any("not foreseen" in t for t in reply.texts)
     assert (recipe_name == "instead") == ("not denoised" in image.attributes)
 
 
