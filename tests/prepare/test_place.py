@@ -96,10 +96,11 @@ def test_an_asymmetric_echo_lies_against_one_edge() -> None:
         readouts_of(noise(4, 2, 256), readouts(4, 256, 96), 256)
 
 
-def test_a_centre_that_nobody_set_is_the_middle() -> None:
-    samples = noise(2, 1, 16)
+@pytest.mark.parametrize("n", [16, 17])
+def test_a_centre_that_nobody_set_is_the_middle(n: int) -> None:
+    samples = noise(2, 1, n)
     for flags in (0, REVERSE):
-        columns, _ = readouts_of(samples, readouts(2, 16, 0, flags=flags), 16)
+        columns, _ = readouts_of(samples, readouts(2, n, 0, flags=flags), n)
         np.testing.assert_array_equal(columns, samples[:, :, ::-1] if flags else samples)
 
 

@@ -44,6 +44,13 @@ def test_noise_that_is_flagged_as_calibration_as_well_is_noise() -> None:
     assert (len(kinds.noise), len(kinds.calibration)) == (1, 0)
 
 
+def test_a_navigator_that_is_flagged_as_calibration_as_well_calibrates_nothing() -> None:
+    kinds = sort.kinds(
+        scan_of(*join(some(12), some(2, CALIBRATION), some(1, CALIBRATION | flag_bits(Flag.NAVIGATION))))
+    )
+    assert (len(kinds.imaging), kinds.calibration.tolist()) == (12, [12, 13])
+
+
 def test_the_number_of_channels_of_most_imaging_lines_decides() -> None:
     scan = scan_of(*join(some(2, NOISE, channels=4), some(12), some(1, channels=1), some(3, CALIBRATION, channels=5)))
     kinds = sort.kinds(scan)
@@ -86,11 +93,11 @@ def test_rows_follow_from_the_centre_of_the_limits(e: int, centre: int, count: i
 
 
 def test_rows_beside_the_grid_are_invalid_and_never_wrap() -> None:
-    lines = np.zeros(3, LINE)
-    lines["kspace_encode_step_1"] = [0, 10, 65535]
+    lines = np.zeros(5, LINE)
+    lines["kspace_encode_step_1"] = [0, 3, 10, 15, 65535]
     ky, _, valid = sort.row_index(lines, encoding(16, 12, limits={"kspace_encoding_step_1": Limit(0, 11, 9)}))
-    assert valid.tolist() == [False, True, False]
-    assert ky.tolist() == [-3, 7, 65532]
+    assert valid.tolist() == [False, True, True, False, False]
+    assert ky.tolist() == [-3, 0, 7, 12, 65532]
 
 
 @pytest.mark.parametrize("n", [11, 12])
@@ -100,6 +107,9 @@ def test_missing_limits_need_all_lines(n: int) -> None:
     assert ky.tolist() == list(range(n))
     with pytest.raises(DataError, match=f"no encodingLimits/kspace_encoding_step_1 and only {n - 1} of {n}"):
         sort.row_index(lines[1:], encoding(4, n, limits={}))
+    lines["kspace_encode_step_1"][0] = n + 5
+    with pytest.raises(DataError, match=f"only {n - 1} of {n}"):
+        sort.row_index(lines, encoding(4, n, limits={}))
 
 
 # Frames
