@@ -153,9 +153,9 @@ def row_index(
 def _rows(lines: NDArray[np.void], encoding: Encoding, axis: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     size, name = encoding.encoded_matrix[axis], f"kspace_encoding_step_{axis}"
     step, limit = lines[f"kspace_encode_step_{axis}"].astype(np.intp), encoding.limits.get(name)
-    if limit is None and len(np.unique(step[step < size])) < size:
+    if limit is None and (there := len(np.unique(step[step < size]))) < size:
         raise DataError(
-            f"the header has no encodingLimits/{name} and only {len(np.unique(step))} of {size} phase encodes were "
+            f"the header has no encodingLimits/{name} and only {there} of {size} phase encodes were "
             "acquired, so that the centre of k-space is unknown; write its minimum, maximum and center into the header"
         )
     row = step + size // 2 - (limit.center if limit else size // 2)
