@@ -1,7 +1,9 @@
-"""What adapting a network to one scan gains, on simulated scans of the validation volumes, in decibels.
+r"""What adapting a network to one scan gains, on simulated scans of the validation volumes, in decibels.
 
     python bench/adapt.py --minutes 1 --accel 4 8 --seeds 2 --noise-factor 1 0.2 5
     python bench/adapt.py --minutes 3 --scan ../shared/data/public_test/gpunufft_brain_t2_4ch.npz --axes coil,y,x
+    python bench/adapt.py --minutes 1.2 --weights mri-small --accel 2 3 --mask random --axes slice,y,x \
+        --scan ../shared/data/validation/bispmri_ulf055_flair_nocage.npz
 
 Scans are drawn as those of training are, from magnitudes that no network was trained on, equispaced lines with ACS:
 phase, coils and noise are synthetic. `--noise-factor` is what the network is told of the noise over what it is: 1 for
@@ -47,10 +49,10 @@ def psnr(network: unrolled.Unrolled, m: Measurement, full: torch.Tensor) -> floa
     return float(10 * torch.log10(t.max() ** 2 / error))
 
 
-def measured(path: Path, axes: str, R: float) -> tuple[Measurement, torch.Tensor]:
-    """The first slice of a raw scan with lines left out, and the image of all of its lines with the same maps."""
+def measured(path: Path, axes: str, R: float, kind: str) -> tuple[Measurement, torch.Tensor]:
+    """The middle slice of a raw scan with lines left out, and the image of all of its lines with the same maps."""
     scan = read_raw(path, axes=tuple(axes.split(",")) if axes else None)
-    mask = undersample.mask_of("equispaced", (1, scan.encodings[0].encoded_matrix[1]), R, 24 if R <= 4 else 16, 0)
+    mask = undersample.mask_of(kind, (1, scan.encodings[0].encoded_matrix[1]), R, 24 if R <= 4 else 16, 0)
     whole, m = (
         cartesian.measurements(pipeline.prepare(s, Recipe(), torch.device("cpu"), None, 0), 1)[0]
         for s in (scan, undersample.undersample(scan, mask).scan)
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--scan", type=Path, help="a fully sampled raw scan instead of simulated ones")
     parser.add_argument("--axes", default="", help="of its array")
+    parser.add_argument("--mask", choices=("equispaced", "random", "variable-density"), default="equispaced")
     parser.add_argument("--least", type=float, help="instead of the plan's own; 0 keeps every gain")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -109,7 +112,7 @@ def main() -> None:
     loaded = weights.load(options.weights)
     if options.scan:
         for R in options.accel:
-            r = adapted(loaded, *measured(options.scan, options.axes, R), plan)
+            r = adapted(loaded, *measured(options.scan, options.axes, R, options.mask), plan)
             print(json.dumps({"scan": options.scan.stem, "acceleration": R, **r}), flush=True)
         return
     sources, found = volumes.read(options.data / "validation"), []
