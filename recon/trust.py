@@ -20,6 +20,9 @@ from recon.solve.position import Position
 
 #: Error of sensitivity maps, as a share of the signal's power.
 MAPS_ERROR = 1e-4
+#: Share of that error by which a learned image may miss the data more than the classical one, whatever their noise:
+#: 0.14 % of the signal. Of scans with 500 to 2,000 times their noise one in two gave way for less, and lost 2 to 5 dB.
+MAPS_SLACK = 0.02
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,8 @@ def _moves(e: Evidence) -> str:
 
 def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     found = []
-    if not e.residual <= limits.residual * max(1.0, e.classical_residual):
+    slack = MAPS_SLACK * (expected(e.noise) - 1)
+    if not e.residual <= limits.residual * max(1.0, e.classical_residual) + slack:
         found.append(
             f"the learned image leaves {e.residual:.2f} of the noise's power as residual, the classical one "
             f"{e.classical_residual:.2f}"

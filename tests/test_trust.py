@@ -92,6 +92,23 @@ def test_a_residual_an_invention_and_a_strange_scan_are_each_named(case) -> None
     assert nan.reasons
 
 
+@pytest.mark.parametrize(
+    ("scale", "off", "gives_way"), [(1, 0.3, True), (1, 0.2, False), (60, 0.001, False), (60, 0.01, True)]
+)
+def test_a_difference_far_below_the_error_of_maps_is_no_reason_in_a_scan_without_noise(
+    case, scale, off, gives_way
+) -> None:
+    """An image off by a share of itself, before noise that is 60 times smaller and before noise as it was."""
+    m, truth = case
+    signal = m.A(truth)
+    m = replace(m, y=(scale - 1) * signal * (m.y != 0) + m.y)
+    learned = scale * truth * (1 + off)
+    found = trust.examine(m, learned, scale * truth, limits=Trust(), trained=None)[0]
+    assert any("residual" in r for r in found.reasons) == gives_way
+    if scale > 1:
+        assert found.residual > 1.25
+
+
 def test_a_measurement_that_no_image_explains_is_named(case) -> None:
     m, truth = case
     noise = trust.examine(m, truth, truth, limits=Trust(), trained=None)[0].noise
