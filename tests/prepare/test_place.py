@@ -235,3 +235,15 @@ def test_rows_outside_are_refused() -> None:
     for ky in (-1, 6):
         with pytest.raises(DataError, match="outside the grid"):
             grid_of(noise(1, 1, 4), np.array([ky]), np.array([0]), (1, 6))
+
+
+@pytest.mark.parametrize("shape", [(12, 1), (11, 7), (13, 10)])
+def test_the_calibration_block_is_the_middle_of_k_space(shape: tuple[int, int]) -> None:
+    """At most 6 samples along each axis, with index N // 2 of k-space at index n // 2 of the block."""
+    ny, nz = shape
+    k = noise(1, 3, nz, ny, 16)
+    scan = scan_of(*lines_from_array(k), encoding(16, ny, nz))
+    eye = Whitening(torch.eye(3, dtype=torch.complex64), "test")
+    block = hybrid.calibration(hybrid.Lines(scan, scan.encodings[0], eye, 16), np.arange(len(scan.lines)), 6).numpy()
+    z, y = (slice(n // 2 - min(n, 6) // 2, n // 2 - min(n, 6) // 2 + min(n, 6)) for n in (nz, ny))
+    np.testing.assert_allclose(block, k[0][:, z, y, 5:11], rtol=0, atol=1e-5)
