@@ -48,7 +48,7 @@ BODIES = (*objects.VOLUMES, "ellipses", "rods", "text")
 ROOM = 1.25
 #: Where the move begins, as a share of the rows; voxels and degrees of it.
 WHEN = {"in the middle": 0.5, "after two thirds": 2 / 3}
-MOVES = ((3, 0), (6, 0), (0, 15), (3, 5))
+MOVES = ((3, 0), (6, 0), (0, 3), (0, 5), (3, 5), (0, 15))
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def looked_at(m: Measurement, block: Tensor | None) -> tuple[dict[str, Any], Ten
     return {"residual": residual, **told, "by": [name for name, over in by.items() if over]}, x[0]
 
 
-def scans(s: Scene, folder: Path) -> Iterator[tuple[str, Tensor, Tensor | None, Tensor]]:
-    """Name, lines, calibration lines and another truth of every scan of a scene."""
+def scans(s: Scene, folder: Path, only: str = "") -> Iterator[tuple[str, Tensor, Tensor | None, Tensor]]:
+    """Name, lines, calibration lines and another truth of every scan of a scene, or of those that "moved" alone."""
     rng = np.random.default_rng([s.seed, 5])
     angle, sign = rng.uniform(0, 2 * math.pi), int(rng.choice([-1, 1]))
     good, row = kspace(s, folder), torch.arange(s.n)[:, None]
@@ -160,6 +160,8 @@ def scans(s: Scene, folder: Path) -> Iterator[tuple[str, Tensor, Tensor | None, 
         other = kspace(s, folder, move(voxels, degrees))
         for when, share in WHEN.items():
             yield f"moved {when}: {voxels} voxels, {degrees}°", torch.where(row > share * s.n, other, good), None, other
+    if only:
+        return
     yield "calibrated: none", good, good, good
     yield "calibrated: another contrast", good, kspace(s, folder, grey="inverted"), good
     for voxels in (3, 5, 10):
@@ -168,10 +170,10 @@ def scans(s: Scene, folder: Path) -> Iterator[tuple[str, Tensor, Tensor | None, 
     yield "calibrated: 5 voxels beneath the coils", good, kspace(s, folder, move(5, 0)), good
 
 
-def simulated(s: Scene, folder: Path) -> list[dict[str, Any]]:
+def simulated(s: Scene, folder: Path, only: str = "") -> list[dict[str, Any]]:
     """The records of a scene."""
     found, best, truths = [], dict[bool, float](), list[Tensor]()
-    for name, k, calibration, other in scans(s, folder):
+    for name, k, calibration, other in scans(s, folder, only):
         m, block = measured(s, k, calibration)
         told, x = looked_at(m, None if calibration is None else block)
         truths = [*truths[:1], ifft(other, (-2, -1)).abs().square().sum(0).sqrt()[None] * (math.sqrt(2) / s.noise)]
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--part", default="validation", choices=("validation", "public_test"))
     parser.add_argument("--raw", action="store_true", help="raw slices of one channel, for false alarms")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--only", default="", choices=("moved",), help="leave calibration lines of their own out")
     parser.add_argument("--slices", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="measure nothing")
@@ -228,7 +231,7 @@ def main() -> None:
     if options.raw and not options.table:
         store(options.json, raw(options.data / options.part, options.slices), CASE, head)
     for seed in range(options.first, options.first + options.slices) if not (options.raw or options.table) else ():
-        made = simulated(scene(seed), options.data / "validation")
+        made = simulated(scene(seed), options.data / "validation", options.only)
         store(options.json, made, CASE, head)
         print(seed, [r["fault"] for r in made if r["by"]], flush=True)
     print("\n".join(table(stored(options.json))))

@@ -78,6 +78,7 @@ class Evidence:
     apart: float | None = None
     apart_rows: float | None = None
     apart_columns: float | None = None
+    apart_degrees: float | None = None
     elsewhere: float | None = None
     elsewhere_rows: float | None = None
     elsewhere_columns: float | None = None
@@ -143,6 +144,7 @@ def _told(
         told |= {"alternating": a.degrees, "uneven": a.samples, "scatter": a.scatter}
     if h is not None:
         told |= {"apart": h.apart, "apart_rows": h.rows, "apart_columns": h.columns}
+        told |= {"apart_degrees": h.degrees}
     if p is not None:
         told |= {"elsewhere": p.elsewhere, "elsewhere_rows": p.rows, "elsewhere_columns": p.columns}
     return told
@@ -280,8 +282,10 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
             f"{e.uneven:+.2f} samples of the readout: ghosts; check the phase correction and the timing of the readout"
         )
     if e.apart is not None and e.apart > limits.apart:
+        turned = f", turned by {abs(e.apart_degrees):.1f}°" if e.apart_degrees else ""
         found.append(
-            f"the two halves of k-space show the object {e.apart:.1f} voxels apart: the patient moved during the scan"
+            f"the two halves of k-space show the object {e.apart:.1f} voxels apart{turned}: the patient moved during "
+            "the scan"
         )
     if e.elsewhere is not None and e.elsewhere > limits.elsewhere:
         found.append(elsewhere(e.elsewhere_rows or 0, e.elsewhere_columns or 0))

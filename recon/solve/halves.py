@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recon.data import Measurement
@@ -22,8 +24,11 @@ LEAST = 4
 #: How far halves are looked for, in voxels.
 FARTHEST = 12
 #: How many times the agreement in place, and the median of all other places, another place must have to count, and the
-#: least share of what pictures that are alike would have (bench/motion.py).
+#: least share of what pictures that are alike would have (bench/motion.py); the same of a picture that is turned.
 GAIN, CLEAR, SHARE = 1.25, 5.0, 0.3
+TURNED = 1.25, 6.0, 0.2
+#: Turns that are tried to either side, in degrees: half a step moves the rim of a head by less than a voxel.
+TURNS = (1.5, 3.0, 4.5, 6.0, 7.5)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Halves:
 
     `rows` and `columns` is where the halves agree best and `gain` how many times as well as in place, of the band where
     that is most; all of it counts only where it is `clear`, the agreement over that of all other places, and where the
-    `share` of what pictures that are alike would have is not small.
+    `share` of what pictures that are alike would have is not small. `degrees` is how far the one is turned about the
+    middle of the image, by which the body, of `radius` voxels (root mean square), moves too.
     """
 
     rows: float
@@ -40,12 +46,16 @@ class Halves:
     gain: float
     clear: float
     share: float
+    degrees: float = 0.0
+    radius: float = 0.0
 
     @property
     def apart(self) -> float:
         """The distance in voxels, 0 where nothing is clear."""
-        counts = self.gain > GAIN and self.clear > CLEAR and self.share > SHARE
-        return math.hypot(self.rows, self.columns) if counts else 0.0
+        gain, clear, share = TURNED if self.degrees else (GAIN, CLEAR, SHARE)
+        counts = self.gain > gain and self.clear > clear and self.share > share
+        turned = math.radians(self.degrees) * self.radius
+        return math.hypot(self.rows, self.columns, turned) if counts else 0.0
 
 
 def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
@@ -55,8 +65,9 @@ def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
 
     with l the rows of the ACS block of x, d₊ and d₋ those beyond it on either side. An object of the phase of its
     tissue is real times p, the two sides of k-space of a real one are conjugates: so a₊ = a₋, and C is largest at
-    s = 0. Whoever moved by s while one side was measured has it there. No residual sees that where the lines of the
-    ACS block were all measured before or after. Bands that begin further out see a later motion.
+    s = 0. Whoever moved by s while one side was measured has it there, and whoever turned too has it where a₋ is turned
+    back. No residual sees that where the lines of the ACS block were all measured before or after. Bands that begin
+    further out see a later motion.
 
     None for volumes, for too few lines inside the block or beyond it on either side, and for several sets of maps.
     (The symmetry is that of homodyne detection: Noll et al., IEEE Trans Med Imaging 10:154, 1991.)
@@ -83,29 +94,54 @@ def _of(x: Tensor, measured: Tensor) -> Halves | None:
     body = size > BODY * bright
     back = torch.where(body, low.conj() / size.clamp_min(torch.finfo(size.dtype).tiny), 0)
     edge = max(n // 2 - rows.start, rows.stop - n // 2)
+    y, x_ = torch.meshgrid(*(torch.arange(k, device=x.device) - k // 2 for k in x.shape), indexing="ij")
+    radius = float((y.square() + x_.square())[body].double().mean().sqrt())
     found = []
     for share in BANDS:
         first = edge + share * (n // 2 - edge)
         sides = (ky >= first), (ky <= -first)
         if min(int((measured & side).sum()) for side in sides) < LEAST:
             continue
-        plus, minus = (ifft(k * side[:, None], (-2,)) * back for side in sides)
-        if (told := _place(plus, minus.conj())) is not None:
-            found.append(told)
+        plus, minus = (_weighted(ifft(k * side[:, None], (-2,)) * back) for side in sides)
+        found += _places(plus, minus.conj(), math.pi * (first + n // 2) / n, radius)
     return max(found, key=lambda h: (h.apart > 0, h.gain), default=None)
 
 
-def _place(plus: Tensor, minus: Tensor) -> Halves | None:
-    """Where two pictures (y, x) agree best."""
-    a, b = (fft(t * t.abs().clamp_min(torch.finfo(t.real.dtype).tiny).rsqrt(), (-2, -1)) for t in (plus, minus))
+def _weighted(x: Tensor) -> Tensor:
+    return x * x.abs().clamp_min(torch.finfo(x.real.dtype).tiny).rsqrt()
+
+
+def _places(plus: Tensor, minus: Tensor, carrier: float, radius: float) -> list[Halves]:
+    """Where two pictures (y, x) agree best as they are, and with the second one turned."""
+    degrees = [0.0, *(sign * turn for turn in TURNS for sign in (1, -1))]
+    a, b = fft(plus, (-2, -1)), fft(torch.stack([minus, *turned(minus, degrees[1:], carrier)]), (-2, -1))
     c = ifft(a * b.conj(), (-2, -1)).abs()
-    alike = float((a.abs().square().sum() * b.abs().square().sum() / c.numel()).sqrt())
-    (ny, nx), far = c.shape, [min(FARTHEST, n // 2 - 1) for n in c.shape]
-    c = c[ny // 2 - far[0] : ny // 2 + far[0] + 1, nx // 2 - far[1] : nx // 2 + far[1] + 1]
+    alike = (a.abs().square().sum() * b.abs().square().sum((-2, -1)) / a.numel()).sqrt().tolist()
+    (ny, nx), far = plus.shape, [min(FARTHEST, n // 2 - 1) for n in plus.shape]
+    c = c[:, ny // 2 - far[0] : ny // 2 + far[0] + 1, nx // 2 - far[1] : nx // 2 + far[1] + 1]
     # Between two voxels both hold a share: what is in place is the best of those around.
-    here = float(c[far[0] - 1 : far[0] + 2, far[1] - 1 : far[1] + 2].max())
-    best, usual = float(c.max()), float(c.median())
-    if not (math.isfinite(best) and usual > 0 and here > 0):
-        return None
-    at = int(c.argmax())
-    return Halves(at // c.shape[1] - far[0], at % c.shape[1] - far[1], best / here, best / usual, best / alike)
+    here = float(c[0, far[0] - 1 : far[0] + 2, far[1] - 1 : far[1] + 2].max())
+    best, usual = c.flatten(1).max(1), c.flatten(1).median(1).values.tolist()
+    if not (math.isfinite(float(best.values.sum())) and min(usual) > 0 and here > 0):
+        return []
+    return [
+        Halves(at // c.shape[2] - far[0], at % c.shape[2] - far[1], value / here, value / u, value / equal, d, radius)
+        for at, value, u, equal, d in zip(best.indices.tolist(), best.values.tolist(), usual, alike, degrees)
+    ]
+
+
+def turned(x: Tensor, degrees: Sequence[float], carrier: float) -> Tensor:
+    """A picture (y, x) turned about its middle by each of some angles, from +x to +y: (angle, y, x).
+
+    Its frequencies along y lie around `carrier` (radians for each voxel). They are moved to zero before the picture is
+    interpolated, by cubic convolution, and back.
+    """
+    y, x_ = torch.meshgrid(*(torch.arange(n, device=x.device) - n // 2 for n in x.shape), indexing="ij")
+    base = torch.view_as_real(x * torch.polar(torch.ones_like(x.real), -carrier * y)).movedim(-1, 0)
+    angle = torch.deg2rad(torch.tensor(degrees, dtype=x.real.dtype, device=x.device))[:, None, None]
+    from_y, from_x = angle.cos() * y - angle.sin() * x_, angle.sin() * y + angle.cos() * x_
+    at = torch.stack([(2 * (v + n // 2) + 1) / n - 1 for v, n in ((from_x, x.shape[1]), (from_y, x.shape[0]))], dim=-1)
+    found = F.grid_sample(base.expand(len(angle), -1, -1, -1), at, mode="bicubic", align_corners=False)
+    return torch.view_as_complex(found.movedim(1, -1).contiguous()) * torch.polar(
+        torch.ones_like(from_y), carrier * from_y
+    )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter, rotate
 from torch import Tensor
 
 from recon import trust
@@ -23,7 +24,7 @@ def transformed(x: Tensor, inverse: bool = False) -> Tensor:
     return torch.fft.fftshift(along, dim=-2)
 
 
-def moved_in_part(shift: tuple[int, int], since: int) -> tuple[Measurement, Tensor]:
+def moved_in_part(shift: tuple[int, int], since: int, degrees: float = 0) -> tuple[Measurement, Tensor]:
     """Blocks on a disc behind a smooth phase, and the same with all rows from `since` on of the object elsewhere."""
     g = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(*(torch.arange(N) - N // 2,) * 2, indexing="ij")
@@ -31,8 +32,13 @@ def moved_in_part(shift: tuple[int, int], since: int) -> tuple[Measurement, Tens
     for _ in range(60):
         top, left = (int(torch.randint(20, N - 30, (1,), generator=g)) for _ in range(2))
         body[top : top + 6, left : left + 9] *= 1 + float(torch.rand(1, generator=g))
-    image = torch.polar(body, 0.5 + 0.02 * y + 1e-4 * x**2)
-    k, other = transformed(image), transformed(torch.roll(image, shift, (0, 1)))
+    elsewhere = body
+    if degrees:  # what is finer than a voxel does not turn
+        body = torch.from_numpy(gaussian_filter(body.numpy(), 0.7))
+        elsewhere = torch.from_numpy(rotate(body.numpy(), degrees, reshape=False, order=3))
+    phase = 0.5 + 0.02 * y + 1e-4 * x**2
+    image = torch.polar(body, phase)
+    k, other = transformed(image), transformed(torch.roll(torch.polar(elsewhere, phase), shift, (0, 1)))
     noise = 0.02 * torch.complex(*(torch.randn(N, N, generator=g) for _ in range(2)))
     k = torch.where(torch.arange(N)[:, None] >= since, other, k) + noise
     mask = torch.zeros(1, 1, N, 1)
@@ -62,6 +68,16 @@ def test_who_moved_beyond_the_acs_block_is_found_where_they_went(shift: tuple[in
     found = told(*moved_in_part(shift, since))
     assert (found.rows, found.columns) == shift
     assert found.apart == pytest.approx(math.hypot(*shift))
+
+
+@pytest.mark.parametrize(("degrees", "shift"), [(3, (0, 0)), (-4.5, (0, 0)), (5, (2, -3))])
+@pytest.mark.parametrize("since", [N // 2 + ACS // 2, N // 2 + N // 8])
+def test_who_turned_beyond_the_acs_block_is_found_by_the_turn(
+    degrees: float, shift: tuple[int, int], since: int
+) -> None:
+    found = told(*moved_in_part(shift, since, degrees))
+    assert found.degrees == pytest.approx(-degrees, abs=1)
+    assert found.apart > 1.5
 
 
 def test_a_half_of_another_phase_or_size_did_not_move() -> None:
