@@ -107,7 +107,9 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     while (key := _candidate(inbox)) is not None:
         # The last image waits for CLOSE: without it no series is ever complete.
         if job.site.early and key not in sender.sent:
-            scan = early.frame(inbox, key)
+            scan = None
+            with contextlib.suppress(DataError):  # whatever is wrong is said of the whole scan
+                scan = early.frame(inbox, key)
             once = key[0] not in inbox.again
             if scan and early.may_go(scan, once=once) and len(sender.sent) + 1 < early.images(scan):
                 sender.early(scan, key)
