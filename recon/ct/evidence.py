@@ -11,10 +11,10 @@ from torch import Tensor
 from recon.operators.windows import box, highest
 from recon.recipe import Trust
 
-#: Largest blur in pixels (of a slice that is as sharp as they are), and largest patch in standard deviations, that a
-#: slice may have lost and be believed, and the patch's side in pixels. Chosen on validation slices as they are written
-#: (bench/ct_trust.py), and so that the faint rods of the observer's phantom, of which networks take 0.44 to 0.50 pixels
-#: at a tenth of the dose, are believed.
+#: Largest blur in pixels (of a slice that is as sharp as they are) that a slice is written with, largest patch in
+#: standard deviations that it may have lost and be believed, and the patch's side in pixels. Chosen on validation
+#: slices as they are written (bench/ct_trust.py), and so that the faint rods of the observer's phantom, of which
+#: networks take 0.44 to 0.50 pixels at a tenth of the dose, are believed.
 BLUR, PATCH, SIDE = 0.53, 7.5, 7
 
 #: HU that a patch must have lost to be one: less hides no lesion, and scanners hold the value of water no better
@@ -46,22 +46,22 @@ def evidence(
 
     `noise` in HU; `removed`, the root mean square of what was taken away in the body over the noise; `blur` in pixels
     and `patch` in standard deviations (see there). `sharpness` is how many pixels a sample of the slice takes
-    (`image_noise.sharpness`): an interpolated slice may lose as many times the blur.
+    (`image_noise.sharpness`): an interpolated slice may lose as many times the blur. `share` is how much of what was
+    taken away may stay away: all, or (limit / b)² where the blur b is beyond its limit, since a share s of it takes
+    ½·s·b²·(−∇²x) from edges, which is a blur of b·√s.
     """
     body = noisy > -900
     removed = noisy - x
     size = float(removed[body].square().mean().sqrt()) if bool(body.any()) else 0.0
-    share = size / level if level > 0 else 0.0
+    taken = size / level if level > 0 else 0.0
     reasons = []
     if bool(torch.isfinite(x).all()):
         lost, spot = blur(removed, x, body), patch(removed, body)
     else:
         lost = spot = 0.0
         reasons.append("the network's image is not finite")
-    if share > limits.residual:
-        reasons.append(f"{share:.2f} times the noise was taken away")
-    if lost > BLUR * sharpness * max(1.0, level / LOUD):
-        reasons.append(f"what was taken away is what a blur of {lost:.2f} pixels takes from edges")
+    if taken > limits.residual:
+        reasons.append(f"{taken:.2f} times the noise was taken away")
     if spot > PATCH:
         reasons.append(
             f"what was taken away holds a patch of {spot:.0f} standard deviations, which noise does not make"
@@ -72,7 +72,10 @@ def evidence(
         reasons.append(f"nothing in it is below {FAT:g} HU, neither air nor fat: its values may be no HU")
     if int((noisy >= METAL).sum()) >= PIECE:
         reasons.append(f"it shows metal ({METAL:g} HU and more), whose streaks the network was not trained on")
-    return {"noise": level, "removed": share, "blur": lost, "patch": spot, "reasons": tuple(reasons)}
+    may = BLUR * sharpness * max(1.0, level / LOUD)
+    kept = (may / lost) ** 2 if lost > may else 1.0
+    told = {"noise": level, "removed": taken, "blur": lost, "patch": spot, "share": kept}
+    return {**told, "reasons": tuple(reasons)}
 
 
 def blur(removed: Tensor, x: Tensor, body: Tensor) -> float:

@@ -62,9 +62,10 @@ def denoise(
 ) -> Learned:
     """Every slice of a volume (z, y, x) in HU through the recipe's network, or as it came where that cannot be trusted.
 
-    Slices are `strength.written` of the network's, and `trust` holds what `evidence` says of each as it is written,
-    but without `rays`, which have a say as `denoiser.denoised` describes. They fill `into`, which may be the volume.
-    Raises ReconError for weights that are no denoiser of CT.
+    Slices are `strength.written` of the network's, less where that would blur them (`share` of `evidence`), and `trust`
+    holds what `evidence` says of each as it would be written whole, but without `rays`, which have a say as
+    `denoiser.denoised` describes. They fill `into`, which may be the volume. Raises ReconError for weights that are no
+    denoiser of CT.
     """
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
@@ -85,8 +86,11 @@ def denoise(
             x = denoiser.denoised(loaded.network, y, noise.level, noise.texture, rays(k))
             shown = strength.written(y, x, recipe.ct, level)
         items.append(found)
+        kept = found["share"] if recipe.trust.fallback else 1.0
+        if kept < 1:
+            shown = y + kept * (shown - y)
         if recipe.trust.replicas:
-            spread.append(_spread(loaded, y, x, noise, recipe).cpu().numpy())
+            spread.append(_spread(loaded, y, x, noise, recipe, kept).cpu().numpy())
         if out is not volume or not (found["reasons"] and recipe.trust.fallback):
             out[k] = (y if found["reasons"] and recipe.trust.fallback else shown)[0].cpu().numpy()
     report("denoise", len(volume), len(volume))
@@ -98,11 +102,18 @@ def denoise(
     if back:
         them = counted(len(items), "slice is as it came", "slices are as they came")
         notes.append(f"{back} of {them}: {'; '.join(_in_short(reasons))}")
+    parts = [i for i in items if i["share"] < 1 and not i["reasons"]] if recipe.trust.fallback else []
+    if parts:
+        notes.append(
+            f"{len(parts)} of {counted(len(items), 'slice is', 'slices are')} denoised in part, to "
+            f"{_span([i['share'] for i in parts])} of what would be taken away: all of it would take from edges what a "
+            f"blur of {_span([i['blur'] for i in parts])} pixels does"
+        )
     worst = {n: max(i[n] for i in items) for n in ("removed", "blur", "patch")}
     return Learned(
         out,
         {"weights": loaded.name, "weights_sha256": loaded.sha256, "noise_HU": [round(v, 2) for v in levels]},
-        {**worst, "fallbacks": back, "reasons": reasons, "items": items},
+        {**worst, "share": min(i["share"] for i in items), "fallbacks": back, "reasons": reasons, "items": items},
         tuple(notes),
         np.stack(spread) if spread else None,
     )
@@ -118,8 +129,13 @@ def _in_short(reasons: Sequence[str]) -> list[str]:
     return [f"{head}{a if a == b else f'{a} to {b}'}{tail}" for (head, tail), (a, b) in ends.items()]
 
 
-def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe) -> Tensor:
-    """Standard deviation of images of x̂ with fresh noise, denoised at the strength that the slice is written with.
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe, share: float) -> Tensor:
+    """Standard deviation of images of x̂ with fresh noise, denoised at the strength and share that the slice has.
 
     Fresh noise is what was removed, its phases drawn anew: of equal spectrum, as strong in each place as what was
     removed around it. The map holds what the picture owes to chance and not what the network gets wrong every time.
@@ -135,7 +151,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, rec
         turned = torch.fft.rfft2(white)
         fresh = torch.fft.irfft2(spectrum * turned / turned.abs().clamp_min(1e-9), s=x.shape[-2:]) * local
         again = denoiser.denoised(loaded.network, x + fresh, noise.level, noise.texture) - x
-        again = strength.written(fresh, again, recipe.ct, float(noise.level))
+        again = fresh + share * (strength.written(fresh, again, recipe.ct, float(noise.level)) - fresh)
         total, square = total + again, square + again.square()
     return ((square - total.square() / count) / max(1, count - 1)).clamp_min(0).sqrt()[0]
 

@@ -55,7 +55,7 @@ def test_what_a_network_invents_against_the_projections_gives_way(monkeypatch: p
     monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image + invented)
     # No evidence of the image alone is asked for here.
     monkeypatch.setattr(learned, "evidence", lambda *a: {n: 0.0 for n in ("removed", "blur", "patch")} | {
-        "noise": 20.0, "reasons": ()
+        "noise": 20.0, "share": 1.0, "reasons": ()
     })  # fmt: skip
     made, _ = ct_scan.of_phantom(N, SCAN)
     plain = recon.reconstruct(made, replace(PLAN, solve=Solve(method="fbp")))

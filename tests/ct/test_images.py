@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,10 +12,13 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from scipy import ndimage
 
 import recon
+from recon.ct import learned
+from recon.nets import denoiser
 from recon.prepare import image_noise
-from recon.recipe import CT, Recipe, Solve
+from recon.recipe import CT, Recipe, Solve, Trust
 from tests import command
 from tests.io import ct_files
 
@@ -70,6 +74,25 @@ def test_strength_blends_the_original_in(tmp_path: Path) -> None:
     end = command.recon("run", folder, "-o", tmp_path / "half.nii.gz", "--strength", 0.5, "-q")
     assert end.code == 0
     assert np.array_equal(nib.load(tmp_path / "half.nii.gz").get_fdata().T, half)
+
+
+def test_a_denoiser_that_blurs_has_a_part_of_its_say_and_the_image_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, noisy, _ = study(tmp_path)
+    soft = ndimage.gaussian_filter(noisy, (0, 1.5, 1.5))
+    slices = iter(torch.from_numpy(np.concatenate([soft, soft]))[:, None])
+    monkeypatch.setattr(denoiser, "denoised", lambda *a: next(slices))
+    told = {"noise": 30.0, "removed": 1.0, "blur": 1.06, "patch": 4.0, "share": 0.25, "reasons": ()}
+    monkeypatch.setattr(learned, "evidence", lambda *a: told)
+    plan = Recipe(ct=CT(strength=1.0, coarse=0.0), solve=Solve(method="unrolled", weights="ct-small"))
+    image = recon.reconstruct(recon.read(folder), plan)
+    assert np.abs(image.data - (noisy + 0.25 * (soft - noisy))).max() < 1e-2
+    assert image.trust["share"] == 0.25
+    assert any(n.startswith("2 of 2 slices are denoised in part, to 0.25 of what") for n in image.notes)
+    whole = recon.reconstruct(recon.read(folder), replace(plan, trust=Trust(fallback=False)))
+    assert np.abs(whole.data - soft).max() < 1e-2
+    assert not any("in part" in n for n in whole.notes)
 
 
 def test_a_clean_series_stays_as_it_is(tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def test_an_uncertainty_map_is_as_large_as_the_noise_that_is_left(
 ) -> None:
     monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image / 2)
     noise = 20 * np.random.default_rng(0).standard_normal((1, 96, 96)).astype(np.float32)
-    for strength, left in ((1.0, 5.0), (0.8, 6.0)):
+    told = {"noise": 20.0, "removed": 0.5, "blur": 0.7, "patch": 0.0, "reasons": ()}
+    for strength, share, left in ((1.0, 1.0, 5.0), (0.8, 1.0, 6.0), (1.0, 0.5, 7.5)):
+        monkeypatch.setattr(learned, "evidence", lambda *a, share=share: told | {"share": share})
         recipe = replace(trained(tmp_path / "w"), trust=Trust(replicas=24), ct=CT(strength=strength))
         found = learned.denoise(noise, recipe, CPU, silent)
         assert found.uncertainty is not None
