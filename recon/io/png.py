@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SHEET, TILE = 2400, 192
 #: Most slices on a sheet, and the fewest that make a volume worth cutting across.
 SLICES, CROSS = 64, 16
+#: HU of the window for soft tissue (level 40, width 400), and below which a picture in HU holds air and is a body's,
+#: not a map of noise or of what was taken away.
+SOFT, AIR = (-160.0, 240.0), -500.0
 _GAP = 4
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 
@@ -58,22 +61,25 @@ def sheet(image: Image) -> Picture:
     """The `contact_sheet` of an image's first volume, which a notebook shows. Raises ReconError for NaN or infinity."""
     check(image)
     volume = part(image.data.reshape(-1, *image.data.shape[-3:])[0], "magnitude")
-    return contact_sheet(volume, image.geometry)
+    return contact_sheet(volume, image.geometry, image.units)
 
 
-def contact_sheet(volume: NDArray[np.float32], geometry: Geometry) -> Picture:
+def contact_sheet(volume: NDArray[np.float32], geometry: Geometry, units: str = "") -> Picture:
     """All slices of a volume (z, y, x) in reading order, first at the top left; at most 64, spread evenly.
 
     Rows grow downwards along phase_dir and columns to the right along read_dir, nothing is turned for viewing. A volume
     of 16 and more slices ends with its two cross-sections through the middle, whose rows run along slice_dir. The
-    window spans 0 (the 0.5 percentile where values are negative) to the 99.5 percentile; pixels have the shape of their
-    voxels. Letters at the borders name the side of the patient (R, L, A, P, S, I) where the geometry is known.
+    window spans 0 (the 0.5 percentile where values are negative) to the 99.5 percentile, in `units` of HU that of soft
+    tissue where there is air, which would take most of the greys; pixels have the shape of their voxels. Letters at the
+    borders name the side of the patient (R, L, A, P, S, I) where the geometry is known.
     """
     from PIL import Image as pil
 
     low, high = (float(q) for q in np.percentile(volume, (0.5, 99.5)))
     low = min(low, 0.0)
     high = high if high > low else max(float(volume.max()), low + 1)
+    if units == "HU" and low < AIR:
+        low, high = SOFT
     slices, across = tiles(volume, geometry)
     height, width = slices[0].extent
     columns = min(len(slices), max(1, round(math.sqrt(len(slices) * height / width))))

@@ -26,7 +26,7 @@ def letter_f(nz: int = 1, voxel: tuple[float, float, float] = (2.0, 2.0, 5.0), k
 
 
 def grey(image: Image) -> np.ndarray:
-    return np.asarray(contact_sheet(image.data, image.geometry))
+    return np.asarray(contact_sheet(image.data, image.geometry, image.units))
 
 
 def test_a_slice_is_shown_as_the_array_is_neither_turned_nor_mirrored() -> None:
@@ -34,6 +34,15 @@ def test_a_slice_is_shown_as_the_array_is_neither_turned_nor_mirrored() -> None:
     sheet = grey(image)
     assert sheet.shape == (192, 144)
     assert np.array_equal(sheet > 128, np.kron(image.data[0] > 100, np.ones((3, 3), bool)))
+
+
+def test_a_body_in_hu_is_shown_in_the_window_of_soft_tissue_and_a_map_in_its_own() -> None:
+    image = replace(letter_f(known=False), units="HU")
+    body = replace(image, data=np.where(image.data > 0, 40, -1000).astype(np.float32))
+    assert set(np.unique(grey(body))) == {0, 128}
+    bone = replace(image, data=np.where(image.data > 0, 900, -1000).astype(np.float32))
+    assert set(np.unique(grey(bone))) == {0, 255}
+    assert np.array_equal(grey(image), grey(replace(image, units="arbitrary")))
 
 
 def test_pixels_have_the_shape_of_their_voxels() -> None:
