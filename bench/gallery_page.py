@@ -107,14 +107,14 @@ def _short(reason: str) -> str:
 
 def page(scans: Mapping[tuple[str, str, int], Scan], head: Mapping[str, Any], sheet: str) -> str:
     """The page as markdown."""
-    every = [c for f in CASES.values() for c in f]
+    every, measured = sum(map(len, CASES.values())), len({(f, c) for f, c, _ in scans})
     seeds = ", ".join(str(s) for s in sorted({s for _, _, s in scans}))
     intro = (gallery.__doc__ or "").split("\n\n", 2)[2].strip().replace("\n", " ")
     return "\n".join([
         "# A gallery of hard scans", "",
         f"Measured on {head.get('date')} by `python bench/gallery.py`, seeds {seeds}; records in "
         "`bench/results/gallery.json`. Nothing of it is measured raw, trained a network, chose a limit of trust, or is "
-        f"of `public_test`. {len(scans)} of {len(every)} cases were measured so far.", "", intro, "",
+        f"of `public_test`. {measured} of {every} cases were measured.", "", intro, "",
         "## By family", "", *families(scans), "",
         *([f"![Worst cases]({sheet})", ""] if sheet else []),
         "## By case", "",
