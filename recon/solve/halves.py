@@ -113,18 +113,34 @@ def _weighted(x: Tensor) -> Tensor:
 
 def _places(plus: Tensor, minus: Tensor, carrier: float, radius: float) -> list[Halves]:
     """Where two pictures (y, x) agree best as they are, and with the second one turned."""
-    degrees = [0.0, *(sign * turn for turn in TURNS for sign in (1, -1))]
-    a, b = fft(plus, (-2, -1)), fft(torch.stack([minus, *turned(minus, degrees[1:], carrier)]), (-2, -1))
+    a = fft(plus, (-2, -1))
+    here, found = _agreeing(a, minus[None], (0.0,), radius)
+    # |C| is at most what equal pictures have: where it is near that in place, no turn can gain enough to count.
+    if not found or TURNED[0] * found[0].share >= found[0].gain:
+        return found
+    degrees = [sign * turn for turn in TURNS for sign in (1, -1)]
+    return found + _agreeing(a, turned(minus, degrees, carrier), degrees, radius, here)[1]
+
+
+def _agreeing(
+    a: Tensor, pictures: Tensor, degrees: Sequence[float], radius: float, here: float | None = None
+) -> tuple[float, list[Halves]]:
+    """How well a spectrum (y, x) agrees with the first picture in place, or `here`, and where it does best with each.
+
+    Nothing where a picture is not finite, or empty.
+    """
+    b = fft(pictures, (-2, -1))
     c = ifft(a * b.conj(), (-2, -1)).abs()
     alike = (a.abs().square().sum() * b.abs().square().sum((-2, -1)) / a.numel()).sqrt().tolist()
-    (ny, nx), far = plus.shape, [min(FARTHEST, n // 2 - 1) for n in plus.shape]
+    (ny, nx), far = a.shape, [min(FARTHEST, n // 2 - 1) for n in a.shape]
     c = c[:, ny // 2 - far[0] : ny // 2 + far[0] + 1, nx // 2 - far[1] : nx // 2 + far[1] + 1]
-    # Between two voxels both hold a share: what is in place is the best of those around.
-    here = float(c[0, far[0] - 1 : far[0] + 2, far[1] - 1 : far[1] + 2].max())
+    if here is None:
+        # Between two voxels both hold a share: what is in place is the best of those around.
+        here = float(c[0, far[0] - 1 : far[0] + 2, far[1] - 1 : far[1] + 2].max())
     best, usual = c.flatten(1).max(1), c.flatten(1).median(1).values.tolist()
     if not (math.isfinite(float(best.values.sum())) and min(usual) > 0 and here > 0):
-        return []
-    return [
+        return here, []
+    return here, [
         Halves(at // c.shape[2] - far[0], at % c.shape[2] - far[1], value / here, value / u, value / equal, d, radius)
         for at, value, u, equal, d in zip(best.indices.tolist(), best.values.tolist(), usual, alike, degrees)
     ]
