@@ -29,9 +29,6 @@ _REASONS = {
     errno.EIO: "the disk reports an error; write to another with --output",
 }
 
-#: Bytes that are to be free beside what is known of a file that HDF5 writes, for its tables.
-_SPARE = 2**15
-
 
 def write_error(path: Path, error: OSError) -> ReconError:
     """The sentence that tells why `path` was not written and what cures it."""
@@ -102,15 +99,6 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def need_room(path: Path, size: int) -> None:
-    """Raise OSError, the disk being full, unless `size` bytes and some more are free where a file lies.
-
-    To be asked before HDF5 writes: where it cannot write its last blocks while it closes, the process ends with it.
-    """
-    if shutil.disk_usage(path.parent).free < size + size // 32 + _SPARE:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def put(path: Path, data: bytes) -> None:

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import CTProjections, DataError
 from recon.io import hdf5
-from recon.io.atomic import atomic_file, need_room
 
 #: What the root's attribute `format` says.
 FORMAT = "recon CT projections"
@@ -34,14 +32,9 @@ def read(path: Path) -> CTProjections:
         return _checked(_read(file, path), path)
 
 
-def _created(path: Path, size: int) -> h5py.File:
-    need_room(path, size)
-    return h5py.File(path, "w", track_order=False)
-
-
 def write(scan: CTProjections, path: Path) -> None:
     """Write projections as HDF5, whole or not at all; the same scan gives the same bytes."""
-    with atomic_file(path) as temporary, _created(temporary, scan.values.nbytes) as file:
+    with hdf5.created(path, scan.values.nbytes) as file:
         file.attrs.update({"format": FORMAT, "version": VERSION})
         data = file.create_dataset("projections", data=scan.values, chunks=(1, *scan.values.shape[1:]), compression=4)
         data.attrs.update({"kind": scan.kind})

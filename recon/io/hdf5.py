@@ -1,8 +1,11 @@
-"""HDF5 files of others: opened read-only, never followed to another file, never believed beyond their size."""
+"""HDF5 files: others' are opened read-only, not followed elsewhere nor believed beyond their size; ours are whole."""
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +14,30 @@ from typing import Any
 import h5py
 
 from recon.data import DataError
+from recon.io.atomic import atomic_file
 
 #: How many times larger what is packed may be than its file: deflate packs zeros 1032 times, and no scan is all zeros.
 PACKED = 1100
+
+#: Bytes that are to be free beside what is known of a file that is written, for HDF5's tables.
+_SPARE = 2**15
+
+
+@contextmanager
+def created(path: Path, size: int) -> Iterator[Any]:
+    """A new file that becomes `path` when the block ends without error (see `atomic_file`), to hold `size` bytes.
+
+    Room is asked for first: where HDF5 cannot write its last blocks while it closes, the process ends with it. Raises
+    ReconError where the system refuses the file.
+    """
+    with atomic_file(path) as temporary:
+        if shutil.disk_usage(temporary.parent).free < size + size // 32 + _SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            with h5py.File(temporary, "w") as file:
+                yield file
+        except RuntimeError as error:  # HDF5's word for a write that the system refused while closing
+            raise OSError(0, "HDF5 could not write the file") from error
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from recon.data import LINE, DataError, RawScan
 from recon.io import hdf5, mrd_header
-from recon.io.atomic import atomic_file, need_room
 from recon.io.mrd_lines import HEAD, IDX, assemble, heads, line_table
 
 #: Bytes of records or samples that are handled at once.
@@ -106,7 +105,7 @@ def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
     record = np.dtype([("head", HEAD), ("traj", h5py.vlen_dtype("<f4")), ("data", h5py.vlen_dtype("<f4"))])
     n = len(scan.lines)
     size = 8 * scan.lines["active_channels"].astype(np.int64) * scan.lines["number_of_samples"]
-    with atomic_file(Path(path)) as temporary, _created(temporary, int(size.sum())) as file:
+    with hdf5.created(Path(path), int(size.sum())) as file:
         group = file.create_group(dataset)
         # The C++ library opens headers of HDF5's ASCII type alone; their bytes are UTF-8 all the same.
         xml = group.create_dataset("xml", (1,), h5py.string_dtype("ascii"), maxshape=(1,))
@@ -117,11 +116,6 @@ def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
         for start in range(0, n, step):
             rows = np.arange(start, min(start + step, n))
             data[rows[0] : rows[-1] + 1] = _pack(scan, rows, record)
-
-
-def _created(path: Path, size: int) -> h5py.File:
-    need_room(path, size)
-    return h5py.File(path, "w")
 
 
 def _pack(scan: RawScan, rows: NDArray[np.intp], record: np.dtype[Any]) -> NDArray[np.void]:

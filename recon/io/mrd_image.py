@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from recon.data import Image, ReconError, counted
 from recon.geometry import Geometry, Vector, centre_index
-from recon.io.atomic import atomic_file, need_room
 from recon.io.parts import Scale, Volume, part, scale, volumes
 from recon.io.provenance import KEY, as_json, describe, is_learned, series_description
 
@@ -165,22 +164,17 @@ def write_mrd(image: Image, path: Path, *, parts: Sequence[ImagePart] = ("magnit
 def write_messages(images: Iterable[ImageMessage], path: Path) -> list[Path]:
     """Write image messages as ISMRMRD HDF5, one group for each series; a second size or type in it has its own.
 
-    Raises OSError where the system refuses the file.
+    Raises ReconError where the system refuses the file.
     """
-    import h5py
+    from recon.io import hdf5
 
     series: dict[tuple[Any, ...], list[ImageMessage]] = {}
     for m in images:
         series.setdefault((int(m.header["image_series_index"]), m.pixels.shape, m.pixels.dtype), []).append(m)
-    with atomic_file(path) as temporary:
-        need_room(temporary, sum(m.pixels.nbytes + _ABOUT for group in series.values() for m in group))
-        try:
-            with h5py.File(temporary, "w") as file:
-                for (n, *_), group in series.items():
-                    twin = sum(name.split("_")[1] == str(n) for name in file.get("dataset", ()))
-                    _write_group(file.create_group(f"dataset/image_{n}" + (f"_{twin}" if twin else "")), group)
-        except RuntimeError as error:  # HDF5's word for a write that the system refused while closing
-            raise OSError(0, "HDF5 could not write the file") from error
+    with hdf5.created(path, sum(m.pixels.nbytes + _ABOUT for group in series.values() for m in group)) as file:
+        for (n, *_), group in series.items():
+            twin = sum(name.split("_")[1] == str(n) for name in file.get("dataset", ()))
+            _write_group(file.create_group(f"dataset/image_{n}" + (f"_{twin}" if twin else "")), group)
     return [path]
 
 
