@@ -22,6 +22,7 @@ _NUMBERS = {
     "removed": "removed {:.2f}",
     "blur": "blur {:.2f} pixels",
     "patch": "patch {:.2f}",
+    "share": "share {:.2f}",
 }
 
 

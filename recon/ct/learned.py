@@ -97,8 +97,7 @@ def denoise(
     reasons = sorted({r for i in items for r in i["reasons"]})
     back = sum(bool(i["reasons"]) for i in items) if recipe.trust.fallback else 0
     levels = [i["noise"] for i in items]
-    low, high = f"{min(levels):.0f}", f"{max(levels):.0f}"
-    notes = [f"noise estimated from the image: {low if low == high else f'{low} to {high}'} HU", *said]
+    notes = [f"noise estimated from the image: {_span(levels, 0)} HU", *said]
     if back:
         them = counted(len(items), "slice is as it came", "slices are as they came")
         notes.append(f"{back} of {them}: {'; '.join(_in_short(reasons))}")
@@ -129,8 +128,8 @@ def _in_short(reasons: Sequence[str]) -> list[str]:
     return [f"{head}{a if a == b else f'{a} to {b}'}{tail}" for (head, tail), (a, b) in ends.items()]
 
 
-def _span(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+def _span(values: Sequence[float], digits: int = 2) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
     return low if low == high else f"{low} to {high}"
 
 
