@@ -113,8 +113,9 @@ def images(
             x = measured.solved(job, given)
         elif method == "unrolled":
             x, evidence = methods.learned(
-                given, solve, limits, sets=sets, instead=instead, decided=evidence, positions=positions
-            )
+                given, solve, limits, sets=sets, instead=instead, decided=evidence, positions=positions,
+                prepare=job.recipe.prepare,
+            )  # fmt: skip
         else:
             x = methods.solve(method, given, solve, power=power, sets=sets)
         # The first set is the object; the second takes up what wraps around.

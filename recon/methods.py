@@ -17,7 +17,7 @@ from recon.data import Measurement, ReconError
 from recon.nets import checkpoint, columns, e2e_varnet, unrolled, weights
 from recon.prepare.refine import refined
 from recon.prepare.sampling import Sampling
-from recon.recipe import CT_ALONE, Method, Recipe, Solve, Trust
+from recon.recipe import CT_ALONE, Method, Prepare, Recipe, Solve, Trust
 from recon.solve import alternating, cg, detail, fista, folded, halves, pdhg, rows
 from recon.solve.position import Position
 
@@ -271,19 +271,21 @@ def learned(
     instead: Method | None = None,
     decided: Sequence[trust.Evidence] | None = None,
     positions: Sequence[Position | None] = (),
+    prepare: Prepare | None = None,
 ) -> tuple[Tensor, Sequence[trust.Evidence]]:
     """The network's images, or the classical ones where trust is broken, and the evidence on each item.
 
     Classical is what the network starts from, or the image of the method `instead`. With `decided` the evidence is
     taken as given: replicas of an image are made as that image was. With `refine_maps` both are made a second time,
-    with maps of the k-space that the first image completed. `positions` is what `recon.solve.position` says of separate
-    calibration lines.
+    with ESPIRiT maps, as `prepare` wants them, of the k-space that the first image completed. `positions` is what
+    `recon.solve.position` says of separate calibration lines.
     """
     ndim = 3 if sets == 1 else 4
     start, x = _unrolled(m, recipe, sets, limits.margin)
-    if recipe.refine_maps and m.y.shape[-3] == 1 and (better := refined(m, x)) is not m:
-        m = better
-        start, x = _unrolled(m, recipe, sets, limits.margin)
+    if recipe.refine_maps and m.y.shape[-3] == 1:
+        p, before = prepare or Prepare(), m
+        m = refined(m, x, kernel=p.espirit_kernel, threshold=p.espirit_threshold, crop=p.espirit_crop)
+        start, x = (start, x) if m is before else _unrolled(m, recipe, sets, limits.margin)
     found = decided
     if found is None:
         trained = _trained(recipe.weights)

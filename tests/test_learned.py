@@ -122,3 +122,11 @@ def test_refined_maps_make_another_image_and_another_recipe(scan: Path, folder: 
     a, b = (pipeline.reconstruct(raw, r) for r in (usual, again))
     assert 0 < np.linalg.norm(np.abs(a.data) - np.abs(b.data)) < 0.1 * np.linalg.norm(a.data)
     assert recipe.digest(usual) != recipe.digest(again)
+
+
+def test_refined_maps_are_made_as_the_recipe_wants_maps(scan: Path, folder: Path) -> None:
+    again = plan(folder, refine_maps=True)
+    # Of Walsh's first maps only those that are made again heed the crop of ESPIRiT.
+    wide, narrow = (replace(again, prepare=replace(again.prepare, maps="walsh", espirit_crop=c)) for c in (0.8, 0.99))
+    raw = read(scan)
+    assert not np.array_equal(pipeline.reconstruct(raw, wide).data, pipeline.reconstruct(raw, narrow).data)

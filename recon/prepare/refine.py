@@ -16,12 +16,13 @@ from recon.prepare.espirit import espirit
 WIDTH = 32
 
 
-def refined(m: Measurement, x: Tensor) -> Measurement:
+def refined(m: Measurement, x: Tensor, *, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8) -> Measurement:
     """The measurement of slices with ESPIRiT maps of k-space that their image x (..., 1, y, x) completes.
 
         k = y / w where measured,   F S x elsewhere;   maps of the central 32 × 32 samples
 
-    y (..., coil, 1, ky, x) is in hybrid space. Where no maps can be made the measurement is given back as it is.
+    y (..., coil, 1, ky, x) is in hybrid space; `kernel`, `threshold` and `crop` are those of `espirit`. Where no
+    maps can be made the measurement is given back as it is.
     """
     A = m.A
     if not isinstance(A, Sense) or A.sets or -1 in A.axes or m.y.shape[-4] == 1:
@@ -34,7 +35,7 @@ def refined(m: Measurement, x: Tensor) -> Measurement:
     y, x0 = shape[1] // 2 - ny // 2, shape[2] // 2 - nx // 2
     block = k[..., y : y + ny, x0 : x0 + nx].contiguous()
     try:
-        maps = espirit(block, shape, width=None).maps
+        maps = espirit(block, shape, kernel=kernel, threshold=threshold, crop=crop, width=None).maps
     except DataError:
         return m
     return replace(m, A=replace(A, maps=maps))

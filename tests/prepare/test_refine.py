@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,12 @@ def test_an_image_makes_better_maps_than_ten_lines(seed: int) -> None:
     assert miss(better.A.maps, truth, image) < 0.3 * miss(m.A.maps, truth, image)
     batch = Measurement(m.y[None], replace(m.A, maps=m.A.maps[None]), m.sigma)
     assert torch.allclose(refined(batch, image[None]).A.maps[0], better.A.maps, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{"kernel": 4}, {"threshold": 0.2}, {"crop": 0.999}])
+def test_the_kernel_the_threshold_and_the_crop_are_those_asked_for(how: dict[str, Any]) -> None:
+    m, image, _ = scan(1)
+    assert not torch.equal(refined(m, image, **how).A.maps, refined(m, image).A.maps)
 
 
 def test_one_channel_and_two_sets_stay_as_they_are() -> None:
