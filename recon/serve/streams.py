@@ -66,7 +66,7 @@ class Incoming:
             got = self._socket.recv_into(view)
         except TimeoutError:
             if self._waiting:
-                raise Cut(f"no message came within {self._first_s:g} s; send the configuration at once") from None
+                raise Cut(f"no configuration came within {self._first_s:g} s; send it at once") from None
             raise Cut(f"nothing came for {self._idle:g} s and CLOSE had not come: the scan is incomplete") from None
         except OSError:
             raise Cut("the connection broke before CLOSE: the scan is incomplete") from None

@@ -111,8 +111,8 @@ def test_f01_who_sends_nothing_is_let_go_and_others_are_served(local: Start, rec
     server = local(first_s=0.4)
     silent, slow = Scanner(server.port), Scanner(server.port).send([config()[:500]])
     next_session_works(server, recording)
-    assert "no message came within 0.4 s" in ends_well(silent.wait(5))
-    assert "no message came within 0.4 s" in ends_well(slow.wait(5))
+    assert "no configuration came within 0.4 s" in ends_well(silent.wait(5))
+    assert "no configuration came within 0.4 s" in ends_well(slow.wait(5))
 
 
 def test_after_the_configuration_silence_may_last_as_long_as_in_mid_scan(local: Start, full: Recording) -> None:
