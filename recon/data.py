@@ -343,5 +343,7 @@ class Image:
         return brief.image(self)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False and dtype is not None and np.dtype(dtype) != self.data.dtype:
+            raise ValueError(f"{self.data.dtype} becomes {np.dtype(dtype)} by a copy alone; leave copy=False away")
         found = np.asarray(self.data, dtype)
         return found.copy() if copy else found

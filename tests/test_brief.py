@@ -52,6 +52,13 @@ def test_numpy_and_torch_take_an_image_for_its_voxels(image: Image) -> None:
     assert torch.equal(torch.as_tensor(np.asarray(image)), torch.from_numpy(image.data))
 
 
+def test_an_image_that_must_not_be_copied_is_not(image: Image) -> None:
+    assert image.__array__(copy=False) is image.data
+    assert image.__array__(image.data.dtype, copy=False) is image.data
+    with pytest.raises(ValueError, match="complex64 becomes complex128 by a copy alone"):
+        image.__array__(np.complex128, copy=False)
+
+
 def test_scans_images_and_measurements_are_told_apart_by_identity(scan: RawScan, image: Image) -> None:
     """Comparing arrays has no single answer: what holds them is equal to itself alone, and may be kept in a set."""
     (m,) = recon.measurements(scan, device="cpu")

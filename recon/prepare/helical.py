@@ -172,7 +172,9 @@ class Rebinned:
         out = [self._slice(float(z)) for z in self.plan.positions[which]]
         return np.stack(out) if out else np.empty((0, *self.shape[1:]), np.float32)
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("line integrals are made when they are asked for: leave copy=False away")
         return np.asarray(self[:], dtype=dtype)
 
     def _slice(self, z: float) -> NDArray[np.float32]:

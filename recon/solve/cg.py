@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recon.data import Measurement
+from recon.data import DataError, Measurement
 from recon.kernels import vectors
 from recon.kernels.vectors import dot
 from recon.operators import Linear
@@ -59,11 +59,14 @@ def cg(
     `b` are one problem, the axes before are independent problems, each of which stops when its residual
     ‖b − (N + λI)x‖ falls below `tolerance`·‖b‖ and is then frozen; `lam` may hold one value for each. Starts from
     `x0` (zero). `callback(iteration, x)` sees every iterate and must not change it. Solution.residual is the relative
-    residual. No argument is changed. (Hestenes and Stiefel, J Res Natl Bur Stand 49:409, 1952.)
+    residual. No argument is changed. Raises DataError for λ < 0, of which nothing is minimised.
+    (Hestenes and Stiefel, J Res Natl Bur Stand 49:409, 1952.)
     """
     wide = (..., *(None,) * ndim)
     kind, device = b.real.dtype, b.device
     shift = lam.to(device, kind) if isinstance(lam, Tensor) else torch.full((), lam, dtype=kind, device=device)
+    if bool((shift < 0).any()):
+        raise DataError(f"lam is {float(shift.min()):g} and must not be below 0: it weighs the size of the image")
     wide_shift = shift[wide] if shift.ndim else shift
     b = b if reference is None else b + wide_shift * reference
     x = torch.zeros_like(b, memory_format=torch.contiguous_format)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.data import Measurement
+from recon.data import DataError, Measurement
 from recon.kernels.vectors import dot
 from recon.operators import Coils, Fourier, Linear, Sample
 from recon.operators.sense import Sense
@@ -86,6 +86,13 @@ def test_several_sets_of_maps_are_one_problem() -> None:
     got = sense(Measurement(A(truth), A), lam=0.0, iterations=100, tolerance=1e-13, ndim=4)
     torch.testing.assert_close(got.x, truth, rtol=0, atol=1e-8)
     assert got.iterations.shape == ()
+
+
+@pytest.mark.parametrize("lam", [-1.0, torch.tensor([0.1, -1.0])])
+def test_a_lambda_below_zero_is_refused(lam: float | Tensor) -> None:
+    A, x = scene()
+    with pytest.raises(DataError, match="lam is -1 and must not be below 0"):
+        sense(Measurement(A(x), A), lam=lam)
 
 
 def test_arguments_stay_as_they_are_and_iterates_are_shown() -> None:
