@@ -116,6 +116,12 @@ def whole_frame(scan: RawScan) -> bool:
     return _whole(lines, scan.encodings[sort.choose_encoding(scan)], Word(_last(lines), False, False))
 
 
+def fewest(encoding: Encoding) -> int:
+    """The fewest phase encodes with which a frame may be whole."""
+    (n1, n2), (r1, r2) = encodes(encoding), encoding.acceleration
+    return math.floor((_ENOUGH_3D if n2 > 1 else _ENOUGH_2D) * round(n1 * n2 / (r1 * r2)))
+
+
 def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
     """The scan without the imaging lines of other repetitions."""
     kinds = sort.kinds(scan)
@@ -159,7 +165,7 @@ def _whole_average(lines: NDArray[np.void], encoding: Encoding, said: Word) -> b
     if acquired >= n1 * n2:
         return True
     short, plain = acquired < wanted, (r1, r2) == (1, 1)
-    if acquired < math.floor((_ENOUGH_3D if n2 > 1 else _ENOUGH_2D) * wanted):
+    if acquired < fewest(encoding):
         return False
     if short and n2 > 1 and not said.ended:
         return False

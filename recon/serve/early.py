@@ -10,19 +10,23 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recon import methods
 from recon.data import Encoding, Flag, RawScan, ReconError, flagged, imaging
 from recon.io.mrd_lines import HEAD
+from recon.io.samples import SomeRows
 from recon.prepare import epi, hybrid, sampling, scan_noise, sort, units
 from recon.prepare.announced import announced, encodes
 from recon.prepare.noise import Whitening
 from recon.prepare.sampling import Sampling
-from recon.recipe import Recipe
+from recon.prepare.volumes import MOST_MISSING
+from recon.recipe import Method, Recipe
 from recon.serve import store
-from recon.serve.counting import COUNTERS, Key, whole_frame
+from recon.serve.counting import COUNTERS, Key, fewest, whole_frame
 from recon.serve.session import Inbox
 from recon.serve.wire import Acquisition
 
@@ -42,6 +46,12 @@ def frame(inbox: Inbox, key: Key) -> RawScan | None:
         parsed = inbox.parsed
     assert parsed is not None
     return store.scan(inbox.lines, parsed, inbox.waveforms, rows)
+
+
+def alone(scan: RawScan, key: Key) -> RawScan:
+    """The part of a whole scan that is one frame: its imaging lines, and all lines that belong to no image."""
+    rows = np.nonzero(~imaging(scan.lines) | _of(scan.lines, key))[0]
+    return replace(scan, lines=scan.lines[rows], samples=SomeRows(scan.samples, rows))
 
 
 class Noise:
@@ -105,6 +115,30 @@ def decisive(scan: RawScan, slices: Collection[int]) -> Sampling | None:
         return None
     frames = [f for f in sort.frames(scan, sort.kinds(scan).imaging) if f.slice in slices]
     return sampling.sampling(sampling.decisive(hybrid.counts(scan, f.rows, encoding) for f in frames) > 0)
+
+
+def chosen(sampled: Sampling, whitening: Whitening, recipe: Recipe) -> Method:
+    """The method that a recipe takes for what was sampled, as in `recon.cartesian`."""
+    network = methods.offered(recipe, whitening.source)
+    return methods.choose(recipe.solve.method, sampled, whitening.matrix.shape[0], network=network).method
+
+
+def agreed(scan: RawScan, whitening: Whitening, recipe: Recipe) -> Method | None:
+    """The method of a whole scan, as one frame of it tells; None where frames that are to come may choose another.
+
+    Lines at irregular positions are not the same number in every frame. The frame that decides has no fewer than a
+    frame must have, and what it has beyond `sampled` of this one is less than MOST_MISSING of its own, since otherwise
+    this one would decide.
+    """
+    kinds, encoding = sort.kinds(scan), scan.encodings[sort.choose_encoding(scan)]
+    if recipe.solve.method != "auto" or not encoding.on_grid:
+        return recipe.solve.method
+    own = sampling.sampling(hybrid.counts(scan, kinds.imaging, encoding) > 0)
+    grid = math.prod(own.shape)
+    bounds = (fewest(encoding), math.ceil(own.rows / (1 - MOST_MISSING))) if not own.regular else ()
+    each = [own, *(replace(own, rows=n, effective=grid / n) for n in bounds if 0 < n < grid)]
+    found = {chosen(one, whitening, recipe) for one in each}
+    return found.pop() if len(found) == 1 else None
 
 
 def directions(line: Acquisition) -> NDArray[np.float32]:

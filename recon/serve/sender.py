@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recon.data import DataError, Image, RawScan
 from recon.io.mrd_image import ImageMessage, ImagePart, messages
-from recon.recipe import Recipe
+from recon.recipe import Method, Recipe
 from recon.serve import early, memory, wire
 from recon.serve.control import Speaking
 from recon.serve.counting import COUNTERS, Key
@@ -57,6 +57,8 @@ class Sender:
         self.beside: dict[Key, int] = {}
         #: Images of whole stacks, where no frame went out early.
         self.whole: list[Image] = []
+        #: Slices that went out by themselves, each with the method that was to be that of all.
+        self._chosen: set[tuple[int, Method]] = set()
         #: What was solved of each frame that went out by itself; both for the PACS alone.
         self.frames: dict[Key, Solved] = {}
         self._series = -1
@@ -75,16 +77,21 @@ class Sender:
         """Send the images of one frame as `frame` does, once the noise is known.
 
         Where none can be made nothing is sent: whatever is wrong, lines that are still to come may cure, or is said of
-        the whole scan.
+        the whole scan. Nor is it where frames that are still to come may choose another method for all.
         """
         inbox, known, usual = self._inbox, self.noise.whitening is not None, self._inbox.usual
         if not self.noise.look(inbox, inbox.plan):
             return
+        assert self.noise.whitening is not None
         try:
-            self.frame(scan, key)
+            method = early.agreed(scan, self.noise.whitening, inbox.plan)
+            if method is not None:
+                self.frame(scan, key)
+                self._chosen.add((key[0], method))
         except DataError:
             inbox.usual = usual
-            del self.sent[key], self.beside[key]
+            self.sent.pop(key, None)
+            self.beside.pop(key, None)
         if not known:  # those that were whole before
             with inbox.changed:
                 inbox.candidates.extend(k for k in inbox.named if k not in self.sent and k not in inbox.candidates)
@@ -122,18 +129,28 @@ class Sender:
         stacks = pipeline.stacks(scan)
         if self.sent:
             sampled = {n: of for s in stacks for of in [early.decisive(scan, s.slices)] for n in s.slices}
+            self._same_methods(sampled)
             repetitions = set(np.unique(scan.lines["repetition"]).tolist())
             for key in sorted(inbox.frames, key=lambda k: (k[3], k)):
                 if key not in self.sent and key[0] in sampled and key[3] in repetitions:
                     inbox.named[key] = len(inbox.frames[key])
-                    alone = early.frame(inbox, key)
-                    assert alone is not None
-                    self.frame(alone, key, sampled[key[0]])
+                    self.frame(early.alone(scan, key), key, sampled[key[0]])
             return
         self._arrived, self.noise = arrived, early.Noise()
         self._steps = Steps(self._which(), later=max(early.images(scan), len(inbox.frames)) > 1)
         for n in range(len(stacks)):
             self._stack(scan, n)
+
+    def _same_methods(self, sampled: Mapping[int, Sampling | None]) -> None:
+        """Raise DataError where what was sampled asks for another method than that of a slice that went out."""
+        assert self.noise.whitening is not None
+        for number, method in self._chosen:
+            of = sampled.get(number)
+            if of is not None and early.chosen(of, self.noise.whitening, self._inbox.plan) != method:
+                raise DataError(
+                    f"images were made by {method} and went back before frames came that ask for another method; set "
+                    "early = false in the site's file, or name the method in the recipe, and do not use what went back"
+                )
 
     def _stack(self, scan: RawScan, n: int) -> None:
         """Send the images of one stack of a scan."""

@@ -255,3 +255,11 @@ def value_of(image: Image, name: str) -> str:
 def step_of(image: Image) -> float:
     """What one whole number of an image stands for, as it says itself."""
     return float(json.loads(value_of(image, "recon"))["slope"])
+
+
+def wait_for_images(client: Scanner, n: int) -> None:
+    """Wait until so many images have come back while the session goes on."""
+    deadline = time.monotonic() + 20
+    while len(client.reply.images) < n and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(client.reply.images) == n

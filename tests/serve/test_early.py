@@ -27,7 +27,7 @@ from recon.serve.session import Inbox, receive
 from recon.serve.settings import Site, registered
 from tests.serve import scanner
 from tests.serve.conftest import Local
-from tests.serve.scanner import CLOSE, Recording, Scanner, run, session, step_of, value_of
+from tests.serve.scanner import CLOSE, Recording, Scanner, run, session, step_of, value_of, wait_for_images
 
 Start = Callable[..., Local]
 
@@ -52,13 +52,6 @@ def series_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def series(series_file: Path) -> Recording:
     return scanner.load(series_file)
-
-
-def wait_for_images(client: Scanner, n: int) -> None:
-    deadline = time.monotonic() + 20
-    while len(client.reply.images) < n and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(client.reply.images) == n
 
 
 @pytest.mark.parametrize("early", [True, False])
