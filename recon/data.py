@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class Flag(IntEnum):
     """Acquisition flags of ISMRMRD by their number; flag n is set in `flags` when bit n − 1 is."""
 
+    FIRST_IN_SLICE = 7
+    LAST_IN_SLICE = 8
     NOISE = 19
     CALIBRATION = 20
     CALIBRATION_AND_IMAGING = 21

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recon.data import LINE, DataError, Flag, Samples, flag_bits
 from recon.geometry import Geometry
 
-_FIRST_IN_SLICE, _LAST_IN_SLICE = np.uint64(1 << 6), np.uint64(1 << 7)
+_FIRST_IN_SLICE, _LAST_IN_SLICE = (np.uint64(flag_bits(f)) for f in (Flag.FIRST_IN_SLICE, Flag.LAST_IN_SLICE))
 
 
 @dataclass(frozen=True, eq=False)

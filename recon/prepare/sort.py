@@ -42,7 +42,8 @@ class Frame:
     """The imaging lines of one slice (or 3D slab) in one state of the counters.
 
     `complete` is False where other frames of the scan have phase encodes that this one lacks; it is decided by counting
-    lines, since flags such as LAST_IN_SLICE may be missing. `encodes` is how many different ones it has.
+    lines, since flags such as LAST_IN_SLICE may be missing; `ended` is whether its last line has that one. `encodes` is
+    how many different phase encodes it has.
     """
 
     contrast: int
@@ -53,6 +54,7 @@ class Frame:
     rows: NDArray[np.intp]
     complete: bool = True
     encodes: int = 0
+    ended: bool = False
 
 
 def kinds(scan: RawScan) -> Kinds:
@@ -183,9 +185,10 @@ def frames(scan: RawScan, rows: NDArray[np.intp]) -> list[Frame]:
     order = np.argsort(of.reshape(-1), kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(of.reshape(-1)))[:-1])
     whole = _complete([scan.lines[rows[part]] for part in parts])
+    ended = flagged(scan.lines[rows], Flag.LAST_IN_SLICE)
     return [
-        Frame(int(key[0]), int(key[1]), int(key[2]), int(key[3]), int(key[4]), rows[part], done, count)
-        for key, part, (done, count) in zip(distinct, parts, whole, strict=True)
+        Frame(c, p, r, e, s, rows[part], done, count, bool(ended[part[-1]]))
+        for (c, p, r, e, s), part, (done, count) in zip(distinct.tolist(), parts, whole, strict=True)
     ]
 
 

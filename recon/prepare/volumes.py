@@ -19,7 +19,8 @@ def whole_volumes(
     """Counters that vary, the volumes that are whole, their frames by (volume, slice), and what was left out.
 
     A volume that lacks a slice is left out where others are whole, and so is a last repetition that lacks more than
-    MOST_MISSING of the phase encodes of the others: a cancelled scan ends in one. Raises DataError where the counters
+    MOST_MISSING of the phase encodes of the others and whose lines do not say that they ended: a cancelled scan ends in
+    one. Raises DataError where the counters
     leave a line or two for each image.
     """
     by_volume: dict[tuple[int, ...], dict[int, Frame]] = {}
@@ -49,7 +50,7 @@ def whole_volumes(
         v
         for v, s in whole.items()
         if v[_REPETITION] == last
-        and any(not f.complete and f.encodes < (1 - MOST_MISSING) * most[f.slice] for f in s.values())
+        and any(not (f.complete or f.ended) and f.encodes < (1 - MOST_MISSING) * most[f.slice] for f in s.values())
     }
     if cut and any(v[_REPETITION] != last for v in whole):
         whole = {v: s for v, s in whole.items() if v[_REPETITION] != last}

@@ -18,7 +18,6 @@ from recon.prepare.announced import announced, encodes, lines_each
 COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 Key = tuple[int, int, int, int, int]
 
-_LAST_IN_SLICE = np.uint64(1 << 7)
 #: Share of single lines that lie in steps of R where the pattern is regular, how rarely those of another may do so by
 #: chance, and how many single lines tell that the ACS lines are the only run.
 _OF_A_COMB, _CHANCE, _SINGLE = 0.9, 1 / 32, 4
@@ -84,9 +83,10 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
     A frame (one slice in one state of the counters) is whole when each of its averages has every phase encode within
     the limits; where the header states an acceleration R > 1, when it has N/R of them, none missing from a regular
     pattern, up to both ends. Lines that are drawn at random may stop short of an end, two of their largest steps, or
-    farther where one says that it is the last of its slice (flag 8) or of the measurement. Patterns of few lines may be
-    either: with such a line they count as drawn at random where they have N/R lines, or are numbered without a gap. Up
-    to 5 % of N/R may be missing where numbers say that nothing was lost. A 3D scan that leaves out the
+    farther where one says that it is the last of its slice (flag 8) or of the measurement; a frame of fewer lines than
+    others has such a line of its own and is numbered without a gap. Patterns of few lines may be either: with such a
+    line they count as drawn at random where they have N/R lines, or are numbered without a gap. Up to 5 % of N/R may be
+    missing where numbers say that nothing was lost. A 3D scan that leaves out the
     corners of k-space is whole only where a line says that the measurement ends (flag 25), an undersampled one where it
     says so or that its slab ends; of partial Fourier the limits are those of the lines that are acquired. A repetition
     is whole when all its frames are there and whole.
@@ -103,7 +103,7 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
         received += len(np.unique(_encode_numbers(lines)))
         key = f.slice, f.contrast, f.phase, f.repetition, f.set
         said = Word(finished or _last(lines), finished, None if numbered is None else numbered.get(key, False))
-        found.setdefault(f.repetition, []).append(f.complete and _whole(lines, encoding, said))
+        found.setdefault(f.repetition, []).append((f.complete or said.vouched) and _whole(lines, encoding, said))
     whole = tuple(r for r, states in found.items() if len(states) >= per_repetition and all(states))
     repetitions = announced(encoding, "repetition")
     each = lines_each(encoding) * announced(encoding, "average")
@@ -148,7 +148,7 @@ def _encode_numbers(lines: NDArray[np.void]) -> NDArray[np.int64]:
 
 def _last(lines: NDArray[np.void]) -> bool:
     """Whether a line says that it is the last of its slice."""
-    return bool((lines["flags"] & _LAST_IN_SLICE).any())
+    return bool(flagged(lines, Flag.LAST_IN_SLICE).any())
 
 
 def _whole(lines: NDArray[np.void], encoding: Encoding, said: Word) -> bool:

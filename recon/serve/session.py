@@ -29,9 +29,8 @@ Send = Callable[[bytes], None]
 
 _FLAGS, _COUNTERS = struct.Struct("<Q"), struct.Struct("<5H")
 _AT_FLAGS, _AT_COUNTERS = HEAD.fields["flags"][1], HEAD.fields["idx"][1] + HEAD["idx"].fields["slice"][1]  # type: ignore[index]
-_LAST_IN_SLICE = 1 << 7
 _CALIBRATION, _BOTH = flag_bits(Flag.CALIBRATION), flag_bits(Flag.CALIBRATION_AND_IMAGING)
-_NOT_IMAGE = flag_bits(*NOT_IMAGE)
+_NOT_IMAGE, _LAST_IN_SLICE = flag_bits(*NOT_IMAGE), flag_bits(Flag.LAST_IN_SLICE)
 
 
 @dataclass

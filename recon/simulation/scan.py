@@ -34,7 +34,7 @@ Samples = NDArray[np.complex64]
 #: Mean over the head of the signal's magnitude at the shortest echo time; noise is best chosen relative to it.
 MEAN_SIGNAL = 0.72
 
-_FIRST_IN_SLICE, _LAST_IN_SLICE = np.uint64(1 << 6), np.uint64(1 << 7)
+_FIRST_IN_SLICE, _LAST_IN_SLICE = (np.uint64(flag_bits(f)) for f in (Flag.FIRST_IN_SLICE, Flag.LAST_IN_SLICE))
 
 
 def simulate(s: Settings) -> RawScan:

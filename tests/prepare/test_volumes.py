@@ -57,6 +57,14 @@ def test_fewer_lines_in_a_pattern_that_is_complete_or_before_the_end_are_an_imag
         assert whole(frames)[1:] == ([0, 1, 2], [])
 
 
+def test_a_last_repetition_of_fewer_random_lines_is_an_image_where_its_last_line_says_that_it_ended() -> None:
+    frames = series()
+    frames[-2:] = [replace(f, encodes=30, complete=False, ended=True) for f in frames[-2:]]
+    assert whole(frames)[1:] == ([0, 1, 2], [])
+    frames[-1] = replace(frames[-1], ended=False)  # one slice was cut short
+    assert whole(frames)[1] == [0, 1]
+
+
 def test_a_scan_of_one_repetition_that_was_cut_short_is_what_there_is() -> None:
     frames = [replace(f, encodes=20 + 10 * f.slice, complete=False) for f in series(1)]
     assert whole(frames)[1:] == ([0], [])

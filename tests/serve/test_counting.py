@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recon import masks, simulation
-from recon.data import RawScan
+from recon.data import Limit, RawScan
 from recon.io.samples import SomeRows
 from recon.serve.counting import count, unbroken
 from recon.simulation import Settings
@@ -129,6 +129,21 @@ def test_numbers_are_unbroken_from_the_line_before_a_frame_to_the_one_after_it()
     assert unbroken(np.zeros(7, np.uint32), frames) is None
     assert unbroken(np.array([5, 6]), {a: [0, 1]}) == {a: False}, "what came before the first line nobody knows"
     assert unbroken(np.array([0, 1]), {a: [0, 1]}) == unbroken(np.array([1, 2]), {a: [0, 1]}) == {a: True}
+
+
+def test_a_repetition_of_fewer_random_lines_is_whole_where_numbers_say_that_none_was_lost() -> None:
+    parts = [measured(drawn("random", 4, seed)[2 * seed :], 4) for seed in range(2)]
+    more, fewer = (len(part.lines) for part in parts)
+    assert fewer < more
+    lines = np.concatenate([part.lines for part in parts])
+    lines["repetition"][more:] = 1
+    encoding = replace(parts[0].encodings[0], limits={**parts[0].encodings[0].limits, "repetition": Limit(0, 1, 0)})
+    scan = replace(parts[0], lines=lines, encodings=(encoding,))
+    rows = {_FRAME: range(1, more + 1), (0, 0, 0, 1, 0): range(more + 1, more + fewer + 1)}
+    numbers = np.arange(more + fewer + 1)
+    assert count(scan, unbroken(numbers, rows)).whole == (0, 1)
+    assert count(scan, unbroken(np.where(numbers > more + 2, numbers + 1, numbers), rows)).whole == (0,)
+    assert count(scan).whole == (0,)
 
 
 def test_a_volume_with_fewer_lines_than_announced_is_whole_at_the_scanner_s_word_alone() -> None:

@@ -59,7 +59,12 @@ STRADDLING = (46, 43, 43, 43)
 
 @pytest.mark.parametrize(
     ("lines_each", "soon", "method"),
-    [((40, 36, 36, 36), 3, "unrolled"), (STRADDLING, 0, "unrolled"), ((47, 47, 47, 47), 0, "cs")],
+    [
+        ((40, 36, 36, 36), 3, "unrolled"),
+        ((40, 38, 33, 34), 3, "unrolled"),
+        (STRADDLING, 0, "unrolled"),
+        ((47, 47, 47, 47), 0, "cs"),
+    ],
 )
 def test_frames_of_random_lines_leave_early_only_where_later_ones_cannot_choose_another_method(
     local: Start, tmp_path: Path, lines_each: tuple[int, ...], soon: int, method: str
