@@ -83,13 +83,14 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
     A frame (one slice in one state of the counters) is whole when each of its averages has every phase encode within
     the limits; where the header states an acceleration R > 1, when it has N/R of them, none missing from a regular
     pattern, up to both ends. Lines that are drawn at random may stop short of an end, two of their largest steps, or
-    farther where one says that it is the last of its slice (flag 8) or of the measurement; a frame of fewer lines than
-    others has such a line of its own and is numbered without a gap. Patterns of few lines may be either: with such a
-    line they count as drawn at random where they have N/R lines, or are numbered without a gap. Up to 5 % of N/R may be
-    missing where numbers say that nothing was lost. A 3D scan that leaves out the
-    corners of k-space is whole only where a line says that the measurement ends (flag 25), an undersampled one where it
-    says so or that its slab ends; of partial Fourier the limits are those of the lines that are acquired. A repetition
-    is whole when all its frames are there and whole.
+    farther where one says that it is the last of its slice (flag 8) or of the measurement (flag 25); a frame of fewer
+    lines than others has such a line of its own and is numbered without a gap. Patterns of few lines may be either:
+    with such a line they count as drawn at random where they have N/R lines, or are numbered without a gap. Up to 5 %
+    of N/R may be missing where numbers say that nothing was lost. A 3D scan that leaves out the corners of k-space is
+    whole only where a line says that the measurement ends, an undersampled one where it says so or that its slab ends;
+    of partial Fourier the limits are those of the lines that are acquired. Frames, or phase encodes, may have fewer
+    averages than others, as in diffusion, where lines say that the frame and the measurement have ended and numbers
+    that nothing was lost. A repetition is whole when all its frames are there and whole.
     """
     rows = sort.kinds(scan).imaging
     encoding = scan.encodings[sort.choose_encoding(scan)]
@@ -152,6 +153,8 @@ def _last(lines: NDArray[np.void]) -> bool:
 
 
 def _whole(lines: NDArray[np.void], encoding: Encoding, said: Word) -> bool:
+    if said.vouched and said.finished:
+        return _whole_average(lines, encoding, said)  # in as many averages as were measured
     averages = range(announced(encoding, "average"))
     first = encoding.limits["average"].minimum if "average" in encoding.limits else 0
     return all(_whole_average(lines[lines["average"] == first + a], encoding, said) for a in averages)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon import methods
-from recon.data import Encoding, Flag, RawScan, ReconError, flagged, imaging
+from recon.data import DataError, Encoding, Flag, RawScan, ReconError, flagged, imaging
 from recon.io.mrd_lines import HEAD
 from recon.io.samples import SomeRows
 from recon.prepare import epi, hybrid, sampling, scan_noise, sort, units
@@ -92,6 +92,7 @@ def averages(inbox: Inbox, key: Key) -> float:
     """The `recon.prepare.units.averages` of the series of a frame: those of the frame of it that was whole first.
 
     That is `key`, which is whole, or one whose last line came before; once the scan has ended, all frames are whole.
+    Raises DataError where that is not known yet: one before it says that it ended, with fewer averages than announced.
     """
     with inbox.changed:
         ended, last, parsed = inbox.ended, inbox.frames[key][-1], inbox.parsed
@@ -100,8 +101,13 @@ def averages(inbox: Inbox, key: Key) -> float:
     here = directions(inbox.lines[rows[key][0]])
     for one in sorted(rows, key=lambda k: rows[k][-1]):
         scan = store.scan(inbox.lines, parsed, rows=np.array(rows[one], np.intp))
-        if one == key or (parallel(here, directions(inbox.lines[rows[one][0]])) and (ended or whole_frame(scan))):
+        if one == key:
             break
+        if parallel(here, directions(inbox.lines[rows[one][0]])):
+            if ended or whole_frame(scan):
+                break
+            if flagged(scan.lines[-1:], Flag.LAST_IN_SLICE).any():
+                raise DataError("an image before this one may have fewer averages, by which all would be scaled")
     encoding = scan.encodings[sort.choose_encoding(scan)]
     if not encoding.on_grid:
         return 1.0

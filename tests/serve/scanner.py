@@ -259,7 +259,7 @@ def step_of(image: Image) -> float:
 
 def wait_for_images(client: Scanner, n: int) -> None:
     """Wait until so many images have come back while the session goes on."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while len(client.reply.images) < n and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(client.reply.images) == n

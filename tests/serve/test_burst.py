@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from recon import encoded, noncartesian, simulation
-from recon.data import Flag, flagged
+from recon.data import Flag, flag_bits, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
 from recon.io.read import read_raw
@@ -25,7 +25,7 @@ from recon.serve.settings import Site, registered
 from recon.simulation import Settings
 from tests.serve import scanner
 from tests.serve.conftest import Local
-from tests.serve.scanner import CLOSE, Scanner, run, session
+from tests.serve.scanner import CLOSE, Scanner, run, session, wait_for_images
 
 Start = Callable[..., Local]
 
@@ -148,10 +148,7 @@ def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_
     *messages, close = session(scanner.load(path), SCANS[name][1])
     client.send(messages)
     before = len(expected) - depth  # the last frame always waits
-    deadline = time.monotonic() + 30
-    while len(client.reply.images) < before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(client.reply.images) == before
+    wait_for_images(client, before)
     reply = client.send([close]).wait()
     assert (len(reply.images), reply.error()) == (len(expected), "")
     counters = [np.unique([i.head[k] for i in reply.images]) for k in (28, 29, 30, 31, 27)]
@@ -199,11 +196,17 @@ def test_a_frame_that_others_calibrate_does_not_leave_before_them(local: Start, 
 
 
 @pytest.mark.parametrize("recipe", ["combine", "sense"])
-@pytest.mark.parametrize("measured", [(1, 3, 2), (3, 1, 1)])
+@pytest.mark.parametrize(
+    ("measured", "announced", "soon"),
+    [((1, 3, 2), False, 2), ((3, 1, 1), False, 2), ((1, 3, 2), True, 0), ((3, 1, 1), True, 1)],
+)
 def test_frames_of_different_numbers_of_averages_leave_early_in_the_scale_of_their_series(
-    local: Start, tmp_path: Path, measured: tuple[int, ...], recipe: str
+    local: Start, tmp_path: Path, measured: tuple[int, ...], announced: bool, soon: int, recipe: str
 ) -> None:
-    """One line of the last slice is measured once more, too."""
+    """One line of the last slice is measured once more, too.
+
+    Where three averages are announced, those that are fewer wait for the end, and those after them for their scale.
+    """
     full = simulation.simulate(Settings(matrix=(32, 32, 1), coils=4, slices=3, averages=3, sigma=0.01))
     image = ~flagged(full.lines, Flag.NOISE)
     kept = np.nonzero(~image | (full.lines["average"] < np.array(measured)[full.lines["slice"]]))[0]
@@ -212,16 +215,16 @@ def test_frames_of_different_numbers_of_averages_leave_early_in_the_scale_of_the
     lines = full.lines[kept].copy()
     lines["flags"] &= ~np.uint64(1 << 7)
     lines["flags"][[np.nonzero(image[kept] & (lines["slice"] == n))[0][-1] for n in range(3)]] |= np.uint64(1 << 7)
-    limits = {name: limit for name, limit in full.encodings[0].limits.items() if name != "average"}
+    lines["flags"][-1] |= np.uint64(flag_bits(Flag.LAST_IN_MEASUREMENT))
+    limits = {k: limit for k, limit in full.encodings[0].limits.items() if announced or k != "average"}
     encodings = (replace(full.encodings[0], limits=limits),)
     write(tmp_path / "scan.h5", replace(full, lines=lines, samples=SomeRows(full.samples, kept), encodings=encodings))
     expected = np.abs(reconstruct(read_raw(tmp_path / "scan.h5"), registered(Site())[recipe]).data)
     *messages, close = session(scanner.load(tmp_path / "scan.h5"), recipe)
     client = Scanner(local().port).send(messages)
-    deadline = time.monotonic() + 30
-    while len(client.reply.images) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(client.reply.images) == 2
+    wait_for_images(client, soon)
+    time.sleep(0.2)
+    assert len(client.reply.images) == soon
     reply = client.send([close]).wait()
     assert (len(reply.images), reply.error()) == (3, "")
     for i in reply.images:
@@ -259,9 +262,7 @@ def test_calibration_after_its_image_was_returned_is_an_error(local: Start, tmp_
     apart = [b for b in found.lines if scanner.value(b, "flags") & (1 << 19) and not scanner.value(b, "slice")]
     *messages, close = session(found, "sense")
     client = Scanner(local().port).send(messages)
-    deadline = time.monotonic() + 30
-    while len(client.reply.images) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_images(client, 2)
     reply = client.send([scanner.line(apart[0]), close]).wait()
     assert "lines came for 1 image that" in reply.error()
 
