@@ -23,6 +23,8 @@ Key = tuple[int, int, int, int, int]
 _OF_A_COMB, _CHANCE, _SINGLE = 0.9, 1 / 32, 4
 #: Share of N/R lines that a scan of stated acceleration R must have: 3D scans may leave out the corners of k-space.
 _ENOUGH_2D, _ENOUGH_3D = 0.95, 0.75
+#: Share of the phase encodes behind the centre of k-space by which partial Fourier tells the phase.
+_BEYOND = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,20 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
     """Count the imaging lines of a scan; `numbered` is what `unbroken` says of its frames.
 
     A frame (one slice in one state of the counters) is whole when each of its averages has every phase encode within
-    the limits; where the header states an acceleration R > 1, when it has N/R of them, none missing from a regular
-    pattern, up to both ends. Lines that are drawn at random may stop short of an end, two of their largest steps, or
-    farther where one says that it is the last of its slice (flag 8) or of the measurement (flag 25); a frame of fewer
-    lines than others has such a line of its own and is numbered without a gap. Patterns of few lines may be either:
-    with such a line they count as drawn at random where they have N/R lines, or are numbered without a gap. Up to 5 %
-    of N/R may be missing where numbers say that nothing was lost. A 3D scan that leaves out the corners of k-space is
-    whole only where a line says that the measurement ends, an undersampled one where it says so or that its slab ends;
-    of partial Fourier the limits are those of the lines that are acquired. Frames, or phase encodes, may have fewer
-    averages than others, as in diffusion, where lines say that the frame and the measurement have ended and numbers
-    that nothing was lost. A repetition is whole when all its frames are there and whole.
+    the limits, which of partial Fourier are those of the lines that are acquired; where the header states an
+    acceleration R > 1, when it has N/R of them, none missing from a regular pattern, up to both ends. Lines that are
+    drawn at random may stop short of an end, two of their largest steps, or farther where one says that it is the last
+    of its slice (flag 8) or of the measurement (flag 25); a frame of fewer lines than others has such a line of its own
+    and is numbered without a gap. Patterns of few lines may be either: with such a line they count as drawn at random
+    where they have N/R lines, or are numbered without a gap. Up to 5 % of N/R may be missing where numbers say that
+    nothing was lost. A 3D scan that leaves out the corners of k-space is whole only where a line says that the
+    measurement ends, an undersampled one where it says so or that its slab ends.
+
+    Where one line says that the frame has ended, one that the measurement has, and numbers that nothing was lost,
+    frames and phase encodes may have fewer averages than announced, as in diffusion, and slices without acceleration
+    may leave out one end of k-space that the limits hold.
+
+    A repetition is whole when all its frames are there and whole.
     """
     rows = sort.kinds(scan).imaging
     encoding = scan.encodings[sort.choose_encoding(scan)]
@@ -168,6 +174,8 @@ def _whole_average(lines: NDArray[np.void], encoding: Encoding, said: Word) -> b
     if acquired >= n1 * n2:
         return True
     short, plain = acquired < wanted, (r1, r2) == (1, 1)
+    if plain and n2 == 1 and said.vouched and said.finished:
+        return _one_sided(places, encoding.limits.get("kspace_encoding_step_1"), n1)
     if acquired < fewest(encoding):
         return False
     if short and n2 > 1 and not said.ended:
@@ -204,6 +212,14 @@ def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int, sla
         return False
     step = max(int(gaps.max(initial=1)), r) * (1 if comb else slack)
     return int(values[0]) < low + step and int(values[-1]) > high - step
+
+
+def _one_sided(values: NDArray[np.int64], limit: Limit | None, n: int) -> bool:
+    """Whether phase encodes go without a gap from one end of their limit to _BEYOND of them behind the centre."""
+    low, centre, high = (limit.minimum, limit.center, limit.maximum) if limit else (0, n // 2, n - 1)
+    first, last, beyond = int(values[0]), int(values[-1]), _BEYOND * n
+    ends = (first <= low and last + 1 >= centre + beyond) or (last >= high and first <= centre - beyond)
+    return ends and last - first + 1 == len(values)
 
 
 def _comb(values: NDArray[np.int64], r: int, drawn: bool) -> tuple[bool, int]:

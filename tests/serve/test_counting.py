@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -164,6 +165,28 @@ def test_without_acceleration_one_line_that_is_missing_is_missed_whatever_is_sai
     scan = measured(np.delete(np.arange(_N), lost), 1)
     assert not count(scan).complete
     assert not count(scan, {_FRAME: True}).complete
+
+
+@pytest.mark.parametrize(
+    ("steps", "whole"),
+    [
+        (range(96), True),
+        (range(32, _N), True),
+        (range(72), True),
+        (range(71), False),  # behind the centre there is too little to tell the phase
+        ([*range(20), *range(21, 96)], False),
+        (range(4, 96), False),
+    ],
+)
+def test_partial_fourier_within_wider_limits_is_whole_where_the_scanner_says_that_nothing_is_missing(
+    steps: Sequence[int], whole: bool
+) -> None:
+    scan = measured(np.array(steps), 1)
+    assert not count(scan, {_FRAME: True}).complete  # more may have been to come
+    scan.lines["flags"][-1] |= np.uint64(1 << 24)
+    assert count(scan, {_FRAME: True}).complete == whole
+    assert not count(scan, {_FRAME: False}).complete
+    assert not count(scan).complete
 
 
 @pytest.mark.parametrize(("flag", "hole", "whole"), [(0, 0, False), (8, 0, False), (25, 0, True), (25, 1, False)])
