@@ -93,7 +93,8 @@ def volume_operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0, th
     g = cone(scan)
     shape, size = _plane(scan, matrix, voxel, field_of_view(g))
     if scan.positions and not thickness:
-        step = float(np.diff(scan.positions).mean()) if len(scan.positions) > 1 else scan.thickness or size
+        # The volume rises along the axis, in whichever order its slices are asked for.
+        step = abs(float(np.diff(scan.positions).mean())) if len(scan.positions) > 1 else scan.thickness or size
         return ConeXray(g, (len(scan.positions), *shape), size, step, float(np.mean(scan.positions)))
     step = thickness or scan.thickness or size
     ends = (g.heights[[0, -1]] + torch.tensor([-0.5, 0.5]) * g.row_spacing) * g.source_distance

@@ -95,6 +95,14 @@ def test_slices_that_the_file_leaves_open_cover_what_the_rows_see(tmp_path: Path
     assert prepare.volume_operator(scan, 64, 3.0, 5.0).step == 5.0
 
 
+def test_slices_asked_for_from_above_to_below_are_those_from_below_to_above() -> None:
+    scan = exact()
+    up, down = (
+        prepare.volume_operator(replace(scan, positions=p), 64, 3.0) for p in ((-6.0, -1.0, 4.0), (4.0, -1.0, -6.0))
+    )
+    assert (down.shape, down.step, down.height) == (up.shape, up.step, up.height) == ((3, 64, 64), 5.0, -1.0)
+
+
 def test_flat_fields_of_the_panel_are_averaged_over_their_frames(tmp_path: Path) -> None:
     scan = exact()
     rows, _, columns = scan.values.shape
