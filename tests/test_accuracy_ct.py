@@ -44,6 +44,27 @@ def test_an_observer_sees_stronger_discs_better_and_white_noise_nearly_as_well_a
     assert found[2.0] == pytest.approx(2 * found[1.0], rel=0.15)
 
 
+def test_what_is_left_of_the_contrast_of_discs_is_what_a_filter_leaves_whatever_the_noise() -> None:
+    """In the mean over a disc of radius R a Gaussian σ leaves 1 − exp(−z) (I₀(z) + I₁(z)), z = R²/σ²."""
+    from scipy.special import ive
+
+    absent, _, places, _ = ct_measures.phantom()
+    drawn, kinds = zip(*(ct_measures.discs(absent.shape[1:], places, k) for k in range(3)))
+    noisy = absent + 30 * np.random.default_rng(0).standard_normal((3, *absent.shape[1:]))
+    images = [noisy.astype(np.float32), (noisy + np.concatenate(drawn)).astype(np.float32)]
+
+    def left(sigma: float, halved: float = 1.0) -> dict[tuple[int, int], float]:
+        a, p = (halved * gaussian_filter(v, (0, sigma, sigma)) for v in images)
+        return ct_measures.contrast_left(a, p, np.concatenate(drawn), places, kinds)
+
+    assert set(left(0.0)) == {(w, h) for w in ct_measures.WIDTHS for h in ct_measures.HEIGHTS}
+    assert all(v == pytest.approx(1, abs=1e-4) for v in left(0.0).values())
+    assert all(v == pytest.approx(0.5, abs=1e-4) for v in left(0.0, 0.5).values())
+    for (width, _), found in left(2.0).items():
+        z = (width / 2) ** 2 / 2.0**2
+        assert found == pytest.approx(1 - ive(0, z) - ive(1, z), abs=0.08), width
+
+
 def test_the_transfer_at_a_rim_is_that_of_the_blur() -> None:
     sharp, _, _, rods = ct_measures.phantom()
     sigma = 1.5
@@ -197,5 +218,8 @@ def test_the_phantom_tells_what_every_method_does_to_faint_discs(monkeypatch: py
     assert noisy["d_10_HU"] < noisy["d_15_HU"] < noisy["d_20_HU"]
     assert soft["noise_HU"] < noisy["noise_HU"] / 3
     assert soft["mtf50"] < noisy["mtf50"] / 2
+    assert noisy["contrast_4_mm"] == pytest.approx(1, abs=1e-3)
+    assert 0.1 < soft["contrast_4_mm"] < soft["contrast_15_mm"] < 0.8
+    assert len(soft["contrast_curve"]) == len(ct_measures.WIDTHS) * len(ct_measures.HEIGHTS)
     # A linear blur takes nothing from an observer who knows the noise, and gives nothing.
     assert soft["d_15_HU"] == pytest.approx(noisy["d_15_HU"], rel=0.3)

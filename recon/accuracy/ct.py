@@ -229,6 +229,8 @@ def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: t
                 seeds = [plan.seed + 1000 * kind + k for k in range(REALISATIONS)]
                 kinds.append(np.concatenate([low_dose(image, 1.0, dose, s, absent, beam) for s in seeds]))
             level = float(np.std((kinds[0] - absent)[:, 140:180, 140:180]))
+            drawn = [measures.discs(absent.shape[1:], places, k) for k in range(REALISATIONS)]
+            kinds.append(kinds[0] + np.concatenate([d for d, _ in drawn]))
             runs: dict[str, Callable[[Slices], Made]] = {"noisy": lambda x: Made(x, "", 0.0), **ours}
             few: dict[str, Callable[[Slices], Made]] = {}
             truth = np.repeat(absent, REALISATIONS, 0)
@@ -246,7 +248,9 @@ def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: t
                 edge, power = measures.transfer(data[0], all_rods), measures.noise_power(data[0] - absent, 1.0, middle)
                 records.append(
                     {"scan": "phantom", "beam": beam, "dose": dose, "method": n,
-                     **{f"d_{c:g}_HU": measures.detectability(data[0], d, places) for c, d in zip(CONTRASTS, data[1:])},
+                     **{f"d_{c:g}_HU": measures.detectability(data[0], d, places)
+                        for c, d in zip(CONTRASTS, data[1:-1])},
+                     **_left(data[0], data[-1], drawn, places),
                      "noise_HU": float((data[0] - absent)[:, 130:190, 130:190].std()),
                      "noise_per_mm": measures.mean_frequency(*power), "mtf50": edge.mtf50, "mtf10": edge.mtf10,
                      "mtf50_faint": measures.transfer(data[0], faint).mtf50,
@@ -255,6 +259,19 @@ def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: t
                      "settings": made[0].settings}
                 )  # fmt: skip
     return records
+
+
+def _left(
+    absent: Slices, present: Slices, drawn: Sequence[tuple[Slices, Any]], places: Sequence[tuple[int, int]]
+) -> Record:
+    """Shares of contrast that discs of each width are left with, the mean over their heights; and each by itself."""
+    kinds = [k for _, k in drawn]
+    left = measures.contrast_left(absent, present, np.concatenate([d for d, _ in drawn]), places, kinds)
+    mean = {w: float(np.mean([left[w, h] for h in measures.HEIGHTS])) for w in measures.WIDTHS}
+    return {
+        **{f"contrast_{w}_mm": v for w, v in mean.items()},
+        "contrast_curve": [(w, h, round(v, 4)) for (w, h), v in left.items()],
+    }
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -281,7 +298,9 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
             said += f"{r['mtf50']:.4f} (×{r['mtf50_ratio']:.3f})"
         else:
             seen = "/".join(f"{r[f'd_{c:g}_HU']:.2f}" for c in CONTRASTS)
-            said = f"d' {seen}  noise {r['noise_HU']:5.1f} HU  MTF50 {r['mtf50']:.3f}, faint {r['mtf50_faint']:.3f}"
+            left = "/".join(f"{r[f'contrast_{w}_mm']:.2f}" for w in measures.WIDTHS)
+            said = f"d' {seen}  contrast left {left}  noise {r['noise_HU']:5.1f} HU"
+            said += f"  MTF50 {r['mtf50']:.3f}, faint {r['mtf50_faint']:.3f}"
         back = f"  {counted(r['fallbacks'], 'slice as it came', 'slices as they came')}" if r["fallbacks"] else ""
         lines.append(f"{start} {said}{back}  {r['settings']}".rstrip())
     return "\n".join(lines)

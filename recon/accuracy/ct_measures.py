@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ Floats = NDArray[np.float64]
 RANGE = 1400.0
 #: Radius of the discs that an observer looks for, and the side of the square in which it looks, in pixels.
 RADIUS, SPOT = 5.0, 32
+#: Widths in pixels and contrasts in HU of the discs of whose contrast is measured how much is left.
+WIDTHS, HEIGHTS = (4, 6, 10, 15), (10, 20, 40)
 #: How far an edge is followed on either side, and the width of the bins there, in pixels.
 REACH, BIN = 8.0, 0.1
 #: Side of the squares in which noise power is measured, in pixels.
@@ -77,6 +80,38 @@ def phantom(contrast: float = 15.0, size: int = 320) -> tuple[Slices, Slices, li
         far = _far(absent.shape, Rod(0, cy, cx, RADIUS))
         present += contrast / (1 + np.exp(np.minimum((far - RADIUS) / 0.35, 60.0)))
     return absent[None].astype(np.float32), present[None].astype(np.float32), places, rods
+
+
+def discs(shape: tuple[int, int], places: Sequence[tuple[int, int]], turn: int) -> tuple[Slices, list[tuple[int, int]]]:
+    """A slice (1, y, x) of discs of all WIDTHS and HEIGHTS at some places, and the (width, height) of each.
+
+    Which is where follows `turn`, so that the pictures of several turns show every disc at many places.
+    """
+    kinds = [(w, h) for w in WIDTHS for h in HEIGHTS]
+    found, out = [kinds[(n + 7 * turn) % len(kinds)] for n in range(len(places))], np.zeros(shape)
+    for (cy, cx), (width, height) in zip(places, found):
+        far = _far(shape, Rod(0, cy, cx, width / 2)) - width / 2
+        out += height / (1 + np.exp(np.clip(far / 0.35, -60.0, 60.0)))
+    return out[None].astype(np.float32), found
+
+
+def contrast_left(
+    absent: Slices, present: Slices, drawn: Slices, places: Sequence[tuple[int, int]], kinds: Sequence[Sequence[Any]]
+) -> dict[tuple[int, int], float]:
+    """Share of their contrast that discs have after a method, by (width, height), of images (n, y, x) of equal noise.
+
+        mean over a disc of (f(noise + body + discs) − f(noise + body)) / mean over it of the disc
+
+    Noise that is the same in both is no part of it. `drawn` are the discs, `kinds` the (width, height) of those of each
+    image.
+    """
+    half, found = SPOT // 2, dict[tuple[int, int], list[float]]()
+    for a, p, d, there in zip(absent, present, drawn, kinds):
+        for (cy, cx), kind in zip(places, there):
+            cut = (slice(cy - half, cy + half), slice(cx - half, cx + half))
+            on = d[cut] > 0.5 * kind[1]
+            found.setdefault(tuple(kind), []).append(float((p - a)[cut][on].mean() / d[cut][on].mean()))
+    return {k: float(np.mean(v)) for k, v in sorted(found.items())}
 
 
 def detectability(absent: Slices, present: Slices, places: Sequence[tuple[int, int]]) -> float:
