@@ -55,7 +55,7 @@ def regions(r: np.ndarray) -> dict[str, np.ndarray]:
 
 def octaves(d: np.ndarray) -> list[np.ndarray]:
     """d (..., y, x) as a sum of bands, the finest first."""
-    coarser = [d, *(strength.coarser(torch.from_numpy(d), w).numpy() for w in WIDTHS)]
+    coarser = [d, *(strength.smoothed(torch.from_numpy(d), w).numpy() for w in WIDTHS)]
     return [*(a - b for a, b in itertools.pairwise(coarser)), coarser[-1]]
 
 

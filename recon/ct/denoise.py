@@ -60,9 +60,10 @@ def denoise_images(
     """
     out = np.empty_like(volume) if into is None else into
     found = _denoised(volume, recipe, device, report, rays, out)
-    shares = [strength.share(recipe.ct, noise) for noise in found.provenance["noise_HU"]]
+    noise = found.provenance["noise_HU"]
+    shares = [strength.share(recipe.ct, level) for level in noise]
     whole = min(shares) == 1 and not recipe.ct.coarse
-    notes = found.notes if whole or not max(shares) else (*found.notes, strength.said(recipe.ct, shares))
+    notes = found.notes if whole or not max(shares) else (*found.notes, strength.said(recipe.ct, noise))
     return replace(found, provenance={**found.provenance, "strength": [round(s, 3) for s in shares]}, notes=notes)
 
 

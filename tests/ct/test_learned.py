@@ -77,7 +77,7 @@ def test_what_is_judged_is_what_is_written(tmp_path: Path, monkeypatch: pytest.M
         clean[np.hypot(y - cy, x - cx) < r] = hu
     clean = ndimage.gaussian_filter(clean, 0.8)
     shade = 25 * np.exp(-(x**2 + y**2) / (2 * 9**2))
-    disc = np.where(np.hypot(y, x) < 3, 25.0, 0.0)
+    disc = np.where(np.hypot(y, x) < 3, 50.0, 0.0)
 
     def judged(lesion: np.ndarray, ct: CT) -> tuple[dict, np.ndarray]:
         scan = (clean + lesion + noise).astype(np.float32)[None]

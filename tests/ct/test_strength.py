@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,10 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
     assert fixed.provenance["strength"] == [0.3, 0.3]
     assert np.allclose(fixed.data, 0.7 * y + 0.3 * whole.data, atol=1e-3)
     assert f"{faint:.2f} to {strong:.2f} by the noise" in auto.notes[-1]
-    assert whole.notes[-1].endswith("0% of what denoising takes away was left in, and what is coarser than 3 pixels")
+    assert "0% of what denoising takes away was left in, and what is coarser than 3 pixels; " in whole.notes[-1]
+    # The noisier slice keeps less: of what is coarse only a part is given back there.
+    small, wide = (min(strength.kept(w, CT(), v) for v in auto.provenance["noise_HU"]) for w in strength.SPOTS)
+    assert f"is {small:.0%} (4 pixels across) and {wide:.0%} (10 pixels across)" in auto.notes[-1]
 
 
 def lost(taken: np.ndarray, ct: CT = WHOLE, noise: float = 10.0) -> np.ndarray:
@@ -64,23 +69,38 @@ def lost(taken: np.ndarray, ct: CT = WHOLE, noise: float = 10.0) -> np.ndarray:
 
 
 def test_a_wide_faint_lesion_that_a_denoiser_wipes_out_is_given_back() -> None:
-    """In the middle of a disc of radius R a Gaussian σ leaves 1 − exp(−R²/2σ²)."""
+    """In the middle of a disc of radius R a Gaussian σ leaves g = 1 − exp(−R²/2σ²); d − (1 − G)³ d = 3G − 3G² + G³,
+    where the nth power is a Gaussian of σ√n."""
     y, x = np.mgrid[:97, :97] - 48
     lesion = np.where(np.hypot(y, x) < 8, 15.0, 0.0)
-    assert lost(lesion)[48, 48] == pytest.approx(15 * (1 - np.exp(-(8**2) / (2 * 3**2))), rel=0.01)
+    once, twice, thrice = (1 - np.exp(-(8**2) / (2 * n * 3**2)) for n in (1, 2, 3))
+    assert lost(lesion)[48, 48] == pytest.approx(15 * (3 * once - 3 * twice + thrice), rel=0.01)
     assert lost(lesion, CT(strength=1.0, coarse=0.0)).max() == 0
 
 
-def test_hardly_any_noise_of_filtered_backprojection_is_given_back() -> None:
-    """Of a spectrum |f| up to Nyquist a Gaussian σ leaves ∫ f² exp(−4π²σ²f²) df / ∫ f² df, f from 0 to ½."""
+@pytest.mark.parametrize("settings", [CT(), CT(strength=1.0), CT(strength=0.4, coarse=5.0), CT(coarse=0.0)])
+@pytest.mark.parametrize("noise", [10.0, 150.0])
+def test_a_disc_that_is_wiped_out_keeps_the_contrast_that_images_tell(settings: CT, noise: float) -> None:
+    fine = 8
+    for width in (4, 10):
+        # Drawn eight times as fine, so that a disc of four pixels is round.
+        y, x = (np.mgrid[: 41 * fine, : 41 * fine] - (41 * fine - 1) / 2) / fine
+        disc = np.where(np.hypot(y, x) <= width / 2, 15.0, 0.0)
+        left = lost(disc, replace(settings, coarse=settings.coarse * fine), noise)[disc > 0].mean() / 15
+        assert strength.kept(width, settings, noise) == pytest.approx(left, abs=0.01)
+
+
+def test_little_noise_of_filtered_backprojection_is_given_back() -> None:
+    """Of a spectrum |f| up to Nyquist h leaves √(∫ f² h² df / ∫ f² df), f from 0 to ½, h = 1 − (1 − exp(−2π²σ²f²))³."""
     n, sigma = 256, 3.0
     f = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None])
     white = np.fft.rfft2(np.random.default_rng(0).standard_normal((n, n)))
     noise = np.fft.irfft2(white * np.sqrt(f) * (f <= 0.5), s=(n, n))
     kept = lost(noise)[32:-32, 32:-32]
-    # ∫₀^∞ f² exp(−a f²) df = √π / (4 a^1.5), and ∫ f² df up to ½ is 1/24.
-    expected = np.sqrt(24 * np.sqrt(np.pi) / 4 / (4 * np.pi**2 * sigma**2) ** 1.5)
-    assert expected < 0.05
+    at = np.linspace(0, 0.5, 5001)
+    h = 1 - (1 - np.exp(-2 * np.pi**2 * sigma**2 * at**2)) ** 3
+    expected = np.sqrt((at**2 * h**2).sum() / (at**2).sum())
+    assert expected < 0.08
     assert kept.std() / noise.std() == pytest.approx(expected, rel=0.1)
 
 
