@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon.errors import ReconError
+from recon.io import journal
 from recon.io.atomic import sync, write_error
 from recon.pacs import verify
 from recon.pacs.verify import Facts
@@ -273,12 +274,7 @@ def _trace(spool: Path, state: State, item: Item) -> None:
             "job": record.job, "tries": record.tries, "pixels": record.pixels, "reason": record.reason}  # fmt: skip
     descriptor = os.open(spool / "deliveries.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # a line broke off: this one begins on its own
-        left = memoryview((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
+        journal.append(descriptor, line)
     finally:
         os.close(descriptor)
     (item.folder / _UNTOLD).unlink(missing_ok=True)

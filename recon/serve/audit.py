@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recon.errors import ReconError
+from recon.io import journal
 
 #: Bytes at the end of the file in which the last number is looked for.
 _TAIL = 2**22
@@ -31,10 +32,7 @@ class Audit:
                 f"cannot open the audit file {self._path} ({e.strerror}); name another with --audit"
             ) from None
         size = os.fstat(self._file).st_size
-        end = os.pread(self._file, _TAIL, max(0, size - _TAIL))
-        self._number = max(self._number, _last(end))
-        # Where the machine went down in the middle of a line, the next one begins on its own.
-        self._torn = bool(end) and not end.endswith(b"\n")
+        self._number = max(self._number, _last(os.pread(self._file, _TAIL, max(0, size - _TAIL))))
 
     def reopen(self) -> None:
         """Go on in the file of this name, after somebody has moved the one so far away; numbers go on, too.
@@ -55,14 +53,7 @@ class Audit:
             "event": event,
             **what,
         }
-        whole = (b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n"
-        left = memoryview(whole)
-        try:
-            while left:
-                left = left[os.write(self._file, left) :]
-        finally:
-            self._torn = 0 < len(left) < len(whole) or (self._torn and len(left) == len(whole))
-        os.fsync(self._file)
+        journal.append(self._file, line)
 
     def close(self) -> None:
         """Close the file."""
