@@ -135,6 +135,10 @@ def test_stacks_that_have_no_place_are_refused() -> None:
     for sentence, wrong in cases.items():
         with pytest.raises(GeometryError, match=sentence):
             stack(wrong)
+    # Slices that drift apart by as little as 0.1 mm, either way, are not one grid.
+    for by in (0.1, -0.1):
+        with pytest.raises(GeometryError, match="not equally spaced"):
+            stack([good[0], good[1], moved(good[2], by * along), moved(good[3], by * along)])
     # What scanners round away is no fault.
     assert stack([good[0], moved(good[1], 0.01 * along), good[2]])[0].voxel[2] == pytest.approx(5.0)
 
@@ -181,6 +185,32 @@ def test_ras_is_lps_with_x_and_y_turned() -> None:
     g = from_centre((1, 2, 3), X, Y, Z, (10, 20, 30), (5, 5, 5))
     assert np.allclose(affine_lps(g) @ [1, 2, 3, 1], [-1, 2, 9, 1])
     assert np.allclose(affine_ras(g) @ [1, 2, 3, 1], [1, -2, 9, 1])
+
+
+def test_a_shear_moves_each_slice_along_the_rows_and_the_columns() -> None:
+    g = replace(from_centre((0, 0, 0), X, Y, Z, (10, 20, 30), (5, 5, 5)), shear=(0.5, -2.0))
+    first, third = g.slice_position(0), g.slice_position(2)
+    assert np.allclose(third - first, (1.0, -4.0, 12.0))
+
+
+def test_slices_of_uneven_steps_lie_behind_the_steps_before_them() -> None:
+    g = replace(from_centre((0, 0, 0), X, Y, Z, (10, 20, 20), (5, 5, 4)), steps=(5.0, 10.0, 5.0), shear=(0.5, 0.0))
+    away = [g.slice_position(k) - g.slice_position(0) for k in range(4)]
+    # The gantry is as oblique everywhere: 0.5 mm for each 5 mm.
+    assert np.allclose(away, [(0, 0, 0), (0.5, 0, 5), (1.5, 0, 15), (2.0, 0, 20)])
+
+
+def test_uneven_steps_turn_with_their_slices() -> None:
+    g = replace(from_centre((0, 0, 0), X, Y, Z, (10, 20, 20), (5, 5, 4)), steps=(5.0, 10.0, 2.5), shear=(0.5, 0.0))
+    back = flip(g, "z")
+    assert np.allclose([back.slice_position(k) for k in range(4)], [g.slice_position(3 - k) for k in range(4)])
+    assert flip(g, "x").steps == g.steps
+
+
+@pytest.mark.parametrize("steps", [(5.0, 10.0), (5.0,) * 4, (5.0, 0.0, 5.0), (5.0, -5.0, 5.0)])
+def test_steps_that_do_not_lead_from_slice_to_slice_are_refused(steps: tuple[float, ...]) -> None:
+    with pytest.raises(GeometryError, match="do not lead through 4 slices"):
+        replace(from_centre((0, 0, 0), X, Y, Z, (10, 20, 20), (5, 5, 4)), steps=steps)
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])

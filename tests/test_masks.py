@@ -77,6 +77,16 @@ def test_the_effective_factor_is_the_one_asked_for(name: str) -> None:
     assert masks.effective(build(name)) == pytest.approx(R, rel=0.5 * R / np.prod(shape) + 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("n", "acs", "lines"),
+    [(8, 3, [3, 4, 5]), (8, 4, [2, 3, 4, 5]), (7, 4, [1, 2, 3, 4]), (4, 4, [0, 1, 2, 3]), (4, 0, [])],
+)
+def test_acs_lines_lie_around_the_centre_of_k_space_which_is_at_half_the_lines(
+    n: int, acs: int, lines: list[int]
+) -> None:
+    assert np.nonzero(masks.centre((n,), acs))[0].tolist() == lines
+
+
 def test_acs_lines_lower_the_effective_factor_of_the_regular_mask() -> None:
     plain, with_acs = masks.equispaced(ONE, 4), masks.equispaced(ONE, 4, 24)
     assert masks.effective(plain) == 4
@@ -162,6 +172,7 @@ def test_odd_and_even_sizes_hold_their_promises(n: int, R: int, acs: int, seed: 
         (lambda: masks.random((100,), 0.5), "below 1"),
         (lambda: masks.centre((20, 20), 24), "do not fit"),
         (lambda: masks.partial_fourier(100, 0.4), "leaves 40 of 100"),
+        (lambda: masks.partial_fourier(16, 0.5), "leaves 8 of 16"),
         (lambda: masks.poisson_disc((100,), 4), "two phase-encoded axes"),
         (lambda: masks.caipi((100,), (2, 2)), "two phase-encoded axes"),
         (lambda: masks.equispaced_fraction((8, 8), 4), "one axis"),

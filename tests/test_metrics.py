@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon.data import ReconError
-from recon.metrics import nmse, psnr, ssim, ssim_map
+from recon.metrics import best_scale, body, nmse, psnr, scores, ssim, ssim_map
 
 
 def pair(shape: tuple[int, ...] = (3, 20, 17), noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -121,6 +121,7 @@ def test_integer_images_are_compared_without_wrapping() -> None:
         (np.ones((8, 8), complex), np.ones((8, 8)), "magnitudes"),
         (np.ones((8, 8)), np.ones((8, 9)), "one grid"),
         (np.full((8, 8), np.nan), np.ones((8, 8)), "NaN"),
+        (np.ones((8, 8)), np.full((8, 8), -np.inf), "infinite"),
         (np.ones((0, 8)), np.ones((0, 8)), "empty"),
         (np.array([["a"]]), np.array([["b"]]), "numbers"),
     ],
@@ -151,3 +152,78 @@ def test_bad_options_are_refused_with_the_cure() -> None:
     border[:, 0] = True
     with pytest.raises(ReconError, match="border"):
         ssim(x, r, data_range=1, mask=border)
+
+
+def test_scores_are_the_three_measures_of_what_the_mask_holds() -> None:
+    x, r = pair()
+    mask = np.hypot(*(np.mgrid[:20, :17] - np.array([8, 7])[:, None, None])) < 6
+    found = scores(x, r, data_range=2, mask=mask)
+    assert found.psnr == psnr(x, r, data_range=2, mask=mask)
+    assert found.ssim == ssim(x, r, data_range=2, mask=mask)
+    assert found.nmse == nmse(x, r, mask=mask)
+    assert not scores(x[:1], r[:1], data_range=2, mask=mask).intervals
+
+
+def test_slices_that_are_alike_leave_nothing_to_chance() -> None:
+    x, r = (np.stack([one[0]] * 4) for one in pair())
+    mask = np.zeros(x.shape, bool)
+    mask[:, 3:15, 2:14] = True
+    found = scores(x, r, data_range=2, mask=mask)
+    for name in ("psnr", "ssim", "nmse"):
+        assert found.intervals[name] == pytest.approx((getattr(found, name),) * 2), name
+
+
+def test_slices_of_which_nothing_is_measured_are_not_drawn() -> None:
+    x, r = pair((5, 20, 17))
+    mask = np.ones(x.shape, bool)
+    mask[[1, 4]] = False
+    some = [0, 2, 3]
+    assert scores(x, r, data_range=2, mask=mask) == scores(x[some], r[some], data_range=2)
+
+
+def test_the_interval_of_many_slices_is_that_of_their_mean() -> None:
+    # Slices of equal energy: the NMSE of all is the mean of theirs, whose 95 % are 1.96 standard errors either way.
+    r = np.ones((200, 9, 9))
+    x = r + np.random.default_rng(7).uniform(0, 0.3, 200)[:, None, None]
+    each = ((x - r) ** 2).mean((1, 2))
+    low, high = scores(x, r, data_range=1).intervals["nmse"]
+    assert (high - low) / 2 == pytest.approx(1.96 * each.std() / math.sqrt(200), rel=0.06)
+    assert low < each.mean() < high
+
+
+def test_the_best_scale_leaves_the_least_error() -> None:
+    x, r = pair()
+    a = best_scale(3 * x, r)
+    for other in (0.99 * a, 1.01 * a):
+        assert np.sum((a * 3 * x - r) ** 2) < np.sum((other * 3 * x - r) ** 2)
+    assert best_scale(np.zeros((4, 4)), np.ones((4, 4))) == 1.0
+
+
+def disc(radius: float, at: tuple[int, int] = (48, 48)) -> np.ndarray:
+    y, x = np.mgrid[:96, :96]
+    return np.hypot(y - at[0], x - at[1]) < radius
+
+
+def test_the_body_is_what_is_brighter_than_half_of_what_parts_it_from_air() -> None:
+    dim = disc(10, (48, 70))
+    head = np.where(disc(36), 1.0, 0.0)
+    assert body(np.where(dim, 0.4, head))[dim].all()
+    # Between air and tissue nothing parts them better than their middle: a ghost of a tenth is air.
+    ghost = disc(5, (10, 10))
+    assert not body(np.where(ghost, 0.1, head))[ghost].any()
+    found = body(head)
+    assert abs(int(found.sum()) - int(disc(36).sum())) < 0.05 * disc(36).sum()
+
+
+def test_holes_belong_to_the_body_and_small_pieces_do_not() -> None:
+    head, hole = disc(30, (48, 34)), disc(8, (48, 34))
+    hand, speck = disc(9, (48, 84)), disc(4, (6, 90))
+    found = body(np.where((head & ~hole) | hand | speck, 1.0, 0.0))
+    assert found[hole].all()
+    assert found[hand].all()
+    assert not found[speck].any()
+
+
+def test_an_image_without_contrast_has_no_body() -> None:
+    with pytest.raises(ReconError, match="no body is seen"):
+        body(np.ones((8, 8)))
