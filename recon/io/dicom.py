@@ -207,8 +207,7 @@ def _slice(d: Dataset, image: Image, volume: Volume, k: int, pixels: NDArray[Any
                 setattr(d, keyword, dv.number(value))
         if "IR" in d.ScanningSequence and "InversionTime" not in d:
             d.InversionTime = ""
-    little = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
-    d.add_new("PixelData", "OW", little + b"\0" * (len(little) % 2))
+    d.add_new("PixelData", "OW", pixels.astype(pixels.dtype.newbyteorder("<")).tobytes())  # 16 bits: always even
 
 
 def _at(values: Sequence[float], i: int) -> float | None:

@@ -254,5 +254,7 @@ def test_cardiac_phases_and_repetitions_count_one_time_axis() -> None:
     image = picture(data=data, axes=("phase", "repetition"), geometry=replace(picture().geometry, shape=(1, 7, 6)))
     d = list(datasets(image))
     assert {int(x.NumberOfTemporalPositions) for x in d} == {6}
-    assert sorted(int(x.TemporalPositionIdentifier) for x in d) == [1, 2, 3, 4, 5, 6]
+    # All phases of the first repetition lie before those of the second; the file holds phase by phase.
+    assert [int(x.AcquisitionNumber) for x in d] == [1, 2, 1, 2, 1, 2]
+    assert [int(x.TemporalPositionIdentifier) for x in d] == [1, 4, 2, 5, 3, 6]
     assert [int(x.InstanceNumber) for x in d] == [1, 2, 3, 4, 5, 6]

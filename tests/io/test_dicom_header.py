@@ -137,6 +137,8 @@ def test_changed_pixels_place_label_or_patient_give_new_uids() -> None:
     for other in others:
         assert not seen & set(_uids(other))
     assert not seen & set(_uids(image, derived=True))
+    # The same picture once more, in another series, is another object.
+    assert not seen & set(_uids(image, series_number=2))
 
 
 def test_two_patients_without_study_uid_get_studies_of_their_own() -> None:

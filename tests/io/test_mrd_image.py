@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from recon.geometry import affine_lps, from_centre
-from recon.io.mrd_image import IMAGE_HEADER, centre, messages, write_mrd
+from recon.io.mrd_image import HEAD_ROOM, IMAGE_HEADER, REACH, TOP, centre, messages, steps, write_messages, write_mrd
 from recon.io.provenance import read_back
 from tests.io.pictures import RECIPE, geometry, picture, whole_numbers
 
@@ -102,6 +102,50 @@ def test_whole_numbers_for_the_scanner_share_one_scale_of_twelve_bits() -> None:
     meta = ismrmrd.Meta.deserialize(sent[0].attributes)
     assert float(meta["WindowWidth"]) <= 4095
     assert {int(m.header["data_type"]) for m in sent} == {2}
+
+
+def test_what_is_larger_than_the_step_of_its_series_allows_is_cut_and_counted() -> None:
+    data = np.zeros((1, 7, 6), np.float32)
+    data[0, 0, :4] = TOP, TOP + 0.4, TOP + 0.6, 2 * TOP
+    (sent,) = messages(
+        picture(data=data, geometry=replace(picture().geometry, shape=(1, 7, 6))),
+        pixel="int16",
+        step={"magnitude": 1.0},
+    )
+    assert sent.pixels[0, 0, 0].tolist() == [TOP, TOP, TOP, TOP, 0, 0]
+    assert sent.cut == 2
+    assert "2 pixels were cut" in ismrmrd.Meta.deserialize(sent.attributes)["ImageComment"][1]
+
+
+def test_a_window_means_the_same_tissue_whatever_the_step() -> None:
+    # So dim that the window of an image of its own would be told in thousandths.
+    image = picture(data=picture().data * np.float32(1e-6))
+    step = 1e-5
+    meta = ismrmrd.Meta.deserialize(next(messages(image, pixel="int16", step={"magnitude": step})).attributes)
+    top = float(meta["WindowCenter"]) + float(meta["WindowWidth"]) / 2
+    assert top * step == pytest.approx(np.percentile(image.data, 99.5), rel=1e-3)
+
+
+@pytest.mark.parametrize("noise", ["noise scan", "estimate", "assumed", "none"])
+@pytest.mark.parametrize("peak", [0.01, 30000.0])
+def test_the_first_image_of_a_series_leaves_room_for_brighter_ones_of_its_noise(noise: str, peak: float) -> None:
+    image = picture(data=picture().data * np.float32(peak / 30000), provenance={**RECIPE, "noise": noise})
+    known = noise in ("noise scan", "estimate")
+    reach = max(HEAD_ROOM * peak, REACH if known else 0)
+    assert steps(image, ("magnitude",), later=True)["magnitude"] == pytest.approx(reach / TOP)
+    assert steps(image, ("magnitude",), later=False)["magnitude"] == pytest.approx(peak / TOP)
+
+
+def test_an_image_of_zeros_decides_no_step() -> None:
+    dark = picture(data=np.zeros((3, 7, 6), np.complex64), provenance={**RECIPE, "noise": "estimate"})
+    assert steps(dark, ("magnitude", "phase"), later=False) == {"phase": pytest.approx(np.pi / TOP)}
+
+
+def test_one_series_of_two_types_is_two_groups_of_a_file(tmp_path: Path) -> None:
+    image = picture()
+    write_messages([*messages(image), *messages(image, pixel="int16")], tmp_path / "a.h5")
+    with ismrmrd.Dataset(str(tmp_path / "a.h5"), mode="r") as file:
+        assert [file.read_image(name, 2).data.dtype for name in ("image_0", "image_0_1")] == [np.float32, np.int16]
 
 
 def test_phase_as_whole_numbers_keeps_its_sign() -> None:

@@ -68,7 +68,7 @@ def test_the_side_car_is_in_seconds_and_carries_the_record(tmp_path: Path) -> No
     write_nifti(picture(trust={"residual": 1.25}), tmp_path / "a.nii")
     sidecar = json.loads((tmp_path / "a.json").read_text())
     assert (sidecar["EchoTime"], sidecar["RepetitionTime"], sidecar["FlipAngle"]) == (0.09, 4.0, 150.0)
-    assert sidecar["MagneticFieldStrength"] == 3.0
+    assert (sidecar["MagneticFieldStrength"], sidecar["ImagingFrequency"]) == (3.0, pytest.approx(123.2))  # T, MHz
     assert read_back(tmp_path / "a.nii")["trust"] == {"residual": 1.25}
     assert read_back(tmp_path / "a.nii")["provenance"] == RECIPE
 
