@@ -62,3 +62,16 @@ def test_a_missing_or_broken_file_says_how_to_get_one(tmp_path: Path) -> None:
 def test_the_hash_follows_what_decides_the_picture_and_not_the_name() -> None:
     assert recipes.digest(Recipe(name="a")) == recipes.digest(Recipe(name="b"))
     assert recipes.digest(Recipe()) != recipes.digest(recipes.with_method(Recipe(), "cs"))
+    each = (
+        {"prepare": {"virtual_coils": 8}}, {"solve": {"seed": 1}}, {"ct": {"coarse": 1.0}}, {"trust": {"added": 0.2}},
+        {"images": {"denoise": 0.5}}, {"output": {"parts": ["phase", "magnitude"]}},
+        {"output": {"parts": ["magnitude", "phase"]}},
+    )  # fmt: skip
+    assert len({recipes.digest(recipes.parse(one)) for one in ({}, *each)}) == 1 + len(each)
+
+
+def test_another_method_leaves_all_else_as_it_was() -> None:
+    before = recipes.parse({"name": "a", "solve": {"l2": 2.0, "iterations": 7}, "prepare": {"virtual_coils": 8}})
+    after = recipes.with_method(before, "sense")
+    assert (after.solve.method, after.solve.l2, after.solve.iterations) == ("sense", 2.0, 7)
+    assert (after.name, after.prepare) == ("a", before.prepare)

@@ -127,6 +127,31 @@ HUGE = {
 }
 
 
+def header_of(samples: int, channels: int, dimensions: int) -> bytes:
+    sizes = {8: samples, 10: channels, 31: dimensions}
+    return scanner.LINE.pack(*[sizes.get(i, 0) for i in range(81)])
+
+
+@pytest.mark.parametrize("sizes", [(6, 2, 2), (5, 3, 2), (5, 2, 3)])
+def test_each_size_of_a_line_is_taken_up_to_its_own_limit_and_no_farther(sizes: tuple[int, int, int]) -> None:
+    bound = wire.Limits(samples=5, channels=2, dimensions=2)
+    whole = parse(scanner.line(header_of(5, 2, 2) + bytes(4 * 5 * 2 + 8 * 5 * 2)), bound)
+    assert isinstance(whole, wire.Acquisition)
+    assert (whole.data.shape, whole.trajectory.shape) == ((2, 5), (5, 2))
+    with pytest.raises(wire.WireError, match="at most 5, 2 and 2 are taken"):
+        parse(scanner.line(header_of(*sizes) + bytes(1000)), bound)
+
+
+def test_texts_waveforms_and_images_are_taken_up_to_their_limits_and_no_farther() -> None:
+    texts = scanner.string(5, b"12345678", b"")
+    wave = scanner.number(1026) + scanner.WAVE.pack(1, 2, 3, 4, 5, 2, 3, 2.5, 1024) + bytes(4 * 6)
+    image = scanner.picture(np.zeros((2, 3, 4, 5)), b"", 5)
+    for raw, name, size in ((texts, "text", 8), (wave, "waveform", 24), (image, "image", 480)):
+        parse(raw, wire.Limits(**{name: size}))
+        with pytest.raises(wire.WireError, match=f"{size} bytes of {name} are announced; at most {size - 1} are"):
+            parse(raw, wire.Limits(**{name: size - 1}))
+
+
 @pytest.mark.parametrize("what", HUGE)
 def test_f05_f06_sizes_beyond_a_limit_are_refused_before_anything_is_allocated(what: str) -> None:
     tracemalloc.start()
@@ -142,6 +167,9 @@ def test_the_header_bounds_the_length_of_a_readout() -> None:
     encoding = Encoding((256, 256, 1), (500.0, 250.0, 5.0), (128, 128, 1), (250.0, 250.0, 5.0))
     assert wire.limits([encoding]).samples == 4 * 256 + 1024
     assert wire.limits([Encoding((256, 256, 1), (1.0,) * 3, (128, 128, 1), (1.0,) * 3, "spiral")]).samples == 65535  # type: ignore[arg-type]
+    # Of several encodings the longest readouts count, of calibration lines for instance.
+    small = Encoding((64, 64, 1), (500.0, 250.0, 5.0), (32, 32, 1), (250.0, 250.0, 5.0))
+    assert wire.limits([small, encoding]) == wire.limits([encoding, small]) == wire.limits([encoding])
     with pytest.raises(wire.WireError, match="2049 samples"):
         parse(scanner.line(scanner.LINE.pack(*[2049 if i == 8 else 0 for i in range(81)])), wire.limits([encoding]))
 
