@@ -3,6 +3,7 @@
     python bench/gpu.py                                   # all of it: minutes on the CPU, then a few on the card
     python bench/gpu.py --prepare FOLDER                  # where the card is lent: data and answers before it is there,
     python bench/gpu.py --data FOLDER --json bench/results/gpu.json --log kernels.txt              # and what needs it
+    python bench/gpu.py --tune                            # the normal operator of planes by other strips and groups
     python bench/gpu.py --dry                             # tiny problems on the CPU, to see that all of it runs
 
 Data are on the card before the clock starts, except in `recon run`, whose copies are part of it. Every result is held
@@ -96,8 +97,13 @@ def prepare(
 def loaded(home: Path) -> tuple[Data, dict[str, Any]]:
     """What `prepare` stored."""
     data = {p.stem: np.load(p) for p in sorted(home.glob("*.npy")) if p.stem != "truth" or p.stat().st_size}
+    return data, settings_of(home)
+
+
+def settings_of(home: Path) -> dict[str, Any]:
+    """The size of a case, and what else its data were made with."""
     settings: dict[str, Any] = json.loads((home / "settings.json").read_text())
-    return data, settings
+    return settings
 
 
 def measured(case: Case, label: str, home: Path, device: Any, deadline: float, log: Path | None) -> dict[str, Any]:
@@ -157,6 +163,25 @@ def traffic(label: str, home: Path, device: Any, rate: float) -> dict[str, Any]:
     return {"graph_s": s, "least_bytes": least, "floor_s": floor, "over_floor": round(s / floor, 3)}
 
 
+def tuned(label: str, home: Path, device: Any, rate: float) -> Iterator[str]:
+    """The normal operator of planes by strips of 4, 8 and 16 columns, and for more and fewer blocks of a launch."""
+    from unittest.mock import patch
+
+    from recon.kernels import bridge, fourier, launch
+
+    found = fourier.compiled(loaded(home)[0]["maps"].shape[-2])
+    for shift in (2, 3, 4) if found else ():
+        threads = -(-(found.n // found.radices[0] << shift) // 32) * 32
+        made = replace(found, shift=shift, threads=threads)
+        if made.shared > bridge.SHARED or threads > 1024:
+            continue
+        for blocks in (350, 700, 1500):
+            with patch.object(fourier, "compiled", lambda n, c=made: c), patch.object(launch, "PLANNED_BLOCKS", blocks):
+                r = traffic(label, home, device, rate)
+            text = f"{label:14} {made.width:2d} columns, {blocks:4d} blocks wanted"
+            yield f"{text} {r['graph_s'] * 1e3:.4f} ms = {r['over_floor']:.2f}× traffic"
+
+
 def line(r: dict[str, Any]) -> str:
     """A record in one line."""
     text = f"{r['case']:14} {r['size']['name']:14}"
@@ -194,8 +219,11 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--log", type=Path, help="write the longest kernels of each case here")
     parser.add_argument("--time", type=float, default=TIME, help="seconds after which no further peer is measured")
+    parser.add_argument("--tune", action="store_true", help="time the normal operator by other strips and groups alone")
     parser.add_argument("--dry", action="store_true", help="tiny problems on the CPU")
     options = parser.parse_args()
+    if options.tune:
+        options.case = ["sense_normal"]
     asked = list(jobs(options.case, options.dry, options.size))
     if not options.dry and not options.prepare and (why := no_gpu()):
         raise SystemExit(f"{why}; --dry runs tiny problems on the CPU, --prepare FOLDER makes the data without a GPU")
@@ -236,6 +264,11 @@ def measure_all(folder: Path, asked: list[tuple[Case, str]], options: argparse.N
     deadline, records = time.monotonic() + options.time, []
     for case, label in asked:
         home = folder / f"{case.name}_{label}"
+        if options.tune:
+            if settings_of(home)["shape"][0] == 1:
+                for text in tuned(label, home, device, rate):
+                    print(text, flush=True)
+            continue
         case = replace(case, peers=()) if options.alone else case
         try:
             made = measured(case, label, home, device, deadline, options.log)

@@ -100,7 +100,7 @@ def plan(n: int, factors: tuple[int, ...] | None = None) -> Plan:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What cuda/planned.cu is compiled for: a length, its radices, 2^shift columns a strip, threads a block."""
+    """What cuda/planned.h is compiled for: a length, its radices, 2^shift columns a strip, threads a block."""
 
     n: int
     radices: tuple[int, ...]
@@ -114,15 +114,36 @@ class Compiled:
 
     @property
     def shared(self) -> int:
-        """Bytes of shared memory of a block: see `pitch` in cuda/planned.cu."""
+        """Bytes of shared memory of a block: see `pitch` in cuda/planned.h."""
         start = (16 >> self.shift) % 16
         return 8 * self.width * (self.n + (start - self.n) % 16)
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """For the compiler."""
+    def resident(self) -> int:
+        """Blocks that a multiprocessor is to hold, by which the compiler limits the registers of a thread.
+
+        A thread holds the sum of the first pass, one butterfly, and some fifty numbers besides. Each of the four parts
+        of a multiprocessor has 16384 registers, which go to warps of 32 threads in eights.
+        """
+        registers = -(-(2 * self.radices[0] + 2 * max(self.radices) + 48) // 8) * 8
+        warps = min(32, 4 * (16384 // (32 * registers)))  # the oldest cards hold no more, and no more than 16 blocks
+        return min(16, max(1, warps // (self.threads // 32)))
+
+    def options(self, rows: int, stride: int, wide: int = 0) -> tuple[str, ...]:
+        """For the compiler: columns of `rows` values, `stride` apart, and in volumes how many lie side by side in k."""
         values = {"N": self.n, "RADICES": ",".join(map(str, self.radices)), "SHIFT": self.shift}
-        return tuple(f"-DRECON_{k}={v}" for k, v in {**values, "THREADS": self.threads}.items())
+        values |= {"THREADS": self.threads, "RESIDENT": self.resident, "ROWS": rows, "STRIDE": stride}
+        return tuple(f"-DRECON_{k}={v}" for k, v in (values | ({"WIDE": wide} if wide else {})).items())
+
+    @property
+    def twiddles(self) -> NDArray[np.complex64]:
+        """exp(−2πi j q / span) of each pass as [q − 1][j], so that neighbouring butterflies read neighbours."""
+        parts, span = [], self.n
+        for r in self.radices:
+            q, j = np.arange(1, r)[:, None], np.arange(span // r)
+            parts.append(np.exp(-2j * np.pi * (j * q / span)).ravel())
+            span //= r
+        return np.concatenate(parts).astype(np.complex64)
 
 
 #: Radices of cuda/radix.h, and the most threads of a block.
@@ -173,8 +194,8 @@ def table_on(c: Compiled, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 def _table_on(c: Compiled, device: torch.device, stream: int) -> tuple[Tensor, Tensor]:
-    p = plan(c.n, c.radices)
-    return torch.from_numpy(p.table.copy()).to(device), torch.from_numpy(p.frequency.astype(np.int64)).to(device)
+    frequency = plan(c.n, c.radices).frequency.astype(np.int64)
+    return torch.from_numpy(c.twiddles).to(device), torch.from_numpy(frequency).to(device)
 
 
 def plan_on(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int]:

@@ -20,9 +20,13 @@ THREADS, HELD = 256, 16
 #: Blocks that keep a large GPU busy; where there are fewer, the coils are split into groups.
 BLOCKS = 512
 
-#: The same for the kernels that are compiled for one length, and the bytes of k-space and maps that are worked on at a
-#: time in a volume: what the second-level cache of a large GPU holds with room to spare.
-PLANNED_BLOCKS, VOLUME_BYTES = 1500, 24 << 20
+#: The same for the kernels that are compiled for one length: fewer, since a second group of coils is a pass over the
+#: image more.
+PLANNED_BLOCKS = 700
+
+#: Bytes of k-space and maps that are worked on at a time in a volume: what the second-level cache of a large GPU about
+#: holds, and enough that a launch has blocks for all of it.
+VOLUME_BYTES = 56 << 20
 
 #: Rows that a thread goes down from vector to vector in `eigenmaps`; power iterations at most, on a CPU too: in tissue,
 #: where the first eigenvalue stands apart, four or five are enough.
@@ -106,9 +110,9 @@ def planned(x: Tensor, maps: Tensor, ordered: Tensor, c: fourier.Compiled, block
     per_group = -(-coils // min(coils, -(-(blocks or PLANNED_BLOCKS) // strips)))
     groups = -(-coils // per_group)
     parts = x.new_empty(groups, *x.shape)
-    numbers = (items, maps.shape[0], *ordered.shape[:2], coils, nz, ny, nx, per_group)
+    numbers = (items, maps.shape[0], *ordered.shape[:2], coils, nz, per_group)
     args = (x, maps, ordered, parts, fourier.table_on(c, x.device)[0], *(_int(i) for i in numbers))
-    bridge.run("planned", "planned_normal", strips * groups * items, c.threads, args, c.shared, c.options)
+    bridge.run("planned", "planned_normal", strips * groups * items, c.threads, args, c.shared, c.options(ny, nx))
     return parts[0] if groups == 1 else _summed(parts)
 
 
@@ -121,22 +125,30 @@ def planned_volume(
     """
     x, maps, ordered = (bridge.settled(t) for t in (x, maps, ordered))
     (_, _, nz, ny, nx), coils = x.shape, maps.shape[2]
-    fits = (wide or VOLUME_BYTES // (8 * coils * nz * (cy.n + ny))) // cy.width * cy.width
-    wide = min(max(fits, cy.width), -(-nx // cy.width) * cy.width)
+    wide = wide or together(coils, nz, ny, nx, cy)
     strips, strips_z = -(-wide // cy.width), -(-wide // cz.width)
     k, out = x.new_empty(coils, nz, cy.n, wide), torch.empty_like(x)
     (table_y, _), (table_z, _) = fourier.table_on(cy, x.device), fourier.table_on(cz, x.device)
+    along_y = cy.shared, cy.options(ny, nx, wide)
+    along_z = cz.shared, cz.options(nz, cy.n * wide, wide)
     for item, (one, sum_) in enumerate(zip(x, out)):
         s, w = (t[0 if len(t) == 1 else item] for t in (maps, ordered))
         for x0 in range(0, nx, wide):
-            place = (*(_int(i) for i in (nz, ny, nx, x0, wide)),)
-            args: tuple[Tensor | np.generic, ...] = (one, s, k, table_y, *place)
-            bridge.run("planned", "planned_spread", strips * nz * coils, cy.threads, args, cy.shared, cy.options)
-            args = (k, w, table_z, _int(nz), _int(cy.n), _int(wide))
-            bridge.run("planned", "planned_filter", strips_z * cy.n * coils, cz.threads, args, cz.shared, cz.options)
-            args = (k, s, sum_, table_y, _int(coils), *place)
-            bridge.run("planned", "planned_gather", strips * nz, cy.threads, args, cy.shared, cy.options)
+            args: tuple[Tensor | np.generic, ...] = (one, s, k, table_y, _int(nz), _int(x0))
+            bridge.run("planned_volume", "planned_spread", strips * nz * coils, cy.threads, args, *along_y)
+            bridge.run(
+                "planned_volume", "planned_filter", strips_z * cy.n * coils, cz.threads, (k, w, table_z), *along_z
+            )
+            args = (k, s, sum_, table_y, _int(coils), _int(nz), _int(x0))
+            bridge.run("planned_volume", "planned_gather", strips * nz, cy.threads, args, *along_y)
     return out
+
+
+def together(coils: int, nz: int, ny: int, nx: int, cy: fourier.Compiled) -> int:
+    """Columns of a volume that are worked on at a time, whole strips of them."""
+    fits = VOLUME_BYTES // (8 * coils * nz * (cy.n + ny)) // cy.width * cy.width
+    wide: int = min(max(fits, cy.width), -(-nx // cy.width) * cy.width)
+    return wide
 
 
 def _summed(parts: Tensor) -> Tensor:

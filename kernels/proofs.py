@@ -11,6 +11,8 @@ from torch import Tensor
 
 from recon.kernels import bridge, fourier, launch
 
+_CPU = torch.device("cpu")
+
 #: How the report ends on a kernel that is in use.
 GOOD = "in use"
 
@@ -59,44 +61,54 @@ def sense(device: torch.device) -> None:
         bridge.same("sense_normal", launch.normal(*cut, ws), _combined(maps[..., :rows, :], filtered))
 
 
-def fits(x: Tensor, compiled: Sequence[fourier.Compiled]) -> bool:
-    """Whether the kernels compiled for these lengths, (y,) or (y, z), may be used on x's device: each has its proof."""
+def fits(x: Tensor, maps: Tensor, compiled: Sequence[fourier.Compiled]) -> bool:
+    """Whether the kernels compiled for these lengths, (y,) or (y, z), and this image may be used: each has a proof."""
     if not compiled or not x.is_cuda:
         return False
-    name = "planned " + "×".join(str(c.n) for c in compiled)
-    check = _plane if len(compiled) == 1 else _volume
-    return bool(bridge.proven(name, x.device, lambda device: check(device, *compiled)))
+    coils, nz, ny, nx = maps.shape[2:]
+    if len(compiled) == 1:
+        (y,) = compiled
+        name = f"planned {y.n} by {y.width} of {ny}×{nx}"
+        return bool(bridge.proven(name, x.device, lambda device: _plane(device, y, (1, 2, 1, ny, nx))))
+    y, z = compiled
+    wide = launch.together(coils, nz, ny, nx, y)
+    name = f"planned {z.n}×{y.n} of {nz}×{ny}×{nx} by {wide}"
+    return bool(bridge.proven(name, x.device, lambda device: _volume(device, y, z, (nz, ny, nx), wide)))
 
 
 def planned(device: torch.device) -> None:
-    """The normal operator by kernels that are compiled for a length: two of them, with more rows than the image too."""
+    """The normal operator by kernels compiled for a length and an image, which may have fewer rows."""
     y, z = fourier.compiled(180), fourier.compiled(10)
     assert y is not None
     assert z is not None
-    _plane(device, y)
-    _volume(device, y, z)
-
-
-def _plane(device: torch.device, c: fourier.Compiled) -> None:
-    draw = _draw(c.n)
-    for rows, items in ((c.n, 2), (c.n - c.n // 3, 1)):
-        maps, x, w = draw(1, 1, 3, 2, rows, 19), draw(items, 1, 2, rows, 19), draw(1, 2, c.n).real.contiguous()
-        k = torch.fft.fft((maps * x[:, :, None]).to(torch.complex128).sum(1), n=c.n, dim=-2)
-        filtered = c.n * torch.fft.ifft(k * w.double()[:, None, :, :, None], dim=-2)[..., :rows, :]
-        xs, s, ordered = (t.to(device) for t in (x, maps, w[..., fourier.plan(c.n, c.radices).frequency]))
-        for blocks in (1, launch.BLOCKS):
-            bridge.same("planned_normal", launch.planned(xs, s, ordered, c, blocks), _combined(maps, filtered))
-
-
-def _volume(device: torch.device, y: fourier.Compiled, z: fourier.Compiled) -> None:
-    draw, size = _draw(y.n + z.n), (z.n, y.n)
+    for rows, items in ((y.n, 2), (y.n - y.n // 3, 1)):
+        _plane(device, y, (items, 3, 2, rows, 19))
     for nz, ny in ((z.n, y.n), (z.n - z.n // 3, y.n - y.n // 3)):
-        maps, x, w = draw(1, 1, 2, nz, ny, 11), draw(1, 1, nz, ny, 11), draw(1, *size).real.contiguous()
-        k = torch.fft.fft2((maps * x[:, :, None]).to(torch.complex128).sum(1), s=size, dim=(-3, -2))
-        filtered = torch.fft.ifft2(k * w.double()[:, None, ..., None], dim=(-3, -2))[..., :nz, :ny, :] * w[0].numel()
-        order = w[:, fourier.plan(z.n, z.radices).frequency][..., fourier.plan(y.n, y.radices).frequency]
-        given = (t.to(device) for t in (x, maps, order.transpose(1, 2).contiguous()))
-        bridge.same("planned_volume", launch.planned_volume(*given, z, y, 8), _combined(maps, filtered))
+        _volume(device, y, z, (nz, ny, 11), 8)
+
+
+def _plane(device: torch.device, c: fourier.Compiled, shape: tuple[int, int, int, int, int]) -> None:
+    items, coils, nz, rows, nx = shape
+    draw = _draw(c.n)
+    maps, x, w = draw(1, 1, coils, nz, rows, nx), draw(items, 1, nz, rows, nx), draw(1, nz, c.n).real.contiguous()
+    k = torch.fft.fft((maps * x[:, :, None]).to(torch.complex128).sum(1), n=c.n, dim=-2)
+    filtered = c.n * torch.fft.ifft(k * w.double()[:, None, :, :, None], dim=-2)[..., :rows, :]
+    xs, s, ordered = (t.to(device) for t in (x, maps, w[..., fourier.plan(c.n, c.radices).frequency]))
+    for blocks in (1, launch.BLOCKS):
+        bridge.same("planned_normal", launch.planned(xs, s, ordered, c, blocks), _combined(maps, filtered))
+
+
+def _volume(
+    device: torch.device, y: fourier.Compiled, z: fourier.Compiled, shape: tuple[int, int, int], wide: int
+) -> None:
+    """Against torch's transforms on the device: those of a large volume would take the processor seconds."""
+    draw, size, (nz, ny, _) = _draw(y.n + z.n, device), (z.n, y.n), shape
+    maps, x, w = draw(1, 1, 2, *shape), draw(1, 1, *shape), draw(1, *size).real.contiguous()
+    order = w.cpu()[:, fourier.plan(z.n, z.radices).frequency][..., fourier.plan(y.n, y.radices).frequency]
+    got = launch.planned_volume(x, maps, order.transpose(1, 2).contiguous().to(device), z, y, wide)
+    k = torch.fft.fft2((maps * x[:, :, None]).sum(1), s=size, dim=(-3, -2)) * w[:, None, ..., None]
+    filtered = torch.fft.ifft2(k, dim=(-3, -2))[..., :nz, :ny, :] * w[0].numel()
+    bridge.same("planned_volume", got, _combined(maps, filtered).cpu())
 
 
 def coils(device: torch.device) -> None:
@@ -183,9 +195,9 @@ PROOFS: dict[str, Callable[[torch.device], None]] = {
 }
 
 
-def _draw(seed: int) -> Callable[..., Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, dtype=torch.complex64, generator=generator)
+def _draw(seed: int, device: torch.device = _CPU) -> Callable[..., Tensor]:
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, dtype=torch.complex64, generator=generator, device=device)
 
 
 def _combined(maps: Tensor, k: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def normal(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
 
 def _normal_on_gpu(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
     made: Tensor
-    if maps.shape[1] == 1 and proofs.fits(x, w.compiled):
+    if maps.shape[1] == 1 and proofs.fits(x, maps, w.compiled):
         y, *z = w.compiled
         made = launch.planned_volume(x, maps, w.ordered, z[0], y) if z else launch.planned(x, maps, w.ordered, y)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -33,14 +34,29 @@ def library() -> Any:
 
 def compiled(source: str, architecture: str, options: Sequence[str]) -> bytes:
     """Machine code of a source for an architecture such as sm_80; raises ValueError with what the compiler says."""
+    return _compiled(source, architecture, options)[0]
+
+
+def spilled(source: str, architecture: str, options: Sequence[str]) -> dict[str, int]:
+    """Bytes of each kernel of a source that a thread keeps in memory since its registers are not enough."""
+    said = _compiled(source, architecture, (*options, "--ptxas-options=-v"))[1]
+    names = re.findall(r"Compiling entry function '(\w+)'", said)
+    found = [
+        int(stack) + int(spill) for stack, spill in re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill", said)
+    ]
+    return dict(zip(names, found, strict=True))
+
+
+def _compiled(source: str, architecture: str, options: Sequence[str]) -> tuple[bytes, str]:
     nvrtc, program = library(), ctypes.c_void_p()
     given = [o.encode() for o in (f"--gpu-architecture={architecture}", *options)]
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None) == 0
     try:
         failed = nvrtc.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*given))
+        said = _read(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode()
         if failed:
-            raise ValueError(_read(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode())
-        return _read(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+            raise ValueError(said)
+        return _read(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN), said
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 

@@ -50,8 +50,15 @@ def test_nvcc_takes_the_source_without_a_warning(source: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-#: Lengths of one, two and three passes that planned.cu is compiled for, beside those that it holds by default.
+#: Lengths of one, two and three passes that planned.h is compiled for, beside that which it holds by default.
 COMPILED = (8, 320, 1024)
+
+
+def held(n: int, rows: int) -> tuple[str, ...]:
+    """Options for a length and columns of so many rows, as `launch` gives them for a square image."""
+    c = fourier.compiled(n)
+    assert c is not None
+    return (*bridge.options(), *c.options(rows, n, 16))
 
 
 @pytest.mark.parametrize("architecture", ["sm_70", "sm_90"])
@@ -60,10 +67,19 @@ def test_the_compiler_at_run_time_takes_the_source_for_old_cards_and_new(source:
     text = source.read_text(encoding="utf-8")
     kernels = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)", text)
     assert kernels
-    lengths = [fourier.compiled(n) for n in (COMPILED if architecture == "sm_90" else COMPILED[:1])]
-    for c in lengths if source.stem == "planned" else [None]:
-        code = nvrtc.compiled(text, architecture, (*bridge.options(), *(c.options if c else ())))
+    lengths = COMPILED if architecture == "sm_90" else COMPILED[:1]
+    for options in [held(n, n) for n in lengths] if "planned" in source.stem else [bridge.options()]:
+        code = nvrtc.compiled(text, architecture, options)
         assert all(name.encode() in code for name in kernels)
+
+
+@pytest.mark.parametrize("n", [128, 160, 256, 320, 384])
+def test_the_kernels_compiled_for_one_length_need_no_memory_for_what_registers_hold(n: int) -> None:
+    for source in ("planned", "planned_volume"):
+        text = (CUDA / f"{source}.cu").read_text(encoding="utf-8")
+        found = nvrtc.spilled(text, "sm_90", held(n, n))
+        assert found
+        assert not any(found.values()), found
 
 
 def test_the_compiler_at_run_time_tells_a_broken_source() -> None:
@@ -138,7 +154,7 @@ def test_the_volume_kernels_are_the_chain_of_operators(emulated, shape) -> None:
 @pytest.mark.parametrize("n", [3, 16, 20, 23, 90, 384])
 def test_the_kernels_compiled_for_one_length_are_the_chain_of_operators(emulator, monkeypatch, n) -> None:
     monkeypatch.setattr(bridge, "run", emulator.run)
-    monkeypatch.setattr(proofs, "fits", lambda x, compiled: len(compiled) > 0)
+    monkeypatch.setattr(proofs, "fits", lambda x, maps, compiled: len(compiled) > 0)
     for shape, volume in (((2, n, 19), False), ((6, n, 9), True)):
         for items, own in ((1, True), (2, True), (2, False)):
             p = Problem(shape, volume, 1, 3, items, own)
@@ -216,6 +232,45 @@ def test_the_proof_of_each_kernel_fails_where_an_answer_is_wrong(emulator, name,
     monkeypatch.setattr(launch, "THREADS", 64)
     with pytest.raises(ValueError, match="is off by"):
         proofs.PROOFS[name](CPU)
+
+
+@pytest.mark.parametrize("off", ["planned_spread", "planned_filter", "planned_gather"])
+def test_the_proof_of_the_kernels_of_a_volume_fails_where_one_is_wrong(emulator, off, monkeypatch) -> None:
+    def slightly_off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0, options=()) -> None:
+        emulator.run(source, kernel, grid, block, args, shared, options)
+        if kernel == off:
+            args[0 if kernel == "planned_filter" else 2].mul_(1.01)
+
+    monkeypatch.setattr(bridge, "run", slightly_off)
+    monkeypatch.setattr(proofs, "_plane", lambda *given: None)
+    with pytest.raises(ValueError, match="is off by"):
+        proofs.planned(CPU)
+
+
+@pytest.mark.parametrize(("nz", "lengths"), [(2, (20,)), (6, (20, 6))])
+def test_a_kernel_proves_itself_for_the_image_that_it_is_compiled_for(emulator, monkeypatch, nz, lengths) -> None:
+    """An image of another size is another program: what one gave says nothing of the other."""
+    compiled, asked, programs = [fourier.compiled(n) for n in lengths], [], []
+
+    def run(source: str, kernel: str, grid: int, block: int, args, shared: int = 0, options=()) -> None:
+        programs.append(options)
+        emulator.run(source, kernel, grid, block, args, shared, options)
+
+    def proven(name: str, device: torch.device, check) -> bool:
+        asked.append(name)
+        check(device)
+        return True
+
+    class OnCard:
+        is_cuda, device = True, CPU
+
+    monkeypatch.setattr(bridge, "run", run)
+    monkeypatch.setattr(bridge, "proven", proven)
+    for nx in (9, 20):
+        assert proofs.fits(OnCard, torch.empty(1, 1, 3, nz, 20, nx), compiled)
+    assert len(set(asked)) == 2
+    own = compiled[0].options(20, 20, 24) if len(lengths) > 1 else compiled[0].options(20, 20)
+    assert own in programs
 
 
 def test_a_threshold_is_read_from_the_card_at_each_launch(emulated) -> None:
