@@ -114,11 +114,12 @@ def one(network, y, ref, instead, hidden, trained) -> dict:  # type: ignore[no-u
         seen = noisy if hidden is None else noisy - torch.from_numpy(hidden)
         x = denoiser.denoised(network, seen[None], noise.level, noise.texture)[0]
     sigma = float(noise.level)
-    x = strength.written(noisy, x, CT(), sigma)
-    found = evidence(noisy, x, sigma, Trust(), trained)
+    how = strength.sampled(CT(), noise)
+    x = strength.written(noisy, x, how, sigma)
+    found = evidence(noisy, x, sigma, Trust(), trained, image_noise.sharpness(noise))
     x = noisy + found["share"] * (x - noisy)
     if hidden is not None:
-        all_gone = strength.written(torch.from_numpy(hidden), torch.zeros(hidden.shape), CT(), sigma).numpy()
+        all_gone = strength.written(torch.from_numpy(hidden), torch.zeros(hidden.shape), how, sigma).numpy()
         where = hidden > 0.5 * hidden.max()
         found["lost"] = 1 - float(all_gone[where].mean() / hidden[where].mean())
     if ref is not None:

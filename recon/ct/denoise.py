@@ -60,10 +60,11 @@ def denoise_images(
     """
     out = np.empty_like(volume) if into is None else into
     found = _denoised(volume, recipe, device, report, rays, out)
-    noise = found.provenance["noise_HU"]
+    noise, coarse = found.provenance["noise_HU"], found.provenance["coarse_pixels"]
     shares = [strength.share(recipe.ct, level) for level in noise]
+    slices = [(replace(recipe.ct, coarse=c), level) for c, level in zip(coarse, noise)]
     whole = min(shares) == 1 and not recipe.ct.coarse
-    notes = found.notes if whole or not max(shares) else (*found.notes, strength.said(recipe.ct, noise))
+    notes = found.notes if whole or not max(shares) else (*found.notes, strength.said(slices))
     return replace(found, provenance={**found.provenance, "strength": [round(s, 3) for s in shares]}, notes=notes)
 
 
@@ -118,8 +119,10 @@ def total_variation(
         lam, n = TV_WEIGHT * recipe.solve.tv, recipe.solve.iterations or TV_ITERATIONS
         x = pdhg.tv(m, lam=lam, iterations=n, axes=(-2, -1), balance=1.0).x
         found = (x[0] * s - 1000).cpu()
-        out[k] = strength.written(torch.from_numpy(volume[k]), found, recipe.ct, round(s, 2)).numpy()
+        how = strength.sampled(recipe.ct, noises[k])
+        out[k] = strength.written(torch.from_numpy(volume[k]), found, how, round(s, 2)).numpy()
     report("denoise", len(volume), len(volume))
-    low, high = min(sigma), max(sigma)
-    note = f"noise estimated from the image: {low:.0f} HU" + (f" to {high:.0f} HU" if round(high) > round(low) else "")
-    return Denoised(out, "tv", why, {"noise_HU": [round(s, 2) for s in sigma]}, notes=(note, *said))
+    note = f"noise estimated from the image: {strength.span(sigma, 0)} HU"
+    coarse = [round(strength.sampled(recipe.ct, n).coarse, 2) for n in noises]
+    told = {"noise_HU": [round(s, 2) for s in sigma], "coarse_pixels": coarse}
+    return Denoised(out, "tv", why, told, notes=(note, *said))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -73,45 +73,52 @@ def denoise(
     loaded = network(name, device)
     known = trained(name)
     out = np.empty_like(volume) if into is None else into
-    items, spread = list[dict[str, Any]](), list[NDArray[np.float32]]()
+    items, coarse, spread = list[dict[str, Any]](), list[float](), list[NDArray[np.float32]]()
     found_noise, said = image_noise.of_volume(volume, device)
     for k, noise in enumerate(found_noise):
         report("denoise", k, len(volume))
         y, level = torch.from_numpy(volume[k : k + 1]).to(device), float(noise.level)
         x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
-        shown = strength.written(y, x, recipe.ct, level)
+        how = strength.sampled(recipe.ct, noise)
+        coarse.append(how.coarse)
+        shown = strength.written(y, x, how, level)
         found = evidence(y[0], shown[0], level, recipe.trust, known, image_noise.sharpness(noise))
         if rays and not (found["reasons"] and recipe.trust.fallback):
             # What rays change is no noise: they have a say in what the network may show by itself.
             x = denoiser.denoised(loaded.network, y, noise.level, noise.texture, rays(k))
-            shown = strength.written(y, x, recipe.ct, level)
+            shown = strength.written(y, x, how, level)
         items.append(found)
         kept = found["share"] if recipe.trust.fallback else 1.0
         if kept < 1:
             shown = y + kept * (shown - y)
         if recipe.trust.replicas:
-            spread.append(_spread(loaded, y, x, noise, recipe, kept).cpu().numpy())
+            spread.append(_spread(loaded, y, x, noise, replace(recipe, ct=how), kept).cpu().numpy())
         if out is not volume or not (found["reasons"] and recipe.trust.fallback):
             out[k] = (y if found["reasons"] and recipe.trust.fallback else shown)[0].cpu().numpy()
     report("denoise", len(volume), len(volume))
     reasons = sorted({r for i in items for r in i["reasons"]})
     back = sum(bool(i["reasons"]) for i in items) if recipe.trust.fallback else 0
     levels = [i["noise"] for i in items]
-    notes = [f"noise estimated from the image: {_span(levels, 0)} HU", *said]
+    notes = [f"noise estimated from the image: {strength.span(levels, 0)} HU", *said]
     if back:
         them = counted(len(items), "slice is as it came", "slices are as they came")
         notes.append(f"{back} of {them}: {'; '.join(_in_short(reasons))}")
     parts = [i for i in items if i["share"] < 1 and not i["reasons"]] if recipe.trust.fallback else []
     if parts:
+        share, blurs = (strength.span([i[n] for i in parts], 2) for n in ("share", "blur"))
         notes.append(
-            f"{len(parts)} of {counted(len(items), 'slice is', 'slices are')} denoised in part, to "
-            f"{_span([i['share'] for i in parts])} of what would be taken away: all of it would take from edges what a "
-            f"blur of {_span([i['blur'] for i in parts])} pixels does"
+            f"{len(parts)} of {counted(len(items), 'slice is', 'slices are')} denoised in part, to {share} of what "
+            f"would be taken away: all of it would take from edges what a blur of {blurs} pixels does"
         )
     worst = {n: max(i[n] for i in items) for n in ("removed", "blur", "patch")}
     return Learned(
         out,
-        {"weights": loaded.name, "weights_sha256": loaded.sha256, "noise_HU": [round(v, 2) for v in levels]},
+        {
+            "weights": loaded.name,
+            "weights_sha256": loaded.sha256,
+            "noise_HU": [round(v, 2) for v in levels],
+            "coarse_pixels": [round(v, 2) for v in coarse],
+        },
         {**worst, "share": min(i["share"] for i in items), "fallbacks": back, "reasons": reasons, "items": items},
         tuple(notes),
         np.stack(spread) if spread else None,
@@ -126,11 +133,6 @@ def _in_short(reasons: Sequence[str]) -> list[str]:
         alike.setdefault((head, tail), []).append(number)
     ends = {key: (min(n, key=float), max(n, key=float)) if len(n) > 1 else (n[0], n[0]) for key, n in alike.items()}
     return [f"{head}{a if a == b else f'{a} to {b}'}{tail}" for (head, tail), (a, b) in ends.items()]
-
-
-def _span(values: Sequence[float], digits: int = 2) -> str:
-    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
-    return low if low == high else f"{low} to {high}"
 
 
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe, share: float) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recon.prepare.image_noise import ImageNoise, sharpness
 from recon.recipe import CT
 
 #: Smallest share that stays away, and the largest noise in HU that is blended back in. Both were chosen on validation
@@ -39,6 +41,12 @@ def share(settings: CT, noise: float, least: float = LEAST, left: float = LEFT) 
     if settings.strength != "auto":
         return settings.strength
     return max(least, 1 - left / noise) if noise > 0 else least
+
+
+def sampled(settings: CT, noise: ImageNoise) -> CT:
+    """The settings for a slice with that noise: `ct.coarse` counts samples of the scan, each of which takes `sharpness`
+    pixels, since noise of a slice that was interpolated or made by a smooth kernel is coarser by as much."""
+    return replace(settings, coarse=settings.coarse * sharpness(noise))
 
 
 def written(before: Tensor, denoised: Tensor, settings: CT, noise: float) -> Tensor:
@@ -100,15 +108,21 @@ def kept(width: float, settings: CT, noise: float) -> float:
     return 1 - share(settings, noise) * (1 - back(noise) * h)
 
 
-def said(settings: CT, noise: Sequence[float]) -> str:
-    """The sentence about shares and contrast that an image carries, by the `noise` σ in HU of its slices."""
-    shares = [share(settings, level) for level in noise]
-    low, high = min(shares), max(shares)
-    faint = " and ".join(f"{min(kept(w, settings, level) for level in noise):.0%} ({w} pixels across)" for w in SPOTS)
+def said(slices: Sequence[tuple[CT, float]]) -> str:
+    """The sentence about shares and contrast that an image carries, by the settings and the noise σ in HU of slices."""
+    settings, shares = slices[0][0], [share(s, level) for s, level in slices]
+    how, pixels = span(shares, 2), span([s.coarse for s, _ in slices], 1)
+    coarse = f", and what is coarser than {pixels} pixels" if settings.coarse else ""
+    faint = " and ".join(f"{min(kept(w, s, level) for s, level in slices):.0%} ({w} pixels across)" for w in SPOTS)
     contrast = f"; the least that faint discs keep of their contrast is {faint}"
-    how = f"{low:.2f}" if round(low, 2) == round(high, 2) else f"{low:.2f} to {high:.2f}"
-    coarse = f", and what is coarser than {settings.coarse:g} pixels" if settings.coarse else ""
     if settings.strength == "auto":
         rest = f"the rest of what denoising takes away was left in{coarse}"
         return f"strength {how} by the noise of each slice (auto): {rest}{contrast}"
+    low = settings.strength
     return f"strength {low:g}: {1 - low:.0%} of what denoising takes away was left in{coarse}{contrast}"
+
+
+def span(values: Sequence[float], digits: int) -> str:
+    """The least and the largest of some numbers in words, or the one that all of them are."""
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"

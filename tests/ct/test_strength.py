@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from recon import recipe as recipes
 from recon.ct import denoise, strength
@@ -56,10 +57,27 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
     assert fixed.provenance["strength"] == [0.3, 0.3]
     assert np.allclose(fixed.data, 0.7 * y + 0.3 * whole.data, atol=1e-3)
     assert f"{faint:.2f} to {strong:.2f} by the noise" in auto.notes[-1]
-    assert "0% of what denoising takes away was left in, and what is coarser than 3 pixels; " in whole.notes[-1]
+    # White noise is finer than that of filtered backprojection: a sample takes one pixel.
+    assert "0% of what denoising takes away was left in, and what is coarser than 3.0 pixels; " in whole.notes[-1]
+    assert whole.provenance["coarse_pixels"] == [3.0, 3.0]
     # The noisier slice keeps less: of what is coarse only a part is given back there.
     small, wide = (min(strength.kept(w, CT(), v) for v in auto.provenance["noise_HU"]) for w in strength.SPOTS)
     assert f"is {small:.0%} (4 pixels across) and {wide:.0%} (10 pixels across)" in auto.notes[-1]
+
+
+def test_what_is_coarse_counts_samples_of_a_slice_that_was_interpolated() -> None:
+    white = np.random.default_rng(0).standard_normal((1, 96, 96))
+    few = 30.0 + 60 * (ndimage.gaussian_filter(white, (0, 0.55, 0.55)) - ndimage.gaussian_filter(white, (0, 2, 2)))
+    fine = ndimage.zoom(few, (1, 2, 2), order=3).astype(np.float32)
+    recipe, cpu = Recipe(solve=Solve(method="tv"), ct=CT(strength=1.0)), torch.device("cpu")
+    found, whole = (
+        denoise.denoise_images(fine, replace(recipe, ct=replace(recipe.ct, coarse=c)), cpu, silent) for c in (3.0, 0.0)
+    )
+    (pixels,) = found.provenance["coarse_pixels"]
+    assert 4.2 < pixels <= 6
+    taken = torch.from_numpy(whole.data - fine)
+    assert np.allclose(found.data, whole.data - strength.coarser(taken, pixels).numpy(), atol=0.05)
+    assert f"what is coarser than {pixels:.1f} pixels" in found.notes[-1]
 
 
 def lost(taken: np.ndarray, ct: CT = WHOLE, noise: float = 10.0) -> np.ndarray:
