@@ -100,6 +100,67 @@ def test_more_coils_sets_and_voxels_take_more() -> None:
         assert plan.plan(larger, 2**40).peak > least
 
 
+VOLUME = plan.Problem(16, 12, (96, 96, 128), 256, 96 * 48, 1, 96 * 96 * 128, "cs")
+
+
+def test_a_budget_that_is_just_enough_is_enough() -> None:
+    whole = plan.plan(STACK, 2**40)
+    assert plan.plan(STACK, whole.peak) == whole
+    assert plan.plan(STACK, whole.peak - 1).batch == whole.batch - 1
+    assert whole.batch == 16
+    assert plan.plan(replace(STACK, items=3), 2**40).batch == 3
+
+
+@pytest.mark.parametrize("method", ["sense", "combine", "cs", "tv"])
+def test_parts_of_a_volume_keep_within_the_budget_and_are_worth_their_margins(method: str) -> None:
+    problem = replace(VOLUME, method=method)
+    whole = plan.plan(problem, 2**45)
+    assert whole.columns == 0
+    seen = set()
+    for share in range(20, 100, 2):
+        budget = whole.peak * share // 100
+        try:
+            part = plan.plan(problem, budget)
+        except ReconError:
+            continue
+        assert part.peak <= budget
+        assert part.columns >= plan.LEAST_COLUMNS
+        assert -(-128 // part.columns) * part.columns - 128 < -(-128 // part.columns), "parts are of equal width"
+        seen.add(part.columns)
+    assert len(seen) > 3
+
+
+def test_two_slices_at_a_time_hold_k_space_of_both_once_more() -> None:
+    one, two = (plan.plan(replace(STACK, items=n), 2**40).peak for n in (1, 2))
+    k_space = 320 * 320 * 8 * 12
+    assert two - one - 320 * 320 * 8 >= (one - plan._base()) // 2 + 2 * k_space
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_a_volume_that_waits_for_the_next_keeps_its_k_space_and_its_maps(sets: int) -> None:
+    small = replace(VOLUME, grid=(16, 16, 16), virtual_coils=16, voxels=16**3, method="sense", map_sets=sets)
+    one, two = (plan.plan(replace(small, items=n), 2**40).peak for n in (1, 2))
+    assert two - one == 16**3 * 8 * (1 + 16 * (1 + sets))
+
+
+def test_two_sets_of_maps_of_a_volume_take_at_least_their_images_more() -> None:
+    one, two = (plan.plan(replace(VOLUME, map_sets=n), 2**45).peak for n in (1, 2))
+    assert two - one > 96 * 96 * 128 * 8 * 12
+
+
+def test_what_a_cone_beam_takes_grows_with_its_rays_and_its_volume() -> None:
+    """Iterations hold more of the volume than a filter does; as many of the projections."""
+    rays, voxels = 10**9, 10**6
+    assert plan.cone(rays, voxels, "sirt") - plan.cone(rays, voxels, "fbp") == 4 * 4 * voxels
+    assert plan.cone(rays, voxels, "fbp") > 4 * rays
+
+
+def test_the_limit_of_a_container_bounds_what_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_container_limit", lambda: 10**8)
+    assert plan.budget(None) == 9 * 10**7
+    assert plan.machine() == 10**8
+
+
 def test_the_default_budget_leaves_room_and_a_given_one_is_taken() -> None:
     import psutil
 

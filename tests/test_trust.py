@@ -55,6 +55,58 @@ def test_the_truth_leaves_the_noise_as_its_residual(case) -> None:
     assert float(trust.chi2(m, 1.1 * truth, torch.Size([]))) > 1.5
 
 
+def test_each_item_of_a_batch_is_held_against_its_own_samples(case) -> None:
+    m, truth = case
+    fewer = m.y.clone()
+    fewer[:, :, ::2] = 0
+    batch = Measurement(torch.stack([m.y, fewer]), m.A, 1.0)
+    found = trust.chi2(batch, torch.stack([truth, truth]), torch.Size([2]))
+    # Samples that are zero, of a channel or a line that was lost, are no measurement: what they miss is no residual.
+    assert found.tolist() == pytest.approx([1, 1], abs=0.05)
+
+
+def test_a_learned_image_need_not_fit_the_noise_of_a_classical_one_that_fits_it_too_well(case) -> None:
+    m, truth = case
+    fitted = cg.sense(m, lam=1e-6, iterations=60, tolerance=1e-9).x
+    found = trust.examine(m, truth, fitted, limits=Trust(), trained=None)[0]
+    assert found.classical_residual < 0.75
+    assert found.residual > 1.25 * found.classical_residual
+    assert not any("residual" in r for r in found.reasons)
+
+
+def test_the_range_of_one_channel_is_for_one_channel() -> None:
+    known = trust.Range((2, 8), (0.01, 0.1), single=(2, 3))
+    assert known.of(1).acceleration == (2, 3)
+    assert known.of(2) == known
+    assert trust.Range((2, 8), (0.01, 0.1)).of(1).acceleration == (2, 8)
+
+
+def test_a_summary_tells_the_worst_of_each_number_and_survives_being_taken_apart() -> None:
+    a = trust.Evidence(1.0, 1.0, 0.01, 0.3, 0.1, 4.0, reasons=("motion",))
+    b = trust.Evidence(1.2, 1.0, 0.08, 0.1, 0.1, 4.0)
+    whole = trust.summary([a, b])
+    assert (whole["residual"], whole["added"], whole["changed"], whole["fallbacks"]) == (1.2, 0.08, 0.3, 1)
+    assert whole["reasons"] == ["motion"]
+    parts = [{**trust.summary([e]), "calibration": {"factor": 1.7}} for e in (a, b)]
+    assert trust.together(parts) == {**whole, "calibration": {"factor": 1.7}}
+
+
+def test_fresh_noise_is_that_of_the_measurement_and_only_where_it_was_measured(case) -> None:
+    m, _ = case
+    seen: list[Tensor] = []
+
+    def run(given: Measurement) -> Tensor:
+        seen.append(given.y - m.y)
+        return given.y.abs()
+
+    trust.replicas(replace(m, sigma=3.0), run, count=4, seed=1)
+    fresh = torch.stack(seen)
+    assert not fresh[..., (m.y == 0)].any()
+    parts = torch.view_as_real(fresh[..., m.y != 0])
+    assert float(parts.std()) == pytest.approx(3.0, rel=0.02)
+    assert not torch.equal(seen[0], seen[1])
+
+
 def test_what_was_added_where_nothing_was_measured_is_counted(case) -> None:
     m, truth = case
     # A pattern that aliases onto itself with the opposite sign in what was measured, and one that was measured.

@@ -111,6 +111,40 @@ def test_of_a_scan_that_shows_no_noise_a_thousandth_of_its_signal_is_assumed_unl
         whitening(*looked_at(scan), "estimate")
 
 
+def test_noise_lines_of_other_channels_than_the_image_tell_nothing() -> None:
+    scan = simulation.simulate(replace(_SERIES, noise_lines=8))
+    lines = scan.lines.copy()
+    lines["active_channels"][:8] = 3
+
+    class Fewer:
+        def read(self, rows: np.ndarray) -> np.ndarray:
+            found = scan.samples.read(rows)
+            return found[:, :3] if rows[0] < 8 else found
+
+        def trajectory(self, rows: np.ndarray) -> np.ndarray:
+            return scan.samples.trajectory(rows)
+
+    found = whitening(*looked_at(replace(scan, lines=lines, samples=Fewer())), "auto")
+    assert found.matrix.shape == (4, 4)
+    assert found.source == "estimate"
+    assert any("other channels than the image" in note for note in found.notes)
+
+
+def test_a_whitening_that_is_settled_says_by_which_lines() -> None:
+    scan = simulation.simulate(replace(_SERIES, noise_lines=8))
+    (rows,) = settled(*looked_at(scan), "auto").tried
+    assert rows.tolist() == list(range(8))
+
+
+def test_lines_beyond_those_announced_do_not_tell_the_noise() -> None:
+    scan = simulation.simulate(replace(_SERIES, slices=1, repetitions=8))
+    order = np.sort(np.append(np.arange(len(scan.lines)), 63))  # the last line of the first frame came twice
+    twice = replace(scan, lines=scan.lines[order], samples=SomeRows(scan.samples, order))
+    rows = scan_noise.first_lines(twice, sort.kinds(twice).imaging, twice.encodings[0])
+    assert rows is not None
+    assert np.bincount(twice.lines["repetition"][rows]).tolist() == [64] * 4
+
+
 @pytest.mark.parametrize("choice", ["auto", "estimate"])
 @pytest.mark.parametrize("noise_lines", [0, 8])
 def test_the_notes_say_once_and_truly_where_the_noise_is_from(choice: str, noise_lines: int) -> None:

@@ -273,6 +273,27 @@ def test_the_ends_of_every_readout_that_makes_an_image_are_left_out(flag: Flag, 
         assert not out["center_sample"][:4].any()
 
 
+def test_the_table_of_the_scan_stays_as_it_was_and_lines_that_discard_more_discard_it_still() -> None:
+    k, _ = scan()
+    given = read(k)
+    samples = given.samples.read(np.arange(len(given.lines)))
+    lines = given.lines.copy()
+    lines["center_sample"], lines["discard_pre"], lines["discard_post"] = 56, 0, 0
+    lines["discard_pre"][10], lines["discard_post"][11] = 30, 25
+    before = lines.copy()
+    out, _ = _cut(replace(given, lines=lines, samples=in_memory(samples)))
+    assert np.array_equal(lines, before)
+    assert (out["discard_pre"][10], out["discard_post"][11]) == (30, 25)
+    assert (out["discard_post"][10], out["discard_pre"][11]) == (20, 20)
+
+
+def test_a_frame_of_few_lines_with_signal_does_not_shrink_the_scan_to_what_no_scanner_interpolates_from() -> None:
+    k, _ = scan((96, 112), (16, 112))
+    assert _cut(read(k))[1] == (112, 96, 1)
+    k, _ = scan((96, 112), (24, 112))
+    assert _cut(read(k))[1] == (112, 24, 1)
+
+
 def test_samples_that_a_line_discards_tell_nothing_of_what_was_measured() -> None:
     k, _ = scan()
     given = read(k)

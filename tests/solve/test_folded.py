@@ -103,7 +103,9 @@ def test_voxels_that_no_coil_sees_are_zero() -> None:
     assert torch.isfinite(torch.view_as_real(x)).all()
 
 
-@pytest.mark.parametrize("why", ["acs", "partial", "indivisible", "lambda", "readout", "irregular", "large"])
+@pytest.mark.parametrize(
+    "why", ["acs", "partial", "indivisible", "lambda", "one lambda", "readout", "irregular", "large"]
+)
 def test_what_has_no_short_period_is_left_to_conjugate_gradients(why: str) -> None:
     mask, lam, axes = every(24, 4), 0.1, (-3, -2)
     if why == "acs":
@@ -121,7 +123,10 @@ def test_what_has_no_short_period_is_left_to_conjugate_gradients(why: str) -> No
     A = Sense(torch.randn(3, 1, len(mask), 5, dtype=torch.complex128), mask.reshape(1, 1, -1, 1), axes)
     if why == "readout":
         A = Sense(A.maps, A.mask * torch.tensor([1.0, 0, 1, 1, 1]).double(), axes)
-    assert exact(A, torch.zeros(1, len(mask), 5, dtype=torch.complex128), lam) is None
+    b = torch.zeros(1, len(mask), 5, dtype=torch.complex128)
+    if why == "one lambda":
+        b, lam = b.expand(2, 1, -1, -1), torch.tensor([0.1, 0.0])
+    assert exact(A, b, lam) is None
 
 
 @pytest.mark.parametrize("why", ["sets", "volume", "slices of their own"])
