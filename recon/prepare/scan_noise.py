@@ -50,7 +50,7 @@ def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> W
     if found is not None:
         return found.whitening
     imaging, lines = kinds.imaging, scan.lines
-    why = _why(kinds, _noise_rows(scan, kinds), choice)
+    why = _why(_noise_rows(scan, kinds), choice)
     if int(lines["number_of_samples"][imaging].max()) < _SHORT:
         return _outermost(scan, imaging, encoding, why)
     same = imaging[lines["number_of_samples"][imaging] == lines["number_of_samples"][imaging[0]]]
@@ -75,7 +75,7 @@ def settled(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Set
             found = (
                 _measured(scan, kinds, some)
                 if n == 1 and choice == "auto" and len(rows)
-                else _estimated(scan, some, encoding, _why(kinds, rows, choice))
+                else _estimated(scan, some, encoding, _why(rows, choice))
             )
             return Settled(found, tried[:n])
     return None
@@ -92,19 +92,16 @@ def tellers(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> tup
 
 
 def _noise_rows(scan: RawScan, kinds: Kinds) -> NDArray[np.intp]:
-    """Noise lines with the channels of the image, and as many samples as the first of them."""
-    lines = scan.lines
-    rows = kinds.noise[lines["active_channels"][kinds.noise] == lines["active_channels"][kinds.imaging[0]]]
-    alike: NDArray[np.intp] = rows[lines["number_of_samples"][rows] == lines["number_of_samples"][rows[:1]]]
+    """Noise lines of as many samples as the first of them; all have the channels of the image."""
+    rows, samples = kinds.noise, scan.lines["number_of_samples"]
+    alike: NDArray[np.intp] = rows[samples[rows] == samples[rows[:1]]]
     return alike
 
 
-def _why(kinds: Kinds, rows: NDArray[np.intp], choice: str) -> str:
+def _why(rows: NDArray[np.intp], choice: str) -> str:
     if choice == "estimate":
         return "the recipe asks for it"
-    if len(rows):
-        return "the noise lines are zero or not finite"
-    return "the noise lines have other channels than the image" if len(kinds.noise) else "the scan has no noise lines"
+    return "the noise lines are zero or not finite" if len(rows) else "the scan has no noise lines"
 
 
 def _measured(scan: RawScan, kinds: Kinds, rows: NDArray[np.intp]) -> Whitening:
