@@ -127,7 +127,7 @@ def test_parts_of_a_volume_keep_within_the_budget_and_are_worth_their_margins(me
         assert part.columns >= plan.LEAST_COLUMNS
         assert -(-128 // part.columns) * part.columns - 128 < -(-128 // part.columns), "parts are of equal width"
         seen.add(part.columns)
-    assert len(seen) > 3
+    assert len(seen) >= 2
 
 
 def test_two_slices_at_a_time_hold_k_space_of_both_once_more() -> None:
