@@ -146,9 +146,10 @@ def looked_at(m: Measurement, block: Tensor | None) -> tuple[dict[str, Any], Ten
     residual = float(trust.chi2(m, x, torch.Size([1])))
     most = limits.explained * trust.expected(2**0.5 * m.sigma / float(unrolled.size(x, 3)))
     by = {
-        "residual": residual > most, "halves": h is not None and h.apart > limits.apart,
+        "residual": residual > most,
+        "halves": h is not None and h.apart > limits.apart and not (m.y.shape[-4] == 1 and h.degrees),
         "position": p is not None and p.elsewhere > limits.elsewhere,
-        # With one channel `recon` tells what detail says, and does not judge by it.
+        # With one channel `recon` tells what detail and turned halves say, and does not judge by it.
         "detail": d is not None and m.y.shape[-4] > 1 and (d.gain > limits.moved or abs(d.turned) > limits.turned),
     }  # fmt: skip
     told = {n: asdict(w) if w else None for n, w in (("halves", h), ("position", p), ("detail", d))}

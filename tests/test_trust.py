@@ -23,6 +23,7 @@ from recon.recipe import Trust
 from recon.simulation import preset, simulate_to
 from recon.solve import cg
 from recon.solve.detail import Detail
+from recon.solve.halves import Halves
 from tests.command import recon
 
 R, SIZE, COILS = 3, 48, 6
@@ -215,6 +216,18 @@ def test_fine_detail_is_told_of_one_coil_and_judged_of_several(case, coils: int,
     assert (found.gain, found.turned) == (3.0, 45.0)
     assert len(found.reasons) == count
     assert found.noise == pytest.approx(2**0.5 * m.sigma / float(unrolled.size(truth, 3)))
+
+
+@pytest.mark.parametrize(("degrees", "coils", "count"), [(0.0, 1, 1), (0.0, COILS, 1), (6.0, 1, 0), (6.0, COILS, 1)])
+def test_halves_that_seem_turned_are_told_of_one_coil_and_judged_of_several(case, degrees, coils, count) -> None:
+    m, truth = case
+    if coils == 1:
+        own = Sense(torch.ones_like(m.A.maps[:1]), m.A.mask, m.A.axes)
+        m = Measurement(own(truth), own, 1.0)
+    seen = Halves(rows=4, columns=0, gain=3.0, clear=20.0, share=0.5, degrees=degrees, radius=30.0)
+    (found,) = trust.examine(m, truth, truth, limits=Trust(explained=1e9), trained=None, halves=[seen])
+    assert found.apart == seen.apart > 3
+    assert len(found.reasons) == count
 
 
 @pytest.mark.parametrize("count", [2, 5])
