@@ -11,20 +11,14 @@ from torch import Tensor
 from recon.data import DataError, counted
 from recon.kernels.steady import alone
 from recon.operators import ifft
+from recon.prepare.quiet import FEW, NONE, NoNoise, every_line, hann, quietest
 
 #: Samples that are treated in double precision, or whitened, at a time.
 _CHUNK = 1 << 20
 #: Relative noise bandwidth of the receiver where the scan file is silent.
 BANDWIDTH = 0.793
-#: Columns of a readout from which on noise is read behind a window, which needs every fourth to choose by.
-_FEW = 32
 #: What is no more than this share of the root mean square of all samples is what transforms in float32 round to.
 _ROUNDING = 1e-6
-_NONE = 'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
-
-
-class NoNoise(DataError):
-    """The samples do not tell how large their noise is."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +161,12 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
     (`hann`) and an inverse FFT along the readout, beside the object; with oversampling, outside the field of view. The
     window takes away the ringing of a readout that ends, which at high signal-to-noise ratios reaches everywhere. Lines
     and columns are chosen on other samples than those measured, so that the choice does not bias the result. What is
-    left of the signal makes the estimate too high; of noise that is not white it is that of the quietest part. Samples
-    that are exactly zero, and outer k-space far below the rest (zero-filled by the scanner), are left out and reported.
+    left of the signal makes the estimate too high; of noise that is not white it is that of the quietest part. Of one
+    channel all lines count (`recon.prepare.quiet.every_line`) where no signal reaches the columns beside the object,
+    so that noise which is not white is that of a voxel. Of several this would let the ringing of the strongest lines
+    into the correlation of their noise, and weigh the channels of a full scan otherwise than those of one with fewer
+    lines. Samples that are exactly zero, and outer k-space far below the rest (zero-filled by the scanner), are left
+    out and reported.
 
     Raises NoNoise when fewer than 8 lines or 16 columns were measured or no noise is in them, DataError when all are
     zero.
@@ -186,19 +184,24 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
             f"{n} lines of {nx} samples are too few to estimate noise from: give a noise scan, or set noise to "
             '"auto" or "none" in the recipe'
         )
-    places = {"outer k-space": _quiet(used, mask, torch.ones(nx, dtype=torch.bool, device=used.device))}
+    places = {"outer k-space": quietest(used, mask, torch.ones(nx, dtype=torch.bool, device=used.device))}
     if bool(mask.all()):
-        apart = 2 if nx >= _FEW else 1
+        apart = 2 if nx >= FEW else 1
         hybrid = ifft(used * hann(nx).to(used.device) if apart > 1 else used, (-1,))
         inside = (torch.arange(nx, device=used.device) - nx // 2).abs() <= nx / (2 * oversampling) * 1.05
-        if oversampling >= 1.25 and int((~inside).sum()) >= _FEW:
-            places = {"the oversampled margin of the readout": _quiet(hybrid, mask, ~inside, apart)}
+        margin = oversampling >= 1.25 and int((~inside).sum()) >= FEW
+        where = "the oversampled margin of the readout" if margin else "the columns beside the object"
+        allowed = ~inside if margin else torch.ones_like(inside)
+        even = every_line(used, allowed) if used.shape[1] == 1 and apart > 1 else None
+        if even is not None:
+            places = {where: even}
         else:
-            places["the columns beside the object"] = _quiet(hybrid, mask, torch.ones_like(inside), apart)
+            places = {} if margin else places
+            places[where] = quietest(hybrid, mask, allowed, apart)
     levels = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
     place = min(levels, key=lambda name: levels[name])
     if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):
-        raise NoNoise(_NONE)
+        raise NoNoise(NONE)
     notes = (f"noise was estimated from {place}: {why}; it is told too high where signal reaches there", *notes)
     if max(levels.values()) - min(levels.values()) > 2 * math.log(1.5):
         ratio = math.exp((max(levels.values()) - min(levels.values())) / 2)
@@ -218,14 +221,6 @@ def dead(gone: list[int], coils: int) -> str:
     """The note on coils, by their numbers, that recorded nothing."""
     named = _numbers(gone)
     return f"{len(gone)} of {counted(coils, 'coil')} left out as dead, being zero or not finite ({named})"
-
-
-def hann(n: int) -> Tensor:
-    """The window w_k = sqrt(8/3) sin²(π (k + ½)/n) (n,), of mean square 1: it leaves the power of white noise as it is.
-
-    Behind it, noise of neighbouring columns of the image is correlated (by 2/3), that of columns three apart is not.
-    """
-    return math.sqrt(8 / 3) * torch.sin(math.pi * (torch.arange(n) + 0.5) / n).square()
 
 
 def _subset(lines: Tensor) -> Tensor:
@@ -273,48 +268,3 @@ def _void(profile: Tensor) -> Tensor:
     if len(steps) == 0 or float(steps.max()) < math.log(8):
         return torch.zeros_like(profile, dtype=torch.bool)
     return profile < ordered[low + int(steps.argmax())].exp() * 0.999
-
-
-def _quiet(data: Tensor, mask: Tensor, allowed: Tensor, apart: int = 1) -> Tensor:
-    """Samples (coil, N) of the quietest lines and columns of (n, coil, nx), each chosen on other samples than given.
-
-    Lines are chosen by columns that are `apart` from those that are measured, where their noise is not correlated.
-    """
-    power = data.abs().square()
-    weights = 1 / power.flatten(2).movedim(1, 0).flatten(1).median(1).values.clamp_min(torch.finfo(power.dtype).tiny)
-    energy = (power * weights[:, None]).mean(1) * mask
-    columns = allowed.nonzero()[:, 0]
-    parts = []
-    for first in range(2 * apart):
-        chooser, measured = columns[first :: 2 * apart], columns[(first + apart) % (2 * apart) :: 2 * apart]
-        line_energy = energy[:, chooser].sum(1) / mask[:, chooser].sum(1).clamp_min(1)
-        line_energy = torch.where(mask[:, chooser].any(1), line_energy, torch.inf)
-        lines = line_energy.argsort()[: max(8, len(line_energy) // 4)].sort().values
-        for half in (0, 1):
-            choosing, giving = lines[half::2], lines[1 - half :: 2]
-            count = mask[choosing][:, measured].sum(0)
-            column_energy = energy[choosing][:, measured].sum(0) / count.clamp_min(1)
-            quiet = measured[_floor(column_energy, count * data.shape[1])]
-            block, known = data[giving][:, :, quiet], mask[giving][:, quiet]
-            parts.append(block.movedim(1, 0)[:, known])
-    return torch.cat(parts, 1)
-
-
-def _floor(energy: Tensor, count: Tensor) -> Tensor:
-    """Indices of the entries on the lowest plateau of an energy profile, each entry a mean over `count` samples.
-
-    The plateau is the lowest tenth of the entries whose spread is what so many samples of noise have; a slope below it,
-    where the receiver's filter falls off, is passed over.
-    """
-    valid = ((count > 0) & (energy > 0) & torch.isfinite(energy)).nonzero()[:, 0]
-    if len(valid) < 8:
-        raise NoNoise(_NONE)
-    logs = energy[valid].log()
-    ordered = logs.sort().values
-    size = min(max(4, len(ordered) // 10), len(ordered) - 1)
-    sigma = float(count[valid].double().mean()) ** -0.5
-    spans = ordered[size:] - ordered[:-size]
-    plateau = (spans <= 3 * sigma).nonzero()[:, 0]
-    start = int(plateau[0]) if len(plateau) else int(spans.argmin())
-    centre = ordered[start : start + size + 1].mean()
-    return valid[(logs - centre).abs() <= spans[start] / 2 + sigma]

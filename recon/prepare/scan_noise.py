@@ -14,7 +14,8 @@ from torch import Tensor
 from recon.data import FRAME_COUNTERS, DataError, Encoding, RawScan, counted
 from recon.prepare.announced import lines_each
 from recon.prepare.epi import as_received
-from recon.prepare.noise import BANDWIDTH, NoNoise, Whitening, dead, whitener
+from recon.prepare.noise import BANDWIDTH, Whitening, dead, whitener
+from recon.prepare.quiet import NoNoise
 from recon.prepare.sort import Kinds, row_index
 
 #: Lines and noise samples that are looked at; more change nothing.

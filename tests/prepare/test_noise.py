@@ -13,7 +13,7 @@ from torch import Tensor
 from recon.data import DataError
 from recon.operators import fft, ifft
 from recon.operators.whiten import Whiten
-from recon.prepare import noise
+from recon.prepare import noise, quiet
 from recon.prepare.noise import apply, covariance, estimate, whitener
 
 
@@ -197,7 +197,7 @@ def test_ringing_of_a_strong_signal_passes_for_noise_in_no_combination_of_coils(
 
 
 def test_a_window_keeps_the_power_of_noise_and_joins_it_over_two_columns() -> None:
-    k = noise.hann(64) * white(4000, 64)
+    k = quiet.hann(64) * white(4000, 64)
     x = ifft(k, (-1,))
     assert float(k.abs().square().mean()) == pytest.approx(2, rel=0.02)
     joined = [float((x[:, d:] * x[:, : 64 - d].conj()).mean().abs()) / 2 for d in range(5)]
@@ -230,6 +230,33 @@ def test_scattered_samples_are_enough() -> None:
     # Only outer k-space is left to look at, where the weakest noise has signal beside it.
     torch.testing.assert_close(levels(found.matrix), truth, rtol=0.3, atol=0)
     assert any("exactly zero" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("snr", [3, 30, 300, 2000])
+def test_of_one_channel_noise_that_filters_made_uneven_over_k_space_is_that_of_a_voxel(snr: float, every: int) -> None:
+    filters = torch.linspace(1.5, 0.25, 192) * torch.linspace(-1, 1, 160).square().neg().exp()[:, None]
+    lines = ellipses(160, 192, 1) + white(160, 1, 192) * filters[:, None] / snr
+    found = estimate(lines[::every])
+    voxel = filters[::every].square().mean().sqrt()[None] / snr
+    torch.testing.assert_close(levels(found.matrix), voxel, rtol=0.12, atol=0)
+
+
+@pytest.mark.parametrize("snr", [3, 10])
+def test_an_object_as_wide_as_the_field_of_view_is_no_noise(snr: float) -> None:
+    lines = ellipses(160, 192, 1, span=2.1)
+    found = estimate(lines + white(160, 1, 192) / snr)
+    assert float(levels(found.matrix)) * snr == pytest.approx(1, rel=0.15)
+    assert "outer k-space" in found.notes[0]
+
+
+def test_a_flat_signal_far_above_the_noise_is_no_noise() -> None:
+    """The same noise in all channels scatters more from column to column than that of independent ones does."""
+    for _ in range(8):
+        data = 1000 * torch.polar(torch.ones(160, 4, 96), 6.28 * torch.rand(160, 4, 96))
+        data[..., 64:] = white(160, 1, 32)
+        found = quiet.quietest(data, torch.ones(160, 96, dtype=torch.bool), torch.ones(96, dtype=torch.bool), 2)
+        assert float(found.abs().square().mean()) == pytest.approx(2, rel=0.2)
 
 
 def test_a_stray_zero_is_a_sample_like_others() -> None:

@@ -13,7 +13,7 @@ from recon.data import Encoding, RawScan
 from recon.io.arrays import scan_from_array
 from recon.io.samples import SomeRows
 from recon.prepare import scan_noise, sort
-from recon.prepare.noise import NoNoise
+from recon.prepare.quiet import NoNoise
 from recon.prepare.scan_noise import settled, whitening
 from recon.simulation import Settings
 

@@ -1,0 +1,101 @@
+"""Where imaging lines hold noise and no signal: the samples that an estimate of noise is taken from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from recon.data import DataError
+from recon.operators import ifft
+
+#: Columns of a readout from which on noise is read behind a window, which needs every fourth to choose by.
+FEW = 32
+#: Most that the mean power of lines beside the object may be over their median, in which few lines with signal are not.
+EVEN = 1.35
+NONE = 'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
+
+
+class NoNoise(DataError):
+    """The samples do not tell how large their noise is."""
+
+
+def hann(n: int) -> Tensor:
+    """The window w_k = sqrt(8/3) sin²(π (k + ½)/n) (n,), of mean square 1: it leaves the power of white noise as it is.
+
+    Behind it, noise of neighbouring columns of the image is correlated (by 2/3), that of columns three apart is not.
+    """
+    return math.sqrt(8 / 3) * torch.sin(math.pi * (torch.arange(n) + 0.5) / n).square()
+
+
+def quietest(data: Tensor, mask: Tensor, allowed: Tensor, apart: int = 1) -> Tensor:
+    """Samples (coil, N) of the quietest lines and columns of (n, coil, nx), each chosen on other samples than given.
+
+    Lines are chosen by columns that are `apart` from those that are measured, where their noise is not correlated.
+    """
+    power = data.abs().square()
+    weights = 1 / power.flatten(2).movedim(1, 0).flatten(1).median(1).values.clamp_min(torch.finfo(power.dtype).tiny)
+    energy = (power * weights[:, None]).mean(1) * mask
+    columns = allowed.nonzero()[:, 0]
+    parts = []
+    for first in range(2 * apart):
+        chooser, measured = columns[first :: 2 * apart], columns[(first + apart) % (2 * apart) :: 2 * apart]
+        line_energy = energy[:, chooser].sum(1) / mask[:, chooser].sum(1).clamp_min(1)
+        line_energy = torch.where(mask[:, chooser].any(1), line_energy, torch.inf)
+        lines = line_energy.argsort()[: max(8, len(line_energy) // 4)].sort().values
+        for half in (0, 1):
+            choosing, giving = lines[half::2], lines[1 - half :: 2]
+            count = mask[choosing][:, measured].sum(0)
+            column_energy = energy[choosing][:, measured].sum(0) / count.clamp_min(1)
+            quiet = measured[_floor(column_energy, count * data.shape[1], rough=apart > 1)]
+            block, known = data[giving][:, :, quiet], mask[giving][:, quiet]
+            parts.append(block.movedim(1, 0)[:, known])
+    return torch.cat(parts, 1)
+
+
+def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
+    """Samples (1, N) of all lines (n, 1, nx) in the quietest columns of their image; None where signal reaches these.
+
+    What filters and gates made of noise over k-space counts as it does in a voxel, by the mean of all lines. Columns
+    are chosen by the other half of the lines. The image is taken with and without a window (`hann`) along the readout,
+    which takes away ringing and weighs the middle of the readout; what is less counts. A signal that reaches these
+    columns is in few of the lines, and makes their mean larger than their median.
+    """
+    columns = allowed.nonzero()[:, 0]
+    found: list[tuple[float, float, Tensor]] = []
+    for window in (torch.ones(lines.shape[-1]), hann(lines.shape[-1])):
+        image = ifft(lines[:, 0] * window.to(lines.device), (-1,))
+        power, parts, each = image.abs().square(), [], []
+        for half in (0, 1):
+            profile = power[half::2][:, columns].mean(0)
+            chosen = columns[_floor(profile, torch.full_like(profile, len(power[half::2])))]
+            parts.append(image[1 - half :: 2][:, chosen].flatten())
+            each.append(power[1 - half :: 2][:, chosen].mean(1))
+        of_lines = torch.cat(each)
+        found.append((float(of_lines.mean()), float(of_lines.median()), torch.cat(parts)))
+    mean, middle, samples = min(found, key=lambda f: f[0])
+    return samples[None] if mean < EVEN * middle else None
+
+
+def _floor(energy: Tensor, count: Tensor, rough: bool = False) -> Tensor:
+    """Indices of the entries on the lowest plateau of an energy profile, each entry a mean over `count` samples.
+
+    The plateau is the lowest tenth of the entries whose spread is what so many samples of noise have; a slope below it,
+    where the receiver's filter falls off, is passed over. Noise of channels that are correlated scatters more than so
+    many samples say: with `rough`, a plateau of twice the spread counts if it is 9 dB below the other, which is signal.
+    """
+    valid = ((count > 0) & (energy > 0) & torch.isfinite(energy)).nonzero()[:, 0]
+    if len(valid) < 8:
+        raise NoNoise(NONE)
+    logs = energy[valid].log()
+    ordered = logs.sort().values
+    size = min(max(4, len(ordered) // 10), len(ordered) - 1)
+    sigma = float(count[valid].double().mean()) ** -0.5
+    spans = ordered[size:] - ordered[:-size]
+    plateau, wider = ((spans <= n * sigma).nonzero()[:, 0].tolist() for n in (3, 6))
+    start = plateau[0] if plateau else int(spans.argmin())
+    if rough and wider and ordered[wider[0]] < ordered[start] - math.log(8):
+        start = wider[0]
+    centre = ordered[start : start + size + 1].mean()
+    return valid[(logs - centre).abs() <= spans[start] / 2 + sigma]
