@@ -29,6 +29,9 @@ _ENOUGH, _ENOUGH_A_COIL = 1 << 15, 1 << 11
 ASSUMED = 1e-3
 #: Readouts shorter than this tell nothing of noise by themselves.
 _SHORT = 16
+#: Lines that are asked whether they show the noise that noise lines tell, and how many times as much these may tell:
+#: estimates from scans whose noise is known were at least 0.25 of it, where filters made it uneven (bench/noise.py).
+_ASKED, APART = 128, 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,36 @@ def _measured(scan: RawScan, kinds: Kinds, rows: NDArray[np.intp]) -> Whitening:
         bandwidth=scan.header.system.noise_bandwidth or BANDWIDTH,
     )
     return replace(found, notes=(f"noise from the noise scan ({counted(len(rows), 'line')})", *found.notes))
+
+
+def contradicted(scan: RawScan, kinds: Kinds, encoding: Encoding, whitening: Whitening) -> tuple[str, ...]:
+    """A warning where noise lines tell more than APART times the noise that imaging lines show; none otherwise.
+
+        f = (∏ s)^(1/n),   s the singular values of W E⁺
+
+    with W the whitening by the noise lines and E by an estimate from imaging lines: the geometric mean, which a signal
+    in one combination of channels moves little. Noise that is told too low shows in the residual; here it would not:
+    of an object that fills the field of view an estimate is far too high. Nothing off the grid, and where imaging lines
+    show no noise.
+    """
+    rows = kinds.imaging[scan.lines["number_of_samples"][kinds.imaging] >= _SHORT]
+    if whitening.source != "noise scan" or not encoding.on_grid or not len(rows):
+        return ()
+    some = rows[scan.lines["number_of_samples"][rows] == scan.lines["number_of_samples"][rows[0]]]
+    some = some[np.unique(np.linspace(0, len(some) - 1, min(_ASKED, len(some))).astype(np.intp))]
+    try:
+        shown = _estimated(scan, some, encoding, "").matrix.to(torch.complex128)
+    except DataError:
+        return ()
+    share = torch.linalg.svdvals(whitening.matrix.to(torch.complex128) @ torch.linalg.pinv(shown))
+    share = share[share > share.max() * 1e-6]
+    f = float(share.log().mean().exp())
+    if f * APART >= 1:
+        return ()
+    return (
+        f"warning: the noise lines tell {1 / f:.1f} times the noise that the imaging lines show: regularisation, trust "
+        'and uncertainty go by it; check the dwell times of both, or set prepare.noise = "estimate"',
+    )
 
 
 def first_lines(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding) -> NDArray[np.intp] | None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from recon import simulation
+from recon import pipeline, simulation
 from recon.data import Encoding, RawScan
 from recon.io.arrays import scan_from_array
 from recon.io.samples import SomeRows
 from recon.prepare import scan_noise, sort
 from recon.prepare.quiet import NoNoise
 from recon.prepare.scan_noise import settled, whitening
+from recon.recipe import parse
 from recon.simulation import Settings
 
 _SERIES = Settings(matrix=(64, 64, 1), slices=3, repetitions=4, coils=4, noise_lines=0, sigma=0.02)
@@ -158,3 +160,28 @@ def test_the_notes_say_once_and_truly_where_the_noise_is_from(choice: str, noise
     else:
         why = "the recipe asks for it" if choice == "estimate" else "the scan has no noise lines"
         assert said[0].startswith("noise was estimated from the oversampled margin of the readout: " + why)
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+@pytest.mark.parametrize("sigma", [0.002, 0.02, 0.2])
+@pytest.mark.parametrize("times", [64.0, 1.0, 1 / 64])
+def test_noise_lines_that_tell_more_noise_than_the_image_shows_are_warned_of(
+    coils: int, sigma: float, times: float
+) -> None:
+    """A dwell time that is wrong by 64 makes the level wrong by 8."""
+    scan = simulation.simulate(replace(_SERIES, noise_lines=64, sigma=sigma, coils=coils))
+    lines = scan.lines.copy()
+    lines["sample_time_us"][:64] *= times
+    here = looked_at(replace(scan, lines=lines))
+    found = scan_noise.contradicted(*here, whitening(*here, "auto"))
+    assert len(found) == (times > 1)
+    assert all(re.match("warning: the noise lines tell [78].. times the noise that the imaging", one) for one in found)
+    assert not scan_noise.contradicted(*here, whitening(*here, "estimate"))
+
+
+def test_a_run_says_that_its_noise_lines_tell_too_much() -> None:
+    scan = simulation.simulate(replace(_SERIES, noise_lines=64))
+    lines = scan.lines.copy()
+    lines["sample_time_us"][:64] *= 64
+    image = pipeline.reconstruct(replace(scan, lines=lines), parse({"solve": {"method": "combine"}}), device="cpu")
+    assert sum("the noise lines tell" in note for note in image.notes) == 1
