@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from recon import recipe
+from recon import pipeline, recipe
 from recon.calibration import calibrating_rows
 from recon.data import Flag, flag_bits
 from recon.io.arrays import scan_from_array
 from recon.prepare import hybrid, sort
+from recon.simulation import preset, simulate
 
 _N = 32
 _ACS, _WIDE, _EVEN, _ODD = range(10, 22), range(6, 26), range(0, _N, 2), range(1, _N, 2)
@@ -76,3 +78,16 @@ def test_repetitions_and_phases_that_interleave_calibrate_one_another_and_nothin
 def test_lines_that_calibrate_alone_are_not_averaged_over_the_series() -> None:
     assert chosen([(False, _WIDE, {}), (False, range(_N), {"repetition": 1})]) == [0]
     assert chosen([(False, _EVEN, {}), (True, _ACS, {}), (False, _ODD, {"repetition": 1})]) == [1]
+
+
+@pytest.mark.parametrize(
+    "how", [{"espirit_kernel": 3}, {"espirit_threshold": 0.3}, {"espirit_crop": 0.999}, {"map_sets": 2}]
+)
+def test_maps_are_made_as_the_recipe_wants_them(how: dict[str, Any]) -> None:
+    scan = simulate(preset(matrix=32, coils=4, accel=2))
+    usual, other = (
+        pipeline.reconstruct(scan, recipe.parse({"solve": {"method": "sense"}, "prepare": p}), device="cpu").data
+        for p in ({}, how)
+    )
+    assert not np.array_equal(usual, other)
+    assert np.linalg.norm(np.abs(usual) - np.abs(other)) < 0.5 * np.linalg.norm(usual)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,67 @@ def test_failed_images_are_tried_again_when_asked(told: Callable[..., tuple[Told
     here.once()
     assert here.states(uids) == ["sent"] * 3
     assert len(pacs.came) == 4
+
+
+def settled(here: Post, folder: Path, state: spools.State) -> list[str]:
+    """UIDs of images that were put, taken in and brought into a state, without a PACS."""
+    uids = here.put(folder)
+    spools.admit(here.folder)
+    for item in list(spools.items(here.folder, "new")):
+        spools.move(here.folder, item, state)
+    return uids
+
+
+def test_a_failed_image_that_comes_again_lies_in_one_place(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    uids = settled(here, brain, "failed")
+    here.put(brain)
+    assert spools.admit(here.folder) == []
+    assert here.states(uids) == ["new"] * 3
+    assert not list((here.folder / "failed").iterdir())
+
+
+def test_what_was_refused_for_its_pixels_stands_in_nobodys_place_and_is_never_tried_again(
+    post: Callable[..., Post], brain: Path, tmp_path: Path
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    uids = settled(here, brain, "sent")
+    other = tmp_path / "other"
+    other.mkdir()
+    d = pydicom.dcmread(brain / "IM0001.dcm")
+    d.PixelData = bytes(len(d.PixelData))
+    d.save_as(other / "IM0001.dcm")
+    here.put(other)
+    assert len(spools.admit(here.folder)) == 1
+    assert here.states(uids) == ["sent"] * 3
+    (refused,) = spools.items(here.folder, "failed")
+    assert refused.record.uid == str(d.SOPInstanceUID) != refused.folder.name
+    assert spools.retry(here.folder) == 0
+    assert here.states(uids) == ["sent"] * 3
+
+
+def test_images_leave_in_the_order_in_which_they_came(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    uids = here.put(brain)
+    spools.admit(here.folder)
+    for n, uid in enumerate(sorted(uids, reverse=True)):
+        found = spools.find(here.folder, uid)
+        assert found is not None
+        spools.note(found[1], added=1000.0 + n)
+    assert [item.record.uid for item in spools.items(here.folder, "new")] == sorted(uids, reverse=True)
+
+
+def test_a_batch_that_nobody_committed_for_a_day_is_taken_away_and_a_younger_one_is_not(
+    post: Callable[..., Post],
+) -> None:
+    tmp = spools.prepare(post("PACS@127.0.0.1:1").folder) / "tmp"
+    for name, hours in (("young", 23), ("old", 25)):
+        (tmp / name).mkdir()
+        (tmp / name / "image.dcm").touch()
+        then = time.time() - hours * 3600
+        os.utime(tmp / name, (then, then))
+    spools.resume(tmp.parent)
+    assert [p.name for p in tmp.iterdir()] == ["young"]
 
 
 def test_delivered_images_are_removed_at_once_and_their_records_later(
