@@ -205,9 +205,9 @@ def disc(radius: float, at: tuple[int, int] = (48, 48)) -> np.ndarray:
 
 
 def test_the_body_is_what_is_brighter_than_half_of_what_parts_it_from_air() -> None:
-    dim = disc(10, (48, 70))
     head = np.where(disc(36), 1.0, 0.0)
-    assert body(np.where(dim, 0.4, head))[dim].all()
+    # Tissue of 0.4 beside the head: what parts the two best lies at 0.7.
+    assert body(np.where((head == 0) & disc(10, (48, 86)), 0.4, head))[disc(6, (48, 86))].all()
     # Between air and tissue nothing parts them better than their middle: a ghost of a tenth is air.
     ghost = disc(5, (10, 10))
     assert not body(np.where(ghost, 0.1, head))[ghost].any()
