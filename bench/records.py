@@ -33,8 +33,9 @@ def stored(path: Path) -> list[Record]:
 
 
 def store(path: Path, records: Sequence[Record], case: Sequence[str], head: Mapping[str, Any]) -> None:
-    """Write records beside those that the file holds, in place of those of the same case."""
-    made = {**head, "records": joined([stored(path), records], case)}
+    """Write records beside those that the file holds, in place of those of the same case, each on a line of its own."""
+    every = [json.dumps(r, allow_nan=False) for r in joined([stored(path), records], case)]
+    about = json.dumps({**head, "records": []}, allow_nan=False).removesuffix("]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(made, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(about + "\n" + ",\n".join(every) + "\n]}\n", encoding="utf-8")

@@ -191,6 +191,24 @@ def test_conjugate_gradients_are_given_the_iterations_that_they_need(bench: Any)
     assert cases.error(data, settings, x, None) <= settings["residual"] * 1.01
 
 
+def test_records_lie_each_on_a_line_of_its_own_so_that_a_new_one_changes_one_line(bench: Any, tmp_path: Path) -> None:
+    records, path = bench("records"), tmp_path / "a.json"
+    assert records.stored(path) == []
+    records.store(path, [], ["case"], {"machine": "x"})
+    assert json.loads(path.read_text()) == {"machine": "x", "records": []}
+    records.store(
+        path, [{"case": n, "why": "a\nb", "deep": {"n": [1, 2]}} for n in range(3)], ["case"], {"machine": "x"}
+    )
+    before = path.read_text().splitlines()
+    records.store(path, [{"case": 1, "why": "new"}], ["case"], {"machine": "x"})
+    after = path.read_text().splitlines()
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True, True]
+    assert [r["case"] for r in records.stored(path)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        records.store(path, [{"case": 1, "psnr": float("nan")}], ["case"], {})
+    assert path.read_text().splitlines() == after
+
+
 def test_new_records_take_the_place_of_old_ones_and_others_stay(bench: Any, tmp_path: Path) -> None:
     def one(case: str, name: str, s: float) -> dict[str, Any]:
         return {"case": case, "size": {"name": name}, "ours_s": s}
