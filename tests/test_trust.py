@@ -142,7 +142,8 @@ def test_a_residual_an_invention_and_a_strange_scan_are_each_named(case) -> None
     assert len(far.reasons) == 2
     assert "acceleration" in far.reasons[0]
     nan = trust.examine(m, truth * float("nan"), truth, limits=Trust(), trained=None)[0]
-    assert nan.reasons
+    assert any("as residual" in r for r in nan.reasons)
+    assert any("nothing was measured" in r for r in nan.reasons)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
@@ -109,6 +110,9 @@ def _root(xml: bytes | str, notes: list[str]) -> Element:
     text = xml.encode() if isinstance(xml, str) else bytes(xml)
     if len(text) > MAX_BYTES:
         raise DataError(f"the XML header has {len(text)} bytes; at most {MAX_BYTES} are read")
+    wide = text.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    if wide:
+        text = text.decode("utf-16", errors="replace").encode()
     text = text.rstrip(b"\0 \t\r\n").lstrip()
     declared = re.search(rb"""<\?xml[^>]*encoding\s*=\s*["']([^"']*)""", text[:200])
     latin = not _is_utf8(text) and (declared is None or declared[1].lower() in (b"utf-8", b"utf8"))
@@ -121,7 +125,7 @@ def _root(xml: bytes | str, notes: list[str]) -> Element:
         parser = safe.DefusedXMLParser(
             target=builder,
             forbid_dtd=True,
-            encoding="iso-8859-1" if latin else "utf-8" if isinstance(xml, str) else None,
+            encoding="iso-8859-1" if latin else "utf-8" if wide or isinstance(xml, str) else None,
         )
         parser.feed(text)
         root = parser.close()

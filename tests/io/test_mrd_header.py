@@ -188,6 +188,18 @@ def test_bytes_that_are_not_utf8_are_read_as_latin1() -> None:
     assert any("Latin-1" in note for note in notes)
 
 
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("declared", ['<?xml version="1.0" encoding="UTF-16"?>', ""])
+@pytest.mark.parametrize("end", ["", "\0", "\n"])
+def test_utf16_with_its_byte_order_mark_is_read_as_what_it_says(order: str, declared: str, end: str) -> None:
+    body = ACCEPTED["Latin-1"][0].partition("?>")[2] or ACCEPTED["Latin-1"][0]
+    assert not body.isascii()
+    found = mrd_header.parse(("\ufeff" + declared + body + end).encode(order))
+    assert found == mrd_header.parse(body)
+    with pytest.raises(DataError, match="not well-formed"):
+        mrd_header.parse(("\ufeff" + declared + body).encode(order)[:-9])
+
+
 @pytest.mark.parametrize("declared", ['encoding="utf-8"', "encoding='UTF-8'", 'encoding = "utf8"'])
 def test_bytes_that_are_not_the_utf8_they_are_declared_as_are_read_as_latin1(declared: str) -> None:
     body = ACCEPTED["Latin-1"][0].partition("?>")[2] or ACCEPTED["Latin-1"][0]
