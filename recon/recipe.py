@@ -89,7 +89,8 @@ class CT:
     #: Share of a denoised image in what is written; the rest is the image as it came, with its texture. "auto" follows
     #: the noise of each slice (recon/ct/strength.py).
     strength: Fraction | Literal["auto"] = "auto"
-    #: What a denoiser takes away is given back where it is coarser than so many pixels: faint lesions; 0: nothing is.
+    #: What a denoiser takes away is given back where it is coarser than so many samples of the scan, which are pixels
+    #: unless it was interpolated: faint lesions; 0: nothing is.
     #: Beneath much noise only a part of it is (recon/ct/strength.py).
     coarse: Annotated[float, Ge(0), Le(50)] = 3.0
     #: Window of the ramp in filtered backprojection; "auto": hann, and shepp-logan where a network takes the noise.
