@@ -196,6 +196,28 @@ def test_what_was_refused_for_its_pixels_stands_in_nobodys_place_and_is_never_tr
     assert here.states(uids) == ["sent"] * 3
 
 
+def test_an_image_that_is_tried_again_starts_from_its_first_try_and_is_due_at_once(
+    post: Callable[..., Post], brain: Path
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    settled(here, brain, "failed")
+    for item in list(spools.items(here.folder, "failed")):
+        spools.note(item, tries=9, due=time.time() + 3600, reason="refused")
+    assert spools.retry(here.folder) == 3
+    again = [item.record for item in spools.items(here.folder, "new")]
+    assert [(r.tries, r.due, r.reason) for r in again] == [(0, 0.0, "")] * 3
+
+
+def test_pixels_that_a_sender_left_beside_a_record_of_what_was_sent_go(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    uids = settled(here, brain, "sent")
+    left = here.folder / "sent" / uids[0] / "image.dcm"  # the machine went down between the two
+    left.write_bytes(b"pixels")
+    spools.resume(here.folder)
+    assert not left.exists()
+    assert here.states(uids) == ["sent"] * 3
+
+
 def test_images_leave_in_the_order_in_which_they_came(post: Callable[..., Post], brain: Path) -> None:
     here = post("PACS@127.0.0.1:1")
     uids = here.put(brain)
