@@ -25,8 +25,11 @@ _COIL_IMAGES = {"combine": 6, "grappa": 8, "sense": 5, "cs": 5, "tv": 5, "unroll
 _COIL_IMAGES["varnet"] = 8
 #: Of a volume of many coils the same, of coil images with the maps: its kernels and its maps go through it in parts.
 #: Measured from 64³ to 128³; the work space of a slice comes on top.
-_VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 4.9}
+_VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 5.1}
 _MANY_COILS, _MAKING_MAPS = 8, 150 * 2**20
+#: Of GRAPPA in a volume: neighbours that are gathered at a time, equations per unknown (solve/grappa.py), and unknowns
+#: of a coil, five samples of some fourteen lines.
+_GATHERED, _EQUATIONS, _SAMPLES = 32 * 2**20, 12, 70
 #: Coil images that stay in the allocator from slice to slice where each is solved alone: as long as those of a slice
 #: take 32 MiB, beyond which arrays go back to the system, and above it. Measured from 192² to 768².
 _LEFT, _RETURNED = {"combine": (8, 0), "grappa": (14, 3)}, 32 * 2**20
@@ -35,7 +38,7 @@ _RAW_BLOCKS = 4
 
 #: Of a cone beam of CT, arrays of the size of its projections, and of its volume, that a method holds at its peak at
 #: most, in single precision, beside the program: counted from what each holds. Peaks of fbp at 64³ to 224³ were 50 to
-#: 80 % of that (bench/memory.py measures the others too).
+#: 80 % of that, of all methods at 64³ and 128³ 61 to 81 % (bench/memory.py).
 _CONE = {"fbp": (9, 4), "unrolled": (9, 4), "sirt": (9, 8), "cgls": (9, 8), "tv": (9, 16)}
 _CONE_BASE = 500 * 2**20
 
@@ -158,6 +161,8 @@ def _each(p: Problem) -> int:
 
 def _solving(p: Problem) -> int:
     """What one problem takes that is solved as a whole: of a volume, the making of its maps or the solution."""
+    if p.grid[0] > 1 and p.method == "grappa":
+        return _each(p) + 2 * _GATHERED + _EQUATIONS * (_SAMPLES * p.virtual_coils) ** 2 * _COMPLEX
     if p.grid[0] == 1 or p.method not in _VOLUME or p.map_sets > 1 or p.virtual_coils < _MANY_COILS:
         return _each(p)
     image = math.prod(p.grid) * _COMPLEX

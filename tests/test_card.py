@@ -10,7 +10,7 @@ import torch
 
 from recon import pipeline
 from recon.data import RawScan
-from recon.prepare import sort
+from recon.prepare import compress, espirit, sort
 from recon.recipe import Recipe
 from recon.simulation import preset, simulate
 from tests.card import CARD, Card
@@ -49,6 +49,20 @@ def test_samples_cross_to_the_card_once_as_read_and_only_the_image_comes_back(
     assert len(large) == 2 * SLICES
     assert sum(card.downloads) - card.downloads.count(1) <= SLICES * (voxels + MATRIX)
     assert card.downloads.count(voxels) == SLICES
+
+
+def test_a_calibration_waits_for_the_card_once_before_its_kernels() -> None:
+    """Whether it is finite and whether it is zero come as one answer; what a compression keeps, when that is asked."""
+    block = torch.randn(6, 1, 24, 24, dtype=torch.complex64)
+    with Card() as card:
+        found = compress.svd(block.to(CARD), virtual=4)
+        assert card.downloads == []
+        assert 0 < found.energy < 1
+        assert card.downloads == [1]
+        card.downloads.clear()
+        espirit.signal_space(block.to(CARD), (1, 48, 48))
+        assert card.downloads[0] == 2
+        assert card.downloads.count(1) <= 6  # the coil that phases refer to: squarings of one matrix
 
 
 def test_a_step_that_mixes_the_card_with_the_processor_is_seen() -> None:

@@ -16,11 +16,16 @@ from recon.operators import COIL
 class Compression:
     """A matrix with orthonormal rows, complex64 (virtual, coil) or, position by position, (x, virtual, coil).
 
-    `energy` is the share of the calibration's energy that the virtual coils keep, between 0 and 1.
+    `share` is that of the calibration's energy which the virtual coils keep, between 0 and 1, on the matrix's device.
     """
 
     matrix: Tensor
-    energy: float
+    share: Tensor
+
+    @property
+    def energy(self) -> float:
+        """The share as a number, for which a GPU is waited for."""
+        return float(self.share)
 
 
 def choose(calibration: Tensor, energy: float = 0.99) -> int:
@@ -72,7 +77,7 @@ def geometric(calibration: Tensor, *, virtual: int | None = None, energy: float 
         rows[x] = u @ vh @ rows[x]
     total = gram.diagonal(dim1=1, dim2=2).real.sum()
     inside = torch.einsum("xvc,xcd,xvd->", rows, gram, rows.conj()).real
-    return Compression(rows.to(torch.complex64), float((inside / total.clamp_min(1e-300)).clamp(0, 1)))
+    return Compression(rows.to(torch.complex64), (inside / total.clamp_min(1e-300)).clamp(0, 1))
 
 
 def compress(matrix: Tensor, data: Tensor) -> Tensor:
@@ -107,9 +112,9 @@ def _count(values: Tensor, virtual: int | None, energy: float) -> int:
     return min(coils, int((shares < energy - 1e-12).sum()) + 1)
 
 
-def _share(values: Tensor, kept: int) -> float:
+def _share(values: Tensor, kept: int) -> Tensor:
     positive = values.clamp_min(0)
-    return float(positive[:kept].sum() / positive.sum().clamp_min(1e-300))
+    return positive[:kept].sum() / positive.sum().clamp_min(1e-300)
 
 
 def _signed(rows: Tensor) -> Tensor:

@@ -128,8 +128,6 @@ def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int) -> Non
         raise DataError(
             f"the calibration region {size} is larger than the matrix {shape} it belongs to: swap or crop it"
         )
-    if not bool(torch.isfinite(torch.view_as_real(calibration)).all()):
-        raise DataError("the calibration region holds values that are not finite: leave out the damaged coil or lines")
 
 
 def _kernel(data: Tensor, kernel: int) -> tuple[int, ...]:
@@ -138,15 +136,20 @@ def _kernel(data: Tensor, kernel: int) -> tuple[int, ...]:
     return tuple(1 if n == 1 else min(kernel, max(2, n // 2)) for n in data.shape[1:])
 
 
-def _centre(data: Tensor, width: int | None) -> Tensor:
+def _centre(calibration: Tensor, width: int | None) -> Tensor:
+    data = calibration
     for axis in (1, 2, 3):
         n = data.shape[axis]
         if width is not None and n > width:
             data = data.narrow(axis, n // 2 - width // 2, width)
-    peak = data.abs().max()
-    if float(peak) == 0:
+    # A GPU is asked for both at once; a largest value is not a number where any is not.
+    largest, peak = torch.stack([torch.view_as_real(calibration).abs().max(), data.abs().max()]).cpu().tolist()
+    if not math.isfinite(largest):
+        raise DataError("the calibration region holds values that are not finite: leave out the damaged coil or lines")
+    if peak == 0:
         raise DataError("the calibration region is all zero: choose lines that were measured")
-    return data / peak
+    scaled: Tensor = data / peak
+    return scaled
 
 
 def _projector(data: Tensor, kernel: tuple[int, ...], threshold: float) -> Tensor:

@@ -16,6 +16,9 @@ Sources = tuple[tuple[int, int], ...]
 #: Equations per unknown, at most, in the fit of the weights.
 EQUATIONS = 12
 
+#: Bytes of measured neighbours that are gathered at a time.
+GATHERED = 32 << 20
+
 
 def grappa(
     kspace: Tensor,
@@ -49,7 +52,9 @@ def grappa(
     for sources, targets in neighbourhoods(measured, block, kernel[:2]).items():
         weights = _weights(calibration, sources, kernel[2], lam)
         z, y = (torch.as_tensor(targets[:, i], device=kspace.device) for i in (0, 1))
-        out[:, z, y] = _predict(kspace, weights, sources, z, y)
+        one = len(sources) * kspace.shape[0] * kspace.shape[-1] * kspace.element_size()
+        for zs, ys in zip(*(torch.split(t, max(1, GATHERED // one)) for t in (z, y))):
+            out[:, zs, ys] = _predict(kspace, weights, sources, zs, ys)
     return out
 
 
@@ -123,7 +128,10 @@ def _weights(calibration: Tensor, sources: Sources, taps: int, lam: float) -> Te
         z, y = s[0] - low[0], s[1] - low[1]
         return calibration[:, z : z + sizes[0], y : y + sizes[1], x : x + width].reshape(coils, -1)
 
-    a = torch.cat([lines(s, start + t) for t in range(taps) for s in sources])
+    terms = [(s, start + t) for t in range(taps) for s in sources]
+    a = calibration.new_empty(len(terms) * coils, sizes[0] * sizes[1] * width)
+    for rows, term in zip(torch.split(a, coils), terms):
+        rows.copy_(lines(*term))
     b = lines((0, 0), start + taps // 2)
     gram = (a @ a.mH).to(torch.complex128)
     cross = (b @ a.mH).to(torch.complex128)

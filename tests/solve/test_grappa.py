@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.operators import fft
+from recon.solve import grappa as module
 from recon.solve.grappa import grappa, neighbourhoods
 
 
@@ -59,6 +60,22 @@ def test_volumes_undersampled_along_two_axes_are_filled(shift: int, limit: float
     mask[4:20, 8:24] = True
     got = grappa(full * mask[..., None], mask, middle(full, 16, 16), kernel=(2, 2, 3), lam=1e-4)
     assert error(got, full) < limit < 0.7 * error(full * mask[..., None], full)
+
+
+def test_the_neighbours_of_some_lines_at_a_time_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, mask = scene((24, 32, 20), coils=8), torch.zeros(24, 32, dtype=torch.bool)
+    mask[::2, ::2] = mask[4:20, 8:24] = True
+    given = full * mask[..., None], mask, middle(full, 16, 16)
+    whole, gathered, predict = grappa(*given), [], module._predict
+
+    def spied(kspace: Tensor, weights: Tensor, sources, z: Tensor, y: Tensor) -> Tensor:
+        gathered.append(len(sources) * len(z) * kspace[:, 0, 0].nbytes)
+        return predict(kspace, weights, sources, z, y)
+
+    monkeypatch.setattr(module, "_predict", spied)
+    monkeypatch.setattr(module, "GATHERED", 100_000)
+    torch.testing.assert_close(grappa(*given), whole)
+    assert 50_000 < max(gathered) <= 100_000
 
 
 def test_lines_missing_along_kz_alone_are_filled() -> None:
