@@ -110,16 +110,26 @@ def available() -> dict[str, Path]:
 
 
 def save(network: Unrolled, folder: Path, *, half: bool = False) -> str:
-    """Write weights and hash of a network into a folder, in half precision where asked to; returns the hash."""
+    """Write weights and hash of a network into a folder, in half precision where asked to; returns the hash.
+
+    Neither file is ever half written: what the folder held stays until both are whole under other names.
+    """
     from safetensors.torch import save as encoded
 
     dtype = torch.float16 if half else torch.float32
     tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in network.state_dict().items()}
     content = encoded(tensors, metadata={"kind": "unrolled", "network": json.dumps(asdict(network.shape))})
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    (folder / HASH).write_text(f"{digest}  {FILE}\n", encoding="ascii")
+    files = {FILE: content, HASH: f"{digest}  {FILE}\n".encode("ascii")}
+    try:
+        for name, data in files.items():
+            (folder / f".{name}.new").write_bytes(data)
+        for name in files:
+            (folder / f".{name}.new").replace(folder / name)
+    finally:
+        for name in files:
+            (folder / f".{name}.new").unlink(missing_ok=True)
     return digest
 
 

@@ -159,3 +159,24 @@ def test_an_unknown_name_is_told_what_there_is(tmp_path: Path) -> None:
         weights.load("nothing")
     with pytest.raises(ReconError, match="is a file"):
         weights.load(Path(__file__))
+
+
+@pytest.mark.parametrize("full", [weights.FILE, weights.HASH])
+def test_a_disk_that_fills_while_weights_are_written_leaves_those_that_were_there(
+    folder: Path, full: str, monkeypatch
+) -> None:
+    before = weights.load(folder).sha256
+    write = Path.write_bytes
+
+    def until_full(path: Path, data: bytes) -> int:
+        if full in path.name:
+            write(path, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", until_full)
+    torch.manual_seed(1)
+    with pytest.raises(OSError, match="No space left"):
+        weights.save(Unrolled(SHAPE), folder)
+    assert weights.load(folder).sha256 == before
+    assert sorted(p.name for p in folder.iterdir()) == sorted([weights.FILE, weights.HASH])
