@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from recon.simulation.coil_array import loop_fields
@@ -79,11 +80,28 @@ def phase(name: str, seed: int, u: Tensor, v: Tensor, m: Tensor) -> Tensor:
         x, y = _place(seed)
         r = ((u - x) ** 2 + (v - y) ** 2).sqrt().clamp_min(0.06)
         out = out + 0.004 * (2 * (v - y) ** 2 - (u - x) ** 2) / r**5
+    elif name == "susceptibility":
+        out = out + 0.8 * _field(m)
     elif name == "rough":
         for _ in range(40):
             k, s = rng.uniform(-14, 14, 2), rng.uniform(0, 2 * math.pi)
             out = out + 0.12 * torch.cos(math.pi * (k[0] * u + k[1] * v) + s)
     return out
+
+
+def _field(m: Tensor) -> Tensor:
+    """Field of tissue in air, its standard deviation over the body 1: of an infinite cylinder across B₀, along y.
+
+    χ ∗ F⁻¹(½ − ky²/k²), smoothed by a pixel: smooth within tissue, with jumps where it ends.
+    """
+    tissue = gaussian_filter((m > 0.08).numpy().astype(np.float32), 1)
+    ky, kx = np.meshgrid(*(np.fft.fftfreq(n) for n in m.shape), indexing="ij")
+    k2 = np.where(ky**2 + kx**2 > 0, ky**2 + kx**2, 1)
+    field = np.fft.ifft2(np.fft.fft2(tissue) * (0.5 - ky**2 / k2)).real
+    inside = field[tissue > 0.5]
+    if not inside.size:
+        return torch.zeros_like(m)
+    return torch.from_numpy(((field - inside.mean()) / max(float(inside.std()), 1e-9)).astype(np.float32))
 
 
 def lesion(name: str, seed: int, u: Tensor, v: Tensor, m: Tensor) -> Tensor:
@@ -127,6 +145,25 @@ def maps(coils: int, seed: int, u: Tensor, v: Tensor) -> Tensor:
     parts = torch.cat([fields.real, fields.imag])[None]
     fine = F.grid_sample(parts, torch.stack([u, v], -1)[None] / 1.6, mode="bicubic", align_corners=True)[0]
     return torch.complex(fine[:coils], fine[coils:])
+
+
+def ring(coils: int, seed: int, u: Tensor, v: Tensor) -> Tensor:
+    """Receive sensitivities (coil, …) of a poor array: elements on a circle of radius 1.2 to 1.7 around the body.
+
+    c_j = exp(i φ_j) / d_j with d_j the distance of element j and φ_j its direction, turned with the element, so that
+    neighbours see much the same; mean Σ|c|² within the unit circle of 1. (The birdcage of Fessler's and Lustig's
+    toolboxes, with gains of the elements that differ.)
+    """
+    rng = np.random.default_rng([seed, 4])
+    radius, gains = float(rng.uniform(1.2, 1.7)), np.exp(0.4 * rng.normal(size=coils))
+    found = []
+    for j, gain in enumerate(gains):
+        angle = 2 * math.pi * j / coils
+        x, y = u - radius * math.cos(angle), v - radius * math.sin(angle)
+        found.append(torch.polar(float(gain) / torch.hypot(x, y).clamp_min(0.1), torch.atan2(y, -x) - angle))
+    c = torch.stack(found)
+    inside = c[:, u**2 + v**2 < 1]
+    return c / inside.abs().square().sum(0).mean().sqrt()
 
 
 def _place(seed: int) -> tuple[float, float]:

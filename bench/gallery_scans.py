@@ -99,11 +99,12 @@ def _kspace(scene: Scene, seed: int, folder: Path) -> Tensor:
         ry, rx = scene.room
     v, u = (r * (2 * torch.arange(m) / m - 1) for r, m in zip((ry, rx), fine))
     draw, images = objects.body(scene.body, seed, folder), torch.zeros((), dtype=torch.complex64)
+    maps = objects.ring if scene.array == "ring" else objects.maps
     for fold in (0,) if ry >= 1 else (-1, 0, 1):
         vv, uu = (t.contiguous() for t in torch.broadcast_tensors((v + 2 * ry * fold)[:, None], u[None]))
         m = objects.lesion(scene.lesion, seed, uu, vv, objects.grey(scene.grey, draw(uu, vv)))
         x = torch.polar(m, objects.phase(scene.phase, seed, uu, vv, m))
-        images = images + objects.maps(scene.coils, seed, uu, vv) * x
+        images = images + maps(scene.coils, seed, uu, vv) * x
     k = fft(images, (-2, -1)) * math.sqrt(ny * nx / math.prod(fine))
     for axis, n in ((-2, ny), (-1, nx)):
         k = k.narrow(axis, k.shape[axis] // 2 - n // 2, n)

@@ -60,7 +60,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
     spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
     evidence: list[Evidence] = []
-    notes = methods.cautions(choice.method, job.recipe.solve, found.shape)
+    notes = methods.cautions(choice.method, job.recipe.solve, found.shape, job.whitening.matrix.shape[0])
     calibrating = {key: calibrating_rows(job, job.frames[key], acquired[key]) for key in keys}
     notes += _shared(job, calibrating)
     last: tuple[Pace, NDArray[np.intp], Calibrated] | None = None

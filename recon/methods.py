@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon import trust
 from recon.data import Measurement, ReconError
-from recon.nets import checkpoint, columns, e2e_varnet, unrolled, weights
+from recon.nets import checkpoint, columns, e2e_varnet, rephased, unrolled, weights
 from recon.prepare.refine import refined
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Prepare, Recipe, Solve, Trust
@@ -32,9 +32,10 @@ VARNET_LIMITS = (
 #: Lines along either phase encode of a volume from which on its planes are wide enough for a network of slices.
 LEAST_LINES = 48
 
-#: How many times the most phase encodes of its training a network serves. At 1.25 and 1.5 times as many, mri-base drew
-#: crisp lines that are not there, in windows with 3 to 6 times the error of cs (docs/trust-numbers.md).
-WIDER = 1.2
+#: How many times the most phase encodes of its training a network serves: slices of several coils, whose image is held
+#: against the one without the object's phase (`recon.nets.rephased`), and all others. Beyond, mri-base was seen to draw
+#: crisp lines that are not there, or nobody looked (docs/trust-numbers.md, "Large matrices").
+WIDER, WIDER_ALONE = 1.5, 1.2
 
 #: Iterations that a method takes unless the recipe says otherwise.
 ITERATIONS = {"sense": 50, "cs": 60, "tv": 150}
@@ -129,7 +130,7 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
         return network.volumes
     if network.trained is None:
         return ""
-    if said := _too_wide(network.trained, sampling.shape):
+    if said := _too_wide(network.trained, sampling.shape, coils):
         return said
     low, high = network.trained.of(coils).acceleration
     if network.slices and sampling.shape[1] == 1 and coils > 1:
@@ -141,9 +142,10 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
     return f"it was trained and measured on R from {low:g} to {high:g}"
 
 
-def _too_wide(trained: trust.Range, shape: tuple[int, int]) -> str:
+def _too_wide(trained: trust.Range, shape: tuple[int, int], coils: int) -> str:
     """What speaks against a network where there are more phase encodes than it learned to unfold."""
-    if trained.lines is None or max(shape) <= WIDER * trained.lines:
+    most = WIDER if shape[1] == 1 and coils > 1 else WIDER_ALONE
+    if trained.lines is None or max(shape) <= most * trained.lines:
         return ""
     return f"it was trained on {trained.lines} phase encodes at most, and on {max(shape)} it may invent detail"
 
@@ -172,14 +174,14 @@ def offered(recipe: Recipe, noise: str) -> Network | None:
     return Network(name, trained, volumes=losses(solve.weights), slices=slices)
 
 
-def cautions(method: Method, recipe: Solve, shape: tuple[int, int]) -> list[str]:
-    """What everybody should know who looks at an image of a network of so many phase encodes (y, z), in sentences."""
+def cautions(method: Method, recipe: Solve, shape: tuple[int, int], coils: int) -> list[str]:
+    """What everybody should know who looks at a network's image of so many phase encodes (y, z), in sentences."""
     if method == "varnet":
         return [VARNET_LIMITS]
     if method != "unrolled":
         return []
     trained = _trained(recipe.weights)
-    against = (losses(recipe.weights) if shape[1] > 1 else "", _too_wide(trained, shape) if trained else "")
+    against = (losses(recipe.weights) if shape[1] > 1 else "", _too_wide(trained, shape, coils) if trained else "")
     name = _network(recipe.weights, "cpu").name
     return [f"warning: {name}: {said}; compare with --method cs" for said in against if said]
 
@@ -292,9 +294,12 @@ def learned(
         trained = trained.of(m.y.shape[1]) if trained else None
         details = detail.compared(m, start)
         lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if limits.misplaced < 1 else ()
+        network = _network(recipe.weights, str(m.y.device)).network
+        phases = rephased.compared(network, m, x, start, denoise=recipe.denoise)
         found = trust.examine(
             m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines, details=details,
             parities=alternating.compared(m), halves=halves.compared(m, start), positions=positions,
+            phases=phases,
         )  # fmt: skip
     already = "cs" if m.y.shape[-3] > 1 else None
     if instead and instead != already and limits.fallback and any(e.reasons for e in found):

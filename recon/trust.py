@@ -55,7 +55,8 @@ class Evidence:
     of every second line against the others, `scatter` the phase that may be the object's own
     (`recon.solve.alternating`). `apart` is how many voxels the two halves of k-space show the object apart, 0 where
     none is clear (`recon.solve.halves`), and `elsewhere` how many voxels the maps of separate calibration lines are
-    from where they explain the image's lines (`recon.solve.position`).
+    from where they explain the image's lines (`recon.solve.position`). `rephased` is how many times as far the image is
+    from the one without the object's phase as that is from the classical one (`recon.nets.rephased`).
     """
 
     residual: float
@@ -82,6 +83,7 @@ class Evidence:
     elsewhere: float | None = None
     elsewhere_rows: float | None = None
     elsewhere_columns: float | None = None
+    rephased: float | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -98,11 +100,13 @@ def examine(
     parities: Sequence[Alternating | None] = (),
     halves: Sequence[Halves | None] = (),
     positions: Sequence[Position | None] = (),
+    phases: Sequence[float | None] = (),
 ) -> list[Evidence]:
     """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
 
     `lines` is what `recon.solve.rows.sparser` finds of the rows of each item; `details`, `parities`, `halves` and
-    `positions` are what `recon.solve.detail`, `alternating`, `halves` and `position` do.
+    `positions` are what `recon.solve.detail`, `alternating`, `halves` and `position` do, `phases` what
+    `recon.nets.rephased` does.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
@@ -127,7 +131,10 @@ def examine(
     )
     none = [None] * lead.numel()
     witnesses = (w or none for w in (lines, details, parities, halves, positions))
-    found = [Evidence(*n, **_told(*w)) for n, *w in zip(numbers, *witnesses, strict=True)]
+    found = [
+        replace(Evidence(*n, **_told(*w)), rephased=phase)
+        for n, phase, *w in zip(numbers, phases or none, *witnesses, strict=True)
+    ]
     # So is a turn: one of them seemed to turn by 6° and 7.5°, by two of three masks.
     judged = [replace(limits, apart=1e9) if alone and e.apart_degrees else limits for e in found]
     return [replace(e, reasons=tuple(_reasons(e, by, trained))) for e, by in zip(found, judged)]
@@ -292,6 +299,18 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
         )
     if e.elsewhere is not None and e.elsewhere > limits.elsewhere:
         found.append(elsewhere(e.elsewhere_rows or 0, e.elsewhere_columns or 0))
+    return found + _of_the_network(e, limits, trained)
+
+
+def _of_the_network(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
+    """What speaks against an image because of what the network did, or learned."""
+    found = []
+    if e.rephased is not None and e.rephased > limits.rephased:
+        found.append(
+            f"the network makes another image of the same data without the object's phase (in the worst window "
+            f"{e.rephased:.1f} times as far from the one with it as from the classical image): it may draw what is not "
+            "there"
+        )
     if not e.added <= limits.added:
         found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")
     if trained is None:

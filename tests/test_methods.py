@@ -56,8 +56,10 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
         (lines(256, 10), 8, "unrolled", "inside"),
         (lines(256, 12), 8, "cs", "not the network mri-small, since it was trained and measured on R from 2 to 10"),
         (lines(200, 3), 1, "unrolled", "one channel"),
-        (lines(384, 4), 8, "unrolled", "inside"),
-        (lines(400, 4), 8, "cs", "trained on 320 phase encodes at most, and on 400 it may invent detail"),
+        (lines(480, 4), 8, "unrolled", "inside"),
+        (lines(484, 4), 8, "cs", "trained on 320 phase encodes at most, and on 484 it may invent detail"),
+        (lines(384, 3), 1, "unrolled", "inside"),
+        (lines(387, 3), 1, "cs", "trained on 320 phase encodes at most, and on 387"),
         (sampling(caipi((400, 64), (2, 3), 20)), 8, "sense", "320 phase encodes at most"),
         (lines(384, 8), 1, "cs", "not the network mri-small, since it was trained and measured on R from 1.5 to 4"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "unrolled", "at irregular positions"),
@@ -207,11 +209,11 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
     assert lost in choice.why
     assert methods.choose("auto", lines(256, 4), 8, network=network).method == "unrolled"
     assert methods.choose("unrolled", volume, 8, network=network).method == "unrolled"
-    assert methods.cautions("unrolled", recipe.solve, (64, 64)) == [
+    assert methods.cautions("unrolled", recipe.solve, (64, 64), 8) == [
         f"warning: mri-small: {lost}; compare with --method cs"
     ]
-    assert methods.cautions("unrolled", recipe.solve, (320, 1)) == []
-    assert methods.cautions("unrolled", recipes.Recipe().solve, (64, 64)) == []
+    assert methods.cautions("unrolled", recipe.solve, (320, 1), 8) == []
+    assert methods.cautions("unrolled", recipes.Recipe().solve, (64, 64), 8) == []
     # What was measured belongs to those weights and to no others.
     shutil.copytree(weights.find("mri-small"), tmp_path / "mine")
     (tmp_path / "mine" / "volumes.json").write_text(
@@ -226,10 +228,14 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
 @pytest.mark.parametrize("name", ["mri-base", "mri-small"])
 def test_whoever_asks_for_a_network_on_more_phase_encodes_than_it_learned_is_warned(name: str) -> None:
     solve = recipes.parse({"solve": {"method": "unrolled", "weights": name}}).solve
-    assert methods.cautions("unrolled", solve, (384, 1)) == []
-    (said,) = methods.cautions("unrolled", solve, (480, 1))
-    assert said.startswith(f"warning: {name}: it was trained on 320 phase encodes at most, and on 480")
-    assert methods.cautions("cs", solve, (480, 1)) == []
+    assert methods.cautions("unrolled", solve, (480, 1), 8) == []
+    (said,) = methods.cautions("unrolled", solve, (512, 1), 8)
+    assert said.startswith(f"warning: {name}: it was trained on 320 phase encodes at most, and on 512")
+    assert methods.cautions("cs", solve, (512, 1), 8) == []
+    # Of one channel, and of volumes, fewer were measured.
+    assert methods.cautions("unrolled", solve, (384, 1), 1) == []
+    assert len(methods.cautions("unrolled", solve, (400, 1), 1)) == 1
+    assert any("on 400 it may invent" in said for said in methods.cautions("unrolled", solve, (400, 64), 8))
 
 
 @pytest.mark.parametrize("calibration", ["reference", "separate"])

@@ -187,6 +187,33 @@ def test_the_accuracy_of_ct_that_the_readme_states_is_the_record() -> None:
         assert [cell.strip("*") for cell in cells] == [f"{x:.1f}" for x in found], title
 
 
+def test_the_table_of_large_matrices_is_the_record() -> None:
+    text = (ROOT / "docs" / "trust-numbers.md").read_text(encoding="utf-8")
+    lines = text[text.index("## Large matrices") :].split("\n\n")[2].splitlines()[2:]
+    found, drawn, seen, others, kept = records("large.json"), 0, 0, 0, 0
+    assert len(lines) == 16
+    for line in lines:
+        about, size, count, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        R = 8 if "R = 8" in about else 4
+        case = (about.split("`")[1], "smooth" if "smooth" in about else "susceptibility", int(size), R)
+        mine = [r for r in found if (r["array"], r["phase"], r["size"], r["R"]) == case]
+        mine = [r for r in mine if not r["iterations"] and r["acs"] == (16 if R == 8 else 24)]
+        cs, base, small = ([r for r in mine if r["method"] == m] for m in ("cs", "mri-base", "mri-small"))
+        assert len(cs) == len(base) == len(small) == int(count)
+        gains = [[r["psnr_clean"] - c["psnr_clean"] for r, c in zip(of, cs)] for of in (base, small)]
+        told = [f"{min(g):+.1f} to {max(g):+.1f} dB".replace("-", "−") for g in gains]
+        told[1] += f", {max(r['invented'] for r in small):.1f}"
+        bad = [r["invented"] >= 3 for r in base]
+        tell = [(r["evidence"]["rephased"] or 0) > Recipe().trust.rephased for r in base]
+        one, other = sum(b and t for b, t in zip(bad, tell)), sum(t and not b for b, t in zip(bad, tell))
+        witness = [str(one), str(other)] if int(size) >= 288 else ["—", "—"]
+        assert cells == [told[0], f"{max(r['invented'] for r in base):.1f}", str(sum(bad)), *witness, told[1]], about
+        if int(size) >= 288:
+            drawn, seen, others, kept = drawn + sum(bad), seen + one, others + len(bad) - sum(bad), kept + other
+    assert drawn == seen
+    assert f"it saw all\n{drawn} slices in which something was drawn, and kept back {kept} of {others} others" in text
+
+
 @pytest.mark.parametrize(
     "page", ["README.md", "CHANGELOG.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 )

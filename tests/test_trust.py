@@ -188,6 +188,7 @@ GATES = {
     "turned back": ("turned", -20.0, -20.5, {}, "another phase"),
     "apart": ("apart", 1.5, 1.6, {}, "1.6 voxels apart"),
     "elsewhere": ("elsewhere", 1.5, 1.6, {"elsewhere_rows": -1.0, "elsewhere_columns": 1.25}, "-1 rows and +1 columns"),
+    "rephased": ("rephased", 6.0, 6.1, {}, "6.1 times as far from the one with it"),
     "added": ("added", 0.1, 0.101, {}, "put 10.1% of the image's energy"),
     "too fast": ("acceleration", 20.0, 20.1, {}, "its acceleration of 20.1 is outside"),
     "too slow": ("acceleration", 1.0, 0.99, {}, "its acceleration of 0.99 is outside"),
