@@ -99,6 +99,7 @@ def _short(reason: str) -> str:
         ("its noise", "noise"), ("its acceleration", "acceleration"), ("every second line", "every second line"),
         ("another phase", "phase beside the ACS"), ("do not agree with it", "detail"), ("row from where", "rows"),
         ("two halves", "halves apart"), ("maps of the separate", "calibration elsewhere"),
+        ("without the object's phase", "rephased"),
     ):  # fmt: skip
         if words in reason:
             return short
