@@ -102,3 +102,36 @@ def test_a_compressed_image_is_counted_by_its_frames(brain: Path, tmp_path: Path
     d.save_as(path)
     with pytest.raises(ReconError, match=r"frames|damaged"):
         verify.check(verify.read(path))
+
+
+@pytest.mark.parametrize(
+    ("bits", "shape", "samples", "colours", "needed"),
+    [
+        (8, (3, 3), 1, "MONOCHROME2", 10),  # nine bytes, and one that makes their number even
+        (1, (3, 6), 1, "MONOCHROME2", 4),  # 18 bits are three bytes
+        (16, (3, 3), 1, "MONOCHROME2", 18),
+        (8, (2, 4), 3, "RGB", 24),
+        (8, (2, 4), 3, "YBR_FULL_422", 16),  # two pixels share their colour
+    ],
+)
+def test_pixels_have_the_bytes_that_their_attributes_ask_for(
+    brain: Path, bits: int, shape: tuple[int, int], samples: int, colours: str, needed: int
+) -> None:
+    d = pydicom.dcmread(brain / "IM0001.dcm")
+    d.BitsAllocated = d.BitsStored = bits
+    (d.Rows, d.Columns), d.SamplesPerPixel, d.PhotometricInterpretation = shape, samples, colours
+    d.PixelData = bytes(needed)
+    verify.check(d)
+    for wrong in (needed - 2, needed + 2):
+        d.PixelData = bytes(wrong)
+        with pytest.raises(ReconError, match=f"{wrong} bytes of pixels where {needed} belong"):
+            verify.check(d)
+
+
+def test_an_image_of_any_class_has_pixels(brain: Path) -> None:
+    d = pydicom.dcmread(brain / "IM0001.dcm")
+    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
+    verify.check(d)
+    del d.PixelData
+    with pytest.raises(ReconError, match="no pixels"):
+        verify.check(d)

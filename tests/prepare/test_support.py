@@ -290,7 +290,8 @@ def test_the_table_of_the_scan_stays_as_it_was_and_lines_that_discard_more_disca
 def test_noise_that_was_measured_beyond_the_signal_is_measured() -> None:
     k, _ = scan()
     noise = np.random.default_rng(3).normal(size=(2, *k.shape)) * NOISE
-    assert _cut(read(k + noise[0] + 1j * noise[1]))[1] == (112, 96, 1)
+    assert _cut(read(300 * k + noise[0] + 1j * noise[1]))[1] == (112, 96, 1)
+    assert _cut(read(300 * k))[1] == (72, 64, 1)
 
 
 def test_a_frame_of_few_lines_with_signal_does_not_shrink_the_scan_to_what_no_scanner_interpolates_from() -> None:

@@ -198,3 +198,28 @@ def test_corners_of_a_volume_may_be_missing_where_the_measurement_has_ended(flag
     lines["flags"] = 0
     lines["flags"][-1] = np.uint64(1 << (flag - 1) if flag else 0)
     assert count(replace(full, lines=lines, samples=SomeRows(full.samples, np.nonzero(inside)[0]))).complete == whole
+
+
+def test_a_repetition_is_whole_when_all_its_slices_have_come() -> None:
+    scan = measured(np.arange(_N), 1)
+    e = scan.encodings[0]
+    two = replace(scan, encodings=(replace(e, limits={**e.limits, "slice": Limit(0, 1, 0)}),))
+    assert count(scan).whole == (0,)
+    assert (count(two).whole, count(two).complete, count(two).expected) == ((), False, 2 * _N)
+
+
+def test_limits_that_begin_beyond_zero_are_counted_from_where_they_begin() -> None:
+    for pattern, whole in ((np.arange(0, _N, 2), True), (np.arange(4, _N, 2), False), (np.arange(0, _N - 4, 2), False)):
+        scan = measured(pattern, 2, flagged=False)
+        lines, e = scan.lines.copy(), scan.encodings[0]
+        lines["kspace_encode_step_1"] += 100
+        lines["average"] = 1
+        limits = {**e.limits, "kspace_encoding_step_1": Limit(100, 99 + _N, 100 + _N // 2), "average": Limit(1, 1, 1)}
+        assert count(replace(scan, lines=lines, encodings=(replace(e, limits=limits),))).complete == whole
+
+
+def test_numbers_that_repeat_or_go_back_are_broken() -> None:
+    for numbers in ([1, 2, 2, 3, 4], [1, 2, 3, 2, 3]):
+        found = unbroken(np.array(numbers), {_FRAME: range(5)})
+        assert found == {_FRAME: False}
+    assert unbroken(np.array([1, 2, 3, 4, 5]), {_FRAME: range(5)}) == {_FRAME: True}
