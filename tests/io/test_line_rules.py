@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import recon
-from recon.data import DataError, Limit, RawScan
+from recon.data import DataError, Flag, Limit, RawScan, flag_bits
 from recon.io import ismrmrd as mrd
 from recon.io import line_rules
 from recon.io.arrays import scan_from_array
@@ -28,6 +28,7 @@ def test_compressed_lines_are_refused(tmp_path: Path) -> None:
 
 STRAY = {
     "encoding_space_ref": (lambda a: setattr(a, "encoding_space_ref", 7), "encoding_space_ref beyond the 1 encodings"),
+    "the next encoding": (lambda a: setattr(a, "encoding_space_ref", 1), "encoding_space_ref beyond the 1 encodings"),
     "ke1": (lambda a: setattr(a.idx, "kspace_encode_step_1", 24), "kspace_encode_step_1 outside the encoded matrix 24"),
     "ke2": (lambda a: setattr(a.idx, "kspace_encode_step_2", 1), "kspace_encode_step_2 outside the encoded matrix 1"),
     "slice": (lambda a: setattr(a.idx, "slice", 3), "counter slice beyond its limit"),
@@ -51,6 +52,28 @@ def test_stray_lines_are_left_out_and_counted_and_many_are_an_error(fault: str, 
         with pytest.raises(DataError, match=sentence):
             mrd.read(path)
     assert files.digest(path) == before
+
+
+@pytest.mark.parametrize(("n", "refused"), [(20, True), (21, False)])
+def test_one_line_in_twenty_is_too_many_and_one_in_twenty_one_is_not(n: int, refused: bool) -> None:
+    scan = scan_from_array(np.ones((1, n, 8), np.complex64), "coil,y,x")
+    lines = scan.lines.copy()
+    lines["kspace_encode_step_1"][3] = n
+    if refused:
+        with pytest.raises(DataError, match="1 of 20 imaging lines cannot be placed"):
+            line_rules.check(lines, scan.encodings)
+    else:
+        assert line_rules.check(lines, scan.encodings)[2] == 1
+
+
+def test_stray_lines_that_calibrate_alone_are_left_out_and_are_no_lines_of_the_image() -> None:
+    scan = scan_from_array(np.ones((1, 24, 8), np.complex64), "coil,y,x")
+    lines = scan.lines.copy()
+    lines["flags"][:8] |= np.uint64(flag_bits(Flag.CALIBRATION))
+    lines["kspace_encode_step_1"][:4] = 24
+    kept, notes, rejected = line_rules.check(lines, scan.encodings)
+    assert (np.nonzero(~kept)[0].tolist(), rejected) == ([0, 1, 2, 3], 0)
+    assert len(notes) == 1
 
 
 def test_stray_noise_and_navigator_lines_are_not_counted(tmp_path: Path) -> None:

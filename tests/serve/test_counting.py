@@ -11,7 +11,7 @@ import pytest
 from recon import masks, simulation
 from recon.data import Limit, RawScan
 from recon.io.samples import SomeRows
-from recon.serve.counting import count, unbroken
+from recon.serve.counting import Count, count, only_repetitions, refuse, unbroken, whole_frame
 from recon.simulation import Settings
 
 _N = 128
@@ -223,3 +223,33 @@ def test_numbers_that_repeat_or_go_back_are_broken() -> None:
         found = unbroken(np.array(numbers), {_FRAME: range(5)})
         assert found == {_FRAME: False}
     assert unbroken(np.array([1, 2, 3, 4, 5]), {_FRAME: range(5)}) == {_FRAME: True}
+
+
+def repeated(n: int) -> RawScan:
+    """A whole scan measured n times, whose header announces one repetition."""
+    scan = measured(np.arange(32), 1, n=32)
+    lines, rows = np.tile(scan.lines, n), np.tile(np.arange(32), n)
+    lines["repetition"] = np.repeat(np.arange(n), 32)
+    return replace(scan, lines=lines, samples=SomeRows(scan.samples, rows))
+
+
+def test_repetitions_beyond_those_announced_are_expected_and_may_be_taken_alone() -> None:
+    scan = repeated(3)
+    found = count(scan)
+    assert (found.expected, found.whole, found.complete) == (96, (0, 1, 2), True)
+    some = only_repetitions(scan, (0, 2))
+    assert some.lines["repetition"].tolist() == [0] * 32 + [2] * 32
+    assert np.array_equal(some.samples.read(np.array([40])), scan.samples.read(np.array([72])))
+
+
+def test_a_frame_that_nobody_has_numbered_is_not_vouched_for() -> None:
+    pattern = np.delete(drawn("random", 4, 0), 7)
+    scan = measured(pattern, 4)
+    assert count(scan, {_FRAME: True}).complete
+    assert not count(scan, {}).complete
+    assert not whole_frame(scan)
+
+
+@pytest.mark.parametrize(("received", "said"), [(127, "127/128: lines"), (128, "128/128 or more: lines")])
+def test_what_is_missing_is_said_also_where_lines_on_top_make_up_for_the_number(received: int, said: str) -> None:
+    assert str(refuse(Count(received, 128, (), 1))).startswith(f"incomplete {said}")
