@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recon.data import LINE, DataError, Flag, Limit, Samples, flag_bits
+from recon.data import LINE, DataError, Flag, Limit, Samples, flag_bits, imaging
 from recon.io.samples import in_memory, join, lines_from_array
 from recon.prepare import sort
 from tests.prepare.lines import BOTH, CALIBRATION, NOISE, encoding, noise, scan_of
@@ -160,3 +160,10 @@ def test_frames_with_patterns_of_their_own_are_complete() -> None:
     lines, samples = dynamic(1, 3)
     rows = np.array([0, 2, 4, 7, 9, 11, 12, 13, 17])
     assert all(f.complete for f in sort.frames(scan_of(lines, samples), rows))
+
+
+def test_lines_that_calibrate_and_image_belong_to_the_image_and_those_that_calibrate_alone_do_not() -> None:
+    lines = np.zeros(5, LINE)
+    both = (Flag.CALIBRATION, Flag.CALIBRATION_AND_IMAGING)
+    lines["flags"] = [0, flag_bits(both[0]), flag_bits(both[1]), flag_bits(*both), flag_bits(*both, Flag.NOISE)]
+    assert imaging(lines).tolist() == [True, False, True, True, False]
