@@ -37,10 +37,10 @@ _LEFT, _RETURNED = {"combine": (8, 0), "grappa": (14, 3)}, 32 * 2**20
 _RAW_BLOCKS = 4
 
 #: Of a cone beam of CT, arrays of the size of its projections, and of its volume, that a method holds at its peak at
-#: most, in single precision, beside the program: counted from what each holds. Peaks of fbp at 64³ to 224³ were 50 to
-#: 80 % of that, of all methods at 64³ and 128³ 61 to 81 % (bench/memory.py).
-_CONE = {"fbp": (9, 4), "unrolled": (9, 4), "sirt": (9, 8), "cgls": (9, 8), "tv": (9, 16)}
-_CONE_BASE = 500 * 2**20
+#: most, in single precision, beside the program: fitted to peaks at 64³, 96³ and 128³ and rounded up
+#: (bench/memory.py).
+_CONE = {"fbp": (9, 9), "unrolled": (9, 9), "sirt": (11, 9), "cgls": (12, 10), "tv": (12, 16)}
+_CONE_BASE = 400 * 2**20
 
 
 #: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent
@@ -126,7 +126,7 @@ def plan(problem: Problem, budget: int) -> Plan:
 def cone(rays: int, voxels: int, method: str) -> int:
     """Bytes at the peak of a volume of CT that is made of the rays of a cone beam as a whole."""
     held, made = _CONE[method]
-    return _CONE_BASE + 4 * (held * rays + made * voxels)
+    return _CONE_BASE + _base() - _BASE + 4 * (held * rays + made * voxels)
 
 
 def _words(size: int) -> str:
