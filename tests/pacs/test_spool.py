@@ -218,6 +218,16 @@ def test_pixels_that_a_sender_left_beside_a_record_of_what_was_sent_go(post: Cal
     assert here.states(uids) == ["sent"] * 3
 
 
+def test_records_of_what_was_sent_are_kept_for_their_days(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    uids = settled(here, brain, "sent")
+    for uid, days in zip(uids, (0.5, 1.5, 2.5)):
+        then = time.time() - days * 86400
+        os.utime(here.folder / "sent" / uid, (then, then))
+    spools.forget(here.folder, 2.0)
+    assert here.states(uids) == ["sent", "sent", "none"]
+
+
 def test_images_leave_in_the_order_in_which_they_came(post: Callable[..., Post], brain: Path) -> None:
     here = post("PACS@127.0.0.1:1")
     uids = here.put(brain)
