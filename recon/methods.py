@@ -117,7 +117,8 @@ def choose(
         classical = instead
     if against := network.against or _outside(network, sampling, coils):
         return Choice(classical, f"{classical}: {found}; not the network {network.name}, since {against}")
-    return Choice("unrolled", f"unrolled: {found}, inside of what {network.name} was trained on", instead)
+    how = "trained" if _learned(network.trained, sampling, coils) else "measured"
+    return Choice("unrolled", f"unrolled: {found}, inside of what {network.name} was {how} on", instead)
 
 
 def _outside(network: Network, sampling: Sampling, coils: int) -> str:
@@ -135,11 +136,23 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
     low, high = network.trained.of(coils).acceleration
     if network.slices and sampling.shape[1] == 1 and coils > 1:
         low, high = network.slices
-    # The lattice counts where there is one: ACS lines on top make R smaller than the networks' masks were named.
-    factor = float(math.prod(sampling.acceleration)) if sampling.regular else sampling.effective
-    if low <= round(factor, 1) <= high:
+    if low <= _factor(sampling) <= high:
         return ""
     return f"it was trained and measured on R from {low:g} to {high:g}"
+
+
+def _learned(trained: trust.Range | None, sampling: Sampling, coils: int) -> bool:
+    """Whether a network was trained on such a sampling, and not only measured on it since."""
+    if trained is None:
+        return True
+    low, high = trained.of(coils).acceleration
+    wide = trained.lines is not None and max(sampling.shape) > trained.lines
+    return low <= _factor(sampling) <= high and not wide
+
+
+def _factor(sampling: Sampling) -> float:
+    """R by the lattice where there is one: ACS lines on top make it smaller than the networks' masks were named."""
+    return round(float(math.prod(sampling.acceleration)) if sampling.regular else sampling.effective, 1)
 
 
 def _too_wide(trained: trust.Range, shape: tuple[int, int], coils: int) -> str:
