@@ -22,17 +22,19 @@ import torch
 
 from recon import cartesian, pipeline, simulation, trust
 from recon import recipe as recipes
-from recon.nets import unrolled
-from recon.solve import alternating, detail, rows
+from recon.nets import rephased, unrolled
+from recon.solve import alternating, detail, halves, rows
 
 #: What is timed: module, name, and what it is called.
 PARTS: tuple[tuple[Any, str, str], ...] = (
-    (cartesian, "_calibrate", "maps"),
+    (cartesian, "calibrated", "maps"),
     (unrolled, "classical", "start"),
     (unrolled, "reconstruct", "network"),
     (detail, "compared", "detail check"),
     (rows, "sparser", "rows check"),
     (alternating, "compared", "parity check"),
+    (halves, "compared", "motion check"),
+    (rephased, "compared", "phase check"),
     (trust, "examine", "residuals"),
 )
 

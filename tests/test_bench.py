@@ -218,3 +218,9 @@ def test_new_records_take_the_place_of_old_ones_and_others_stay(bench: Any, tmp_
     store(path, [one("sense_normal", "a", 3), one("espirit", "b", 4)])
     said = [(r["case"], r["size"]["name"], r["ours_s"]) for r in json.loads(path.read_text())]
     assert said == [("sense_normal", "a", 3), ("espirit", "a", 1), ("espirit", "b", 4)]
+
+
+def test_every_part_of_a_slice_that_is_timed_is_there(bench: Any) -> None:
+    parts = bench("slice").PARTS
+    assert all(callable(getattr(module, name)) for module, name, _ in parts)
+    assert len({called for _, _, called in parts}) == len(parts)
