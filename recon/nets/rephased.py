@@ -33,7 +33,7 @@ def compared(
     images differ by 2 % of the peak or more; 0 where none does. None for volumes, several sets of maps, and fewer rows
     than LARGE.
     """
-    A, items = m.A, x.shape[:-3].numel()
+    A, items = m.A, m.y.shape[:-4].numel()
     if not isinstance(A, Sense) or A.sets or m.y.shape[-3] > 1 or m.y.shape[-2] < LARGE:
         return [None] * items
     size = start.abs()

@@ -73,6 +73,12 @@ class Noise:
                 self.whitening = self._settled.whitening if self._settled else None
         return self._settled is not None
 
+    def doubts(self, scan: RawScan) -> tuple[str, ...]:
+        """What the imaging lines of the whole scan say against it, in sentences."""
+        assert self.whitening is not None
+        scan, kinds, encoding = _sorted(scan)
+        return scan_noise.contradicted(scan, kinds, encoding, self.whitening)
+
     def holds(self, scan: RawScan, recipe: Recipe) -> bool:
         """Whether the same lines tell the noise of the whole scan."""
         if self._settled is None:
@@ -132,9 +138,8 @@ def chosen(sampled: Sampling, whitening: Whitening, recipe: Recipe) -> Method:
 def agreed(scan: RawScan, whitening: Whitening, recipe: Recipe) -> Method | None:
     """The method of a whole scan, as one frame of it tells; None where frames that are to come may choose another.
 
-    Lines at irregular positions are not the same number in every frame. The frame that decides has no fewer than a
-    frame must have, and what it has beyond `sampled` of this one is less than MOST_MISSING of its own, since otherwise
-    this one would decide.
+    Lines at irregular positions are not the same number in every frame. The frame that decides has no fewer than any
+    frame must have, and this one lacks no more than MOST_MISSING of its lines, since otherwise it would decide itself.
     """
     kinds, encoding = sort.kinds(scan), scan.encodings[sort.choose_encoding(scan)]
     if recipe.solve.method != "auto" or not encoding.on_grid:

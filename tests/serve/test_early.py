@@ -221,7 +221,9 @@ def test_whole_numbers_leave_before_close_in_steps_that_the_first_image_decides(
     local: Start, series: Recording, tmp_path: Path, brighter: float
 ) -> None:
     """One step for the series, however its images leave; what later images exceed it by is cut, counted and said."""
-    sent = Recording(series.xml, [louder(b, brighter) if scanner.value(b, "repetition") else b for b in series.lines])
+    sent = Recording(
+        series.xml, [scanner.louder(b, brighter) if scanner.value(b, "repetition") else b for b in series.lines]
+    )
     plain = {(i.repetition, i.slice): i.pixels for i in run(local(early=False).port, session(sent)).images}
     client = Scanner(local(pixel="int16").port)
     *messages, close = session(sent)
@@ -249,11 +251,6 @@ def test_whole_numbers_leave_before_close_in_steps_that_the_first_image_decides(
     assert [t for t in reply.texts if t.startswith("WRN")] == [t for t in late.texts if t.startswith("WRN")] or lost
     for one in (reply, late):
         assert any(f"{lost} pixels were brighter" in t for t in one.texts) == bool(lost)
-
-
-def louder(body: bytes, factor: float) -> bytes:
-    at = scanner.LINE.size
-    return body[:at] + (np.frombuffer(body[at:], "<f4") * np.float32(factor)).tobytes()
 
 
 def test_repetitions_measured_line_by_line_in_turn_leave_when_another_slice_begins_without_any_flag(
