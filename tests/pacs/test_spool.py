@@ -24,6 +24,15 @@ from tests.pacs.conftest import Post, series
 from tests.pacs.peers import Told
 
 
+def blackened(folder: Path, other: Path) -> Path:
+    """A folder with the first image of another, of which every pixel is zero."""
+    other.mkdir()
+    d = pydicom.dcmread(folder / "IM0001.dcm")
+    d.PixelData = bytes(len(d.PixelData))
+    d.save_as(other / "IM0001.dcm")
+    return other
+
+
 def test_f40_nothing_of_the_patient_is_in_names_and_records_and_nobody_else_may_look(
     post: Callable[..., Post], brain: Path
 ) -> None:
@@ -81,12 +90,7 @@ def test_f35_other_pixels_under_a_known_uid_never_leave(
     pacs, here = told()
     uids = here.put(brain)
     here.once()
-    other = tmp_path / "other"
-    other.mkdir()
-    d = pydicom.dcmread(brain / "IM0001.dcm")
-    d.PixelData = bytes(len(d.PixelData))
-    d.save_as(other / "IM0001.dcm")
-    here.put(other)
+    here.put(blackened(brain, tmp_path / "other"))
     here.once()
     assert sorted(pacs.came) == sorted(uids)
     assert here.reasons("failed") == {"an image of the same UID with other pixels was here before; write it again"}
@@ -182,16 +186,11 @@ def test_what_was_refused_for_its_pixels_stands_in_nobodys_place_and_is_never_tr
 ) -> None:
     here = post("PACS@127.0.0.1:1")
     uids = settled(here, brain, "sent")
-    other = tmp_path / "other"
-    other.mkdir()
-    d = pydicom.dcmread(brain / "IM0001.dcm")
-    d.PixelData = bytes(len(d.PixelData))
-    d.save_as(other / "IM0001.dcm")
-    here.put(other)
+    here.put(blackened(brain, tmp_path / "other"))
     assert len(spools.admit(here.folder)) == 1
     assert here.states(uids) == ["sent"] * 3
     (refused,) = spools.items(here.folder, "failed")
-    assert refused.record.uid == str(d.SOPInstanceUID) != refused.folder.name
+    assert refused.record.uid == str(pydicom.dcmread(brain / "IM0001.dcm").SOPInstanceUID) != refused.folder.name
     assert spools.retry(here.folder) == 0
     assert here.states(uids) == ["sent"] * 3
 
