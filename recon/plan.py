@@ -14,25 +14,25 @@ _BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
 #: MiB that a method works in whatever the size of the problem, a slice or a volume: the weights of a network and the
 #: work space of its convolutions, the transform of non-Cartesian k-space, the adaptive combination (without kernels its
 #: tiles; of a volume they are larger).
-_WORK = {"unrolled": (90, 90), "varnet": (90, 90), "noncartesian": (90, 90), "combine": (44, 80), "grappa": (64, 80)}
+_WORK = {"unrolled": (90, 90), "varnet": (90, 90), "noncartesian": (90, 90), "combine": (44, 80), "grappa": (48, 80)}
 _COMPLEX = 8
 
 #: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak, the maps
 #: not counted. Measured on CPU by bench/memory.py.
 _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 40, "noncartesian": 24}
 _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
-_COIL_IMAGES = {"combine": 6, "grappa": 8, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
+_COIL_IMAGES = {"combine": 6, "grappa": 7, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
 #: Of a volume of many coils the same, of coil images with the maps: its kernels and its maps go through it in parts.
-#: Measured from 64³ to 128³; the work space of a slice comes on top.
-_VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 5.1}
+#: Measured from 64³ to 128³.
+_VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 5.75}
 _MANY_COILS, _MAKING_MAPS = 8, 150 * 2**20
 #: Of GRAPPA in a volume: equations per unknown (solve/grappa.py), and unknowns of a coil, five samples of some fourteen
 #: lines. The neighbours that are gathered at a time are in its work space.
 _EQUATIONS, _SAMPLES = 12, 70
 #: Coil images that stay in the allocator from slice to slice where each is solved alone: as long as those of a slice
 #: take 32 MiB, beyond which arrays go back to the system, and above it. Measured from 192² to 768².
-_LEFT, _RETURNED = {"combine": (8, 0), "grappa": (14, 3)}, 32 * 2**20
+_LEFT, _RETURNED = {"combine": (8, 0), "grappa": (8, 2)}, 32 * 2**20
 #: Blocks of raw lines at a time: as read, whitened, transformed and cut.
 _RAW_BLOCKS = 4
 
@@ -168,7 +168,7 @@ def _solving(p: Problem) -> int:
     image = math.prod(p.grid) * _COMPLEX
     maps = 0 if p.method == "combine" else 4 * image * p.virtual_coils + _MAKING_MAPS
     solution = int(image * (_IMAGES[p.method] + _VOLUME[p.method] * p.virtual_coils))
-    return max(maps, solution + _work(p.method, volume=False))
+    return max(maps, solution)
 
 
 def _fixed(p: Problem) -> int:

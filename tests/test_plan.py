@@ -53,11 +53,10 @@ def test_the_predicted_peak_of_a_volume_holds_its_calibration(tmp_path: Path) ->
 
 def test_the_predicted_peak_of_slices_that_are_solved_one_by_one_holds_what_the_last_one_leaves(tmp_path: Path) -> None:
     simulate_to(tmp_path / "scan.h5", preset(coils=16, accel=2, matrix=640, slices=3))
-    # Neighbours are gathered some lines at a time: five peaks were 605 to 675 MiB where 836 are planned.
-    assert_planned(tmp_path, "grappa", tmp_path / "scan.h5", most=1.5)
+    assert_planned(tmp_path, "grappa", tmp_path / "scan.h5")
 
 
-def assert_planned(folder: Path, method: str, scan: Path, most: float = 1.25) -> None:
+def assert_planned(folder: Path, method: str, scan: Path) -> None:
     (folder / "recipe.toml").write_text(f"[solve]\nmethod = '{method}'\niterations = 3\n")
     # A child of a large process would report that process's peak: the command starts from a small one.
     launch = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
@@ -65,7 +64,7 @@ def assert_planned(folder: Path, method: str, scan: Path, most: float = 1.25) ->
     command += ["--recipe", str(folder / "recipe.toml"), "--device", "cpu", "-o", str(folder / "x.nii.gz")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     predicted, measured = (float(v) for v in done.stdout.split())
-    assert measured < predicted < most * measured
+    assert measured < predicted < 1.25 * measured
 
 
 def records() -> list[dict[str, Any]]:
@@ -81,11 +80,9 @@ def volumes() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("row", volumes(), ids=lambda r: f"{r['case']}-{r['method']}")
 def test_the_plan_of_a_volume_is_a_fifth_at_most_above_the_peak_that_was_measured(row: dict[str, Any]) -> None:
-    """Or 110 MiB, by which peaks of one scan were seen to differ from run to run."""
     n, coils = row["grid"][0], int(row["case"].split("-")[1].split("x")[0])
     problem = plan.Problem(coils, min(12, coils), (n, n, n), 2 * n, n * n // 2, 1, n**3, row["method"])
-    measured = row["measured_MiB"]
-    assert measured < plan.plan(problem, 2**45).peak / 2**20 < max(1.2 * measured, measured + 110)
+    assert row["measured_MiB"] < plan.plan(problem, 2**45).peak / 2**20 < 1.2 * row["measured_MiB"]
 
 
 def test_a_smaller_budget_gives_smaller_batches_down_to_a_refusal() -> None:

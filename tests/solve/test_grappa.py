@@ -63,9 +63,9 @@ def test_volumes_undersampled_along_two_axes_are_filled(shift: int, limit: float
 
 
 def test_the_neighbours_of_some_lines_at_a_time_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    full, mask = scene((24, 32, 20), coils=8), torch.zeros(24, 32, dtype=torch.bool)
-    mask[::2, ::2] = mask[4:20, 8:24] = True
-    given = full * mask[..., None], mask, middle(full, 16, 16)
+    full, mask = scene((1, 64, 20), coils=3), torch.zeros(1, 64, dtype=torch.bool)
+    mask[:, ::4] = mask[:, 24:40] = True
+    given = full * mask[..., None], mask, middle(full, 1, 16)
     whole, gathered, predict = grappa(*given), [], module._predict
 
     def spied(kspace: Tensor, weights: Tensor, sources, z: Tensor, y: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ def test_the_neighbours_of_some_lines_at_a_time_are_in_memory(monkeypatch: pytes
         return predict(kspace, weights, sources, z, y)
 
     monkeypatch.setattr(module, "_predict", spied)
-    monkeypatch.setattr(module, "GATHERED", 100_000)
+    monkeypatch.setattr(module, "GATHERED", 5_000)
     torch.testing.assert_close(grappa(*given), whole)
-    assert 50_000 < max(gathered) <= 100_000
+    assert 2_500 < max(gathered) <= 5_000 < sum(gathered)
 
 
 def test_lines_missing_along_kz_alone_are_filled() -> None:
