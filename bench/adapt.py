@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 
-from recon import cartesian, pipeline
+from recon import pipeline
 from recon.accuracy import undersample
 from recon.data import Measurement
 from recon.io.read import read_raw
 from recon.learn import adapt, synth, volumes
+from recon.mri import cartesian
 from recon.nets import unrolled, weights
 from recon.operators import ifft
 from recon.operators.sense import Sense

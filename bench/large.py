@@ -35,8 +35,9 @@ from gallery_scans import Scene, acquired
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from recon import cartesian, metrics, pipeline
+from recon import metrics, pipeline
 from recon.data import Measurement, RawScan
+from recon.mri import cartesian
 from recon.nets import unrolled, weights
 from recon.operators.sense import Sense
 from recon.recipe import Recipe, Trust

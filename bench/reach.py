@@ -28,10 +28,10 @@ from records import Record, store, stored
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from recon import methods
 from recon.data import Measurement
 from recon.io.atomic import atomic_file
 from recon.learn import synth, volumes
+from recon.mri import methods
 from recon.nets import weights
 from recon.operators.sense import Sense
 from recon.recipe import Solve, Trust

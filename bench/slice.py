@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from recon import cartesian, pipeline, simulation, trust
+from recon import pipeline, simulation, trust
 from recon import recipe as recipes
+from recon.mri import cartesian
 from recon.nets import rephased, unrolled
 from recon.solve import alternating, detail, halves, rows
 

@@ -26,8 +26,8 @@ from records import Record, store, stored
 from torch import Tensor
 from trust import psnr
 
-from recon import methods
 from recon.data import Measurement
+from recon.mri import methods
 from recon.operators import ifft
 from recon.operators.sense import Sense
 from recon.prepare.espirit import espirit

@@ -29,10 +29,11 @@ from networks import scored
 from records import Record, store, stored
 from torch import Tensor
 
-from recon import masks, methods
+from recon import masks
 from recon.data import Measurement
 from recon.io.atomic import atomic_file
 from recon.learn.draw import Draw
+from recon.mri import methods
 from recon.nets import unrolled, weights
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recon import __version__
-from recon.cli_adapt import adapt
-from recon.cli_arguments import (
+from recon.ending import terminable
+from recon.errors import ReconError, leave, one_line, printable, sentence, tell
+from recon.starting import defer, staying
+from recon.verbs.adapt import adapt
+from recon.verbs.arguments import (
     STANDARD,
     Axes,
     Device,
@@ -36,15 +39,12 @@ from recon.cli_arguments import (
     three,
     use_threads,
 )
-from recon.cli_bench import Several, bench
-from recon.cli_check import check, with_replicas, write_evidence, write_uncertainty
-from recon.cli_ct import Removed, Strength, fitting, simulate_ct, with_strength, write_removed
-from recon.cli_send import send
-from recon.cli_serve import openrecon_label, serve, stream
-from recon.cli_train import train
-from recon.ending import terminable
-from recon.errors import ReconError, leave, one_line, printable, sentence, tell
-from recon.starting import defer, staying
+from recon.verbs.bench import Several, bench
+from recon.verbs.check import check, with_replicas, write_evidence, write_uncertainty
+from recon.verbs.ct import Removed, Strength, fitting, simulate_ct, with_strength, write_removed
+from recon.verbs.send import send
+from recon.verbs.serve import openrecon_label, serve, stream
+from recon.verbs.train import train
 
 if TYPE_CHECKING:
     from recon.data import Image

@@ -40,14 +40,27 @@ Solver = Callable[[Measurement], Tensor]
 Hand = Callable[[tuple[int, int], NDArray[np.complex64], dict[str, Any], list[str]], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """What is known of a whole scan where a part of it is reconstructed; what is None the part tells itself.
+
+    The `whitening` of its noise, its `averages` (see `recon.prepare.units`), which scale all images alike, and what was
+    `sampled` of the frame that decides the method of all.
+    """
+
+    whitening: Whitening | None = None
+    averages: float | None = None
+    sampled: Sampling | None = None
+
+
 @dataclass(frozen=True)
 class Job:
     """Which lines are what, the stack that is wanted, its frames by (volume, slice), the noise.
 
     `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one. `solver`
     is the caller's own in place of the recipe's method. With `hand` each frame is handed on when it is solved, and on a
-    processor frames are then solved one by one. Where the scan is a part of another, `averages` (`recon.prepare.units`)
-    and what was `sampled` are those of the whole; `gain` is what comes of the first.
+    processor frames are then solved one by one. `whole` is what is known of the scan that this is a part of; `gain` is
+    what comes of its averages.
     """
 
     scan: RawScan
@@ -64,8 +77,7 @@ class Job:
     notes: tuple[str, ...]
     solver: Solver | None = None
     hand: Hand | None = None
-    averages: float | None = None
-    sampled: Sampling | None = None
+    whole: Whole = Whole()
     gain: float = 1.0
 
 

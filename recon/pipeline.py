@@ -27,14 +27,12 @@ from recon.data import (
     counted,
 )  # fmt: skip
 from recon.io.arrays import plane
-from recon.job import Job, Solver, described, let_fork, provenance, understood
+from recon.job import Job, Solver, Whole, described, let_fork, provenance, understood
 from recon.prepare import epi, scan_noise, sort, support
 from recon.prepare import stacks as stacking
 from recon.prepare.clipped import clipped
 from recon.prepare.helical import fans
-from recon.prepare.noise import Whitening
 from recon.prepare.oddities import oddities
-from recon.prepare.sampling import Sampling
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
 from recon.prepare.volumes import whole_volumes
@@ -72,7 +70,7 @@ def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections | CTViews]:
 
 def reconstruct(
     scan: Scan,
-    recipe: Recipe = Recipe(),  # noqa: B008  (a frozen value)
+    recipe: Recipe = Recipe(),
     *,
     device: str = "auto",
     memory: int | None = None,
@@ -81,18 +79,15 @@ def reconstruct(
     keep: Callable[[Solved], None] | None = None,
     each: Callable[[FrameImage], None] | None = None,
     solver: Solver | None = None,
-    whitening: Whitening | None = None,
-    averages: float | None = None,
-    sampled: Sampling | None = None,
+    whole: Whole = Whole(),
 ) -> Image:
     """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
     `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
     `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
-    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.joined`; `each` the image of
-    each frame of it as soon as it is solved, or, where all of it is zero, when something is known to be not. Where
-    `scan` is a part of another, `whitening`, `averages` (see `recon.prepare.units`) and what was `sampled` are those of
-    the whole.
+    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.serve.joined`; `each` the
+    image of each frame of it as soon as it is solved, or, where all of it is zero, when something is known to be not.
+    `whole` is what is known of the scan that this one is a part of.
 
     `solver` is a method of your own in place of the recipe's: a function of a `Measurement` whose first axis is that
     of the volumes (contrasts, repetitions …) of one slice, that returns their images, of the shape of `m.A.H(m.y)`.
@@ -117,8 +112,7 @@ def reconstruct(
         from recon.ct import projections
 
         return projections.reconstruct(scan, recipe, place(device), stack, report, memory)
-    job = prepare(scan, recipe, place(device), memory, stack, whitening)
-    job = replace(job, solver=solver, averages=averages, sampled=sampled)
+    job = replace(prepare(scan, recipe, place(device), memory, stack, whole), solver=solver)
     frames = _Frames(job, started, each) if each else None
     made = solved(replace(job, hand=frames.hand) if frames else job, report)
     if keep:
@@ -131,7 +125,7 @@ def reconstruct(
 
 def measurements(
     scan: Scan,
-    recipe: Recipe = Recipe(),  # noqa: B008  (a frozen value)
+    recipe: Recipe = Recipe(),
     *,
     device: str = "auto",
     memory: int | None = None,
@@ -217,9 +211,9 @@ def solved(job: Job, report: Report) -> Solved:
             f"replicas are made of Cartesian scans and this one is {job.encoding.trajectory}; set trust.replicas = 0"
         )
     if job.encoding.trajectory == "cartesian":
-        from recon.cartesian import volumes
+        from recon.mri.cartesian import volumes
     else:
-        from recon.noncartesian import volumes
+        from recon.mri.noncartesian import volumes
     return Solved(*volumes(job, report))
 
 
@@ -277,7 +271,7 @@ def prepare(
     device: torch.device,
     memory: int | None,
     stack: int,
-    whitening: Whitening | None = None,
+    whole: Whole = Whole(),
 ) -> Job:
     """Sort the lines of a scan, find its stack and frames, and measure its noise; raises as `reconstruct` does."""
     cut_off = clipped(scan)
@@ -298,6 +292,7 @@ def prepare(
     rows = kinds.imaging[np.isin(scan.lines["slice"][kinds.imaging], chosen.slices)]
     frames = sort.frames(scan, rows)
     axes, volumes, complete, notes = whole_volumes(frames, chosen, encoding)
+    whitening = whole.whitening
     doubts: tuple[str, ...] = ()
     if whitening is None:
         whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
@@ -307,7 +302,9 @@ def prepare(
     if recipe.prepare.empty_edges == "auto":
         part = support.measured(scan, kinds, encoding, frames, whitening)
         scan, encoding, said = part.scan, part.encoding, (*said, *part.notes)
-    return Job(scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory, said)
+    return Job(
+        scan, recipe, kinds, encoding, chosen, axes, volumes, complete, whitening, device, memory, said, whole=whole
+    )
 
 
 def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:

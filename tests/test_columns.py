@@ -39,7 +39,7 @@ METHODS = {"sense": 2e-4, "combine": 1e-5, "cs": 5e-2, "tv": 1e-2}
 def test_parts_give_the_image_of_the_whole(method: str, volume: Path, monkeypatch) -> None:
     recipe = parse({"solve": {"method": method, "tolerance": 1e-6, "iterations": 60}})
     whole = reconstruct(read(volume), recipe).data
-    monkeypatch.setattr("recon.cartesian.planning.plan", lambda problem, budget: plan.Plan(1, 0, 13))
+    monkeypatch.setattr("recon.mri.cartesian.planning.plan", lambda problem, budget: plan.Plan(1, 0, 13))
     parts = reconstruct(read(volume), recipe).data
     assert np.abs(parts - whole).max() < METHODS[method] * np.abs(whole).max()
 

@@ -84,11 +84,11 @@ def test_broken_weights_end_the_run_with_a_sentence(scan: Path, folder: Path, tm
 
 
 def test_a_scan_off_the_grid_is_refused(scan: Path, folder: Path) -> None:
-    from recon import methods
+    from recon.mri.choice import choose
     from recon.prepare.sampling import sampling
 
     with pytest.raises(ReconError, match="trained on Cartesian scans"):
-        methods.choose("unrolled", sampling(np.ones((1, 8), bool)), 4, cartesian=False)
+        choose("unrolled", sampling(np.ones((1, 8), bool)), 4, cartesian=False)
 
 
 def test_weights_and_denoising_decide_the_hash_of_a_recipe(folder: Path) -> None:

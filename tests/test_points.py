@@ -170,7 +170,7 @@ def test_a_point_comes_out_where_it_lies(name: str) -> None:
 
 
 def test_an_image_that_holds_no_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recon.encoded.combine", lambda images, maps: images[:, 0] * float("nan"))
+    monkeypatch.setattr("recon.mri.encoded.combine", lambda images, maps: images[:, 0] * float("nan"))
     plan = recipe.parse({"solve": {"method": "combine"}, "prepare": {"noise": "none"}})
     with pytest.raises(ReconError, match="1024 of 1024 voxels came out as NaN or infinite"):
         pipeline.reconstruct(scan(Grid((32, 32, 1)), np.array((6.0, 6.4, 0.0))), plan, device="cpu")

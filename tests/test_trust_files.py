@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from recon import methods, pipeline, recipe
+from recon import pipeline, recipe
 from recon.io.read import read
+from recon.mri import networks
 from recon.nets import weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.simulation import preset, simulate_to
@@ -99,9 +100,9 @@ def test_what_replicas_are_worth_is_told_where_it_was_measured_for_these_weights
     assert told["calibration"] == {"factor": 1.7, "within_1": 0.5, "within_2": 0.8}
     checked = recon("check", dicom, "--json")
     assert json.loads(checked.out)["trust"] == told
-    methods.calibration.cache_clear()
+    networks.calibration.cache_clear()
     (mine / "calibration.json").write_text(json.dumps({**stored, "weights_sha256": "another"}))
-    assert methods.calibration(str(mine)) == {}
+    assert networks.calibration(str(mine)) == {}
 
 
 def test_check_says_what_is_different_here(scan: Path, folders, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def counted(elapsed: float, recent: Sequence[float]) -> float:
     return min(elapsed, 3 * statistics.median(recent)) if len(recent) > 8 else elapsed
 
 
-def start(recipe: Training, device: torch.device, rank: Rank = Rank()) -> State:  # noqa: B008
+def start(recipe: Training, device: torch.device, rank: Rank = Rank()) -> State:
     """The network before its first step here: as the recipe's seed decides, or as an earlier training left it.
 
     Raises ReconError for weights to begin from of another shape.

@@ -15,10 +15,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recon import methods
 from recon.data import DataError, Encoding, Flag, RawScan, ReconError, flagged, imaging
 from recon.io.mrd_lines import HEAD
 from recon.io.samples import SomeRows
+from recon.mri.choice import choose, offered
 from recon.prepare import epi, hybrid, sampling, scan_noise, sort, units
 from recon.prepare.announced import announced, encodes
 from recon.prepare.noise import Whitening
@@ -130,9 +130,9 @@ def decisive(scan: RawScan, slices: Collection[int]) -> Sampling | None:
 
 
 def chosen(sampled: Sampling, whitening: Whitening, recipe: Recipe) -> Method:
-    """The method that a recipe takes for what was sampled, as in `recon.cartesian`."""
-    network = methods.offered(recipe, whitening.source)
-    return methods.choose(recipe.solve.method, sampled, whitening.matrix.shape[0], network=network).method
+    """The method that a recipe takes for what was sampled, as a whole scan does."""
+    network = offered(recipe, whitening.source)
+    return choose(recipe.solve.method, sampled, whitening.matrix.shape[0], network=network).method
 
 
 def agreed(scan: RawScan, whitening: Whitening, recipe: Recipe) -> Method | None:

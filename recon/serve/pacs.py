@@ -47,8 +47,8 @@ def to_pacs(
     """
     from recon import pipeline
     from recon.io.dicom import datasets
-    from recon.joined import joined
     from recon.pacs.deliver import hand_over
+    from recon.serve.joined import joined
 
     out = recipe.output
     try:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recon.data import DataError, Image, RawScan
 from recon.io.mrd_image import ImageMessage, ImagePart, messages
+from recon.job import Whole
 from recon.recipe import Method, Recipe
 from recon.serve import early, memory, wire
 from recon.serve.control import Speaking
@@ -115,7 +116,7 @@ class Sender:
             inbox.usual = lines
         keep = (lambda made: self.frames.update({key: made})) if self._job.site.pacs.to else None
         averages = self._averages.get(stack) or early.averages(inbox, key)
-        image = self._made(scan, 0, keep=keep, averages=averages, sampled=sampled)
+        image = self._made(scan, 0, keep=keep, whole=Whole(self.noise.whitening, averages, sampled))
         self._averages[stack] = averages
         for message in self._messages(image, stack):
             self._put(message, image, key, stack, self._index, image.geometry.shape[0])
@@ -181,8 +182,7 @@ class Sender:
         stack: int,
         keep: Callable[[Solved], None] | None = None,
         each: Callable[[FrameImage], None] | None = None,
-        averages: float | None = None,
-        sampled: Sampling | None = None,
+        whole: Whole = Whole(),
     ) -> Image:
         """The image of one stack of a scan, with the memory that is left beside what came and what waits to be sent."""
         from recon import pipeline
@@ -191,8 +191,7 @@ class Sender:
         memory.bound_gpu(site)
         most = memory.work(site, self._inbox.bytes + self._out.held)
         image = pipeline.reconstruct(
-            scan, self._inbox.plan, device=site.device, memory=most, stack=stack, keep=keep, each=each,
-            whitening=self.noise.whitening, averages=averages, sampled=sampled,
+            scan, self._inbox.plan, device=site.device, memory=most, stack=stack, keep=keep, each=each, whole=whole,
         )  # fmt: skip
         numbers = {k: v for k, v in image.trust.items() if k != "items"}
         self._job.tell(

@@ -173,11 +173,11 @@ def rehearse(site: Site, known: Mapping[str, Recipe]) -> None:
 
     Raises ReconError for weights that a recipe of the site names and that cannot be used.
     """
-    from recon import methods
+    from recon.mri import networks
 
     for name, recipe in known.items():
         try:
-            methods.evidence(recipe.solve.method, recipe.solve)
+            networks.evidence(recipe.solve.method, recipe.solve)
         except ReconError as e:
             if name in site.recipes:
                 raise ReconError(f"the recipe {name}: {e}") from None

@@ -12,12 +12,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from recon import encoded, noncartesian, simulation
+from recon import simulation
 from recon.data import Flag, flag_bits, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
 from recon.io.read import read_raw
 from recon.io.samples import SomeRows
+from recon.mri import encoded, noncartesian
 from recon.pacs.settings import Pacs
 from recon.pipeline import reconstruct, stacks
 from recon.recipe import Recipe

@@ -14,12 +14,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from recon import encoded, simulation
+from recon import simulation
 from recon.data import Flag, Limit, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
 from recon.io.read import read
 from recon.io.samples import SomeRows
+from recon.mri import encoded
 from recon.pacs.settings import Pacs
 from recon.pipeline import reconstruct
 from recon.serve import early

@@ -26,11 +26,11 @@ from recon.pipeline import reconstruct
 from recon.serve import audit as auditing
 from recon.serve.audit import Audit
 from tests.command import recon, refused
+from tests.mri.test_pace import full_gpu
 from tests.serve import scanner
 from tests.serve.conftest import Local, Running
 from tests.serve.scanner import CLOSE, Recording, Scanner, config, header, run, session
 from tests.serve.test_server import ONE, wait_for, workers
-from tests.test_pace import full_gpu
 
 Start = Callable[..., Running]
 Within = Callable[..., Local]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from recon import cartesian, pipeline, recipe
+from recon import pipeline, recipe
 from recon.accuracy.undersample import mask_of, undersample
 from recon.data import Measurement, RawScan
+from recon.mri import cartesian
 from recon.nets import weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.operators.sense import Sense

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from recon.cli_arguments import Axes, Device, Key, Quiet, Threads, use_threads
 from recon.errors import ReconError
+from recon.verbs.arguments import Axes, Device, Key, Quiet, Threads, use_threads
 
 
 def adapt(
@@ -32,12 +32,13 @@ def adapt(
     begun = time.monotonic()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ReconError(f"{output} exists; give a new or an empty folder with --output")
-    from recon import cartesian, pipeline
+    from recon import pipeline
     from recon import recipe as recipes
     from recon.io.atomic import check_parent
     from recon.io.read import read_raw
     from recon.learn import adapt as adapting
     from recon.learn import adapted
+    from recon.mri import cartesian
     from recon.nets import weights as stored
     from recon.progress import reporter
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from recon import pipeline, recipe
-from recon.calibration import calibrating_rows
 from recon.data import Flag, flag_bits
 from recon.io.arrays import scan_from_array
+from recon.mri.calibration import calibrating_rows
 from recon.prepare import hybrid, sort
 from recon.simulation import preset, simulate
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recon import methods, pipeline, plan
+from recon import pipeline, plan
 from recon import recipe as recipes
 from recon.data import RawScan, ReconError
 from recon.masks import caipi
+from recon.mri import networks
+from recon.mri.choice import Network, cautions, choose, offered
 from recon.nets import weights
 from recon.prepare.sampling import Sampling, sampling
 from recon.simulation import Settings, simulate
@@ -21,7 +23,7 @@ from recon.trust import Range
 from tests.command import recon
 
 SMALL = Settings(matrix=(64, 64, 1), fov=(240, 240, 5), coils=6, sigma=0.02, acceleration=(3, 1), acs=16)
-TRAINED = methods.Network("mri-small", Range((2, 10), (1e-3, 0.1), (1.5, 4), 320))
+TRAINED = Network("mri-small", Range((2, 10), (1e-3, 0.1), (1.5, 4), 320))
 
 
 def lines(n: int, R: int, acs: int = 24) -> Sampling:
@@ -73,20 +75,20 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
     ],
 )
 def test_the_range_of_the_network_decides(found: Sampling, coils: int, method: str, words: str) -> None:
-    choice = methods.choose("auto", found, coils, network=TRAINED)
+    choice = choose("auto", found, coils, network=TRAINED)
     assert choice.method == method
     assert words in choice.why
     assert choice.instead == ("cs" if choice.method == "unrolled" else None)
-    unknown = methods.choose("auto", found, coils, network=replace(TRAINED, against="of its noise", noise=False))
-    assert unknown.method == methods.choose("auto", found, coils).method
+    unknown = choose("auto", found, coils, network=replace(TRAINED, against="of its noise", noise=False))
+    assert unknown.method == choose("auto", found, coils).method
 
 
 def test_what_was_measured_of_slices_of_several_coils_holds_for_nothing_else() -> None:
     wide = replace(TRAINED, slices=(1.5, 14))
     high = sampling(np.arange(192) % 12 == 0)
-    assert methods.choose("auto", high, 8, network=wide).method == "unrolled"
-    assert methods.choose("auto", high, 1, network=wide).method == "cs"
-    volume = methods.choose("auto", sampling(caipi((64, 64), (3, 4), 20)), 8, network=wide)
+    assert choose("auto", high, 8, network=wide).method == "unrolled"
+    assert choose("auto", high, 1, network=wide).method == "cs"
+    volume = choose("auto", sampling(caipi((64, 64), (3, 4), 20)), 8, network=wide)
     assert "R from 2 to 10" in volume.why
 
 
@@ -129,9 +131,9 @@ def shipped_as(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> No
     for name in names:
         shutil.copytree(original, folder / name)
     monkeypatch.setattr(weights, "available", lambda: {n: folder / n for n in names})
-    for cache in (methods._network, methods._trained):
+    for cache in (networks.load, networks.trained):
         cache.cache_clear()
-        monkeypatch.setattr(methods, cache.__name__, cache.__wrapped__)
+        monkeypatch.setattr(networks, cache.__name__, cache.__wrapped__)
 
 
 def test_what_was_measured_of_a_network_widens_its_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,7 @@ def test_what_was_measured_of_a_network_widens_its_range(tmp_path: Path, monkeyp
 
     def high(record: dict[str, object]) -> float:
         path.write_text(json.dumps(record), encoding="utf-8")
-        network = methods.offered(plan, "noise scan")
+        network = offered(plan, "noise scan")
         assert network
         assert network.trained
         assert network.trained.acceleration == (2, 10)
@@ -152,7 +154,7 @@ def test_what_was_measured_of_a_network_widens_its_range(tmp_path: Path, monkeyp
     assert high({"acceleration": [4, 6], "weights_sha256": weights.load("mri-small").sha256}) == 10
     assert high({"acceleration": [1.5, 14], "weights_sha256": "of others"}) == 10
     path.write_text('{"acceleration": "all"}', encoding="utf-8")
-    network = methods.offered(plan, "noise scan")
+    network = offered(plan, "noise scan")
     assert network
     assert "reach.json is no record" in network.against
 
@@ -164,7 +166,7 @@ def test_one_list_says_which_network_is_the_best(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(weights, "available", lambda: {"mri-small": tmp_path / "mri-small"})
     assert weights.find("auto") == tmp_path / "mri-small"
     monkeypatch.setattr(weights, "available", dict)
-    assert methods.offered(recipes.Recipe(), "noise scan") is None
+    assert offered(recipes.Recipe(), "noise scan") is None
     with pytest.raises(ReconError, match="there are no weights"):
         weights.load("auto")
 
@@ -189,7 +191,7 @@ def test_weights_that_are_named_are_used_or_refused(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "inside of what mine was trained on" in done.err
     (folder / weights.HASH).write_text("0" * 64)
-    methods._network.cache_clear()
+    networks.load.cache_clear()
     done = recon("run", path, "-o", tmp_path / "again.nii.gz", "--weights", folder)
     assert done.code == 1
     assert "SHA-256" in done.err
@@ -200,44 +202,42 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
     tmp_path: Path,
 ) -> None:
     volume = sampling(np.random.default_rng(0).random((64, 64)) < 0.2)
-    assert methods.losses("mri-base") == ""
-    lost = methods.losses("mri-small")
+    assert networks.losses("mri-base") == ""
+    lost = networks.losses("mri-small")
     assert lost.startswith("on volumes it was up to 0.5 dB worse than cs")
     recipe = recipes.parse({"solve": {"weights": "mri-small"}})
-    network = methods.offered(recipe, "scan")
+    network = offered(recipe, "scan")
     assert network is not None
-    choice = methods.choose("auto", volume, 8, network=network)
+    choice = choose("auto", volume, 8, network=network)
     assert choice.method == "cs"
     assert lost in choice.why
-    assert methods.choose("auto", lines(256, 4), 8, network=network).method == "unrolled"
-    assert methods.choose("unrolled", volume, 8, network=network).method == "unrolled"
-    assert methods.cautions("unrolled", recipe.solve, (64, 64), 8) == [
-        f"warning: mri-small: {lost}; compare with --method cs"
-    ]
-    assert methods.cautions("unrolled", recipe.solve, (320, 1), 8) == []
-    assert methods.cautions("unrolled", recipes.Recipe().solve, (64, 64), 8) == []
+    assert choose("auto", lines(256, 4), 8, network=network).method == "unrolled"
+    assert choose("unrolled", volume, 8, network=network).method == "unrolled"
+    assert cautions("unrolled", recipe.solve, (64, 64), 8) == [f"warning: mri-small: {lost}; compare with --method cs"]
+    assert cautions("unrolled", recipe.solve, (320, 1), 8) == []
+    assert cautions("unrolled", recipes.Recipe().solve, (64, 64), 8) == []
     # What was measured belongs to those weights and to no others.
     shutil.copytree(weights.find("mri-small"), tmp_path / "mine")
     (tmp_path / "mine" / "volumes.json").write_text(
         (weights.find("mri-small") / "volumes.json").read_text().replace(weights.load("mri-small").sha256, "another")
     )
-    assert methods.losses(str(tmp_path / "mine")) == ""
+    assert networks.losses(str(tmp_path / "mine")) == ""
     (tmp_path / "mine" / "volumes.json").write_text("{}")
     with pytest.raises(ReconError, match="no record of this engine"):
-        methods.losses(str(tmp_path / "mine"))
+        networks.losses(str(tmp_path / "mine"))
 
 
 @pytest.mark.parametrize("name", ["mri-base", "mri-small"])
 def test_whoever_asks_for_a_network_on_more_phase_encodes_than_it_learned_is_warned(name: str) -> None:
     solve = recipes.parse({"solve": {"method": "unrolled", "weights": name}}).solve
-    assert methods.cautions("unrolled", solve, (480, 1), 8) == []
-    (said,) = methods.cautions("unrolled", solve, (512, 1), 8)
+    assert cautions("unrolled", solve, (480, 1), 8) == []
+    (said,) = cautions("unrolled", solve, (512, 1), 8)
     assert said.startswith(f"warning: {name}: it was trained on 320 phase encodes at most, and on 512")
-    assert methods.cautions("cs", solve, (512, 1), 8) == []
+    assert cautions("cs", solve, (512, 1), 8) == []
     # Of one channel, and of volumes, fewer were measured.
-    assert methods.cautions("unrolled", solve, (384, 1), 1) == []
-    assert len(methods.cautions("unrolled", solve, (400, 1), 1)) == 1
-    assert any("on 400 it may invent" in said for said in methods.cautions("unrolled", solve, (400, 64), 8))
+    assert cautions("unrolled", solve, (384, 1), 1) == []
+    assert len(cautions("unrolled", solve, (400, 1), 1)) == 1
+    assert any("on 400 it may invent" in said for said in cautions("unrolled", solve, (400, 64), 8))
 
 
 @pytest.mark.parametrize("calibration", ["reference", "separate"])

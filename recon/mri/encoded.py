@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recon import measured, methods, trust
-from recon.calibration import Calibrated, maps_of
+from recon import trust
 from recon.data import Measurement
 from recon.job import Job
 from recon.kernels.steady import total
+from recon.mri import measured, methods
+from recon.mri.calibration import Calibrated, maps_of
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.plan import HALO

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recon.cli_arguments import Json
 from recon.errors import ReconError, counted, log
+from recon.verbs.arguments import Json
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand
 
-from recon.cli_arguments import Device, Key, Quiet, Threads, use_threads
 from recon.errors import ReconError, one_line
+from recon.verbs.arguments import Device, Key, Quiet, Threads, use_threads
 
 if TYPE_CHECKING:
     from recon.accuracy.compare import Plan

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from recon.cli_arguments import Quiet, Threads, use_threads
 from recon.errors import ReconError, counted
+from recon.verbs.arguments import Quiet, Threads, use_threads
 
 
 def train(

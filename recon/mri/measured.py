@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recon.data import DataError, Measurement, ReconError
 from recon.job import Job
-from recon.methods import Choice
+from recon.mri.choice import Choice
 from recon.operators import Stack
 
 

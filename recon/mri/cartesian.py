@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon import encoded, measured, methods, trust
-from recon import pace as paces
 from recon import plan as planning
-from recon.calibration import Calibrated, calibrated, calibrating_rows
+from recon import trust
 from recon.data import Measurement, ReconError
-from recon.encoded import EncodedImages
 from recon.job import Job, devices
+from recon.mri import encoded, measured, networks
+from recon.mri import pace as paces
+from recon.mri.calibration import Calibrated, calibrated, calibrating_rows
+from recon.mri.choice import Choice, cautions, choose, offered
+from recon.mri.encoded import EncodedImages
+from recon.mri.pace import Pace
 from recon.operators.sense import Sense
-from recon.pace import Pace
 from recon.prepare import hybrid, units
 from recon.prepare.complete import complete
 from recon.prepare.finish import finish
@@ -50,7 +52,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     job, tops = replace(job, gain=_gain(job, acquired)), _tops(job, acquired)
-    found = job.sampled or sampling(decisive(acquired.values()) > 0)
+    found = job.whole.sampled or sampling(decisive(acquired.values()) > 0)
     choice = _choice(job, found)
     lines = _lines(job, choice.method)
     choice, problem, plan = _planned(job, lines, choice, acquired)
@@ -60,7 +62,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     keys = sorted(job.frames, key=lambda key: (key[1], key[0]))
     spread = np.zeros(out.shape, np.float32) if job.recipe.trust.replicas else None
     evidence: list[Evidence] = []
-    notes = methods.cautions(choice.method, job.recipe.solve, found.shape, job.whitening.matrix.shape[0])
+    notes = cautions(choice.method, job.recipe.solve, found.shape, job.whitening.matrix.shape[0])
     calibrating = {key: calibrating_rows(job, job.frames[key], acquired[key]) for key in keys}
     notes += _shared(job, calibrating)
     last: tuple[Pace, NDArray[np.intp], Calibrated] | None = None
@@ -88,7 +90,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     reached = start = Pace(job.device, batch_size, plan.columns)
     how: dict[str, Any] = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
     how["instead"] = choice.instead or "classical"
-    how |= methods.evidence(choice.method, job.recipe.solve)
+    how |= networks.evidence(choice.method, job.recipe.solve)
     parts = _alike(job, keys, tops, acquired)
     for batch, made, reached in paces.walk_parts(parts, start, problem, work, notes):
         evidence += made.evidence
@@ -103,7 +105,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
         report("reconstruct", keys.index(batch[-1]) + 1, len(keys))
     told = trust.summary(evidence)
     if told and spread is not None:
-        told["calibration"] = methods.calibration(job.recipe.solve.weights)
+        told["calibration"] = networks.calibration(job.recipe.solve.weights)
     how["device"] = devices(job.device, reached.device)
     notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
     return out, {**how, "uncertainty": spread, "trust": told}, notes
@@ -112,7 +114,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 def _gain(job: Job, acquired: Mapping[tuple[int, int], NDArray[np.int32]]) -> float:
     """The gain of all frames: by the averages of that which was whole first, or of the scan that this is a part of."""
     first = min(job.frames, key=lambda key: int(job.frames[key].rows[-1]))
-    return units.gain(job.encoding, job.averages or units.averages(acquired[first]))
+    return units.gain(job.encoding, job.whole.averages or units.averages(acquired[first]))
 
 
 def _tops(job: Job, acquired: Mapping[tuple[int, int], NDArray[np.int32]]) -> dict[tuple[int, int], int]:
@@ -146,13 +148,13 @@ def _handed(
     job.hand(key, made.images[item], {**how, "trust": told}, [*notes, *doubts])
 
 
-def _choice(job: Job, found: Sampling) -> methods.Choice:
+def _choice(job: Job, found: Sampling) -> Choice:
     """The method for what was sampled; raises ReconError where replicas are asked of one that makes none."""
     if job.solver:
         choice = measured.choice(job)
     else:
-        network = methods.offered(job.recipe, job.whitening.source)
-        choice = methods.choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
+        network = offered(job.recipe, job.whitening.source)
+        choice = choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
     if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
         raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
     return choice
@@ -199,8 +201,8 @@ def _scaled(x: Tensor, gain: float) -> Tensor:
 
 
 def _planned(
-    job: Job, lines: Lines, choice: methods.Choice, acquired: Mapping[Any, NDArray[np.int32]]
-) -> tuple[methods.Choice, planning.Problem, planning.Plan]:
+    job: Job, lines: Lines, choice: Choice, acquired: Mapping[Any, NDArray[np.int32]]
+) -> tuple[Choice, planning.Problem, planning.Plan]:
     """The plan of a method; where a network that nobody asked for needs too much memory, the classical method's."""
     budget, problem = planning.budget(job.memory), _problem(job, lines, choice.method, acquired)
     try:
@@ -211,7 +213,7 @@ def _planned(
     order: list[Method] = [choice.instead, "sense"]  # which needs the least
     while True:
         method = order.pop(0)
-        smaller = methods.Choice(method, f"{method}: the network would need more memory than is allowed")
+        smaller = Choice(method, f"{method}: the network would need more memory than is allowed")
         problem = _problem(job, lines, method, acquired)
         try:
             return smaller, problem, planning.plan(problem, budget)

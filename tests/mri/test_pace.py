@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from recon import cartesian, encoded, noncartesian, pipeline, recipe
+from recon import pipeline, recipe
 from recon.data import Image
 from recon.errors import sentence
-from recon.pace import trouble
+from recon.mri import cartesian, encoded, noncartesian
+from recon.mri.pace import trouble
 from recon.simulation import Settings, simulate
 
 HEAD = Settings(matrix=(48, 48, 1), fov=(240, 240, 5), coils=4, sigma=1e-4, acceleration=(2, 1), acs=16)

@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon import measured as own
-from recon import methods
-from recon import pace as paces
 from recon import plan as planning
 from recon.data import DataError, Measurement, ReconError
 from recon.job import Job, devices
+from recon.mri import measured as own
+from recon.mri import methods
+from recon.mri import pace as paces
+from recon.mri.choice import Choice, choose
+from recon.mri.pace import Pace
 from recon.operators import Coils, Weight, fft, ifft
 from recon.operators.nufft import Nufft
-from recon.pace import Pace
 from recon.prepare import compress, noise, place, trajectory
 from recon.prepare.density import pipe
 from recon.prepare.espirit import espirit
@@ -40,7 +41,7 @@ _NONE = Sampling((0, 0), 0, (0, 0), 0, None, (1.0, 1.0), ("", ""), 0.0)
 def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
     """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes."""
     coils = job.whitening.matrix.shape[0]
-    choice = own.choice(job) if job.solver else methods.choose(job.recipe.solve.method, _NONE, coils, cartesian=False)
+    choice = own.choice(job) if job.solver else choose(job.recipe.solve.method, _NONE, coils, cartesian=False)
     out = np.empty((len(job.volumes), *job.stack.geometry.shape), np.complex64)
     notes = _otherwise(job.recipe.prepare)
     sampled: list[float] = []
@@ -82,7 +83,7 @@ def _otherwise(prepare: Prepare) -> list[str]:
     ]
 
 
-def _how(job: Job, choice: methods.Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:
+def _how(job: Job, choice: Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:
     """How images were made of which shares of their grids were sampled."""
     sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
     device = devices(job.device, reached.device)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recon.cli_arguments import Force
 from recon.errors import ReconError
+from recon.verbs.arguments import Force
 
 if TYPE_CHECKING:
     from recon.data import CTImages, Image

@@ -1,0 +1,186 @@
+"""Which method reconstructs a scan, why, and what speaks against a network on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from recon import trust
+from recon.data import ReconError
+from recon.mri import networks
+from recon.nets import weights
+from recon.prepare.sampling import Sampling
+from recon.recipe import CT_ALONE, Method, Recipe, Solve
+
+#: What everybody should know who looks at an image of fastMRI's network.
+VARNET_LIMITS = (
+    "varnet: a magnitude image without phase; the weights that fastMRI publishes learned from 2D Cartesian knees or "
+    "brains at 1.5 and 3 T, no evidence is gathered (Image.trust), and lines that only calibrate are not used"
+)
+
+#: Lines along either phase encode of a volume from which on its planes are wide enough for a network of slices.
+LEAST_LINES = 48
+
+#: How many times the most phase encodes of its training a network serves: slices of several coils, whose image is held
+#: against the one without the object's phase (`recon.nets.rephased`), and all others. Beyond, mri-base was seen to draw
+#: crisp lines that are not there, or nobody looked (docs/trust-numbers.md, "Large matrices").
+WIDER, WIDER_ALONE = 1.5, 1.2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that runs, and the sentence that says why.
+
+    `instead` is the method whose image takes the place of a learned one that is not trusted; None for the picture that
+    the network starts from.
+    """
+
+    method: Method
+    why: str
+    instead: Method | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """What "auto" may use: a network by its name, what it was trained on, and what speaks against it if anything."""
+
+    name: str
+    trained: trust.Range | None
+    against: str = ""
+    #: What speaks against it on volumes.
+    volumes: str = ""
+    #: Whether the noise of the scan is known, by which `cs` tells structure from it.
+    noise: bool = True
+    #: The R of slices of several coils that it serves, where that was measured beyond its training.
+    slices: tuple[float, float] | None = None
+
+
+def choose(
+    wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = True, network: Network | None = None
+) -> Choice:
+    """The method that was asked for, or for "auto" the one that suits the sampling found in the data.
+
+    Fully sampled: combine. Undersampled on a grid: the `network`, where R is inside of what it was trained on, or
+    measured on since. Otherwise a classical method: with one channel, or at irregular positions, cs, since
+    sensitivities alone cannot tell the aliases apart or leave them incoherent; in all other cases, and non-Cartesian,
+    sense. What takes a network's place is cs wherever the noise is known: in slices, and in volumes that start from it.
+    Raises ReconError for a method that the sampling rules out.
+    """
+    if wanted in CT_ALONE:
+        raise ReconError(f"{wanted} reconstructs projections of CT and this is a scan of MRI; use --method auto")
+    if wanted == "grappa" and (not cartesian or coils == 1):
+        what = "is not Cartesian" if not cartesian else "has one channel"
+        raise ReconError(f"grappa needs several channels on a Cartesian grid and this scan {what}; use --method cs")
+    if wanted == "grappa" and not sampling.regular:
+        raise ReconError("grappa needs lines on a regular lattice and these are not; use --method cs or sense")
+    if wanted == "unrolled" and not cartesian:
+        raise ReconError("the networks that ship were trained on Cartesian scans; use --method cs for this one")
+    if wanted == "varnet" and (not cartesian or sampling.shape[1] > 1):
+        what = "is three-dimensional" if cartesian else "is not Cartesian"
+        raise ReconError(f"varnet is a network for 2D Cartesian slices and this scan {what}; use --method sense or cs")
+    if wanted == "combine" and not cartesian:
+        raise ReconError("combine needs a Cartesian scan; use --method sense for this one")
+    if wanted != "auto":
+        return Choice(wanted, f"{wanted}: asked for")
+    if not cartesian:
+        return Choice("sense", "sense: the trajectory is not Cartesian")
+    if sampling.full:
+        return Choice("combine", "combine: k-space is fully sampled")
+    if sampling.acceleration == (1, 1):
+        return Choice("combine", "combine: k-space is fully sampled but for its edge (partial Fourier or zero-filling)")
+    found = f"undersampled, R = {sampling.effective:.2f}"
+    classical: Method
+    if coils == 1:
+        classical, found = "cs", f"{found}, one channel"
+    elif not sampling.regular:
+        classical, found = "cs", f"{found} at irregular positions"
+    else:
+        classical, found = "sense", f"{found} at regular positions, {coils} channels"
+    if network is None:
+        return Choice(classical, f"{classical}: {found}")
+    instead: Method = "cs" if network.noise else classical
+    if sampling.shape[1] == 1:
+        classical = instead
+    if against := network.against or _outside(network, sampling, coils):
+        return Choice(classical, f"{classical}: {found}; not the network {network.name}, since {against}")
+    how = "trained" if _learned(network.trained, sampling, coils) else "measured"
+    return Choice("unrolled", f"unrolled: {found}, inside of what {network.name} was {how} on", instead)
+
+
+def _outside(network: Network, sampling: Sampling, coils: int) -> str:
+    """What in the sampling is outside of the network's range; nothing where its range is not known."""
+    if sampling.shape[1] > 1 and coils == 1:
+        return "nobody measured it on volumes of one channel"
+    if sampling.shape[1] > 1 and min(sampling.shape) < LEAST_LINES:
+        return f"on volumes it was measured with {LEAST_LINES} phase encodes or more along both axes"
+    if sampling.shape[1] > 1 and network.volumes:
+        return network.volumes
+    if network.trained is None:
+        return ""
+    if said := _too_wide(network.trained, sampling.shape, coils):
+        return said
+    low, high = network.trained.of(coils).acceleration
+    if network.slices and sampling.shape[1] == 1 and coils > 1:
+        low, high = network.slices
+    if low <= _factor(sampling) <= high:
+        return ""
+    return f"it was trained and measured on R from {low:g} to {high:g}"
+
+
+def _learned(trained: trust.Range | None, sampling: Sampling, coils: int) -> bool:
+    """Whether a network was trained on such a sampling, and not only measured on it since."""
+    if trained is None:
+        return True
+    low, high = trained.of(coils).acceleration
+    wide = trained.lines is not None and max(sampling.shape) > trained.lines
+    return low <= _factor(sampling) <= high and not wide
+
+
+def _factor(sampling: Sampling) -> float:
+    """R by the lattice where there is one: ACS lines on top make it smaller than the networks' masks were named."""
+    return round(float(math.prod(sampling.acceleration)) if sampling.regular else sampling.effective, 1)
+
+
+def _too_wide(trained: trust.Range, shape: tuple[int, int], coils: int) -> str:
+    """What speaks against a network where there are more phase encodes than it learned to unfold."""
+    most = WIDER if shape[1] == 1 and coils > 1 else WIDER_ALONE
+    if trained.lines is None or max(shape) <= most * trained.lines:
+        return ""
+    return f"it was trained on {trained.lines} phase encodes at most, and on {max(shape)} it may invent detail"
+
+
+def offered(recipe: Recipe, noise: str) -> Network | None:
+    """The network that "auto" may use on a Cartesian scan, `noise` being where the scan's noise level is from.
+
+    Weights that the recipe names are used, or refused with ReconError; of those that ship, broken ones speak against
+    themselves. None where the recipe asks for a method, or nothing ships.
+    """
+    solve, prepare = recipe.solve, recipe.prepare
+    if solve.method != "auto" or (solve.weights == "auto" and weights.best() is None):
+        return None
+    name = weights.find(solve.weights).name
+    try:
+        name, trained = networks.load(solve.weights, "cpu").name, networks.trained(solve.weights)
+        slices = networks.reach(solve.weights, trained.acceleration) if trained else None
+    except ReconError as e:
+        if solve.weights != "auto":
+            raise
+        return Network(name, None, f"it cannot be used ({e})")
+    if noise in ("none", "assumed"):
+        return Network(name, trained, "the noise of the scan is not known", noise=False)
+    if prepare.map_sets > 1 or prepare.maps != "espirit":
+        return Network(name, trained, "it learned from one set of ESPIRiT maps")
+    return Network(name, trained, volumes=networks.losses(solve.weights), slices=slices)
+
+
+def cautions(method: Method, recipe: Solve, shape: tuple[int, int], coils: int) -> list[str]:
+    """What everybody should know who looks at a network's image of so many phase encodes (y, z), in sentences."""
+    if method == "varnet":
+        return [VARNET_LIMITS]
+    if method != "unrolled":
+        return []
+    trained = networks.trained(recipe.weights)
+    volumes = networks.losses(recipe.weights) if shape[1] > 1 else ""
+    wide = _too_wide(trained, shape, coils) if trained else ""
+    name = networks.load(recipe.weights, "cpu").name
+    return [f"warning: {name}: {said}; compare with --method cs" for said in (volumes, wide) if said]

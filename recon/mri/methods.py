@@ -1,0 +1,122 @@
+"""The methods: which image explains a measurement, with regularisation in units of the whitened noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recon import trust
+from recon.data import Measurement
+from recon.mri import networks
+from recon.nets import columns, e2e_varnet, rephased, unrolled
+from recon.prepare.refine import refined
+from recon.recipe import Method, Prepare, Solve, Trust
+from recon.solve import alternating, cg, detail, fista, folded, halves, pdhg, rows
+from recon.solve.position import Position
+
+#: Iterations that a method takes unless the recipe says otherwise.
+ITERATIONS = {"sense": 50, "cs": 60, "tv": 150}
+
+
+def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None = None, sets: int = 1) -> Tensor:
+    """The image (..., z, y, x), or (..., set, z, y, x), that explains the measurement.
+
+        sense  min ‖Ax − y‖² + λ‖x‖²,        λ = l2 · (2σ² / power + 10⁻⁴)
+        cs     min ½‖Ax − y‖² + λ‖Ψx‖_½,     λ = l1 · σ, a shrinkage that spares large coefficients more than l1's
+        tv     min ½‖Ax − y‖² + λ TV(x),     λ = tv · σ
+        unrolled  the network in `weights`, see `recon.nets.unrolled`
+
+    2σ² is the noise power of a voxel that was measured fully and `power` the mean signal power of a voxel, by default
+    from the energy of a Cartesian y (see `noise_to_signal`): so one default serves every scan, whatever its scale. The
+    constant is the power of the error that sensitivity maps of about 1 % leave: without it a scan of very high SNR
+    would be fitted beyond what its maps can explain.
+    """
+    ndim = 3 if sets == 1 else 4
+    if method == "unrolled":
+        return _unrolled(m, recipe, sets)[1]
+    n = recipe.iterations or ITERATIONS[method]
+    if method == "sense":
+        ratio = cg.noise_to_signal(m, ndim) if power is None else 2 * m.sigma**2 / power
+        lam = recipe.l2 * (ratio + trust.MAPS_ERROR)
+        # Whoever names iterations wants that many: stopping early is a regularisation too.
+        x = None if recipe.iterations else folded.exact(m.A, m.A.adjoint(m.y), lam, ndim)
+        return cg.sense(m, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x if x is None else x
+    if method == "cs":
+        return fista.l1_wavelet(m, lam=recipe.l1, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim).x
+    return pdhg.tv(m, lam=recipe.tv, iterations=n, ndim=ndim).x
+
+
+def varnet(y: Tensor, counts: Tensor, recipe: Solve) -> Tensor:
+    """fastMRI's network on slices (item, coil, 1, ky, x) in hybrid space, of coils as the scanner stored them.
+
+    `counts` (item, 1, ky) says how many lines were averaged into each. The image (item, z, y, x) is complex without
+    phase, the root-sum-of-squares of the coils, in the units of y.
+    """
+    network = networks.load_fastmri(recipe.weights, str(y.device)).network
+    return e2e_varnet.reconstruct(network, y, counts[:, 0] > 0).to(y.dtype)
+
+
+def learned(
+    m: Measurement,
+    recipe: Solve,
+    limits: Trust,
+    *,
+    sets: int = 1,
+    instead: Method | None = None,
+    decided: Sequence[trust.Evidence] | None = None,
+    positions: Sequence[Position | None] = (),
+    prepare: Prepare | None = None,
+) -> tuple[Tensor, Sequence[trust.Evidence]]:
+    """The network's images, or the classical ones where trust is broken, and the evidence on each item.
+
+    Classical is what the network starts from, or the image of the method `instead`. With `decided` the evidence is
+    taken as given: replicas of an image are made as that image was. With `refine_maps` both are made a second time,
+    with ESPIRiT maps, as `prepare` wants them, of the k-space that the first image completed. `positions` is what
+    `recon.solve.position` says of separate calibration lines.
+    """
+    ndim = 3 if sets == 1 else 4
+    start, x = _unrolled(m, recipe, sets, limits.margin)
+    if recipe.refine_maps and m.y.shape[-3] == 1:
+        p, before = prepare or Prepare(), m
+        m = refined(m, x, kernel=p.espirit_kernel, threshold=p.espirit_threshold, crop=p.espirit_crop)
+        start, x = (start, x) if m is before else _unrolled(m, recipe, sets, limits.margin)
+    found = decided
+    if found is None:
+        trained = networks.trained(recipe.weights)
+        trained = trained.of(m.y.shape[1]) if trained else None
+        details = detail.compared(m, start)
+        lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if limits.misplaced < 1 else ()
+        network = networks.load(recipe.weights, str(m.y.device)).network
+        phases = rephased.compared(network, m, x, start, denoise=recipe.denoise)
+        found = trust.examine(
+            m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines, details=details,
+            parities=alternating.compared(m), halves=halves.compared(m, start), positions=positions,
+            phases=phases,
+        )  # fmt: skip
+    already = "cs" if m.y.shape[-3] > 1 else None
+    if instead and instead != already and limits.fallback and any(e.reasons for e in found):
+        start = solve(instead, m, recipe, sets=sets)
+    return trust.chosen(x, start, found, fallback=limits.fallback, ndim=ndim), found
+
+
+def _unrolled(m: Measurement, recipe: Solve, sets: int, margin: float = Trust().margin) -> tuple[Tensor, Tensor]:
+    """What a network starts from and what it makes of it: slices from a wavelet picture, volumes from that of `cs`.
+
+    The columns of a volume's readout are slices to the network; a start that saw all three axes is worth up to 0.9 dB
+    over one that saw the column alone.
+    """
+    ndim = 3 if sets == 1 else 4
+    network = networks.load(recipe.weights, str(m.y.device)).network
+    if m.y.shape[-3] == 1:
+        start = unrolled.classical(m, network.shape.start, ndim)
+        return start, unrolled.reconstruct(network, m, denoise=recipe.denoise, ndim=ndim, start=start)
+    start, trained = solve("cs", m, recipe, sets=sets), networks.trained(recipe.weights)
+    most = min(1.0, margin * trained.noise[1]) if trained else 1.0
+    return start, columns.reconstruct(network, m, start, denoise=recipe.denoise, ndim=ndim, most=most)
+
+
+def signal_power(x: Tensor) -> float:
+    """Mean of |x|² over all voxels of an image, never zero."""
+    return max(float(x.abs().square().mean(dtype=torch.float64)), torch.finfo(torch.float32).tiny)

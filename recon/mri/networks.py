@@ -1,0 +1,102 @@
+"""The networks for scans: loaded once, what they were trained on, and what was measured of them since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from recon import trust
+from recon.data import ReconError
+from recon.nets import checkpoint, weights
+from recon.recipe import Method, Solve
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=4)
+def load(name: str, device: str) -> weights.Loaded:
+    """The network for scans of that name or folder; raises ReconError where there is none, or one for CT images."""
+    loaded = weights.load(name, device)
+    if loaded.network.shape.real:
+        raise ReconError(f"{loaded.name} is a network for CT images and this is a scan of MRI; name one for MRI")
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def load_fastmri(name: str, device: str) -> checkpoint.Loaded:
+    """fastMRI's VarNet in a checkpoint; raises ReconError for what is none."""
+    return checkpoint.load(name, device)
+
+
+@lru_cache(maxsize=4)
+def trained(name: str) -> trust.Range | None:
+    """What the training recipe beside the weights says of their range; None where there is no recipe."""
+    from recon.learn import settings, synth
+
+    path = weights.find(name) / "recipe.toml"
+    if not path.is_file():
+        return None
+    data = settings.load(path).data
+    return trust.Range(data.acceleration, data.noise, synth.SINGLE, max(data.sizes))
+
+
+def evidence(method: Method, recipe: Solve) -> dict[str, str]:
+    """Name and SHA-256 of the weights behind an image, empty where no network takes part."""
+    if method not in ("unrolled", "varnet"):
+        return {}
+    loaded = load(recipe.weights, "cpu") if method == "unrolled" else load_fastmri(recipe.weights, "cpu")
+    return {"weights": loaded.name, "weights_sha256": loaded.sha256}
+
+
+def reach(name: str, acceleration: tuple[float, float]) -> tuple[float, float]:
+    """The R of slices of several coils that a network was measured on without a loss to `cs`, or that of its training.
+
+    `acceleration` is that of its training, which the record widens, one of `bench/reach.py`. Raises ReconError for a
+    record that cannot be read.
+    """
+
+    def wider(stored: Any) -> tuple[float, float]:
+        low, high = (float(r) for r in stored["acceleration"])
+        return min(low, acceleration[0]), max(high, acceleration[1])
+
+    return _recorded(name, "reach.json", wider, acceleration)
+
+
+def losses(name: str) -> str:
+    """What a network was measured to lose to `cs` on volumes, by `bench/volumes.py`; empty where it never lost.
+
+    Raises ReconError for a record beside the weights that cannot be read.
+    """
+
+    def words(stored: Any) -> str:
+        least, mean, count = (stored[k] for k in ("least_dB", "mean_dB", "volumes"))
+        lost = f"on volumes it was up to {-least:.1f} dB worse than cs ({mean:+.1f} dB on average of {count})"
+        return lost if least < 0 else ""
+
+    return _recorded(name, "volumes.json", words, "")
+
+
+@lru_cache(maxsize=4)
+def calibration(name: str) -> dict[str, float]:
+    """What replicas of a network are worth, measured beside its weights; empty where it was not.
+
+    `factor` times 1.96 standard deviations hold the error of 95 of 100 pixels; `within_1` and `within_2` are the shares
+    of pixels whose error is below one and two standard deviations. Raises ReconError for a file that cannot be read.
+    """
+    names = ("factor", "within_1", "within_2")
+    return _recorded(name, "calibration.json", lambda stored: {key: float(stored[key]) for key in names}, {})
+
+
+def _recorded(name: str, file: str, read: Callable[[Any], T], otherwise: T) -> T:
+    """What `read` makes of a record beside a network's weights; `otherwise` where there is none, or it is of others."""
+    path = weights.find(name) / file
+    if not path.is_file():
+        return otherwise
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        found, of = read(stored), stored["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ReconError(f"{path} is no record of this engine; fetch the weights again") from None
+    return found if of == load(name, "cpu").sha256 else otherwise
