@@ -73,11 +73,13 @@ class Noise:
                 self.whitening = self._settled.whitening if self._settled else None
         return self._settled is not None
 
-    def doubts(self, scan: RawScan) -> tuple[str, ...]:
-        """What the imaging lines of the whole scan say against it, in sentences."""
-        assert self.whitening is not None
+    def doubts(self, scan: RawScan, recipe: Recipe) -> tuple[str, ...]:
+        """What the imaging lines of a whole scan say against the noise that its noise lines tell, in sentences."""
+        if not flagged(scan.lines, Flag.NOISE).any():
+            return ()
         scan, kinds, encoding = _sorted(scan)
-        return scan_noise.contradicted(scan, kinds, encoding, self.whitening)
+        known = self.whitening or scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
+        return scan_noise.contradicted(scan, kinds, encoding, known)
 
     def holds(self, scan: RawScan, recipe: Recipe) -> bool:
         """Whether the same lines tell the noise of the whole scan."""

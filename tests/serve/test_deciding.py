@@ -20,7 +20,7 @@ from recon.pipeline import reconstruct
 from recon.serve import early
 from tests.serve import scanner
 from tests.serve.conftest import Local
-from tests.serve.scanner import Recording, Scanner, run, session, wait_for_images
+from tests.serve.scanner import Recording, Scanner, session, wait_for_images
 
 Start = Callable[..., Local]
 
@@ -94,11 +94,17 @@ def test_a_scan_whose_lines_ask_for_another_method_than_that_of_images_that_left
     assert len(reply.images) == 3
 
 
-def test_noise_lines_that_tell_far_too_much_are_doubted_once_the_scan_has_ended(local: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("soon", [True, False], ids=["while it goes on", "once it has ended"])
+def test_noise_lines_that_tell_far_too_much_are_doubted_whenever_images_leave(
+    local: Start, tmp_path: Path, soon: bool
+) -> None:
     found = drawn(tmp_path / "drawn.h5", (40, 36, 36, 36))
     louder = [scanner.louder(b, 20) if scanner.value(b, "flags") & 1 << 18 else b for b in found.lines]
     for lines, doubted in ((found.lines, False), (louder, True)):
-        reply = run(local().port, session(Recording(found.xml, lines), "sense"))
+        *messages, close = session(Recording(found.xml, lines), "sense")
+        client = Scanner(local(early=soon).port).send(messages)
+        wait_for_images(client, 3 if soon else 0)
+        reply = client.send([close]).wait()
         assert (len(reply.images), reply.error()) == (4, "")
         assert any("times the noise that the imaging lines show" in t for t in reply.texts) == doubted
 
