@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from recon import pipeline
 from recon.accuracy import ct_measures as measures
 from recon.accuracy import ct_methods as methods
+from recon.accuracy.ct_bound import bound
 from recon.accuracy.ct_measures import PATCH, Slices
 from recon.accuracy.ct_methods import Made
 from recon.accuracy.ct_page import page, picture
@@ -164,6 +165,7 @@ def _scan(
         for dose in plan.doses:
             noisy = low_dose(reference, voxel, dose, plan.seed, beam=beam, photons=photons)
             level = float(np.median(np.abs(noisy - reference)[reference > -300]) * 1.4826)
+            limit = bound(noisy, reference)
             made = {"noisy": Made(noisy, "", 0.0), **{n: run(noisy) for n, run in ours.items()}}
             found = methods.tuned(noisy, reference, level, plan.classical, device)
             for n, (setting, run) in found.items():
@@ -172,7 +174,7 @@ def _scan(
                 power = measures.noise_power(m.data - reference, voxel, squares) if squares else None
                 records.append(
                     {"scan": name, "beam": beam, "dose": dose, "method": n, **measures.errors(m.data, reference),
-                     "added_noise_HU": level, "photons": dose * photons,
+                     "psnr_bound": limit.best if limit else None, "added_noise_HU": level, "photons": dose * photons,
                      "noise_per_mm": measures.mean_frequency(*power) if power else None,
                      "seconds_a_slice": m.seconds, "fallbacks": m.fallbacks, "settings": m.settings}
                 )  # fmt: skip

@@ -101,6 +101,16 @@ def measured(image: Tensor) -> ImageNoise:
     )
 
 
+def octaves(image: Tensor) -> list[Tensor]:
+    """Images (item, y, x) as BANDS octaves from the finest, differences of binomial averages, and what is coarser."""
+    finer, bands = image[:, None], list[Tensor]()
+    for step in (2**b for b in range(BANDS)):
+        coarser = _binomial(finer, step)
+        bands.append((finer - coarser)[:, 0])
+        finer = coarser
+    return [*bands, finer[:, 0]]
+
+
 def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:
     """Noise of the slices of one series, each (1,), and how many were given that of their neighbours.
 
@@ -136,12 +146,7 @@ def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise
     """Noise by each kind of windows that are to count."""
     x = image.detach().reshape(-1, 1, *image.shape[-2:]).float()
     mean = _box(x)
-    finer, bands = x, []
-    for step in (1, 2, 4):
-        coarser = _binomial(finer, step)
-        bands.append(finer - coarser)
-        finer = coarser
-    local = [_deviation(x - mean), *(_deviation(b) for b in bands)]
+    local = [_deviation(x - mean), *(_deviation(b[:, None]) for b in octaves(x[:, 0])[:BANDS])]
     lead = image.shape[:-2]
     return [
         _noise(torch.stack([_lowest(windows(mean[i, 0]), [v[i, 0] for v in local]) for i in range(len(x))]), lead)
