@@ -27,9 +27,9 @@ _COIL_IMAGES["varnet"] = 8
 #: Measured from 64³ to 128³.
 _VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 5.75}
 _MANY_COILS, _MAKING_MAPS = 8, 150 * 2**20
-#: Of GRAPPA in a volume: equations per unknown (solve/grappa.py), and unknowns of a coil, five samples of some fourteen
-#: lines. The neighbours that are gathered at a time are in its work space.
-_EQUATIONS, _SAMPLES = 12, 70
+#: Of GRAPPA in a volume the unknowns of a coil: five samples of some fourteen lines. Neighbours that are gathered at a
+#: time are in its work space.
+_SAMPLES = 70
 #: Coil images that stay in the allocator from slice to slice where each is solved alone: as long as those of a slice
 #: take 32 MiB, beyond which arrays go back to the system, and above it. Measured from 192² to 768².
 _LEFT, _RETURNED = {"combine": (8, 0), "grappa": (8, 2)}, 32 * 2**20
@@ -162,7 +162,9 @@ def _each(p: Problem) -> int:
 def _solving(p: Problem) -> int:
     """What one problem takes that is solved as a whole: of a volume, the making of its maps or the solution."""
     if p.grid[0] > 1 and p.method == "grappa":
-        return _each(p) + _EQUATIONS * (_SAMPLES * p.virtual_coils) ** 2 * _COMPLEX
+        from recon.solve.grappa import EQUATIONS  # imports torch, for which a server that only counts does not wait
+
+        return _each(p) + EQUATIONS * (_SAMPLES * p.virtual_coils) ** 2 * _COMPLEX
     if p.grid[0] == 1 or p.method not in _VOLUME or p.map_sets > 1 or p.virtual_coils < _MANY_COILS:
         return _each(p)
     image = math.prod(p.grid) * _COMPLEX

@@ -33,7 +33,7 @@ MAY_IMPORT = {
         *("kernels", "solve"),
     },
     "info": {"ct", "data", "geometry", "prepare"},
-    "plan": {"errors"},
+    "plan": {"errors", "solve"},
     "job": {"data", "prepare", "recipe", "__init__"},
     "hounsfield": set(),
     "ct": {

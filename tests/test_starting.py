@@ -16,10 +16,10 @@ from recon.starting import KNOWN, PLAIN, staying
 
 PROGRAM = """
 import gc, sys
-from recon import cli
+from recon import cli, starting
 seen = []
 gc.callbacks.append(lambda phase, info: seen.append(info["generation"]) if "torch" in sys.modules else None)
-with cli.staying():
+with starting.staying():
     from recon import pipeline
 assert sys.modules["torch"].arange(3).sum() == 3
 print(len(seen), gc.get_freeze_count() > 50_000, gc.isenabled(), [m for m in sys.modules if m.startswith("recon.ct.")])

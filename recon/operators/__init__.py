@@ -1,6 +1,6 @@
 """Linear operators of MRI and CT on torch tensors."""
 
-from recon.operators.base import Adjoint, Chain, Identity, Linear, LinearMap, Scale, Stack, Sum, chain
+from recon.operators.base import Adjoint, Chain, Identity, Linear, Scale, Stack, Sum, chain, linear_map
 from recon.operators.coils import COIL, Coils
 from recon.operators.cone import Cone, ConeXray
 from recon.operators.fourier import Fourier, fft, ifft
@@ -25,7 +25,6 @@ __all__ = [
     "Gradient",
     "Identity",
     "Linear",
-    "LinearMap",
     "Nufft",
     "Parallel",
     "Sample",
@@ -41,4 +40,5 @@ __all__ = [
     "chain",
     "fft",
     "ifft",
+    "linear_map",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, overload
 
@@ -14,26 +15,29 @@ Self = TypeVar("Self", bound="Linear")
 Number = int | float | complex
 
 
-class LinearMap(torch.autograd.Function):
-    """Autograd of a linear map given as two functions: its backward is its adjoint, to any order."""
+Map = Callable[[Tensor], Tensor]
 
+
+def linear_map(forward: Map, adjoint: Map, x: Tensor) -> Tensor:
+    """forward(x) of a linear map that autograd cannot look into: its backward is its adjoint, to any order."""
+    return cast(Tensor, _LinearMap.apply(forward, adjoint, x))  # type: ignore[no-untyped-call]
+
+
+class _LinearMap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, forward: Any, adjoint: Any, x: Tensor) -> Tensor:
-        """Apply `forward` and remember both directions."""
+    def forward(ctx: Any, forward: Map, adjoint: Map, x: Tensor) -> Tensor:
         ctx.maps = forward, adjoint
-        return cast(Tensor, forward(x))
+        return forward(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[None, None, Any]:
-        """Apply the adjoint, itself differentiable."""
+    def backward(ctx: Any, *grads: Any) -> tuple[None, None, Tensor]:
         forward, adjoint = ctx.maps
-        return None, None, LinearMap.apply(adjoint, forward, grads[0])  # type: ignore[no-untyped-call]
+        return None, None, linear_map(adjoint, forward, grads[0])
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Apply the map to the tangent: a linear map is its own derivative."""
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
         forward, adjoint = ctx.maps
-        return LinearMap.apply(forward, adjoint, tangents[-1])  # type: ignore[no-untyped-call]
+        return linear_map(forward, adjoint, tangents[-1])
 
 
 class Linear:

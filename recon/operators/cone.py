@@ -11,8 +11,8 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import cone as kernel
-from recon.operators.base import Linear
-from recon.operators.xray import Fan, Xray, batched, linear
+from recon.operators.base import Linear, linear_map
+from recon.operators.xray import Fan, Xray, batched
 
 #: Rays that rise more than this for each mm across the axis are beyond what lines of the image sample well.
 STEEPEST = 0.7
@@ -110,12 +110,12 @@ class ConeXray(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals (..., row, view, column)."""
         self._fits(x, self.shape, "volume")
-        return linear(self._project, self._transpose, x)
+        return linear_map(self._project, self._transpose, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transpose: (..., z, y, x), each voxel the sum of its shares in the rays."""
         self._fits(y, self.tracks.sinogram, "sinogram")
-        return linear(self._transpose, self._project, y)
+        return linear_map(self._transpose, self._project, y)
 
     def smear(self, y: Tensor) -> Tensor:
         """Filtered projections laid back over the volume, without weights for the angles: see `kernels.cone`."""

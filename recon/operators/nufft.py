@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError, MissingPackage
-from recon.operators.base import Chain, Identity, Linear, LinearMap, Scale
+from recon.operators.base import Chain, Identity, Linear, Scale, linear_map
 from recon.operators.sampling import Sample, Weight
 from recon.operators.toeplitz import Toeplitz, toeplitz
 
@@ -86,7 +86,7 @@ class Nufft(Linear):
                 f"an image of shape {tuple(x.shape)} does not end in (z, y, x) with the grid {self.shape}; crop it"
             )
         self._check_slices(x.shape[-3])
-        return cast(Tensor, LinearMap.apply(self._spectrum, self._grid, _complex(x)))  # type: ignore[no-untyped-call]
+        return linear_map(self._spectrum, self._grid, _complex(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Type 1: the samples spread over the grid; no inverse, see `recon.prepare.density`; raises as `forward`."""
@@ -96,7 +96,7 @@ class Nufft(Linear):
                 "must be (..., slice, line, sample), with one slice where the trajectory is 3D"
             )
         self._check_slices(y.shape[-3])
-        return cast(Tensor, LinearMap.apply(self._grid, self._spectrum, _complex(y)))  # type: ignore[no-untyped-call]
+        return linear_map(self._grid, self._spectrum, _complex(y))
 
     def normal(self, inner: Linear | None = None) -> Linear:
         """A Toeplitz convolution, for diagonal inner operators as well; else Aᴴ · inner · A."""

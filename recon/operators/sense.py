@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from recon.data import DataError
 from recon.kernels import bridge
 from recon.kernels import sense as kernel
 from recon.operators import compiled
-from recon.operators.base import Linear, LinearMap, chain
+from recon.operators.base import Linear, Map, chain, linear_map
 from recon.operators.coils import COIL, Coils, check_coils, check_image, check_maps
 from recon.operators.fourier import Fourier, check_axes
 from recon.operators.sampling import Sample, Weight
@@ -259,9 +258,9 @@ def _broadcast(*shapes: torch.Size) -> tuple[int, ...]:
     return np.broadcast_shapes(*map(tuple, shapes))
 
 
-def _linear(forward: object, adjoint: object, x: Tensor, maps: Tensor) -> Tensor:
+def _linear(forward: Map, adjoint: Map, x: Tensor, maps: Tensor) -> Tensor:
     # Converted out here, autograd knows the way back: the gradient of a real image is real.
-    return cast(Tensor, LinearMap.apply(forward, adjoint, x.to(maps.dtype)))  # type: ignore[no-untyped-call]
+    return linear_map(forward, adjoint, x.to(maps.dtype))
 
 
 def _ramp(n: int, origin: int, axis: int, like: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from recon.data import DataError
 from recon.kernels import toeplitz as kernel
 from recon.kernels.sense import QUICK_FACTOR, smooth
-from recon.operators.base import Linear, LinearMap
+from recon.operators.base import Linear, linear_map
 
 #: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
 CHUNK, CHUNK_GPU = 1 << 16, 1 << 25
@@ -61,12 +60,7 @@ class Toeplitz(Linear):
         kind = (torch.complex64, torch.float32) if single else (torch.complex128, torch.float64)
         forward, back = (k.to(kind[not k.is_complex()]) for k in (kernels, adjoint))
         ndim = len(self.shape)
-        return cast(
-            Tensor,
-            LinearMap.apply(  # type: ignore[no-untyped-call]
-                lambda v: _convolve(v, forward, ndim), lambda v: _convolve(v, back, ndim), x
-            ),
-        )
+        return linear_map(lambda v: _convolve(v, forward, ndim), lambda v: _convolve(v, back, ndim), x)
 
 
 def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toeplitz:

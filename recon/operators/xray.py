@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import projector as kernel
-from recon.operators.base import Linear, LinearMap
+from recon.operators.base import Linear, linear_map
 
 Rays = TypeVar("Rays")
 
@@ -121,12 +121,12 @@ class Xray(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals (..., view, detector)."""
         self._fits(x, self.shape, "image")
-        return linear(self._project, self._transpose, x)
+        return linear_map(self._project, self._transpose, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transpose: (..., y, x), each pixel the sum of its shares in the rays."""
         self._fits(y, tuple(self.rays.rays.shape[:2]), "sinogram")
-        return linear(self._transpose, self._project, y)
+        return linear_map(self._transpose, self._project, y)
 
     @cached_property
     def rays(self) -> kernel.Rays:
@@ -188,11 +188,6 @@ def batched(f: Callable[[Tensor, Rays], Tensor], t: Tensor, rays: Rays, ndim: in
     wide = t if t.dtype in kernel.MARGIN else t.float()
     out = f(wide.reshape(math.prod(t.shape[:-ndim]), *t.shape[-ndim:]), rays)
     return out.reshape(*t.shape[:-ndim], *out.shape[-ndim:]).to(t.dtype)
-
-
-def linear(forward: object, adjoint: object, x: Tensor) -> Tensor:
-    """A map whose backward is its adjoint."""
-    return cast(Tensor, LinearMap.apply(forward, adjoint, x))  # type: ignore[no-untyped-call]
 
 
 def _places(g: Parallel | Fan) -> Tensor:

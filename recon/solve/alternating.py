@@ -11,8 +11,7 @@ from torch import Tensor
 from recon.data import Measurement
 from recon.kernels.steady import alone
 from recon.operators.fourier import fft, ifft
-from recon.operators.sense import Sense
-from recon.solve.rows import block
+from recon.solve.rows import block, encoded
 
 #: Fewest lines of the block, and samples around the centre of the readout that are looked at.
 LEAST, WIDTH = 10, 64
@@ -64,12 +63,10 @@ def compared(m: Measurement) -> list[Alternating | None]:
     None for a block of too few lines and for several sets of maps.
     (Griswold et al., Magn Reson Med 47:1202, 2002; Bruder et al., Magn Reson Med 23:311, 1992.)
     """
-    A = m.A
-    items = m.y.shape[:-4].numel()
-    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
+    items, masks = m.y.shape[:-4].numel(), encoded(m)
+    if masks is None:
         return [None] * items
     shape = m.y.shape[-4:]
-    masks = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1, *A.mask.shape[-3:-1])[:, 0] > 0
     found: list[Alternating | None] = []
     for y, mask in zip(m.y.reshape(items, *shape), masks.expand(items, shape[1], shape[2])):
         z, rows = block(mask)

@@ -11,8 +11,7 @@ from torch import Tensor
 from recon.data import Measurement
 from recon.kernels.steady import total
 from recon.operators.fourier import fft, ifft
-from recon.operators.sense import Sense
-from recon.solve.rows import LEAST_BESIDE, block
+from recon.solve.rows import LEAST_BESIDE, block, encoded
 
 #: Fewest rows of the ACS block: the picture of eight is too coarse to know the phase of what lies upon it.
 LEAST_ACS = 10
@@ -59,11 +58,10 @@ def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
 
     None for too few lines inside or beside the block, and for several sets of maps.
     """
-    A = m.A
-    items = m.y.shape[:-4].numel()  # not the image's: of several sets of maps it has an axis more
-    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
+    # Items of y, not of the image, which has an axis more where there are several sets of maps.
+    items, masks = m.y.shape[:-4].numel(), encoded(m)
+    if masks is None:
         return [None] * items
-    masks = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1, *A.mask.shape[-3:-1])[:, 0] > 0
     found: list[Detail | None] = []
     for image, measured in zip(x.reshape(items, *x.shape[-3:]), masks):
         z, y = block(measured)

@@ -29,8 +29,7 @@ def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp") -> Tensor:
     come in any order and spacing: each view counts for its share Δ of the half turn, or for a fan of the whole turn,
     which measures every ray twice. A fan over less than a turn, but at least 180° and the fan's opening, is weighted so
     that the two measurements of a ray share 1 between them, smoothly in angle, and so is a full turn of a detector that
-    is shifted to one side. Where parallel angles leave a gap,
-    nothing is made up for it.
+    is shifted to one side. Where parallel angles leave a gap, nothing is made up for it.
 
     A cone beam, (..., z, y, x) from (..., row, view, column), is filtered row by row with the weights of its fan and
     the cosine of the cone (Feldkamp, Davis and Kress): exact in the plane of the source, and for what does not change

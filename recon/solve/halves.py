@@ -12,9 +12,8 @@ from torch import Tensor
 
 from recon.data import Measurement
 from recon.operators.fourier import fft, ifft
-from recon.operators.sense import Sense
 from recon.solve.detail import BODY, LEAST_ACS
-from recon.solve.rows import block
+from recon.solve.rows import block, encoded
 
 #: Where a band begins beyond the ACS block, as a share of the way to the edge of k-space: who moved late in the scan
 #: left most lines of that half in place.
@@ -72,12 +71,10 @@ def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
     None for volumes, for too few lines inside the block or beyond it on either side, and for several sets of maps.
     (The symmetry is that of homodyne detection: Noll et al., IEEE Trans Med Imaging 10:154, 1991.)
     """
-    A = m.A
-    items = m.y.shape[:-4].numel()
-    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1 or m.y.shape[-3] > 1:
+    items, lines = m.y.shape[:-4].numel(), encoded(m)
+    if lines is None or m.y.shape[-3] > 1:
         return [None] * items
-    lines = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1, A.mask.shape[-2])[:, 0] > 0
-    return [_of(image, measured) for image, measured in zip(x.reshape(items, *x.shape[-2:]), lines)]
+    return [_of(image, measured) for image, measured in zip(x.reshape(items, *x.shape[-2:]), lines[:, 0])]
 
 
 def _of(x: Tensor, measured: Tensor) -> Halves | None:

@@ -38,6 +38,18 @@ def block(mask: Tensor) -> tuple[slice, slice]:
     return slice(z0, z1), slice(y0, y1)
 
 
+def encoded(m: Measurement) -> Tensor | None:
+    """Which lines (item, kz, ky) of k-space were measured; None where lines cannot be told apart by what they show.
+
+    That is with several sets of maps, off the grid, where ky is no encode, and with samples missing within a line.
+    """
+    A = m.A
+    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
+        return None
+    lead = m.y.shape[:-4]
+    return A.mask.expand(*lead, *A.mask.shape[-4:]).reshape(lead.numel(), -1, *A.mask.shape[-3:-1])[:, 0] > 0
+
+
 def moved(m: Measurement, rows: int) -> Measurement:
     """Slices (..., coil, 1, ky, x) with all lines beside the ACS block `rows` rows further; what leaves is lost."""
     A = m.A
@@ -70,13 +82,10 @@ def sparser(
     0.055 T were up to 1.9 % sparser with the lines moved, and those of bad ones not always. None too for what is not
     `wanted`, by default all is.
     """
-    A = m.A
-    items = m.y.shape[:-4].numel()
-    if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
+    items, lines = m.y.shape[:-4].numel(), encoded(m)
+    if lines is None or m.y.shape[-3] > 1 or m.y.shape[-4] == 1:
         return [None] * items
-    if m.y.shape[-3] > 1 or m.y.shape[-4] == 1:
-        return [None] * items
-    lines = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]).reshape(items, -1) > 0
+    lines = lines[:, 0]
     cores = torch.stack([acs(one) for one in lines])
     told = (cores.sum(1) >= LEAST_ACS) & ((lines & ~cores).sum(1) >= LEAST_BESIDE)
     if wanted:

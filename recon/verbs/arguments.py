@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -16,7 +18,15 @@ if TYPE_CHECKING:
     from recon.pipeline import Scan as AnyScan
     from recon.recipe import Recipe
 
-# Options that several verbs have.
+# Arguments and options that several verbs have.
+Scan = Annotated[
+    Path,
+    typer.Argument(
+        help="ISMRMRD or fastMRI .h5, BART .cfl, .npy/.npz, Siemens .dat; CT: DICOM, NIfTI",
+        metavar="SCAN",
+        readable=False,
+    ),
+]
 Axes = Annotated[str, typer.Option(help="Axes of a bare array, for instance coil,y,x")]
 Voxel = Annotated[str, typer.Option(help="Voxel size of a bare array in mm, x,y,z, for instance 0.9,0.9,5")]
 Key = Annotated[str, typer.Option(help="Array to take from an .npz, or data set of an ISMRMRD file")]
@@ -123,3 +133,12 @@ def use_threads(count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """What is wrong within is wrong with the arguments, whatever the scan."""
+    try:
+        yield
+    except ReconError as e:
+        raise typer.BadParameter(str(e)) from e

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from recon.errors import ReconError, one_line
-from recon.verbs.arguments import Device, Key, Quiet, Threads, use_threads
+from recon.verbs.arguments import Device, Key, Quiet, Threads, usage, use_threads
 
 if TYPE_CHECKING:
     from recon.accuracy.compare import Plan
@@ -125,10 +125,8 @@ def _plan(
         raise typer.BadParameter(f"--mask takes {', '.join(get_args(undersample.Kind))}, not {mask!r}")
     if not all(1 < r < 1000 for r in accel):
         raise typer.BadParameter("--accel takes factors above 1 and below 1000")
-    try:
+    with usage():
         plan = recipes.load(recipe) if recipe else recipes.Recipe()
-    except ReconError as e:
-        raise typer.BadParameter(str(e)) from e
     if weights:
         plan = replace(plan, solve=replace(plan.solve, weights=weights))
     return compare.Plan(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recon.errors import printable
+from recon.verbs.arguments import Json
 
 if TYPE_CHECKING:
     from recon.data import Image
@@ -19,7 +20,7 @@ def check(
         Path,
         typer.Argument(help="DICOM (file or folder), NIfTI, PNG, ISMRMRD of recon", metavar="OUTPUT", readable=False),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="The record and the findings as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print how an image was made. Exit code 1 where this installation would not make it again."""
     from recon import check as checking

@@ -27,9 +27,9 @@ def send(
     aet: Annotated[str, typer.Option(help="Our title")] = "",
     confirm: Annotated[str, typer.Option(help="auto, commitment, find, qido, wado or none")] = "",
     listen: Annotated[str, typer.Option(help="host:port for reports of storage commitments")] = "",
-    ca: Annotated[str, typer.Option(help="Authorities to trust (.pem); turns TLS on")] = "",
-    certificate: Annotated[str, typer.Option(help="Our certificate (.pem)")] = "",
-    key: Annotated[str, typer.Option(help="Key of our certificate (.pem)")] = "",
+    tls_ca: Annotated[str, typer.Option(help="Authorities to trust (.pem); turns TLS on")] = "",
+    tls_certificate: Annotated[str, typer.Option(help="Our certificate (.pem)")] = "",
+    tls_key: Annotated[str, typer.Option(help="Key of our certificate (.pem)")] = "",
     login: Annotated[str, typer.Option(help="File with user:password, for DICOMweb")] = "",
     deidentify: Annotated[bool, typer.Option("--deidentify", help="Take out what identifies the patient.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on sending what comes into the spool.")] = False,
@@ -45,7 +45,7 @@ def send(
 
     given: dict[str, Any] = {"to": to, "aet": aet, "confirm": confirm, "listen": listen, "login": _full(login)}
     given |= {"spool": str(spool.absolute()) if spool else "", "deidentify": deidentify}
-    tls = {k: _full(v) for k, v in (("ca", ca), ("certificate", certificate), ("key", key)) if v}
+    tls = {k: _full(v) for k, v in (("ca", tls_ca), ("certificate", tls_certificate), ("key", tls_key)) if v}
     pacs = _settings(config, given, tls, anywhere=status)
     folder = Path(pacs.spool)
     if status:

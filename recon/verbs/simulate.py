@@ -1,0 +1,45 @@
+"""The verb `simulate` of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recon.errors import ReconError
+from recon.verbs.arguments import Force, usage
+
+
+def simulate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="ISMRMRD file to write")],
+    accel: Annotated[int, typer.Option(help="Acceleration factor", min=1, max=16)] = 1,
+    coils: Annotated[int, typer.Option(help="Receive channels", min=1, max=128)] = 8,
+    matrix: Annotated[int, typer.Option(help="Image matrix, N×N", min=16, max=1024)] = 256,
+    slices: Annotated[int, typer.Option(help="Slices, or partitions with --volume", min=1, max=512)] = 1,
+    volume: Annotated[bool, typer.Option("--volume", help="A 3D scan with two phase-encoded axes.")] = False,
+    trajectory: Annotated[str, typer.Option(help="cartesian, epi, radial or spiral")] = "cartesian",
+    noise: Annotated[float, typer.Option(help="Noise, relative to the mean signal of the head", min=0)] = 0.02,
+    seed: Annotated[int, typer.Option(help="Seed of noise and masks", min=0)] = 0,
+    force: Force = False,
+) -> None:
+    """Write a raw scan of an analytic head. It has everything that a real one has."""
+    from recon import simulation
+
+    if output.suffix not in (".h5", ".mrd"):
+        raise typer.BadParameter(f"-o takes an ISMRMRD file that ends in .h5 or .mrd, not {str(output)!r}")
+    if output.exists() and not force:
+        raise ReconError(f"{output} exists; give another name, or --force to replace it")
+    with usage():
+        settings = simulation.preset(
+            accel=accel,
+            coils=coils,
+            matrix=matrix,
+            slices=slices,
+            volume=volume,
+            trajectory=trajectory,
+            noise=noise,
+            seed=seed,
+        )
+    simulation.simulate_to(output, settings)
+    typer.echo(f"wrote {output}")
