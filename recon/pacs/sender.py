@@ -10,6 +10,7 @@ from typing import Protocol
 
 from recon.errors import ReconError, counted
 from recon.pacs import spool as spools
+from recon.pacs import verify
 from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs
 from recon.pacs.spool import Item
@@ -121,7 +122,7 @@ class Sender:
     def _whole(self, item: Item) -> bool:
         """Whether an image is what was put into the spool; it fails where the disk has changed it."""
         try:
-            whole = spools.digest(item.image) == item.record.file
+            whole = verify.digest(item.image) == item.record.file
         except OSError:
             whole = False
         if not whole:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -133,7 +132,7 @@ def _write(batch: Path, image: Dataset | Path, job: str) -> Record:
         os.fsync(out.fileno())
     facts = verify.check(verify.read(temporary))  # what lies on the disk is what counts
     now = time.time()
-    record = Record(**asdict(facts), file=digest(temporary), added=now, changed=now, job=job)
+    record = Record(**asdict(facts), file=verify.digest(temporary), added=now, changed=now, job=job)
     folder = batch / facts.uid
     if folder.exists():
         temporary.unlink()
@@ -194,16 +193,17 @@ def resume(spool: Path) -> int:
         (folder / "image.dcm").unlink(missing_ok=True)
     _tell_rest(spool)
     for batch in (spool / "tmp").iterdir():
-        if time.time() - batch.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(batch, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # a session has just committed it
+            if time.time() - batch.stat().st_mtime > _ABANDONED_S:
+                batch.unlink() if batch.is_file() else shutil.rmtree(batch, ignore_errors=True)
     return len(left)
 
 
 def admit(spool: Path) -> list[str]:
     """Take committed batches in, each image once; returns reasons for those that failed at the door.
 
-    An image that waits or is sent already is dropped, one that had failed is new again. Where an earlier image of the
-    same UID had other pixels, this one fails: a PACS would keep the old pixels silently.
+    An image that waits or is sent already is dropped, one that had failed or that nobody can read is new again. Where
+    an earlier image of the same UID had other pixels, this one fails: a PACS would keep the old pixels silently.
     """
     reasons = []
     for batch in sorted((spool / "incoming").iterdir()):
@@ -213,19 +213,31 @@ def admit(spool: Path) -> list[str]:
                 continue
             before = find(spool, item.record.uid)
             if before is None:
+                for state in STATES:  # what lies there and cannot be read must not keep a whole image out
+                    _remove(spool, spool / state / item.record.uid)
                 move(spool, item, "new")
             elif before[1].record.pixels != item.record.pixels:
                 reasons.append("an image of the same UID with other pixels was here before; write it again")
                 refused = replace(item, record=replace(item.record, reason=reasons[-1]))
-                move(spool, refused, "failed", name=f"{item.record.uid}~{item.record.pixels[:8]}")
+                name = f"{item.record.uid}~{item.record.pixels[:8]}"
+                _remove(spool, spool / "failed" / name)
+                move(spool, refused, "failed", name=name)
             elif before[0] == "failed":
-                shutil.rmtree(before[1].folder)
+                _remove(spool, before[1].folder)
                 move(spool, item, "new")
             else:
-                shutil.rmtree(folder)
+                _remove(spool, folder)
         with contextlib.suppress(OSError):
             batch.rmdir()
     return reasons
+
+
+def _remove(spool: Path, folder: Path) -> None:
+    """Take an image away in one step: half of one that a crash left could not be read, and nobody would send it."""
+    if folder.exists():
+        out = spool / "tmp" / secrets.token_hex(8)
+        os.rename(folder, out)
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def items(spool: Path, state: State) -> Iterator[Item]:
@@ -309,16 +321,7 @@ def forget(spool: Path, days: float) -> None:
     for folder in (spool / "sent").iterdir():
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > days * 86400:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+                _remove(spool, folder)
 
 
 def _item(folder: Path) -> Item | None:
@@ -332,7 +335,8 @@ def _item(folder: Path) -> Item | None:
 
 def unreadable(spool: Path) -> int:
     """Number of images that wait or have failed and of which nothing can be read: somebody has to look at them."""
-    waiting = (folder for state in STATES if state != "sent" for folder in (spool / state).iterdir())
+    waiting = [folder for state in STATES if state != "sent" for folder in (spool / state).iterdir()]
+    waiting += (spool / "incoming").glob("*/*")
     return sum(folder.is_dir() and _item(folder) is None and folder.exists() for folder in waiting)
 
 

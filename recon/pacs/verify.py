@@ -63,6 +63,15 @@ def read(path: Path | BinaryIO) -> Dataset:
         raise ReconError(f"it is damaged ({type(e).__name__}); write it again") from None
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
 def check(dataset: Dataset) -> Facts:
     """What of a DICOM object the spool needs; raises ReconError where it may not leave, with nothing of the patient."""
     try:

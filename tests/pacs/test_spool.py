@@ -195,6 +195,53 @@ def test_what_was_refused_for_its_pixels_stands_in_nobodys_place_and_is_never_tr
     assert here.states(uids) == ["sent"] * 3
 
 
+def test_f35_what_was_refused_for_its_pixels_may_come_again(
+    post: Callable[..., Post], brain: Path, tmp_path: Path
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    settled(here, brain, "sent")
+    other = blackened(brain, tmp_path / "other")
+    for _ in range(2):
+        here.put(other)
+        assert len(spools.admit(here.folder)) == 1
+    assert len(list(spools.items(here.folder, "failed"))) == 1
+
+
+@pytest.mark.parametrize("state", spools.STATES)
+def test_f33_an_image_that_cannot_be_read_any_more_keeps_no_whole_one_out(
+    post: Callable[..., Post], brain: Path, state: spools.State
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    torn, *uids = settled(here, brain, state)
+    (here.folder / state / torn / "record.json").write_text("{")
+    here.put(brain)
+    assert spools.admit(here.folder) == []
+    assert here.states([torn]) == ["new"]
+    assert len([p for name in spools.STATES for p in (here.folder / name).iterdir()]) == 1 + len(uids)
+    assert spools.unreadable(here.folder) == 0
+
+
+@pytest.mark.parametrize("state", ["sent", "failed"])
+def test_f33_an_image_is_taken_away_whole_or_not_at_all(
+    post: Callable[..., Post], brain: Path, state: spools.State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    settled(here, brain, state)
+    here.put(brain)
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        (folder / "record.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            spools.admit(here.folder)
+    spools.admit(here.folder)
+    assert spools.unreadable(here.folder) == 0
+    assert not list((here.folder / "incoming").iterdir())
+
+
 def test_an_image_that_is_tried_again_starts_from_its_first_try_and_is_due_at_once(
     post: Callable[..., Post], brain: Path
 ) -> None:
