@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon import __version__
 from recon.data import Image, ReconError
 from recon.io import dicom_values as dv
 from recon.io.ct_dicom import CT_IMAGE
@@ -77,8 +76,7 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
     # What came as a frame of an Enhanced CT object goes as an image of its own.
     d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = UID(CT_IMAGE)
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    d.file_meta.ImplementationClassUID = UID(dv.uid_of("recon"))
-    d.file_meta.ImplementationVersionName = dv.text(f"RECON {__version__}", "SH")
+    dv.sign(d.file_meta)
     for keyword in ("InstanceCreation", "Content", "Series"):
         setattr(d, f"{keyword}Date", when.strftime("%Y%m%d"))
         setattr(d, f"{keyword}Time", when.strftime("%H%M%S.%f"))

@@ -52,8 +52,7 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     d.file_meta = FileMetaDataset()
     d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = UID(_CT if ct else _MR)
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    d.file_meta.ImplementationClassUID = UID(dv.uid_of("recon"))
-    d.file_meta.ImplementationVersionName = dv.text(f"RECON {__version__}", "SH")
+    dv.sign(d.file_meta)
     d.SpecificCharacterSet = "ISO_IR 192"
     d.InstanceCreationDate = d.ContentDate = when.strftime("%Y%m%d")
     d.InstanceCreationTime = d.ContentTime = when.strftime("%H%M%S.%f")

@@ -7,6 +7,12 @@ import re
 import unicodedata
 import uuid
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+from recon import __version__
+
+if TYPE_CHECKING:
+    from pydicom.dataset import FileMetaDataset
 
 #: Longest text of each value representation (DICOM PS3.5, table 6.2-1). The standard counts characters; validators and
 #: many databases count the bytes of UTF-8, so the stricter reading holds here.
@@ -94,3 +100,11 @@ def uid_of(*content: str | bytes) -> str:
         # The length keeps ("ab", "c") and ("a", "bc") apart.
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return f"2.25.{uuid.UUID(bytes=digest.digest()[:16], version=5).int}"
+
+
+def sign(meta: FileMetaDataset) -> None:
+    """Name this engine as the one that wrote a file, in its file meta information (DICOM PS3.10, 7.1)."""
+    from pydicom.uid import UID
+
+    meta.ImplementationClassUID = UID(uid_of("recon"))
+    meta.ImplementationVersionName = text(f"RECON {__version__}", "SH")

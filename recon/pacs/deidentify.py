@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from recon.errors import ReconError
-from recon.io.dicom_values import AI, RESEARCH, uid_of
+from recon.io.dicom_values import AI, RESEARCH, sign, uid_of
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -32,6 +32,8 @@ _CODES: dict[str, Action] = {
 _DUMMIES = {"AS": "000Y", "DA": "19000101", "DT": "19000101000000", "TM": "000000", "DS": "0", "IS": "0",
             "UR": "about:blank",
             "FD": 0.0, "FL": 0.0, "US": 0, "SS": 0, "UL": 0, "SL": 0, "SV": 0, "UV": 0}  # fmt: skip
+#: What of the file meta information stays.
+_META = ("FileMetaInformationVersion", "MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
 
 
 def deidentified(dataset: Dataset, key: bytes) -> Dataset:
@@ -49,10 +51,12 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
     out.PatientIdentityRemoved, out.LongitudinalTemporalInformationModified = "YES", "REMOVED"
     out.DeidentificationMethod = "DICOM PS3.15 Basic Profile"
     out.DeidentificationMethodCodeSequence = [_code("113100", "Basic Application Confidentiality Profile")]
+    # The header of the file goes, with titles and addresses in it: another tells who took them out (PS3.15, E.1.1).
+    for element in list(out.file_meta):
+        if element.keyword not in _META:
+            del out.file_meta[element.tag]
     out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
-    for name in ("SourceApplicationEntityTitle", "PrivateInformation", "PrivateInformationCreatorUID"):
-        if name in out.file_meta:
-            del out.file_meta[name]
+    sign(out.file_meta)
     out.preamble = b"\0" * 128
     return out
 

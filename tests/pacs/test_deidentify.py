@@ -47,6 +47,8 @@ def rich() -> Dataset:
     d.DigitalSignaturesSequence = []
     d.preamble = b"Marked preamble".ljust(128, b"\0")
     d.file_meta.SourceApplicationEntityTitle = "MARKED"
+    d.file_meta.SendingApplicationEntityTitle = d.file_meta.ReceivingApplicationEntityTitle = "MARKED"
+    d.file_meta.add_new(0x00020026, "UR", "https://Marked.hospital/")  # source presentation address
     d.file_meta.PrivateInformationCreatorUID = "1.2.826.0.1.3680043.8.498.78"
     d.file_meta.PrivateInformation = b"Marked meta."
     return d
