@@ -98,7 +98,7 @@ class Address:
 def address(pacs: Pacs) -> Address:
     """Title, host and port of a PACS that takes C-STORE; raises ReconError for another form."""
     found = re.fullmatch(rf"({_TITLE})@(.+):(\d{{1,5}})", pacs.to)
-    if not found or not 0 < int(found[3]) <= 65535 or not found[1].strip() or "@" in found[2]:
+    if not found or not 0 < int(found[3]) <= 65535 or not found[1].strip() or "@" in found[2] or not _host(found[2]):
         raise ReconError(f"the PACS is {pacs.to!r}; give AET@host:port, or https://host/dicom-web")
     return Address(found[1], found[2].strip("[]"), int(found[3]))
 
@@ -157,6 +157,14 @@ def check(pacs: Pacs) -> Pacs:
     return pacs
 
 
+def _host(name: str) -> bool:
+    """Whether a name may be one of a machine: none of its parts is empty or longer than 63 bytes."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
+
+
 def _local(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -172,7 +180,7 @@ def _check_web(pacs: Pacs) -> None:
         raise ReconError("the address of the PACS is no URL; give one such as https://pacs:8443/dicom-web") from None
     if url.username or url.password:
         raise ReconError("the address of the PACS holds a password; put user:password in a file and name it in login")
-    if not url.hostname or url.query or url.fragment or port == 0:
+    if not url.hostname or not _host(url.hostname) or url.query or url.fragment or port == 0:
         raise ReconError("the address of the PACS is no URL of a service; give one such as https://pacs/dicom-web")
     if url.scheme == "http" and pacs.tls != Tls():
         raise ReconError("tls is set and the address begins with http://; write https://")
