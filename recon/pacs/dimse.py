@@ -147,18 +147,22 @@ class Dimse:
         try:
             with self._association([(_PUSH, _UNCOMPRESSED)]) as association:
                 status, _ = association.send_n_action(wanted, 1, _PUSH, _PUSH_INSTANCE)
+                number = _status(status)
+                if number == 0:  # some report over this association as long as it stands, others over one of their own
+                    return self._reported(records[0].transaction)
         except _NothingAccepted:
             raise Unreachable("it does no storage commitment; set confirm to find, or have it switched on") from None
-        number = _status(status)
-        if number != 0:
-            words = "no answer" if number is None else answers.name(number)
-            raise Unreachable(f"it does not take the request for storage commitment ({words})")
+        words = "no answer" if number is None else answers.name(number)
+        raise Unreachable(f"it does not take the request for storage commitment ({words})")
+
+    def _reported(self, transaction: str) -> dict[str, Verdict]:
+        """What the PACS reports of a transaction, empty where it does not in time."""
         until = time.monotonic() + self._pacs.waits.commitment_s
         others = []
         try:
             while (left := until - time.monotonic()) > 0:
                 found = self._reports.get(timeout=left)
-                if found[0] == records[0].transaction:
+                if found[0] == transaction:
                     return found[1]
                 others.append(found)
         except queue.Empty:
@@ -199,17 +203,20 @@ class Dimse:
             ae.add_requested_context(abstract, transfer)
         self._look()
         secure = (self._certificates.client, self._at.host) if self._certificates.client else None
+        began = time.monotonic()
         try:
             association = ae.associate(
                 self._at.host, self._at.port, ae_title=self._at.aet, tls_args=secure,
-                evt_handlers=[(evt.EVT_CONN_OPEN, self._bound)],
+                evt_handlers=[(evt.EVT_CONN_OPEN, self._bound), (evt.EVT_N_EVENT_REPORT, self._report)],
             )  # fmt: skip
         except OSError as e:
             raise Unreachable(f"no connection ({e.strerror or 'unknown host'})") from None
         if not association.is_established:
-            raise self._why(association)
+            raise self._why(association, time.monotonic() - began)
         try:
             yield association
+        except RuntimeError:  # of pynetdicom, before a request
+            raise Unreachable("it broke the association off") from None
         finally:
             if association.is_established:
                 association.release()
@@ -221,7 +228,7 @@ class Dimse:
         with contextlib.suppress(OSError, AttributeError):
             event.assoc.dul.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
 
-    def _why(self, association: Any) -> Exception:
+    def _why(self, association: Any, seconds: float) -> Exception:
         if association.rejected_contexts:
             return _NothingAccepted()
         if association.is_rejected:
@@ -231,6 +238,8 @@ class Dimse:
             return Unreachable(f"it rejects the association: {words}")
         waits = self._pacs.waits
         found = tls.why(self._at.host, self._at.port, self._certificates.client, waits.connect_s)
+        if not found and seconds < waits.answer_s:
+            return Unreachable("it broke the association off, or what listens there is no PACS")
         return Unreachable(found or f"no answer to the request for an association within {waits.answer_s:g} s")
 
     def _entity(self) -> Any:

@@ -104,7 +104,8 @@ class Told:
     """A PACS that answers as `store` and `commit` say, and keeps what came.
 
     `store` is a status for each image in turn, the last for all later ones; "abort" breaks off, "hang" waits. `commit`
-    is the failure reason for all images, 0 for none, or "silent", "refuse" (the request) or "none" (no such service).
+    is the failure reason for all images, 0 for none, or "silent", "refuse" (the request) or "none" (no such service);
+    it is told over an association of its own, or `within` the one that asked.
     """
 
     store: list[int | str] = field(default_factory=lambda: [0])
@@ -115,7 +116,7 @@ class Told:
     came: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     port: int = 0
-    loose: bool = False
+    within: bool = False
 
     @contextmanager
     def running(self) -> Iterator[Told]:
@@ -153,11 +154,12 @@ class Told:
         if self.commit == "refuse":
             return 0x0213, None
         if self.commit != "silent":
-            threading.Thread(target=self.tell, args=(information, self.commit), daemon=True).start()
+            over = event.assoc if self.within else None
+            threading.Thread(target=self.tell, args=(information, self.commit, "", over), daemon=True).start()
         return 0, None
 
-    def tell(self, information: Dataset, reason: Any, aet: str = "") -> int | None:
-        """Report on a storage commitment over an association of its own; the status that came back."""
+    def tell(self, information: Dataset, reason: Any, aet: str = "", over: Any = None) -> int | None:
+        """Report on a storage commitment, over an association of its own unless one is given; the status of it."""
         said = Dataset()
         said.TransactionUID = information.TransactionUID
         if reason:
@@ -169,13 +171,16 @@ class Told:
         ae = AE(aet or self.aet)
         ae.add_requested_context(PUSH)
         ae.acse_timeout = ae.dimse_timeout = 2
-        association = ae.associate(
+        association = over or ae.associate(
             "127.0.0.1", self.report, ae_title="RECON", ext_neg=[build_role(PUSH, scp_role=True)]
         )
+        if over:
+            time.sleep(0.05)  # after the answer to the request itself
         if not association.is_established:
             return None
         status, _ = association.send_n_event_report(said, 2 if reason else 1, PUSH, f"{PUSH}.1")
-        association.release()
+        if not over:
+            association.release()
         return int(status.Status) if status else None
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,6 +120,27 @@ def test_f33_a_wrong_title_is_said(told: Start, brain: Path) -> None:
     here.once()
     assert here.states(uids) == ["new"] * 3
     assert here.reasons("new") == {"the PACS is not to be had: it rejects the association: its own title is another"}
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_f33_what_is_no_pacs_is_said_to_be_none(post: Callable[..., Post], brain: Path, said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):  # until the test ends
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(10)
+                        connection.sendall(said)
+
+        threading.Thread(target=answer, daemon=True).start()
+        here = post(f"PACS@127.0.0.1:{listener.getsockname()[1]}", listen=f"127.0.0.1:{free_port()}")
+        uids = here.put(brain)
+        here.once()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert here.states(uids) == ["new"] * 3
+    assert "it broke the association off" in here.reasons("new").pop()
 
 
 def test_f33_a_pacs_that_takes_no_such_images_gets_none(told: Start, brain: Path) -> None:
@@ -253,6 +277,14 @@ def test_f34_success_without_the_image_is_not_believed(told: Start, brain: Path)
     tried_again(here)
     assert here.states(uids) == ["failed"] * 3  # no endless loop
     assert len(pacs.came) == 9
+
+
+def test_f34_a_report_over_the_association_that_asked_counts(told: Start, brain: Path) -> None:
+    pacs, here = told()
+    pacs.within = True
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3, here.lines
 
 
 def test_f34_a_conflict_of_classes_is_for_people(told: Start, brain: Path) -> None:
