@@ -13,9 +13,17 @@ from torch import Tensor
 from recon.learn.draw import Draw, grid
 from recon.learn.volumes import Sources
 
+#: Standard deviations over tissue, in radians, of the phase of a field of susceptibility.
+FIELD = (0.2, 1.5)
 
-def image(draw: Draw, sources: Sources, shape: tuple[int, int], real: float = 0.7) -> Tensor:
-    """One complex image (y, x), its largest magnitudes near 1; a real magnitude with probability `real`."""
+
+def image(
+    draw: Draw, sources: Sources, shape: tuple[int, int], real: float = 0.7, susceptibility: float = 0.0
+) -> Tensor:
+    """One complex image (y, x), its largest magnitudes near 1; a real magnitude with probability `real`.
+
+    With probability `susceptibility` its phase holds the field of its tissue in air.
+    """
     if sources.magnitudes and draw.chance(real):
         m = _photograph(draw, draw.one_of(sources.magnitudes), shape)
     else:
@@ -24,11 +32,14 @@ def image(draw: Draw, sources: Sources, shape: tuple[int, int], real: float = 0.
     if draw.chance(0.6):
         m = m * (draw.uniform(0, 0.4) * draw.field(shape, 3.5)).exp()
     peak = m.flatten().kthvalue(max(1, int(0.995 * m.numel()))).values
-    return torch.polar(m / peak.clamp_min(1e-6), phase(draw, m))
+    return torch.polar(m / peak.clamp_min(1e-6), phase(draw, m, susceptibility))
 
 
-def phase(draw: Draw, magnitude: Tensor) -> Tensor:
-    """A phase (y, x) in radians: constant, linear, smooth, and at times with sharp jumps, veins or rough parts."""
+def phase(draw: Draw, magnitude: Tensor, susceptibility: float = 0.0) -> Tensor:
+    """A phase (y, x) in radians: constant, linear, smooth, and at times with sharp jumps, veins or rough parts.
+
+    With probability `susceptibility` the field of the tissue in air is a part of it.
+    """
     shape = (magnitude.shape[0], magnitude.shape[1])
     y, x = grid(shape, draw.device)
     out = draw.uniform(-math.pi, math.pi) + draw.uniform(-3, 3) * y + draw.uniform(-3, 3) * x
@@ -41,6 +52,32 @@ def phase(draw: Draw, magnitude: Tensor) -> Tensor:
         out = out + draw.uniform(-math.pi, math.pi) * (border > 0)
     if draw.chance(0.15):
         out = out + draw.uniform(-1.5, 1.5) * (draw.field(shape, 2.0).abs() < 0.04)
+    # Where there is none nothing is drawn: the scans of recipes without it stay what they were.
+    if susceptibility and draw.chance(susceptibility):
+        tissue = magnitude > draw.uniform(0.05, 0.15) * magnitude.max()
+        found = field(tissue, draw.uniform(0, math.pi))
+        within = found[tissue] if bool(tissue.any()) else found
+        # A field that hardly changes within, as that of a disc, is not blown up to one that does.
+        out = out + draw.uniform(*FIELD) * (found - within.mean()) / within.std().clamp_min(0.02)
+    return out
+
+
+def field(tissue: Tensor, angle: float) -> Tensor:
+    """Field (y, x) of tissue (y, x) in air over its susceptibility times B₀, which lies in the plane.
+
+        F⁻¹((⅓ − (k·b)² / k²) · F(tissue)),   b = (cos angle, sin angle) along (y, x)
+
+    It is that of a body which does not change across the plane, smoothed by a Gaussian of one pixel: smooth within
+    tissue, with jumps where it ends. Periodic.
+    (Marques and Bowtell, Concepts Magn Reson B 25:65, 2005.)
+    """
+    ny, nx = tissue.shape
+    ky, kx = torch.fft.fftfreq(ny, device=tissue.device)[:, None], torch.fft.fftfreq(nx, device=tissue.device)
+    square = ky.square() + kx.square()
+    along = (math.cos(angle) * ky + math.sin(angle) * kx).square()
+    dipole = torch.where(square > 0, 1 / 3 - along / square.clamp_min(1e-12), 0)
+    smooth = torch.exp(-2 * math.pi**2 * square)
+    out: Tensor = torch.fft.ifft2(torch.fft.fft2(tissue.float()) * dipole * smooth).real
     return out
 
 

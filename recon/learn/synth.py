@@ -44,6 +44,8 @@ class Settings:
     real: float = 0.7
     raw: float = 0.08
     estimated_maps: float = 0.7
+    #: Share of phases that hold the field of tissue in air, with jumps where it ends (`recon.learn.images.field`).
+    susceptibility: float = 0.0
     #: Share of scans sampled along both axes, and with partial Fourier.
     planar: float = 0.1
     partial: float = 0.12
@@ -99,7 +101,7 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     """Noise-free k-space (coil, 1, y, x), and the true maps on the grid."""
     fine = tuple(2 * max(-(-n // 2), round(n * settings.oversampling / 2)) for n in shape)
-    x = image(draw, sources, (fine[0], fine[1]), settings.real)
+    x = image(draw, sources, (fine[0], fine[1]), settings.real, settings.susceptibility)
     if coils == 1:
         c = torch.ones(1, *fine, dtype=torch.complex64, device=draw.device)
     else:

@@ -14,7 +14,7 @@ from recon.data import DataError
 from recon.learn import synth, volumes
 from recon.learn.arrays import coil_maps
 from recon.learn.draw import Draw
-from recon.learn.images import image
+from recon.learn.images import FIELD, field, image, phase
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
 from recon.operators.sense import Sense
@@ -108,6 +108,48 @@ def test_images_are_finite_and_near_one() -> None:
         assert x.shape == (33, 40)
         assert bool(torch.isfinite(torch.view_as_real(x)).all())
         assert 0.5 < float(x.abs().max()) < 4
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5 * math.pi, 0.7])
+def test_the_field_of_a_rod_across_the_magnet_is_the_one_of_the_textbook(angle: float) -> None:
+    # Within it −1/6, around it ½ (a/r)² cos 2φ from the direction of the magnet (Haacke et al., 1999, chapter 25).
+    n, a = 512, 30.0
+    y, x = torch.meshgrid(torch.arange(n) - n // 2, torch.arange(n) - n // 2, indexing="ij")
+    r2 = (y**2 + x**2).float()
+    found = field(r2 < a**2, angle)
+    # The mean over the periodic plane is told by nothing.
+    found = found - found[(r2 > 200**2) & (r2 < 250**2)].mean()
+    assert float(found[r2 < 20**2].mean()) == pytest.approx(-1 / 6, abs=0.01)
+    assert float(found[r2 < 20**2].std()) < 0.005
+    around = (r2 > 40**2) & (r2 < 90**2)
+    along = (math.cos(angle) * y + math.sin(angle) * x)[around].square() / r2[around]
+    torch.testing.assert_close(found[around], 0.5 * a**2 / r2[around] * (2 * along - 1), atol=0.012, rtol=0)
+
+
+def test_a_share_of_phases_jumps_where_tissue_ends() -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
+    body = ((y / 0.8).square() + (x / 0.5).square() < 1).float()
+    tissue = body > 0
+    spread = []
+    for seed in range(40):
+        without, with_it = (phase(Draw.seeded(seed), body, share) for share in (0.0, 1.0))
+        jump = with_it - without
+        spread.append(float(jump[tissue].std()))
+        # The chance and the field are drawn last: what comes before is as it was.
+        assert float((jump[tissue].mean() / FIELD[1]).abs()) < 0.01
+    assert min(spread) < 0.6
+    assert FIELD[0] < max(spread) <= 1.01 * FIELD[1]
+    drawn = [not torch.equal(phase(Draw.seeded(s), body), phase(Draw.seeded(s), body, 0.3)) for s in range(300)]
+    assert np.mean(drawn) == pytest.approx(0.3, abs=0.08)
+
+
+@pytest.mark.parametrize(("seed", "next_number"), [(3, 0.911983), (4, 0.062222), (5, 0.034681)])
+def test_the_scans_of_recipes_without_such_a_field_are_what_they_were(seed: int, next_number: float) -> None:
+    # What the generator gave after a phase before there were such fields: one draw more would change every scan.
+    draw = Draw.seeded(seed)
+    phase(draw, torch.ones(8, 8))
+    assert draw.uniform() == pytest.approx(next_number, abs=1e-6)
+    assert Settings().susceptibility == 0
 
 
 def test_a_random_field_has_the_spectrum_that_was_asked_for() -> None:
