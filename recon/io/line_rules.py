@@ -15,6 +15,9 @@ COMPRESSED = (Flag.COMPRESSION1, Flag.COMPRESSION2, Flag.COMPRESSION3, Flag.COMP
 #: From this share of the imaging lines on, broken rules are an error and no longer stray lines.
 MOST_REJECTED = 0.05
 
+#: Fields of view that differ by less are the same: headers round them.
+_SAME_FOV = 0.01
+
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
@@ -164,6 +167,71 @@ def oversampled(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple
             e = replace(e, encoded_matrix=matrix, encoded_fov=fov)
         out.append(e)
     return tuple(out), tuple(notes)
+
+
+def calibration_of_others(
+    lines: NDArray[np.void], encodings: Sequence[Encoding], keep: NDArray[np.bool_]
+) -> tuple[NDArray[np.void], NDArray[np.bool_], tuple[str, ...]]:
+    """Lines whose calibration of other encodings is put on the image's grid, which of those to `keep` stay, and notes.
+
+    A reference scan has a matrix and limits of its own. Over the same encoded field of view its samples lie on the
+    image's grid, so that its lines are those of the image but for where they count from:
+
+        step = step' − c' + c
+
+    with c' and c the centres of both limits. Such lines serve the image; those over another field of view, longer than
+    its readouts, or whose centre nothing tells are left out.
+    """
+    image, reference = imaging(lines) & keep, lines["encoding_space_ref"]
+    apart = flagged(lines, Flag.CALIBRATION) & ~flagged(lines, *NOT_IMAGE) & ~image & keep
+    used = int(np.bincount(reference[image]).argmax()) if image.any() else 0
+    if not image.any() or not encodings[used].on_grid:
+        return lines, keep, ()
+    notes = []
+    for number in np.unique(reference[apart & (reference != used)]).tolist():
+        mine = apart & (reference == number)
+        moved, why = _onto(lines[mine], encodings[number], encodings[used])
+        count = int(np.count_nonzero(mine))
+        if why:
+            keep = keep & ~mine
+            notes.append(f"{count} calibration lines belong to encoding[{number}], {why}: they are left out")
+        else:
+            lines = lines.copy()
+            lines[mine] = moved
+            notes.append(
+                f"{count} calibration lines of encoding[{number}] lie on the grid of encoding[{used}] and serve its "
+                "coils"
+            )
+    return lines, keep, tuple(notes)
+
+
+def _onto(lines: NDArray[np.void], theirs: Encoding, ours: Encoding) -> tuple[NDArray[np.void], str]:
+    """Lines of one encoding counted as those of another, or why they cannot be."""
+    out = lines.copy()
+    if not theirs.on_grid:
+        return out, "which is not on a grid"
+    if not np.allclose(theirs.encoded_fov, ours.encoded_fov, rtol=_SAME_FOV, atol=0):
+        a, b = ("×".join(f"{x:g}" for x in e.encoded_fov) for e in (theirs, ours))
+        return out, f"whose field of view is {a} mm where the image's is {b} mm"
+    if (lines["number_of_samples"] > ours.encoded_matrix[0]).any():
+        return out, "whose readouts are longer than the image's"
+    for step, axis in (("1", 1), ("2", 2)):
+        name, size = f"kspace_encoding_step_{step}", theirs.encoded_matrix[axis]
+        values, limits = (
+            lines[f"kspace_encode_step_{step}"].astype(np.int64),
+            [e.limits.get(name) for e in (theirs, ours)],
+        )
+        if limits[0] is None and len(np.unique(values)) < size:
+            return out, f"whose header has no encodingLimits/{name}"
+        centres = [
+            limit.center if limit else e.encoded_matrix[axis] // 2
+            for limit, e in zip(limits, (theirs, ours), strict=True)
+        ]
+        moved = values - centres[0] + centres[1]
+        if moved.min() < 0:
+            return out, "which has more phase encodes below its centre than the image's counters can tell"
+        out[f"kspace_encode_step_{step}"] = moved
+    return out, ""
 
 
 #: Lines whose k-space positions are looked at, and how far they may stray, as a share of the longest.

@@ -56,7 +56,8 @@ def assemble(
     encodings, wider = line_rules.oversampled(lines, encodings)
     encodings, filled = line_rules.complete_limits(lines, encodings)
     keep, broken, rejected = line_rules.check(lines, encodings)
-    said = (*notes, *wider, *filled, *broken)
+    lines, keep, shared = line_rules.calibration_of_others(lines, encodings, keep)
+    said = (*notes, *wider, *filled, *broken, *shared)
     return RawScan(lines[keep], samples(keep), encodings, header, "ismrmrd", said, rejected)
 
 

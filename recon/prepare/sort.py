@@ -104,9 +104,8 @@ def kinds(scan: RawScan) -> Kinds:
 
 def flagged_for(lines: NDArray[np.void], rows: NDArray[np.intp], line: int) -> NDArray[np.intp]:
     """Those of the `rows` flagged for calibration that are nearest to the frame of a line, all in its slice."""
-    for name in ("slice", "encoding_space_ref"):
-        rows = rows[lines[name][rows] == lines[name][line]]
-    for counter in ("contrast", "set", "phase", "repetition"):
+    rows = rows[lines["slice"][rows] == lines["slice"][line]]
+    for counter in ("encoding_space_ref", "contrast", "set", "phase", "repetition"):
         same = rows[lines[counter][rows] == lines[counter][line]]
         rows = same if len(same) else rows
     return rows
