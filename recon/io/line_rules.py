@@ -44,10 +44,10 @@ def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArr
     reference = lines["encoding_space_ref"]
     unknown = placed & (reference >= len(encodings))
     broken.append((f"name an encoding_space_ref beyond the {len(encodings)} encodings of the header", unknown))
-    empty = placed & ((lines["number_of_samples"] == 0) | (lines["active_channels"] == 0))
-    broken.append(("have no samples or no channels", empty))
+    empty = (lines["number_of_samples"] == 0) | (lines["active_channels"] == 0)
+    broken.append(("have no samples or no channels", placed & empty))
     used = lines["discard_pre"].astype(np.int64) + lines["discard_post"] >= lines["number_of_samples"]
-    broken.append(("discard all of their samples", placed & used & ~empty))
+    broken.append(("discard all of their samples", placed & used))
     for number, encoding in enumerate(encodings):
         mine = placed & (reference == number)
         if not mine.any():

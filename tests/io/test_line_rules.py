@@ -299,6 +299,40 @@ def test_lines_that_miss_their_centre_by_two_or_that_fit_are_left_where_they_are
     assert [centre(c) for c in (50, 49, 51, 48, 52, 45, 55, 99, 100)] == [50, 50, 50, 48, 52, 50, 50, 50, 50]
 
 
+def test_a_centre_beyond_all_lines_is_no_centre_however_few_lie_beside_the_grid() -> None:
+    """Of half of k-space and one stray line, which alone misses the grid."""
+    scan = _plain(40)
+    (e,) = scan.encodings
+    told = replace(e, limits={**e.limits, "kspace_encoding_step_1": Limit(0, 39, 40)})
+    few = scan.lines[[0, *range(20, 40)]]
+    assert line_rules.complete_limits(few, (told,))[0][0].limits["kspace_encoding_step_1"].center == 20
+
+
+def test_limits_are_not_filled_in_where_lines_are_missing() -> None:
+    scan = _plain(33)
+    (e,) = scan.encodings
+    bare = replace(e, limits={})
+    (found,), notes = line_rules.complete_limits(scan.lines[::2], (bare,))
+    assert "kspace_encoding_step_1" not in found.limits
+    assert notes == ()
+    (found,), notes = line_rules.complete_limits(scan.lines, (bare,))
+    assert found.limits["kspace_encoding_step_1"] == Limit(0, 32, 16)
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(("other", "count"), [("slice", 1), ("number_of_samples", 1)])
+def test_a_line_that_breaks_two_rules_is_counted_once(other: str, count: int) -> None:
+    scan = _plain(100)
+    lines = scan.lines.copy()
+    lines["kspace_encode_step_1"][3] = 100
+    lines[other][3] = 5 if other == "slice" else 0
+    (e,) = scan.encodings
+    kept, notes, rejected = line_rules.check(lines, (replace(e, limits={**e.limits, "slice": Limit(0, 0, 0)}),))
+    assert rejected == np.count_nonzero(~kept) == count
+    assert len(notes) == 1
+    assert " and " not in notes[0]
+
+
 WIDER: dict[str, Callable[[np.ndarray], None]] = {
     "centre": lambda lines: lines["center_sample"].__setitem__(slice(None), 4),
     "one shorter": lambda lines: lines["number_of_samples"].__setitem__(3, 15),

@@ -135,3 +135,31 @@ def test_an_image_of_any_class_has_pixels(brain: Path) -> None:
     del d.PixelData
     with pytest.raises(ReconError, match="no pixels"):
         verify.check(d)
+
+
+def test_a_compressed_image_of_more_frames_than_it_says_is_refused(brain: Path) -> None:
+    d = pydicom.dcmread(brain / "IM0001.dcm")
+    d.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    (frame,) = pydicom.encaps.generate_frames(d.PixelData, number_of_frames=1)
+    d.NumberOfFrames, d.PixelData = "2", pydicom.encaps.encapsulate([frame] * 3)
+    with pytest.raises(ReconError, match="3 of 2 frames"):
+        verify.check(d)
+
+
+@pytest.mark.parametrize(("tag", "value"), [(b"\x28\x00\x10\x00US", b"SECRETS"), (b"\x20\x00\x13\x00IS", b"SECRET")])
+def test_f36_what_a_damaged_value_says_is_told_neither_in_an_error_nor_in_a_warning(
+    brain: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, tag: bytes, value: bytes
+) -> None:
+    """Rows of seven bytes cannot be read, a number that is none can."""
+    whole, path = (brain / "IM0001.dcm").read_bytes(), tmp_path / "damaged.dcm"
+    at = whole.index(tag) + len(tag)
+    size = int.from_bytes(whole[at : at + 2], "little")
+    path.write_bytes(whole[:at] + len(value).to_bytes(2, "little") + value + whole[at + 2 + size :])
+    recwarn.clear()
+    try:
+        verify.check(verify.read(path))
+        said = ""
+    except ReconError as e:
+        said = str(e)
+    assert ("it is damaged" in said) == (len(value) == 7)
+    assert "SECRET" not in said + "".join(str(w.message) for w in recwarn)

@@ -308,3 +308,38 @@ def test_samples_that_a_line_discards_tell_nothing_of_what_was_measured() -> Non
     lines["center_sample"], lines["discard_pre"], lines["discard_post"] = 56, 20, 20
     samples[:, :, :20], samples[:, :, -20:] = 1, 1
     assert _cut(replace(given, lines=lines, samples=in_memory(samples)))[1] == (72, 64, 1)
+
+
+def stored(*slices: np.ndarray) -> RawScan:
+    """Slices (coil, y, x) with every line in the file, those of zeros too."""
+    given = scan_from_array(np.stack(slices).astype(np.complex64) + 1, "slice,coil,y,x")
+    rows = [slices[n][:, y] for n, y in zip(given.lines["slice"], given.lines["kspace_encode_step_1"])]
+    return replace(given, samples=in_memory(np.stack(rows).astype(np.complex64)))
+
+
+def test_the_widest_of_all_frames_that_are_looked_at_is_what_was_measured() -> None:
+    """Of two frames the ends of k-space are empty beyond where the third one was measured."""
+    k, _ = scan()
+    small = k.copy()
+    small[:, :, :30], small[:, :, 82:] = 0, 0
+    small[:, :24], small[:, 72:] = 0, 0
+    assert _cut(stored(small, k, small))[1] == (72, 64, 1)
+    assert _cut(stored(small, small, small))[1] == (52, 48, 1)
+
+
+def test_one_row_that_is_missing_at_the_other_end_of_partial_fourier_is_there_by_chance() -> None:
+    k, _ = scan((96, 112), (96, 112), partial=24)
+    k[:, -1] = 0
+    assert _cut(read(k))[1] == (112, 96, 1)
+
+
+def test_a_spark_beyond_what_was_measured_leaves_the_axis_as_it_is() -> None:
+    k, _ = scan()
+    k[:, 8, 56] = 50
+    assert _cut(stored(k))[1] == (72, 96, 1)
+
+
+def test_of_so_few_rows_no_edge_is_told() -> None:
+    """Six of sixteen hold something; of 32 twelve would be told."""
+    assert _cut(stored(scan((16, 112), (6, 112))[0]))[1] == (112, 16, 1)
+    assert _cut(stored(scan((32, 112), (12, 112))[0]))[1] == (112, 12, 1)
