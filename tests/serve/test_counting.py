@@ -80,6 +80,17 @@ def test_f09_the_first_and_the_last_line_of_a_regular_pattern_are_missed(acceler
         assert not count(measured(pattern[:-1], acceleration)).complete
 
 
+@pytest.mark.parametrize("lost", [0, 1, -1])
+def test_f09_of_few_lines_more_than_announced_are_those_of_a_regular_pattern_of_which_none_may_be_missing(
+    lost: int,
+) -> None:
+    """Twelve ACS lines make seventeen of eight, and the word of the last line makes no random pattern of them."""
+    for seed in range(4):
+        pattern = drawn("equispaced", 4, seed, 12, 32)
+        assert count(measured(pattern, 4, n=32)).complete
+        assert not count(measured(np.delete(pattern, lost), 4, n=32)).complete
+
+
 def test_a_counter_without_limits_announces_one_value() -> None:
     full = measured(np.arange(_N), 1)
     encoding = full.encodings[0]
