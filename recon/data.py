@@ -75,6 +75,9 @@ def imaging(lines: NDArray[np.void]) -> NDArray[np.bool_]:
     return ~flagged(lines, *NOT_IMAGE) & ~alone
 
 
+#: Sources that store an array and no header: what they say of a grid is what the array is.
+ARRAYS = ("numpy", "cfl")
+
 #: Counters that separate images from one another; slices and encoding steps lie within an image, averages and segments
 #: are joined.
 FRAME_COUNTERS = ("contrast", "phase", "repetition", "set")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.data import (
+    ARRAYS,
     FRAME_COUNTERS,
     CTImages,
     CTProjections,
@@ -248,7 +249,7 @@ def described_image(job: Job, made: Solved, started: datetime, sha256: str = "")
         notes=tuple(dict.fromkeys((*job.scan.notes, *job.notes, how["why"], *made.notes, *_blank(made.data, job)))),
         uncertainty=None if spread is None else _oriented(spread, job).reshape(*shape, *data.shape[-3:]),
     )
-    return plane(image) if scan.source in ("numpy", "cfl") else image
+    return plane(image) if scan.source in ARRAYS else image
 
 
 def _blank(data: NDArray[np.complex64], job: Job) -> list[str]:

@@ -24,6 +24,11 @@ _BART_NAMES = (
     "ITER", "CSHIFT", "TIME", "TIME2", "LEVEL", "SLICE", "AVG", "BATCH",
 )  # fmt: skip
 
+_OFF_GRID = (
+    "the first dimension has length 1, as that of BART's radial and spiral samples; they are taken for two phase "
+    "encodings, --trajectory gives the positions of samples off the grid"
+)
+
 
 def read(
     path: str | Path, *, axes: Sequence[str] | None = None, voxel: tuple[float, float, float] | None = None
@@ -32,15 +37,17 @@ def read(
 
     Dimensions are BART's: 0 to 2 x, y, z with x the readout, 3 coil, 5 contrast, 10 repetition, 11 phase, 13 slice, 14
     average; `axes` names those of the .hdr in its order instead (see `recon.io.arrays.AXES`), trailing ones of length 1
-    left out. `voxel` is the voxel size (x, y, z) in mm. Zeros were not measured; a 2D mask that varies along x is
-    treated as `recon.io.arrays.scan_from_array` says. The file is memory-mapped. Raises DataError for a missing or
-    broken .hdr, a .cfl of another size, non-finite samples and dimensions that k-space does not have.
+    left out, others of length 1 without a name if one likes. `voxel` is the voxel size (x, y, z) in mm. Zeros were not
+    measured; a 2D mask that varies along x is treated as `recon.io.arrays.scan_from_array` says. The file is
+    memory-mapped. Raises DataError for a missing or broken .hdr, a .cfl of another size, non-finite samples and
+    dimensions that k-space does not have.
     Source: BART 0.8, mri.h.
     """
     path = Path(path)
     array = load(path)
     shape = array.shape[::-1]
     names = axis_names(axes)
+    notes = (_OFF_GRID,) if names is None and off_grid_axes(path) else ()
     if names is None:
         for i, n in enumerate(shape):
             if n > 1 and (i >= len(DIMENSIONS) or not DIMENSIONS[i]):
@@ -57,9 +64,32 @@ def read(
         if trailing != 1:
             raise DataError(f"{path.name} has the dimensions {_text(shape)}, --axes {','.join(names)} names too few")
         shape = shape[: len(names)] + (1,) * (len(names) - len(shape))
+        kept = [i for i, name in enumerate(names) if name or shape[i] > 1]
+        names, shape = tuple(names[i] for i in kept), tuple(shape[i] for i in kept)
     if len(names) < 2:
         names, shape = ("x", "y"), (math.prod(shape), 1)
-    return scan_from_array(array.reshape(shape[::-1]), names[::-1], voxel=voxel, source="cfl", name=path.name)
+    return scan_from_array(
+        array.reshape(shape[::-1]), names[::-1], voxel=voxel, source="cfl", name=path.name, notes=notes
+    )
+
+
+def off_grid_axes(path: str | Path) -> tuple[str, ...] | None:
+    """Axes of a pair whose samples lie off the grid, which BART stores as 1 × sample × line; None for other shapes."""
+    shape = load(path).shape[::-1]
+    used = max((i + 1 for i, n in enumerate(shape) if n > 1), default=0)
+    if not 3 <= used <= len(DIMENSIONS) or shape[0] > 1 or min(shape[1:3]) < 2:
+        return None
+    return ("z", "x", "y", *DIMENSIONS[3:used])
+
+
+def is_pair(path: Path) -> bool:
+    """Whether the path, with either suffix or none, names a pair whose .hdr begins as BART's do."""
+    base = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
+    header = Path(f"{base}.hdr")
+    if (path.suffix not in (".cfl", ".hdr") and path.is_file()) or not header.is_file():
+        return False
+    with header.open("rb") as file:
+        return file.read(64).lstrip().startswith(b"# Dimensions")
 
 
 def load(path: str | Path) -> NDArray[np.complex64]:

@@ -11,10 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import DataError, Encoding, RawScan, Samples, imaging
-
-#: Sources that store an array and say nothing of how it was sampled.
-_ARRAYS = ("numpy", "cfl")
+from recon.data import ARRAYS, DataError, Encoding, RawScan, Samples, imaging
+from recon.io import cfl
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +32,20 @@ class Positioned:
 
 
 def load(path: str | Path) -> NDArray[np.float32]:
-    """The array in a .npy file; raises DataError for other files, for complex numbers and for NaN or infinity."""
+    """Positions (line, sample, dimension) in a .npy file or a pair of BART's, 3 × sample × line of real numbers.
+
+    Raises DataError for other files, for complex numbers and for NaN or infinity.
+    """
     path = Path(path)
+    array: NDArray[Any]
+    if cfl.is_pair(path):
+        return _finite(_of_bart(path), path)
     if not path.is_file():
-        raise DataError(f"there is no file {path} with k-space positions; --trajectory takes radial, golden or a .npy")
+        raise DataError(
+            f"there is no file {path} with k-space positions; --trajectory takes radial, golden, a .npy or a .cfl"
+        )
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:
         raise DataError(
             f"{path.name} cannot be read as a NumPy array of k-space positions ({type(error).__name__}); save it with "
@@ -50,9 +56,25 @@ def load(path: str | Path) -> NDArray[np.float32]:
             f"{path.name} holds {getattr(array, 'dtype', 'several arrays')}; k-space positions are one array of real "
             "numbers (line, sample, dimension), saved with numpy.save"
         )
+    return _finite(array, path)
+
+
+def _finite(array: NDArray[Any], path: Path) -> NDArray[np.float32]:
     if not np.isfinite(array).all() or not array.any():
         raise DataError(f"{path.name} holds k-space positions that are NaN, infinite, or all zero; save the true ones")
     return array.astype(np.float32)
+
+
+def _of_bart(path: Path) -> NDArray[np.float32]:
+    """BART's trajectory, its lines of all dimensions in one row; without kz where that is zero everywhere."""
+    stored = cfl.load(path)
+    if stored.shape[-1] != 3 or stored.imag.any():
+        raise DataError(
+            f"{path.name} has {stored.shape[-1]} entries in its first dimension or an imaginary part; a trajectory of "
+            "BART is 3 × samples × lines of real numbers"
+        )
+    k = stored.real.reshape(-1, *stored.shape[-2:])
+    return np.asarray(k if k[..., 2].any() else k[..., :2], np.float32)
 
 
 def with_positions(scan: RawScan, positions: NDArray[np.floating]) -> RawScan:
@@ -96,7 +118,7 @@ def _restated(scan: RawScan, trajectory: str, matrix: Sequence[int]) -> RawScan:
     """The scan with encodings of another trajectory where they state a grid; `matrix` is that of an array's image."""
     encodings, notes = [], []
     for i, e in enumerate(scan.encodings):
-        if scan.source in _ARRAYS:
+        if scan.source in ARRAYS:
             e = _resized(e, matrix)
         elif e.on_grid:
             notes.append(f"encoding[{i}]/trajectory is {e.trajectory}; it is taken for {trajectory}, as asked for")

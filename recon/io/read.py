@@ -102,10 +102,10 @@ def recognise(path: str | Path) -> str:
 
     Raises DataError for any other, saying what it is.
     """
-    from recon.io import ct_nifti, ct_pd
+    from recon.io import cfl, ct_nifti, ct_pd
 
     path = Path(path)
-    if _is_cfl(path):
+    if cfl.is_pair(path):
         return "cfl"
     if path.is_dir():
         first = next(ct_pd.files(path), None)
@@ -143,16 +143,6 @@ def recognise(path: str | Path) -> str:
         f"{path.name} is of no format that is known (it begins with the bytes {start[:4].hex(' ')}); formats that are "
         f"read are {FORMATS}"
     )
-
-
-def _is_cfl(path: Path) -> bool:
-    """Whether the path, with either suffix or none, names a pair whose .hdr begins as BART's do."""
-    base = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
-    header = Path(f"{base}.hdr")
-    if (path.suffix not in (".cfl", ".hdr") and path.is_file()) or not header.is_file():
-        return False
-    with header.open("rb") as file:
-        return file.read(64).lstrip().startswith(b"# Dimensions")
 
 
 def _holds_arrays(path: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import Encoding, Flag, RawScan, flagged
+from recon.data import ARRAYS, Encoding, Flag, RawScan, flagged
 from recon.prepare import sort
 from recon.prepare.sampling import disagreements, sampling
 
@@ -77,11 +77,11 @@ def _readouts(lines: NDArray[np.void], encoding: Encoding) -> Iterator[str]:
 
 
 def _encodes(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, number: int) -> Iterator[str]:
-    lines = scan.lines[rows]
+    lines, stated_by_file = scan.lines[rows], scan.source not in ARRAYS
     for axis, user in ((1, 5), (2, 6)):
         name, step = f"kspace_encoding_step_{axis}", lines[f"kspace_encode_step_{axis}"]
         limit = encoding.limits.get(name)
-        if limit is None:
+        if limit is None or not stated_by_file:
             continue
         first, last = int(step.min()), int(step.max())
         spacing = int(np.diff(np.unique(step)).max(initial=1))
@@ -107,7 +107,7 @@ def _encodes(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, number: 
             "finished, or accelerated more"
         )
     ky, kz, valid = sort.row_index(scan.lines[frames[0].rows], encoding)
-    if valid.any():
+    if valid.any() and stated_by_file:
         nz, ny = encoding.encoded_matrix[2], encoding.encoded_matrix[1]
         counts = np.bincount(kz[valid] * ny + ky[valid], minlength=nz * ny).reshape(nz, ny)
         yield from disagreements(sampling(counts), encoding, number)

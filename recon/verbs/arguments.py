@@ -45,6 +45,7 @@ def recipe_of(file: Path | None, method: str, trajectory: str) -> Recipe:
     from dataclasses import replace
 
     from recon import recipe as recipes
+    from recon.io.cfl import is_pair
 
     plan = recipes.load(file) if file else recipes.Recipe()
     known = get_args(recipes.Method)
@@ -54,8 +55,8 @@ def recipe_of(file: Path | None, method: str, trajectory: str) -> Recipe:
         plan = recipes.with_method(plan, method)  # type: ignore[arg-type]
     if trajectory in STANDARD:
         plan = replace(plan, prepare=replace(plan.prepare, trajectory=trajectory))  # type: ignore[arg-type]
-    elif trajectory and not Path(trajectory).is_file():
-        raise ReconError(f"--trajectory takes radial, golden or a .npy file, and there is no file {trajectory}")
+    elif trajectory and not (Path(trajectory).is_file() or is_pair(Path(trajectory))):
+        raise ReconError(f"--trajectory takes radial, golden, a .npy or a .cfl, and there is no file {trajectory}")
     return plan
 
 
@@ -70,11 +71,20 @@ def learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
     return replace(plan, solve=replace(plan.solve, **given))
 
 
-def read_scan(scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str) -> AnyScan:
-    """What a file holds, recognised by its content; axes, voxel size and key serve bare arrays."""
+def read_scan(
+    scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str, trajectory: str = ""
+) -> AnyScan:
+    """What a file holds, recognised by its content; axes, voxel size and key serve bare arrays.
+
+    With a trajectory the axes of a BART pair are those of samples off the grid, unless they are named.
+    """
+    from recon.io import cfl
     from recon.io.read import read
 
-    return read(scan, axes=axes or None, voxel=voxel, key=key or None)
+    names: str | tuple[str, ...] | None = axes or None
+    if trajectory and not names and cfl.is_pair(scan):
+        names = cfl.off_grid_axes(scan)
+    return read(scan, axes=names, voxel=voxel, key=key or None)
 
 
 def placed(raw: AnyScan, trajectory: str) -> AnyScan:

@@ -61,7 +61,7 @@ def run(
     voxel: Voxel = "",
     key: Key = "",
     trajectory: Annotated[
-        str, typer.Option(help="radial, golden, or .npy with k-space positions (line, sample, dimension)")
+        str, typer.Option(help="radial, golden, or k-space positions: .npy (line, sample, dimension) or BART's .cfl")
     ] = "",
     evidence: Annotated[str, typer.Option("--trust", help="Write the evidence on a learned image here (.json)")] = "",
     uncertainty: Annotated[str, typer.Option(help="Write the uncertainty map here, for instance .nii.gz")] = "",
@@ -98,7 +98,7 @@ def run(
     inputs += [trajectory] if trajectory not in ("", *STANDARD) else []
     records = [evidence] if evidence else []
     writing.check_paths([*output, *maps], inputs=inputs, records=records)
-    raw = placed(read_scan(scan, axes, size, key), trajectory)
+    raw = placed(read_scan(scan, axes, size, key, trajectory), trajectory)
     fitting(raw, plan, strength, denoise, removed)
     with staying():
         from recon import pipeline

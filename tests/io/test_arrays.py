@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from recon.data import DataError, Header, Image, RawScan
 from recon.geometry import Geometry, affine_lps
-from recon.io.arrays import plane, read
+from recon.io.arrays import plane, read, scan_from_array
+from recon.prepare.oddities import oddities
 from tests.io.grid import grid, picture
 
 
@@ -217,3 +219,18 @@ def test_a_voxel_must_be_positive(tmp_path: Path) -> None:
         read(saved(tmp_path, noise(4, 4)), voxel=(1.0, 0.0, 1.0))
     with pytest.raises(DataError, match="no file"):
         read(tmp_path / "absent.npy")
+
+
+@pytest.mark.parametrize("mask", ["every third line", "lines from the sixth on", "points"])
+def test_an_array_has_no_header_that_could_say_otherwise(mask: str) -> None:
+    k = np.random.default_rng(0).standard_normal((2, 40, 32)).astype(np.complex64)
+    if mask == "every third line":
+        k[:, np.arange(40) % 3 > 0] = 0
+    elif mask == "points":
+        k[:, np.random.default_rng(1).random((40, 32)) > 0.2] = 0
+        k[:, :2], k[..., :2] = 0, 0
+    else:
+        k[:, :5] = 0
+    scan = scan_from_array(k, "coil,y,x")
+    assert not any("encoding[0]" in note for note in oddities(scan))
+    assert any("encoding[0]" in note for note in oddities(replace(scan, source="ismrmrd")))

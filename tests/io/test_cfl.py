@@ -4,11 +4,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
 from recon.data import DataError
 from recon.io.cfl import load, read, write
+from tests.command import recon, refused
 from tests.io.grid import grid, picture
 from tests.tools import need
 
@@ -144,3 +146,48 @@ def test_nothing_is_written_for_an_empty_array(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no BART array"):
         write(tmp_path / "k", np.zeros((0, 3)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def spokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom that BART sampled along spokes, its trajectory, and what BART's own gridding makes of them."""
+    folder = tmp_path_factory.mktemp("spokes")
+    run(folder, "traj", "-r", "-x", "128", "-y", "150", "wide")
+    run(folder, "scale", "0.5", "wide", "traj")
+    run(folder, "phantom", "-t", "traj", "-k", "-s", "4", "lines")
+    run(folder, "rss", "1", "traj", "density")
+    run(folder, "fmac", "lines", "density", "weighted")
+    run(folder, "nufft", "-a", "-d", "64:64:1", "traj", "weighted", "coils")
+    run(folder, "rss", "8", "coils", "image")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["traj", "traj.cfl"])
+def test_samples_along_a_trajectory_of_bart_give_the_picture_of_bart(name: str, spokes: Path, tmp_path: Path) -> None:
+    end = recon("run", spokes / "lines", "--trajectory", spokes / name, "-o", tmp_path / "a.nii", "--method", "sense")
+    assert end.code == 0, end.err
+    assert "(150, 128, 2) were given by --trajectory, for 150 imaging lines" in end.err
+    found = np.asarray(nibabel.load(tmp_path / "a.nii").dataobj)[:, :, 0]
+    expected = np.abs(load(spokes / "image")).reshape(64, 64).T
+    likeness = [np.corrcoef(found.ravel(), other.ravel())[0, 1] for other in (expected, expected.T, expected[::-1])]
+    assert likeness[0] > 0.9 > max(likeness[1:]) + 0.1
+
+
+def test_samples_off_the_grid_without_a_trajectory_are_doubted(spokes: Path) -> None:
+    assert any("--trajectory gives the positions" in note for note in read(spokes / "lines").notes)
+    assert not any("--trajectory" in note for note in read(spokes / "image").notes)
+
+
+def test_a_trajectory_of_another_shape_or_with_an_imaginary_part_is_refused(spokes: Path, tmp_path: Path) -> None:
+    write(tmp_path / "complex", 1j * load(spokes / "traj"))
+    for path in (spokes / "lines", tmp_path / "complex"):
+        end = recon("run", spokes / "lines", "--trajectory", path, "-o", tmp_path / "a.nii")
+        assert "3 × samples × lines of real numbers" in refused(end, code=1)
+
+
+def test_a_dimension_of_length_one_may_be_named_by_nothing(tmp_path: Path) -> None:
+    k = noise(6, 5, 1, 3, 1, 2)
+    named = read(raw(tmp_path / "k", "6 5 1 3 1 2", k), axes="x,y,,coil,,repetition")
+    assert sorted(set(named.lines["repetition"].tolist())) == [0, 1]
+    with pytest.raises(DataError, match="unknown or repeated name"):
+        read(tmp_path / "k", axes="x,,z,coil,,repetition")
