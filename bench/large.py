@@ -3,6 +3,7 @@
     python bench/large.py                                   # one object, 48 scans: twenty minutes of one core
     python bench/large.py --sizes 480 --accel 3 8 --arrays ring --phases susceptibility
     python bench/large.py --table                           # from what was measured, without measuring
+    python bench/large.py --tell                            # writes phases.json beside the networks
 
 SIMULATED scans by the simulator of the gallery (`gallery_scans`), which shares nothing with what networks are trained
 on: one object at every size, in the same field of view. `ring` is an array whose coils tell aliases apart badly,
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import os
 import platform
@@ -37,8 +39,10 @@ from scipy.ndimage import uniform_filter
 
 from recon import metrics, pipeline
 from recon.data import Measurement, RawScan
+from recon.io.atomic import atomic_file
 from recon.mri import cartesian
 from recon.nets import unrolled, weights
+from recon.nets.rephased import LARGE
 from recon.operators.sense import Sense
 from recon.recipe import Recipe, Trust
 from recon.solve.rows import block
@@ -144,8 +148,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [_line(key, rows) for key, rows in groups.items()]
 
 
-def kept_back(r: Mapping[str, Any]) -> bool:
-    """Whether the limits of today keep a network's image back."""
+def told(r: Mapping[str, Any]) -> bool:
+    """Whether the limits of today speak against a network's image, or a part of it."""
     others = [reason for reason in r["reasons"] if "without the object's phase" not in reason]
     return bool(others) or (r["evidence"]["rephased"] or 0) > Trust().rephased
 
@@ -158,17 +162,30 @@ def _line(key: tuple[Any, ...], rows: Sequence[Mapping[str, Mapping[str, Any]]])
         mine = [m[name] for m in rows]
         gains = [m[name]["psnr_clean"] - m["cs"]["psnr_clean"] for m in rows]
         far = [r for r in mine if r["invented"] >= FAR]
-        told, held = [r["evidence"]["rephased"] for r in mine], [r.get("held_out") for r in mine]
-        alone = "" if None in told else f", rephased {min(told):.1f} to {max(told):.1f}"
+        ratios, held = [r["evidence"]["rephased"] for r in mine], [r.get("held_out") for r in mine]
+        alone = "" if None in ratios else f", rephased {min(ratios):.1f} to {max(ratios):.1f}"
         if None not in held:
             alone += f", held out {min(held):+.1f} to {max(held):+.1f}"
         line += (
             f" | {name} {min(gains):+.1f} to {max(gains):+.1f}, windows up to {max(r['invented'] for r in mine):.1f} "
             f"times cs and {max(r['contrast'] for r in mine):.1f} times the contrast, {len(far)} of {len(rows)} beyond "
-            f"{FAR:g}, {sum(not kept_back(r) for r in far)} of them shown, "
-            f"{sum(map(kept_back, mine))} kept back{alone}"
+            f"{FAR:g}, {sum(not told(r) for r in far)} of them untold, "
+            f"{sum(map(told, mine))} told{alone}"
         )
     return line
+
+
+def tell(name: str, found: Sequence[Mapping[str, Any]]) -> None:
+    """Write beside the weights in how many of the large slices something was drawn that is not there."""
+    mine = [r["invented"] for r in found if r["method"] == name and r["size"] >= LARGE and not r["iterations"]]
+    told = {
+        "slices": len(mine), "drawn": sum(v >= FAR for v in mine), "most": max(mine), "date": str(date.today()),
+        "data": f"simulated slices of {LARGE} phase encodes and more, several coils",
+        "weights_sha256": weights.load(name).sha256,
+    }  # fmt: skip
+    with atomic_file(weights.find(name) / "phases.json") as temporary:
+        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="ascii")
+    print(json.dumps(told))
 
 
 def main() -> None:
@@ -186,8 +203,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0", help="numbers with commas")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--tell", action="store_true", help="write phases.json beside each network, measure nothing")
     parser.add_argument("--json", type=Path, default=OUT)
     options = parser.parse_args()
+    if options.tell:
+        for name in METHODS[1:]:
+            tell(name, records.stored(options.json))
+        return
     torch.set_num_threads(options.threads)
     head = {"machine": platform.machine(), "simulated": True, "noise": options.noise}
     todo = itertools.product(

@@ -68,6 +68,8 @@ def text(checked: Checked) -> str:
     if trust.get("items"):
         told = [words.format(trust[name]) for name, words in _NUMBERS.items() if trust.get(name) is not None]
         told.append(f"{trust['fallbacks']} of {counted(len(trust['items']), 'image')} classical")
+        if trust.get("rephased"):
+            told.append(f"{trust['rephased']} in part without the object's phase")
         lines.append("trust       " + ", ".join(told))
     lines += [f"note        {note}" for note in checked.record.get("notes", [])]
     if not checked.differences:

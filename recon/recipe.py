@@ -135,8 +135,9 @@ class Trust:
     #: Largest distance in voxels between the maps of separate calibration lines and where they explain the image's.
     elsewhere: Annotated[float, Ge(0), Le(1e9)] = 1.5
     #: Largest difference between a network's images of a large slice with the object's phase and without it, in any
-    #: window, as a multiple of what the latter changes: beyond it there may be detail that is not there.
-    rephased: Annotated[float, Ge(0), Le(1e9)] = 6.0
+    #: window, as a multiple of what the latter changes: beyond it there may be detail that is not there, and the window
+    #: is shown without the phase.
+    rephased: Annotated[float, Ge(0), Le(1e9)] = 3.0
     #: Factor by which noise and acceleration may leave the range that the network was trained on.
     margin: Annotated[float, Ge(1), Le(1e9)] = 2.0
     #: Images of the data with fresh noise, whose spread is the uncertainty map; 0 makes none.

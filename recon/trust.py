@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon.data import Measurement, counted
 from recon.kernels.vectors import dot
+from recon.nets.rephased import Rephased
 from recon.nets.unrolled import sampled, size
 from recon.recipe import Trust
 from recon.solve.alternating import Alternating
@@ -56,7 +57,9 @@ class Evidence:
     (`recon.solve.alternating`). `apart` is how many voxels the two halves of k-space show the object apart, 0 where
     none is clear (`recon.solve.halves`), and `elsewhere` how many voxels the maps of separate calibration lines are
     from where they explain the image's lines (`recon.solve.position`). `rephased` is how many times as far the image is
-    from the one without the object's phase as that is from the classical one (`recon.nets.rephased`).
+    from the one without the object's phase as that is from the classical one (`recon.nets.rephased`), and
+    `rephased_share` the share of the learned image that is made without it; residual, added and changed are those of
+    what was made.
     """
 
     residual: float
@@ -84,6 +87,7 @@ class Evidence:
     elsewhere_rows: float | None = None
     elsewhere_columns: float | None = None
     rephased: float | None = None
+    rephased_share: float | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -100,13 +104,13 @@ def examine(
     parities: Sequence[Alternating | None] = (),
     halves: Sequence[Halves | None] = (),
     positions: Sequence[Position | None] = (),
-    phases: Sequence[float | None] = (),
+    phases: Sequence[Rephased | None] = (),
 ) -> list[Evidence]:
     """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
 
     `lines` is what `recon.solve.rows.sparser` finds of the rows of each item; `details`, `parities`, `halves` and
     `positions` are what `recon.solve.detail`, `alternating`, `halves` and `position` do, `phases` what
-    `recon.nets.rephased` does.
+    `recon.nets.rephased` does, of the images that it chose.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
@@ -130,18 +134,20 @@ def examine(
         (1 / sampled(normal, classical, ndim)).expand(lead).reshape(-1).tolist(),
     )
     none = [None] * lead.numel()
-    witnesses = (w or none for w in (lines, details, parities, halves, positions))
-    found = [
-        replace(Evidence(*n, **_told(*w)), rephased=phase)
-        for n, phase, *w in zip(numbers, phases or none, *witnesses, strict=True)
-    ]
+    witnesses = (w or none for w in (lines, details, parities, halves, positions, phases))
+    found = [Evidence(*n, **_told(*w)) for n, *w in zip(numbers, *witnesses, strict=True)]
     # So is a turn: one of them seemed to turn by 6° and 7.5°, by two of three masks.
     judged = [replace(limits, apart=1e9) if alone and e.apart_degrees else limits for e in found]
     return [replace(e, reasons=tuple(_reasons(e, by, trained))) for e, by in zip(found, judged)]
 
 
 def _told(
-    line: tuple[int, float] | None, d: Detail | None, a: Alternating | None, h: Halves | None, p: Position | None
+    line: tuple[int, float] | None,
+    d: Detail | None,
+    a: Alternating | None,
+    h: Halves | None,
+    p: Position | None,
+    phase: Rephased | None,
 ) -> dict[str, Any]:
     """What the witnesses of one item say, by the names of the evidence."""
     told: dict[str, Any] = {}
@@ -157,6 +163,8 @@ def _told(
         told |= {"apart_degrees": h.degrees}
     if p is not None:
         told |= {"elsewhere": p.elsewhere, "elsewhere_rows": p.rows, "elsewhere_columns": p.columns}
+    if phase is not None:
+        told |= {"rephased": phase.apart, "rephased_share": phase.share}
     return told
 
 
@@ -209,6 +217,7 @@ def summary(evidence: Sequence[Evidence]) -> dict[str, Any]:
         "added": max(e.added for e in evidence),
         "changed": max(e.changed for e in evidence),
         "fallbacks": sum(bool(e.reasons) for e in evidence),
+        "rephased": sum(bool(e.rephased_share) and not e.reasons for e in evidence),
         "reasons": sorted({r for e in evidence for r in e.reasons}),
         "items": [asdict(e) for e in evidence],
     }
@@ -222,12 +231,19 @@ def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def not_trusted(told: Mapping[str, Any], instead: str, fallback: bool) -> list[str]:
-    """The note that says how many learned images of a summary are not trusted and what is shown; none if all are."""
-    if not told.get("fallbacks"):
-        return []
-    kept = f"the {instead} image is shown" if fallback else "shown all the same"
-    of = counted(len(told["items"]), "learned image is", "learned images are")
-    return [f"warning: {told['fallbacks']} of {of} not trusted ({'; '.join(told['reasons'])}): {kept}"]
+    """The notes that say how many learned images of a summary are not trusted and what is shown; none if all are."""
+    found = []
+    if told.get("fallbacks"):
+        kept = f"the {instead} image is shown" if fallback else "shown all the same"
+        of = counted(len(told["items"]), "learned image is", "learned images are")
+        found.append(f"warning: {told['fallbacks']} of {of} not trusted ({'; '.join(told['reasons'])}): {kept}")
+    if told.get("rephased"):
+        of = counted(len(told["items"]), "learned image is", "learned images are")
+        found.append(
+            f"warning: {told['rephased']} of {of} made in part without the object's phase, with which the network may "
+            "draw what is not there: compare with --method cs"
+        )
+    return found
 
 
 def expected(noise: float) -> float:
@@ -305,7 +321,7 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
 def _of_the_network(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     """What speaks against an image because of what the network did, or learned."""
     found = []
-    if e.rephased is not None and e.rephased > limits.rephased:
+    if e.rephased is not None and e.rephased > limits.rephased and not e.rephased_share:
         found.append(
             f"the network makes another image of the same data without the object's phase (in the worst window "
             f"{e.rephased:.1f} times as far from the one with it as from the classical image): it may draw what is not "

@@ -84,6 +84,17 @@ def test_a_summary_tells_the_worst_of_each_number_and_survives_being_taken_apart
     assert trust.together(parts) == {**whole, "calibration": {"factor": 1.7}}
 
 
+def test_images_in_part_without_the_phase_are_counted_and_told_unless_the_classical_one_is_shown() -> None:
+    plain = trust.Evidence(1.0, 1.0, 0.01, 0.3, 0.1, 4.0, rephased=2.0, rephased_share=0.0)
+    mended = replace(plain, rephased=9.0, rephased_share=0.1)
+    whole = trust.summary([plain, mended, replace(mended, reasons=("motion",))])
+    assert (whole["rephased"], whole["fallbacks"]) == (1, 1)
+    first, second = trust.not_trusted(whole, "cs", True)
+    assert first.startswith("warning: 1 of 3 learned images are not trusted (motion)")
+    assert second.startswith("warning: 1 of 3 learned images are made in part without the object's phase")
+    assert trust.not_trusted(trust.summary([plain]), "cs", True) == []
+
+
 def test_fresh_noise_is_that_of_the_measurement_and_only_where_it_was_measured(case) -> None:
     m, _ = case
     seen: list[Tensor] = []
@@ -180,7 +191,7 @@ GATES = {
     "turned back": ("turned", -20.0, -20.5, {}, "another phase"),
     "apart": ("apart", 1.5, 1.6, {}, "1.6 voxels apart"),
     "elsewhere": ("elsewhere", 1.5, 1.6, {"elsewhere_rows": -1.0, "elsewhere_columns": 1.25}, "-1 rows and +1 columns"),
-    "rephased": ("rephased", 6.0, 6.1, {}, "6.1 times as far from the one with it"),
+    "rephased": ("rephased", 3.0, 3.1, {"rephased_share": 0.0}, "3.1 times as far from the one with it"),
     "added": ("added", 0.1, 0.101, {}, "put 10.1% of the image's energy"),
     "too fast": ("acceleration", 20.0, 20.1, {}, "its acceleration of 20.1 is outside"),
     "too slow": ("acceleration", 1.0, 0.99, {}, "its acceleration of 0.99 is outside"),

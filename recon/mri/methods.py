@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -71,6 +72,7 @@ def learned(
 ) -> tuple[Tensor, Sequence[trust.Evidence]]:
     """The network's images, or the classical ones where trust is broken, and the evidence on each item.
 
+    Where those of large slices depend on the object's phase they are made without it (`recon.nets.rephased`).
     Classical is what the network starts from, or the image of the method `instead`. With `decided` the evidence is
     taken as given: replicas of an image are made as that image was. With `refine_maps` both are made a second time,
     with ESPIRiT maps, as `prepare` wants them, of the k-space that the first image completed. `positions` is what
@@ -82,14 +84,16 @@ def learned(
         p, before = prepare or Prepare(), m
         m = refined(m, x, kernel=p.espirit_kernel, threshold=p.espirit_threshold, crop=p.espirit_crop)
         start, x = (start, x) if m is before else _unrolled(m, recipe, sets, limits.margin)
-    found = decided
+    found, phases = decided, list[rephased.Rephased | None]()
+    if networks.draws(recipe.weights) if found is None else any(e.rephased_share for e in found):
+        network = networks.load(recipe.weights, str(m.y.device)).network
+        limit = limits.rephased if limits.fallback else math.inf
+        x, phases = rephased.compared(network, m, x, start, limit=limit, denoise=recipe.denoise)
     if found is None:
         trained = networks.trained(recipe.weights)
         trained = trained.of(m.y.shape[1]) if trained else None
         details = detail.compared(m, start)
         lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if limits.misplaced < 1 else ()
-        network = networks.load(recipe.weights, str(m.y.device)).network
-        phases = rephased.compared(network, m, x, start, denoise=recipe.denoise)
         found = trust.examine(
             m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines, details=details,
             parities=alternating.compared(m), halves=halves.compared(m, start), positions=positions,

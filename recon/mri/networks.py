@@ -89,6 +89,15 @@ def calibration(name: str) -> dict[str, float]:
     return _recorded(name, "calibration.json", lambda stored: {key: float(stored[key]) for key in names}, {})
 
 
+@lru_cache(maxsize=4)
+def draws(name: str) -> bool:
+    """Whether a network may draw what is not there: unless none of the large slices did that `bench/large.py` made.
+
+    Raises ReconError for a record beside the weights that cannot be read.
+    """
+    return _recorded(name, "phases.json", lambda stored: int(stored["drawn"]) > 0, True)
+
+
 def _recorded(name: str, file: str, read: Callable[[Any], T], otherwise: T) -> T:
     """What `read` makes of a record beside a network's weights; `otherwise` where there is none, or it is of others."""
     path = weights.find(name) / file

@@ -1,8 +1,8 @@
-"""Whether a network's image of a slice depends on the object's phase, which says nothing of what is there."""
+"""A network's image of a slice without the object's phase, for where the image with it depends on that phase."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from recon.data import Measurement
 from recon.nets import unrolled
 from recon.nets.unrolled import Unrolled
 from recon.operators.sense import Sense
-from recon.operators.windows import box
+from recon.operators.windows import box, highest
 
 #: Phase encodes from which on slices are looked at: with fewer, no image was seen to be wrong (bench/large.py).
 LARGE = 288
@@ -20,33 +20,66 @@ LARGE = 288
 WINDOW, SEEN, LEAST, BODY = 13, 0.02, 0.003, 0.1
 
 
+@dataclass(frozen=True)
+class Rephased:
+    """How far a network's image is from the one without the object's phase, and the share of pixels of the latter."""
+
+    apart: float
+    share: float
+
+
 def compared(
-    network: Unrolled, m: Measurement, x: Tensor, start: Tensor, *, denoise: float = 0.0
-) -> list[float | None]:
-    """How far each image x (..., 1, y, x) of a network is from the one that it makes of the same data without a phase.
+    network: Unrolled, m: Measurement, x: Tensor, start: Tensor, *, limit: float, denoise: float = 0.0
+) -> tuple[Tensor, list[Rephased | None]]:
+    """The images x (..., 1, y, x) of a network, without the object's phase where they depend on it, see `mixed`.
 
-        x' = p · f(A p, y, x₀ p̄),   p = x₀ / |x₀|,   max ‖|x| − |x'|‖ / ‖|x'| − |x₀|‖ over windows of 13 × 13 pixels
-
-    The phase p of the classical image x₀ is a part of the coils' sensitivities to whoever is told so: A p explains y by
-    x p̄ as well as A does by x. Where coils tell aliases apart badly a network relies on a phase that is smooth, as in
-    its training; where it is not, the network draws what is not there, and without p it does not. Windows count whose
-    images differ by 2 % of the peak or more; 0 where none does. None for volumes, several sets of maps, and fewer rows
-    than LARGE.
+    None for volumes, several sets of maps, and fewer rows than LARGE, whose images stay what they are.
     """
     A, items = m.A, m.y.shape[:-4].numel()
     if not isinstance(A, Sense) or A.sets or m.y.shape[-3] > 1 or m.y.shape[-2] < LARGE:
-        return [None] * items
-    size = start.abs()
-    p = torch.where(size > 0, start / size.clamp_min(torch.finfo(size.dtype).tiny), 1)
+        return x, [None] * items
+    made, apart, shares = mixed(x, image(network, m, start, denoise=denoise), start, limit)
+    return made, [Rephased(*n) for n in zip(apart, shares)]
+
+
+def image(
+    network: Unrolled, m: Measurement, start: Tensor, *, phase: Tensor | None = None, denoise: float = 0.0
+) -> Tensor:
+    """The image (..., 1, y, x) that a network makes of the same data where the phase is a part of the coils' maps.
+
+        x' = p · f(A p, y, x₀ p̄),   p = x₀ / |x₀|
+
+    `phase` is an image with the phase p in place of x₀.
+    A p explains y by x p̄ as well as A does by x. Where coils tell aliases apart badly a network relies on a phase that
+    is smooth, as in its training; where it is not, the network draws what is not there, and without p it does not.
+    """
+    A = m.A
+    assert isinstance(A, Sense)
+    phase = start if phase is None else phase
+    size = phase.abs()
+    p = torch.where(size > 0, phase / size.clamp_min(torch.finfo(size.dtype).tiny), 1)
     plain = replace(m, A=replace(A, maps=A.maps * p.unsqueeze(-4)))
-    other = unrolled.reconstruct(network, plain, denoise=denoise, start=start * p.conj())
-    pictures = (t.abs().reshape(items, *t.shape[-2:]) for t in (x, other, start))
-    return [_farthest(*three) for three in zip(*pictures)]
+    return p * unrolled.reconstruct(network, plain, denoise=denoise, start=start * p.conj())
 
 
-def _farthest(x: Tensor, other: Tensor, start: Tensor) -> float:
-    """The largest ratio over windows of three magnitudes (y, x)."""
-    peak = start.flatten().kthvalue(max(1, int(0.995 * start.numel()))).values
-    apart, changed = (box((a - b).square(), WINDOW).clamp_min(0).sqrt() for a, b in ((x, other), (other, start)))
-    counts = (apart > SEEN * peak) & (box(start, WINDOW) > BODY * peak)
-    return float((apart / torch.maximum(changed, LEAST * peak))[counts].max()) if bool(counts.any()) else 0.0
+def mixed(x: Tensor, other: Tensor, start: Tensor, limit: float) -> tuple[Tensor, list[float], list[float]]:
+    """Images x (..., 1, y, x) with the other x' in windows too far from it; largest ratio and share of pixels of each.
+
+        w · x' + (1 − w) · x,   w = 1 in windows of 13 × 13 pixels with ‖|x| − |x'|‖ > limit · ‖|x'| − |x₀|‖
+
+    and falling to 0 around them; x₀ is the classical image. Windows count whose images differ by 2 % of the peak or
+    more: the largest ratio is 0 where none does.
+    """
+    lead, plane = x.shape[:-3], x.shape[-2:]
+    a, b, c = (t.abs().reshape(-1, *plane) for t in (x, other, start))
+    peak = torch.stack([t.flatten().kthvalue(max(1, int(0.995 * t.numel()))).values for t in c])[:, None, None]
+    apart, changed = (box((p - q).square(), WINDOW).clamp_min(0).sqrt() for p, q in ((a, b), (b, c)))
+    counts = (apart > SEEN * peak) & (box(c, WINDOW) > BODY * peak)
+    ratio = torch.where(counts, apart / torch.maximum(changed, LEAST * peak), 0)
+    largest = ratio.flatten(1).amax(1).tolist()
+    if max(largest, default=0) <= limit:
+        return x, largest, [0.0] * len(largest)
+    # Every pixel of such a window is the other image's, and around them one changes over to the other.
+    near = highest((ratio > limit).float(), 2 * WINDOW - 1)
+    w = box(near, WINDOW, inside=True)
+    return x + w.reshape(*lead, 1, *plane) * (other - x), largest, near.flatten(1).mean(1).tolist()

@@ -1,20 +1,27 @@
-"""A network's image that changes with the object's phase is told from one that does not."""
+"""A network's image that depends on the object's phase is told from one that does not, and made without it."""
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from recon import pipeline
 from recon import recipe as recipes
-from recon.data import Measurement
+from recon.data import Measurement, RawScan
+from recon.mri import networks
 from recon.nets import rephased, unrolled, weights
+from recon.nets.rephased import Rephased
 from recon.operators.sense import Sense
+from recon.recipe import Recipe
 from recon.simulation import preset, simulate
 
 ROWS, COLUMNS = rephased.LARGE, 48
@@ -56,35 +63,77 @@ def test_what_the_phase_alone_draws_is_told_in_units_of_what_is_drawn_without(
     m, start = disc()
     seen: list[Tensor] = []
     monkeypatch.setattr(unrolled, "reconstruct", drawing(with_phase, without, seen))
-    (found,) = rephased.compared(NETWORK, m, (1 + with_phase) * start, start)
-    assert found == pytest.approx(told, rel=1e-3)
+    x = (1 + with_phase) * start
+    shown, (found,) = rephased.compared(NETWORK, m, x, start, limit=100)
+    assert found == Rephased(pytest.approx(told, rel=1e-3), 0.0)
+    assert torch.equal(shown, x)
     # Told as a part of the maps, the phase leaves what the image says of the data as it is.
     torch.testing.assert_close(seen[0], m.y, rtol=1e-4, atol=1e-5)
 
 
-def test_every_image_of_a_batch_has_its_own_number(monkeypatch) -> None:
+def test_of_a_batch_the_images_beyond_the_limit_are_those_without_the_phase_with_the_phase_put_back(
+    monkeypatch,
+) -> None:
     m, start = disc()
     two = replace(m, y=torch.stack([m.y, m.y]), A=replace(m.A, maps=torch.stack([m.A.maps, m.A.maps])))
     monkeypatch.setattr(unrolled, "reconstruct", drawing(0.35, 0.05, []))
     x = torch.stack([1.35 * start, 1.05 * start])
-    found = rephased.compared(NETWORK, two, x, torch.stack([start, start]))
-    assert found == pytest.approx([6.0, 0.0], rel=1e-3)
+    shown, (far, near) = rephased.compared(NETWORK, two, x, torch.stack([start, start]), limit=5.9)
+    assert far is not None
+    assert far.apart == pytest.approx(6.0, rel=1e-3)
+    assert far.share > 0.5
+    assert near == Rephased(pytest.approx(0.0), 0.0)
+    torch.testing.assert_close(shown, torch.stack([1.05 * start, 1.05 * start]), rtol=1e-5, atol=1e-6)
+    assert torch.equal(shown[1], x[1])
+
+
+def test_only_the_windows_that_depend_on_the_phase_are_made_without_it() -> None:
+    _, start = disc()
+    drawn, other, classical = start.clone(), 1.02 * start, start
+    at = slice(ROWS // 2, ROWS // 2 + 2), slice(COLUMNS // 2 - 4, COLUMNS // 2 + 4)
+    x = other.clone()
+    x[0, at[0], at[1]] = 1.8 * drawn[0, at[0], at[1]]
+    made, (apart,), (share,) = rephased.mixed(x, other, classical, 3.0)
+    assert apart > 6
+    torch.testing.assert_close(made, other)
+    assert 0 < share < 0.2
+    far = torch.zeros(ROWS, COLUMNS, dtype=torch.bool)
+    far[: ROWS // 2 - 40] = True
+    y = x.clone()
+    y[0, far] = 1.021 * y[0, far]  # far from what is drawn, the network's own image stays
+    made, _, _ = rephased.mixed(y, other, classical, 3.0)
+    assert torch.equal(made[0, far], y[0, far])
+
+
+def test_one_image_changes_over_to_the_other_without_an_edge() -> None:
+    plane = torch.ones(1, 96, 96, dtype=torch.complex64)
+    x, other = 1.03 * plane, 1.01 * plane
+    x[0, 48, 48] = 3.0
+    made, _, _ = rephased.mixed(x, other, plane, 3.0)
+    across = made[0, 48].real
+    assert float(across.diff().abs().max()) < 0.02 / 6
+    assert float(across[48]) == pytest.approx(1.01)
+    # The windows that hold the spot reach twelve pixels from it.
+    assert float(across[60]) == pytest.approx(1.01)
+    assert float(across[0]) == pytest.approx(1.03)
 
 
 def test_an_empty_image_has_nothing_that_differs() -> None:
     m, start = disc()
     nothing = torch.zeros_like(start)
-    assert rephased.compared(NETWORK, replace(m, y=torch.zeros_like(m.y)), nothing, nothing) == [0.0]
+    empty = replace(m, y=torch.zeros_like(m.y))
+    assert rephased.compared(NETWORK, empty, nothing, nothing, limit=6)[1] == [Rephased(0.0, 0.0)]
 
 
 def test_smaller_slices_volumes_and_several_sets_of_maps_are_not_looked_at() -> None:
-    m, start = disc(ROWS - 2)
-    assert rephased.compared(NETWORK, m, start, start) == [None]
+    def told(m: Measurement, x: Tensor) -> list[Rephased | None]:
+        return rephased.compared(NETWORK, m, x, x, limit=0)[1]
+
+    assert told(*disc(ROWS - 2)) == [None]
     m, start = disc()
-    volume = replace(m, y=torch.cat([m.y, m.y], -3))
-    assert rephased.compared(NETWORK, volume, start, start) == [None]
+    assert told(replace(m, y=torch.cat([m.y, m.y], -3)), start) == [None]
     sets = Sense(torch.stack([m.A.maps, m.A.maps], -4), m.A.mask, m.A.axes, sets=True)
-    assert rephased.compared(NETWORK, replace(m, A=sets), start, start) == [None]
+    assert told(replace(m, A=sets), start) == [None]
 
 
 def test_a_network_that_ships_makes_the_same_of_a_smooth_phase_and_of_none() -> None:
@@ -92,17 +141,80 @@ def test_a_network_that_ships_makes_the_same_of_a_smooth_phase_and_of_none() -> 
     m = replace(m, y=m.y + 0.01 * m.A.mask * torch.randn(m.y.shape, generator=torch.Generator().manual_seed(0)))
     start = unrolled.classical(m, 20)
     x = unrolled.reconstruct(NETWORK, m, start=start)
-    (found,) = rephased.compared(NETWORK, m, x, start)
+    _, (found,) = rephased.compared(NETWORK, m, x, start, limit=6)
     assert found is not None
-    assert math.isfinite(found)
-    assert found < 6
+    assert math.isfinite(found.apart)
+    assert found.apart < 6
 
 
-def test_a_slice_whose_image_the_phase_alone_drew_gives_way(monkeypatch) -> None:
-    scan = simulate(replace(preset(accel=4, matrix=64, coils=4), sigma=0.02))
-    plan = recipes.parse({"solve": {"method": "unrolled", "weights": "mri-small"}})
-    monkeypatch.setattr(rephased, "compared", lambda network, m, x, start, *, denoise: [9.0])
-    told = pipeline.reconstruct(scan, plan, device="cpu").trust
-    assert told["items"][0]["rephased"] == 9
-    assert [r for r in told["reasons"] if "without the object's phase" in r]
-    assert told["fallbacks"] == 1
+@pytest.fixture
+def scan(monkeypatch: pytest.MonkeyPatch) -> RawScan:
+    """A small scan of which every image is looked at, whatever was seen of a network, and small differences count."""
+    monkeypatch.setattr(rephased, "LARGE", 64)
+    monkeypatch.setattr(rephased, "SEEN", 1e-3)
+    monkeypatch.setattr(networks, "draws", lambda name: True)
+    return simulate(replace(preset(accel=4, matrix=64, coils=4), sigma=0.02))
+
+
+def plan(limit: float, **more: object) -> Recipe:
+    return recipes.parse(
+        {"solve": {"method": "unrolled", "weights": "mri-small"}, "trust": {"rephased": limit, **more}}
+    )
+
+
+def test_what_depends_on_the_phase_is_shown_without_it_and_that_is_told(scan: RawScan) -> None:
+    mixed, plain = (pipeline.reconstruct(scan, plan(limit), device="cpu") for limit in (0.0, 1e9))
+    (item,) = mixed.trust["items"]
+    assert item["rephased"] > 0
+    assert 0 < item["rephased_share"] <= 1
+    assert (item["reasons"], mixed.trust["fallbacks"], mixed.trust["rephased"]) == ((), 0, 1)
+    assert [n for n in mixed.notes if n.startswith("warning: 1 of 1 learned image is made in part without the object")]
+    assert (plain.trust["items"][0]["rephased_share"], plain.trust["rephased"]) == (0.0, 0)
+    assert not [n for n in plain.notes if "phase" in n]
+    m = pipeline.measurements(scan, plan(0.0), device="cpu")[0]
+    start = unrolled.classical(m, NETWORK.shape.start)
+    x = unrolled.reconstruct(NETWORK, m, start=start)
+    expected = rephased.mixed(x, rephased.image(NETWORK, m, start), start, 0.0)[0][0, 0].abs().numpy()
+    assert np.abs(np.abs(mixed.data.reshape(64, 64)) - expected).max() < 1e-4 * expected.max()
+    assert np.abs(np.abs(plain.data.reshape(64, 64)) - expected).max() > 1e-3 * expected.max()
+
+
+def test_whoever_wants_no_other_image_is_shown_the_one_with_the_phase_and_why_not_to_trust_it(scan: RawScan) -> None:
+    shown, plain = (pipeline.reconstruct(scan, plan(limit, fallback=False), device="cpu") for limit in (0.0, 1e9))
+    assert np.array_equal(shown.data, plain.data)
+    assert [n for n in shown.notes if "without the object's phase" in n and "shown all the same" in n]
+
+
+def test_replicas_of_an_image_without_the_phase_are_made_as_it_was(scan: RawScan, monkeypatch) -> None:
+    made: list[Tensor] = []
+    original = rephased.image
+
+    def watched(*given: object, **more: object) -> Tensor:
+        made.append(original(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(rephased, "image", watched)
+    for limit, count in ((0.0, 4), (1e9, 1)):
+        made.clear()
+        assert pipeline.reconstruct(scan, plan(limit, replicas=3), device="cpu").uncertainty is not None
+        assert len(made) == count
+
+
+def test_a_network_that_drew_nothing_is_spared_the_second_image(scan: RawScan, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(rephased, "LARGE", 64)
+    here = tmp_path / "mine"
+    shutil.copytree(weights.available()["mri-small"], here)
+    mine = recipes.parse({"solve": {"method": "unrolled", "weights": str(here)}})
+
+    def told(record: dict[str, object]) -> float | None:
+        (here / "phases.json").write_text(json.dumps(record), encoding="utf-8")
+        networks.draws.cache_clear()
+        return pipeline.reconstruct(scan, mine, device="cpu").trust["items"][0]["rephased"]
+
+    sha = weights.load("mri-small").sha256
+    assert told({"slices": 58, "drawn": 0, "weights_sha256": sha}) is None
+    assert told({"slices": 58, "drawn": 1, "weights_sha256": sha}) is not None
+    assert told({"slices": 58, "drawn": 0, "weights_sha256": "of others"}) is not None
+    networks.draws.cache_clear()
+    assert (networks.draws("mri-small"), networks.draws("mri-base")) == (False, True)
