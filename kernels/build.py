@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -22,6 +23,17 @@ class Found:
 
     module: ModuleType | None
     why: str
+
+
+def _alone() -> None:
+    """One thread for a forked process: OpenMP's do not live on in it, and it would wait for them for ever."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+# A pool of Python's multiprocessing forks on Linux, up to Python 3.13.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone)
 
 
 @cache

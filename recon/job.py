@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from functools import cache, partial
 from typing import Any, get_args
 
 import numpy as np
@@ -79,17 +77,6 @@ class Job:
     hand: Hand | None = None
     whole: Whole = Whole()
     gain: float = 1.0
-
-
-@cache
-def let_fork() -> None:
-    """Let processes that are forked from this one work on one thread each.
-
-    Threads do not live on in a fork, and OpenMP waits for its own there for ever; a pool of Python's multiprocessing
-    forks on Linux, up to Python 3.13.
-    """
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def understood(scan: Any, recipe: Any, memory: Any) -> None:

@@ -28,7 +28,7 @@ from recon.data import (
     counted,
 )  # fmt: skip
 from recon.io.arrays import plane
-from recon.job import Job, Solver, Whole, described, let_fork, provenance, understood
+from recon.job import Job, Solver, Whole, described, provenance, understood
 from recon.prepare import epi, scan_noise, sort, support
 from recon.prepare import stacks as stacking
 from recon.prepare.clipped import clipped
@@ -100,7 +100,6 @@ def reconstruct(
     started = datetime.now(timezone.utc)
     report = progress or silent
     understood(scan, recipe, memory)
-    let_fork()
     if solver and not isinstance(scan, RawScan):
         raise ReconError("a solver of your own takes raw scans of MRI; of CT, make a Measurement of Xray and call it")
     if isinstance(scan, CTImages):

@@ -167,16 +167,28 @@ def test_closed_streams_take_nothing_from_a_run(closed: tuple[int, ...], scan: P
     assert (tmp_path / "a.nii.gz").stat().st_size > 1000
 
 
+RECONSTRUCTS = """
+from recon import simulation
+def one(seed):
+    scan = simulation.simulate(simulation.preset(matrix=64, accel=2, coils=4, seed=seed))
+    return abs(recon.reconstruct(scan).data).tobytes()
+"""
+APPLIES = """
+import torch
+from recon.operators import Sense
+def one(seed):
+    draw = lambda *n: torch.randn(*n, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed))
+    return Sense(draw(8, 1, 128, 128), torch.ones(128, 1)).normal()(draw(1, 128, 128)).numpy().tobytes()
+"""
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system forks no processes")
-def test_a_pool_of_forked_processes_does_not_wait_for_the_threads_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("work", [RECONSTRUCTS, APPLIES], ids=["a reconstruction", "an operator"])
+def test_a_pool_of_forked_processes_does_not_wait_for_the_threads_of_the_first(work: str, tmp_path: Path) -> None:
     """In a fork OpenMP waits for threads that are not there: each process works on one of its own."""
     program = tmp_path / "pool.py"
     program.write_text(
-        "import multiprocessing, recon\n"
-        "from recon import simulation\n"
-        "def one(seed):\n"
-        "    scan = simulation.simulate(simulation.preset(matrix=64, accel=2, coils=4, seed=seed))\n"
-        "    return abs(recon.reconstruct(scan).data).tobytes()\n"
+        f"import multiprocessing, recon\n{work}"
         "here = one(0)\n"
         "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
         "    there = pool.map_async(one, [0, 1]).get(60)\n"

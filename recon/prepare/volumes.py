@@ -20,8 +20,7 @@ def whole_volumes(
 
     A volume that lacks a slice is left out where others are whole, and so is a last repetition that lacks more than
     MOST_MISSING of the phase encodes of the others and whose lines do not say that they ended: a cancelled scan ends in
-    one. Raises DataError where the counters
-    leave a line or two for each image.
+    one. Raises DataError where the counters leave a line or two for each image.
     """
     by_volume: dict[tuple[int, ...], dict[int, Frame]] = {}
     for f in frames:
