@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,6 +35,32 @@ FAT, SHARE, METAL, PIECE = -50.0, 1e-3, 3000.0, 16
 FEW = 500
 
 
+class Reason(str):
+    """What speaks against a slice in a sentence: `words`, with `number` in their place for it where one differs."""
+
+    words: str
+    number: str
+
+    def __new__(cls, words: str, number: str = "") -> Reason:
+        """The sentence that `words.format(number)` is."""
+        made = super().__new__(cls, words.format(number))
+        made.words, made.number = words, number
+        return made
+
+
+def in_short(reasons: Iterable[Reason]) -> list[str]:
+    """Reasons that differ in their number as one, with the least and the largest of it."""
+    alike: dict[str, list[str]] = {}
+    for reason in reasons:
+        alike.setdefault(reason.words, []).append(reason.number)
+    ends = {words: sorted({min(n, key=_size), max(n, key=_size)}, key=_size) for words, n in alike.items()}
+    return [words.format(" to ".join(numbers)) for words, numbers in ends.items()]
+
+
+def _size(number: str) -> float:
+    return float(number or 0)
+
+
 def evidence(
     noisy: Tensor,
     x: Tensor,
@@ -54,24 +81,24 @@ def evidence(
     removed = noisy - x
     size = float(removed[body].square().mean().sqrt()) if bool(body.any()) else 0.0
     taken = size / level if level > 0 else 0.0
-    reasons = []
+    reasons: list[Reason] = []
     if bool(torch.isfinite(x).all()):
         lost, spot = blur(removed, x, body), patch(removed, body)
     else:
         lost = spot = 0.0
-        reasons.append("the network's image is not finite")
+        reasons.append(Reason("the network's image is not finite"))
     if taken > limits.residual:
-        reasons.append(f"{taken:.2f} times the noise was taken away")
+        reasons.append(Reason("{} times the noise was taken away", f"{taken:.2f}"))
     if spot > PATCH:
-        reasons.append(
-            f"what was taken away holds a patch of {spot:.0f} standard deviations, which noise does not make"
-        )
+        words = "what was taken away holds a patch of {} standard deviations, which noise does not make"
+        reasons.append(Reason(words, f"{spot:.0f}"))
     if trained and level > trained[1] * limits.margin:
-        reasons.append(f"its noise of {level:.0f} HU is above what the network was trained on, {trained[1]:g}")
+        words = f"its noise of {{}} HU is above what the network was trained on, {trained[1]:g}"
+        reasons.append(Reason(words, f"{level:.0f}"))
     if float((noisy < FAT).float().mean()) < SHARE:
-        reasons.append(f"nothing in it is below {FAT:g} HU, neither air nor fat: its values may be no HU")
+        reasons.append(Reason(f"nothing in it is below {FAT:g} HU, neither air nor fat: its values may be no HU"))
     if int((noisy >= METAL).sum()) >= PIECE:
-        reasons.append(f"it shows metal ({METAL:g} HU and more), whose streaks the network was not trained on")
+        reasons.append(Reason(f"it shows metal ({METAL:g} HU and more), whose streaks the network was not trained on"))
     may = BLUR * sharpness * max(1.0, level / LOUD)
     kept = (may / lost) ** 2 if lost > may else 1.0
     told = {"noise": level, "removed": taken, "blur": lost, "patch": spot, "share": kept}

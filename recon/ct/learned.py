@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.ct import strength
-from recon.ct.evidence import evidence
+from recon.ct.evidence import evidence, in_short
 from recon.data import Measurement, ReconError, counted
 from recon.nets import denoiser, weights
 from recon.operators.windows import box
@@ -102,7 +101,7 @@ def denoise(
     notes = [f"noise estimated from the image: {strength.span(levels, 0)} HU", *said]
     if back:
         them = counted(len(items), "slice is as it came", "slices are as they came")
-        notes.append(f"{back} of {them}: {'; '.join(_in_short(reasons))}")
+        notes.append(f"{back} of {them}: {'; '.join(in_short(reasons))}")
     parts = [i for i in items if i["share"] < 1 and not i["reasons"]] if recipe.trust.fallback else []
     if parts:
         share, blurs = (strength.span([i[n] for i in parts], 2) for n in ("share", "blur"))
@@ -123,16 +122,6 @@ def denoise(
         tuple(notes),
         np.stack(spread) if spread else None,
     )
-
-
-def _in_short(reasons: Sequence[str]) -> list[str]:
-    """Reasons that differ in one number as one reason, with the least and the largest of it."""
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for reason in reasons:
-        head, number, tail = re.fullmatch(r"(\D*)([\d.]*)(.*)", reason).groups()  # type: ignore[union-attr]
-        alike.setdefault((head, tail), []).append(number)
-    ends = {key: (min(n, key=float), max(n, key=float)) if len(n) > 1 else (n[0], n[0]) for key, n in alike.items()}
-    return [f"{head}{a if a == b else f'{a} to {b}'}{tail}" for (head, tail), (a, b) in ends.items()]
 
 
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe, share: float) -> Tensor:

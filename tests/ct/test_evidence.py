@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from recon.ct.evidence import BLUR, PATCH, blur, evidence, patch
+from recon.ct.evidence import BLUR, PATCH, Reason, blur, evidence, in_short, patch
 from recon.prepare import image_noise
 from recon.recipe import Trust
 
@@ -147,3 +151,20 @@ def test_a_slice_that_shows_next_to_nothing_and_one_that_is_not_finite_are_judge
     broken = anatomy()
     broken[50, 50] = np.nan
     assert "not finite" in judged(anatomy(), broken, 10)["reasons"][0]
+
+
+def test_reasons_that_differ_in_a_number_are_told_as_one() -> None:
+    words = "a patch of {} standard deviations"
+    patches = [Reason(words, n) for n in ("10", "8", "13")]
+    assert in_short([patches[0], patches[1], Reason("it is not finite"), patches[2]]) == [
+        "a patch of 8 to 13 standard deviations",
+        "it is not finite",
+    ]
+    assert in_short(patches[:1]) == patches[:1] == ["a patch of 10 standard deviations"]
+    assert in_short([Reason(words, "8"), Reason(words, "8")]) == ["a patch of 8 standard deviations"]
+
+
+def test_a_reason_is_a_sentence_wherever_it_goes() -> None:
+    reason = Reason("{} HU of noise", "31")
+    assert json.loads(json.dumps([reason])) == ["31 HU of noise"]
+    assert [again.number for again in (copy.deepcopy(reason), pickle.loads(pickle.dumps(reason)))] == ["31", "31"]

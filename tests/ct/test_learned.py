@@ -167,12 +167,3 @@ def test_an_ordinary_run_does_not_load_what_trains_networks() -> None:
     code = "import sys, recon.pipeline; print(*(m for m in sys.modules if m.startswith('recon.learn')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-
-
-def test_reasons_that_differ_in_a_number_are_told_as_one() -> None:
-    patch = "what was taken away holds a patch of {} standard deviations, which noise does not make"
-    found = learned._in_short(
-        [patch.format(10), patch.format(8), "the network's image is not finite", patch.format(13)]
-    )
-    assert found == [patch.format("8 to 13"), "the network's image is not finite"]
-    assert learned._in_short([patch.format(8)]) == [patch.format(8)]
