@@ -58,7 +58,7 @@ inline void finish(Row* v, const Row* towards, int coils, Lanes lanes) {
     Row along = zero();
     for (int c = 0; c < coils; ++c) along = along + conj_product(towards[c], v[c]);
     const Lanes size = norm2(v, coils);
-    Lanes scale;
+    Lanes scale = {};
     for (int i = 0; i < LANES; ++i) {
         const float length = std::hypot(along.re[i], along.im[i]);
         along.re[i] = length > 0 ? along.re[i] / length : 1;
