@@ -1,9 +1,15 @@
 """recon: raw MRI data in, images out that say how far they can be trusted.
 
-import recon
+    import recon
 
-image = recon.reconstruct(recon.read("scan.h5"))
-recon.write(image, ["brain.nii.gz", "brain_dicom/"])
+    image = recon.reconstruct(recon.read("scan.h5"))  # ISMRMRD, fastMRI, BART .cfl, Siemens .dat, NumPy
+    recon.write(image, ["brain.nii.gz", "brain_dicom/"])
+
+Other settings are a recipe, `recon.recipe.parse({"solve": {"method": "cs"}})`. A method of your own takes what a scan
+gives it, y = A x + n: `recon.reconstruct(scan, solver=...)`, or `recon.measurements(scan)` with the operators of
+`recon.operators` and the solvers of `recon.solve`. Sampling masks are in `recon.masks`, scans of known truth in
+`recon.simulation`, networks in `recon.nets` and their training in `recon.learn`, errors against a reference in
+`recon.metrics`.
 """
 
 from __future__ import annotations
