@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import recon
-from recon.data import Encoding, Flag, Limit, RawScan, flagged, imaging
+from recon.data import Encoding, Flag, Limit, RawScan, flag_bits, flagged, imaging
 from recon.io import ismrmrd, line_rules
+from recon.io.samples import join
 from recon.prepare import sort
 from recon.simulation import Settings, simulate
+from tests.command import Chosen
 
 SENSE = recon.Recipe(solve=recon.recipe.Solve(method="sense"))
 STEP = "kspace_encoding_step_1"
@@ -75,6 +77,30 @@ def test_shorter_readouts_of_a_reference_scan_lie_about_the_centre(tmp_path: Pat
     short = recon.reconstruct(recon.read(path), SENSE).data
     # The 24 samples of the calibration block are within: only what the cut rings into them differs.
     assert np.linalg.norm(short - long) < 1e-3 * np.linalg.norm(long)
+
+
+def test_a_plain_reference_scan_unfolds_an_echo_planar_image(tmp_path: Path) -> None:
+    settings = Settings(matrix=(64, 64, 1), fov=(240, 240, 5), coils=6, sigma=0.01)
+    plain, epi = (
+        simulate(settings),
+        simulate(replace(settings, trajectory="epi", acceleration=(2, 1), calibration="separate")),
+    )
+    image, step = np.nonzero(~_apart(epi))[0], plain.lines["kspace_encode_step_1"].astype(int)
+    centre = plain.encodings[0].limits[STEP].center
+    middle = np.nonzero(imaging(plain.lines) & (np.abs(step - centre) < 16))[0]
+    reference = plain.lines[middle].copy()
+    reference["kspace_encode_step_1"] -= centre - 15
+    reference["encoding_space_ref"], reference["flags"] = 1, flag_bits(Flag.CALIBRATION)
+    own = replace(
+        plain.encodings[0], encoded_matrix=(128, 32, 1), limits={**plain.encodings[0].limits, STEP: Limit(0, 30, 15)}
+    )
+    lines, samples = join((epi.lines[image], Chosen(epi, image)), (reference, Chosen(plain, middle)))
+    path = tmp_path / "scan.h5"
+    ismrmrd.write(path, replace(epi, lines=lines, samples=samples, encodings=(epi.encodings[0], own)))
+    found = np.abs(recon.reconstruct(ismrmrd.read(path), SENSE).data).ravel()
+    truth = np.abs(recon.reconstruct(plain).data).ravel()
+    found *= (found @ truth) / (found @ found)
+    assert np.linalg.norm(found - truth) < 0.05 * np.linalg.norm(truth)
 
 
 REFUSED: dict[str, tuple[Callable[[Encoding], Encoding], str]] = {
