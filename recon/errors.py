@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -63,7 +64,8 @@ def sentence(e: Exception, *, memory: str, limit: str = "--memory", unforeseen: 
 def out_of_memory(e: Exception) -> bool:
     """Whether the machine or its GPU ran out of memory, for which torch and cuFFT have no type of their own."""
     said = isinstance(e, RuntimeError) and re.search("out of memory|allocate|ALLOC_FAILED", str(e), re.IGNORECASE)
-    return isinstance(e, MemoryError) or bool(said)
+    refused = isinstance(e, OSError) and e.errno == errno.ENOMEM
+    return isinstance(e, MemoryError) or refused or bool(said)
 
 
 def one_line(text: str) -> str:

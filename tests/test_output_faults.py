@@ -331,3 +331,26 @@ def test_F39_missing_patient_and_study_are_left_empty_and_kept_apart(tmp_path: P
         assert [str(d[keyword].value or "") for d in found] == ["", ""], keyword
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
         assert found[0][keyword].value != found[1][keyword].value, keyword
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits addresses as Linux does")
+@pytest.mark.parametrize("suffix", [".cfl", ".npy"])
+def test_a_scan_larger_than_the_addresses_of_a_process_names_the_limit(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"scan{suffix}"
+    with path.open("wb") as file:  # 20 GB of holes
+        if suffix == ".npy":
+            header = {"descr": "<c8", "fortran_order": False, "shape": (30, 320, 512, 512)}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 30 * 320 * 512 * 512 * 8)
+    (tmp_path / "scan.hdr").write_text("# Dimensions\n512 512 320 30\n")
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)); "
+        "from recon.cli import main; main(sys.argv[1:])"
+    )
+    end = subprocess.run(
+        [sys.executable, "-c", program, "info", str(path), *(("--axes", "coil,z,y,x") if suffix == ".npy" else ())],
+        capture_output=True,
+        text=True,
+    )
+    assert end.returncode == 1
+    assert end.stderr.startswith(f"recon: scan{suffix} has 20.1 GB, more than this process may address; raise that limit")

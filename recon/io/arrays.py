@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import FRAME_COUNTERS, DataError, Encoding, Header, Image, Limit, RawScan, Samples, counted
+from recon.errors import out_of_memory
 from recon.io.samples import join, lines_from_array
 
 #: Names that an axis may have, outermost first as `scan_from_array` orders them.
@@ -216,6 +217,14 @@ def axis_names(axes: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(str(a).strip().lower() for a in parts)
 
 
+def unaddressable(path: Path) -> DataError:
+    """What to say of a file that is too large to be mapped into the addresses of this process."""
+    return DataError(
+        f"{path.name} has {path.stat().st_size / 1e9:.3g} GB, more than this process may address; raise that limit "
+        "(ulimit -v unlimited, no more memory is taken by it), or cut the array into smaller ones"
+    )
+
+
 def _load(path: Path, key: str | None) -> tuple[NDArray[Any], tuple[str, ...]]:
     if not path.is_file():
         raise DataError(f"there is no file {path.name}; check the path")
@@ -225,6 +234,8 @@ def _load(path: Path, key: str | None) -> tuple[NDArray[Any], tuple[str, ...]]:
                 return _choose(archive, path.name, key)
         return np.load(path, mmap_mode="r", allow_pickle=False), ()
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, SyntaxError) as error:
+        if out_of_memory(error):
+            raise unaddressable(path) from error
         raise DataError(
             f"{path.name} cannot be read as a NumPy array ({type(error).__name__}): it is cut short, is no .npy or "
             ".npz file, or holds Python objects; save the array again with numpy.save"

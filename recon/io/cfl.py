@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recon.data import DataError, RawScan
-from recon.io.arrays import axis_names, scan_from_array
+from recon.errors import out_of_memory
+from recon.io.arrays import axis_names, scan_from_array, unaddressable
 from recon.io.atomic import atomic_file
 
 #: What each of BART's dimensions means here; an empty name is a dimension that k-space does not have.
@@ -110,7 +111,12 @@ def load(path: str | Path) -> NDArray[np.complex64]:
             f"{cfl.name} has {found} bytes but {hdr.name} states the dimensions {_text(shape)}, which take {expected}; "
             "copy both files again"
         )
-    return np.memmap(cfl, np.dtype("<c8"), "r", shape=shape[::-1])
+    try:
+        return np.memmap(cfl, np.dtype("<c8"), "r", shape=shape[::-1])
+    except OSError as error:
+        if out_of_memory(error):
+            raise unaddressable(cfl) from error
+        raise
 
 
 def write(path: str | Path, array: ArrayLike) -> None:
