@@ -353,4 +353,6 @@ def test_a_scan_larger_than_the_addresses_of_a_process_names_the_limit(suffix: s
         text=True,
     )
     assert end.returncode == 1
-    assert end.stderr.startswith(f"recon: scan{suffix} has 20.1 GB, more than this process may address; raise that limit")
+    assert end.stderr.startswith(
+        f"recon: scan{suffix} has 20.1 GB, more than this process may address; raise that limit"
+    )

@@ -76,8 +76,12 @@ def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -
     s, column = np.nonzero(measured)
     ny = encoding.encoded_matrix[1]
     step = column + first
-    ends = Limit(int(step.min()), int(step.max()), ny // 2)
-    encoding = replace(encoding, limits={"kspace_encoding_step_1": ends, "kspace_encoding_step_2": Limit(0, 0, 0)})
+    limits = {
+        "kspace_encoding_step_1": Limit(int(step.min()), int(step.max()), ny // 2),
+        "kspace_encoding_step_2": Limit(0, 0, 0),
+        "slice": Limit(0, int(s.max()), 0),
+    }
+    encoding = replace(encoding, limits=limits)
     lines = np.zeros(len(s), LINE)
     lines["number_of_samples"], lines["center_sample"], lines["active_channels"] = rows, rows // 2, channels
     lines["slice"], lines["kspace_encode_step_1"] = s, step

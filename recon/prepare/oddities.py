@@ -26,7 +26,7 @@ def oddities(scan: RawScan) -> tuple[str, ...]:
     lines = scan.lines[rows]
     return tuple(
         [
-            *_counters(lines, encoding, number),
+            *(_counters(lines, encoding, number) if scan.source not in ARRAYS else ()),
             *_spaces(encoding, number),
             *_readouts(lines, encoding),
             *(_encodes(scan, rows, encoding, number) if encoding.on_grid else _trajectory(lines, encoding)),

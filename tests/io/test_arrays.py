@@ -221,9 +221,13 @@ def test_a_voxel_must_be_positive(tmp_path: Path) -> None:
         read(tmp_path / "absent.npy")
 
 
-@pytest.mark.parametrize("mask", ["every third line", "lines from the sixth on", "points"])
+@pytest.mark.parametrize("mask", ["every third line", "lines from the sixth on", "points", "slices"])
 def test_an_array_has_no_header_that_could_say_otherwise(mask: str) -> None:
     k = np.random.default_rng(0).standard_normal((2, 40, 32)).astype(np.complex64)
+    if mask == "slices":
+        scan = scan_from_array(k, "slice,y,x")
+        assert not any("encoding[0]" in note for note in oddities(scan))
+        return
     if mask == "every third line":
         k[:, np.arange(40) % 3 > 0] = 0
     elif mask == "points":

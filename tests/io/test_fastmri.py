@@ -9,6 +9,7 @@ import pytest
 
 from recon.data import DataError
 from recon.io.fastmri import read
+from recon.prepare.oddities import oddities
 from tests.io.grid import grid, picture
 
 HEADER = """<?xml version="1.0" encoding="utf-8"?>
@@ -166,6 +167,11 @@ def test_a_file_without_header_needs_a_voxel(tmp_path: Path) -> None:
     assert e.encoded_fov == pytest.approx((80, 72, 5))
     assert e.recon_matrix == (20, 20, 1)
     assert e.recon_fov == pytest.approx((40, 60, 5))
+
+
+@pytest.mark.parametrize("header", ["", None])
+def test_slices_that_the_file_holds_are_not_missing_in_its_header(header: str | None, tmp_path: Path) -> None:
+    assert not any("slice" in note for note in oddities(read(file(tmp_path, kspace(), header=header))))
 
 
 @pytest.mark.parametrize(
