@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8913, 0x8914, 0x8916, 1
 
 
 class Network:
@@ -29,6 +29,19 @@ class Network:
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         return self._thread.submit(function, *arguments).result()
+
+    @staticmethod
+    def give(address: str) -> None:
+        """Give the loopback device one more address; to be called within the network."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        raw = socket.inet_pton(family, address)
+        with socket.socket(family, socket.SOCK_DGRAM) as s:
+            if family == socket.AF_INET6:
+                request = raw + struct.pack("Ii", 128, socket.if_nametoindex("lo"))
+            else:
+                label = f"lo:{int.from_bytes(raw[2:], 'big')}".encode()
+                request = struct.pack("16sH2x4s16x", label, family, raw)
+            fcntl.ioctl(s, _SIOCSIFADDR, request)
 
     def close(self) -> None:
         self._thread.shutdown()
