@@ -239,7 +239,7 @@ class Dimse:
         waits = self._pacs.waits
         found = tls.why(self._at.host, self._at.port, self._certificates.client, waits.connect_s)
         if not found and seconds < waits.answer_s:
-            return Unreachable("it broke the association off, or what listens there is no PACS")
+            return Unreachable("it broke the association off; see that a PACS listens there, and whether it wants TLS")
         return Unreachable(found or f"no answer to the request for an association within {waits.answer_s:g} s")
 
     def _entity(self) -> Any:
