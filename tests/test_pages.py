@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -213,6 +214,34 @@ def test_the_table_of_large_matrices_is_the_record() -> None:
             drawn, seen, others, kept = drawn + sum(bad), seen + one, others + len(bad) - sum(bad), kept + other
     assert drawn == seen
     assert f"somewhere in all\n{drawn} slices in which something was drawn, and in {kept} of {others} others" in text
+
+
+def test_the_table_of_images_without_the_phase_is_the_record() -> None:
+    text = (ROOT / "docs" / "trust-numbers.md").read_text(encoding="utf-8")
+    _, table = text.split("| scans | slices | ratio |")
+    head, _, *lines = table.split("\n\n")[0].splitlines()
+    images = [name.strip().split(" (")[0] for name in head.strip("| ").split("|")]
+    found = records("phases.json")
+
+    def kind(r: dict[str, Any]) -> str:
+        about, _, _ = r["case"].partition(",")
+        return {"large": about, "scenes": f"scenes R = {about[-1]}"}.get(r["set"], r["set"])
+
+    counted = 0
+    for line in lines:
+        about, count, ratio, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        mine = [r for r in found if kind(r) == about]
+        cs, plain = ([r for r in mine if r["image"] == image] for image in ("cs", "plain"))
+        assert len(cs) == len(plain) == int(count), about
+        ratios = [r["rephased"] for r in plain]
+        assert ratio == f"{min(ratios):.1f} to {max(ratios):.1f}", about
+        for image, cell in zip(images, cells, strict=True):
+            rows = [r for r in mine if r["image"] == image]
+            gains = [r["psnr_clean"] - c["psnr_clean"] for r, c in zip(rows, cs, strict=True)]
+            told = f"{statistics.mean(gains):+.1f} ({min(gains):+.1f}), {max(r['invented'] for r in rows):.1f}"
+            assert cell == told.replace("-", "−"), (about, image)
+        counted += int(count)
+    assert counted == len([r for r in found if r["image"] == "plain"])
 
 
 @pytest.mark.parametrize(
