@@ -47,7 +47,7 @@ def test_parts_give_the_image_of_the_whole(method: str, volume: Path, monkeypatc
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("large") / "scan.h5"
-    simulate_to(path, preset(coils=8, accel=4, matrix=112, slices=44, volume=True))
+    simulate_to(path, preset(coils=8, accel=4, matrix=112, slices=30, volume=True))
     return path
 
 

@@ -37,7 +37,7 @@ print(seen[0].peak / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss /
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stack") / "scan.h5"
-    simulate_to(path, preset(coils=12, accel=2, matrix=192, slices=5))
+    simulate_to(path, preset(coils=12, accel=2, matrix=192, slices=3))
     return path
 
 
@@ -47,12 +47,12 @@ def test_the_predicted_peak_is_not_exceeded_nor_far_off(method: str, stack: Path
 
 
 def test_the_predicted_peak_of_a_volume_holds_its_calibration(tmp_path: Path) -> None:
-    simulate_to(tmp_path / "scan.h5", preset(coils=8, accel=2, matrix=48, slices=48, volume=True))
+    simulate_to(tmp_path / "scan.h5", preset(coils=8, accel=2, matrix=44, slices=44, volume=True))
     assert_planned(tmp_path, "sense", tmp_path / "scan.h5")
 
 
 def test_the_predicted_peak_of_slices_that_are_solved_one_by_one_holds_what_the_last_one_leaves(tmp_path: Path) -> None:
-    simulate_to(tmp_path / "scan.h5", preset(coils=16, accel=2, matrix=640, slices=3))
+    simulate_to(tmp_path / "scan.h5", preset(coils=16, accel=2, matrix=600, slices=2))
     assert_planned(tmp_path, "grappa", tmp_path / "scan.h5")
 
 
