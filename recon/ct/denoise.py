@@ -55,16 +55,23 @@ def denoise_images(
     The result is written into the array `into`, which may be the volume itself where nobody needs that any more.
 
     `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
-    of each slice. What comes back is `strength.written` of it, and `provenance` holds the share s of each slice as
-    `strength`. Raises ReconError for a method of projections.
+    of each slice. What comes back is `strength.written` of it, `provenance` holds the share s of each slice as
+    `strength`, and a note what faint discs keep where something was taken away. Raises ReconError for a method of
+    projections.
     """
     out = np.empty_like(volume) if into is None else into
     found = _denoised(volume, recipe, device, report, rays, out)
     noise, coarse = found.provenance["noise_HU"], found.provenance["coarse_pixels"]
     shares = [strength.share(recipe.ct, level) for level in noise]
-    slices = [(replace(recipe.ct, coarse=c), level) for c, level in zip(coarse, noise)]
-    whole = min(shares) == 1 and not recipe.ct.coarse
-    notes = found.notes if whole or not max(shares) else (*found.notes, strength.said(slices))
+    items = found.trust.get("items") or [{"reasons": ()}] * len(volume)
+    # Of slices that came back as they were, and of air, nothing was taken away.
+    slices = [
+        (replace(recipe.ct, coarse=c), level)
+        for c, level, item in zip(coarse, noise, items, strict=True)
+        if level > 0 and not (item["reasons"] and recipe.trust.fallback)
+    ]
+    whole = not recipe.ct.coarse and all(strength.share(s, level) == 1 for s, level in slices)
+    notes = found.notes if whole or not slices or not max(shares) else (*found.notes, strength.said(slices))
     return replace(found, provenance={**found.provenance, "strength": [round(s, 3) for s in shares]}, notes=notes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import CTImages, CTSeries, DataError
+from recon.data import CTImages, CTSeries, DataError, counted
 from recon.geometry import Geometry, GeometryError
 
 #: Somewhere a CT in HU is below this: air is −1000, fat −100.
@@ -66,7 +66,8 @@ def read(path: Path) -> CTImages:
         raise DataError(f"{path.name} holds an array of {values.shape} voxels; give one volume (x, y, z)")
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
-        raise DataError(f"{path.name} holds {bad} voxels that are NaN or infinite; replace them, by -1000 HU for air")
+        told = counted(bad, "voxel that is", "voxels that are")
+        raise DataError(f"{path.name} holds {told} NaN or infinite; replace them, by -1000 HU for air")
     low, high = float(values.min()), float(values.max())
     if low > _DARK:
         raise DataError(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from recon.ct import learned
+from recon.ct import denoise, learned
 from recon.data import ReconError
 from recon.learn.ct_train import Plan
 from recon.nets import denoiser, weights
@@ -167,3 +167,15 @@ def test_an_ordinary_run_does_not_load_what_trains_networks() -> None:
     code = "import sys, recon.pipeline; print(*(m for m in sys.modules if m.startswith('recon.learn')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_what_faint_discs_keep_is_told_of_slices_alone_from_which_something_was_taken() -> None:
+    """Of a slice with metal, which comes back as it was, and of one of air nothing is gone."""
+    water, metal = body(30.0), body(30.0)
+    metal[:, 40:44, 40:44] = 3500
+    air = -1000 + 10 * np.random.default_rng(0).standard_normal(water.shape).astype(np.float32)
+    mixed = np.stack([water[0], air[0], metal[1]])
+    told = [denoise.denoise_images(v, Recipe(), CPU, silent).notes for v in (metal, air, mixed)]
+    assert [any("of their contrast" in note for note in notes) for notes in told] == [False, False, True]
+    alone = denoise.denoise_images(water[:1], Recipe(), CPU, silent).notes
+    assert told[2][-1] == alone[-1]
