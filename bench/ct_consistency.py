@@ -1,13 +1,15 @@
 """Whether rays that have a say in a network's image pay: PSNR and χ² of CT projections with and without them.
 
     python bench/ct_consistency.py ct-small --size 160
+    python bench/ct_consistency.py --table                # from what was measured
     python bench/ct_consistency.py ct-small --windows
     python bench/ct_consistency.py ct-small --observer
 
 x_FBP with the window shepp-logan, the network, and the network with `ct.consistency = "rays"`
 (recon/nets/denoiser.py), each at the default strength, against what was projected. The phantom's integrals are exact;
 validation slices are projected from pixels half as wide as those that are reconstructed, so that the operator is not
-its own judge.
+its own judge. What counts are slices (of the phantom, draws of the noise): means stand with intervals over those of one
+scan, which say nothing of other scans.
 """
 
 from __future__ import annotations
@@ -15,15 +17,20 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from records import Record, store, stored
+from spread import said
 from torch import Tensor
 
 from recon.accuracy import ct, ct_measures
+from recon.accuracy.ct_measures import RANGE
 from recon.ct import strength
 from recon.ct.explained import misfit
 from recon.data import CTProjections, Measurement
@@ -39,26 +46,34 @@ from recon.solve.fbp import fbp
 
 #: Views of a turn and photons in air of the scans.
 SCANS = ((480, 2e5), (480, 2e4), (90, 2e5))
+OUT = Path(__file__).parent / "results/ct-consistency.json"
+CASE = ("weights", "size", "scan", "slice", "views", "photons")
+NAMES = {"phantom": "phantom", "invesalius_head_ct": "head", "totalseg_heart_cta_1p5mm": "heart CTA"}
 
 
-def scans(data: Path, n: int) -> Iterator[tuple[str, Tensor, CTProjections]]:
-    """Name, what is projected in HU, and a scan of it with a curved detector."""
+def scans(data: Path, n: int, count: int) -> Iterator[tuple[dict[str, Any], Tensor, CTProjections]]:
+    """What a scan is, what is projected in HU, and a scan of it with a curved detector."""
     volumes = []
     for path in sorted((data / "validation").glob("*ct*.nii.gz")):
-        x, voxel = ct.chosen(read(path), 1)  # type: ignore[arg-type]
+        x, voxel = ct.chosen(read(path), count)  # type: ignore[arg-type]
         m = min(x.shape[1:])
         y0, x0 = ((s - m) // 2 for s in x.shape[1:])
-        cut = torch.from_numpy(np.ascontiguousarray(x[None, :, y0 : y0 + m, x0 : x0 + m]))
-        fine = torch.nn.functional.interpolate(cut, size=(2 * n, 2 * n), mode="bicubic", antialias=True)[0]
-        volumes.append((path.name.split(".")[0], inside(fine.clamp(-1000, 3000).numpy()), voxel * m / n))
+        for k in range(len(x)):
+            cut = torch.from_numpy(np.ascontiguousarray(x[None, k : k + 1, y0 : y0 + m, x0 : x0 + m]))
+            fine = torch.nn.functional.interpolate(cut, size=(2 * n, 2 * n), mode="bicubic", antialias=True)[0]
+            volumes.append((path.name.split(".")[0], k, inside(fine.clamp(-1000, 3000).numpy()), voxel * m / n))
     for views, photons in SCANS:
-        plan = ct_scan.Scan(views=views, photons=photons)
-        made, truth = ct_scan.of_phantom(n, plan)
-        yield f"phantom, {views} views, {photons:g}", torch.from_numpy(truth), made
-        for name, x, voxel in volumes:
+        for seed in range(count):
+            plan = ct_scan.Scan(views=views, photons=photons, seed=seed)
+            made, truth = ct_scan.of_phantom(n, plan)
+            about = {"size": n, "scan": "phantom", "slice": seed, "views": views, "photons": photons}
+            yield about, torch.from_numpy(truth), made
+        for name, k, x, voxel in volumes:
+            plan = ct_scan.Scan(views=views, photons=photons, seed=k)
             made = ct_scan.of_volume(x, voxel / 2, (0.0,), 1.0, replace(plan, fineness=2 * plan.fineness))
             truth_ = torch.nn.functional.avg_pool2d(torch.from_numpy(x)[None], 2)[0]
-            yield f"{name}, {views} views, {photons:g}", truth_, replace(made, matrix=(n, n), voxel=voxel)
+            about = {"size": n, "scan": name, "slice": k, "views": views, "photons": photons}
+            yield about, truth_, replace(made, matrix=(n, n), voxel=voxel)
 
 
 def inside(x: np.ndarray) -> np.ndarray:
@@ -68,11 +83,26 @@ def inside(x: np.ndarray) -> np.ndarray:
     return np.where(r < n / 2, x, -1000).astype(np.float32)
 
 
-def said(hu: Tensor, truth: Tensor, data: prepare.Projected, A: Xray) -> str:
-    """PSNR of an image in the body, and what it leaves of the rays."""
+def seen(hu: Tensor, truth: Tensor, data: prepare.Projected, A: Xray) -> tuple[float, float]:
+    """PSNR of an image in the body, and χ², what it leaves of the rays."""
     error = float((hu - truth)[truth > -900].square().mean())
-    chi = float(misfit(hu, data, A, WATER))
-    return f"{20 * math.log10(1400) - 10 * math.log10(error):6.2f} dB (χ² {chi:.3g})"
+    return 20 * math.log10(RANGE) - 10 * math.log10(error), float(misfit(hu, data, A, WATER))
+
+
+def page(records: Sequence[Record]) -> list[str]:
+    """Rows of the documentation for each matrix, in the order of SCANS."""
+    rows = []
+    cases = dict.fromkeys((r["size"], r["views"], r["photons"], r["scan"]) for r in records)
+    for case in sorted(cases, key=lambda c: (c[0], SCANS.index(c[1:3]), list(NAMES).index(c[3]))):
+        mine = [r for r in records if (r["size"], r["views"], r["photons"], r["scan"]) == case]
+        size, views, photons, scan = case
+        gains = [said([r[k] - r["fbp_dB"] for r in mine], 1, sign=True) for k in ("network_dB", "rays_dB")]
+        gains.append(said([r["rays_dB"] - r["network_dB"] for r in mine], 1, sign=True))
+        chi = " → ".join(f"{np.median([r[k] for r in mine]):.3g}" for k in ("network_chi2", "rays_chi2"))
+        about = f"{NAMES[scan]}, {views}, {photons:.0e}".replace("e+04", "·10⁴").replace("e+05", "·10⁵")
+        noise = f"{np.mean([r['noise_HU'] for r in mine]):.0f}"
+        rows.append("| " + " | ".join([str(size), about, str(len(mine)), noise, *gains, chi]) + " |")
+    return rows
 
 
 def observer(denoise: Callable[..., tuple[Tensor, float]], contrast: float = 15.0, count: int = 4) -> None:
@@ -105,17 +135,17 @@ def observer(denoise: Callable[..., tuple[Tensor, float]], contrast: float = 15.
             )
 
 
-def windows(data: Path, n: int, denoise: Callable[[Tensor], tuple[Tensor, float]]) -> None:
+def windows(data: Path, n: int, count: int, denoise: Callable[[Tensor], tuple[Tensor, float]]) -> None:
     """PSNR against what was projected, of the network after each window, at full strength and at that of the rule."""
-    for name, truth, scan in scans(data, n):
+    for about, truth, scan in scans(data, n, count):
         A, rays = prepare.operator(scan), prepare.projected(scan, 0, 1)
         shown = []
         for window in ("hann", "shepp-logan", "ramp"):
             start = hounsfield(fbp(rays.p, A, window))  # type: ignore[arg-type]
             x, sigma = denoise(start)
             blend = strength.written(start, x, CT(), sigma)
-            shown.append(f"{window} " + " / ".join(said(v, truth, rays, A).split(" (")[0] for v in (start, x, blend)))
-        print(f"{name:44} " + "  ".join(shown), flush=True)
+            shown.append(f"{window} " + " / ".join(f"{seen(v, truth, rays, A)[0]:.2f}" for v in (start, x, blend)))
+        print(f"{' '.join(map(str, about.values())):44} " + "  ".join(shown), flush=True)
 
 
 def main() -> None:
@@ -124,6 +154,9 @@ def main() -> None:
     parser.add_argument("network", nargs="?", default="ct-small")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--slices", type=int, default=3, help="of each scan")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--json", type=Path, default=OUT)
     parser.add_argument("--windows", action="store_true", help="only compare windows of FBP before the network")
     parser.add_argument("--observer", action="store_true", help="only detectability and transfer on a phantom of 320²")
     options = parser.parse_args()
@@ -137,18 +170,22 @@ def main() -> None:
         observer(denoise)
         return
     if options.windows:
-        windows(options.data, options.size, denoise)
+        windows(options.data, options.size, options.slices, denoise)
         return
-    for name, truth, scan in scans(options.data, options.size):
+    head = {"date": str(date.today()), "simulated": True}
+    for about, truth, scan in [] if options.table else scans(options.data, options.size, options.slices):
         A, data = prepare.operator(scan), prepare.projected(scan, 0, 1)
         start = hounsfield(fbp(data.p, A, "shepp-logan"))
         rays = Measurement(data.weights * data.p, WATER * (Weight(data.weights) @ A))
-        shown = [f"FBP {said(start, truth, data, A)}"]
-        for label, measured in (("network", None), ("with rays", rays)):
-            x, sigma = denoise(start, measured)
-            blend = strength.written(start, x, CT(coarse=0.0) if measured else CT(), sigma)
-            shown.append(f"{label} {said(blend, truth, data, A)}")
-        print(f"{name:44} noise {sigma:5.1f} HU  " + "  ".join(shown), flush=True)
+        record = {"weights": options.network, **about}
+        record["fbp_dB"], record["fbp_chi2"] = seen(start, truth, data, A)
+        for label, measured in (("network", None), ("rays", rays)):
+            x, record["noise_HU"] = denoise(start, measured)
+            blend = strength.written(start, x, CT(coarse=0.0) if measured else CT(), record["noise_HU"])
+            record[f"{label}_dB"], record[f"{label}_chi2"] = seen(blend, truth, data, A)
+        store(options.json, [record], CASE, head)
+        print(" ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in record.values()), flush=True)
+    print("\n".join(page([r for r in stored(options.json) if r["weights"] == options.network])))
 
 
 if __name__ == "__main__":

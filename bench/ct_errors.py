@@ -1,16 +1,17 @@
 """Where the error of denoised CT slices is: in which tissue, how much of it is noise, and what could be gained.
 
-    python bench/ct_errors.py ct-small --doses 0.25 0.1
+    python bench/ct_errors.py ct-base --doses 0.25 0.1
+    python bench/ct_errors.py --table                      # from what was measured
 
 Validation slices at a share of their own dose, several draws of the noise each. By region of the reference (bone, soft
 tissue, lung and fat; near edges or not): the error of what came in and of what is written, the latter as the noise of
 the dose that is still in it (what differs from draw to draw) and as what all draws have in common (edges that were
 smoothed, and noise of the reference's own that was taken away, for which a denoiser is charged).
 
-Two bounds: the error of the slice without any noise against this reference is the reference's own noise σᵣ; and of an
-input r + n the best that anybody could write who knew that slice, (1/σᵣ² + 1/σₙ²)^(−1/2), which gives of the own noise
-the share back that the input tells of. Last, what weights for what the network takes away would gain if they
-were fitted to the reference itself: one, one for each octave, for each region, and both.
+Beside it what anybody could reach against references with noise of their own (`recon.accuracy.ct_bound`), and what
+weights for what the network takes away would gain if they were fitted to the reference itself: one, one for each
+octave, for each region, and both. What counts are slices: every number is a slice's, its pixels taken together, and
+means stand with intervals over slices of one scan, which say nothing of other scans.
 """
 
 from __future__ import annotations
@@ -19,25 +20,35 @@ import argparse
 import itertools
 import math
 import os
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from records import Record, store, stored
 from scipy import ndimage
+from spread import said
 
 from recon.accuracy import ct
+from recon.accuracy.ct_bound import bound
 from recon.accuracy.ct_measures import RANGE
 from recon.ct import strength
 from recon.io.read import read
 from recon.nets import denoiser, weights
 from recon.nets.unrolled import Unrolled
-from recon.operators.windows import box
 from recon.prepare import image_noise
 from recon.recipe import CT
 
 #: Standard deviations in pixels of the Gaussians between which octaves lie, and settings of `ct.coarse` that are tried.
 WIDTHS, COARSE = (1.0, 2.0, 3.0, 5.0, 9.0), (0.0, 2.0, 3.0, 5.0)
 FEW = 200
+OUT = Path(__file__).parent / "results/ct-errors.json"
+CASE = ("weights", "scan", "dose", "slice", "region")
+HEAD, NAMES = "invesalius_head_ct", {"invesalius_head_ct": "head", "totalseg_heart_cta_1p5mm": "heart"}
+#: What a page shows beside what came in, as gains.
+GAINS = ("written_dB", "noiseless_dB", "bound_dB", "one weight", "by octave", "by region", "by both")
 
 
 def regions(r: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,18 +76,9 @@ def fitted(parts: list[np.ndarray], error: np.ndarray, where: np.ndarray) -> flo
     return float(np.square(b - a @ np.linalg.lstsq(a.T @ a, a.T @ b, rcond=None)[0]).sum() / len(error))
 
 
-def lowest(x: np.ndarray, where: np.ndarray) -> float:
-    """What is exceeded by nine in ten of the deviations within 7 × 7 pixels: noise, where anything is even."""
-    t = torch.from_numpy(np.ascontiguousarray(x, np.float32))
-    local = box((t - box(t, 7, inside=True)).square(), 7, inside=True).sqrt().numpy()
-    return float(np.quantile(local[where], 0.1))
-
-
-def one(network: Unrolled, r: np.ndarray, voxel: float, dose: float, draws: int) -> None:
-    """Print the table of a scan at a dose."""
-    photons = ct.own_dose(r, voxel, "parallel")
-    y = np.stack([ct.low_dose(r, voxel, dose, k, photons=photons) for k in range(draws)])
-    flat = torch.from_numpy(y.reshape(-1, *y.shape[-2:]))
+def one(network: Unrolled, r: np.ndarray, noisy: np.ndarray) -> list[dict[str, Any]]:
+    """What a slice (y, x) shows at a dose, several draws (n, y, x): one record of all of it, one of each region."""
+    flat = torch.from_numpy(noisy)
     noise = image_noise.measured(flat)
     shown = torch.cat(
         [denoiser.denoised(network, v[None], noise.level[k : k + 1], noise.texture[k : k + 1])
@@ -85,31 +87,22 @@ def one(network: Unrolled, r: np.ndarray, voxel: float, dose: float, draws: int)
 
     def written(setting: CT) -> np.ndarray:
         several = [strength.written(*v, setting, float(s)) for *v, s in zip(flat, shown, noise.level)]
-        return torch.stack(several).numpy().reshape(y.shape)
+        return torch.stack(several).numpy()
 
-    body, added, x = r > -900, y - r, written(CT())
-    error, taken = x - r, shown.numpy().reshape(y.shape) - y
-    psnr = lambda square: 20 * math.log10(RANGE) - 10 * math.log10(square)  # noqa: E731
+    body, added, x = r > -900, noisy - r, written(CT())
+    error, taken = x - r, shown.numpy() - noisy
     inside = lambda e, where=body: float(np.square(e[:, where]).mean())  # noqa: E731
-    masks = regions(r)
-    even = masks["soft tissue, even"]
-    # How much stronger the reference's own noise is than what was added; both are of photons, and alike in place.
-    own = lowest(r, even) / np.mean([lowest(a, even) for a in added])
-    true = inside(added, even) ** 0.5 * math.hypot(1, own)
-    print(f"dose {dose:g}, {photons:.0f} photons, own noise over what is added {own:.2f}, noise as it is estimated "
-          f"{float(noise.level.median()):.1f} HU, as it is {true:.1f}")  # fmt: skip
-    print("| region | pixels, % | error, % | comes in | written | of it noise | of it common | bound |")
-    print("|---" * 8 + "|")
-    bounds = 0.0
+    limit = bound(noisy[:1], r[None])
+    masks = {n: m[0] for n, m in regions(r[None]).items()}
+    out = []
     for name, where in masks.items():
-        came, left = inside(added, where), inside(error, where)
-        differs = float(x[:, where].var(0, ddof=1).mean())
-        common = max(0.0, left - differs)
-        bound = came * own**2 / (1 + own**2)
-        share = where.sum() / body.sum()
-        bounds += bound * share
-        row = (100 * share, 100 * left * share / inside(error), *(v**0.5 for v in (came, left, differs, common, bound)))
-        print(f"| {name} | " + " | ".join(f"{v:.0f}" if k < 2 else f"{v:.1f}" for k, v in enumerate(row)) + " |")
+        left, differs = inside(error, where), float(x[:, where].var(0, ddof=1).mean())
+        share = float(where.sum() / body.sum())
+        out.append({
+            "region": name, "share": share, "error_share": left * share / inside(error),
+            "came_HU": inside(added, where) ** 0.5, "written_HU": left**0.5, "noise_HU": differs**0.5,
+            "common_HU": max(0.0, left - differs) ** 0.5,
+        })  # fmt: skip
     parts, count = octaves(taken), int(body.sum())
     gains = {
         "one weight": fitted([taken], added, body),
@@ -117,27 +110,60 @@ def one(network: Unrolled, r: np.ndarray, voxel: float, dose: float, draws: int)
         "by region": sum(fitted([taken], added, m) for m in masks.values()),
         "by both": sum(fitted(parts, added, m) for m in masks.values()),
     }
-    print(f"comes in {psnr(inside(added)):.2f} dB, written {psnr(inside(error)):.2f}; the slice without noise "
-          f"{psnr(inside(added) * own**2):.2f}, the bound {psnr(bounds):.2f}")  # fmt: skip
-    print("fitted to the reference: " + ", ".join(f"{n} {psnr(v / count):.2f}" for n, v in gains.items()))
-    print("ct.coarse: " + ", ".join(f"{c:g} {psnr(inside(written(CT(coarse=c)) - r)):.2f}" for c in COARSE), flush=True)
+    whole = {
+        "region": "all", "came_dB": psnr(inside(added)), "written_dB": psnr(inside(error)),
+        "noiseless_dB": limit and limit.noiseless, "bound_dB": limit and limit.best, "own": limit and limit.own,
+        "estimate_HU": float(noise.level.median()), **{n: psnr(v / count) for n, v in gains.items()},
+        **{f"coarse {c:g}": psnr(inside(written(CT(coarse=c)) - r)) for c in COARSE},
+    }  # fmt: skip
+    return [whole, *out]
+
+
+def psnr(square: float) -> float:
+    return 20 * math.log10(RANGE) - 10 * math.log10(square)
+
+
+def page(records: Sequence[Record]) -> list[str]:
+    """Rows of the documentation: regions of the head at a quarter of its dose, then every scan and dose."""
+    rows = []
+    for name in dict.fromkeys(r["region"] for r in records if r["region"] != "all"):
+        mine = [r for r in records if (r["scan"], r["dose"], r["region"]) == (HEAD, 0.25, name)]
+        if mine:
+            shares = [f"{100 * float(np.mean([r[k] for r in mine])):.0f}" for k in ("share", "error_share")]
+            hu = [said([r[k] for r in mine], 1) for k in ("came_HU", "written_HU", "noise_HU", "common_HU")]
+            rows.append("| " + " | ".join([name, str(len(mine)), *shares, *hu]) + " |")
+    for scan, dose in dict.fromkeys((r["scan"], r["dose"]) for r in records):
+        mine = [r for r in records if (r["scan"], r["dose"], r["region"]) == (scan, dose, "all")]
+        cells = [said([r["came_dB"] for r in mine])]
+        cells += [said([r[k] - r["came_dB"] for r in mine], sign=True) for k in GAINS]
+        rows.append("| " + " | ".join([f"{NAMES.get(scan, scan)}, {dose:g}", str(len(mine)), *cells]) + " |")
+    return rows
 
 
 def main() -> None:
-    """Measure and print; see the module."""
+    """Measure, print, write; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", nargs="?", default="ct-small")
+    parser.add_argument("network", nargs="?", default="ct-base")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--doses", type=float, nargs="+", default=[0.25, 0.1])
-    parser.add_argument("--slices", type=int, default=2, help="of each scan")
+    parser.add_argument("--slices", type=int, default=4, help="of each scan")
     parser.add_argument("--draws", type=int, default=4, help="of the noise")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--json", type=Path, default=OUT)
     options = parser.parse_args()
     network = weights.load(options.network).network
-    for path in sorted((options.data / "validation").glob("*ct*.nii.gz")):
-        r, voxel = ct.chosen(read(path), options.slices)  # type: ignore[arg-type]
+    head = {"date": str(date.today()), "simulated": True, "draws": options.draws}
+    for path in [] if options.table else sorted((options.data / "validation").glob("*ct*.nii.gz")):
+        scan, (slices, voxel) = path.name.split(".")[0], ct.chosen(read(path), options.slices)  # type: ignore[arg-type]
+        photons = ct.own_dose(slices, voxel, "parallel")
         for dose in options.doses:
-            print(f"\n{path.name.split('.')[0]}, {options.network}, ", end="")
-            one(network, r, voxel, dose, options.draws)
+            draws = [ct.low_dose(slices, voxel, dose, k, photons=photons) for k in range(options.draws)]
+            for k, r in enumerate(slices):
+                about = {"weights": options.network, "scan": scan, "dose": dose, "slice": k}
+                made = [{**about, **v} for v in one(network, r, np.stack([d[k] for d in draws]))]
+                store(options.json, made, CASE, head)
+            print(f"{scan} at {dose:g}", flush=True)
+    print("\n".join(page([r for r in stored(options.json) if r["weights"] == options.network])))
 
 
 if __name__ == "__main__":

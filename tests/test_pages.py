@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import statistics
@@ -268,3 +269,22 @@ def test_the_reference_shows_every_module_that_serves_by_hand(part: str) -> None
     modules = [p.stem for p in sorted((ROOT / "recon" / part).glob("*.py")) if p.stem != "__init__"]
     assert modules
     assert [m for m in modules if not re.search(rf"^::: recon\.{part}\.{m}$", pages, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize(
+    ("bench", "weights", "page"),
+    [
+        ("ct_errors", "ct-base", "docs/mathematics-ct.md"),
+        ("ct_neighbours", "ct-small", "docs/mathematics-ct.md"),
+        ("ct_consistency", "ct-small", "docs/how-to/ct-denoising.md"),
+    ],
+)
+def test_the_rows_of_a_bench_of_ct_stand_on_its_page(
+    bench: str, weights: str, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    module = importlib.import_module(bench)
+    rows = module.page([r for r in module.stored(module.OUT) if r["weights"] == weights])
+    assert rows
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert [row for row in rows if f"\n{row}\n" not in text] == []
