@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.data import DataError
 from recon.kernels import wavelet as kernel
 from recon.operators.base import Identity, Linear
 from recon.operators.fourier import check_axes
@@ -22,10 +23,10 @@ def daubechies(order: int) -> NDArray[np.float64]:
     """Scaling filter of Daubechies' extremal-phase wavelet with `order` vanishing moments: 2·order taps, Σ h = √2.
 
     |H(ω)|² = 2 cos²ᵖ(ω/2) P(sin²(ω/2)) with P(y) = Σ_{k<p} C(p−1+k, k) yᵏ; the spectral factor takes the roots inside
-    the unit circle (Daubechies, Comm Pure Appl Math 41:909, 1988). Raises ValueError for orders outside 1 to 10.
+    the unit circle (Daubechies, Comm Pure Appl Math 41:909, 1988). Raises DataError for orders outside 1 to 10.
     """
     if not 1 <= order <= 10:
-        raise ValueError(f"a Daubechies wavelet of order {order} was asked for; orders 1 to 10 (db1 … db10) are known")
+        raise DataError(f"a Daubechies wavelet of order {order} was asked for; orders 1 to 10 (db1 … db10) are known")
     roots = np.roots([math.comb(order - 1 + k, k) for k in range(order)][::-1])
     # y = (2 − z − 1/z) / 4 turns each root into a pair z, 1/z.
     half = 1 - 2 * roots.astype(complex)
@@ -96,7 +97,8 @@ class Wavelet(Linear):
     Image (..., z, y, x), real or complex → coefficients of the same shape: the approximation in the corner of lowest
     indices (`coarse`), details around it, level by level. Daubechies wavelets "db1" (Haar) to "db10". Each level halves
     (rounding up) every axis that is still at least `smallest` long, and no shorter than the filter; `levels` bounds
-    their number. Levels are matrix products along one axis.
+    their number. Levels are matrix products along one axis. Raises DataError for another name, and for axes that count
+    from the front.
     """
 
     axes: tuple[int, ...] = (-2, -1)
@@ -106,13 +108,14 @@ class Wavelet(Linear):
 
     def __post_init__(self) -> None:
         check_axes(self.axes)
+        _ = self.order
 
     @property
     def order(self) -> int:
-        """Number of vanishing moments; ValueError names the wavelets that exist."""
+        """Number of vanishing moments."""
         number = self.name[2:]
         if not (self.name.startswith("db") and number.isdigit() and 1 <= int(number) <= 10):
-            raise ValueError(f'the wavelet "{self.name}" is not known; choose "db1" (Haar) to "db10"')
+            raise DataError(f'the wavelet "{self.name}" is not known; choose "db1" (Haar) to "db10"')
         return int(number)
 
     def shapes(self, shape: torch.Size | tuple[int, ...]) -> list[tuple[int, ...]]:
