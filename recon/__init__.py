@@ -31,7 +31,7 @@ _PUBLIC = {
     "ReconError": "recon.data",
 }
 
-#: Parts that `import recon` is enough for: `recon.operators.Sense`, `recon.masks.random`.
+#: Parts that `import recon` is enough for: `recon.operators.Sense`, `recon.io.arrays.scan_from_array`.
 _PARTS = frozenset(
     {
         *("accuracy", "data", "geometry", "io", "learn", "masks", "metrics", "nets", "operators", "prepare", "recipe"),

@@ -6,8 +6,9 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from threading import RLock
@@ -23,6 +24,22 @@ KNOWN = ("2.13.",)
 
 #: Set in a process whose torch is imported as ever, since it did not start without those parts.
 PLAIN = "RECON_PLAIN_START"
+
+
+def submodules(package: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a package whose modules are imported when they are first named, as `recon.io.arrays` is."""
+
+    def named(name: str) -> Any:
+        module = f"{package}.{name}"
+        if not name.startswith("_"):
+            try:
+                return import_module(module)
+            except ModuleNotFoundError as e:
+                if e.name != module:
+                    raise
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return named
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,3 +107,12 @@ def test_a_mask_of_one_axis_takes_its_length() -> None:
 def test_a_prompt_completes_names_that_are_meant_for_it() -> None:
     assert {"read", "reconstruct", "write", "masks", "solve"} <= set(dir(recon))
     assert not {"Any", "import_module", "TYPE_CHECKING", "annotations"} & set(dir(recon))
+
+
+def test_what_a_sentence_names_is_there_after_import_recon_alone() -> None:
+    named = ("io.arrays.scan_from_array", "prepare.espirit.espirit", "nets.weights.available", "learn.synth")
+    named = (*named, "accuracy.compare.Plan", "recipe.parse", "masks.random", "simulation.preset", "solve.cg.sense")
+    code = "import recon\n" + "".join(f"recon.{name}\n" for name in named)
+    code += "try:\n    recon.io.nothing\nexcept AttributeError as e:\n    print(e)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "module 'recon.io' has no attribute 'nothing'\n", done.stderr

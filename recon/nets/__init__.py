@@ -1,1 +1,5 @@
 """Networks that see a `Measurement(y, A, sigma)` and nothing of files or coils."""
+
+from recon.starting import submodules
+
+__getattr__ = submodules(__name__)
