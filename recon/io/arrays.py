@@ -180,7 +180,8 @@ def _ordered(array: NDArray[Any], axes: Sequence[str], name: str) -> NDArray[Any
         )
     if len(axes) != array.ndim:
         raise DataError(
-            f"{name} has {array.ndim} axes (shape {array.shape}), --axes {','.join(axes)} names {len(axes)}"
+            f"{name} has {array.ndim} axes (shape {array.shape}), --axes {','.join(axes)} names {len(axes)}; name "
+            "every axis once, in the array's order"
         )
     if len({"z", "y", "x"} & set(axes)) < 2:
         raise DataError(f"--axes {','.join(axes)} needs at least two of z, y, x: k-space of a picture has two")

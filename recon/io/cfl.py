@@ -63,7 +63,10 @@ def read(
     else:
         trailing = math.prod(shape[len(names) :])
         if trailing != 1:
-            raise DataError(f"{path.name} has the dimensions {_text(shape)}, --axes {','.join(names)} names too few")
+            raise DataError(
+                f"{path.name} has the dimensions {_text(shape)}, --axes {','.join(names)} names too few; name one for "
+                "each up to the last that is longer than 1"
+            )
         shape = shape[: len(names)] + (1,) * (len(names) - len(shape))
         kept = [i for i, name in enumerate(names) if name or shape[i] > 1]
         names, shape = tuple(names[i] for i in kept), tuple(shape[i] for i in kept)

@@ -93,7 +93,9 @@ def _kspace(file: h5py.File, name: str) -> h5py.Dataset:
     data = file.get("kspace")
     if not isinstance(data, h5py.Dataset):
         found = ", ".join(sorted(file)) or "nothing"
-        raise DataError(f"{name} has no dataset 'kspace' (it holds {found}), so it is no fastMRI file")
+        raise DataError(
+            f"{name} has no dataset 'kspace' (it holds {found}), so it is no fastMRI file; give the one with k-space"
+        )
     if data.dtype.kind != "c" or data.ndim not in (3, 4) or 0 in data.shape:
         raise DataError(
             f"kspace in {name} is {data.dtype} of shape {data.shape}; expected complex numbers (slice, coil, row, "

@@ -228,7 +228,10 @@ def _space(
             raise DataError(f"{name} is {values.shown(text)}; it must be a length in millimetres above 0")
         fov.append(value)
     if math.prod(matrix) > MAX_VOXELS:
-        raise DataError(f"{path}/matrixSize is {matrix[0]}×{matrix[1]}×{matrix[2]}, more than {MAX_VOXELS} voxels")
+        raise DataError(
+            f"{path}/matrixSize is {matrix[0]}×{matrix[1]}×{matrix[2]}, more than {MAX_VOXELS} voxels; correct it "
+            "in the header"
+        )
     return (matrix[0], matrix[1], matrix[2]), (fov[0], fov[1], fov[2])
 
 

@@ -97,7 +97,10 @@ def read_back(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise ReconError(f"there is no file {path}; check the name")
     if reader is None:
-        raise ReconError(f"{path} is not one of {', '.join(readers)}, so it carries no record of a reconstruction")
+        raise ReconError(
+            f"{path} is not one of {', '.join(readers)}, so it carries no record of a reconstruction; give an output "
+            "of recon run"
+        )
     try:
         text = reader(path)
         content = json.loads(text) if text else None

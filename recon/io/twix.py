@@ -152,10 +152,14 @@ def _check(path: Path) -> tuple[bool, tuple[str, ...]]:
     if first >= 10000 or second > 64:
         # VB: one measurement; the first number is the length of its header, the second the number of its parts.
         if not 0 < second <= 64 or first >= size:
-            raise DataError(f"{path.name} is no Siemens raw data file, or is cut short within its header")
+            raise DataError(
+                f"{path.name} is no Siemens raw data file, or is cut short within its header; copy it again"
+            )
         return False, ()
     if second == 0 or len(start) < 8 + 152 * second:
-        raise DataError(f"{path.name} is no Siemens raw data file, or is cut short within its table of contents")
+        raise DataError(
+            f"{path.name} is no Siemens raw data file, or is cut short within its table of contents; copy it again"
+        )
     for i in range(second):
         offset, length = struct.unpack_from("<QQ", start, 8 + 152 * i + 8)
         if offset + length > size or offset == 0:

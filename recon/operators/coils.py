@@ -54,7 +54,9 @@ def check_image(x: Tensor, maps: Tensor, sets: bool, *, exact: bool = True) -> N
     own = maps.shape[-3:]
     if x.ndim < 3 + sets or any(n != m and (exact or m != 1) for n, m in zip(x.shape[-3:], own)):
         hint = "; x[None] adds the axis z" if x.ndim < 3 else ""
-        raise DataError(f"an image of shape {tuple(x.shape)} does not fit maps of {tuple(own)} (z, y, x){hint}")
+        raise DataError(
+            f"an image of shape {tuple(x.shape)} does not fit maps of {tuple(own)} (z, y, x){hint or '; crop one'}"
+        )
     if sets and x.shape[-4] != maps.shape[-5]:
         raise DataError(
             f"an image of shape {tuple(x.shape)} does not fit {maps.shape[-5]} sets of maps; give (..., set, z, y, x)"
@@ -67,5 +69,6 @@ def check_coils(y: Tensor, maps: Tensor, *, exact: bool = True) -> None:
     wrong = y.ndim < 4 or any(n != m and (exact or m != 1) for n, m in zip(y.shape[-3:], own[1:]))
     if wrong or y.shape[-4] != own[0]:
         raise DataError(
-            f"k-space or coil images of shape {tuple(y.shape)} do not fit maps of {tuple(own)} (coil, z, y, x)"
+            f"k-space or coil images of shape {tuple(y.shape)} do not fit maps of {tuple(own)} (coil, z, y, x); "
+            "compress both to the same coils, and crop one"
         )

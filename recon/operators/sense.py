@@ -55,7 +55,10 @@ class Sense(Linear):
         own = self.maps.shape[-4:]
         if not isinstance(self.mask, Tensor) or any(n not in (1, m) for n, m in zip(self.mask.shape[::-1], own[::-1])):
             what = tuple(self.mask.shape) if isinstance(self.mask, Tensor) else type(self.mask).__name__
-            raise DataError(f"a mask of {what} is no tensor that fits k-space of {tuple(own)} (coil, kz, ky, kx)")
+            raise DataError(
+                f"a mask of {what} is no tensor that fits k-space of {tuple(own)} (coil, kz, ky, kx); "
+                "of a slice's lines give mask[:, None], (ky, 1)"
+            )
 
     def plain(self) -> Linear:
         """The chain that this operator stands for, differentiable in the maps and the mask too."""
