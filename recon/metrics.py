@@ -106,9 +106,14 @@ def _similar(
     return values, chosen
 
 
+#: Slices from which on a bootstrap tells an interval: of normal values the one of 95 % holds the mean in 52, 72, 84, 89
+#: and 91 of 100 trials of 2, 3, 6, 8 and 10 values.
+FEWEST = 8
+
+
 @dataclass(frozen=True)
 class Scores:
-    """The three measures of a stack of slices, and 95 % confidence intervals by name where there are several slices."""
+    """The three measures of a stack of slices, and 95 % confidence intervals by name where the slices are enough."""
 
     psnr: float
     ssim: float
@@ -124,12 +129,13 @@ def scores(
     mask: ArrayLike | None = None,
     replicates: int = 2000,
     seed: int = 0,
+    fewest: int = FEWEST,
 ) -> Scores:
     """PSNR, SSIM and NMSE over all slices together, each with its interval from a bootstrap over the slices.
 
     The values are those of `psnr`, `ssim` and `nmse`. For the intervals, as many slices as there are, among those that
-    hold a pixel to measure, are drawn with replacement `replicates` times; 2.5 and 97.5 percentiles. One slice gives
-    none. Raises ReconError as the three functions do.
+    hold a pixel to measure, are drawn with replacement `replicates` times; 2.5 and 97.5 percentiles. Fewer slices than
+    `fewest` give none. Raises ReconError as the three functions do.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     a, r, m = _checked(x, reference, mask)
@@ -146,7 +152,7 @@ def scores(
     )  # fmt: skip
     sums = sums[:, sums[4] > 0]
     count = sums.shape[1]
-    if count < 2:
+    if count < max(2, fewest):
         return Scores(*out)
     drawn = np.random.Generator(np.random.PCG64(seed)).integers(0, count, (replicates, count))
     error, energy, pixels, similar, windows = sums[:, drawn].sum(2)

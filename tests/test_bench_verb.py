@@ -35,7 +35,7 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scan") / "head.h5"
-    simulate_to(path, preset(coils=6, matrix=64, slices=2, noise=0.01))
+    simulate_to(path, preset(coils=6, matrix=64, slices=8, noise=0.01))
     return path
 
 
@@ -112,7 +112,7 @@ def test_the_centre_of_k_space_is_known_whatever_lines_are_left(full: RawScan, l
     limits = {} if limit is None else encoding.limits
     bare = replace(full, encodings=(replace(encoding, limits=limits), *full.encodings[1:]))
     fewer = undersample(bare, mask_of("random", (1, 64), 2, 16, 0)).scan
-    assert pipeline.reconstruct(fewer, recipes.parse({"solve": {"method": "sense"}})).data.shape == (2, 64, 64)
+    assert pipeline.reconstruct(fewer, recipes.parse({"solve": {"method": "sense"}})).data.shape == (8, 64, 64)
 
 
 # Scores
@@ -196,7 +196,7 @@ def test_a_record_is_complete_and_there_is_one_for_each_method_and_factor(record
     assert [(r["acceleration"], r["method"]) for r in records] == [(a, m) for a in (2, 4) for m in METHODS]
     for r in records:
         assert set(r) >= FIELDS
-        assert (r["scan"], r["mask"], r["acs"], r["seed"], r["slices"]) == ("head", "equispaced", 16, 3, 2)
+        assert (r["scan"], r["mask"], r["acs"], r["seed"], r["slices"]) == ("head", "equispaced", 16, 3, 8)
         kept = np.asarray(masks.equispaced((64,), r["acceleration"], 16, 3))
         assert r["effective_acceleration"] == 64 / kept.sum()
         assert r["psnr_ci"][0] <= r["psnr"] <= r["psnr_ci"][1]

@@ -161,11 +161,16 @@ def test_scores_are_the_three_measures_of_what_the_mask_holds() -> None:
     assert found.psnr == psnr(x, r, data_range=2, mask=mask)
     assert found.ssim == ssim(x, r, data_range=2, mask=mask)
     assert found.nmse == nmse(x, r, mask=mask)
-    assert not scores(x[:1], r[:1], data_range=2, mask=mask).intervals
+
+
+@pytest.mark.parametrize(("slices", "told"), [(1, False), (7, False), (8, True)])
+def test_few_slices_have_no_interval(slices: int, told: bool) -> None:
+    x, r = pair((slices, 20, 17))
+    assert bool(scores(x, r, data_range=2).intervals) is told
 
 
 def test_slices_that_are_alike_leave_nothing_to_chance() -> None:
-    x, r = (np.stack([one[0]] * 4) for one in pair())
+    x, r = (np.stack([one[0]] * 8) for one in pair())
     mask = np.zeros(x.shape, bool)
     mask[:, 3:15, 2:14] = True
     found = scores(x, r, data_range=2, mask=mask)
@@ -178,7 +183,9 @@ def test_slices_of_which_nothing_is_measured_are_not_drawn() -> None:
     mask = np.ones(x.shape, bool)
     mask[[1, 4]] = False
     some = [0, 2, 3]
-    assert scores(x, r, data_range=2, mask=mask) == scores(x[some], r[some], data_range=2)
+    assert scores(x, r, data_range=2, mask=mask, fewest=2) == scores(x[some], r[some], data_range=2, fewest=2)
+    assert scores(x, r, data_range=2, mask=mask, fewest=3).intervals
+    assert not scores(x, r, data_range=2, mask=mask, fewest=4).intervals
 
 
 def test_the_interval_of_many_slices_is_that_of_their_mean() -> None:

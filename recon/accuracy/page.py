@@ -35,7 +35,8 @@ reconstruction as any scan, and the image is compared with the reconstruction of
 data's own maps. Before that each image is multiplied by the one factor, the same for all slices, that brings it closest
 to the reference within the body. PSNR and SSIM (7×7, uniform window) take the largest value of the reference volume as
 data range. “Body” is the object without the air around it; small numbers in brackets are 95&nbsp;% intervals from a
-bootstrap over slices, where there are several. Seconds are those of the whole reconstruction, reading included.</p>
+bootstrap over slices, where there are eight or more; slices of one head are no independent patients. Seconds are those
+of the whole reconstruction, reading included.</p>
 """
 
 
