@@ -107,6 +107,8 @@ def shake(sock: socket.socket, context: ssl.SSLContext, seconds: float, name: st
     except ssl.SSLError as e:
         secure.close()
         reason = (e.reason or "unknown reason").lower().replace("_", " ")
+        if isinstance(e, ssl.SSLCertVerificationError):  # such as its end
+            reason = f"{reason}: {e.verify_message}"
         raise ReconError(f"no TLS ({reason}); see that both sides speak TLS and know each other's authority") from None
     except (OSError, ReconError) as e:
         secure.close()

@@ -23,8 +23,8 @@ def authority(folder: Path, name: str) -> Path:
     return folder / f"{name}.pem"
 
 
-def signed(folder: Path, name: str, by: Path, san: str = "IP:127.0.0.1") -> tuple[Path, Path]:
-    """A certificate for a host, signed by an authority: NAME.pem and NAME.key."""
+def signed(folder: Path, name: str, by: Path, san: str = "IP:127.0.0.1", days: int = 2) -> tuple[Path, Path]:
+    """A certificate for a host that ends in some days, signed by an authority: NAME.pem and NAME.key."""
     request, extra = folder / f"{name}.csr", folder / f"{name}.ext"
     extra.write_text(f"subjectAltName={san}\n")
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
@@ -33,7 +33,7 @@ def signed(folder: Path, name: str, by: Path, san: str = "IP:127.0.0.1") -> tupl
         "-keyout", key, "-out", request,
     )  # fmt: skip
     _openssl(
-        "x509", "-req", "-in", request, "-days", 2, "-CA", by, "-CAkey", by.with_suffix(".key"), "-CAcreateserial",
+        "x509", "-req", "-in", request, "-days", days, "-CA", by, "-CAkey", by.with_suffix(".key"), "-CAcreateserial",
         "-extfile", extra, "-out", certificate,
     )  # fmt: skip
     key.chmod(0o600)

@@ -193,6 +193,18 @@ def test_f34_success_that_no_query_confirms_is_not_believed(service: Start, tmp_
     assert here.reasons("failed").pop().startswith("the PACS does not find the image; given up")
 
 
+def test_f33_a_service_whose_certificate_has_expired_gets_nothing(service: Start, tmp_path: Path) -> None:
+    ca = certificates.authority(tmp_path, "ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificates.signed(tmp_path, "pacs", ca, days=-1))
+    made, here = service((200, stored), tls=context)
+    here.pacs = check(replace(here.pacs, tls=Tls(str(ca))))
+    uids = here.put(series(tmp_path / "one", 1))
+    here.once()
+    assert (here.states(uids), made.came) == (["new"], [])
+    assert "its certificate is refused: certificate has expired" in here.reasons("new").pop()
+
+
 def test_f33_a_service_with_another_certificate_gets_nothing(service: Start, tmp_path: Path) -> None:
     ca, other = certificates.authority(tmp_path, "ca"), certificates.authority(tmp_path, "other")
     certificate, key = certificates.signed(tmp_path, "pacs", ca)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -21,6 +22,7 @@ from recon.data import ReconError
 from recon.serve import settings
 from recon.serve.tls import Front, client_context, server_context, shake
 from tests.command import recon, refused
+from tests.pacs import certificates
 from tests.serve import scanner
 from tests.serve.conftest import Local, Running
 from tests.serve.scanner import CLOSE, Recording, Scanner, config, header, run, session
@@ -125,6 +127,22 @@ def test_within_tls_a_stopped_server_and_a_busy_one_still_say_so(server: Start, 
     reply = client.wait()
     assert "the server is being stopped" in reply.error()
     assert (reply.closes, reply.images, reply.broken) == (1, [], "")
+
+
+def test_f41_the_log_says_that_the_certificate_of_a_scanner_has_expired(tmp_path: Path) -> None:
+    ca = certificates.authority(tmp_path, "ca")
+    certificate, key = certificates.signed(tmp_path, "server", ca)
+    late = certificates.signed(tmp_path, "scanner", ca, days=-1)
+    ours, theirs = socket.socketpair()
+    front = Front(server_context(str(certificate), str(key), str(ca)), 5)
+    front.begin(theirs, "peer")
+    with contextlib.suppress(ReconError):  # in TLS 1.3 a client is through before it is looked at
+        shake(ours, client_context(str(ca), *map(str, late)), 5, name="127.0.0.1").close()
+    assert select.select([front.ready], [], [], 10)[0]
+    ((plain, _, reason),) = front.take()
+    assert plain is None
+    assert "no TLS (certificate verify failed: certificate has expired)" in reason
+    front.close()
 
 
 def test_bytes_go_both_ways_at_once_and_wait_for_a_slow_reader(files: Files) -> None:
