@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon.data import CTProjections, DataError
+from recon.data import CTProjections, DataError, counted
 from recon.operators.cone import Cone, ConeXray
 from recon.operators.windows import box
 from recon.operators.xray import Fan, Parallel, Xray
@@ -146,7 +146,9 @@ def projected(scan: CTProjections, first: int, last: int) -> Projected:
         )
     electronic = scan.electronic_noise * scan.counts_per_unit
     weights = n / (n + electronic**2).sqrt()
-    notes = (f"{starved:.2%} of the rays starved: they hold no photon and count for next to nothing",)
+    # A few rays of millions round to no percent.
+    many = f"{starved:.2%} of the rays" if starved >= 1e-4 else counted(int((photons < FLOOR).sum()), "ray")
+    notes = (f"{many} starved: without a photon a ray counts for next to nothing",)
     lost = float((weights < LOST).float().mean((-2, -1)).max())
     return Projected(p, weights, notes if starved > 0 else (), lost)
 

@@ -380,3 +380,13 @@ def test_rays_lost_in_noise_are_told_where_they_bias_soft_tissue_and_nowhere_els
         image = recon.reconstruct(bare, Recipe(solve=Solve(method="fbp")))
         assert (image.trust["starved"] > 1e-3) == told
         assert any("lost in noise" in n for n in image.notes) == told
+
+
+@pytest.mark.parametrize(("rays", "told"), [(0, None), (1, "1 ray starved"), (500, "3.31% of the rays starved")])
+def test_rays_without_a_photon_are_counted_however_few(rays: int, told: str | None) -> None:
+    made, _ = ct_scan.of_phantom(64, ct_scan.Scan(1e9, electronic=0, views=180))
+    values = made.values.copy()
+    assert values.size == 180 * 84
+    values.reshape(-1)[:rays] = -5
+    notes = prepare.projected(replace(made, values=values), 0, 1).notes
+    assert [n.split(":")[0] for n in notes] == ([told] if told else [])
