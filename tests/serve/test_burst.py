@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
 import pytest
 
 from recon import simulation
-from recon.data import Flag, flag_bits, flagged
+from recon.data import Flag, Image, flag_bits, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
 from recon.io.read import read_raw
@@ -30,7 +31,7 @@ from tests.serve.scanner import CLOSE, Scanner, run, session, wait_for_images
 
 Start = Callable[..., Local]
 
-#: Small scans of each kind, and the recipe that is asked for.
+#: Small scans of four coils of each kind, and the recipe that is asked for.
 SCANS: dict[str, tuple[Settings, str]] = {
     "slices": (Settings(matrix=(32, 32, 1), slices=4, acceleration=(2, 1), acs=12, sigma=0.01), "sense"),
     "learned": (Settings(matrix=(32, 32, 1), slices=2, acceleration=(2, 1), acs=12, sigma=0.01), "unrolled"),
@@ -75,20 +76,29 @@ SCANS: dict[str, tuple[Settings, str]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _few_coils(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, (values, recipe) in SCANS.items():
-        monkeypatch.setitem(SCANS, name, (replace(values, coils=4), recipe))
+SCANS = {name: (replace(values, coils=4), recipe) for name, (values, recipe) in SCANS.items()}
 
 
-def simulated(name: str, folder: Path) -> Path:
-    path = folder / "scan.h5"
-    simulation.simulate_to(path, SCANS[name][0])
-    return path
+class Made(NamedTuple):
+    """A scan of each kind: its file, its recipe and the images that `reconstruct` makes of the whole of it."""
+
+    path: Path
+    recipe: Recipe
+    whole: Image
 
 
-def recipe_of(name: str) -> Recipe:
-    return registered(Site())[SCANS[name][1]]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """A function that makes the scan of a name once for all tests."""
+    folder = tmp_path_factory.mktemp("burst")
+
+    @cache
+    def make(name: str) -> Made:
+        path, recipe = folder / f"{name}.h5", registered(Site())[SCANS[name][1]]
+        simulation.simulate_to(path, SCANS[name][0])
+        return Made(path, recipe, reconstruct(read_raw(path), recipe))
+
+    return make
 
 
 class Gate:
@@ -119,10 +129,9 @@ class Gate:
 
 @pytest.mark.parametrize("name", SCANS)
 def test_images_of_a_burst_leave_one_by_one_with_the_pixels_of_the_whole_scan(
-    local: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    local: Start, made: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    path = simulated(name, tmp_path)
-    whole = reconstruct(read_raw(path), recipe_of(name))
+    path, _, whole = made(name)
     depth = whole.geometry.shape[0] if "volumes" in name else 1
     gate = Gate(monkeypatch, depth)
     client = gate.client = Scanner(local(early=False).port)
@@ -139,10 +148,9 @@ def test_images_of_a_burst_leave_one_by_one_with_the_pixels_of_the_whole_scan(
 
 @pytest.mark.parametrize("name", [n for n in SCANS if n not in ("slices", "learned")])
 def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_them(
-    local: Start, tmp_path: Path, name: str
+    local: Start, made: Callable[[str], Made], name: str
 ) -> None:
-    path = simulated(name, tmp_path)
-    whole = reconstruct(read_raw(path), recipe_of(name))
+    path, _, whole = made(name)
     expected = np.abs(whole.data).reshape(-1, *whole.data.shape[-2:])
     depth = whole.geometry.shape[0] if "volumes" in name else 1
     client = Scanner(local().port)
@@ -161,9 +169,9 @@ def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_
 
 @pytest.mark.parametrize("name", ["volumes", "radial", "averages", "echo-planar", "no noise lines"])
 def test_frames_that_left_early_are_the_series_of_the_whole_scan_in_the_pacs(
-    local: Start, tmp_path: Path, name: str
+    local: Start, tmp_path: Path, made: Callable[[str], Made], name: str
 ) -> None:
-    path = simulated(name, tmp_path)
+    path, _, whole = made(name)
     client = Scanner(local(pacs=Pacs(to="ARCHIVE@127.0.0.1:104", spool=str(tmp_path / "spool"))).port)
     *messages, close = session(scanner.load(path), SCANS[name][1])
     client.send(messages)
@@ -172,7 +180,7 @@ def test_frames_that_left_early_are_the_series_of_the_whole_scan_in_the_pacs(
         time.sleep(0.01)
     assert client.send([close]).wait().images
     came = [pydicom.dcmread(p) for p in (tmp_path / "spool").rglob("image.dcm")]
-    expected = {d.SOPInstanceUID: d for d in datasets(reconstruct(read_raw(path), recipe_of(name)))}
+    expected = {d.SOPInstanceUID: d for d in datasets(whole)}
     assert sorted(d.SOPInstanceUID for d in came) == sorted(expected)
     assert all(np.array_equal(d.pixel_array, expected[d.SOPInstanceUID].pixel_array) for d in came)
 
@@ -257,9 +265,8 @@ def test_a_first_repetition_with_all_lines_changes_neither_the_method_nor_the_bi
         assert np.array_equal(i.pixels[0, 0], np.abs(whole.data)[i.repetition, 0])
 
 
-def test_calibration_after_its_image_was_returned_is_an_error(local: Start, tmp_path: Path) -> None:
-    path = simulated("calibrated apart", tmp_path)
-    found = scanner.load(path)
+def test_calibration_after_its_image_was_returned_is_an_error(local: Start, made: Callable[[str], Made]) -> None:
+    found = scanner.load(made("calibrated apart").path)
     apart = [b for b in found.lines if scanner.value(b, "flags") & (1 << 19) and not scanner.value(b, "slice")]
     *messages, close = session(found, "sense")
     client = Scanner(local().port).send(messages)
@@ -343,10 +350,10 @@ def test_a_burst_of_several_orientations_has_a_series_for_each(local: Start, tmp
     assert [(i.slice, i.series, i.head[37]) for i in images] == [(0, 0, 1), (1, 0, 2), (2, 1, 1), (3, 1, 2)]
 
 
-def test_close_in_one_piece_with_all_lines_gives_all_images(local: Start, tmp_path: Path) -> None:
-    path = simulated("slices", tmp_path)
+def test_close_in_one_piece_with_all_lines_gives_all_images(local: Start, made: Callable[[str], Made]) -> None:
+    path, _, whole = made("slices")
     *messages, _ = session(scanner.load(path), "sense")
     reply = Scanner(local().port).send([b"".join([*messages, CLOSE])]).wait()
     assert (len(reply.images), reply.texts) == (4, [])
-    expected = np.abs(reconstruct(read_raw(path), recipe_of("slices")).data)
+    expected = np.abs(whole.data)
     assert all(np.array_equal(i.pixels[0, 0], expected[i.slice]) for i in reply.images)
