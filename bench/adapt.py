@@ -2,27 +2,35 @@ r"""What adapting a network to one scan gains, on simulated scans of the validat
 
     python bench/adapt.py --minutes 1 --accel 4 8 --seeds 2 --noise-factor 1 0.2 5
     python bench/adapt.py --minutes 3 --scan ../shared/data/public_test/gpunufft_brain_t2_4ch.npz --axes coil,y,x
-    python bench/adapt.py --minutes 1.2 --weights mri-small --accel 2 3 --mask random --axes slice,y,x \
-        --scan ../shared/data/validation/bispmri_ulf055_flair_nocage.npz
+    V=../shared/data/validation/bispmri_ulf055_
+    python bench/adapt.py --minutes 1.2 --weights mri-small --accel 2.5 --acs 16 --mask random --axes slice,y,x \
+        --scan ${V}flair_nocage.npz ${V}flair_rfcage.npz ${V}patient4.npz:GRE ${V}patient4.npz:FSE \
+        --json bench/results/adapt.json
 
 Scans are drawn as those of training are, from magnitudes that no network was trained on, equispaced lines with ACS:
 phase, coils and noise are synthetic. `--noise-factor` is what the network is told of the noise over what it is: 1 for
-a scan like those of its training, other factors for one that is unlike them. `--scan` is a fully sampled raw scan,
-whose lines are left out instead. PSNR of magnitudes inside the body against the full scan.
+a scan like those of its training, other factors for one that is unlike them. `--scan` names fully sampled raw scans,
+whose lines are left out instead, with a colon before the array of a file that holds several; `--slices` of each, evenly
+spaced, are adapted to together, as `recon adapt` does. PSNR of magnitudes inside the body against the full scan, of
+several slices the mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import os
 import platform
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import records
 import torch
+from torch import Tensor
 
 from recon import pipeline
 from recon.accuracy import undersample
@@ -38,9 +46,11 @@ from recon.recipe import Recipe
 
 FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
 SEED = 900_000_000
+#: What makes a record another one; scans are raw, and seeds are of SIMULATED ones.
+CASE = ("scan", "weights", "acceleration", "mask", "acs", "seed", "noise_factor", "minutes", "slices")
 
 
-def psnr(network: unrolled.Unrolled, m: Measurement, full: torch.Tensor) -> float:
+def psnr(network: unrolled.Unrolled, m: Measurement, full: Tensor) -> float:
     """PSNR of the network's magnitude inside the body."""
     x, t = unrolled.reconstruct(network, m).abs(), full.abs()
     t = t * (
@@ -50,19 +60,23 @@ def psnr(network: unrolled.Unrolled, m: Measurement, full: torch.Tensor) -> floa
     return float(10 * torch.log10(t.max() ** 2 / error))
 
 
-def measured(path: Path, axes: str, R: float, kind: str) -> tuple[Measurement, torch.Tensor]:
-    """The middle slice of a raw scan with lines left out, and the image of all of its lines with the same maps."""
-    scan = read_raw(path, axes=tuple(axes.split(",")) if axes else None)
-    mask = undersample.mask_of(kind, (1, scan.encodings[0].encoded_matrix[1]), R, 24 if R <= 4 else 16, 0)
-    whole, m = (
-        cartesian.measurements(pipeline.prepare(s, Recipe(), torch.device("cpu"), None, 0), 1)[0]
+def measured(name: str, axes: str, R: float, kind: str, acs: int, slices: int) -> list[tuple[Measurement, Tensor]]:
+    """Slices of a raw scan with lines left out, and the images of all of their lines with the same maps."""
+    path, _, key = name.partition(":")
+    scan = read_raw(path, axes=tuple(axes.split(",")) if axes else None, key=key or None)
+    mask = undersample.mask_of(kind, (1, scan.encodings[0].encoded_matrix[1]), R, acs, 0)
+    whole, rest = (
+        cartesian.measurements(pipeline.prepare(s, Recipe(), torch.device("cpu"), None, 0), slices)
         for s in (scan, undersample.undersample(scan, mask).scan)
     )
-    assert isinstance(m.A, Sense)
-    full = combine(ifft(whole.y, (-3, -2)), m.A.maps)
-    # Whitened by another estimate of the noise it has another scale.
-    x, t = unrolled.classical(m, 60).abs(), full.abs()
-    return m, full * ((x * t).sum() / t.square().sum())
+    found = []
+    for w, m in zip(whole, rest, strict=True):
+        assert isinstance(m.A, Sense)
+        full = combine(ifft(w.y, (-3, -2)), m.A.maps)
+        # Whitened by another estimate of the noise it has another scale.
+        x, t = unrolled.classical(m, 60).abs(), full.abs()
+        found.append((m, full * ((x * t).sum() / t.square().sum())))
+    return found
 
 
 def record(
@@ -78,17 +92,28 @@ def record(
     A = e.measurement.A
     assert isinstance(A, Sense)
     m = Measurement(e.measurement.y, Sense(A.maps, A.mask[None, None], A.axes), factor * e.measurement.sigma)
-    return {"acceleration": R, "seed": SEED + seed, "noise_factor": factor, **adapted(loaded, m, e.full, plan)}
+    return {"acceleration": R, "seed": SEED + seed, "noise_factor": factor, **adapted(loaded, [(m, e.full)], plan)}
 
 
-def adapted(loaded: weights.Loaded, m: Measurement, full: torch.Tensor, plan: adapt.Plan) -> dict[str, Any]:
-    """What an adaptation to one slice did to held-out χ² and to PSNR."""
-    made = adapt.adapt(loaded.network, [m], plan)
+def adapted(loaded: weights.Loaded, slices: Sequence[tuple[Measurement, Tensor]], plan: adapt.Plan) -> dict[str, Any]:
+    """What an adaptation to slices, each beside its full image, did to held-out χ² and to their mean PSNR."""
+    made = adapt.adapt(loaded.network, [m for m, _ in slices], plan)
+    before, after = (statistics.mean(psnr(n, m, full) for m, full in slices) for n in (loaded.network, made.network))
     return {
-        "weights": loaded.name, "minutes": plan.minutes, "steps": made.steps, "held_before": made.before,
-        "held_after": made.after, "kept": made.kept, "psnr_before": psnr(loaded.network, m, full),
-        "psnr_after": psnr(made.network, m, full),
+        "weights": loaded.name, "minutes": plan.minutes, "slices": len(slices), "steps": made.steps,
+        "held_before": made.before, "held_after": made.after, "kept": made.kept, "psnr_before": before,
+        "psnr_after": after, "date": str(date.today()),
     }  # fmt: skip
+
+
+def said(r: Mapping[str, Any]) -> str:
+    """A record for a person."""
+    of = f"told {r['noise_factor']:g} of the noise, seed {r['seed']}" if "seed" in r else f"{r['scan']}, {r['mask']}"
+    return (
+        f"{r['weights']}, {of}, R = {r['acceleration']:g}: held-out χ² {r['held_before']:.3f} → {r['held_after']:.3f}, "
+        f"PSNR {r['psnr_before']:.2f} → {r['psnr_after']:.2f} dB in {r['steps']} steps"
+        f"{'' if r['kept'] else ', start kept'}"
+    )
 
 
 def main() -> None:
@@ -100,8 +125,10 @@ def main() -> None:
     parser.add_argument("--accel", type=float, nargs="+", default=[4.0, 8.0])
     parser.add_argument("--noise-factor", type=float, nargs="+", default=[1.0, 0.2, 5.0])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--scan", type=Path, help="a fully sampled raw scan instead of simulated ones")
-    parser.add_argument("--axes", default="", help="of its array")
+    parser.add_argument("--scan", nargs="+", default=[], help="fully sampled raw scans instead of simulated ones")
+    parser.add_argument("--axes", default="", help="of their arrays")
+    parser.add_argument("--slices", type=int, default=4, help="of each, adapted to together")
+    parser.add_argument("--acs", type=int, default=0, help="lines of each; 0: 24, and 16 beyond R = 4")
     parser.add_argument("--mask", choices=("equispaced", "random", "variable-density"), default="equispaced")
     parser.add_argument("--least", type=float, help="instead of the plan's own; 0 keeps every gain")
     parser.add_argument("--threads", type=int, default=1)
@@ -110,27 +137,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     plan = adapt.Plan(minutes=options.minutes)
     plan = plan if options.least is None else replace(plan, least=options.least)
-    loaded = weights.load(options.weights)
+    loaded, head = weights.load(options.weights), {"machine": f"{platform.machine()}, {options.threads} threads"}
+    for name, R in itertools.product(options.scan, options.accel):
+        acs = options.acs or (24 if R <= 4 else 16)
+        slices = measured(name, options.axes, R, options.mask, acs, options.slices)
+        about = {"scan": Path(name).name, "acceleration": R, "mask": options.mask, "acs": acs}
+        _keep(options.json, {**about, **adapted(loaded, slices, plan)}, head)
     if options.scan:
-        for R in options.accel:
-            r = adapted(loaded, *measured(options.scan, options.axes, R, options.mask), plan)
-            print(json.dumps({"scan": options.scan.stem, "acceleration": R, **r}), flush=True)
         return
-    sources, found = volumes.read(options.data / "validation"), []
-    for factor in options.noise_factor:
-        for R in options.accel:
-            for seed in range(options.seeds):
-                r = record(sources, loaded, R, seed, factor, plan)
-                found.append(r)
-                print(
-                    f"told {factor:g} of the noise, R = {R:g}, seed {r['seed']}: held-out χ² {r['held_before']:.3f} → "
-                    f"{r['held_after']:.3f}, PSNR {r['psnr_before']:.2f} → {r['psnr_after']:.2f} dB in {r['steps']} "
-                    f"steps{'' if r['kept'] else ', start kept'}",
-                    flush=True,
-                )
-    if options.json:
-        head = {"date": str(date.today()), "machine": f"{platform.machine()}, {options.threads} threads, simulated"}
-        options.json.write_text(json.dumps({**head, "records": found}, indent=1, allow_nan=False) + "\n")
+    sources = volumes.read(options.data / "validation")
+    for factor, R, seed in itertools.product(options.noise_factor, options.accel, range(options.seeds)):
+        _keep(options.json, record(sources, loaded, R, seed, factor, plan), head)
+
+
+def _keep(path: Path | None, r: Mapping[str, Any], head: Mapping[str, Any]) -> None:
+    print(said(r), flush=True)
+    if path:
+        records.store(path, [r], CASE, head)
 
 
 if __name__ == "__main__":

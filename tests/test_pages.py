@@ -245,6 +245,23 @@ def test_the_table_of_images_without_the_phase_is_the_record() -> None:
     assert counted == len([r for r in found if r["image"] == "plain"])
 
 
+def test_the_table_of_adapted_raw_scans_is_the_record() -> None:
+    text = (ROOT / "docs" / "how-to" / "adapt.md").read_text(encoding="utf-8")
+    lines = text.split("| scan | weights | held-out χ² | PSNR, decibels |\n")[1].split("\n\n")[0].splitlines()[1:]
+    found = {(r["scan"], r["weights"]): r for r in records("adapt.json") if "scan" in r}
+    scans = {
+        "FLAIR without the scanner's RF cage": "flair_nocage.npz", "FLAIR with it": "flair_rfcage.npz",
+        "patient 4, GRE": "patient4.npz:GRE", "patient 4, FSE": "patient4.npz:FSE",
+    }  # fmt: skip
+    assert len(lines) == len(found)
+    for line in lines:
+        about, weights, held, psnr = (cell.strip() for cell in line.strip("|").split("|"))
+        r = found[f"bispmri_ulf055_{scans[about]}", weights.strip("`")]
+        kept = [f"{r['held_before']:.2f} → {r['held_after']:.2f}", f"{r['psnr_before']:.1f} → {r['psnr_after']:.1f}"]
+        start = [f"{r['held_before']:.2f}, start kept", f"{r['psnr_before']:.1f}"]
+        assert [held, psnr] == (kept if r["kept"] else start), about
+
+
 @pytest.mark.parametrize(
     "page", ["README.md", "CHANGELOG.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 )
