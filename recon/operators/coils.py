@@ -53,10 +53,8 @@ def check_image(x: Tensor, maps: Tensor, sets: bool, *, exact: bool = True) -> N
     """Raises DataError for an image (..., z, y, x) of another size than the maps, which may have 1 if not `exact`."""
     own = maps.shape[-3:]
     if x.ndim < 3 + sets or any(n != m and (exact or m != 1) for n, m in zip(x.shape[-3:], own)):
-        hint = "; x[None] adds the axis z" if x.ndim < 3 else ""
-        raise DataError(
-            f"an image of shape {tuple(x.shape)} does not fit maps of {tuple(own)} (z, y, x){hint or '; crop one'}"
-        )
+        hint = "x[None] adds the axis z" if x.ndim < 3 else "crop one"
+        raise DataError(f"an image of shape {tuple(x.shape)} does not fit maps of {tuple(own)} (z, y, x); {hint}")
     if sets and x.shape[-4] != maps.shape[-5]:
         raise DataError(
             f"an image of shape {tuple(x.shape)} does not fit {maps.shape[-5]} sets of maps; give (..., set, z, y, x)"

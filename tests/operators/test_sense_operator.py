@@ -65,6 +65,31 @@ def test_a_mask_that_varies_along_a_plane_axis_or_over_coils_is_followed() -> No
         torch.testing.assert_close(A.normal()(x), A.plain().H(A.plain()(x)), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("axes", [(-2,), (-3, -2)], ids=str)
+@pytest.mark.parametrize(
+    "varies", ["over coils", "along the readout", "as complex weights", "from item to item", "of one image"]
+)
+def test_what_the_compiled_kernels_do_not_take_is_not_given_to_them(varies: str, axes: tuple[int, ...]) -> None:
+    """In single precision, which they serve, of weights that are even over coils and columns, and real."""
+    generator = torch.Generator().manual_seed(0)
+    maps, x = (torch.randn(*n, dtype=torch.complex64, generator=generator) for n in ((3, 4, 8, 6), (2, 4, 8, 6)))
+    shape = {"over coils": (3, 4, 8, 1), "along the readout": (1, 4, 8, 6)}
+    shape |= {"from item to item": (2, 1, 4, 8, 1), "of one image": (2, 1, 4, 8, 1)}
+    x = x[0] if varies == "of one image" else x
+    w = torch.rand(*shape.get(varies, (1, 4, 8, 1)), generator=generator)
+    chain = Fourier(axes) @ Coils(maps)
+    if varies == "as complex weights":
+        inner = Weight(torch.polar(w, 6 * torch.rand(*w.shape, generator=generator)))
+        got, expected = Sense(maps, torch.ones(1, 1, 1, 1), axes).normal(inner)(x), chain.H(inner(chain(x)))
+    else:
+        A = Sense(maps, w, axes)
+        y = A(x)
+        torch.testing.assert_close(y, w * chain(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(A.H(y), chain.H(w * y), rtol=0, atol=1e-5)
+        got, expected = A.normal()(x), chain.H(w * y)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
 def test_weights_of_kspace_join_the_normal_operator() -> None:
     A, x = build((-2, -1), (1, 5, 8)), noise(1, 5, 8)
     w = torch.rand(1, 1, 5, 8, dtype=torch.float64)
