@@ -298,3 +298,23 @@ def test_radial_sense_finds_the_true_image_from_a_third_of_the_spokes() -> None:
     assert error(solve(op, y, 20), truth) < 0.01
     root = pipe(points, (N, N)).sqrt()
     assert error(solve(Weight(root) @ op, root * y, 10), truth) < 0.002
+
+
+def test_the_accuracy_that_was_asked_for_is_kept_where_the_precision_has_it() -> None:
+    A = Nufft(points((16, 16)), (16, 16), eps=1e-9)
+    assert (A.accuracy(torch.complex64), A.accuracy(torch.complex128)) == (1e-6, 1e-9)
+    x = torch.randn(1, 16, 16, dtype=torch.complex128)
+    exact = Nufft(A.points, A.shape, eps=1e-13)
+    assert error(A.normal()(x), exact.adjoint(exact(x))) < 1e-8
+
+
+def test_plans_are_kept_up_to_a_number_and_large_ones_work_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    A, x = Nufft(points((8, 8), 5), (8, 8)), torch.randn(3, 5, 8, 8, dtype=torch.complex128)
+    monkeypatch.setattr(module, "_KEPT", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    whole = A(x)
+    assert sum(map(len, module._PLANS[A].values())) == 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(module, "WORKSPACE", 1)
+    monkeypatch.setattr(module, "ThreadPoolExecutor", lambda count: pytest.fail(f"{count} threads at once"))
+    assert torch.equal(A(x), whole)
