@@ -69,3 +69,8 @@ def test_the_site_names_no_other_machine_for_scripts_fonts_or_styles() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "http" not in settings
     assert "font: false" in settings
+
+
+def test_the_pages_link_to_files_since_the_readme_says_to_open_one() -> None:
+    assert "`site/index.html`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "use_directory_urls: false" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
