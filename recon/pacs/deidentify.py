@@ -28,6 +28,8 @@ _CODES: dict[str, Action] = {
     "D_TAGS": "dummy", "Z_TAGS": "empty", "X_TAGS": "remove", "U_TAGS": "renew", "Z_D_TAGS": "dummy",
     "X_Z_TAGS": "empty", "X_D_TAGS": "dummy", "X_Z_D_TAGS": "dummy", "X_Z_U_STAR_TAGS": "renew",
 }  # fmt: skip
+#: Dates of birth and death in another calendar, which the table does not have.
+_MORE: dict[tuple[int, int], Action] = {(0x0010, 0x0033): "remove", (0x0010, 0x0034): "remove"}
 #: Values that a type 1 attribute gets in place of its own.
 _DUMMIES = {"AS": "000Y", "DA": "19000101", "DT": "19000101000000", "TM": "000000", "DS": "0", "IS": "0",
             "UR": "about:blank",
@@ -97,7 +99,8 @@ def _clean(dataset: Dataset, key: bytes) -> None:
         if element.tag.is_private or element.tag.group & 0xFF00 in (0x5000, 0x6000):  # curves and overlays
             del dataset[element.tag]
             continue
-        action = _table().get((element.tag.group, element.tag.elem))
+        # A name of a person is one whoever that is, in the table or not.
+        action = _table().get((element.tag.group, element.tag.elem), "dummy" if element.VR == "PN" else None)
         if action == "remove":
             del dataset[element.tag]
         elif element.VR == "SQ" and action in (None, "renew"):
@@ -126,8 +129,9 @@ def _table() -> dict[tuple[int, int], Action]:
         from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as standard
     except ModuleNotFoundError:
         raise ReconError("de-identification needs dicom-anonymizer; run pip install dicom-anonymizer") from None
-    return {(tag[0], tag[1]): action for name, action in _CODES.items() for tag in getattr(standard, name)
-            if len(tag) == 2}  # fmt: skip
+    of_standard = {(tag[0], tag[1]): action for name, action in _CODES.items() for tag in getattr(standard, name)
+                   if len(tag) == 2}  # fmt: skip
+    return {**of_standard, **_MORE}
 
 
 def _code(value: str, meaning: str) -> Dataset:

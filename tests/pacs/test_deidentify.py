@@ -40,10 +40,11 @@ def rich() -> Dataset:
     request.RequestedProcedureDescription, request.AccessionNumber = "Marked request", "ACC42"
     d.RequestAttributesSequence = [request]
     unknown = Dataset()
-    unknown.PatientName = "Marked^Nested"
+    unknown.PatientName, unknown.EvaluatorName = "Marked^Nested", "Marked^Evaluator"
     d.AcquisitionContextSequence = [unknown]
     d.private_block(0x0071, "MARKED VENDOR", create=True).add_new(1, "LO", "Marked private")
     d.add_new(0x60003000, "OW", b"Marked overlay")
+    d.PatientBirthDateInAlternativeCalendar, d.PatientDeathDateInAlternativeCalendar = "Marked 1348", "Marked 1402"
     d.DigitalSignaturesSequence = []
     d.preamble = b"Marked preamble".ljust(128, b"\0")
     d.file_meta.SourceApplicationEntityTitle = "MARKED"
