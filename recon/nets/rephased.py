@@ -68,18 +68,18 @@ def mixed(x: Tensor, other: Tensor, start: Tensor, limit: float) -> tuple[Tensor
         w · x' + (1 − w) · x,   w = 1 in windows of 13 × 13 pixels with ‖|x| − |x'|‖ > limit · ‖|x'| − |x₀|‖
 
     and falling to 0 around them; x₀ is the classical image. Windows count whose images differ by 2 % of the peak or
-    more: the largest ratio is 0 where none does.
+    more: the largest ratio is 0 where none does. Only where a window beyond the limit is bright, dark ones follow.
     """
     lead, plane = x.shape[:-3], x.shape[-2:]
     a, b, c = (t.abs().reshape(-1, *plane) for t in (x, other, start))
     peak = torch.stack([t.flatten().kthvalue(max(1, int(0.995 * t.numel()))).values for t in c])[:, None, None]
     apart, changed = (box((p - q).square(), WINDOW).clamp_min(0).sqrt() for p, q in ((a, b), (b, c)))
-    counts = (apart > SEEN * peak) & (box(c, WINDOW) > BODY * peak)
-    ratio = torch.where(counts, apart / torch.maximum(changed, LEAST * peak), 0)
-    largest = ratio.flatten(1).amax(1).tolist()
+    ratio = torch.where(apart > SEEN * peak, apart / torch.maximum(changed, LEAST * peak), 0)
+    most = torch.where(box(c, WINDOW) > BODY * peak, ratio, 0).flatten(1).amax(1)
+    largest = most.tolist()
     if max(largest, default=0) <= limit:
         return x, largest, [0.0] * len(largest)
     # Every pixel of such a window is the other image's, and around them one changes over to the other.
-    near = highest((ratio > limit).float(), 2 * WINDOW - 1)
+    near = highest(((ratio > limit) & (most > limit)[:, None, None]).float(), 2 * WINDOW - 1)
     w = box(near, WINDOW, inside=True)
     return x + w.reshape(*lead, 1, *plane) * (other - x), largest, near.flatten(1).mean(1).tolist()

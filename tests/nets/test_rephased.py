@@ -105,6 +105,21 @@ def test_only_the_windows_that_depend_on_the_phase_are_made_without_it() -> None
     assert torch.equal(made[0, far], y[0, far])
 
 
+def test_dark_windows_follow_where_a_bright_one_depends_on_the_phase_and_are_no_reason_by_themselves() -> None:
+    plane = torch.ones(1, 128, 64, dtype=torch.complex64)
+    plane[:, :64] = 0.05
+    x, other = 1.03 * plane, 1.01 * plane
+    x[0, 20, 32] = 0.6
+    made, (apart,), (share,) = rephased.mixed(x, other, plane, 3.0)
+    assert (apart, share) == (0.0, 0.0)
+    assert torch.equal(made, x)
+    x[0, 100, 32] = 3.0
+    made, _, (share,) = rephased.mixed(x, other, plane, 3.0)
+    assert float(made[0, 20, 32].real) == pytest.approx(1.01 * 0.05)
+    assert float(made[0, 100, 32].real) == pytest.approx(1.01)
+    assert share < 0.4
+
+
 def test_one_image_changes_over_to_the_other_without_an_edge() -> None:
     plane = torch.ones(1, 96, 96, dtype=torch.complex64)
     x, other = 1.03 * plane, 1.01 * plane
