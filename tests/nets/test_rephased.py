@@ -118,6 +118,11 @@ def test_dark_windows_follow_where_a_bright_one_depends_on_the_phase_and_are_no_
     assert float(made[0, 20, 32].real) == pytest.approx(1.01 * 0.05)
     assert float(made[0, 100, 32].real) == pytest.approx(1.01)
     assert share < 0.4
+    dark = x.clone()
+    dark[0, 100, 32] = other[0, 100, 32]
+    made, _, shares = rephased.mixed(*(torch.stack(t) for t in ((dark, x), (other, other), (plane, plane))), 3.0)
+    assert shares == [0.0, share]
+    assert torch.equal(made[0], dark)
 
 
 def test_one_image_changes_over_to_the_other_without_an_edge() -> None:
