@@ -24,10 +24,8 @@ STEP = "kspace_encoding_step_1"
 
 def _scan(**more: object) -> RawScan:
     """Undersampled, with separate calibration lines in the image's own encoding."""
-    settings = Settings(
-        matrix=(48, 64, 1), fov=(240, 240, 5), coils=4, acceleration=(2, 1), calibration="separate", **more
-    )
-    return simulate(settings)
+    usual = {"matrix": (48, 64, 1), "fov": (240, 240, 5), "coils": 4, "acceleration": (2, 1), "sigma": 0.01}
+    return simulate(Settings(calibration="separate", **{**usual, **more}))
 
 
 def _apart(scan: RawScan) -> np.ndarray:
@@ -76,7 +74,7 @@ def test_shorter_readouts_of_a_reference_scan_lie_about_the_centre(tmp_path: Pat
         file["dataset/data"][...] = data
     short = recon.reconstruct(recon.read(path), SENSE).data
     # The 24 samples of the calibration block are within: only what the cut rings into them differs.
-    assert np.linalg.norm(short - long) < 1e-3 * np.linalg.norm(long)
+    assert np.linalg.norm(short - long) < 2e-3 * np.linalg.norm(long)
 
 
 def test_a_plain_reference_scan_unfolds_an_echo_planar_image(tmp_path: Path) -> None:
