@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon import pipeline
+from recon import check, pipeline
 from recon import recipe as recipes
 from recon.data import Measurement, RawScan
 from recon.mri import networks
@@ -189,8 +189,12 @@ def test_what_depends_on_the_phase_is_shown_without_it_and_that_is_told(scan: Ra
     assert 0 < item["rephased_share"] <= 1
     assert (item["reasons"], mixed.trust["fallbacks"], mixed.trust["rephased"]) == ((), 0, 1)
     assert [n for n in mixed.notes if n.startswith("warning: 1 of 1 learned image is made in part without the object")]
+    told, untold = (
+        check.text(check.Checked({"provenance": i.provenance, "trust": i.trust}, ())) for i in (mixed, plain)
+    )
+    assert "0 of 1 image classical, 1 in part without the object's phase\n" in told
     assert (plain.trust["items"][0]["rephased_share"], plain.trust["rephased"]) == (0.0, 0)
-    assert not [n for n in plain.notes if "phase" in n]
+    assert "phase" not in untold + "".join(plain.notes)
     m = pipeline.measurements(scan, plan(0.0), device="cpu")[0]
     start = unrolled.classical(m, NETWORK.shape.start)
     x = unrolled.reconstruct(NETWORK, m, start=start)

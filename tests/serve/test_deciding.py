@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recon import simulation
+from recon import recipe, simulation
 from recon.data import Flag, Limit, flagged
 from recon.io.ismrmrd import write
 from recon.io.read import read
 from recon.io.samples import SomeRows
+from recon.mri import networks
+from recon.nets import rephased
 from recon.pipeline import reconstruct
 from recon.serve import early
 from tests.serve import scanner
@@ -122,3 +124,23 @@ def test_repetitions_beyond_what_the_header_announces_are_judged_by_the_whole_sc
     expected = reconstruct(read(tmp_path / "drawn.h5")).data
     assert sorted(i.repetition for i in reply.images) == list(range(4)) == list(range(len(expected)))
     assert all(np.array_equal(i.pixels[0, 0], np.abs(expected[i.repetition, 0])) for i in reply.images)
+
+
+def test_windows_that_are_shown_without_the_phase_are_those_of_the_whole_scan(
+    local: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rephased, "LARGE", 64)
+    monkeypatch.setattr(rephased, "SEEN", 1e-3)
+    monkeypatch.setattr(networks, "draws", lambda name: True)
+    mine = tmp_path / "mine.toml"
+    mine.write_text('[solve]\nmethod = "unrolled"\nweights = "mri-small"\n[trust]\nrephased = 0.0\n')
+    settings = replace(simulation.preset(accel=4, matrix=64, coils=4, slices=2), sigma=0.02)
+    simulation.simulate_to(tmp_path / "scan.h5", settings)
+    whole = reconstruct(read(tmp_path / "scan.h5"), recipe.load(mine))
+    assert whole.trust["rephased"] == 2
+    *messages, close = session(scanner.load(tmp_path / "scan.h5"), "mine")
+    client = Scanner(local(recipes={"mine": str(mine)}).port).send(messages)
+    wait_for_images(client, 1)
+    reply = client.send([close]).wait()
+    assert (len(reply.images), reply.error()) == (2, "")
+    assert all(np.array_equal(i.pixels[0, 0], np.abs(whole.data[i.slice])) for i in reply.images)
