@@ -155,9 +155,8 @@ SHOWN = ("plain", "rephased", "smooth 2", "mean", "local 6", "local 3")
 def kind(r: Mapping[str, Any]) -> str:
     """What a record's scan is of: large ones by array, phase, matrix and R, the scenes by R, all others by set."""
     about = str(r["case"]).split(",")[0]
-    return (
-        about if r["set"] == "large" else f"scenes {about[about.index('R =') :]}" if r["set"] == "scenes" else r["set"]
-    )
+    known = {"large": about, "scenes": f"scenes R = {about.rpartition('R = ')[2]}"}
+    return known.get(r["set"], r["set"])
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -208,15 +207,15 @@ def main() -> None:
     raws = "raw" in options.set and not options.table
     sources = volumes.read(options.data / "validation") if raws else None
     have = {tuple(r[k] for k in CASE[:-1]) for r in records.stored(options.json)}
-    for kind, case, seed in [] if options.table else todo:
-        if (kind, case, seed, options.network) in have:
+    for of, case, seed in [] if options.table else todo:
+        if (of, case, seed, options.network) in have:
             continue
         begun = time.process_time()
-        if sources and kind == "raw":
+        if sources and of == "raw":
             made = raw(seed, options.network, sources)
         else:
-            made = simulated(SETS[kind][case], seed, options.network, options.data / "validation")
-        about = {"set": kind, "case": case, "seed": seed, "network": options.network}
+            made = simulated(SETS[of][case], seed, options.network, options.data / "validation")
+        about = {"set": of, "case": case, "seed": seed, "network": options.network}
         made = [{**about, **r} for r in made]
         records.store(options.json, made, CASE, head)
         print(f"{time.process_time() - begun:.0f} s, seed {seed}", *table(made), sep="\n", flush=True)
