@@ -11,14 +11,14 @@ from torch import Tensor
 from recon.data import DataError, counted
 from recon.kernels.steady import alone
 from recon.operators import ifft
-from recon.prepare.quiet import FEW, NONE, NoNoise, every_line, hann, quietest
+from recon.prepare.quiet import FEW, NONE, NoNoise, beside, every_line, hann, passed, quietest
 
 #: Samples that are treated in double precision, or whitened, at a time.
 _CHUNK = 1 << 20
 #: Relative noise bandwidth of the receiver where the scan file is silent.
 BANDWIDTH = 0.793
 #: What is no more than this share of the root mean square of all samples is what transforms in float32 round to.
-_ROUNDING = 1e-6
+_ROUNDING = 3e-6
 
 
 @dataclass(frozen=True)
@@ -156,17 +156,17 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
     """Whitening matrix estimated from imaging readouts themselves, for scans without a noise scan.
 
     `lines` is k-space (n, coil, nx), centred along the readout, in any order and not averaged unevenly; `oversampling`
-    is encoded over reconstructed field of view along the readout. Noise is read where signal is weakest: the quarter
-    of lines with the lowest energy, and of their columns the lowest plateau of energy, in k-space or, behind a window
+    is encoded over reconstructed field of view along the readout. Noise is read where signal is weakest: the quarter of
+    lines with the lowest energy, and of their columns the lowest plateau of energy, in k-space or, behind a window
     (`hann`) and an inverse FFT along the readout, beside the object; with oversampling, outside the field of view. The
-    window takes away the ringing of a readout that ends, which at high signal-to-noise ratios reaches everywhere. Lines
-    and columns are chosen on other samples than those measured, so that the choice does not bias the result. What is
-    left of the signal makes the estimate too high; of noise that is not white it is that of the quietest part. Of one
-    channel all lines count (`recon.prepare.quiet.every_line`) where no signal reaches the columns beside the object,
-    so that noise which is not white is that of a voxel. Of several this would let the ringing of the strongest lines
-    into the correlation of their noise, and weigh the channels of a full scan otherwise than those of one with fewer
-    lines. Samples that are exactly zero, and outer k-space far below the rest (zero-filled by the scanner), are left
-    out and reported.
+    window takes away the ringing of a readout that ends, which at high signal-to-noise ratios reaches everywhere. The
+    receiver's filter, which falls off beside the field of view, is made up for (`beside`). Lines and columns are chosen
+    on other samples than those measured, so that the choice does not bias the result. What is left of the signal makes
+    the estimate too high; of noise that is not white it is that of the quietest part. Of one channel all lines count
+    (`recon.prepare.quiet.every_line`) where no signal reaches the columns beside the object, so that noise which is not
+    white is that of a voxel. Of several this would let the ringing of the strongest lines into the correlation of their
+    noise, and weigh the channels of a full scan otherwise than those of one with fewer lines. Samples that are exactly
+    zero, and outer k-space far below the rest (zero-filled by the scanner), are left out and reported.
 
     Raises NoNoise when fewer than 8 lines or 16 columns were measured or no noise is in them, DataError when all are
     zero.
@@ -191,13 +191,16 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
         inside = (torch.arange(nx, device=used.device) - nx // 2).abs() <= nx / (2 * oversampling) * 1.05
         margin = oversampling >= 1.25 and int((~inside).sum()) >= FEW
         where = "the oversampled margin of the readout" if margin else "the columns beside the object"
-        allowed = ~inside if margin else torch.ones_like(inside)
+        found = beside(hybrid, inside) if margin else None
+        allowed, gain = found or (~inside if margin else torch.ones_like(inside), 1.0)
         even = every_line(used, allowed) if used.shape[1] == 1 and apart > 1 else None
         if even is not None:
-            places = {where: even}
+            places = {where: even * gain**0.5}
         else:
-            places = {} if margin else places
-            places[where] = quietest(hybrid, mask, allowed, apart)
+            places = {} if found else places
+            places[where] = quietest(hybrid, mask, allowed, apart) * gain**0.5
+            if margin and not found:
+                places[where] = passed(hybrid, mask, inside, apart, places[where])
     levels = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
     place = min(levels, key=lambda name: levels[name])
     if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):

@@ -12,8 +12,14 @@ from recon.operators import ifft
 
 #: Columns of a readout from which on noise is read behind a window, which needs every fourth to choose by.
 FEW = 32
-#: Most that the mean power of lines beside the object may be over their median, in which few lines with signal are not.
-EVEN = 1.35
+#: Most that the mean power of lines beside the object may be over their median, in which few lines with signal are not;
+#: and of columns next to the field of view, of which others are at hand.
+EVEN, CLEAN = 1.35, 1.1
+#: Part of the readout's band beyond which a receiver's filter has taken half of the noise's power away, or more, and
+#: the most that it takes between the field of view and the ends of the band (9 dB); what is above that is signal.
+PASSED, FALL = 0.8, 8.0
+#: The least b in exp(b u⁴), the noise's power over the readout's band, that a filter has: what falls faster is signal.
+STEEPEST = -5.0
 NONE = 'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
 
 
@@ -76,6 +82,63 @@ def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
         found.append((float(of_lines.mean()), float(of_lines.median()), torch.cat(parts)))
     mean, middle, samples = min(found, key=lambda f: f[0])
     return samples[None] if mean < EVEN * middle else None
+
+
+def beside(image: Tensor, inside: Tensor) -> tuple[Tensor, float] | None:
+    """Columns next to the field of view that no signal reaches, and the noise's power in that over theirs.
+
+    `image` (n, coil, nx) holds lines after an inverse FFT along the readout, `inside` (nx,) the columns of the field of
+    view. A receiver's filter falls off towards both ends of the readout's band: on Siemens scanners the noise's power
+    goes as exp(b u⁴), with b about −2.5 and u from 0 in the middle to 1 at the ends (read off two scans of phantoms),
+    so that the outermost columns tell a third of the noise that voxels have. The columns are the innermost of which
+    lines with signal do not stand out, which are within FALL of the outermost and no steeper than STEEPEST; b is told
+    by their inner and outer half, and is 0 where these do not differ by more than twice their standard error. None
+    where signal reaches all.
+    """
+    nx, u = image.shape[-1], _outward(inside)
+    power = image.abs().square()
+    weights = 1 / power.flatten(2).movedim(1, 0).flatten(1).median(1).values.clamp_min(torch.finfo(power.dtype).tiny)
+    energy = (power * weights[:, None]).mean(1).double()
+    outwards = (~inside).nonzero()[:, 0]
+    outwards = outwards[u[outwards].argsort(stable=True)]
+    size = max(FEW, nx // 10)
+    most = FALL * float(energy[:, outwards[-size:]].mean())
+    for first in range(0, len(outwards) - size + 1, 4):
+        columns = outwards[first : first + size]
+        each = energy[:, columns].mean(1)
+        if float(each.mean()) >= min(most, CLEAN * float(each.median())):
+            continue
+        near, far = columns[: size // 2], columns[size // 2 :]
+        apart = float((u[far] ** 4).mean() - (u[near] ** 4).mean())
+        fall = (energy[:, far].mean(1) - energy[:, near].mean(1)) / each.mean() / apart
+        b = float(fall.mean())
+        if b < STEEPEST:
+            continue
+        b = b if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
+        band = torch.zeros_like(inside)
+        band[columns] = True
+        voxels, here = ((b * u[part] ** 4).exp().mean() for part in (inside, band))
+        return band, float(voxels / here)
+    return None
+
+
+def passed(image: Tensor, mask: Tensor, inside: Tensor, apart: int, outermost: Tensor) -> Tensor:
+    """Noise beside the field of view where the receiver's filter lets it pass, where signal reaches all columns.
+
+    The quietest columns are the outermost then, as `outermost` samples tell; those before PASSED count as long as they
+    tell no more than FALL times as much.
+    """
+    columns = ~inside & (_outward(inside) < PASSED)
+    if int(columns.sum()) < FEW:
+        return outermost
+    found = quietest(image, mask, columns, apart)
+    return found if float(found.abs().square().mean()) < FALL * float(outermost.abs().square().mean()) else outermost
+
+
+def _outward(inside: Tensor) -> Tensor:
+    """Where the columns of a readout lie in the receiver's band (nx,): 0 in its middle, 1 at its ends."""
+    nx = len(inside)
+    return ((torch.arange(nx, device=inside.device) - nx // 2).abs() / (nx / 2)).double()
 
 
 def _floor(energy: Tensor, count: Tensor, rough: bool = False) -> Tensor:

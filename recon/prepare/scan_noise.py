@@ -184,9 +184,7 @@ def _estimated(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, why: s
     """Whitening estimated from these lines; raises as `recon.prepare.noise.estimate`."""
     oversampling = encoding.encoded_fov[0] / encoding.recon_fov[0]
     samples, gain = _read(scan, rows)
-    # The margin of the field of view, which ramp samples leave undetermined, is darker than noise.
-    oversampling = 1.0 if gain else max(1.0, oversampling)
-    found = whitener(None, lines=torch.from_numpy(samples), oversampling=oversampling, why=why)
+    found = whitener(None, lines=torch.from_numpy(samples), oversampling=max(1.0, oversampling), why=why)
     return replace(found, matrix=found.matrix / gain) if gain else found
 
 

@@ -11,9 +11,10 @@ from scipy.special import j1
 from torch import Tensor
 
 from recon.data import DataError
+from recon.io.read import read
 from recon.operators import fft, ifft
 from recon.operators.whiten import Whiten
-from recon.prepare import noise, quiet
+from recon.prepare import noise, quiet, sort
 from recon.prepare.noise import apply, covariance, estimate, whitener
 
 
@@ -176,6 +177,57 @@ def test_the_oversampled_margin_is_used_and_the_slope_of_the_filter_is_not(snr: 
     found = estimate(fft(hybrid, (-1,)), oversampling=2.0)
     torch.testing.assert_close(levels(found.matrix), truth, rtol=0.1, atol=0)
     assert "oversampled margin" in found.notes[0]
+
+
+def received(lines: Tensor, truth: Tensor, b: float = -2.5) -> Tensor:
+    """Lines with noise of `truth` in the middle of the field of view, through a filter of |H|² = exp(b u⁴)."""
+    nx = lines.shape[-1]
+    u = (torch.arange(nx) - nx // 2).abs() / (nx / 2)
+    return fft(ifft(lines + truth[:, None] * white(*lines.shape), (-1,)) * (b / 2 * u**4).exp(), (-1,))
+
+
+@pytest.mark.parametrize(("ny", "nx"), [(160, 320), (80, 160), (368, 640)])
+@pytest.mark.parametrize("span", [0.5, 0.8, 1.0])
+@pytest.mark.parametrize("snr", [10, 1000])
+def test_a_receiver_whose_filter_falls_off_over_all_of_the_margin_does_not_make_noise_look_quieter(
+    ny: int, nx: int, span: float, snr: float
+) -> None:
+    truth = torch.tensor([0.5, 1.0, 1.5]) / snr
+    found = estimate(received(ellipses(ny, nx, 3, span=span), truth), oversampling=2.0)
+    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.2, atol=0)
+
+
+def test_an_object_that_reaches_beyond_the_margin_is_no_noise() -> None:
+    for snr in (10, 1000):
+        truth = torch.full((2,), 1.0) / snr
+        found = estimate(received(ellipses(80, 160, 2, span=1.3), truth), oversampling=2.0)
+        assert 0.4 < float(levels(found.matrix).mean() * snr) < 1.15
+
+
+@pytest.mark.parametrize(("edge", "sharp"), [(0.5, 30), (0.5, 200), (0.6, 30), (0.6, 200), (0.7, 200)])
+def test_a_signal_beside_the_field_of_view_that_all_spokes_hold_alike_is_no_noise(edge: float, sharp: float) -> None:
+    truth, x = torch.full((2,), 0.01), torch.linspace(-1, 1, 320)
+    spokes = fft((torch.sigmoid((edge - x.abs()) * sharp) / 2).to(torch.complex64).expand(100, 2, 320), (-1,))
+    found = estimate(received(spokes, truth), oversampling=2.0)
+    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.4, atol=0)
+
+
+@pytest.mark.parametrize(("name", "columns"), [("gre", (60, 76)), ("epi", (24, 30))])
+def test_on_a_siemens_phantom_the_estimate_agrees_with_lines_that_hold_no_signal(
+    data_dir: Path, name: str, columns: tuple[int, int]
+) -> None:
+    """The power between the phantom and the ends of the readout's band, in the quarter of the lines that is weakest."""
+    pytest.importorskip("twixtools")
+    scan = read(data_dir / f"formats/siemens_twix_{name}_phantom.dat")
+    rows = sort.kinds(scan).imaging
+    lines = torch.from_numpy(scan.samples.read(rows))
+    x = ifft(lines * quiet.hann(lines.shape[-1]), (-1,))
+    x = x[x.abs().square().sum((1, 2)).argsort()[: len(x) // 4]]
+    beside = torch.cat([x[..., columns[0] : columns[1]], x[..., -columns[1] : -columns[0]]], -1)
+    shown = (beside.abs().square().mean((0, 2)) / 2).sqrt()
+    told = levels(estimate(lines, oversampling=2.0).matrix)
+    assert bool((told > 0.95 * shown).all())
+    assert bool((told < 1.4 * shown).all())
 
 
 def test_the_estimate_tells_correlated_noise() -> None:
