@@ -98,6 +98,8 @@ def test_every_option_of_a_verb_is_documented(verb: str) -> None:
     shown = [p for p in COMMANDS[verb].params if not getattr(p, "hidden", False)]
     options = {o for p in shown for o in p.opts if o.startswith("--") and o != "--help"}
     assert options <= set(re.findall(r"--[a-z0-9-]+", section[1]))
+    heads = re.findall(r"^\| ([^|]*) \||^(recon .*)", section[1], re.MULTILINE)
+    assert set(re.findall(r"--[a-z][a-z0-9-]*", " ".join(a + b for a, b in heads))) <= options
     assert f"(#{verb})" in page.partition("## ")[0], "the table of all verbs lacks it"
 
 

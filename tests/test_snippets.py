@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from recon import simulation
+from recon import cli, simulation
 from tests.command import recon
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,16 @@ COMMANDS = {
     "docs/how-to/non-cartesian.md": 4,
     "docs/how-to/methods.md": 2,
 }
+
+#: What shows commands to readers, beside the modules of bench/ that they start.
+SHOWN = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "packaging/recon.service")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "trained").glob("*/card.md")),
+]
+VERBS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+#: A command of ours at the beginning of a line or of what a shell, a service or torchrun starts.
+OURS = re.compile(r"(?:^|[$;|=] |/bin/|-m )recon ([a-z-].*)")
 
 
 def programs(page: str) -> list[tuple[int, str]]:
@@ -112,3 +123,80 @@ def test_a_program_that_fails_is_seen(tmp_path: Path, monkeypatch: pytest.Monkey
     exec(found[0][1], session)
     with pytest.raises(AssertionError):
         exec(found[1][1], session)
+
+
+def typed(text: str) -> list[str]:
+    """What follows `recon` in the blocks of a page, one command a line, up to what only a shell reads."""
+    found: list[str] = []
+    fence = ""
+    for line in text.splitlines():
+        if mark := re.match(r" *```(\w*)", line):
+            fence = "" if fence else mark[1] or "text"
+        elif (fence and not fence.startswith("py")) or line.startswith("    "):
+            # A name such as recon.reconstruct, and a word of prose, is no command.
+            found += [re.split(r";|\s(?:#|\d?>|&&|\|\|)", m[1])[0].strip() for m in [OURS.search(line.strip())] if m]
+    return found
+
+
+def named(text: str) -> list[str]:
+    """What follows `recon` where a sentence, a unit of a service or a synopsis names a command."""
+    spans = [m[1] for m in re.finditer(r"`recon\s+([a-z-][^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))]
+    return [" ".join(s.split()) for s in spans]
+
+
+def is_synopsis(command: str) -> bool:
+    return bool(re.search(r" \[|…| \| ", command))
+
+
+def options_of(verb: str) -> set[str]:
+    return {o for p in VERBS[verb].params for o in (*p.opts, *p.secondary_opts)} | {"--help", "--debug"}
+
+
+def unknown(command: str) -> list[str]:
+    """Verb or options of a command that do not exist."""
+    verb, _, rest = command.partition(" ")
+    if not re.fullmatch(r"[a-z-]+", verb) or verb.startswith("-"):
+        return [] if verb in ("--version", "--debug", "--help") else [verb]
+    if verb not in VERBS:
+        return [verb]
+    return sorted(set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", rest)) - options_of(verb))
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_of_a_page_is_one_that_the_command_line_takes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    whole = [c for c in typed(text) if not is_synopsis(c)]
+    for command in (*typed(text), *named(text)):
+        assert not unknown(command), command
+    for command in whole:
+        words = shlex.split(command)
+        if words[0] in VERBS:
+            with warnings.catch_warnings(), VERBS[words[0]].make_context(words[0], words[1:]):
+                pass
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_program_of_bench_that_a_page_names_has_its_options(page: Path) -> None:
+    for name, rest in re.findall(r"python bench/(\w+)\.py([^`#\n]*)", page.read_text(encoding="utf-8")):
+        source = (ROOT / "bench" / f"{name}.py").read_text(encoding="utf-8")
+        for module in re.findall(r"^(?:from bench|import|from) (?:import )?(\w+)", source, re.MULTILINE):
+            if (beside := ROOT / "bench" / f"{module}.py").exists():
+                source += beside.read_text(encoding="utf-8")
+        for option in re.findall(r" (--[a-z][a-z0-9-]*)", rest):
+            assert f'"{option}"' in source, (name, option)
+
+
+def test_a_command_that_is_none_is_seen() -> None:
+    page = """Prose: `recon run --metod cs`.
+
+        $ recon bench a.h5 -o out/ --accel 2 4  # two of them
+        for f in *; do /opt/bin/recon infos "$f" 2> log || echo; done
+
+    ```console
+    $ recon run scan.h5 --denoise 2 -o a.png > log
+    ```
+    """
+    assert typed(page) == ["bench a.h5 -o out/ --accel 2 4", 'infos "$f"', "run scan.h5 --denoise 2 -o a.png"]
+    assert [unknown(c) for c in (*typed(page), *named(page))] == [[], ["infos"], [], ["--metod"]]
+    with pytest.raises(typer.BadParameter, match="less than or equal to 1"):
+        VERBS["run"].make_context("run", shlex.split(typed(page)[2])[1:])
