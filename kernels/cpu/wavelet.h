@@ -152,12 +152,13 @@ inline void wavelet_level(complex64* x, long items, const int size[3], const int
 template <Power power>
 inline void shrink(complex64* x, long n, float threshold, float exponent, int threads) {
     float* at = reinterpret_cast<float*>(x);
+    const float inverse = inverse_of(threshold);
     constexpr long part = 4096;
 #pragma omp parallel for schedule(static) num_threads(threads) if (n > 4 * part)
     for (long start = 0; start < n; start += part) {
         const long end = start + part < n ? start + part : n;
         for (long i = start; i < end; ++i) {
-            const float f = shrink_factor<power>(at[2 * i] * at[2 * i] + at[2 * i + 1] * at[2 * i + 1], threshold, exponent);
+            const float f = shrink_factor<power>(at[2 * i], at[2 * i + 1], inverse, exponent);
             at[2 * i] *= f;
             at[2 * i + 1] *= f;
         }

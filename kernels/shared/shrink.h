@@ -13,11 +13,13 @@ namespace recon {
 
 enum class Power { one, three_halves, two, any };
 
+RECON_SCALAR float inverse_of(float threshold) { return 1 / (threshold > 1e-38f ? threshold : 1e-38f); }
+
+// `inverse` is 1 / threshold: squares are taken relative to it, so that they stay in the range of single precision.
 template <Power power>
-RECON_SCALAR float shrink_factor(float square, float threshold, float exponent) {
-    // `square` is |x|^2; below the threshold the ratio is held at one.
-    float floor = threshold * threshold;
-    float ratio2 = floor / (square > floor ? square : floor);
+RECON_SCALAR float shrink_factor(float re, float im, float inverse, float exponent) {
+    const float a = re * inverse, b = im * inverse, square = a * a + b * b;
+    float ratio2 = square > 1 ? 1 / square : 1;
     if (power == Power::two) return 1 - ratio2;
     float ratio = sqrtf(ratio2);
     if (power == Power::one) return 1 - ratio;

@@ -89,6 +89,21 @@ def test_shrinkage_follows_its_formula(p: float) -> None:
     assert torch.equal(shrink(x, 0.0, p=p), x)
 
 
+@pytest.mark.parametrize("p", [1.0, 0.5, 0.0, 0.3])
+@pytest.mark.parametrize("unit", [1e-22, 1e22])
+def test_shrinkage_does_not_depend_on_the_unit_of_the_image(unit: float, p: float) -> None:
+    x = noise(3, 70, 33)
+    assert (shrink(x * unit, 0.7 * unit, p=p) / unit - shrink(x, 0.7, p=p)).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("threshold", [1e-24, 1e-42])
+def test_a_threshold_far_below_the_image_leaves_it_as_it_is(threshold: float) -> None:
+    x = noise(2, 50)
+    x[0, :5] = 0
+    x[1, :5] = 3
+    assert torch.equal(shrink(x, threshold), x)
+
+
 def test_a_gradient_still_passes_through_the_transform() -> None:
     x = noise(1, 32, 32).requires_grad_()
     Wavelet((-2, -1), "db2")(x).abs().square().sum().backward()
