@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _HOME = Path(__file__).resolve().parent
 
@@ -163,6 +164,13 @@ def tensor(a: Any) -> Tensor:
 def settled(t: Tensor) -> Tensor:
     """The tensor as memory holds it: no pending conjugate or sign, contiguous, no gradient."""
     return t.detach().resolve_conj().resolve_neg().contiguous()
+
+
+def watched(t: Tensor) -> bool:
+    """Whether autograd follows the tensor, backward or forward: what works past torch must leave it to torch."""
+    if t.requires_grad and torch.is_grad_enabled():
+        return True
+    return forward_ad.unpack_dual(t).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def run(

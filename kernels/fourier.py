@@ -27,7 +27,7 @@ def scipy_serves(x: Tensor, axes: tuple[int, ...]) -> bool:
         and x.dtype in (torch.complex64, torch.complex128)
         and sum(x.shape[a] > 1 for a in axes) == 1
         and all(a != -1 or x.shape[a] == 1 for a in axes)
-        and not (x.requires_grad and torch.is_grad_enabled())
+        and not bridge.watched(x)
     )
 
 

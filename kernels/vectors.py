@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.kernels import bridge
 from recon.kernels.build import native
 from recon.kernels.steady import total
 
@@ -69,7 +70,7 @@ def _served(*tensors: Tensor) -> bool:
         t.device.type == "cpu"
         and t.dtype in (torch.complex64, torch.float32)
         and t.is_contiguous()
-        and not t.requires_grad
+        and not (t.requires_grad or bridge.watched(t))
         and not (t.is_conj() or t.is_neg())
         and t.shape == tensors[0].shape
         for t in tensors

@@ -12,19 +12,19 @@ from recon.kernels.build import native
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the compiled kernels take it: complex64, no gradient to record; on a GPU lines that fit a block."""
-    if x.dtype != torch.complex64 or x.requires_grad:
+    """Whether the compiled kernels take it: complex64, no derivative to record; on a GPU lines that fit a block."""
+    if x.dtype != torch.complex64 or bridge.watched(x) or not x.numel():
         return False
     if x.is_cuda:
-        fits = 0 < max(x.shape[-3:]) <= bridge.SHARED // 8 and x.numel() > 0
+        fits = max(x.shape[-3:]) <= bridge.SHARED // 8
         return fits and bool(proofs.stands("wavelet", x.device))
     return native() is not None and x.device.type == "cpu"
 
 
 def shrinks(x: Tensor) -> bool:
-    """Whether `shrink` takes this tensor: complex64 with no gradient to record, on a GPU where the kernel is proven."""
+    """Whether `shrink` takes this tensor: complex64, no derivative to record, on a GPU where the kernel is proven."""
     if x.is_cuda:
-        plain = x.dtype == torch.complex64 and not (x.requires_grad or x.is_conj())
+        plain = x.dtype == torch.complex64 and not (bridge.watched(x) or x.is_conj())
         return plain and bool(proofs.stands("shrink", x.device))
     return serves(x)
 

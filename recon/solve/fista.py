@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recon.data import Measurement
+from recon.kernels import bridge
 from recon.kernels import wavelet as kernel
 from recon.kernels.vectors import dot
 from recon.operators import Linear
@@ -107,7 +108,8 @@ def shrink(x: Tensor, threshold: float | Tensor, *, p: float = 1.0, joint: int |
     """
     if not isinstance(threshold, Tensor) and threshold <= 0:
         return x
-    if joint is None and kernel.shrinks(x):
+    learned = isinstance(threshold, Tensor) and bridge.watched(threshold)
+    if joint is None and not learned and kernel.shrinks(x):
         out = x.clone(memory_format=torch.contiguous_format)
         kernel.shrink(out, threshold, 2 - p)
         return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from recon.kernels import fourier
 from recon.operators import Fourier
@@ -44,3 +45,12 @@ def test_scipy_and_torch_give_the_same_centred_transform(axes, shape, monkeypatc
     monkeypatch.setattr(fourier, "LARGE", 1)
     assert fourier.scipy_serves(x, (-2,))
     assert not fourier.scipy_serves(x.requires_grad_(), (-2,))
+
+
+def test_the_forward_derivative_of_a_large_transform_is_the_transform_of_its_tangent() -> None:
+    x, tangent = torch.randn(2, 512, 300, dtype=torch.complex64)
+    F = Fourier((-2,))
+    assert fourier.scipy_serves(x, (-2,))
+    with forward_ad.dual_level():
+        derivative = forward_ad.unpack_dual(F(forward_ad.make_dual(x, tangent))).tangent
+    torch.testing.assert_close(derivative, F(tangent), rtol=0, atol=1e-5)

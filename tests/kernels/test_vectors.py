@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from recon.kernels import vectors
 
@@ -88,3 +89,10 @@ def test_an_empty_batch_and_negative_views_are_taken() -> None:
     p, part = torch.zeros(2, 1, 3, 4), negative.imag.contiguous()
     vectors.turn(p, torch._neg_view(part), torch.zeros(2), 3)
     assert torch.equal(p, -part)
+
+
+def test_a_forward_derivative_passes_through_an_inner_product() -> None:
+    a, b, tangent = noise(3, 2, 1, 8, 9).unbind()
+    with forward_ad.dual_level():
+        derivative = forward_ad.unpack_dual(vectors.dot(forward_ad.make_dual(a, tangent), b, 3)).tangent
+    torch.testing.assert_close(derivative, exact(tangent, b).float(), rtol=1e-4, atol=1e-4)

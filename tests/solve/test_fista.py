@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from recon.data import Measurement
 from recon.operators import Identity, Linear, Sample
@@ -190,6 +191,22 @@ def test_the_step_is_read_off_the_parts_or_found_by_power_iteration() -> None:
     known, unknown = Sample(torch.full((1, 1, 1), 2.0)), Unknown()
     assert step_size(known, known.normal(), x) == pytest.approx(1 / 4)
     assert step_size(unknown, unknown.normal(), x) == pytest.approx(1 / 4.2)
+
+
+def test_a_threshold_may_be_learned_on_an_image_that_is_given() -> None:
+    x, limit = torch.randn(1, 16, 16, dtype=torch.complex64), torch.tensor(0.5, requires_grad=True)
+    shrink(x, limit).abs().sum().backward()
+    assert float(limit.grad) == -float((x.abs() > 0.5).sum())
+
+
+def test_the_forward_derivative_of_shrinkage_is_that_in_double_precision() -> None:
+    x, tangent = torch.randn(2, 1, 16, 16, dtype=torch.complex64)
+    found = []
+    for dtype in (torch.complex64, torch.complex128):
+        with forward_ad.dual_level():
+            given = forward_ad.make_dual(x.to(dtype), tangent.to(dtype))
+            found.append(forward_ad.unpack_dual(shrink(given, 0.5)).tangent)
+    torch.testing.assert_close(found[0].to(torch.complex128), found[1], rtol=1e-4, atol=1e-5)
 
 
 def test_threshold_zero_changes_nothing_and_zeros_stay_zero() -> None:
