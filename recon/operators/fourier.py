@@ -16,7 +16,7 @@ from recon.operators.base import Identity, Linear, check_tensor
 def fft(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Centred, unitary FFT: X[k] = N^(−1/2) Σ_n x[n] exp(−2πi (n − N//2)(k − N//2) / N) along each of `axes`.
 
-    Raises DataError for what is no tensor.
+    Raises DataError for what is no tensor, and for one without these axes.
     """
     return _centred(x, tuple(axes), inverse=False)
 
@@ -28,6 +28,7 @@ def ifft(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 def _centred(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
     check_tensor(x, "fft and ifft take")
+    check_has(x.shape, axes)
     if not axes or not x.numel():
         return x  # MKL refuses an empty batch
     x = torch.fft.ifftshift(x, dim=axes)
@@ -69,3 +70,9 @@ def check_axes(axes: Sequence[int]) -> None:
     """Raises DataError for axes that are not negative: batches in front of an image would move the others."""
     if not isinstance(axes, Sequence) or any(a >= 0 for a in axes) or len(set(axes)) != len(axes):
         raise DataError(f"axes={axes!r} must be negative numbers, each once, counted from the end: (-2, -1) is (y, x)")
+
+
+def check_has(shape: Sequence[int], axes: Sequence[int]) -> None:
+    """Raises DataError for an image of a shape without one of `axes`."""
+    if any(not -len(shape) <= a < len(shape) for a in axes):
+        raise DataError(f"an image of shape {tuple(shape)} lacks one of the axes {tuple(axes)}; give (..., z, y, x)")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recon.operators.base import Linear
-from recon.operators.fourier import check_axes
+from recon.operators.fourier import check_axes, check_has
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,7 @@ class Gradient(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """∇x."""
+        check_has(x.shape, self.axes)
         out = x.new_zeros(len(self.axes), *x.shape)
         for i, (axis, w) in enumerate(zip(self.axes, self.weights)):
             n = x.shape[axis] - 1
@@ -48,6 +49,7 @@ class Gradient(Linear):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """−div y."""
+        check_has(y.shape[1:], self.axes)
         out = torch.zeros_like(y[0])
         for g, axis, w in zip(y, self.axes, self.weights):
             n = g.shape[axis] - 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from recon.data import DataError
 from recon.kernels import wavelet as kernel
 from recon.operators.base import Identity, Linear
-from recon.operators.fourier import check_axes
+from recon.operators.fourier import check_axes, check_has
 
 
 @lru_cache(maxsize=32)
@@ -121,6 +121,7 @@ class Wavelet(Linear):
     def shapes(self, shape: torch.Size | tuple[int, ...]) -> list[tuple[int, ...]]:
         """Sizes along `axes` before each level and, last, of the approximation, for an image of this shape."""
         least = max(self.smallest, 2 * self.order)
+        check_has(shape, self.axes)
         sizes = [tuple(shape[a] for a in self.axes)]
         while (self.levels is None or len(sizes) <= self.levels) and max(sizes[-1], default=0) >= least:
             sizes.append(tuple((n + 1) // 2 if n >= least else n for n in sizes[-1]))
@@ -185,7 +186,7 @@ class Wavelet(Linear):
     def _compiled(self, x: Tensor, inverse: bool) -> Tensor:
         """The transform by the compiled kernels, in place on a copy; on a GPU odd lengths by their matrix."""
         out = x.clone(memory_format=torch.contiguous_format).resolve_conj()
-        items = out.view(-1, *out.shape[-3:])
+        items = out.view(-1, *(1,) * (3 - out.ndim), *out.shape[-3:])
         sizes = self.shapes(x.shape)
         taps = daubechies(self.order)
         for before, after in itertools.pairwise(sizes[::-1] if inverse else sizes):

@@ -113,6 +113,14 @@ def test_axes_that_count_from_the_front_are_refused(make: type[Fourier]) -> None
             make(axes)
 
 
+@pytest.mark.parametrize("op", [Fourier(), Gradient(), Wavelet()], ids=lambda op: type(op).__name__)
+@pytest.mark.parametrize("shape", [(), (N,)])
+def test_an_image_that_lacks_an_axis_is_refused(op: Linear, shape: tuple[int, ...]) -> None:
+    for f in (op, op.H):
+        with pytest.raises(DataError, match="lacks one of the axes"):
+            f(torch.ones(shape))
+
+
 def test_what_is_no_operator_and_no_number_is_refused_in_sums_and_products() -> None:
     with pytest.raises(DataError, match="a \\* Identity"):
         CHAIN + 0.1  # type: ignore[operator]

@@ -111,6 +111,14 @@ def test_strides_and_inputs_are_respected() -> None:
     assert torch.equal(x, kept)
 
 
+@pytest.mark.parametrize("name", ["db1", "db2"])
+@pytest.mark.parametrize("shape", [(64, 32), (33, 50)])
+def test_a_plane_without_the_axis_of_slices_is_transformed_like_one_slice(shape, name) -> None:
+    W, x = Wavelet((-2, -1), name), torch.randn(shape, dtype=torch.complex64)
+    assert torch.equal(W(x), W(x[None])[0])
+    assert torch.equal(W.H(x), W.H(x[None])[0])
+
+
 def test_gradcheck() -> None:
     W = Wavelet((-2, -1), "db1", smallest=2)
     x = torch.randn(1, 5, 6, dtype=torch.complex128, requires_grad=True)
