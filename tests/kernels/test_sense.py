@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recon.kernels import build, sense
-from recon.operators import Coils, Fourier, Sample
+from recon.operators import Coils, Fourier, Sample, Weight
 from recon.operators.sense import Sense
 
 LIMIT = 2e-6
@@ -87,6 +87,13 @@ def test_every_slice_may_have_a_mask_of_its_own(compiled) -> None:
     single = A.to(torch.complex64)
     close(single.normal()(x.to(torch.complex64)), A.plain().normal()(x))
     close(single(x.to(torch.complex64)), A.plain()(x))
+
+
+def test_an_image_of_one_line_is_weighted_too(compiled) -> None:
+    A, half = Sense(noise(3, 1, 1, 19), torch.ones(1, 1, 1).double(), (-2,)), Weight(torch.full((1, 1, 1), 0.5))
+    x, normal = noise(1, 1, 19), A.to(torch.complex64).normal(half)
+    assert normal._compiled is not None
+    close(normal(x.to(torch.complex64)), A.plain().normal(half)(x))
 
 
 def test_inputs_that_are_not_contiguous_give_the_same_image(compiled) -> None:
