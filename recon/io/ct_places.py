@@ -62,9 +62,10 @@ def in_order(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> 
     odd = _odd(gaps)
     for i in odd:
         if lost := _missing(ordered, gaps, int(i)):
+            first, second = sorted(ordered[i : i + 2], key=lambda s: whole(s.header, "InstanceNumber") or 0)
             raise DataError(
-                f"{label} has {lost} missing between {ordered[i].name} and {ordered[i + 1].name}; copy the series "
-                "again whole"
+                f"{label} lacks {counted(lost, 'slice')} between {first.name} and {second.name}; copy the series again "
+                "whole"
             )
     if len(odd):
         i = int(odd[0])

@@ -248,7 +248,7 @@ def test_a_series_that_is_no_volume_is_refused_with_what_is_wrong(kind: str, tmp
 def test_a_missing_slice_is_named_by_its_neighbours(tmp_path: Path) -> None:
     paths = ct_files.write(tmp_path / "in", ct_files.body((6, 40, 48)))
     paths[2].unlink()
-    with pytest.raises(DataError, match="1 missing between instance 5 and instance 3; copy the series again"):
+    with pytest.raises(DataError, match="lacks 1 slice between instance 3 and instance 5; copy the series again"):
         read(tmp_path / "in")
 
 

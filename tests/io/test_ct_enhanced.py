@@ -127,5 +127,5 @@ def test_objects_that_are_cut_short_or_lack_a_frame_are_named(tmp_path: Path) ->
     del d.PerFrameFunctionalGroupsSequence[ORDER.index(2)]
     d.NumberOfFrames = 4
     d.save_as(path)
-    with pytest.raises(DataError, match="1 missing between frame 4 and frame 1"):
+    with pytest.raises(DataError, match="lacks 1 slice between frame 1 and frame 4"):
         recon.read(tmp_path / "in")

@@ -78,8 +78,9 @@ def test_numbers_tell_a_slice_that_is_missing_from_a_gap_that_was_measured(
 ) -> None:
     write(tmp_path / "in", [0, 2.5, 5, 12.5, 15, 17.5], numbers)
     if lost:
-        names = f"instance {numbers[2]} and instance {numbers[3]}"
-        with pytest.raises(DataError, match=f"{lost} missing between {names}"):
+        low, high = sorted(numbers[2:4])
+        slices = f"{lost} slice{'s' if lost > 1 else ''}"
+        with pytest.raises(DataError, match=f"lacks {slices} between instance {low} and instance {high}; copy"):
             recon.read(tmp_path / "in")
     else:
         assert recon.read(tmp_path / "in").series[0].geometry.steps == pytest.approx((2.5, 2.5, 7.5, 2.5, 2.5))
