@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,10 @@ def _headers(path: Path) -> Iterator[Slice]:
         if file.name.upper() == "DICOMDIR" or not is_dicom(file):
             continue
         try:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            header.walk(_touch)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom's repeat the values
+                header = pydicom.dcmread(file, stop_before_pixels=True)
+                header.walk(_touch)
         except Exception as error:  # pydicom raises of all kinds for bytes that are no DICOM
             raise DataError(
                 f"a DICOM file of the series cannot be read ({type(error).__name__}): it is cut short or damaged; "
