@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nibabel.save(nibabel.Nifti1Image(np.ones((8, 8, 3), np.int16), np.eye(4)), here / "magnitude.nii.gz")
     (here / "README.txt").write_text("notes")
     (here / ".hidden").write_text("nothing")
+    (here / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (here / "empty.h5").touch()
     return here
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from recon.data import DataError, RawScan
+from recon.io.atomic import entries
 from recon.io.read import read_raw, recognise
 
 #: Formats that are bare arrays, and those of which a file may hold several scans by name.
@@ -57,7 +58,7 @@ def _within(path: Path) -> Iterator[Path]:
     try:
         recognise(path)
     except DataError:
-        inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        inside = [p for p in entries(path) if p.is_file() and not p.name.startswith(".")]
         yield from (p for p in inside if not (p.suffix == ".hdr" and p.with_suffix(".cfl") in inside))
         return
     yield path

@@ -29,6 +29,20 @@ _REASONS = {
     errno.EIO: "the disk reports an error; write to another with --output",
 }
 
+#: What the file managers of macOS and Windows leave in folders that were looked at, in small letters.
+_LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, by name, but for what file managers left there: .DS_Store, ._*, Thumbs.db, desktop.ini."""
+    return sorted(p for p in folder.iterdir() if not is_litter(p))
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a file is one of those that file managers leave in folders, whose content is nobody's."""
+    name = path.name.lower()
+    return (name in _LITTER or name.startswith("._")) and path.is_file()
+
 
 def write_error(path: Path, error: OSError) -> ReconError:
     """The sentence that tells why `path` was not written and what cures it."""
@@ -124,8 +138,8 @@ def sync(path: Path) -> None:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """A temporary folder (mode 0700, dot-prefixed, beside `path`) that becomes `path` when the block ends well.
 
-    `path` must not exist or be an empty folder, or a link to either (see `followed`). On any error the temporary folder
-    is removed with what it holds; an OSError becomes a ReconError.
+    `path` must not exist or be a folder without `entries`, or a link to either (see `followed`). On any error the
+    temporary folder is removed with what it holds; an OSError becomes a ReconError.
     """
     temporary = None
     try:
@@ -140,6 +154,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 os.chmod(Path(folder, name), 0o666 & ~mask)
             sync(Path(folder))
             os.chmod(folder, 0o777 & ~mask)
+        if target.is_dir() and not entries(target):
+            for left in target.iterdir():
+                left.unlink()
         os.rename(temporary, target)
         sync(target.parent)
     except OSError as error:

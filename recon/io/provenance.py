@@ -12,6 +12,7 @@ import numpy as np
 
 from recon.data import Image, ReconError
 from recon.io import dicom_values as dv
+from recon.io.atomic import is_litter
 
 #: Private block of DICOM, name in NIfTI's side-car, attribute of ISMRMRD images and text chunk of PNG.
 KEY = "recon"
@@ -89,7 +90,7 @@ def read_back(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     readers = {".dcm": _dicom, ".nii": _nifti, ".gz": _nifti, ".png": _png, ".h5": _mrd, ".mrd": _mrd, ".json": _json}
     if path.is_dir():
-        files = sorted(path.rglob("*.dcm"))
+        files = sorted(p for p in path.rglob("*.dcm") if not is_litter(p))
         if not files:
             raise ReconError(f"{path} holds no .dcm file; name the folder of a series")
         path = files[0]

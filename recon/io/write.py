@@ -12,7 +12,7 @@ from typing import Literal
 
 from recon.data import Image, ReconError, counted
 from recon.geometry import Geometry
-from recon.io.atomic import check_parent, write_error
+from recon.io.atomic import check_parent, entries, write_error
 from recon.io.parts import Part, check, check_single
 
 Kind = Literal["dicom folder", "dicom", "nifti", "png", "mrd"]
@@ -74,6 +74,11 @@ def check_paths(
         if found == "dicom":
             check_single(path.name, slices)
         for target in _targets(path, found):
+            if target in taken and target.suffix == ".json":
+                raise ReconError(
+                    f"{item} has the side-car {target.name}, which would overwrite that of {taken[target]}; give each "
+                    "output a name of its own, of which more than the suffix differs"
+                )
             if target in taken:
                 raise ReconError(f"{item} would overwrite {taken[target]}; give each output a name of its own")
             taken[target] = f"another output, {item}"
@@ -184,7 +189,7 @@ def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -
     if found == "dicom folder" and path.exists():
         if not path.is_dir():
             raise ReconError(f"{path} is a file, and DICOM series go into a folder; give another name")
-        held = sum(1 for _ in path.iterdir())
+        held = len(entries(path))
         if held:
             raise ReconError(
                 f"{path} holds {counted(held, 'file')} already, and series of two runs in one folder cannot be told "

@@ -10,6 +10,7 @@ import torch
 
 from recon.data import DataError, ReconError
 from recon.io import fastmri
+from recon.io.atomic import is_litter
 from recon.learn import pool, synth
 from recon.learn.draw import Draw
 from recon.learn.pool import Item
@@ -34,7 +35,7 @@ def folder(data: Path) -> Path:
 def files(root: Path, which: str) -> tuple[Path, ...]:
     """HDF5 files of a part of the data set, in the order of their names; raises DataError where there are none."""
     for name in FOLDERS[which]:
-        if found := tuple(sorted((root / name).glob("*.h5"))):
+        if found := tuple(p for p in sorted((root / name).glob("*.h5")) if not is_litter(p)):
             return found
     raise DataError(
         f"{root} holds no {FOLDERS[which][0]}/*.h5; unpack the archive of fastMRI there, or give --data another folder"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import DataError
+from recon.io.atomic import is_litter
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ def read(folder: Path) -> Sources:
     magnitudes: list[NDArray[np.float32]] = []
     raw: list[NDArray[np.complex64]] = []
     names: list[str] = []
-    for path in sorted(Path(folder).glob("*")):
+    for path in (p for p in sorted(Path(folder).glob("*")) if not is_litter(p)):
         try:
             found = arrays(path)
         except MemoryError:

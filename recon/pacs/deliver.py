@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon.errors import ReconError, counted
-from recon.io.atomic import write_error
+from recon.io.atomic import is_litter, write_error
 from recon.pacs import settings as settings_of
 from recon.pacs import spool as spools
 from recon.pacs import verify
@@ -30,7 +30,7 @@ def files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = (p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-            out += sorted(p for p in inside if p.name != "DICOMDIR")
+            out += sorted(p for p in inside if p.name != "DICOMDIR" and not is_litter(p))
         elif path.is_file():
             out.append(path)
         else:

@@ -30,11 +30,12 @@ def adapt(
 ) -> None:
     """Adapt a network to one undersampled scan. It leaves weights that `run --weights` takes."""
     begun = time.monotonic()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    from recon.io.atomic import check_parent, entries
+
+    if output.exists() and (not output.is_dir() or entries(output)):
         raise ReconError(f"{output} exists; give a new or an empty folder with --output")
     from recon import pipeline
     from recon import recipe as recipes
-    from recon.io.atomic import check_parent
     from recon.io.read import read_raw
     from recon.learn import adapt as adapting
     from recon.learn import adapted

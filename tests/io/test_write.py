@@ -109,13 +109,34 @@ def test_a_folder_that_holds_files_is_refused_and_an_empty_one_is_filled(tmp_pat
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["other.dcm"]
 
 
+LITTER = [".DS_Store", "._IM0001.dcm", "Thumbs.db", "desktop.ini"]
+
+
+def test_a_folder_with_nothing_but_what_file_managers_leave_is_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "looked").mkdir()
+    for name in LITTER:
+        (tmp_path / "looked" / name).write_bytes(b"\0\5\x16\7")
+    check_paths([tmp_path / "looked"])
+    write(picture(), [tmp_path / "looked"])
+    assert [p.name for p in sorted((tmp_path / "looked").iterdir())] == ["IM0001.dcm", "IM0002.dcm", "IM0003.dcm"]
+    (tmp_path / "looked" / "._IM0001.dcm").write_bytes(b"\0\5\x16\7")
+    assert read_back(tmp_path / "looked")["provenance"] == RECIPE
+    with pytest.raises(ReconError, match="holds 3 files already"):
+        check_paths([tmp_path / "looked"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/.notes").write_text("x")
+    with pytest.raises(ReconError, match="holds 1 file already"):
+        check_paths([tmp_path / "mine"])
+
+
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     cases: list[tuple[list[Any], dict[str, Any], str]] = [
         ([tmp_path / "none/a.nii"], {}, "its folder does not exist; create it"),
         ([tmp_path / "file/a.nii"], {}, "its folder is a file"),
         ([tmp_path / "file"], {}, "is a file, and DICOM series go into a folder"),
-        ([tmp_path / "a.nii", tmp_path / "a.nii.gz"], {}, "would overwrite another output"),
+        ([tmp_path / "a.nii", tmp_path / "a.nii.gz"], {}, r"side-car a\.json, which would overwrite that of another"),
+        ([tmp_path / "a.nii", tmp_path / "a.nii"], {}, "would overwrite another output"),
         ([tmp_path / "a.png", f"{tmp_path}/./a.png"], {}, "would overwrite another output"),
         ([tmp_path / "scan.h5"], {"inputs": [tmp_path / "scan.h5"]}, "would overwrite the input"),
         ([tmp_path / "in/new"], {"inputs": [tmp_path / "in"]}, "lies in the folder that is read"),

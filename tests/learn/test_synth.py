@@ -171,6 +171,7 @@ def test_volumes_are_read_from_a_folder(tmp_path: Path) -> None:
     k[:, 6, 11] = 5
     np.savez(tmp_path / "c.npz", kspace=k)
     (tmp_path / "note.txt").write_text("no volume")
+    (tmp_path / "._head.nii.gz").write_bytes(b"\0\5\x16\7")  # a file manager's
     found = volumes.read(tmp_path)
     assert found.names == ("a.nii.gz", "b.npz", "c.npz")
     assert [m.shape[1:] for m in found.magnitudes] == [(30, 28), (20, 22)]
