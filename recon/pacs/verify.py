@@ -23,6 +23,8 @@ _PIXELS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "B
 _ALWAYS = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
            "ReferringPhysicianName", "StudyID", "AccessionNumber")  # fmt: skip
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
+#: Attributes that say where the pixels are, and how many numbers each holds.
+_NUMBERS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _OWN = {
     _MR: (*_PLACE, "ImageType", "ScanningSequence", "SequenceVariant"),
     _CT: (*_PLACE, "ImageType", "RescaleIntercept", "RescaleSlope"),
@@ -106,10 +108,25 @@ def _check(d: Any) -> Facts:
         raise ReconError("it has no pixels; write it again")
     if "RescaleSlope" in d and not (math.isfinite(s := float(d.RescaleSlope)) and s != 0):
         raise ReconError("its RescaleSlope is 0 or not finite; write it again")
+    for name, count in _NUMBERS.items():
+        if name in d and not d[name].is_empty and not _placing(name, d[name].value, count):
+            raise ReconError(
+                f"its {name} is not {count} numbers{' above 0' if name == 'PixelSpacing' else ''}; write it again"
+            )
     pixels = _pixels(d, syntax) if "PixelData" in d else b""
     names = {"uid": d.SOPInstanceUID, "sop_class": d.SOPClassUID, "study": d.StudyInstanceUID}
     return Facts(**{k: str(v) for k, v in names.items()}, series=str(d.SeriesInstanceUID), syntax=syntax,
                  pixels=hashlib.sha256(pixels).hexdigest())  # fmt: skip
+
+
+def _placing(name: str, values: Any, count: int) -> bool:
+    """Whether an attribute that says where pixels are holds so many finite numbers, a distance none of 0 or less."""
+    try:
+        numbers = [float(v) for v in ([values] if isinstance(values, str) else values)]
+    except (TypeError, ValueError):
+        return False
+    least = 0.0 if name == "PixelSpacing" else -math.inf
+    return len(numbers) == count and all(math.isfinite(v) and v > least for v in numbers)
 
 
 def _pixels(d: Any, syntax: str) -> bytes:

@@ -10,8 +10,8 @@ import pydicom
 import pytest
 
 from recon.data import ReconError
+from recon.pacs import deliver, verify
 from recon.pacs import spool as spools
-from recon.pacs import verify
 
 
 def changed(brain: Path, out: Path, change: Callable[[pydicom.Dataset], Any]) -> Path:
@@ -58,6 +58,11 @@ def test_f36_a_file_of_ours_may_leave_and_its_facts_are_those_of_the_file(brain:
         (drop("ScanningSequence"), "ScanningSequence"),
         (give("RescaleSlope", "0"), "RescaleSlope"),
         (give("PixelSpacing", None), "PixelSpacing"),
+        (give("PixelSpacing", ["nan", "1"]), "its PixelSpacing is not 2 numbers above 0"),
+        (give("PixelSpacing", ["0", "1"]), "its PixelSpacing is not 2 numbers above 0"),
+        (give("PixelSpacing", "1"), "its PixelSpacing is not 2 numbers above 0"),
+        (give("ImagePositionPatient", ["1", "inf", "2"]), "its ImagePositionPatient is not 3 numbers;"),
+        (give("ImageOrientationPatient", ["1", "0", "0"]), "its ImageOrientationPatient is not 6 numbers;"),
         (drop("PixelData"), "pixels"),
         (give("Rows", 13), "bytes of pixels"),
         (give("NumberOfFrames", "2"), "bytes of pixels"),
@@ -76,6 +81,17 @@ def test_f36_a_file_that_lacks_something_is_refused_by_name(
     assert "SECRET" not in str(e.value)
 
 
+@pytest.mark.parametrize("spacing", [b"abc\\1", b"1,5\\1,5 ", b"1\\", b"\\ "])
+def test_f36_a_spacing_that_is_no_number_keeps_a_file_back(brain: Path, tmp_path: Path, spacing: bytes) -> None:
+    whole = (brain / "IM0001.dcm").read_bytes()
+    at = whole.index(b"\x28\0\x30\0DS") + 6
+    end = at + 2 + int.from_bytes(whole[at : at + 2], "little")
+    spacing += b" " * (len(spacing) % 2)
+    (tmp_path / "bad.dcm").write_bytes(whole[:at] + len(spacing).to_bytes(2, "little") + spacing + whole[end:])
+    with pytest.raises(ReconError, match="PixelSpacing"):
+        verify.check(verify.read(tmp_path / "bad.dcm"))
+
+
 @pytest.mark.parametrize("keep", [0, 100, 200, 700, 2000, -1, -100])
 def test_f36_a_file_cut_anywhere_is_refused(brain: Path, tmp_path: Path, keep: int) -> None:
     whole = (brain / "IM0001.dcm").read_bytes()
@@ -91,6 +107,13 @@ def test_f36_one_bad_file_keeps_its_whole_series_out_of_the_spool(brain: Path, t
     with pytest.raises(ReconError, match=r"second is not sent, nor any other"):
         spools.put(spool, [("first", brain / "IM0002.dcm"), ("second", bad)])
     assert not [p for name in ("incoming", "new", "tmp") for p in (spool / name).iterdir()]
+
+
+def test_what_file_managers_leave_in_a_folder_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("IM0001.dcm", "._IM0001.dcm", ".DS_Store", "Thumbs.db", "deep/desktop.ini", "deep/2", "DICOMDIR"):
+        (tmp_path / name).touch()
+    assert [p.name for p in deliver.files([tmp_path])] == ["IM0001.dcm", "2"]
 
 
 def test_a_compressed_image_is_counted_by_its_frames(brain: Path, tmp_path: Path) -> None:
