@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import socket
-import struct
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +42,6 @@ class Dimse:
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
         self._library, self._pacs, self._at = pynetdicom, pacs, address(pacs)
         self._certificates = tls.Certificates(pacs.tls)
-        self._listener: Any = None
         self._reports: queue.Queue[tuple[str, dict[str, Verdict]]] = queue.Queue()
 
     @property
@@ -62,29 +60,26 @@ class Dimse:
             return
         from pynetdicom import evt
 
+        from recon.pacs.patience import Listener
+
         ae, at = self._entity(), listening(self._pacs)
         ae.add_supported_context(_PUSH, _UNCOMPRESSED, scu_role=True, scp_role=True)
         ae.add_supported_context(_ECHO)
         ae.require_called_aet, ae.require_calling_aet = True, [self._at.aet]
         ae.maximum_associations = 4
         try:
-            handlers = [(evt.EVT_N_EVENT_REPORT, self._report)]
-            self._listener = server = ae.start_server(at, False, self._certificates.server, handlers)
+            handlers = [(evt.EVT_CONN_OPEN, self._bound), (evt.EVT_N_EVENT_REPORT, self._report)]
+            server = Listener(ae, at, self._certificates, self._pacs.waits.answer_s, handlers)
         except OSError as e:
             raise ReconError(
                 f"cannot listen on {self._pacs.listen} for the PACS's reports ({e.strerror}); name another port of "
                 "this machine in listen, or stop what uses it"
             ) from None
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield
         finally:
-            self._listener = None
             server.shutdown()
-
-    def _look(self) -> None:
-        """Take certificates that were renewed, for associations of ours and for those that bring reports."""
-        if self._certificates.look() and self._listener is not None:
-            self._listener.ssl_context = self._certificates.server
 
     def echo(self) -> None:
         """Ask whether the PACS is there and knows us; raises Unreachable where it does not say so."""
@@ -121,7 +116,7 @@ class Dimse:
 
     def late(self) -> list[tuple[str, dict[str, Verdict]]]:
         """Reports that came since the last call: transaction, and verdicts by UID."""
-        self._look()
+        self._certificates.look()
         out = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -182,11 +177,15 @@ class Dimse:
                     query = Dataset()
                     query.QueryRetrieveLevel = "IMAGE"
                     query.StudyInstanceUID, query.SeriesInstanceUID, query.SOPInstanceUID = r.study, r.series, r.uid
-                    found, ended = 0, False
+                    found, ended, until = 0, False, time.monotonic() + self._pacs.waits.answer_s
                     for status, match in association.send_c_find(query, _FIND):
                         number = _status(status)
                         found += match is not None and str(match.get("SOPInstanceUID", "")) == r.uid
                         ended = ended or number == 0
+                        # Each answer in time, and no end of them.
+                        if not ended and time.monotonic() > until:
+                            association.abort()
+                            break
                     if not ended:
                         break
                     out[r.uid] = Verdict(found > 0, "" if found else "the PACS does not find the image")
@@ -201,7 +200,7 @@ class Dimse:
         ae = self._entity()
         for abstract, transfer in contexts:
             ae.add_requested_context(abstract, transfer)
-        self._look()
+        self._certificates.look()
         secure = (self._certificates.client, self._at.host) if self._certificates.client else None
         began = time.monotonic()
         try:
@@ -222,11 +221,10 @@ class Dimse:
                 association.release()
 
     def _bound(self, event: Any) -> None:
-        """A peer that stops reading must not hold a transfer for ever."""
-        seconds = self._pacs.waits.answer_s
-        wait = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-        with contextlib.suppress(OSError, AttributeError):
-            event.assoc.dul.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        """A peer that stops reading, or sends byte by byte, must not hold an association for ever."""
+        from recon.pacs.patience import bound
+
+        bound(event.assoc.dul.socket, self._pacs.waits.answer_s)
 
     def _why(self, association: Any, seconds: float) -> Exception:
         if association.rejected_contexts:
