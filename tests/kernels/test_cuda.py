@@ -242,6 +242,15 @@ def test_eigenmaps_are_those_of_the_cpu_kernel(emulated) -> None:
     assert answers[0][1][1:].min() > 0.5
 
 
+def test_a_reference_that_is_the_weaker_eigenvector_does_not_hold_the_stronger_one_back(emulated) -> None:
+    kernels = torch.tensor([1.0, 0.0, 0.2], dtype=torch.complex64).repeat(1, 4, 1, 1)
+    maps, values = torch.zeros(2, 1, 4, 9, dtype=torch.complex64), torch.zeros(1, 4, 9)
+    waves, reference = torch.ones(9, 1, dtype=torch.complex64), torch.tensor([0, 1 + 0j])
+    launch.eigenmaps(kernels, waves, reference, maps, values, 0, least=0.1, tolerance=1e-4)
+    assert (values - 1).abs().max() < 1e-4
+    assert (maps[0].abs() - 1).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("order", [1, 2, 4])
 def test_wavelet_levels_are_those_of_the_matrix(emulated, order) -> None:
     x, taps = noise(2, 6, 16, 35), daubechies(order)

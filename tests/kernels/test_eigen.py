@@ -90,3 +90,36 @@ def test_the_maps_do_not_depend_on_threads() -> None:
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*answers)
+
+
+def solved(kernels: Tensor, waves: Tensor, reference: Tensor, parts: list[int]) -> tuple[Tensor, Tensor]:
+    """Maps (coil, z, y, x) and eigenvalues (z, y, x), so many partitions at a time as `parts` says, NaN elsewhere."""
+    nz, ny, nx = *kernels.shape[:2], len(waves)
+    maps = torch.full((len(reference), nz, ny, nx), torch.nan, dtype=torch.complex64)
+    values = torch.full((nz, ny, nx), torch.nan)
+    first = 0
+    for n in parts:
+        some = kernels[first : first + n]
+        eigen.eigenmaps(some, waves, reference, maps, values, first, least=0.1, tolerance=1e-4)
+        first += n
+    return maps, values
+
+
+def test_some_partitions_at_a_time_are_those_of_the_volume_and_leave_the_others_alone() -> None:
+    coils, lags = 3, 2
+    kernels = torch.randn(5, 6, lags, coils * (coils + 1) // 2, dtype=torch.complex64)
+    waves, reference = torch.randn(11, lags, dtype=torch.complex64), torch.randn(coils, dtype=torch.complex64)
+    whole, values = solved(kernels, waves, reference, [5])
+    maps, others = solved(kernels, waves, reference, [2, 1, 2])
+    assert torch.equal(maps, whole)
+    assert torch.equal(others, values)
+    begun, _ = solved(kernels, waves, reference, [2, 1])
+    assert torch.equal(begun[:, :3], whole[:, :3])
+    assert bool(begun[:, 3:].isnan().all())
+
+
+def test_a_reference_that_is_the_weaker_eigenvector_does_not_hold_the_stronger_one_back() -> None:
+    kernels = torch.tensor([1.0, 0.0, 0.2], dtype=torch.complex64).expand(1, 4, 1, 3)
+    maps, values = solved(kernels, torch.ones(9, 1, dtype=torch.complex64), torch.tensor([0, 1 + 0j]), [1])
+    assert (values - 1).abs().max() < 1e-4
+    assert (maps[0].abs() - 1).abs().max() < 1e-4

@@ -65,6 +65,14 @@ def test_without_signal_there_is_no_map() -> None:
     assert bool((values[..., :12] > 0.5).all())
 
 
+def test_a_reference_that_is_the_weaker_eigenvector_does_not_hold_the_stronger_one_back() -> None:
+    given = torch.zeros(2, 1, 12, 16, dtype=torch.complex64)
+    given[0, ..., ::2], given[1, ..., 1::2] = 3, 1  # no pixel is seen by both
+    maps, values = made(given, reference=torch.tensor([0, 1 + 0j]))
+    assert bool((values > 0.8).all())
+    assert (maps[0].abs() - 1).abs().max() < 1e-3
+
+
 def test_neither_threads_nor_columns_beyond_the_window_change_a_bit() -> None:
     given = images(6, (2, 15, 60), noise=0.3)
     whole = made(given)
