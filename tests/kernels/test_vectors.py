@@ -96,3 +96,8 @@ def test_a_forward_derivative_passes_through_an_inner_product() -> None:
     with forward_ad.dual_level():
         derivative = forward_ad.unpack_dual(vectors.dot(forward_ad.make_dual(a, tangent), b, 3)).tangent
     torch.testing.assert_close(derivative, exact(tangent, b).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_vectors_that_broadcast_have_the_inner_product_of_whole_ones() -> None:
+    a, b = noise(3, 1, 8, 9), noise(3, 1, 1, 9)
+    torch.testing.assert_close(vectors.dot(a, b, 3), exact(a, b.expand_as(a)).float(), rtol=1e-4, atol=1e-4)
