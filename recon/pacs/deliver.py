@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -65,7 +66,7 @@ def _anonymous(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]]) -> Iter
 def claim(pacs: Pacs, settle: bool = True) -> Path:
     """The spool of a PACS, with a note of these settings; raises ReconError where images wait in it for another PACS.
 
-    Without `settle`, settings that are noted for this PACS already stay.
+    Without `settle`, settings that are noted for this PACS already stay. What another PACS keeps is forgotten.
     """
     folder = spools.prepare(Path(pacs.spool))
     before = target(folder)
@@ -77,6 +78,7 @@ def claim(pacs: Pacs, settle: bool = True) -> Path:
                 f"{folder} holds {counted(waiting, 'image')} for {before}; give another PACS another folder "
                 "with --spool"
             )
+        spools.forget(folder, -math.inf)  # what another PACS keeps says nothing of this one
     if before == pacs.to and not settle:
         return folder
     temporary = folder / "tmp" / f"pacs.{os.getpid()}"

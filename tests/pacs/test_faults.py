@@ -45,6 +45,18 @@ def test_images_that_are_stored_and_committed_are_sent(told: Start, brain: Path)
     assert len(pacs.came) == 3  # F35: a job that was sent is not sent again
 
 
+def test_f34_what_one_pacs_keeps_is_not_told_of_another(told: Start, brain: Path) -> None:
+    _, here = told()
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3
+    here.pacs = replace(here.pacs, to=f"OTHER@127.0.0.1:{free_port()}")
+    here.put(brain)
+    here.once()
+    assert here.states(uids) == ["new"] * 3
+    assert len((here.folder / "deliveries.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize("status", [0xB000, 0xB007])
 def test_a_warning_means_stored_with_changes(told: Start, brain: Path, status: int) -> None:
     _, here = told([status])
