@@ -64,6 +64,29 @@ def test_a_blur_is_found_as_wide_as_it_is_beneath_much_noise(sigma: float, size:
     assert found["share"] == pytest.approx((BLUR / found["blur"]) ** 2)
 
 
+@pytest.mark.parametrize("sigma", [10.0, 60.0])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("left", [0.1, 0.3, 0.5])
+def test_noise_in_even_water_is_no_edge_that_could_be_blurred(sigma: float, times: int, left: float) -> None:
+    far = np.hypot(Y - 95.5, X - 95.5)
+    # Twice as strong in the middle as at the rim, as behind a bow-tie that suits no one.
+    n = noise(sigma) * (2 - far / 85)
+    water = ndimage.gaussian_filter(np.where(far < 85, 0.0, -1000.0), 0.8)
+    water, n = (ndimage.zoom(v, times, order=3) if times > 1 else v for v in (water, n))
+    assert judged(water + n, water + left * n, sigma)["share"] == 1
+
+
+def test_the_blurred_rims_of_a_few_rods_in_water_are_told() -> None:
+    clean = np.where(np.hypot(Y - 95, X - 95) < 85, 0.0, -1000.0)
+    for cy, cx, hu in ((60, 60, 900), (60, 130, -900), (130, 60, 120), (130, 130, -100)):
+        clean[np.hypot(Y - cy, X - cx) < 8] = hu
+    noisy = ndimage.gaussian_filter(clean, 0.8) + noise(20)
+    blurred = noisy + 0.7 * (ndimage.gaussian_filter(noisy, 1.2) - noisy)
+    found = judged(noisy, blurred, 20)
+    assert found["blur"] == pytest.approx(1.0, rel=0.2)
+    assert found["share"] < 1
+
+
 def test_a_picture_made_of_much_noise_may_be_softer() -> None:
     for sigma, refused in ((90.0, True), (250.0, False)):
         noisy = anatomy() + noise(sigma)
