@@ -294,6 +294,7 @@ def test_the_reference_shows_every_module_that_serves_by_hand(part: str) -> None
     ("bench", "weights", "page"),
     [
         ("ct_errors", "ct-base", "docs/mathematics-ct.md"),
+        ("ct_means", "ct-base", "docs/mathematics-ct.md"),
         ("ct_neighbours", "ct-small", "docs/mathematics-ct.md"),
         ("ct_consistency", "ct-small", "docs/how-to/ct-denoising.md"),
     ],
