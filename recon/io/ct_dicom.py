@@ -88,6 +88,7 @@ def _headers(path: Path) -> Iterator[Slice]:
                 warnings.simplefilter("ignore")  # pydicom's repeat the values
                 header = pydicom.dcmread(file, stop_before_pixels=True)
                 header.walk(_touch)
+                header.file_meta.walk(_touch)
         except Exception as error:  # pydicom raises of all kinds for bytes that are no DICOM
             raise DataError(
                 f"a DICOM file of the series cannot be read ({type(error).__name__}): it is cut short or damaged; "

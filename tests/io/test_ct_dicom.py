@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -281,8 +282,10 @@ def test_a_last_slice_cut_short_anywhere_is_never_left_out(tmp_path: Path) -> No
     whole = ends[0].read_bytes()
     for length in (*range(140, 1400, 23), len(whole) - 1):
         ends[0].write_bytes(whole[:length])
-        with pytest.raises(DataError) as error:
-            recon.reconstruct(read(tmp_path / "in"), KEEP)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # pydicom's would repeat the values
+            with pytest.raises(DataError) as error:
+                recon.reconstruct(read(tmp_path / "in"), KEEP)
         assert "\n" not in str(error.value)
 
 
