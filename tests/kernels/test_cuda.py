@@ -246,9 +246,17 @@ def test_a_reference_that_is_the_weaker_eigenvector_does_not_hold_the_stronger_o
     kernels = torch.tensor([1.0, 0.0, 0.2], dtype=torch.complex64).repeat(1, 4, 1, 1)
     maps, values = torch.zeros(2, 1, 4, 9, dtype=torch.complex64), torch.zeros(1, 4, 9)
     waves, reference = torch.ones(9, 1, dtype=torch.complex64), torch.tensor([0, 1 + 0j])
-    launch.eigenmaps(kernels, waves, reference, maps, values, 0, least=0.1, tolerance=1e-4)
+    launch.eigenmaps(kernels, waves, reference, maps, values, 0, least=0.5, tolerance=1e-4)
     assert (values - 1).abs().max() < 1e-4
     assert (maps[0].abs() - 1).abs().max() < 1e-4
+
+
+def test_an_eigenvector_that_the_iterations_do_not_reach_has_a_negative_value(emulated) -> None:
+    kernels = torch.tensor([1.0, 0.0, 0.99], dtype=torch.complex64).repeat(1, 1, 1, 1)
+    maps, values = torch.zeros(2, 1, 1, 9, dtype=torch.complex64), torch.zeros(1, 1, 9)
+    waves, reference = torch.ones(9, 1, dtype=torch.complex64), torch.full((2,), 0.5**0.5, dtype=torch.complex64)
+    launch.eigenmaps(kernels, waves, reference, maps, values, 0, least=0.5, tolerance=1e-4)
+    assert bool(((values < -0.99) & (values > -1)).all())
 
 
 @pytest.mark.parametrize("order", [1, 2, 4])

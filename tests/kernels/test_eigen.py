@@ -100,7 +100,7 @@ def solved(kernels: Tensor, waves: Tensor, reference: Tensor, parts: list[int]) 
     first = 0
     for n in parts:
         some = kernels[first : first + n]
-        eigen.eigenmaps(some, waves, reference, maps, values, first, least=0.1, tolerance=1e-4)
+        eigen.eigenmaps(some, waves, reference, maps, values, first, least=0.5, tolerance=1e-4)
         first += n
     return maps, values
 

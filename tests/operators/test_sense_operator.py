@@ -90,6 +90,24 @@ def test_what_the_compiled_kernels_do_not_take_is_not_given_to_them(varies: str,
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("axes", [(-2,), (-3, -2)], ids=str)
+def test_a_batch_of_one_map_gives_a_batch_of_one_image_in_single_precision(axes) -> None:
+    A = build(axes, (4, 8, 6), lead=(1,)).to(torch.complex64)
+    x = noise(4, 8, 6, dtype=torch.complex64)
+    y, chain = A(x), A.plain()
+    assert y.shape == (1, 3, 4, 8, 6)
+    torch.testing.assert_close(y, chain(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(A.H(y[0]), chain.H(y[0]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(A.normal()(x), chain.normal()(x), rtol=0, atol=1e-4)
+
+
+def test_as_many_maps_as_images_in_batches_of_other_shapes_are_not_taken_for_each_other() -> None:
+    A, x = build((-2,), (4, 8, 6), lead=(4,)).to(torch.complex64), noise(2, 2, 4, 8, 6, dtype=torch.complex64)
+    for f in (A, A.normal()):
+        with pytest.raises(ValueError, match="broadcast"):
+            f(x)
+
+
 def test_weights_of_kspace_join_the_normal_operator() -> None:
     A, x = build((-2, -1), (1, 5, 8)), noise(1, 5, 8)
     w = torch.rand(1, 1, 5, 8, dtype=torch.float64)
