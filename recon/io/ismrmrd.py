@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,10 @@ class FileSamples:
 def read(path: str | Path, dataset: str | None = None) -> RawScan:
     """The scan in an ISMRMRD file: its headers at once, its samples when they are asked for.
 
-    `dataset` names the group, by default "dataset" or the only one there is. The file is opened read-only and is closed
-    again at once. Lines that break a rule of `line_rules.check` are left out and counted. Raises DataError for files
-    that are cut short, hold no header or no lines, or whose records do not have the size that their headers state.
+    `dataset` names the group, by default "dataset" or the only one there is; a note names others that hold scans. The
+    file is opened read-only and is closed again at once. Lines that break a rule of `line_rules.check` are left out and
+    counted. Raises DataError for files that are cut short, hold no header or no lines, or whose records do not have the
+    size that their headers state.
     """
     path = Path(path)
     with hdf5.opened(path) as file:
@@ -87,6 +88,7 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
         lines = _lines(data, path)
         waveforms = len(group["waveforms"]) if "waveforms" in group and group["waveforms"].shape else 0
         name = str(group.name)
+        beside = [other for other in _scans(file) if f"/{other}" != name and dataset is None]
     stamp = _stamp(path)
 
     def samples(keep: NDArray[np.bool_]) -> FileSamples:
@@ -94,7 +96,11 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
         shapes = [kept[n].astype(np.int64) for n in ("active_channels", "number_of_samples", "trajectory_dimensions")]
         return FileSamples(path.absolute(), name, np.nonzero(keep)[0], np.stack(shapes, axis=1), stamp)
 
-    return assemble(lines, mrd_header.parse(xml), waveforms, samples)
+    scan = assemble(lines, mrd_header.parse(xml), waveforms, samples)
+    if beside:
+        told = f"the file also holds {', '.join(beside[:8])}; this scan is {name.strip('/')}, and --key takes another"
+        scan = replace(scan, notes=(*scan.notes, told))
+    return scan
 
 
 def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
@@ -138,6 +144,11 @@ def _stamp(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
+def _scans(file: Any) -> list[str]:
+    """Names of the groups that hold a raw scan."""
+    return [n for n, item in file.items() if isinstance(item, h5py.Group) and "data" in item and "xml" in item]
+
+
 def _group(file: Any, dataset: str | None, path: Path) -> Any:
     groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
     if dataset is not None:
@@ -145,8 +156,7 @@ def _group(file: Any, dataset: str | None, path: Path) -> Any:
         if not isinstance(item, h5py.Group):
             raise DataError(f"{path.name} has no group {dataset}; it has {', '.join(groups) or 'none'}")
         return item
-    raw = [name for name in groups if "data" in file[name] and "xml" in file[name]]
-    candidates = raw or [name for name in groups if "data" in file[name] or "xml" in file[name]]
+    candidates = _scans(file) or [name for name in groups if "data" in file[name] or "xml" in file[name]]
     if "dataset" in candidates or len(candidates) == 1:
         return file["dataset" if "dataset" in candidates else candidates[0]]
     if candidates:

@@ -190,6 +190,10 @@ def test_the_group_is_chosen_by_name_where_there_are_several(tmp_path: Path) -> 
     assert len(mrd.read(path, "two").lines) == 48
     with pytest.raises(DataError, match="no group three"):
         mrd.read(path, "three")
+    files.save(path, [files.line(k, y) for y in range(24)], dataset="dataset")
+    told = "the file also holds one, two; this scan is dataset, and --key takes another"
+    assert told in mrd.read(path).notes
+    assert told not in mrd.read(path, "dataset").notes
 
 
 def _cut(path: Path, size: int) -> None:
