@@ -11,7 +11,8 @@ from torch import Tensor
 from recon.data import DataError, counted
 from recon.kernels.steady import alone
 from recon.operators import ifft
-from recon.prepare.quiet import FEW, NONE, NoNoise, beside, every_line, hann, passed, quietest
+from recon.prepare import quiet
+from recon.prepare.quiet import FEW, NONE, NoNoise, hann, quietest
 
 #: Samples that are treated in double precision, or whitened, at a time.
 _CHUNK = 1 << 20
@@ -160,13 +161,14 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
     lines with the lowest energy, and of their columns the lowest plateau of energy, in k-space or, behind a window
     (`hann`) and an inverse FFT along the readout, beside the object; with oversampling, outside the field of view. The
     window takes away the ringing of a readout that ends, which at high signal-to-noise ratios reaches everywhere. The
-    receiver's filter, which falls off beside the field of view, is made up for (`beside`). Lines and columns are chosen
-    on other samples than those measured, so that the choice does not bias the result. What is left of the signal makes
-    the estimate too high; of noise that is not white it is that of the quietest part. Of one channel all lines count
-    (`recon.prepare.quiet.every_line`) where no signal reaches the columns beside the object, so that noise which is not
-    white is that of a voxel. Of several this would let the ringing of the strongest lines into the correlation of their
-    noise, and weigh the channels of a full scan otherwise than those of one with fewer lines. Samples that are exactly
-    zero, and outer k-space far below the rest (zero-filled by the scanner), are left out and reported.
+    receiver's filter, which falls off beside the field of view, is made up for (`beside`, `filtered`). Lines and
+    columns are chosen on other samples than those measured, so that the choice does not bias the result. What is left
+    of the signal makes the estimate too high; of noise that is not white it is that of the quietest part. Of one
+    channel all lines count (`recon.prepare.quiet.every_line`) where no signal reaches the columns beside the object, so
+    that noise which is not white is that of a voxel. Of several this would let the ringing of the strongest lines into
+    the correlation of their noise, and weigh the channels of a full scan otherwise than those of one with fewer lines.
+    Samples that are exactly zero, and outer k-space far below the rest (zero-filled by the scanner), are left out and
+    reported, and so are coils whose samples are mostly zero.
 
     Raises NoNoise when fewer than 8 lines or 16 columns were measured or no noise is in them, DataError when all are
     zero.
@@ -177,6 +179,8 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
         raise DataError(
             "all imaging lines are zero or not finite: there is nothing to reconstruct; export the scan again"
         )
+    silent = _silent(picked, live)
+    live = live & ~silent
     used, mask, notes = _measured(picked[:, live])
     n, _, nx = used.shape
     if n < 8 or nx < 16:
@@ -184,23 +188,7 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
             f"{n} lines of {nx} samples are too few to estimate noise from: give a noise scan, or set noise to "
             '"auto" or "none" in the recipe'
         )
-    places = {"outer k-space": quietest(used, mask, torch.ones(nx, dtype=torch.bool, device=used.device))}
-    if bool(mask.all()):
-        apart = 2 if nx >= FEW else 1
-        hybrid = ifft(used * hann(nx).to(used.device) if apart > 1 else used, (-1,))
-        inside = (torch.arange(nx, device=used.device) - nx // 2).abs() <= nx / (2 * oversampling) * 1.05
-        margin = oversampling >= 1.25 and int((~inside).sum()) >= FEW
-        where = "the oversampled margin of the readout" if margin else "the columns beside the object"
-        found = beside(hybrid, inside) if margin else None
-        allowed, gain = found or (~inside if margin else torch.ones_like(inside), 1.0)
-        even = every_line(used, allowed) if used.shape[1] == 1 and apart > 1 else None
-        if even is not None:
-            places = {where: even * gain**0.5}
-        else:
-            places = {} if found else places
-            places[where] = quietest(hybrid, mask, allowed, apart) * gain**0.5
-            if margin and not found:
-                places[where] = passed(hybrid, mask, inside, apart, places[where])
+    places = _places(used, mask, oversampling)
     levels = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
     place = min(levels, key=lambda name: levels[name])
     if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):
@@ -216,14 +204,56 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
         return whitening
     matrix = whitening.matrix.new_zeros(whitening.matrix.shape[0], len(live))
     matrix[:, live] = whitening.matrix
-    said = dead((~live).nonzero()[:, 0].tolist(), len(live))
-    return replace(whitening, matrix=matrix, notes=(*whitening.notes, said))
+    gone = (~live & ~silent).nonzero()[:, 0].tolist()
+    said: tuple[str, ...] = (dead(gone, len(live)),) if gone else ()
+    if bool(silent.any()):
+        said += (
+            f"{int(silent.sum())} of {counted(len(live), 'coil')} left out, since most of the samples are exactly zero "
+            f"and tell no noise ({_numbers(silent.nonzero()[:, 0].tolist())})",
+        )
+    return replace(whitening, matrix=matrix, notes=(*whitening.notes, *said))
+
+
+def _places(used: Tensor, mask: Tensor, oversampling: float) -> dict[str, Tensor]:
+    """Samples (coil, N) that hold the least signal, by where they are, of lines (n, coil, nx)."""
+    nx = used.shape[-1]
+    places = {"outer k-space": quietest(used, mask, torch.ones(nx, dtype=torch.bool, device=used.device))}
+    if bool(mask.all()):
+        apart = 2 if nx >= FEW else 1
+        hybrid = ifft(used * hann(nx).to(used.device) if apart > 1 else used, (-1,))
+        inside = (torch.arange(nx, device=used.device) - nx // 2).abs() <= nx / (2 * oversampling) * 1.05
+        margin = oversampling >= 1.25 and int((~inside).sum()) >= FEW
+        where = "the oversampled margin of the readout" if margin else "the columns beside the object"
+        fall = quiet.steepest(hybrid, inside, places["outer k-space"]) if margin else 0.0
+        found = quiet.beside(hybrid, inside, fall) if margin else None
+        allowed, gain, _ = found or (~inside if margin else torch.ones_like(inside), 1.0, 1.0)
+        even = quiet.every_line(used, allowed) if used.shape[1] == 1 and apart > 1 else None
+        if even is not None:
+            places = {where: even * gain**0.5}
+        else:
+            places = {} if found else places
+            places[where] = quietest(hybrid, mask, allowed, apart) * gain**0.5
+            if margin and not found:
+                places[where] = quiet.passed(hybrid, mask, inside, apart, places[where])
+                # A body that reaches to the ends of the band, as a leg does, leaves noise to the outer lines.
+                least = quiet.beside(hybrid[quiet.outermost(hybrid, inside)], inside, fall)
+                places = quiet.filtered(places, where, least[2]) if least else places
+    return places
 
 
 def dead(gone: list[int], coils: int) -> str:
     """The note on coils, by their numbers, that recorded nothing."""
     named = _numbers(gone)
     return f"{len(gone)} of {counted(coils, 'coil')} left out as dead, being zero or not finite ({named})"
+
+
+def _silent(lines: Tensor, live: Tensor) -> Tensor:
+    """Live coils (coil,) of which most samples are zero where others are not, their noise being less than a step of the
+    receiver; none where that is true of all.
+    """
+    held = lines != 0
+    silent = live & (held.sum((0, 2)) < 0.5 * held.any(1).sum())
+    return silent & (live & ~silent).any()
 
 
 def _subset(lines: Tensor) -> Tensor:

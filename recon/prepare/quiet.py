@@ -18,6 +18,8 @@ EVEN, CLEAN = 1.35, 1.1
 #: Part of the readout's band beyond which a receiver's filter has taken half of the noise's power away, or more, and
 #: the most that it takes between the field of view and the ends of the band (9 dB); what is above that is signal.
 PASSED, FALL = 0.8, 8.0
+#: Part of the readout's band from which on are its ends.
+ENDS = 0.85
 #: The least b in exp(b u⁴), the noise's power over the readout's band, that a filter has: what falls faster is signal.
 STEEPEST = -5.0
 NONE = 'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
@@ -84,16 +86,17 @@ def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
     return samples[None] if mean < EVEN * middle else None
 
 
-def beside(image: Tensor, inside: Tensor) -> tuple[Tensor, float] | None:
-    """Columns next to the field of view that no signal reaches, and the noise's power in that over theirs.
+def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[Tensor, float, float] | None:
+    """Columns next to the field of view that no signal reaches; the noise's power in that over theirs, and over that of
+    the whole band.
 
     `image` (n, coil, nx) holds lines after an inverse FFT along the readout, `inside` (nx,) the columns of the field of
     view. A receiver's filter falls off towards both ends of the readout's band: on Siemens scanners the noise's power
     goes as exp(b u⁴), with b about −2.5 and u from 0 in the middle to 1 at the ends (read off two scans of phantoms),
     so that the outermost columns tell a third of the noise that voxels have. The columns are the innermost of which
     lines with signal do not stand out, which are within FALL of the outermost and no steeper than STEEPEST; b is told
-    by their inner and outer half, and is 0 where these do not differ by more than twice their standard error. None
-    where signal reaches all.
+    by their inner and outer half, and is 0 where these do not differ by more than twice their standard error, and no
+    less than `steepest`, since a body that ends there falls, too. None where signal reaches all.
     """
     nx, u = image.shape[-1], _outward(inside)
     power = image.abs().square()
@@ -114,25 +117,57 @@ def beside(image: Tensor, inside: Tensor) -> tuple[Tensor, float] | None:
         b = float(fall.mean())
         if b < STEEPEST:
             continue
-        b = b if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
+        b = max(b, steepest) if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
         band = torch.zeros_like(inside)
         band[columns] = True
-        voxels, here = ((b * u[part] ** 4).exp().mean() for part in (inside, band))
-        return band, float(voxels / here)
+        voxels, here, whole = ((b * u[part] ** 4).exp().mean() for part in (inside, band, torch.ones_like(band)))
+        return band, float(voxels / here), float(voxels / whole)
     return None
 
 
-def passed(image: Tensor, mask: Tensor, inside: Tensor, apart: int, outermost: Tensor) -> Tensor:
+def steepest(image: Tensor, inside: Tensor, outer: Tensor) -> float:
+    """The b of exp(b u⁴) by which noise at the ends of the readout's band is less than in all of it; 0 where it is not.
+
+    `image` (n, coil, nx) as in `beside`; its outermost lines tell the ends, samples `outer` (coil, N) of k-space all.
+    """
+    u, b = _outward(inside), torch.linspace(STEEPEST, 0, 101, dtype=torch.float64)
+    ends = u > ENDS
+    power = image[outermost(image, inside)][:, :, ends].abs().square().mean((0, 2)).double()
+    tiny = torch.finfo(torch.float32).tiny
+    share = (power / outer.abs().square().mean(1).clamp_min(tiny)).clamp_min(tiny).log().mean().exp()
+    form = (b[:, None] * u.cpu() ** 4).exp()
+    return float(b[min(int((form[:, ends.cpu()].mean(1) / form.mean(1) < float(share)).sum()), len(b) - 1)])
+
+
+def outermost(image: Tensor, inside: Tensor) -> Tensor:
+    """The quarter of the lines (n, coil, nx) that have the least signal in the field of view (n / 4,), at least 8."""
+    power = image[..., inside].abs().square().mean(-1)
+    weights = 1 / power.median(0).values.clamp_min(torch.finfo(power.dtype).tiny)
+    return (power * weights).sum(1).argsort()[: max(8, len(power) // 4)].sort().values
+
+
+def passed(image: Tensor, mask: Tensor, inside: Tensor, apart: int, ends: Tensor) -> Tensor:
     """Noise beside the field of view where the receiver's filter lets it pass, where signal reaches all columns.
 
-    The quietest columns are the outermost then, as `outermost` samples tell; those before PASSED count as long as they
+    The quietest columns are the outermost then, as the samples `ends` tell; those before PASSED count as long as they
     tell no more than FALL times as much.
     """
     columns = ~inside & (_outward(inside) < PASSED)
     if int(columns.sum()) < FEW:
-        return outermost
+        return ends
     found = quietest(image, mask, columns, apart)
-    return found if float(found.abs().square().mean()) < FALL * float(outermost.abs().square().mean()) else outermost
+    return found if float(found.abs().square().mean()) < FALL * float(ends.abs().square().mean()) else ends
+
+
+def filtered(places: dict[str, Tensor], margin: str, whole: float) -> dict[str, Tensor]:
+    """Samples by where they are from: without those of the `margin`, where a filter alone may make these the quieter.
+
+    Those of all of the band are made up for its fall: `whole` is the noise's power in the field of view over theirs.
+    Where the margin is quieter by more than FALL, the others are signal.
+    """
+    power = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
+    rest = {name: samples * whole**0.5 for name, samples in places.items() if name != margin}
+    return rest if all(power[name] < power[margin] + math.log(FALL) for name in rest) else places
 
 
 def _outward(inside: Tensor) -> Tensor:

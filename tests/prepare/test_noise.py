@@ -204,6 +204,27 @@ def test_an_object_that_reaches_beyond_the_margin_is_no_noise() -> None:
         assert 0.4 < float(levels(found.matrix).mean() * snr) < 1.15
 
 
+@pytest.mark.parametrize("span", [1.6, 2.0])
+def test_a_body_that_reaches_to_the_ends_of_the_receivers_band_leaves_noise_to_the_outer_lines(span: float) -> None:
+    truth = torch.tensor([0.5, 1.0, 1.5]) / 10
+    found = estimate(received(ellipses(160, 320, 3, span=span), truth), oversampling=2.0)
+    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.1, atol=0)
+
+
+def test_a_body_that_ends_beside_the_field_of_view_is_no_filter_that_falls() -> None:
+    truth = torch.tensor([0.5, 1.0, 1.5]) / 30
+    found = estimate(received(ellipses(160, 320, 3, span=1.4), truth, b=0), oversampling=2.0)
+    assert float((levels(found.matrix) / truth).max()) < 1.4
+
+
+@pytest.mark.parametrize("b", [0.0, -1.0, -2.5])
+def test_the_ends_of_the_band_tell_how_steep_a_filter_is(b: float) -> None:
+    inside = (torch.arange(320) - 160).abs() < 80
+    lines = received(torch.zeros(160, 3, 320, dtype=torch.complex64), torch.tensor([0.5, 1.0, 1.5]), b)
+    outer = quiet.quietest(lines, torch.ones(160, 320, dtype=torch.bool), torch.ones(320, dtype=torch.bool))
+    assert quiet.steepest(ifft(lines * quiet.hann(320), (-1,)), inside, outer) == pytest.approx(b, abs=0.3)
+
+
 @pytest.mark.parametrize(("edge", "sharp"), [(0.5, 30), (0.5, 200), (0.6, 30), (0.6, 200), (0.7, 200)])
 def test_a_signal_beside_the_field_of_view_that_all_spokes_hold_alike_is_no_noise(edge: float, sharp: float) -> None:
     truth, x = torch.full((2,), 0.01), torch.linspace(-1, 1, 320)
@@ -326,6 +347,20 @@ def test_a_dead_coil_is_left_out_of_the_estimate() -> None:
     assert found.matrix.shape == (2, 3)
     assert bool((found.matrix[:, 1] == 0).all())
     assert any("1 of 3 coils left out as dead, being zero or not finite (1)" in note for note in found.notes)
+
+
+def test_a_coil_below_the_smallest_step_of_its_receiver_spoils_no_other() -> None:
+    # An unplugged element of integer samples: now and then a one, else zeros.
+    lines = ellipses(128, 128, 4)
+    lines = lines + 0.02 * white(*lines.shape)
+    lines[:, 1] = torch.round(0.35 * white(128, 128).real) + 0j
+    assert 0 < float((lines[:, 1] != 0).float().mean()) < 0.2
+    found = estimate(lines)
+    assert found.matrix.shape == (3, 4)
+    assert not found.matrix[:, 1].any()
+    torch.testing.assert_close(levels(found.matrix[:, [0, 2, 3]]), torch.full((3,), 0.02), rtol=0.15, atol=0)
+    said = "1 of 4 coils left out, since most of the samples are exactly zero and tell no noise (1)"
+    assert found.notes[-1] == said
 
 
 def test_the_estimate_is_the_same_twice_and_changes_nothing() -> None:
