@@ -118,6 +118,15 @@ def test_the_cuda_kernels_are_the_same_arithmetic(emulator, monkeypatch) -> None
     cone.proof(torch.device("cpu"))
 
 
+def test_a_cuda_thread_that_takes_several_columns_gives_the_same(emulator, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "run", lambda source, kernel, grid, *more: emulator.run(source, kernel, 1, *more))
+    A, (x, y) = SCANS["usual"], volumes("usual")
+    for kernel, given, twin in (("project", x, cone._project), ("adjoint", y, cone._gather), ("smear", y, cone._smear)):
+        expected = twin(given, A.tracks, given.new_empty(2, *(A.tracks.sinogram if kernel == "project" else A.shape)))
+        got = cone._launched(f"cone_{kernel}", given, A.tracks, torch.empty_like(expected))
+        assert gap(got, expected) < 1e-11, kernel
+
+
 def test_the_proof_of_the_cuda_kernels_fails_where_they_are_wrong(emulator, monkeypatch) -> None:
     def off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0) -> None:
         emulator.run(source, kernel, grid, block, args, shared)

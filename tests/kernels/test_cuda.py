@@ -65,8 +65,9 @@ class Problem:
         return self.single(self.mask / self.mask.shape[-1] ** 0.5, device)
 
 
-#: Lengths with every radix, odd, one, and prime ones that are filtered in a longer transform.
-LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 13, 30, 77, 96, 169, 17, 101)
+#: Lengths with every radix, odd, one, prime ones that are filtered in a longer transform, and one whose sum is just
+#: more than the registers of 64 threads hold.
+LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 13, 30, 77, 96, 169, 17, 101, 264)
 
 
 @pytest.mark.parametrize("n", LENGTHS)
@@ -90,7 +91,7 @@ def test_the_volume_kernels_are_the_chain_of_operators(emulated, shape) -> None:
     assert set(emulated.launches) == {"coil_expand", "coil_weigh", "coil_combine"}
 
 
-@pytest.mark.parametrize("n", [3, 16, 20, 23, 90, 384])
+@pytest.mark.parametrize("n", [3, 9, 16, 20, 23, 90, 384])
 def test_the_kernels_compiled_for_one_length_are_the_chain_of_operators(emulator, monkeypatch, n) -> None:
     monkeypatch.setattr(bridge, "run", emulator.run)
     monkeypatch.setattr(proofs, "fits", lambda x, maps, compiled: len(compiled) > 0)

@@ -149,6 +149,15 @@ def test_the_cuda_kernels_are_the_same_arithmetic(emulator, monkeypatch) -> None
     projector.proof(torch.device("cpu"))
 
 
+def test_a_cuda_thread_that_takes_several_values_gives_the_same(emulator, monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "run", lambda source, kernel, grid, *more: emulator.run(source, kernel, 1, *more))
+    x, y = images("flat")
+    A = SCANS["flat"]
+    for kernel, given, f in (("project", x, A.forward), ("adjoint", y, A.adjoint), ("smear", y, A.smear)):
+        expected = f(given)
+        assert gap(projector._launched(f"xray_{kernel}", given, A.rays, torch.empty_like(expected)), expected) < 1e-11
+
+
 def test_the_proof_of_the_cuda_kernels_fails_where_they_are_wrong(emulator, monkeypatch) -> None:
     def off(source: str, kernel: str, grid: int, block: int, args, shared: int = 0) -> None:
         emulator.run(source, kernel, grid, block, args, shared)
