@@ -46,15 +46,19 @@ from recon.progress import reporter
 FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
 MULTI = Plan(accelerations=(2, 4, 6, 8), methods=("zero-filled", "grappa", "sense", "cs", "unrolled"))
 SINGLE = Plan(accelerations=(2,), methods=("zero-filled", "cs", "unrolled"), mask="random")
+#: Two coils unfold little.
+TWO = replace(MULTI, accelerations=(2, 3, 4))
 #: Two factors: with two slices a scan, and opponents tuned on each, these take the machine long enough.
 SIMULATED = replace(MULTI, accelerations=(4, 8))
-#: Fully sampled raw scans of `public_test`: file, axes, array, plan.
+#: Fully sampled raw scans that no training and no choice has seen: file, axes, array, plan.
 RAW: Mapping[str, tuple[str, str, str, Plan]] = {
-    "gpunufft_brain_t2_4ch": ("gpunufft_brain_t2_4ch.npz", "coil,y,x", "", MULTI),
-    "larson_brain_sag_t1_1ch": ("larson_brain_sag_t1_1ch.npz", "y,x", "", SINGLE),
+    "gpunufft_brain_t2_4ch": ("public_test/gpunufft_brain_t2_4ch.npz", "coil,y,x", "", MULTI),
+    "siemens_gre_phantom": ("formats/siemens_twix_gre_phantom.dat", "", "", TWO),
+    "siemens_epi_phantom": ("formats/siemens_twix_epi_phantom.dat", "", "", TWO),
+    "larson_brain_sag_t1_1ch": ("public_test/larson_brain_sag_t1_1ch.npz", "y,x", "", SINGLE),
     **{
         f"ulf055_{name.lower()}{'_' + key.lower() if key else ''}": (
-            f"bispmri_ulf055_{name}.npz", "slice,y,x", key, SINGLE,
+            f"public_test/bispmri_ulf055_{name}.npz", "slice,y,x", key, SINGLE,
         )
         for name, key in (
             ("patient5", "FSE"), ("patient5", "FLAIR"), ("patient5", "GRE"),
@@ -79,13 +83,13 @@ def raw_scans(folder: Path) -> dict[str, tuple[Callable[[], RawScan], Plan]]:
     """Raw scans that are there, by name, each with what reads it and its plan."""
     found: dict[str, tuple[Callable[[], RawScan], Plan]] = {}
     for name, (file, axes, key, plan) in RAW.items():
-        path = folder / "public_test" / file
+        path = folder / file
         if not path.is_file():
             print(f"{name} is left out: there is no {path}; set RECON_DATA", file=sys.stderr)
             continue
 
         def open_(path: Path = path, axes: str = axes, key: str = key) -> RawScan:
-            return read(path, axes=axes.split(","), key=key or None)
+            return read(path, axes=axes.split(",") if axes else None, key=key or None)
 
         found[name] = open_, plan
     return found

@@ -103,7 +103,9 @@ def undersample(scan: RawScan, mask: Mask) -> Undersampled:
     if not inside.any():
         raise ReconError("the mask keeps no line of the scan; give a smaller acceleration factor or more ACS lines")
     keep = np.sort(np.concatenate([imaging[inside], sort.kinds(scan).noise]))
-    fewer = replace(scan, lines=scan.lines[keep].copy(), samples=SomeRows(scan.samples, keep))
+    whole = scan.samples
+    samples = whole.some(keep) if isinstance(whole, epi.StraightSamples) else SomeRows(whole, keep)
+    fewer = replace(scan, lines=scan.lines[keep].copy(), samples=samples)
     kept = mask & rows
     return Undersampled(_centred(fewer, encoding), kept, int(rows.sum()) / int(kept.sum()))
 

@@ -145,6 +145,10 @@ class StraightSamples:
     def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         return self.inner.trajectory(self.origin[rows])
 
+    def some(self, rows: NDArray[np.intp]) -> StraightSamples:
+        """Those of some lines, which know what they were received as."""
+        return replace(self, origin=self.origin[rows], matrix=self.matrix[rows], phase=self.phase[rows])
+
 
 def as_received(samples: Samples, rows: NDArray[np.intp]) -> tuple[NDArray[np.complex64], float] | None:
     """Lines from before they were regridded, where they were: their noise is white, that of the even grid is not.
