@@ -7,7 +7,9 @@
 SIMULATED k-space of the gallery's bodies, 1 to 32 channels of different noise that is correlated, 3 to 2,000 times
 below the signal (of a bright voxel, in one channel), with and without readout oversampling, a sixth of the rows or of
 the readout missing (partial Fourier), every second line or all; white, or made uneven over k-space by filters along the
-readout ("kx") or along both axes ("both"), as the raw scans show it. Told is, over the combinations of channels, the
+readout ("kx") or along both axes ("both"), as the raw scans show it, or white and taken away beside the field of view
+by the receiver's filter ("receiver": the power goes as exp(-2.5 u⁴) over the readout's band, as of Siemens scanners;
+the truth is the mean over the field of view). Told is, over the combinations of channels, the
 least and the largest noise that is left after whitening, where 1 is right, and the mean over them. Of a raw scan it is
 the noise told over that in the corners of the images of all its lines, by the median, which a ghost does not move.
 """
@@ -49,6 +51,7 @@ KINDS = (
     ("white", "all", "all", 1), ("white", "half", "all", 1), ("white", "all", "all", 2), ("white", "half", "all", 2),
     ("white", "all", "partial ky", 1), ("white", "all", "partial kx", 1), ("kx", "all", "all", 1),
     ("kx", "half", "all", 1), ("both", "all", "all", 1), ("both", "half", "all", 1), ("kx", "all", "all", 2),
+    ("receiver", "all", "all", 2), ("receiver", "half", "all", 2),
 )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def scan(body: str, channels: int, seed: int, oversampling: int, folder: Path) -
 
 def uneven(kind: str, rows: int, columns: int) -> Tensor:
     """Size of the noise over k-space (ky, 1, kx)."""
-    x = torch.linspace(1.5, 0.25, columns) if kind != "white" else torch.ones(columns)
+    x = torch.linspace(1.5, 0.25, columns) if kind in ("kx", "both") else torch.ones(columns)
     y = torch.linspace(-1, 1, rows).square().mul(-1.2).exp() if kind == "both" else torch.ones(rows)
     return (y[:, None] * x)[:, None]
 
@@ -96,6 +99,10 @@ def simulated(body: str, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
             level = shape[keep][..., columns].square().mean().sqrt()
             for snr in SNR:
                 noisy = (k + mix / snr @ (random * shape))[keep]
+                if kind == "receiver":
+                    u = torch.linspace(-1, 1, k.shape[-1] + 1)[:-1]
+                    noisy = fft(ifft(noisy, (-1,)) * (-1.25 * u**4).exp(), (-1,))
+                    level = (-2.5 * u[u.abs() < 1 / over] ** 4).exp().mean().sqrt()
                 noisy[..., : columns.start] = 0
                 found = estimate(noisy, oversampling=float(over))
                 left = found.matrix @ mix * float(level / snr)

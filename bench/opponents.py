@@ -34,19 +34,21 @@ CG_SENSE = "pics -S -l2 -i 50 -r {weight}"
 WEIGHTS = tuple(10.0**e for e in np.linspace(-4.5, -0.5, 33))
 
 
-def _bart(command: str, folder: Path) -> None:
+def bart(command: str, folder: Path) -> None:
+    """Run a command of BART in a folder; raises ReconError where it fails."""
     done = subprocess.run(["bart", *command.split()], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ReconError(f"bart {command.split()[0]} failed: {' '.join(done.stderr.split())[-200:]}")
 
 
-def _write(path: Path, array: NDArray[np.complex64], *, coils: bool = True) -> None:
+def write_cfl(path: Path, array: NDArray[np.complex64]) -> None:
     """(coil, z, y, x) as cfl, whose axes are x, y, z, coil."""
     path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape[::-1])) + "\n")
     np.ascontiguousarray(array, np.complex64).tofile(path.with_suffix(".cfl"))
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.complex64]:
+def read_cfl(path: Path, shape: tuple[int, ...]) -> NDArray[np.complex64]:
+    """The array of that shape in a cfl."""
     return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(shape)
 
 
@@ -64,19 +66,19 @@ class Scan:
         for n, key in enumerate(self.keys):
             k = fft(hybrid.slab(self.lines, self.job.frames[key].rows).y, (-1,)).numpy()
             self.shape = k.shape[1:]
-            _write(folder / f"k{n}", k)
+            write_cfl(folder / f"k{n}", k)
             if len(k) > 1:
-                _bart(f"ecalib -m1 k{n} maps{n}", folder)
+                bart(f"ecalib -m1 k{n} maps{n}", folder)
             else:
-                _write(folder / f"maps{n}", np.ones_like(k))
+                write_cfl(folder / f"maps{n}", np.ones_like(k))
         self.seconds = time.perf_counter() - started
 
     def solve(self, command: str) -> tuple[NDArray[np.float64], float]:
         """|x| (slice, y, x) on the image's own grid, and the seconds with those of the maps."""
         started, planes = time.perf_counter(), []
         for n in range(len(self.keys)):
-            _bart(f"{command} k{n} maps{n} x{n}", self.folder)
-            x = torch.from_numpy(_read(self.folder / f"x{n}", self.shape))
+            bart(f"{command} k{n} maps{n} x{n}", self.folder)
+            x = torch.from_numpy(read_cfl(self.folder / f"x{n}", self.shape))
             slices = self.job.stack.geometry.shape
             planes.append(finish(x, self.job.encoding, slices if len(self.job.stack.slices) == 1 else (1, *slices[1:])))
         seconds = time.perf_counter() - started + self.seconds
