@@ -95,7 +95,7 @@ def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[T
     goes as exp(b u⁴), with b about −2.5 and u from 0 in the middle to 1 at the ends (read off two scans of phantoms),
     so that the outermost columns tell a third of the noise that voxels have. The columns are the innermost of which
     lines with signal do not stand out, which are within FALL of the outermost and no steeper than STEEPEST; b is told
-    by their inner and outer half, and is 0 where these do not differ by more than three standard errors, and no
+    by their inner and outer half, and is 0 where these do not differ by more than twice their standard error, and no
     less than `steepest`, since a body that ends there falls, too. None where signal reaches all.
     """
     nx, u = image.shape[-1], _outward(inside)
@@ -117,7 +117,7 @@ def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[T
         b = float(fall.mean())
         if b < STEEPEST:
             continue
-        b = max(b, steepest) if b < -3 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
+        b = max(b, steepest) if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
         band = torch.zeros_like(inside)
         band[columns] = True
         voxels, here, whole = ((b * u[part] ** 4).exp().mean() for part in (inside, band, torch.ones_like(band)))
