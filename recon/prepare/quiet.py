@@ -18,8 +18,9 @@ EVEN, CLEAN = 1.35, 1.1
 #: Part of the readout's band beyond which a receiver's filter has taken half of the noise's power away, or more, and
 #: the most that it takes between the field of view and the ends of the band (9 dB); what is above that is signal.
 PASSED, FALL = 0.8, 8.0
-#: Part of the readout's band from which on are its ends.
-ENDS = 0.85
+#: Part of the readout's band from which on are its ends, and the least share of the noise's power that they have where
+#: no filter takes it away.
+ENDS, WHOLE = 0.85, 0.85
 #: The least b in exp(b u⁴), the noise's power over the readout's band, that a filter has: what falls faster is signal.
 STEEPEST = -5.0
 NONE = 'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
@@ -96,7 +97,8 @@ def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[T
     so that the outermost columns tell a third of the noise that voxels have. The columns are the innermost of which
     lines with signal do not stand out, which are within FALL of the outermost and no steeper than STEEPEST; b is told
     by their inner and outer half, and is 0 where these do not differ by more than twice their standard error, and no
-    less than `steepest`, since a body that ends there falls, too. None where signal reaches all.
+    less than `steepest`, since a body that ends there falls, too. Where noise is level to the ends of the band all the
+    columns further out belong to them. None where signal reaches all.
     """
     nx, u = image.shape[-1], _outward(inside)
     power = image.abs().square()
@@ -118,6 +120,8 @@ def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[T
         if b < STEEPEST:
             continue
         b = max(b, steepest) if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
+        if b == 0 and float(energy[:, u > ENDS].mean()) > WHOLE * float(each.mean()):
+            columns = outwards[first:]  # without a filter all of them tell the noise, and more closely
         band = torch.zeros_like(inside)
         band[columns] = True
         voxels, here, whole = ((b * u[part] ** 4).exp().mean() for part in (inside, band, torch.ones_like(band)))

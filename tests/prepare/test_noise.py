@@ -197,6 +197,15 @@ def test_a_receiver_whose_filter_falls_off_over_all_of_the_margin_does_not_make_
     torch.testing.assert_close(levels(found.matrix), truth, rtol=0.2, atol=0)
 
 
+def test_a_receiver_without_such_a_filter_tells_the_noise_by_all_columns_beside_the_field_of_view() -> None:
+    """A tenth of the columns would tell it within 0.76 to 1.44 over the combinations of channels."""
+    for _ in range(4):
+        lines = ellipses(160, 320, 8, span=0.5)[::3]
+        found = estimate(lines + white(*lines.shape) / 30, oversampling=2.0)
+        power = torch.linalg.eigvalsh(found.matrix @ found.matrix.mH) / 30**2
+        assert 0.8 < float(power[0]) < float(power[-1]) < 1.28
+
+
 def test_an_object_that_reaches_beyond_the_margin_is_no_noise() -> None:
     for snr in (10, 1000):
         truth = torch.full((2,), 1.0) / snr
