@@ -1,67 +1,18 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import j1
-from torch import Tensor
 
 from recon.data import DataError
-from recon.io.read import read
 from recon.operators import fft, ifft
 from recon.operators.whiten import Whiten
-from recon.prepare import noise, quiet, sort
+from recon.prepare import noise, quiet
 from recon.prepare.noise import apply, covariance, estimate, whitener
-
-
-def white(*shape: int) -> Tensor:
-    """Complex noise with σ = 1 per real and imaginary part."""
-    return torch.view_as_complex(torch.randn(*shape, 2))
-
-
-def mixing(coils: int) -> Tensor:
-    """A matrix that correlates the noise of coils and gives them different levels."""
-    return torch.diag(torch.linspace(0.5, 3, coils)).to(torch.complex64) + 0.3 * white(coils, coils)
-
-
-@cache
-def _ellipses(ny: int, nx: int, coils: int, span: float) -> Tensor:
-    """Exact k-space (ky, coil, kx) of a few ellipses under smooth coils; the field of view along x is 1 / span."""
-    rng = np.random.default_rng(0)
-    ky, kx = np.meshgrid(np.arange(ny) - ny // 2, (np.arange(nx) - nx // 2) * span, indexing="ij")
-    shapes = [(0, 0, 0.42, 0.3, 1.0), (0, 0, 0.39, 0.27, -0.6)]
-    shapes += [
-        (*rng.uniform(-0.2, 0.2, 1), *rng.uniform(-0.15, 0.15, 1), *rng.uniform(0.02, 0.1, 2), rng.uniform(0.2, 0.6))
-        for _ in range(8)
-    ]
-    out = np.zeros((coils, ny, nx), complex)
-    for c in range(coils):
-        waves = [
-            (0, 0, 1),
-            (0.5, 0, 0.3 * np.exp(1j * c)),
-            (0, 0.5, 0.3 * np.exp(2j * c)),
-            (0, -0.5, 0.2 * np.exp(-1j * c)),
-        ]
-        for dy, dx, amplitude in waves:
-            for y, x, ry, rx, value in shapes:
-                r = 2 * np.pi * np.hypot((ky - dy) * ry, (kx - dx) * rx)
-                disc = np.where(r < 1e-9, 0.5, j1(r) / np.maximum(r, 1e-9)) * 2 * np.pi * ry * rx
-                out[c] += amplitude * value * disc * np.exp(-2j * np.pi * ((ky - dy) * y + (kx - dx) * x))
-    return torch.as_tensor(out * np.sqrt(ny * nx * span)).to(torch.complex64).transpose(0, 1).contiguous()
-
-
-def ellipses(ny: int, nx: int, coils: int, span: float = 1.0) -> Tensor:
-    return _ellipses(ny, nx, coils, span).clone()
-
-
-def levels(matrix: Tensor) -> Tensor:
-    """Noise σ per real and imaginary part of each coil that a whitening matrix believes in."""
-    inverse = torch.linalg.inv(matrix)
-    return (inverse @ inverse.mH).diagonal().real.sqrt()
+from tests.prepare.noisy import ellipses, levels, mixing, white
 
 
 def test_the_covariance_keeps_the_mean() -> None:
@@ -165,99 +116,6 @@ def test_noise_is_estimated_within_ten_percent_without_a_noise_scan(
     torch.testing.assert_close(levels(found.matrix), truth, rtol=tolerance, atol=0)
     assert found.source == "estimate"
     assert re.match("noise was estimated from .*: there is no noise scan; it is told too high", found.notes[0])
-
-
-@pytest.mark.parametrize("snr", [10, 100, 1000])
-def test_the_oversampled_margin_is_used_and_the_slope_of_the_filter_is_not(snr: float) -> None:
-    truth = torch.tensor([0.5, 1.0, 1.5]) / snr
-    lines = ellipses(160, 400, 3, span=0.5)
-    x = (torch.arange(400) - 200).abs() / 200
-    slope = ((1 - x) / 0.12).clamp(0, 1)
-    hybrid = ifft(lines + truth[:, None] * white(*lines.shape), (-1,)) * slope
-    found = estimate(fft(hybrid, (-1,)), oversampling=2.0)
-    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.1, atol=0)
-    assert "oversampled margin" in found.notes[0]
-
-
-def received(lines: Tensor, truth: Tensor, b: float = -2.5) -> Tensor:
-    """Lines with noise of `truth` in the middle of the field of view, through a filter of |H|² = exp(b u⁴)."""
-    nx = lines.shape[-1]
-    u = (torch.arange(nx) - nx // 2).abs() / (nx / 2)
-    return fft(ifft(lines + truth[:, None] * white(*lines.shape), (-1,)) * (b / 2 * u**4).exp(), (-1,))
-
-
-@pytest.mark.parametrize(("ny", "nx"), [(160, 320), (80, 160), (368, 640)])
-@pytest.mark.parametrize("span", [0.5, 0.8, 1.0])
-@pytest.mark.parametrize("snr", [10, 1000])
-def test_a_receiver_whose_filter_falls_off_over_all_of_the_margin_does_not_make_noise_look_quieter(
-    ny: int, nx: int, span: float, snr: float
-) -> None:
-    truth = torch.tensor([0.5, 1.0, 1.5]) / snr
-    found = estimate(received(ellipses(ny, nx, 3, span=span), truth), oversampling=2.0)
-    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.2, atol=0)
-
-
-def test_a_receiver_without_such_a_filter_tells_the_noise_by_all_columns_beside_the_field_of_view() -> None:
-    """A tenth of the columns would tell it within 0.76 to 1.44 over the combinations of channels."""
-    for _ in range(4):
-        lines = ellipses(160, 320, 8, span=0.5)[::3]
-        found = estimate(lines + white(*lines.shape) / 30, oversampling=2.0)
-        power = torch.linalg.eigvalsh(found.matrix @ found.matrix.mH) / 30**2
-        assert 0.8 < float(power[0]) < float(power[-1]) < 1.28
-
-
-def test_an_object_that_reaches_beyond_the_margin_is_no_noise() -> None:
-    for snr in (10, 1000):
-        truth = torch.full((2,), 1.0) / snr
-        found = estimate(received(ellipses(80, 160, 2, span=1.3), truth), oversampling=2.0)
-        assert 0.4 < float(levels(found.matrix).mean() * snr) < 1.15
-
-
-@pytest.mark.parametrize("span", [1.6, 2.0])
-def test_a_body_that_reaches_to_the_ends_of_the_receivers_band_leaves_noise_to_the_outer_lines(span: float) -> None:
-    truth = torch.tensor([0.5, 1.0, 1.5]) / 10
-    found = estimate(received(ellipses(160, 320, 3, span=span), truth), oversampling=2.0)
-    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.1, atol=0)
-
-
-def test_a_body_that_ends_beside_the_field_of_view_is_no_filter_that_falls() -> None:
-    truth = torch.tensor([0.5, 1.0, 1.5]) / 30
-    found = estimate(received(ellipses(160, 320, 3, span=1.4), truth, b=0), oversampling=2.0)
-    assert float((levels(found.matrix) / truth).max()) < 1.4
-
-
-@pytest.mark.parametrize("b", [0.0, -1.0, -2.5])
-def test_the_ends_of_the_band_tell_how_steep_a_filter_is(b: float) -> None:
-    inside = (torch.arange(320) - 160).abs() < 80
-    lines = received(torch.zeros(160, 3, 320, dtype=torch.complex64), torch.tensor([0.5, 1.0, 1.5]), b)
-    outer = quiet.quietest(lines, torch.ones(160, 320, dtype=torch.bool), torch.ones(320, dtype=torch.bool))
-    assert quiet.steepest(ifft(lines * quiet.hann(320), (-1,)), inside, outer) == pytest.approx(b, abs=0.3)
-
-
-@pytest.mark.parametrize(("edge", "sharp"), [(0.5, 30), (0.5, 200), (0.6, 30), (0.6, 200), (0.7, 200)])
-def test_a_signal_beside_the_field_of_view_that_all_spokes_hold_alike_is_no_noise(edge: float, sharp: float) -> None:
-    truth, x = torch.full((2,), 0.01), torch.linspace(-1, 1, 320)
-    spokes = fft((torch.sigmoid((edge - x.abs()) * sharp) / 2).to(torch.complex64).expand(100, 2, 320), (-1,))
-    found = estimate(received(spokes, truth), oversampling=2.0)
-    torch.testing.assert_close(levels(found.matrix), truth, rtol=0.4, atol=0)
-
-
-@pytest.mark.parametrize(("name", "columns"), [("gre", (60, 76)), ("epi", (24, 30))])
-def test_on_a_siemens_phantom_the_estimate_agrees_with_lines_that_hold_no_signal(
-    data_dir: Path, name: str, columns: tuple[int, int]
-) -> None:
-    """The power between the phantom and the ends of the readout's band, in the quarter of the lines that is weakest."""
-    pytest.importorskip("twixtools")
-    scan = read(data_dir / f"formats/siemens_twix_{name}_phantom.dat")
-    rows = sort.kinds(scan).imaging
-    lines = torch.from_numpy(scan.samples.read(rows))
-    x = ifft(lines * quiet.hann(lines.shape[-1]), (-1,))
-    x = x[x.abs().square().sum((1, 2)).argsort()[: len(x) // 4]]
-    beside = torch.cat([x[..., columns[0] : columns[1]], x[..., -columns[1] : -columns[0]]], -1)
-    shown = (beside.abs().square().mean((0, 2)) / 2).sqrt()
-    told = levels(estimate(lines, oversampling=2.0).matrix)
-    assert bool((told > 0.95 * shown).all())
-    assert bool((told < 1.4 * shown).all())
 
 
 def test_the_estimate_tells_correlated_noise() -> None:
