@@ -43,9 +43,7 @@ def quietest(data: Tensor, mask: Tensor, allowed: Tensor, apart: int = 1) -> Ten
 
     Lines are chosen by columns that are `apart` from those that are measured, where their noise is not correlated.
     """
-    power = data.abs().square()
-    weights = 1 / power.flatten(2).movedim(1, 0).flatten(1).median(1).values.clamp_min(torch.finfo(power.dtype).tiny)
-    energy = (power * weights[:, None]).mean(1) * mask
+    energy = _energy(data) * mask
     columns = allowed.nonzero()[:, 0]
     parts = []
     for first in range(2 * apart):
@@ -87,7 +85,7 @@ def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
     return samples[None] if mean < EVEN * middle else None
 
 
-def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[Tensor, float, float] | None:
+def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, float] | None:
     """Columns next to the field of view that no signal reaches; the noise's power in that over theirs, and over that of
     the whole band.
 
@@ -97,13 +95,11 @@ def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[T
     so that the outermost columns tell a third of the noise that voxels have. The columns are the innermost of which
     lines with signal do not stand out, which are within FALL of the outermost and no steeper than STEEPEST; b is told
     by their inner and outer half, and is 0 where these do not differ by more than twice their standard error, and no
-    less than `steepest`, since a body that ends there falls, too. Where noise is level to the ends of the band all the
-    columns further out belong to them. None where signal reaches all.
+    less than `least`, which `steepest` tells, since a body that ends there falls, too. Where noise is level to the ends
+    of the band all the columns further out belong to them. None where signal reaches all.
     """
     nx, u = image.shape[-1], _outward(inside)
-    power = image.abs().square()
-    weights = 1 / power.flatten(2).movedim(1, 0).flatten(1).median(1).values.clamp_min(torch.finfo(power.dtype).tiny)
-    energy = (power * weights[:, None]).mean(1).double()
+    energy = _energy(image).double()
     outwards = (~inside).nonzero()[:, 0]
     outwards = outwards[u[outwards].argsort(stable=True)]
     size = max(FEW, nx // 10)
@@ -119,7 +115,7 @@ def beside(image: Tensor, inside: Tensor, steepest: float = STEEPEST) -> tuple[T
         b = float(fall.mean())
         if b < STEEPEST:
             continue
-        b = max(b, steepest) if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
+        b = max(b, least) if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
         if b == 0 and float(energy[:, u > ENDS].mean()) > WHOLE * float(each.mean()):
             columns = outwards[first:]  # without a filter all of them tell the noise, and more closely
         band = torch.zeros_like(inside)
@@ -172,6 +168,13 @@ def filtered(places: dict[str, Tensor], margin: str, whole: float) -> dict[str, 
     power = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
     rest = {name: samples * whole**0.5 for name, samples in places.items() if name != margin}
     return rest if all(power[name] < power[margin] + math.log(FALL) for name in rest) else places
+
+
+def _energy(data: Tensor) -> Tensor:
+    """Power (n, nx) of lines (n, coil, nx), the mean of the coils, each over its median."""
+    power = data.abs().square()
+    weights = 1 / power.flatten(2).movedim(1, 0).flatten(1).median(1).values.clamp_min(torch.finfo(power.dtype).tiny)
+    return (power * weights[:, None]).mean(1)
 
 
 def _outward(inside: Tensor) -> Tensor:
