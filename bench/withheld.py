@@ -3,9 +3,9 @@
     python bench/withheld.py                              # four minutes of one core
     python bench/withheld.py --table                      # from what was measured
 
-The T1 brain of public_test with 8 coils, of which 12 % of the samples were ever measured (a slice of a volume, Poisson
-disc, R = 8). A tenth of the samples outside of the central ones is withheld, by a seed; each method makes an image x of
-the rest; told is, over the M withheld samples of all coils,
+The T1 brain of public_test with 8 coils, of which 12 % of the samples were ever measured (over two phase encodes, R =
+8). A tenth of the samples outside of the central ones is withheld, by a seed; each method makes an image x of the rest;
+told is, over the M withheld samples of all coils,
 
     χ² = ‖Ax − y‖² / (2σ²M),
 
