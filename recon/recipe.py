@@ -199,11 +199,14 @@ def table(path: Path) -> Mapping[str, Any]:
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
     try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Editors of Windows begin a file with a mark of its byte order, which is no part of TOML.
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return found
     except FileNotFoundError:
         raise ReconError(f"there is no recipe at {path}; write one with `recon recipe > {path}`") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except OSError as e:
+        raise ReconError(f"{path} cannot be read: {e.strerror}; name a TOML file that may be read") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ReconError(f"{path} is not a TOML file ({e}); `recon recipe` prints one to start from") from None
 
 

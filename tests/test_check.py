@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from recon.nets import weights
 from recon.nets.unrolled import Shape, Unrolled
 from recon.simulation import preset, simulate_to
 from tests.command import recon, refused
+from tests.io import ct_files
 from tests.io import mrd_files as files
 
 
@@ -50,6 +52,8 @@ RECORDLESS = {
     "raw data": ("scan.h5", "no record"),
     "a file that is not there": ("none.png", "there is no file"),
     "an image without its side-car": ("alone.nii.gz", "no side-car alone.json"),
+    "an image of another engine in DICOM": ("other.dcm", "no record"),
+    "HDF5 of another kind": ("other.h5", "no record"),
     "a side-car that is a list": ("list.nii.gz", "no record"),
     "a record that is a number": ("number.nii.gz", "no record"),
     "a record without values": ("text.nii.gz", "no record"),
@@ -61,6 +65,11 @@ def test_a_file_without_a_record_is_said_to_have_none(case: str, tmp_path: Path)
     name, says = RECORDLESS[case]
     if name == "scan.h5":
         simulate_to(tmp_path / name, preset(coils=1, matrix=16))
+    elif name == "other.dcm":
+        ct_files.write(tmp_path, ct_files.body((1, 16, 16)))[0].rename(tmp_path / name)
+    elif name == "other.h5":
+        with h5py.File(tmp_path / name, "w") as file:
+            file["values"] = 1
     elif name != "none.png":
         (tmp_path / name).write_bytes(b"")
     contents = {"list": "[]", "number": '{"recon": 3}', "text": '{"recon": {"provenance": "x"}}'}

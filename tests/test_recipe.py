@@ -59,6 +59,16 @@ def test_a_missing_or_broken_file_says_how_to_get_one(tmp_path: Path) -> None:
         recipes.load(broken)
 
 
+def test_a_file_that_begins_with_the_mark_of_windows_is_read(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_bytes(b"\xef\xbb\xbf" + b'[solve]\nmethod = "cs"\n')
+    assert recipes.load(tmp_path / "my.toml").solve.method == "cs"
+
+
+def test_a_folder_in_place_of_a_file_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ReconError, match="cannot be read: Is a directory; name a TOML file"):
+        recipes.load(tmp_path)
+
+
 def test_the_hash_follows_what_decides_the_picture_and_not_the_name() -> None:
     assert recipes.digest(Recipe(name="a")) == recipes.digest(Recipe(name="b"))
     assert recipes.digest(Recipe()) != recipes.digest(recipes.with_method(Recipe(), "cs"))

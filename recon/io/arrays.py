@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,12 @@ from recon.io.samples import join, lines_from_array
 
 #: Names that an axis may have, outermost first as `scan_from_array` orders them.
 AXES = (*FRAME_COUNTERS, "average", "slice", "coil", "z", "y", "x")
+
+#: What reading a .npy or an .npz raises that is damaged, locked, or neither.
+BROKEN = (
+    *(ValueError, OSError, EOFError, KeyError, SyntaxError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 #: Readouts with fewer exact zeros than this share of their samples count as fully sampled: a stray zero of a
 #: quantised recording is not a hole in the mask.
@@ -40,13 +47,13 @@ def read(
     see `scan_from_array`. Raises DataError for other files, real or non-finite data and axes that do not fit.
     """
     path = Path(path)
-    array, notes = _load(path, key)
+    array = _load(path, key)
     if array.dtype.kind != "c":
         raise DataError(
             f"{path.name} holds real numbers ({array.dtype}) of shape {array.shape}, k-space is complex; save it as "
             "real + 1j·imaginary"
         )
-    names = axis_names(axes)
+    names, notes = axis_names(axes), list[str]()
     if names is None:
         if array.ndim != 2:
             raise DataError(
@@ -54,8 +61,8 @@ def read(
                 "partitions; name them, for example --axes coil,y,x"
             )
         names = ("y", "x")
-        notes += ("the array has two axes, taken as y, x with x the readout; --axes names them otherwise",)
-    return scan_from_array(array, names, voxel=voxel, source="numpy", name=path.name, notes=notes)
+        notes.append("the array has two axes, taken as y, x with x the readout; --axes names them otherwise")
+    return scan_from_array(array, names, voxel=voxel, source="numpy", name=path.name, notes=tuple(notes))
 
 
 def scan_from_array(
@@ -226,34 +233,45 @@ def unaddressable(path: Path) -> DataError:
     )
 
 
-def _load(path: Path, key: str | None) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _load(path: Path, key: str | None) -> NDArray[Any]:
     if not path.is_file():
         raise DataError(f"there is no file {path.name}; check the path")
     try:
         if zipfile.is_zipfile(path):
             with np.load(path, allow_pickle=False) as archive:
                 return _choose(archive, path.name, key)
-        return np.load(path, mmap_mode="r", allow_pickle=False), ()
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, SyntaxError) as error:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+    except BROKEN as error:
         if out_of_memory(error):
             raise unaddressable(path) from error
         raise DataError(
-            f"{path.name} cannot be read as a NumPy array ({type(error).__name__}): it is cut short, is no .npy or "
-            ".npz file, or holds Python objects; save the array again with numpy.save"
+            f"{path.name} cannot be read as a NumPy array ({type(error).__name__}): it is cut short, damaged or "
+            "locked, is no .npy or .npz file, or holds Python objects; save the array again with numpy.save"
         ) from error
 
 
-def _choose(archive: Mapping[str, Any], name: str, key: str | None) -> tuple[NDArray[Any], tuple[str, ...]]:
-    arrays = {n: archive[n] for n in sorted(archive) if key is None or n == key}
-    arrays = {n: a for n, a in arrays.items() if isinstance(a, np.ndarray)}
+def _choose(archive: Any, name: str, key: str | None) -> NDArray[Any]:
+    """The array of that key, or else the only one, or the only complex one; no other is read."""
     names = sorted(archive)
-    if key is not None and key not in arrays:
+    if key is None:
+        found = names if len(names) == 1 else [n for n in names if _is_complex(archive, n)]
+        if len(found) != 1:
+            held = ", ".join(names) or "nothing"
+            raise DataError(f"{name} holds {len(found)} complex arrays among {held}; choose with --key")
+        key = found[0]
+    array = archive[key] if key in names else None
+    if not isinstance(array, np.ndarray):
         raise DataError(f"{name} has no array {key!r}; it holds {', '.join(names) or 'nothing'}: choose with --key")
-    complex_ones = [n for n, a in arrays.items() if a.dtype.kind == "c"]
-    if len(complex_ones) == 1:
-        return arrays[complex_ones[0]], ()
-    if len(arrays) == 1:
-        return arrays[names[0]], ()
-    raise DataError(
-        f"{name} holds {len(complex_ones)} complex arrays among {', '.join(names) or 'nothing'}; choose with --key"
-    )
+    return array
+
+
+def _is_complex(archive: Any, name: str) -> bool:
+    """Whether an entry of an .npz is a complex array, by its header alone."""
+    if f"{name}.npy" not in archive.zip.namelist():
+        return False
+    with archive.zip.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        # Later versions are those of tables whose columns have names beyond Latin-1.
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        return version in headers and headers[version](file)[2].kind == "c"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from recon.data import CTImages, CTSeries, DataError, Header, Study, System, counted
 from recon.io import ct_enhanced, ct_passes, ct_places
+from recon.io.atomic import is_litter
 from recon.io.ct_slices import Files, Slice, filling, whole
 
 if TYPE_CHECKING:
@@ -25,13 +27,48 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _COMMON = ("Rows", "Columns", "PixelSpacing")
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file has DICOM's preamble and signature."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+def files(path: Path) -> Iterator[Path]:
+    """The DICOM files of a folder and all below it, in the order of their names, or the one that `path` is.
+
+    A disc's own list of them (DICOMDIR) is none. Raises DataError for what cannot be read, and, at the end, for files
+    that break off before they could say that they are DICOM: at the end of a series no gap would tell of them.
+    """
+    kinds, short = set[str](), list[str]()
+    for file in [path] if path.is_file() else _below(path):
+        if file.name.upper() == "DICOMDIR" or is_litter(file):
+            continue
+        try:
+            with file.open("rb") as opened:
+                start = opened.read(132)
+        except OSError as error:
+            raise _not_permitted(error) from None
+        if start[128:] == b"DICM":
+            kinds.add(file.suffix)
+            yield file
+        elif len(start) < 132 and not file.name.startswith("."):
+            short.append(file.suffix)
+    if lost := sum(suffix in kinds for suffix in short):
+        raise DataError(
+            f"{counted(lost, 'file')} of the folder, named as its DICOM files are, {'ends' if lost == 1 else 'end'} "
+            "before the first attribute; copy the series again"
+        )
+
+
+def _below(folder: Path) -> list[Path]:
+    """The files below a folder, by name; raises DataError where one of its folders cannot be read."""
+
+    def stop(error: OSError) -> None:
+        raise _not_permitted(error) from None
+
+    found = [Path(where, name) for where, _, names in os.walk(folder, onerror=stop) for name in names]
+    return sorted(file for file in found if file.is_file())
+
+
+def _not_permitted(error: OSError) -> DataError:
+    return DataError(
+        f"the folder cannot be read as a whole: {error.strerror or type(error).__name__}; ask its owner for "
+        "permission, or look at the disk"
+    )
 
 
 def read(path: Path) -> CTImages:
@@ -44,19 +81,18 @@ def read(path: Path) -> CTImages:
     """
     found: dict[str, list[Slice]] = {}
     others: dict[str, int] = {}
-    files = 0
     for one in _headers(path):
-        files += 1
         kind = _kind(one.header)
         if kind == "CT":
             found.setdefault(str(one.header.get("SeriesInstanceUID", "")), []).append(one)
         else:
             others[kind] = others.get(kind, 0) + 1
-    what = _told(others)
-    if not files:
+    if not found and not others:
         raise DataError(f"{path.name or path} holds no DICOM file; give the folder of a CT series")
     if not found:
-        raise DataError(f"{path.name or path} holds no CT image in DICOM but {what}; give the folder of a CT series")
+        raise DataError(
+            f"{path.name or path} holds no CT image in DICOM but {_told(others)}; give the folder of a CT series"
+        )
     aside = {uid: _aside(slices) for uid, slices in found.items()}
     if not all(aside.values()):
         for uid, kind in aside.items():
@@ -80,9 +116,7 @@ def _headers(path: Path) -> Iterator[Slice]:
     """Every DICOM object of a file or folder, without its pixels."""
     import pydicom
 
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        if file.name.upper() == "DICOMDIR" or not is_dicom(file):
-            continue
+    for file in files(path):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom's repeat the values

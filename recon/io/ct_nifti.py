@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import zlib
 from dataclasses import dataclass
@@ -29,16 +30,23 @@ class _Array:
 
 def is_nifti(path: Path) -> bool:
     """Whether a file begins as NIfTI does, packed with gzip or not."""
-    import gzip
-
     try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            start = file.read(352)
+        with _unpacked(path) as file:
+            return bool(_version(file.read(352)))
     except (OSError, EOFError, zlib.error):
         return False
-    return start[344:347] in (b"n+1", b"n+2") or start[4:8] in (b"n+1\0", b"n+2\0")
+
+
+def _unpacked(path: Path) -> Any:
+    """The file, open for reading, without the gzip around it where there is one."""
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
+def _version(start: bytes) -> int:
+    """Version of the NIfTI file that begins so, 1 or 2; 0 where it is none that holds header and voxels together."""
+    return 1 if start[344:347] == b"n+1" else 2 if start[4:7] == b"n+2" else 0
 
 
 def read(path: Path) -> CTImages:
@@ -47,13 +55,17 @@ def read(path: Path) -> CTImages:
     Raises DataError for colour, several volumes, NaN, values that cannot be HU, and a file that is cut short.
     """
     import nibabel
+    from nibabel.fileholders import FileHolder
 
     try:
-        image: Any = nibabel.load(path)
-        kind = image.get_data_dtype()
-        if kind.fields is not None or kind.kind == "c":
-            raise DataError(f"{path.name} holds colour or complex voxels; give CT images in HU")
-        values = np.asarray(image.dataobj, dtype=np.float32)
+        # Not nibabel.load, which goes by the name of the file.
+        with _unpacked(path) as file:
+            reader: Any = nibabel.Nifti2Image if _version(file.read(352)) == 2 else nibabel.Nifti1Image
+            image = reader.from_file_map({"image": FileHolder(fileobj=file)})
+            kind = image.get_data_dtype()
+            if kind.fields is not None or kind.kind == "c":
+                raise DataError(f"{path.name} holds colour or complex voxels; give CT images in HU")
+            values = np.asarray(image.dataobj, dtype=np.float32)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # nibabel, gzip and zlib raise of all kinds

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import CTViews, DataError
-from recon.io.ct_dicom import is_dicom
+from recon.io.ct_dicom import files
 from recon.io.ct_pd_header import PIXELS, PROJECTION, WANTED, described, number, numbers, of_ge, word
 
 if TYPE_CHECKING:
@@ -86,13 +86,6 @@ def is_projection(path: Path) -> bool:
     except Exception:  # pydicom raises of all kinds for bytes that are no DICOM
         return False
     return any(tag in d for tag in PROJECTION)
-
-
-def files(path: Path) -> Iterator[Path]:
-    """The DICOM files of a folder and all below it, or the one that `path` is."""
-    for p in [path] if path.is_file() else sorted(path.rglob("*")):
-        if p.is_file() and p.name != "DICOMDIR" and is_dicom(p):
-            yield p
 
 
 def read(path: Path) -> CTViews:

@@ -58,7 +58,7 @@ def opened(path: Path, *, again: bool = False) -> Iterator[Any]:
             yield file
     except PermissionError:
         raise DataError(f"{path.name} cannot be opened: reading it is not permitted; ask its owner") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path.name} {_reason(path, error)}") from error
 
 
@@ -95,6 +95,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "is being written by another program; read it when that has ended"
     if "signature not found" in text:
         return "is no HDF5 file: it is of another format or empty; check its name, or copy it again"
+    if isinstance(error, (TypeError, AttributeError)):
+        return "is damaged, or holds another kind of thing than its format has in some place; copy or write it again"
     if "truncated" in text:
         return "is cut short: it holds less than it says; copy it again from where it was made"
     return f"cannot be read as HDF5: it is damaged or cut short ({path.stat().st_size} bytes); copy it again"

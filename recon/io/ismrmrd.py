@@ -86,7 +86,8 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
         group = _group(file, dataset, path)
         xml, data = _xml(group, path), _data(group, path)
         lines = _lines(data, path)
-        waveforms = len(group["waveforms"]) if "waveforms" in group and group["waveforms"].shape else 0
+        waveforms = group.get("waveforms")
+        waveforms = len(waveforms) if getattr(waveforms, "shape", ()) else 0
         name = str(group.name)
         beside = [other for other in _scans(file) if f"/{other}" != name and dataset is None]
     stamp = _stamp(path)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recon.data import ARRAYS, DataError, Encoding, RawScan, Samples, imaging
 from recon.io import cfl
+from recon.io.arrays import BROKEN
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def load(path: str | Path) -> NDArray[np.float32]:
         )
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except BROKEN as error:
         raise DataError(
             f"{path.name} cannot be read as a NumPy array of k-space positions ({type(error).__name__}); save it with "
             "numpy.save"

@@ -117,12 +117,14 @@ def read_back(path: str | Path) -> dict[str, Any]:
 def _dicom(path: Path) -> str | None:
     import pydicom
 
-    # pydicom's own errors derive from Exception directly.
     try:
         data = pydicom.dcmread(path, stop_before_pixels=True)
-        return str(data.private_block(DICOM_GROUP, DICOM_CREATOR)[0x01].value)
-    except pydicom.errors.InvalidDicomError as error:
+    except pydicom.errors.InvalidDicomError as error:  # which derives from Exception directly
         raise ValueError from error
+    try:
+        return str(data.private_block(DICOM_GROUP, DICOM_CREATOR)[0x01].value)
+    except KeyError:  # an image of another engine
+        return None
 
 
 def _nifti(path: Path) -> str | None:
@@ -152,7 +154,7 @@ def _mrd(path: Path) -> str | None:
     from recon.io import hdf5
 
     with hdf5.opened(path) as file:
-        group = file["dataset"]
+        group = file.get("dataset", {})
         series = sorted(name for name in group if name.startswith("image_"))
         if not series:  # raw data, or images of another engine
             return None

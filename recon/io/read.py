@@ -102,13 +102,13 @@ def recognise(path: str | Path) -> str:
 
     Raises DataError for any other, saying what it is.
     """
-    from recon.io import cfl, ct_nifti, ct_pd
+    from recon.io import cfl, ct_dicom, ct_nifti, ct_pd
 
     path = Path(path)
     if cfl.is_pair(path):
         return "cfl"
     if path.is_dir():
-        first = next(ct_pd.files(path), None)
+        first = next(ct_dicom.files(path), None)
         if first is not None:
             return "DICOM-CT-PD" if ct_pd.is_projection(first) else "DICOM"
         raise DataError(f"{path} is a folder without a DICOM series; give one scan file of it")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +213,49 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, writer: object) -> None:
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(DataError, match="cut short"):
         read(path)
+
+
+def _changed(raw: bytearray) -> None:
+    middle = len(raw) // 2
+    raw[middle : middle + 64] = bytes(b ^ 0xFF for b in raw[middle : middle + 64])
+
+
+def _locked(raw: bytearray) -> None:
+    for at in (6, raw.find(b"PK\x01\x02") + 8):
+        raw[at] |= 1
+
+
+def _packed_in_its_own_way(raw: bytearray) -> None:
+    for at in (8, raw.find(b"PK\x01\x02") + 10):
+        raw[at] = 99
+
+
+@pytest.mark.parametrize("damage", [_changed, _locked, _packed_in_its_own_way])
+def test_an_archive_that_does_not_unpack_is_refused_with_the_cure(
+    tmp_path: Path, damage: Callable[[bytearray], None]
+) -> None:
+    np.savez_compressed(tmp_path / "scan.npz", k=noise(32, 32))
+    raw = bytearray((tmp_path / "scan.npz").read_bytes())
+    damage(raw)
+    (tmp_path / "scan.npz").write_bytes(raw)
+    with pytest.raises(DataError, match=r"cannot be read as a NumPy array .*damaged or locked"):
+        read(tmp_path / "scan.npz")
+
+
+def test_of_an_archive_no_other_array_is_read_than_the_one_that_is_chosen(tmp_path: Path) -> None:
+    k = noise(8, 8)
+    np.savez(tmp_path / "scan.npz", image=np.full((64, 64), 7.0), k=k)
+    raw = (tmp_path / "scan.npz").read_bytes()
+    (tmp_path / "scan.npz").write_bytes(raw.replace(np.full(64, 7.0).tobytes(), np.full(64, 8.0).tobytes()))
+    assert np.array_equal(grid(read(tmp_path / "scan.npz"))[0][0, 0, 0], k)
+    with pytest.raises(DataError, match="cannot be read as a NumPy array"):
+        read(tmp_path / "scan.npz", key="image")
+
+
+def test_a_real_array_that_is_asked_for_by_name_is_told_to_be_real(tmp_path: Path) -> None:
+    np.savez(tmp_path / "scan.npz", a=noise(8, 8), b=np.ones((8, 8)))
+    with pytest.raises(DataError, match="holds real numbers"):
+        read(tmp_path / "scan.npz", key="b")
 
 
 def test_a_voxel_must_be_positive(tmp_path: Path) -> None:

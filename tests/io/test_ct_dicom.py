@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from recon.ct.images import fillings
 from recon.data import CTImages, DataError
 from recon.io import ct_dicom, provenance
 from recon.recipe import CT, Recipe, Solve
-from tests.io import ct_files
+from tests.io import ct_files, ct_pd_files
 from tests.io.validators import dcm2niix, differences, errors
 from tests.tools import need
 
@@ -287,6 +288,36 @@ def test_a_last_slice_cut_short_anywhere_is_never_left_out(tmp_path: Path) -> No
             with pytest.raises(DataError) as error:
                 recon.reconstruct(read(tmp_path / "in"), KEEP)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, 100, 131])
+@pytest.mark.parametrize("of", ["images", "projections"])
+def test_a_last_file_of_which_nearly_nothing_was_copied_is_never_left_out(of: str, length: int, tmp_path: Path) -> None:
+    if of == "images":
+        paths = ct_files.write(tmp_path / "in", HU)
+    else:
+        ct_pd_files.write(tmp_path / "in", (), ct_pd_files.Scanner(columns=24, rows=8, views=24), (-20.0, 20.0))
+        paths = sorted((tmp_path / "in").iterdir())
+    (tmp_path / "in" / "about.txt").write_text("one line")
+    (tmp_path / "in" / ".done").touch()
+    recon.read(tmp_path / "in")
+    paths[-1].write_bytes(paths[-1].read_bytes()[:length])
+    with pytest.raises(DataError, match="1 file of the folder, named as its DICOM files are, ends before"):
+        recon.read(tmp_path / "in")
+
+
+def test_a_file_that_may_not_be_read_is_never_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ct_files.write(tmp_path / "in", HU)
+    usual = Path.open
+
+    def closed(path: Path, *mode: str) -> object:
+        if path == paths[-1]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return usual(path, *mode)
+
+    monkeypatch.setattr(Path, "open", closed)
+    with pytest.raises(DataError, match="cannot be read as a whole: Permission denied; ask its owner"):
+        read(tmp_path / "in")
 
 
 def test_fillings_outside_of_the_circle_stay_as_they_are(tmp_path: Path) -> None:

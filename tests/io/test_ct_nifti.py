@@ -36,6 +36,16 @@ def test_a_volume_goes_through_in_its_place(name: str, tmp_path: Path) -> None:
     assert np.allclose(out.affine, AFFINE, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
+def test_a_volume_is_known_by_its_content_whatever_its_name(name: str, kind: type, tmp_path: Path) -> None:
+    nib.save(kind(HU.T, AFFINE), tmp_path / name)
+    for other in ("volume", "volume.bin", "volume.gz"):
+        (tmp_path / other).write_bytes((tmp_path / name).read_bytes())
+        (series,) = recon.read(tmp_path / other).series
+        assert np.array_equal(series.voxels.read(0, len(HU)), HU)
+
+
 def test_a_volume_without_a_place_claims_none(tmp_path: Path) -> None:
     image = nib.Nifti1Image(HU.T, None)
     nib.save(image, tmp_path / "ct.nii")

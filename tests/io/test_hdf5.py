@@ -123,6 +123,22 @@ def test_packed_lines_are_no_more_than_their_samples_have_room_for(tmp_path: Pat
         read(path)
 
 
+@pytest.mark.parametrize("name", ["projections", "mask", "ismrmrd_header"])
+def test_a_group_where_an_array_belongs_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"] = np.ones((3, 2, 8, 8), np.complex64)
+        file.create_group(name)
+    with pytest.raises(DataError, match=r"scan\.h5 is damaged, or holds another kind of thing"):
+        read(tmp_path / "scan.h5")
+
+
+def test_waveforms_of_an_unknown_kind_keep_no_scan_from_being_read(tmp_path: Path) -> None:
+    path = files.scan_file(tmp_path / "scan.h5")
+    with h5py.File(path, "r+") as file:
+        file.create_group("dataset/waveforms/ecg")
+    assert len(read(path).lines) == 24
+
+
 @pytest.mark.parametrize("attributes", ["<ismrmrdMeta><meta>", "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "", "{}"])
 def test_an_image_file_whose_attributes_are_no_xml_is_refused_in_a_sentence(attributes: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "i.h5", "w") as file:
