@@ -56,6 +56,22 @@ WRONG = {
     "negative memory": ("run", "SCAN", "-o", "a.png", "--memory", "-4G"),
     "an unknown method": ("run", "SCAN", "-o", "a.png", "--method", "magic"),
     "an unknown device": ("run", "SCAN", "-o", "a.png", "--device", "meta"),
+    "an output over the input": ("run", "SCAN", "-o", "SCAN"),
+    "one output twice": ("run", "SCAN", "-o", "a.png", "-o", "./a.png"),
+    "an output within another": ("run", "SCAN", "-o", "dicom/", "-o", "dicom/a.png"),
+    "a map over an output": ("run", "SCAN", "-o", "a.nii", "--uncertainty", "a.nii"),
+    "a record whose name is too long": ("run", "SCAN", "-o", "a.png", "--trust", "a" * 300 + ".json"),
+    "a record that is no JSON": ("run", "SCAN", "-o", "a.png", "--trust", "a.txt"),
+    "images over the scan that is sent": ("stream", "SCAN", "-o", "SCAN"),
+    "projections over the volume": ("simulate-ct", "SCAN", "-f", "-o", "SCAN"),
+    "fewer photons than none": ("simulate-ct", "phantom", "-o", "a.h5", "--photons", "-1"),
+    "a server for everybody": ("serve", "--host", "0.0.0.0"),
+    "a server of a name": ("serve", "--host", "scanner"),
+    "a PACS without a port": ("send", ".", "--to", "PACS"),
+    "a training without data": ("train", RECIPE, "-o", "runs"),
+    "a scan for a training": ("train", "SCAN", "--data", ".", "-o", "runs"),
+    "several recipes for scans of MRI": ("train", RECIPE, RECIPE, "--data", ".", "-o", "runs"),
+    "no recipe for an adaptation": ("adapt", "SCAN", "-o", "new", "--recipe", "none.toml"),
     "negative threads": ("run", "SCAN", "-o", "a.png", "--threads", "-1"),
     "more threads than a system bears": ("run", "SCAN", "-o", "a.png", "--threads", "100000"),
     "a name that is too long": ("run", "SCAN", "-o", "a" * 300 + ".png"),
@@ -77,6 +93,7 @@ def test_wrong_usage_ends_with_2_and_one_line(
     case: str, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECON_DATA", raising=False)
     end = recon(*(scan if a == "SCAN" else a for a in WRONG[case]))
     refused(end, code=2)
     assert len(end.err.splitlines()) == 1
@@ -91,9 +108,6 @@ def test_several_scans_for_run_are_told_how(scan: Path, tmp_path: Path) -> None:
 FAILED = {
     "no such scan": ("run", "none.h5", "-o", "a.png"),
     "no such folder": ("run", "SCAN", "-o", "none/a.png"),
-    "an output over the input": ("run", "SCAN", "-o", "SCAN"),
-    "one output twice": ("run", "SCAN", "-o", "a.png", "-o", "./a.png"),
-    "a record whose name is too long": ("run", "SCAN", "-o", "a.png", "--trust", "a" * 300 + ".json"),
     "no such stack": ("run", "SCAN", "-o", "a.png", "--stack", "2"),
     "too little memory": ("run", "SCAN", "-o", "a.png", "--memory", "1MB"),
     "a device for a scan": ("info", "/dev/null"),

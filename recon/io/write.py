@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -53,26 +52,22 @@ def kind(path: str | os.PathLike[str]) -> Kind:
     )
 
 
-def check_paths(
+def check_names(
     paths: Sequence[str | os.PathLike[str]],
     *,
     inputs: Sequence[str | os.PathLike[str]] = (),
     records: Sequence[str | os.PathLike[str]] = (),
-    needed_bytes: int = 0,
-    slices: int = 1,
 ) -> None:
-    """Raise ReconError unless every output can be written; to be asked before a long reconstruction.
+    """Raise ReconError for outputs that cannot be meant: of no known suffix, or in each other's or an input's place.
 
-    The suffix must be known, the parent folder exist, be writable and have `needed_bytes` free; a DICOM folder must be
-    new or empty, since series of different runs in one folder cannot be told apart. No output may be one of `inputs` or
-    another output, and no DICOM may lie in a folder of `inputs`. A file that exists will be replaced. `records` are
-    JSON files that are written beside the images. `slices` is how many an image will have at least.
+    No output may be one of `inputs` or another output, no DICOM may lie in a folder of `inputs`, and nothing in a
+    folder that is to hold a DICOM series. `records` are JSON files that are written beside the images.
     """
     taken: dict[Path, str] = {Path(i).resolve(): "the input" for i in inputs}
+    series: list[Path] = []
     for item in paths:
         found, path = kind(item), Path(item)
-        if found == "dicom":
-            check_single(path.name, slices)
+        series += [path.resolve()] if found == "dicom folder" else []
         for target in _targets(path, found):
             if target in taken and target.suffix == ".json":
                 raise ReconError(
@@ -88,7 +83,6 @@ def check_paths(
                     raise ReconError(
                         f"{item} lies in the folder that is read, which would hold a series more; give one elsewhere"
                     )
-        _check_place(path, found, needed_bytes)
     for item in records:
         path = Path(item)
         _check_name(path)
@@ -96,7 +90,32 @@ def check_paths(
             raise ReconError(f"{item} is to hold JSON: give it a name that ends in .json")
         if path.resolve() in taken:
             raise ReconError(f"{item} would overwrite {taken[path.resolve()]} or its side-car; give it another name")
-        _check_place(path, "json", needed_bytes)
+    for item in (*paths, *records):
+        if not set(series).isdisjoint(Path(item).resolve().parents):
+            raise ReconError(f"{item} lies in another output, a folder for a DICOM series alone; give one elsewhere")
+
+
+def check_paths(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    records: Sequence[str | os.PathLike[str]] = (),
+    slices: int = 1,
+) -> None:
+    """Raise ReconError unless every output can be written; to be asked before a long reconstruction.
+
+    Names must be as `check_names` says, the parent folder exist and be writable; a DICOM folder must be new or empty,
+    since series of different runs in one folder cannot be told apart. A file that exists will be replaced. `slices` is
+    how many an image will have at least.
+    """
+    check_names(paths, inputs=inputs, records=records)
+    for item in paths:
+        found, path = kind(item), Path(item)
+        if found == "dicom":
+            check_single(path.name, slices)
+        _check_place(path, found)
+    for item in records:
+        check_parent(Path(item))
 
 
 def check_even(paths: Sequence[str | os.PathLike[str]], geometry: Geometry) -> None:
@@ -185,7 +204,7 @@ def _check_name(path: Path) -> None:
             raise write_error(path, error) from error
 
 
-def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -> None:
+def _check_place(path: Path, found: Kind) -> None:
     if found == "dicom folder" and path.exists():
         if not path.is_dir():
             raise ReconError(f"{path} is a file, and DICOM series go into a folder; give another name")
@@ -195,10 +214,4 @@ def _check_place(path: Path, found: Kind | Literal["json"], needed_bytes: int) -
                 f"{path} holds {counted(held, 'file')} already, and series of two runs in one folder cannot be told "
                 "apart; give a new folder or empty this one"
             )
-    parent = check_parent(path)
-    free = shutil.disk_usage(parent).free
-    if free < needed_bytes:
-        raise ReconError(
-            f"{parent} has {free / 1e6:.0f} MB free, and {needed_bytes / 1e6:.0f} MB are needed; free some space or "
-            "write to another disk with --output"
-        )
+    check_parent(path)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from recon.errors import ReconError
-from recon.verbs.arguments import Axes, Device, Key, Quiet, Threads, use_threads
+from recon.verbs.arguments import Axes, Device, Key, Quiet, Threads, usage, use_threads
 
 
 def adapt(
@@ -45,7 +45,8 @@ def adapt(
 
     check_parent(output)
     use_threads(threads)
-    plan = recipes.load(recipe) if recipe else recipes.Recipe()
+    with usage():
+        plan = recipes.load(recipe) if recipe else recipes.Recipe()
     place = pipeline.place(device)
     parent = stored.load(weights, place)
     raw = read_raw(scan, axes=axes or None, key=key or None)

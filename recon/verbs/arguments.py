@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -125,6 +125,15 @@ def amount(text: str) -> int | None:
     if not found[2] and float(found[1]) < 2**20:
         raise typer.BadParameter(f"--memory {text} counts bytes; give a size with its unit, such as 4GiB or 500M")
     return int(float(found[1]) * 2 ** (10 * " kmgt".index(found[2] or " ")))
+
+
+def check_outputs(names: Sequence[str], inputs: Sequence[str | Path], records: Sequence[str] = ()) -> None:
+    """Raise a usage error for names of outputs that cannot be meant, ReconError for those that cannot be written."""
+    from recon.io import write as writing
+
+    with usage():
+        writing.check_names(names, inputs=inputs, records=records)
+    writing.check_paths(names, inputs=inputs, records=records)
 
 
 def numbered(name: str, n: int) -> str:

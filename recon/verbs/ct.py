@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recon.errors import ReconError
-from recon.verbs.arguments import Force
+from recon.verbs.arguments import Force, check_outputs
 
 if TYPE_CHECKING:
     from recon.data import CTImages, Image
@@ -94,7 +94,7 @@ def simulate_ct(
     from recon.simulation import ct_scan
 
     phantom = str(source) == "phantom" and not source.exists()
-    writing.check_paths([str(output), *([truth] if truth else [])], inputs=[] if phantom else [source])
+    check_outputs([str(output), *([truth] if truth else [])], [] if phantom else [source])
     scan = ct_scan.Scan(
         photons or 2e5, dose or 0.0, electronic, bow_tie, beam, views, arc, elements, rows,  # type: ignore[arg-type]
         source_distance=source_distance, detector_distance=detector_distance, seed=seed,
@@ -146,11 +146,11 @@ def _check(output: Path, photons: float | None, dose: float | None, electronic: 
     if photons is not None and dose is not None:
         raise typer.BadParameter("--photons and --dose say the same thing twice; give one of them")
     if photons is not None and not 0 < photons <= _MOST:
-        raise ReconError(f"--photons takes a number above 0 and up to 1e12, for instance 2e4, not {photons:g}")
+        raise typer.BadParameter(f"--photons takes a number above 0 and up to 1e12, for instance 2e4, not {photons:g}")
     if not 0 <= electronic <= _MOST:
-        raise ReconError(f"electronic noise of {electronic:g} photons is none; give 0 to 1e12")
+        raise typer.BadParameter(f"electronic noise of {electronic:g} photons is none; give 0 to 1e12")
     if dose is not None and not 0 < dose <= 1:
-        raise ReconError(f"--dose takes a share above 0 and at most 1, not {dose:g}")
+        raise typer.BadParameter(f"--dose takes a share above 0 and at most 1, not {dose:g}")
     if beam not in ("parallel", "flat", "curved", "cone"):
         raise typer.BadParameter(f"--beam takes parallel, flat, curved or cone, not {beam!r}")
 

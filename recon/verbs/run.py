@@ -21,6 +21,7 @@ from recon.verbs.arguments import (
     Threads,
     Voxel,
     amount,
+    check_outputs,
     learned,
     numbered,
     placed,
@@ -92,12 +93,9 @@ def run(
     with usage():
         plan = with_strength(learned(recipe_of(recipe, method, trajectory), weights, denoise), strength)
         plan = with_replicas(plan, replicas or (16 if uncertainty and not plan.trust.replicas else 0))
-        for name in (*output, *maps):
-            writing.kind(name)
     inputs: list[str | Path] = [scan, *([recipe] if recipe else [])]
     inputs += [trajectory] if trajectory not in ("", *STANDARD) else []
-    records = [evidence] if evidence else []
-    writing.check_paths([*output, *maps], inputs=inputs, records=records)
+    check_outputs([*output, *maps], inputs, [evidence] if evidence else [])
     raw = placed(read_scan(scan, axes, size, key, trajectory), trajectory)
     fitting(raw, plan, strength, denoise, removed)
     with staying():

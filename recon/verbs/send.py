@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recon.errors import ReconError, counted, log
-from recon.verbs.arguments import Json
+from recon.verbs.arguments import Json, usage
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs
@@ -54,7 +54,8 @@ def send(
         return
     if confirm and confirm not in settings.CONFIRM:
         raise typer.BadParameter(f"--confirm takes {', '.join(settings.CONFIRM)}, not {confirm!r}")
-    pacs = settings.check(pacs)
+    with usage():
+        pacs = settings.check(pacs)
     if retry:
         with spools.locked(folder):
             typer.echo(f"{spools.retry(folder)} failed images are tried again")

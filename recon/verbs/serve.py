@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recon.errors import ReconError, counted, log, one_line, tell
+from recon.verbs.arguments import check_outputs, usage
 
 if TYPE_CHECKING:
     from recon.pacs.settings import Pacs
@@ -50,7 +51,8 @@ def serve(
     given |= {"status_port": status_port}
     given |= {"allow": tuple(allow) if allow else None, "audit": str(audit.absolute()) if audit else None}
     site = settings.load(config) if config else settings.Site()
-    site = settings.check(replace(site, **{k: v for k, v in given.items() if v is not None}))
+    with usage():
+        site = settings.check(replace(site, **{k: v for k, v in given.items() if v is not None}))
     from recon.serve.service import serve as run
 
     run(site, settings.registered(site), _say, log)
@@ -95,15 +97,13 @@ def stream(
     patience: Annotated[float, typer.Option(help="Seconds to wait for an answer", min=1)] = 600,
 ) -> None:
     """Send a raw scan to a server as a scanner would. Images that come back are kept with --output."""
-    from recon.io import write as writing
-
     host, _, port = to.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise typer.BadParameter(f"--to takes host:port, for instance 127.0.0.1:9002, not {to!r}")
     if output is not None:
         if output.suffix != ".h5":
             raise typer.BadParameter(f"-o takes an ISMRMRD file that ends in .h5, not {str(output)!r}")
-        writing.check_paths([str(output)], inputs=[scan])
+        check_outputs([str(output)], [scan])
     context = None
     if tls or tls_ca or tls_certificate:
         from recon.serve.tls import client_context

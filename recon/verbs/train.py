@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from recon.errors import ReconError, counted
-from recon.verbs.arguments import Quiet, Threads, use_threads
+from recon.verbs.arguments import Quiet, Threads, usage, use_threads
 
 
 def train(
@@ -36,20 +36,22 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network on simulated scans. It leaves weights that `run --weights` takes."""
+    if data is None:
+        raise typer.BadParameter("a training needs data; give a folder with `train` and `validation` with --data DIR")
     from recon.io.atomic import check_folder
     from recon.learn import ct_train, settings
     from recon.learn import train as training
     from recon.progress import reporter
     from recon.recipe import table
 
-    if data is None:
-        raise ReconError("a training needs data; give a folder with `train` and `validation` with --data DIR")
     if output.exists() and not output.is_dir():
         raise ReconError(f"{output} is a file, and a training leaves a folder; give another name with --output")
     check_folder(output)
     use_threads(threads)
-    if all(table(r).get("kind") == "ct" for r in recipe):
-        plans = [ct_train.load(r) for r in recipe]
+    with usage():
+        of_ct = all(table(r).get("kind") == "ct" for r in recipe)
+        plans = [ct_train.load(r) for r in recipe] if of_ct else []
+    if of_ct:
         with reporter(quiet) as report:
             state = ct_train.train(
                 plans, data, output, device=device, minutes=minutes, resume=resume, report=report
@@ -58,8 +60,9 @@ def train(
             typer.echo(f"{output}: {counted(state.step, 'step')} in {state.seconds / 60:.1f} minutes")
         return
     if len(recipe) > 1:
-        raise ReconError("several recipes train side by side only where all are of kind ct; name one")
-    plan = settings.load(recipe[0])
+        raise typer.BadParameter("several recipes train side by side only where all are of kind ct; name one")
+    with usage():
+        plan = settings.load(recipe[0])
     with reporter(quiet) as report:
         state = training.train(
             plan, data, output, device=device, minutes=minutes, resume=resume, workers=workers, report=report

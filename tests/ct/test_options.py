@@ -58,5 +58,5 @@ def test_a_benchmark_that_cannot_begin_leaves_no_folder(options: tuple[object, .
 
 def test_more_noise_of_the_electronics_than_photons_can_be_is_refused(tmp_path: Path) -> None:
     ended = command.recon("simulate-ct", "phantom", "-o", tmp_path / "a.h5", "--electronic", "1e30", "--matrix", 32)
-    assert (ended.code, list(tmp_path.iterdir())) == (1, [])
+    assert (ended.code, list(tmp_path.iterdir())) == (2, [])
     assert "electronic noise of 1e+30 photons is none; give 0 to 1e12" in ended.err

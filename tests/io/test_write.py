@@ -143,7 +143,9 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
         ([tmp_path / "in/new.dcm"], {"inputs": [tmp_path / "in"]}, "lies in the folder that is read"),
         ([tmp_path / "a.nii"], {"inputs": [tmp_path / "in"], "records": [tmp_path / "a.json"]}, "or its side-car"),
         ([], {"records": [tmp_path / "a.txt"]}, "a name that ends in .json"),
-        ([tmp_path / "a.nii"], {"needed_bytes": 1 << 60}, "MB are needed; free some space"),
+        ([tmp_path / "new", tmp_path / "new/a.nii"], {}, "lies in another output, a folder for a DICOM series alone"),
+        ([tmp_path / "new/a.nii", tmp_path / "new"], {}, "lies in another output, a folder for a DICOM series alone"),
+        ([tmp_path / "new"], {"records": [tmp_path / "new/a.json"]}, "lies in another output"),
         (["/proc/a.nii"], {}, "not permitted"),
     ]
     for paths, options, sentence in cases:
