@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import struct
 import time
 from functools import partial
 from socketserver import BaseServer
@@ -14,17 +12,46 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from recon.pacs.tls import Certificates
 
+#: Bytes that have their time by themselves, so that a slow line is none that stands still.
+_PIECE = 65536
+
 
 def bound(transport: Any, seconds: float) -> None:
     """Have the peer of an association take within some seconds what it is sent, and end within them what it began.
 
     `transport` is pynetdicom's AssociationSocket. A message comes in two pieces, its head and the rest, each of which
-    has this time. A peer that is too slow counts as one whose connection broke.
+    has this time, as has each piece of a message that goes. A peer that is too slow counts as one whose connection
+    broke.
     """
-    wait = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    with contextlib.suppress(OSError, AttributeError):
-        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     transport.recv = partial(_read, transport, seconds)
+    transport.send = partial(_write, transport, seconds)
+
+
+def _write(transport: Any, seconds: float, message: bytes) -> None:
+    """Send a message, or tell pynetdicom that the connection is closed where the peer does not take it in time."""
+    try:
+        with memoryview(message) as whole:
+            for start in range(0, len(whole), _PIECE):
+                _send(transport.socket, whole[start : start + _PIECE], time.monotonic() + seconds)
+    except Exception:  # of whatever kind, as pynetdicom's own
+        transport.event_queue.put("Evt17")
+
+
+def _send(peer: socket.socket, piece: memoryview, until: float) -> None:
+    try:
+        while piece:
+            peer.settimeout(_left(until))
+            piece = piece[peer.send(piece) :]
+    finally:
+        peer.settimeout(None)
+
+
+def _left(until: float) -> float:
+    """Seconds until a monotonic time; raises TimeoutError where it is over."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _read(transport: Any, seconds: float, count: int) -> bytearray:
@@ -32,11 +59,8 @@ def _read(transport: Any, seconds: float, count: int) -> bytearray:
     peer, until, out = transport.socket, time.monotonic() + seconds, bytearray()
     try:
         while len(out) < count:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            peer.settimeout(left)
-            part = peer.recv(min(count - len(out), 65536))
+            peer.settimeout(_left(until))
+            part = peer.recv(min(count - len(out), _PIECE))
             if not part:
                 break
             out += part

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pynetdicom import AE, evt
 
 from recon.pacs.dimse import Dimse
@@ -124,6 +124,46 @@ def test_f33_a_client_that_shakes_no_hands_keeps_nobody_from_reporting(tmp_path:
         silent.settimeout(PATIENCE)
         with contextlib.suppress(ConnectionError):
             assert silent.recv(1) == b""
+
+
+def test_f33_a_pacs_that_takes_an_image_drop_by_drop_does_not_hold_the_sender(
+    post: Callable[..., Post], brain: Path, tmp_path: Path
+) -> None:
+    image = dcmread(brain / "IM0001.dcm")
+    image.Rows = image.Columns = 2048  # 8 MB, more than a socket takes while its peer reads nothing
+    image.PixelData = bytes(2 * 2048 * 2048)
+    (tmp_path / "large").mkdir()
+    image.save_as(tmp_path / "large" / "IM0001.dcm")
+    ended = threading.Event()
+
+    def take_a_little(event: evt.Event) -> None:
+        transport = event.assoc.dul.socket
+
+        def read(count: int) -> bytearray:
+            out = bytearray()
+            while len(out) < count and not ended.wait(0.1):
+                out += transport.socket.recv(min(2048, count - len(out)))
+            return out
+
+        if any(c.abstract_syntax == image.SOPClassUID for c in event.assoc.accepted_contexts):
+            transport.recv = read
+
+    ae = AE("SLOW")
+    ae.add_supported_context("1.2.840.10008.1.1")
+    ae.add_supported_context(image.SOPClassUID)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_ESTABLISHED, take_a_little)])
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    here = post(f"SLOW@127.0.0.1:{server.socket.getsockname()[1]}", confirm="none", waits=QUICK)
+    uids = here.put(tmp_path / "large")
+    sender = threading.Thread(target=here.once, daemon=True)
+    sender.start()
+    sender.join(PATIENCE)
+    stuck = sender.is_alive()
+    ended.set()
+    server.shutdown()
+    assert not stuck
+    assert here.states(uids) == ["new"]
+    assert here.reasons("new") == {"the PACS gave no answer to the transfer, or broke it off"}
 
 
 def test_f33_a_pacs_that_finds_without_end_does_not_hold_the_sender(post: Callable[..., Post], brain: Path) -> None:
