@@ -251,9 +251,9 @@ class Dimse:
         verdicts: dict[str, Verdict] = {}
         for item in information.get("FailedSOPSequence") or []:
             reason = int(item.get("FailureReason") or 0x0110)
-            verdicts[str(item.get("ReferencedSOPInstanceUID", ""))] = answers.of_commitment(reason)
+            verdicts[legal(str(item.get("ReferencedSOPInstanceUID", "")))] = answers.of_commitment(reason)
         for item in information.get("ReferencedSOPSequence") or []:
-            verdicts.setdefault(str(item.get("ReferencedSOPInstanceUID", "")), Verdict(True))
+            verdicts.setdefault(legal(str(item.get("ReferencedSOPInstanceUID", ""))), Verdict(True))
         self._reports.put((legal(str(information.get("TransactionUID", ""))), verdicts))
         return 0x0000, None
 

@@ -106,11 +106,12 @@ class Sender:
         return [i for i in spools.items(self._spool, state) if not now < i.record.due <= now + longest]
 
     def _store(self) -> None:
-        done: set[str] = set()  # no image twice in a round, however short the wait until its next try
-        while batch := [i for i in self.due("new") if i.record.uid not in done][:_BATCH]:
-            ready = [item for item in batch if self._whole(item)]
+        # Listed once: no image goes twice in a round, however short the wait until its next try.
+        waiting = self.due("new")
+        while waiting:
+            batch, rest = waiting[:_BATCH], waiting[_BATCH:]
             try:
-                self._send(ready, done)
+                waiting = self._send([item for item in batch if self._whole(item)]) + rest
             except Unreachable as e:
                 waiting = self.due("new")
                 left = counted(len(waiting), "image waits", "images wait")
@@ -129,21 +130,22 @@ class Sender:
             self._fail(item, "the file in the spool is not what was put there; look at the disk, and send it again")
         return whole
 
-    def _send(self, batch: Sequence[Item], done: set[str]) -> None:
+    def _send(self, batch: list[Item]) -> list[Item]:
+        """Send images over one association; returns those that are left where it breaks."""
         if not batch:
-            return
+            return []
         with self._to.session({(i.record.sop_class, i.record.syntax) for i in batch}) as send:
-            for item in batch:
-                item = spools.move(self._spool, item, "sending")
+            for n, due in enumerate(batch, 1):
+                item = spools.move(self._spool, due, "sending")
                 try:
                     answer = send(item)
                 except Exception as e:  # one image that nobody foresaw must not stop all others for ever
                     words = str(e) if isinstance(e, ReconError) else type(e).__name__
                     answer = Answer("never", f"the image cannot be sent ({words})")
-                done.add(item.record.uid)
                 self._settle(item, answer)
                 if answer.broken:
-                    return
+                    return batch[n:]
+        return []
 
     def _settle(self, item: Item, answer: Answer) -> None:
         if answer.meaning == "later":
@@ -157,11 +159,10 @@ class Sender:
                 self._log(f"image {item.record.uid}: the PACS stored it with attributes changed")
 
     def _confirm(self) -> None:
-        asked: set[str] = set()
-        while batch := [i for i in self.due("unconfirmed") if i.record.uid not in asked][:_BATCH]:
-            asked |= {i.record.uid for i in batch}
+        waiting = self.due("unconfirmed")
+        for start in range(0, len(waiting), _BATCH):
             self._asked.add(transaction := self._to.transaction())
-            batch = [spools.note(item, transaction=transaction) for item in batch]
+            batch = [spools.note(item, transaction=transaction) for item in waiting[start : start + _BATCH]]
             try:
                 verdicts, silence = self._to.confirm(batch), "the PACS has not said yet whether it keeps the image"
             except Unreachable as e:
@@ -172,10 +173,11 @@ class Sender:
 
     def _late(self) -> None:
         for transaction, verdicts in self._to.late():
-            for item in list(spools.items(self._spool, "unconfirmed")):
-                known = transaction in self._asked or transaction == item.record.transaction
-                if known and item.record.uid in verdicts:
-                    self._judge(item, verdicts[item.record.uid])
+            for uid, verdict in verdicts.items():
+                state, item = spools.find(self._spool, uid) or ("", None)
+                known = transaction in self._asked or (item and transaction == item.record.transaction)
+                if item and known and state == "unconfirmed":
+                    self._judge(item, verdict)
 
     def _judge(self, item: Item, verdict: Verdict) -> None:
         if verdict.kept:

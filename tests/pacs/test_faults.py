@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,26 @@ def test_f32_how_an_image_ended_is_told_once_there_is_room_for_it(
     assert sorted(json.loads(line)["uid"] for line in lines) == sorted(uids)
     assert not list(here.folder.rglob("untold"))
     assert not list((here.folder / "sent").rglob("image.dcm"))
+
+
+def test_a_full_spool_is_looked_through_once_a_round_however_many_associations_it_takes(
+    told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, here = told()
+    uids = here.put(brain)
+    looked: list[spools.State] = []
+    usual = spools.items
+
+    def items(spool: Path, state: spools.State) -> Iterator[spools.Item]:
+        looked.append(state)
+        return usual(spool, state)
+
+    monkeypatch.setattr(spools, "items", items)
+    monkeypatch.setattr("recon.pacs.sender._BATCH", 1)
+    here.once()
+    assert (looked.count("new"), looked.count("unconfirmed")) == (1, 1)
+    monkeypatch.undo()
+    assert here.states(uids) == ["sent"] * 3
 
 
 def test_f34_success_without_the_image_is_not_believed(told: Start, brain: Path) -> None:
