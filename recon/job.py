@@ -42,11 +42,13 @@ Hand = Callable[[tuple[int, int], NDArray[np.complex64], dict[str, Any], list[st
 class Whole:
     """What is known of a whole scan where a part of it is reconstructed; what is None the part tells itself.
 
-    The `whitening` of its noise, its `averages` (see `recon.prepare.units`), which scale all images alike, and what was
-    `sampled` of the frame that decides the method of all.
+    The `whitening` of its noise and the `doubts` that its imaging lines raise about it, its `averages` (see
+    `recon.prepare.units`), which scale all images alike, and what was `sampled` of the frame that decides the method of
+    all.
     """
 
     whitening: Whitening | None = None
+    doubts: tuple[str, ...] = ()
     averages: float | None = None
     sampled: Sampling | None = None
 

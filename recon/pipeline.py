@@ -292,11 +292,9 @@ def prepare(
     rows = kinds.imaging[np.isin(scan.lines["slice"][kinds.imaging], chosen.slices)]
     frames = sort.frames(scan, rows)
     axes, volumes, complete, notes = whole_volumes(frames, chosen, encoding)
-    whitening = whole.whitening
-    doubts: tuple[str, ...] = ()
+    whitening, doubts = whole.whitening, whole.doubts
     if whitening is None:
         whitening = scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
-        # Not asked for the images of a scan that is still being sent, each of which would wait for it.
         doubts = scan_noise.contradicted(scan, kinds, encoding, whitening)
     said = (*cut_off, *doubts, *oddities(scan), *kinds.notes, *chosen.notes, *whitening.notes, *notes)
     if recipe.prepare.empty_edges == "auto":

@@ -55,10 +55,15 @@ def alone(scan: RawScan, key: Key) -> RawScan:
 
 
 class Noise:
-    """The noise of a scan that is still being sent: `whitening` once its first lines tell it, which then stays."""
+    """The noise of a scan that is still being sent: `whitening` once its first lines tell it, which then stays.
+
+    `doubts` are what imaging lines say against the noise that noise lines tell, in sentences; they are asked once the
+    scan is whole, since each image that leaves before would wait for it.
+    """
 
     def __init__(self) -> None:
         self.whitening: Whitening | None = None
+        self.doubts: tuple[str, ...] = ()
         self._settled: scan_noise.Settled | None = None
         self._looks = self._looked = 0
 
@@ -73,13 +78,11 @@ class Noise:
                 self.whitening = self._settled.whitening if self._settled else None
         return self._settled is not None
 
-    def doubts(self, scan: RawScan, recipe: Recipe) -> tuple[str, ...]:
-        """What the imaging lines of a whole scan say against the noise that its noise lines tell, in sentences."""
-        if not flagged(scan.lines, Flag.NOISE).any():
-            return ()
-        scan, kinds, encoding = _sorted(scan)
-        known = self.whitening or scan_noise.whitening(scan, kinds, encoding, recipe.prepare.noise)
-        return scan_noise.contradicted(scan, kinds, encoding, known)
+    def end(self, scan: RawScan, recipe: Recipe) -> None:
+        """Know the noise of a whole scan, and what speaks against it; raises DataError where it cannot be told."""
+        here = _sorted(scan)
+        self.whitening = self.whitening or scan_noise.whitening(*here, recipe.prepare.noise)
+        self.doubts = scan_noise.contradicted(*here, self.whitening)
 
     def holds(self, scan: RawScan, recipe: Recipe) -> bool:
         """Whether the same lines tell the noise of the whole scan."""

@@ -116,7 +116,8 @@ class Sender:
             inbox.usual = lines
         keep = (lambda made: self.frames.update({key: made})) if self._job.site.pacs.to else None
         averages = self._averages.get(stack) or early.averages(inbox, key)
-        image = self._made(scan, 0, keep=keep, whole=Whole(self.noise.whitening, averages, sampled))
+        whole = Whole(self.noise.whitening, averages=averages, sampled=sampled)
+        image = self._made(scan, 0, keep=keep, whole=whole)
         self._averages[stack] = averages
         for message in self._messages(image, stack):
             self._put(message, image, key, stack, self._index, image.geometry.shape[0])
@@ -136,8 +137,10 @@ class Sender:
                 if key not in self.sent and key[0] in sampled and key[3] in repetitions:
                     inbox.named[key] = len(inbox.frames[key])
                     self.frame(early.alone(scan, key), key, sampled[key[0]])
+            self.noise.end(scan, inbox.plan)
             return
         self._arrived, self.noise = arrived, early.Noise()
+        self.noise.end(scan, inbox.plan)
         self._steps = Steps(self._which(), later=max(early.images(scan), len(inbox.frames)) > 1)
         for n in range(len(stacks)):
             self._stack(scan, n)
@@ -170,7 +173,7 @@ class Sender:
             while held and self._steps.known(n):
                 put(held.pop(0))
 
-        image = self._made(scan, n, each=each)
+        image = self._made(scan, n, each=each, whole=Whole(self.noise.whitening, self.noise.doubts))
         for made in sorted(held, key=lambda made: int(made.frame.rows[-1])):
             put(made)
         if self._job.site.pacs.to:

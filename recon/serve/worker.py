@@ -141,7 +141,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     sender.rest(scan, arrived)
     if not sender.noise.holds(whole, inbox.plan):
         out.put(words.text(f"WRN {job.name}: noise lines came after images were returned, which they did not change"))
-    for doubt in sender.noise.doubts(whole, inbox.plan):
+    for doubt in sender.noise.doubts:
         out.put(words.text(f"WRN {job.name}: {doubt}"))
     if sender.cut:
         many = counted(sender.cut, "pixel was", "pixels were")

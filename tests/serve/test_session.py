@@ -9,13 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from recon.data import RawScan
 from recon.io.read import read
 from recon.pipeline import reconstruct
+from recon.prepare import scan_noise
 from tests.serve import scanner
 from tests.serve.conftest import Local
 from tests.serve.scanner import CLOSE, Recording, Reply, Scanner, config, header, line, run, session, step_of
@@ -232,6 +235,25 @@ def test_f09_of_a_series_only_whole_repetitions_come_back(local: Start, full: Re
     assert [t for t in reply.texts if t.startswith("WRN") and "incomplete 76/96: 2 of 3 repetitions" in t]
     for image in reply.images:
         assert np.allclose(image.pixels[0], truth(full_file), rtol=1e-4, atol=1e-5 * image.pixels.max())
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_noise_lines_that_tell_too_much_are_looked_at_once_and_warned_of(
+    early: bool, local: Start, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    usual = scan_noise.contradicted
+
+    def contradicted(scan: RawScan, *known: Any) -> tuple[str, ...]:
+        asked.append(len(scan.lines))
+        return usual(scan, *known)
+
+    monkeypatch.setattr(scan_noise, "contradicted", contradicted)
+    lines = [scanner.louder(b, 30.0) if scanner.value(b, "flags") & 1 << 18 else b for b in recording.lines]
+    reply = run(local(early=early).port, session(Recording(recording.xml, lines)))
+    assert len(reply.images) == 2
+    assert sum(t.startswith("WRN j0b: warning: the noise lines tell") for t in reply.texts) == 1
+    assert asked == [len(lines)]
 
 
 def _limited(xml: bytes, **maxima: int) -> bytes:
