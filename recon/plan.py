@@ -179,9 +179,9 @@ def _fixed(p: Problem) -> int:
 
 
 def _left(p: Problem) -> int:
-    """What slices that are solved one by one leave in the allocator."""
+    """What slices that are solved one by one leave in the allocator for the next one."""
     coil_images = math.prod(p.grid) * _COMPLEX * p.virtual_coils
-    alone = p.most == 1 and p.grid[0] == 1
+    alone = p.most == 1 and p.items > 1 and p.grid[0] == 1
     return coil_images * _LEFT.get(p.method, (0, 0))[coil_images > _RETURNED] if alone else 0
 
 

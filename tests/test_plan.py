@@ -85,6 +85,17 @@ def test_the_plan_of_a_volume_is_a_fifth_at_most_above_the_peak_that_was_measure
     assert row["measured_MiB"] < plan.plan(problem, 2**45).peak / 2**20 < 1.2 * row["measured_MiB"]
 
 
+def single_slices() -> list[dict[str, Any]]:
+    return [r for r in records() if r["case"] in ("2d-8x256", "2d-8x512") and r["method"] in ("combine", "grappa")]
+
+
+@pytest.mark.parametrize("row", single_slices(), ids=lambda r: f"{r['case']}-{r['method']}")
+def test_a_slice_without_a_next_one_is_not_charged_with_what_it_would_leave(row: dict[str, Any]) -> None:
+    n = row["grid"][1]
+    problem = plan.Problem(8, 8, (1, n, n), 2 * n, n // 4 + 18, 1, n * n, row["method"], most=1)
+    assert row["measured_MiB"] < plan.plan(problem, 2**45).peak / 2**20 < 1.25 * row["measured_MiB"]
+
+
 def test_a_smaller_budget_gives_smaller_batches_down_to_a_refusal() -> None:
     budgets = [plan._base() + b * 2**20 for b in (1598, 650, 350, 190)]
     batches = [plan.plan(STACK, b).batch for b in budgets]
