@@ -39,11 +39,14 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
         return _unrolled(m, recipe, sets)[1]
     n = recipe.iterations or ITERATIONS[method]
     if method == "sense":
-        ratio = cg.noise_to_signal(m, ndim) if power is None else 2 * m.sigma**2 / power
+        b = m.A.adjoint(m.y)
+        ratio = cg.noise_to_signal(m, ndim, b) if power is None else 2 * m.sigma**2 / power
         lam = recipe.l2 * (ratio + trust.MAPS_ERROR)
         # Whoever names iterations wants that many: stopping early is a regularisation too.
-        x = None if recipe.iterations else folded.exact(m.A, m.A.adjoint(m.y), lam, ndim)
-        return cg.sense(m, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x if x is None else x
+        x = None if recipe.iterations else folded.exact(m.A, b, lam, ndim)
+        if x is not None:
+            return x
+        return cg.cg(m.A.normal(), b, lam=lam, iterations=n, tolerance=recipe.tolerance, ndim=ndim).x
     if method == "cs":
         return fista.l1_wavelet(m, lam=recipe.l1, iterations=n, wavelet=recipe.wavelet, seed=recipe.seed, ndim=ndim).x
     return pdhg.tv(m, lam=recipe.tv, iterations=n, ndim=ndim).x

@@ -103,15 +103,16 @@ def cg(
     return Solution(x, count, (rr / scale.clamp_min(tiny)).sqrt())
 
 
-def noise_to_signal(measurement: Measurement, ndim: int = 3) -> Tensor:
+def noise_to_signal(measurement: Measurement, ndim: int = 3, b: Tensor | None = None) -> Tensor:
     """The natural λ of CG-SENSE: power of the noise over power of the image, per voxel and problem.
 
     For ‖Ax − y‖² + λ‖x‖² with complex noise of variance 2σ² and an image of mean square τ² the maximum a posteriori
     has λ = 2σ²/τ². τ² is estimated as (‖y‖² − 2σ²M) / V, M measured samples and V voxels of the image, with A of norm
-    1 and a measured k-space centre, which holds nearly all of the energy. Data without any signal give λ = 1.
+    1 and a measured k-space centre, which holds nearly all of the energy. Data without any signal give λ = 1. `b` is
+    Aᴴy where it is known already, for the shape of an image.
     """
     y = measurement.y
-    x = measurement.A.adjoint(y)
+    x = measurement.A.adjoint(y) if b is None else b
     lead = x.ndim - ndim
     energy = dot(y, y, y.ndim - lead)
     samples = torch.count_nonzero(y.reshape(*y.shape[:lead], -1), dim=-1)
@@ -141,8 +142,8 @@ def sense(
     (..., z, y, x) and 4 for several sets of maps (..., set, z, y, x).
     (Pruessmann et al., Magn Reson Med 46:638, 2001.)
     """
-    lam = noise_to_signal(measurement, ndim) if lam is None else lam
     b = measurement.A.adjoint(measurement.y)
+    lam = noise_to_signal(measurement, ndim, b) if lam is None else lam
     return cg(
         measurement.A.normal(), b, lam=lam, iterations=iterations, tolerance=tolerance, ndim=ndim, callback=callback
     )
