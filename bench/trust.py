@@ -125,8 +125,9 @@ def evidence(
     x = unrolled.reconstruct(network, m, start=start)
     details = detail.compared(m, start)
     lines = rows.sparser(m, [detail.doubtful(d) for d in details])
-    found = trust.examine(m, x, start, limits=OPEN, trained=None, lines=lines, details=details)[0]
-    limited = trust.examine(m, x, start, limits=Trust(), trained=trained, lines=lines, details=details)[0]
+    seen = [trust.Witnesses(*w) for w in zip(lines, details, strict=True)]
+    found = trust.examine(m, x, start, limits=OPEN, trained=None, witnesses=seen)[0]
+    limited = trust.examine(m, x, start, limits=Trust(), trained=trained, witnesses=seen)[0]
     before, after = psnr(start, e.full), psnr(x, e.full)
     return {
         "case": name, "residual": found.residual, "classical_residual": found.classical_residual, "added": found.added,
@@ -146,7 +147,7 @@ def calibration(loaded: weights.Loaded, scans: list[tuple[Measurement, synth.Exa
         return unrolled.reconstruct(network, given)
 
     for n, (m, e) in enumerate(scans):
-        spread = trust.replicas(m, run, count=count, seed=n)
+        spread = trust.replicas(m, run, count=count, seeds=[n])
         t = e.clean.abs()
         body = t > 0.1 * t.max()
         ratios.append(((run(m).abs() - t).abs() / spread.clamp_min(1e-12))[body])

@@ -91,6 +91,40 @@ class Evidence:
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Witnesses:
+    """What the lines of one item say of each other and of its image; None where nobody looked, or nothing was clear.
+
+    `line` is what `recon.solve.rows.sparser` finds of its rows; the others are what `compared` of `recon.solve.detail`,
+    `alternating`, `halves` and `position`, and of `recon.nets.rephased`, does.
+    """
+
+    line: tuple[int, float] | None = None
+    detail: Detail | None = None
+    parity: Alternating | None = None
+    halves: Halves | None = None
+    position: Position | None = None
+    phase: Rephased | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What they say, by the names of the evidence."""
+        told: dict[str, Any] = {}
+        if self.line is not None:
+            told |= {"rows": self.line[0], "sparser": self.line[1]}
+        if (d := self.detail) is not None:
+            told |= {"moved_rows": d.rows, "moved_samples": d.samples, "moved_partitions": d.partitions}
+            told |= {"gain": d.gain, "turned": d.turned, "coherent": d.coherent}
+        if (a := self.parity) is not None:
+            told |= {"alternating": a.degrees, "uneven": a.samples, "scatter": a.scatter}
+        if (h := self.halves) is not None:
+            told |= {"apart": h.apart, "apart_rows": h.rows, "apart_columns": h.columns, "apart_degrees": h.degrees}
+        if (p := self.position) is not None:
+            told |= {"elsewhere": p.elsewhere, "elsewhere_rows": p.rows, "elsewhere_columns": p.columns}
+        if (r := self.phase) is not None:
+            told |= {"rephased": r.apart, "rephased_share": r.share}
+        return told
+
+
 def examine(
     m: Measurement,
     learned: Tensor,
@@ -99,18 +133,11 @@ def examine(
     limits: Trust,
     trained: Range | None,
     ndim: int = 3,
-    lines: Sequence[tuple[int, float] | None] = (),
-    details: Sequence[Detail | None] = (),
-    parities: Sequence[Alternating | None] = (),
-    halves: Sequence[Halves | None] = (),
-    positions: Sequence[Position | None] = (),
-    phases: Sequence[Rephased | None] = (),
+    witnesses: Sequence[Witnesses] = (),
 ) -> list[Evidence]:
     """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
 
-    `lines` is what `recon.solve.rows.sparser` finds of the rows of each item; `details`, `parities`, `halves` and
-    `positions` are what `recon.solve.detail`, `alternating`, `halves` and `position` do, `phases` what
-    `recon.nets.rephased` does, of the images that it chose.
+    `witnesses` holds those of each item.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
@@ -133,39 +160,11 @@ def examine(
         noise.expand(lead).reshape(-1).tolist(),
         (1 / sampled(normal, classical, ndim)).expand(lead).reshape(-1).tolist(),
     )
-    none = [None] * lead.numel()
-    witnesses = (w or none for w in (lines, details, parities, halves, positions, phases))
-    found = [Evidence(*n, **_told(*w)) for n, *w in zip(numbers, *witnesses, strict=True)]
+    heard = witnesses or [Witnesses()] * lead.numel()
+    found = [Evidence(*n, **w.told()) for n, w in zip(numbers, heard, strict=True)]
     # So is a turn: one of them seemed to turn by 6° and 7.5°, by two of three masks.
     judged = [replace(limits, apart=1e9) if alone and e.apart_degrees else limits for e in found]
     return [replace(e, reasons=tuple(_reasons(e, by, trained))) for e, by in zip(found, judged)]
-
-
-def _told(
-    line: tuple[int, float] | None,
-    d: Detail | None,
-    a: Alternating | None,
-    h: Halves | None,
-    p: Position | None,
-    phase: Rephased | None,
-) -> dict[str, Any]:
-    """What the witnesses of one item say, by the names of the evidence."""
-    told: dict[str, Any] = {}
-    if line is not None:
-        told |= {"rows": line[0], "sparser": line[1]}
-    if d is not None:
-        told |= {"moved_rows": d.rows, "moved_samples": d.samples, "moved_partitions": d.partitions}
-        told |= {"gain": d.gain, "turned": d.turned, "coherent": d.coherent}
-    if a is not None:
-        told |= {"alternating": a.degrees, "uneven": a.samples, "scatter": a.scatter}
-    if h is not None:
-        told |= {"apart": h.apart, "apart_rows": h.rows, "apart_columns": h.columns}
-        told |= {"apart_degrees": h.degrees}
-    if p is not None:
-        told |= {"elsewhere": p.elsewhere, "elsewhere_rows": p.rows, "elsewhere_columns": p.columns}
-    if phase is not None:
-        told |= {"rephased": phase.apart, "rephased_share": phase.share}
-    return told
 
 
 def chi2(m: Measurement, x: Tensor, lead: torch.Size) -> Tensor:
@@ -188,17 +187,21 @@ def chosen(
     return torch.where(wrong.reshape(*wrong.shape, *(1,) * ndim), classical, learned)
 
 
-def replicas(m: Measurement, run: Callable[[Measurement], Tensor], *, count: int, seed: int) -> Tensor:
+def replicas(m: Measurement, run: Callable[[Measurement], Tensor], *, count: int, seeds: Sequence[int]) -> Tensor:
     """Standard deviation of the magnitude over images of the data with fresh noise added, (..., z, y, x).
 
     Noise of the measured strength is added to the samples that were measured, `count` times: for a linear method this
     is its noise map, √R · g over the noise of a full scan (Robson et al., Magn Reson Med 60:895, 2008); for others it
     is how much the image moves with the noise, which leaves out what the method gets wrong every time.
+
+    `seeds` holds one for each item along the first axis of y, or one for all of y: whoever is beside an item in its
+    batch, its noise is the same.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     mean = apart = torch.zeros(())
     for n in range(1, count + 1):
-        fresh = torch.randn(*m.y.shape, 2, generator=generator) * m.sigma
+        fresh = torch.cat([torch.randn(m.y.numel() // len(seeds), 2, generator=g) for g in generators])
+        fresh = fresh.reshape(*m.y.shape, 2) * m.sigma
         noisy = m.y + torch.view_as_complex(fresh).to(m.y.device) * (m.y != 0)
         x = run(replace(m, y=noisy)).abs()
         # Welford's way: the square of a bright voxel has no digits left for the noise.

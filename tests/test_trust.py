@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from recon import trust
+from recon import pipeline, simulation, trust
 from recon.data import Measurement
+from recon.mri import encoded
 from recon.nets import unrolled
 from recon.operators.sense import Sense
-from recon.recipe import Trust
+from recon.prepare.hybrid import Slab
+from recon.recipe import Method, Recipe, Solve, Trust
+from recon.simulation import Settings
 from recon.solve import cg
 from recon.solve.detail import Detail
 from recon.solve.halves import Halves
@@ -103,7 +108,7 @@ def test_fresh_noise_is_that_of_the_measurement_and_only_where_it_was_measured(c
         seen.append(given.y - m.y)
         return given.y.abs()
 
-    trust.replicas(replace(m, sigma=3.0), run, count=4, seed=1)
+    trust.replicas(replace(m, sigma=3.0), run, count=4, seeds=[1])
     fresh = torch.stack(seen)
     assert not fresh[..., (m.y == 0)].any()
     parts = torch.view_as_real(fresh[..., m.y != 0])
@@ -217,7 +222,9 @@ def test_fine_detail_is_told_of_one_coil_and_judged_of_several(case, coils: int,
         own = Sense(torch.ones_like(m.A.maps[:1]), m.A.mask, m.A.axes)
         m = Measurement(own(truth), own, 1.0)
     seen = Detail(rows=1.0, samples=0.0, gain=3.0, turned=45.0, coherent=0.9, partitions=0.0)
-    (found,) = trust.examine(m, truth, truth, limits=Trust(explained=1e9), trained=None, details=[seen])
+    (found,) = trust.examine(
+        m, truth, truth, limits=Trust(explained=1e9), trained=None, witnesses=[trust.Witnesses(detail=seen)]
+    )
     assert (found.gain, found.turned) == (3.0, 45.0)
     assert len(found.reasons) == count
     assert found.noise == pytest.approx(2**0.5 * m.sigma / float(unrolled.size(truth, 3)))
@@ -230,7 +237,9 @@ def test_halves_that_seem_turned_are_told_of_one_coil_and_judged_of_several(case
         own = Sense(torch.ones_like(m.A.maps[:1]), m.A.mask, m.A.axes)
         m = Measurement(own(truth), own, 1.0)
     seen = Halves(rows=4, columns=0, gain=3.0, clear=20.0, share=0.5, degrees=degrees, radius=30.0)
-    (found,) = trust.examine(m, truth, truth, limits=Trust(explained=1e9), trained=None, halves=[seen])
+    (found,) = trust.examine(
+        m, truth, truth, limits=Trust(explained=1e9), trained=None, witnesses=[trust.Witnesses(halves=seen)]
+    )
     assert found.apart == seen.apart > 3
     assert len(found.reasons) == count
 
@@ -247,10 +256,34 @@ def test_the_spread_of_replicas_is_their_standard_deviation_however_bright_the_i
         made.append(given.A.H(given.y))
         return made[-1]
 
-    spread = trust.replicas(replace(m, y=brighter * m.y), run, count=count, seed=3)
+    spread = trust.replicas(replace(m, y=brighter * m.y), run, count=count, seeds=[3])
     exact = torch.stack(made).abs().double().std(0)
     torch.testing.assert_close(spread.double(), exact, rtol=1e-2, atol=1e-2)
     assert float(exact.mean()) > 0.3
+
+
+def test_the_uncertainty_of_a_slice_is_the_same_whichever_slices_are_solved_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    s = Settings((32, 32, 1), slices=3, acceleration=(2, 1), acs=12, coils=4, sigma=0.05)
+    scan = simulation.simulate(s)
+    plan = Recipe(trust=Trust(replicas=3), solve=Solve(method="cs", iterations=5))
+    together = pipeline.reconstruct(scan, plan, device="cpu").uncertainty
+    solve = encoded.images
+
+    def of_one(method: Method, slabs: list[Slab], *rest: Any, **more: Any) -> encoded.EncodedImages:
+        if len(slabs) > 1:
+            raise MemoryError
+        return solve(method, slabs, *rest, **more)
+
+    monkeypatch.setattr(encoded, "images", of_one)
+    image = pipeline.reconstruct(scan, plan, device="cpu")
+    assert any("1 slices at a time" in n for n in image.notes)
+    assert together is not None
+    np.testing.assert_array_equal(image.uncertainty, together)
+    noise = together / together.mean((1, 2), keepdims=True)
+    # What one slice's estimate is off by says nothing of the next one's.
+    assert not np.allclose(noise[0], noise[1], rtol=0.2)
 
 
 @pytest.mark.parametrize(("fallback", "kept"), [(True, "the sense image is shown"), (False, "shown all the same")])
@@ -280,7 +313,7 @@ def test_replicas_of_a_linear_method_have_its_analytic_noise(case) -> None:
     column = slice(SIZE // 2, SIZE // 2 + 1)
     A = Sense(m.A.maps[..., column], m.A.mask, m.A.axes)
     m = Measurement(m.y[..., column], A, m.sigma)
-    spread = trust.replicas(m, run, count=300, seed=1)
+    spread = trust.replicas(m, run, count=300, seeds=[1])
     eye = torch.eye(SIZE, dtype=torch.complex64).reshape(SIZE, 1, SIZE, 1)
     N = torch.stack([A.normal()(e)[0, :, 0] for e in eye], 1).to(torch.complex128)
     inverse = torch.linalg.inv(N + lam * torch.eye(SIZE))
@@ -291,6 +324,6 @@ def test_replicas_of_a_linear_method_have_its_analytic_noise(case) -> None:
     ratio = spread[0, inside, 0] / exact[inside]
     assert ratio.mean() == pytest.approx(1, abs=0.02)
     assert ratio.std() < 0.08
-    again = [trust.replicas(m, run, count=3, seed=seed) for seed in (1, 1, 2)]
+    again = [trust.replicas(m, run, count=3, seeds=[seed]) for seed in (1, 1, 2)]
     assert torch.equal(again[0], again[1])
     assert not torch.equal(again[0], again[2])

@@ -29,6 +29,7 @@ from recon.prepare.finish import finish
 from recon.prepare.gauge import interpolated
 from recon.prepare.hybrid import Lines, Slab
 from recon.prepare.sampling import Sampling, decisive, sampling
+from recon.prepare.sort import Frame
 from recon.progress import Report
 from recon.recipe import Method
 from recon.trust import Evidence
@@ -70,6 +71,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
         nonlocal last
         here, slabs, known, top = replace(job, device=pace.device), [], [], tops[batch[0]]
+        seeds = [_seed(job.recipe.solve.seed, job.frames[key]) for key in batch]
         if job.solver:
             measured.whole(job, len(batch), pace.columns)
         # All of k-space of a volume that is solved in parts stays with the CPU.
@@ -81,9 +83,9 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             known.append(replace(last[2], separate=not np.isin(rows, job.frames[key].rows).any()))
             slabs.append(hybrid.slab(replace(near, compression=last[2].compression), job.frames[key].rows))
         if pace.columns:
-            solved = encoded.by_columns(choice.method, slabs[0], known[0], top, here, pace.columns)
+            solved = encoded.by_columns(choice.method, slabs[0], known[0], top, here, pace.columns, seeds[0])
         else:
-            solved = encoded.images(choice.method, slabs, known, top, here, instead=choice.instead)
+            solved = encoded.images(choice.method, slabs, known, top, here, seeds=seeds, instead=choice.instead)
         return _finished(solved, slabs, choice.method, here, shape)
 
     batch_size = measured.whole(job, plan.batch, plan.columns) if job.solver else plan.batch
@@ -109,6 +111,12 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     how["device"] = devices(job.device, reached.device)
     notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
     return out, {**how, "uncertainty": spread, "trust": told}, notes
+
+
+def _seed(seed: int, frame: Frame) -> int:
+    """The seed of the replicas of a frame: its own, whichever frames are solved with it, or are there at all."""
+    counters = (frame.contrast, frame.phase, frame.repetition, frame.set, frame.slice)
+    return int(np.random.SeedSequence((seed % 2**63, *counters)).generate_state(1)[0])
 
 
 def _gain(job: Job, acquired: Mapping[tuple[int, int], NDArray[np.int32]]) -> float:

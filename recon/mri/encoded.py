@@ -43,8 +43,10 @@ class EncodedImages:
     notes: tuple[str, ...] = ()
 
 
-def by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int) -> EncodedImages:
-    """The complex image (1, z, y, x) of a volume, some columns of its readout at a time.
+def by_columns(
+    method: Method, slab: Slab, known: Calibrated, top: int, job: Job, columns: int, seed: int
+) -> EncodedImages:
+    """The complex image (1, z, y, x) of a volume, some columns of its readout at a time; `seed` is that of replicas.
 
     What belongs to the volume as a whole is found first: its mean power, which sets λ, and the phase of its coils.
     """
@@ -66,7 +68,9 @@ def by_columns(method: Method, slab: Slab, known: Calibrated, top: int, job: Job
         if known.signal is not None:
             maps = maps_of(known.signal, (*slab.y.shape[1:3], nx), job, (low, high))
         part = replace(slab, y=slab.y.index_select(-1, around))
-        solved = images(method, [part], [replace(known, maps=maps)], top, job, power=power, towards=towards)
+        solved = images(
+            method, [part], [replace(known, maps=maps)], top, job, seeds=[seed], power=power, towards=towards
+        )
         out[..., start:end] = solved.images[..., start - low : end - low]
         if spread is not None and solved.deviation is not None:
             spread[..., start:end] = solved.deviation[..., start - low : end - low]
@@ -80,32 +84,52 @@ def images(
     top: int,
     job: Job,
     *,
+    seeds: Sequence[int],
     instead: Method | None = None,
     power: float | None = None,
     towards: Tensor | None = None,
 ) -> EncodedImages:
     """The images of a batch; those of the method `instead` where a learned one is not trusted.
 
-    `power` and `towards` are the mean power and the first coil of the whole volume where this is a part of one.
+    `seeds` holds one for the replicas of each item; `power` and `towards` are the mean power and the first coil of the
+    whole volume where this is a part of one.
     """
     y, acquired = place.together([s.y for s in slabs]).to(job.device), place.together([s.counts for s in slabs])
-    counts = acquired.to(job.device)
+    if method == "varnet":
+        return EncodedImages(methods.varnet(y, acquired.to(job.device), job.recipe.solve))
     if method == "grappa":
         y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
-    if method == "varnet":
-        return EncodedImages(methods.varnet(y, counts, job.recipe.solve))
     if method in ("combine", "grappa"):
-        coil_images = ifft(y, (-3, -2))
-        if y.shape[1] == 1:
-            return EncodedImages(coil_images[:, 0])
-        first = torch.stack([first_coil(c) for c in coil_images]) if towards is None else towards[None]
-        maps = place.together([walsh(c, reference=r).maps for c, r in zip(coil_images, first)])
-        return EncodedImages(combine(coil_images, maps), phase=(maps, first) if finer(job.encoding) else None)
+        return _combined(y, job, towards)
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
     m = measurement(y, acquired, known, top, sets)
+    return _explained(method, m, known, job, seeds=seeds, sets=sets, instead=instead, power=power)
+
+
+def _combined(y: Tensor, job: Job, towards: Tensor | None) -> EncodedImages:
+    """The coil images of full k-space y (item, coil, kz, ky, x) in one, by the adaptive combination."""
+    coil_images = ifft(y, (-3, -2))
+    if y.shape[1] == 1:
+        return EncodedImages(coil_images[:, 0])
+    first = torch.stack([first_coil(c) for c in coil_images]) if towards is None else towards[None]
+    maps = place.together([walsh(c, reference=r).maps for c, r in zip(coil_images, first)])
+    return EncodedImages(combine(coil_images, maps), phase=(maps, first) if finer(job.encoding) else None)
+
+
+def _explained(
+    method: Method,
+    m: Measurement,
+    known: list[Calibrated],
+    job: Job,
+    *,
+    seeds: Sequence[int],
+    sets: int,
+    instead: Method | None,
+    power: float | None,
+) -> EncodedImages:
+    """The images by which a solver, or a network, explains a measurement; all else is as for `images`."""
     solve, limits = job.recipe.solve, job.recipe.trust
     positions = position.compared(m, [k.block if k.separate else None for k in known])
-
     evidence: Sequence[Evidence] | None = None
 
     def run(given: Measurement) -> Tensor:
@@ -123,7 +147,7 @@ def images(
         return x[:, 0] if sets > 1 else x
 
     x = run(m)
-    spread = trust.replicas(m, run, count=limits.replicas, seed=solve.seed) if limits.replicas else None
+    spread = trust.replicas(m, run, count=limits.replicas, seeds=seeds) if limits.replicas else None
     references = [k.reference for k in known if k.reference is not None] if finer(job.encoding) else []
     assert isinstance(m.A, Sense)
     phase = (m.A.maps[:, 0] if sets > 1 else m.A.maps, torch.stack(references)) if references else None

@@ -95,17 +95,29 @@ def learned(
     if found is None:
         trained = networks.trained(recipe.weights)
         trained = trained.of(m.y.shape[1]) if trained else None
-        details = detail.compared(m, start)
-        lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if limits.misplaced < 1 else ()
-        found = trust.examine(
-            m, x, start, limits=limits, trained=trained, ndim=ndim, lines=lines, details=details,
-            parities=alternating.compared(m), halves=halves.compared(m, start), positions=positions,
-            phases=phases,
-        )  # fmt: skip
+        heard = _witnesses(m, start, positions, phases, rows_too=limits.misplaced < 1)
+        found = trust.examine(m, x, start, limits=limits, trained=trained, ndim=ndim, witnesses=heard)
     already = "cs" if m.y.shape[-3] > 1 else None
     if instead and instead != already and limits.fallback and any(e.reasons for e in found):
         start = solve(instead, m, recipe, sets=sets)
     return trust.chosen(x, start, found, fallback=limits.fallback, ndim=ndim), found
+
+
+def _witnesses(
+    m: Measurement,
+    x: Tensor,
+    positions: Sequence[Position | None],
+    phases: Sequence[rephased.Rephased | None],
+    *,
+    rows_too: bool,
+) -> list[trust.Witnesses]:
+    """What classical images x and the lines behind them say of each item, its rows in k-space only with `rows_too`."""
+    details = detail.compared(m, x)
+    none = [None] * len(details)
+    lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if rows_too else none
+    parities, sides = alternating.compared(m), halves.compared(m, x)
+    every = zip(lines, details, parities, sides, positions or none, phases or none, strict=True)
+    return [trust.Witnesses(*one) for one in every]
 
 
 def _unrolled(m: Measurement, recipe: Solve, sets: int, margin: float = Trust().margin) -> tuple[Tensor, Tensor]:

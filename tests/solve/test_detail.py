@@ -17,6 +17,7 @@ from recon.operators.sense import Sense
 from recon.recipe import Trust
 from recon.solve import detail
 from recon.solve import rows as rows_of
+from recon.trust import Witnesses
 from tests.solve.test_alternating import volume
 from tests.solve.test_rows import BLOCK, SIZE, counted_wrong, measured, scan
 
@@ -118,11 +119,13 @@ def test_lines_of_a_volume_that_lie_beside_their_place_are_told_along_either_pha
 def test_a_volume_whose_partitions_are_counted_wrong_is_not_trusted_and_says_where_they_belong() -> None:
     m = moved_lines(volume(4), 1, 0)
     x = unrolled.classical(m, 60)
-    found = trust.examine(m, x, x, limits=Trust(), trained=None, details=detail.compared(m, x))[0]
+    found = trust.examine(m, x, x, limits=Trust(), trained=None, witnesses=[Witnesses(detail=told(m))])[0]
     assert any("moved by -0.9 partitions)" in reason for reason in found.reasons)
     good = volume(4)
     x = unrolled.classical(good, 60)
-    assert not trust.examine(good, x, x, limits=Trust(), trained=None, details=detail.compared(good, x))[0].reasons
+    assert not trust.examine(good, x, x, limits=Trust(), trained=None, witnesses=[Witnesses(detail=told(good))])[
+        0
+    ].reasons
 
 
 def test_the_readout_and_the_phase_of_a_volumes_lines_are_told() -> None:

@@ -107,8 +107,9 @@ def test_a_side_that_was_not_measured_tells_nothing() -> None:
 
 def test_a_learned_image_of_halves_apart_gives_way_with_the_distance() -> None:
     m, x = moved_in_part((0, 5), N // 2 + ACS // 2)
-    found = trust.examine(m, x, x, limits=Trust(explained=1e9), trained=None, halves=halves.compared(m, x))[0]
+    seen = [trust.Witnesses(halves=h) for h in halves.compared(m, x)]
+    found = trust.examine(m, x, x, limits=Trust(explained=1e9), trained=None, witnesses=seen)[0]
     assert found.apart == 5
     assert any("show the object 5.0 voxels apart: the patient moved" in r for r in found.reasons)
-    loose = trust.examine(m, x, x, limits=Trust(explained=1e9, apart=6), trained=None, halves=halves.compared(m, x))[0]
+    loose = trust.examine(m, x, x, limits=Trust(explained=1e9, apart=6), trained=None, witnesses=seen)[0]
     assert not loose.reasons
