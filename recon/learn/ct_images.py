@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.data import DataError
-from recon.io.atomic import is_litter
 from recon.learn import images, volumes
 from recon.learn.draw import Draw, grid
 
@@ -29,10 +28,13 @@ class Library:
 
 
 def read(folder: Path) -> Library:
-    """What a folder holds; volumes that fall below −500 are CT. Raises DataError where there is no CT at all."""
+    """What a folder holds; volumes that fall below −500 are CT.
+
+    Raises DataError where there is no CT at all, and as `volumes.each` does.
+    """
     found: list[NDArray[np.int16]] = []
-    for path in (p for p in sorted(folder.glob("*")) if not is_litter(p)):
-        for array in volumes.arrays(path):
+    for _, arrays in volumes.each(folder):
+        for array in arrays:
             if not np.iscomplexobj(array) and array.min() < -500:
                 hu = np.clip(array, AIR, 3000).astype(np.int16)
                 body = (hu > -300).reshape(len(hu), -1).mean(1)

@@ -23,7 +23,6 @@ from recon.learn.draw import Draw
 from recon.learn.settings import Loop, Training
 from recon.learn.train import State
 from recon.learn.watch import Log
-from recon.nets import weights
 from recon.nets.unrolled import Shape
 from recon.progress import Report, silent
 
@@ -102,11 +101,14 @@ def train(
         # Learning starts with plain Gaussian noise, as it is quick to make.
         bank.add(ct_synth.make(maker, library, first.data, gaussian=bank.total < first.data.gaussian))
         report("bank", bank.filled, bank.capacity)
-    with common.interruptible() as stop:
-        _loop(plans, states, folders, logs, library, bank, held, maker, total, stop, report)
-    for state, plan, folder in zip(states, plans, folders):
-        common.save(state, folder / "checkpoint.pt")
-        weights.save(state.average, folder / plan.name, half=True)
+    try:
+        with common.interruptible() as stop:
+            _loop(plans, states, folders, logs, library, bank, held, maker, total, stop, report)
+    finally:
+        # Whatever happened, what was learned is kept.
+        for state, plan, folder in zip(states, plans, folders):
+            common.save(state, folder / "checkpoint.pt")
+            common.keep(state.average, folder / plan.name, half=True)
     _check(states, held, folders, logs)
     return states
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recon.data import Measurement
-from recon.io.atomic import atomic_file
+from recon.data import DataError, Measurement
+from recon.io.atomic import put
 from recon.learn.draw import Draw
 from recon.learn.synth import Example
 from recon.nets import unrolled
@@ -23,10 +23,12 @@ from recon.progress import Report
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A scan of a pool: maps (coil, z, y, x), mask (y, x), and images (z, y, x) in units of the start's own size.
+    """A scan of a pool: maps (coil, z, y, x, 2), mask (y, x), and images (z, y, x) in units of the start's own size.
 
-    `noise` is the standard deviation of a complex fully sampled pixel, `sampled` the measured share of k-space; the
-    transformed axes are `axes`.
+    Maps are pairs of real numbers in half precision, as in the file: of an item that was read and lies on the CPU all
+    tensors are those of the file, which the system keeps in memory as long as it likes. `noise` is the standard
+    deviation of a complex fully sampled pixel, `sampled` the measured share of k-space; the transformed axes are
+    `axes`.
     """
 
     maps: Tensor
@@ -57,8 +59,8 @@ def prepared(e: Example, iterations: int) -> Item:
     """An example with its classical start, everything divided by the start's size; maps in half precision."""
     A = e.measurement.A
     assert isinstance(A, Sense)
-    maps = torch.view_as_complex(torch.view_as_real(A.maps).half().float())
-    m = Measurement(e.measurement.y, Sense(maps, A.mask, A.axes), e.measurement.sigma)
+    maps = torch.view_as_real(A.maps).half()
+    m = Measurement(e.measurement.y, Sense(_whole(maps), A.mask, A.axes), e.measurement.sigma)
     start = unrolled.classical(m, iterations)
     scale = unrolled.size(start, 3)
     p = unrolled.problem(m, 0, start=start)
@@ -69,27 +71,29 @@ def prepared(e: Example, iterations: int) -> Item:
 
 
 def write(path: Path, item: Item) -> None:
-    """Store an item as one safetensors file."""
-    from safetensors.torch import save_file
+    """Store an item as one safetensors file; raises ReconError where the disk refuses."""
+    from safetensors.torch import save
 
     tensors = {name: torch.view_as_real(getattr(item, name)).contiguous() for name in ("b", "start", "full", "clean")}
-    tensors["maps"] = torch.view_as_real(item.maps).half().contiguous()
-    tensors["mask"] = item.mask.contiguous()
+    tensors |= {name: getattr(item, name).contiguous() for name in ("maps", "mask")}
     names = ("noise", "sampled", "acceleration", "known_clean", "axes")
-    with atomic_file(path) as temporary:
-        save_file(tensors, str(temporary), metadata={"scan": json.dumps({n: getattr(item, n) for n in names})})
+    # As bytes, since only Python's own writing tells that a disk is full.
+    put(path, save(tensors, metadata={"scan": json.dumps({n: getattr(item, n) for n in names})}))
 
 
 def read(path: Path) -> Item:
-    """The item in a file."""
-    from safetensors import safe_open
+    """The item in a file; raises DataError for one that is damaged."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(str(path), framework="pt") as stored:
-        t = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        scan = json.loads(stored.metadata()["scan"])
+    try:
+        with safe_open(str(path), framework="pt") as stored:
+            t = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            scan = json.loads(stored.metadata()["scan"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        raise DataError(f"{path} is damaged; delete it and go on with --resume, which makes it again") from None
     scan["axes"] = tuple(scan["axes"])
     b, start, full, clean = (torch.view_as_complex(t[name]) for name in ("b", "start", "full", "clean"))
-    return Item(torch.view_as_complex(t["maps"].float()), t["mask"], b, start, full, clean, **scan)
+    return Item(t["maps"], t["mask"], b, start, full, clean, **scan)
 
 
 def fill(
@@ -173,16 +177,23 @@ def onto(t: Tensor, device: torch.device) -> Tensor:
 
 
 def _varied(item: Item, width: int, draw: Draw | None) -> list[Tensor]:
-    tensors = [item.maps, item.b, item.start, item.full, item.clean]
+    """Maps, b, start, full and clean of an item, complex64."""
+    maps, images = item.maps, [item.b, item.start, item.full, item.clean]
     if draw is None:
-        return tensors
+        return [_whole(maps), *images]
     nx = item.b.shape[-1]
     if -1 not in item.axes:
         if nx > width:
             first = draw.integer(0, nx - width)
-            tensors = [t[..., first : first + width] for t in tensors]
+            some = slice(first, first + width)
+            maps, images = maps[..., some, :], [t[..., some] for t in images]
         if draw.chance(0.5):
-            tensors = [t.flip(-1) for t in tensors]
+            maps, images = maps.flip(-2), [t.flip(-1) for t in images]
     angle = draw.uniform(-math.pi, math.pi)
     turn = complex(math.cos(angle), math.sin(angle))
-    return [tensors[0], *(turn * t for t in tensors[1:])]
+    return [_whole(maps), *(turn * t for t in images)]
+
+
+def _whole(maps: Tensor) -> Tensor:
+    """Maps in half precision as complex64."""
+    return torch.view_as_complex(maps.float().contiguous())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from recon import recipe
 from recon.learn.synth import Settings
@@ -15,27 +17,27 @@ from recon.nets.unrolled import Shape
 class Pool:
     """How many scans are made for training and for validation, and the seed of the first."""
 
-    size: int = 2500
+    size: Annotated[int, Ge(1)] = 2500
     seed: int = 1_000_000
-    validation: int = 24
+    validation: Annotated[int, Ge(0)] = 24
     validation_seed: int = 900_000_000
     #: Scans that are there before the first step, when they are made while the network trains.
-    first: int = 256
+    first: Annotated[int, Ge(1)] = 256
 
 
 @dataclass(frozen=True)
 class Loop:
     """The optimiser's path."""
 
-    minutes: float = 60.0
-    batch: int = 2
+    minutes: Annotated[float, Ge(0)] = 60.0
+    batch: Annotated[int, Ge(1)] = 2
     #: Columns of a training image; the whole image is shown where it is narrower or sampled along both axes.
-    width: int = 96
+    width: Annotated[int, Ge(8)] = 96
     optimiser: Literal["muon", "adamw"] = "muon"
     rate: float = 0.02
     weight_decay: float = 0.0
     clip: float = 1.0
-    warmup: int = 100
+    warmup: Annotated[int, Ge(1)] = 100
     ema: float = 0.998
     #: Share of the scans whose answer holds all noise, and none; the rest lies between.
     noisy: float = 0.6

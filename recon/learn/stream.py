@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import sys
 import threading
 import time
 import traceback
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from recon.data import ReconError
+from recon.data import DataError, ReconError
 from recon.learn import pool
 from recon.learn.pool import Groups, Item
 from recon.progress import Report
@@ -48,17 +49,27 @@ class Stream:
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         while (message := self._ready.get()) is not None:
             which, number, path = message
-            if path is None:
-                self.failed += 1
-            elif which == "validation":
-                self.held[number] = pool.read(path)
+            read = self._read(path)
+            if read is None:
+                continue
+            if which == "validation":
+                self.held[number] = read
             elif self._room():
-                read = pool.read(path)
                 with self.lock, torch.cuda.stream(side) if side is not None else contextlib.nullcontext():
                     item = pool.placed(read, self.device)
                     if side is not None:
                         side.synchronize()
                 self.groups.add(item)
+
+    def _read(self, path: Path | None) -> Item | None:
+        """The item in a finished file; None, which counts as failed, where none was made or the file is damaged."""
+        try:
+            if path is not None:
+                return pool.read(path)
+        except DataError as e:
+            print(f"recon: {e}", file=sys.stderr, flush=True)
+        self.failed += 1
+        return None
 
     def _room(self) -> bool:
         if self.device.type != "cuda":

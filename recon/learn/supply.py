@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from recon.data import ReconError
+from recon.io.atomic import put
 from recon.learn import fastmri, pool, stream, synth, volumes
 from recon.learn.pool import Groups, Item
 from recon.learn.ranks import Rank
@@ -47,8 +51,9 @@ def stocked(
     """A whole pool, made where files of it are missing; processes that train together share the making.
 
     A training of a `share` below one of its recipe's time takes that share of its scans, so that a trial is not all
-    preparation.
+    preparation. Raises ReconError where the folder holds scans of other settings.
     """
+    _belongs(recipe, output / "pool")
     read = maker(recipe, data)
     found = {}
     for which, folder, numbers in wanted(recipe, output):
@@ -75,8 +80,10 @@ def streamed(
     """A pool that `workers` processes fill; training begins with the first few batches.
 
     `lock` is held while scans are put on the device. Processes that train together have pools and numbers of their own.
+    Raises ReconError where the folder holds scans of other settings.
     """
     begun, own = time.monotonic(), output if rank.size == 1 else output / f"rank-{rank.number}"
+    _belongs(recipe, own / "pool")
     plan = [
         (which, folder, numbers if which == "validation" else numbers[rank.number :: rank.size])
         for which, folder, numbers in wanted(recipe, own)
@@ -97,6 +104,40 @@ def wanted(recipe: Training, output: Path) -> list[stream.Wanted]:
         ("validation", folder / "validation", range(recipe.pool.validation)),
         ("train", folder / "train", range(recipe.pool.size)),
     ]
+
+
+def _belongs(recipe: Training, folder: Path) -> None:
+    """Raise ReconError unless the scans of a pool are, and will be, a recipe's: a file beside them says what made them.
+
+    More scans of the same settings may join them; where there is no such file they are taken for the recipe's.
+    """
+    told, file = recipe.pool, folder / "settings.json"
+    values = {
+        "data": asdict(recipe.data),
+        "check": asdict(recipe.check),
+        "pool": {"seed": told.seed, "validation_seed": told.validation_seed},
+        "network": {"start": recipe.network.start},
+    }
+    now = json.dumps(values, indent=1)
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        put(file, now.encode())
+    elif (before := file.read_text(encoding="utf-8")) != now:
+        raise ReconError(
+            f"{folder} holds scans of other settings than the recipe's ({_difference(before, values)}); name a new "
+            "folder, or delete that one to have its scans made anew"
+        )
+
+
+def _difference(before: str, values: dict[str, dict[str, Any]]) -> str:
+    """The first setting of a recipe that is not the stored one."""
+    with suppress(ValueError, TypeError, AttributeError):
+        stored, own = json.loads(before), json.loads(json.dumps(values))
+        for section, keys in own.items():
+            for key, value in keys.items():
+                if stored.get(section, {}).get(key) != value:
+                    return f"{section}.{key}"
+    return "they cannot be read"
 
 
 def maker(recipe: Training, data: Path) -> stream.Make:

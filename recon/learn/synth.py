@@ -202,6 +202,10 @@ def _raw(draw: Draw, sources: Sources, settings: Settings) -> Example:
     ny, nx = k.shape
     y, x = (((torch.arange(n, device=draw.device) - n // 2) / (n / 2)).square() for n in (ny, nx))
     corner = k[(y[:, None] + x) > 1.0]
+    # Zeros are no noise: many scanners leave the corners of k-space out, or fill them up.
+    corner = corner[corner != 0]
+    if not len(corner):
+        raise DataError("raw k-space of the data has empty corners, which tell no noise; leave such files out")
     sigma = corner.abs().square().median().div(2 * math.log(2)).sqrt()
     full = (k / sigma)[None, None].contiguous()
     mask, R, _ = drawn_mask(draw, settings, (ny, nx), False, single=True)

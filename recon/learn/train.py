@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import signal
 import statistics
 import threading
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recon.data import ReconError
-from recon.io.atomic import atomic_file
+from recon.io.atomic import put, write_error
 from recon.learn import losses, pool, ranks
 from recon.learn.draw import Draw
 from recon.learn.graph import Graphs
@@ -73,7 +75,7 @@ def train(
     is that of the clock, with the making of the first scans. Which scans there are is decided by the
     recipe, when each arrives is not, so two such trainings are alike but not equal. Under `torchrun` every process
     takes scans and steps of its own and gradients are averaged. SIGTERM ends a training early, with all of its outputs.
-    Raises ReconError for a folder with a checkpoint when not asked to resume.
+    Raises ReconError for a folder with a checkpoint when not asked to resume, and as `restore` does.
     """
     place = torch.device(device)
     rank = ranks.join(place)
@@ -105,9 +107,8 @@ def train(
                 # Whatever happened, what was learned is kept.
                 if rank.first:
                     save(state, checkpoint)
-                    weights.save(state.average, output / recipe.name)
-                    with atomic_file(output / recipe.name / "recipe.toml") as temporary:
-                        temporary.write_text(to_toml(recipe), encoding="utf-8")
+                    keep(state.average, output / recipe.name)
+                    put(output / recipe.name / "recipe.toml", to_toml(recipe).encode())
             if log is not None:
                 log.write(step=state.step, minutes=state.seconds / 60, **validate(state, supply.held, output, place))
     finally:
@@ -140,7 +141,9 @@ def _loop(
             state.seconds += counted(elapsed, state.recent)
             state.recent.append(elapsed)
         else:
-            state.seconds = rank.agree(time.monotonic() - begun)
+            state.seconds = time.monotonic() - begun
+        # The time decides the rate: processes that each took their own would part, since gradients alone are shared.
+        state.seconds = rank.agree(state.seconds)
         if log is None:
             continue
         if state.step % 20 == 0:
@@ -260,7 +263,12 @@ def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: 
 
 
 def validate(state: State, held: Sequence[Item], output: Path, device: torch.device) -> dict[str, float]:
-    """Gain over the start on the held scans in decibels, mean and least, with full noise; a picture of the last few."""
+    """Gain over the start on the held scans in decibels, mean and least, with full noise; a picture of the last few.
+
+    Nothing where no scans are held.
+    """
+    if not held:
+        return {}
     gains, shown = [], []
     for item in held:
         made = pool.batch([pool.placed(item, device)], 0, None)
@@ -273,7 +281,7 @@ def validate(state: State, held: Sequence[Item], output: Path, device: torch.dev
 
 
 def save(state: State, path: Path) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all; raises ReconError where the disk refuses."""
     held: dict[str, Any] = {
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
@@ -281,14 +289,38 @@ def save(state: State, path: Path) -> None:
         "step": state.step,
         "seconds": state.seconds,
     }
-    with atomic_file(path) as temporary:
-        torch.save(held, temporary)
+    # As bytes, since only Python's own writing tells that a disk is full.
+    content = BytesIO()
+    torch.save(held, content)
+    put(path, content.getvalue())
+
+
+def keep(network: Unrolled, folder: Path, *, half: bool = False) -> None:
+    """Write weights as `weights.save` does; raises ReconError where the disk refuses."""
+    try:
+        weights.save(network, folder, half=half)
+    except OSError as e:
+        raise write_error(folder, e) from e
 
 
 def restore(state: State, path: Path) -> None:
-    """Go on from a checkpoint."""
-    held = torch.load(path, map_location="cpu", weights_only=True)
-    state.network.load_state_dict(held["network"])
-    state.average.load_state_dict(held["average"])
-    state.optimiser.load_state_dict(held["optimiser"])
-    state.step, state.seconds = held["step"], held["seconds"]
+    """Go on from a checkpoint; raises ReconError for one that is damaged, or of another network or optimiser."""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
+        raise ReconError(
+            f"{path} is damaged; name a new folder, and as `begin` in the recipe the folder of weights beside it"
+        ) from None
+    try:
+        state.network.load_state_dict(held["network"])
+        state.average.load_state_dict(held["average"])
+        before, now = (o["param_groups"][0].keys() for o in (held["optimiser"], state.optimiser.state_dict()))
+        if before != now:
+            raise ValueError("another optimiser")
+        state.optimiser.load_state_dict(held["optimiser"])
+        state.step, state.seconds = held["step"], held["seconds"]
+    except (RuntimeError, ValueError, KeyError, TypeError):
+        raise ReconError(
+            f"{path} is of another network or optimiser than the recipe's; go on with the recipe that it was begun "
+            "with, or name a new folder"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,38 +27,56 @@ def read(folder: Path) -> Sources:
     """Every volume in a folder: NIfTI, and .npz with `image` (slice, y, x) or single-channel complex k-space.
 
     Volumes whose values fall below −500 are taken for CT in HU and windowed to −200 … 300, their air as zero. Raises
-    DataError for a folder that holds none, and for a volume that is damaged.
+    DataError for a folder that holds none, and as `each` does.
     """
     magnitudes: list[NDArray[np.float32]] = []
     raw: list[NDArray[np.complex64]] = []
     names: list[str] = []
-    for path in (p for p in sorted(Path(folder).glob("*")) if not is_litter(p)):
-        try:
-            found = arrays(path)
-        except MemoryError:
-            raise
-        except Exception as error:  # nibabel, gzip, zipfile and numpy raise of all kinds
-            raise DataError(
-                f"{path.name} is cut short or no volume ({type(error).__name__}); copy it again, or leave it out"
-            ) from None
+    for name, found in each(folder):
+        names.append(name)
         for array in found:
             if np.iscomplexobj(array):
                 raw.append(_centred(array.astype(np.complex64)))
             else:
                 magnitudes.append(_scaled(array))
-        if found:
-            names.append(path.name)
     if not names:
         raise DataError(f"{folder} holds no NIfTI volume and no .npz of images or k-space; give --data another folder")
     return Sources(tuple(magnitudes), tuple(raw), tuple(names))
 
 
+def each(folder: Path) -> Iterator[tuple[str, list[NDArray[Any]]]]:
+    """The files of a folder that hold volumes: name, and volumes (slice, y, x) as `arrays` gives them.
+
+    Voxels that are no finite number, as many tools leave around a brain, have the lowest value of their volume. Raises
+    DataError for a file that is damaged, that holds no volume of three axes, or k-space that is not finite.
+    """
+    for path in (p for p in sorted(Path(folder).glob("*")) if not is_litter(p)):
+        try:
+            found = [_finite(array, path.name) for array in arrays(path)]
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # nibabel, gzip, zipfile and numpy raise of all kinds
+            raise DataError(
+                f"{path.name} is cut short or no volume ({type(error).__name__}); copy it again, or leave it out"
+            ) from None
+        if found:
+            yield path.name, found
+
+
 def arrays(path: Path) -> list[NDArray[Any]]:
-    """Volumes (slice, y, x) of a file, or raw k-space; of nearly isotropic volumes the slices in every direction."""
+    """Volumes (slice, y, x) of a file, or raw k-space; of nearly isotropic volumes the slices in every direction.
+
+    Raises DataError for NIfTI of other than numbers along three axes, and what its libraries raise for a damaged file.
+    """
     if path.name.endswith((".nii", ".nii.gz")):
         import nibabel
 
-        volume = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+        image: Any = nibabel.load(path)
+        shape = tuple(n for i, n in enumerate(image.shape) if i < 3 or n > 1)
+        if len(shape) not in (2, 3) or image.get_data_dtype().kind not in "iuf":
+            what = f"{'×'.join(map(str, image.shape))} voxels of {image.get_data_dtype()}"
+            raise DataError(f"{path.name} has {what} where one real volume is wanted; split it, or leave it out")
+        volume = np.asarray(image.dataobj).reshape((*shape, 1)[:3])
         planes = np.moveaxis(volume, int(np.argmin(volume.shape)), 0)
         # Nearly isotropic volumes give slices in every direction.
         isotropic = max(volume.shape) < 1.5 * min(volume.shape)
@@ -66,6 +85,16 @@ def arrays(path: Path) -> list[NDArray[Any]]:
         with np.load(path) as stored:
             return [a for key in stored.files if (a := stored[key]).ndim == 3]
     return []
+
+
+def _finite(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """A volume with its lowest value where it holds no finite number."""
+    good = np.isfinite(array)
+    if good.all():
+        return array
+    if np.iscomplexobj(array) or not good.any():
+        raise DataError(f"{name} holds NaN or infinite values; convert it anew, or leave it out")
+    return np.where(good, array, array[good].min())
 
 
 def _scaled(volume: NDArray[Any]) -> NDArray[np.float32]:

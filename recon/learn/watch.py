@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recon.io.atomic import atomic_file
+from recon.io.atomic import atomic_file, write_error
 
 
 def picture(rows: Sequence[tuple[Tensor, Tensor, Tensor]], path: Path) -> None:
@@ -43,10 +43,16 @@ class Log:
             self._board = None
 
     def write(self, **values: float) -> None:
-        """Add what was measured at a step; what is not finite is null, since JSON has no such number."""
+        """Add what was measured at a step; what is not finite is null, since JSON has no such number.
+
+        Raises ReconError where the disk refuses.
+        """
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain, allow_nan=False) + "\n")
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(plain, allow_nan=False) + "\n")
+        except OSError as e:
+            raise write_error(self._path, e) from e
         if self._board is not None:
             for name, value in values.items():
                 if name != "step":

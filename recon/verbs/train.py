@@ -26,7 +26,7 @@ def train(
         Path | None,
         typer.Option(envvar="RECON_DATA", help="Folder with `train` and `validation`, or fastmri:FOLDER"),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time", min=0)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     workers: Annotated[
@@ -38,6 +38,7 @@ def train(
     """Train a network on simulated scans. It leaves weights that `run --weights` takes."""
     if data is None:
         raise typer.BadParameter("a training needs data; give a folder with `train` and `validation` with --data DIR")
+    from recon import pipeline
     from recon.io.atomic import check_folder
     from recon.learn import ct_train, settings
     from recon.learn import train as training
@@ -48,6 +49,7 @@ def train(
         raise ReconError(f"{output} is a file, and a training leaves a folder; give another name with --output")
     check_folder(output)
     use_threads(threads)
+    device = str(pipeline.place(device))
     with usage():
         of_ct = all(table(r).get("kind") == "ct" for r in recipe)
         plans = [ct_train.load(r) for r in recipe] if of_ct else []

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from recon.data import ReconError
 from recon.learn import pool, settings, stream, synth, train
 from recon.learn.pool import Item
+from recon.learn.supply import Supply
 from recon.learn.synth import Settings
 from recon.learn.volumes import Sources
 from recon.nets import weights
@@ -145,13 +147,22 @@ def test_two_processes_train_one_network(tmp_path: Path, data: Path) -> None:
     assert len(both) == len({tuple(sorted(line.items())) for line in both})
 
 
-def test_gradients_of_two_processes_are_averaged(tmp_path: Path) -> None:
+def test_gradients_of_two_processes_are_averaged_and_both_come_to_equal_weights() -> None:
     process = subprocess.run(
         [sys.executable, *TORCHRUN, __file__],
         capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("equal to the mean") == 2
+    assert process.stdout.count("equal weights after") == 2
+
+
+def test_a_damaged_scan_of_a_stream_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "000001.safetensors").write_bytes(b"cut short")
+    with stream.running(Drawn, [("train", tmp_path, range(3))], 1, CPU, 16) as s:
+        s.wait(2, 0, 60, lambda *_: None)
+        assert (len(s.groups), s.failed) == (2, 1)
+    assert "000001.safetensors is damaged; delete it" in capsys.readouterr().err
 
 
 class Drawn:
@@ -167,16 +178,17 @@ class Broken:
         raise ValueError("no scan today")
 
 
-def _mean_of_gradients() -> None:
-    """What each of two processes runs: one step's gradients against the mean of both batches' own."""
+def _two_processes() -> None:
+    """What each of two processes runs: one step's gradients against the mean of both batches' own, then some steps."""
     from recon.learn import losses, ranks
     from recon.learn.draw import Draw
-    from recon.learn.settings import Training
+    from recon.learn.settings import Loop, Training
     from recon.nets.unrolled import Shape
 
     torch.set_num_threads(1)
     rank = ranks.join(CPU)
-    recipe = Training(network=Shape(cascades=1, channels=(4, 4), condition=4, iterations=2, start=2))
+    shape = Shape(cascades=1, channels=(4, 4), condition=4, iterations=2, start=2)
+    recipe = Training(network=shape, loop=Loop(batch=1, width=16, warmup=1))
     make = Drawn()
 
     def gradients(state: train.State, seed: int) -> list[torch.Tensor]:
@@ -192,8 +204,21 @@ def _mean_of_gradients() -> None:
         torch.testing.assert_close(mean, (a + b) / 2, rtol=1e-4, atol=1e-7)
     assert any(not torch.allclose(a, b) for a, b in zip(*own))
     print("equal to the mean", flush=True)
+    # One process is slower, and still both learn at one rate.
+    usual = train.step
+    train.step = lambda *given: (time.sleep(0.02 * rank.number), usual(*given))[1]
+    state, groups = train.start(recipe, CPU, rank), pool.Groups(16, [make("train", 0), make("train", 1)])
+    train._loop(
+        state, recipe, Supply(groups, []), 0.5, CPU, rank, threading.Event(), None, Path(), lambda *_: None
+    )  # fmt: skip
+    own = torch.cat([p.detach().flatten() for p in state.network.parameters()])
+    both = [torch.empty_like(own) for _ in range(2)]
+    torch.distributed.all_gather(both, own)
+    assert state.step > 2
+    assert torch.equal(*both), f"after {state.step} steps {(both[0] - both[1]).abs().max()} apart"
+    print("equal weights after", state.step, flush=True)
     ranks.leave(rank)
 
 
 if __name__ == "__main__":
-    _mean_of_gradients()
+    _two_processes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from recon import metrics
-from recon.data import ReconError
+from recon.data import DataError, ReconError
 from recon.learn import losses, pool, settings, supply, synth, train, watch
 from recon.learn.draw import Draw
 from recon.learn.muon import Muon, orthogonal
@@ -111,6 +112,26 @@ def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(
             assert torch.equal(value, b.state_dict()[key]), key
 
 
+def test_a_checkpoint_that_is_damaged_or_of_another_training_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    train.save(train.start(TINY, CPU), file)
+    other = replace(TINY, network=replace(TINY.network, channels=(8, 12)))
+    adam = replace(TINY, loop=replace(TINY.loop, optimiser="adamw"))
+    for recipe in (other, adam):
+        with pytest.raises(ReconError, match="is of another network or optimiser than the recipe's"):
+            train.restore(train.start(recipe, CPU), file)
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"PK nothing"):
+        file.write_bytes(damaged)
+        with pytest.raises(ReconError, match="is damaged; name a new folder"):
+            train.restore(train.start(TINY, CPU), file)
+
+
+def test_without_validation_scans_nothing_is_measured_of_them(tmp_path: Path) -> None:
+    assert train.validate(train.start(TINY, CPU), [], tmp_path, CPU) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_parameter_receives_a_gradient(items: list[pool.Item]) -> None:
     state = train.start(TINY, CPU)
     steps(state, items, 2)
@@ -131,6 +152,30 @@ def test_items_come_back_from_disk_as_they_were(items: list[pool.Item], tmp_path
     for name in ("maps", "mask", "b", "start", "full", "clean"):
         assert torch.equal(getattr(back, name), getattr(items[0], name)), name
     assert (back.noise, back.sampled, back.axes) == (items[0].noise, items[0].sampled, items[0].axes)
+    whole = (tmp_path / "a.safetensors").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:8] + b"x" + whole[9:]):
+        (tmp_path / "a.safetensors").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"a\.safetensors is damaged; delete it"):
+            pool.read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is counted by /proc")
+def test_scans_of_a_pool_that_is_larger_than_the_memory_stay_on_the_disk(
+    items: list[pool.Item], tmp_path: Path
+) -> None:
+    """Thousands of scans of many coils: a training on a processor reads from each the columns that it needs."""
+    made = replace(items[0], maps=torch.ones(64, 1, 512, 512, 2, dtype=torch.float16))
+    pool.write(tmp_path / "a.safetensors", made)
+
+    def held() -> int:
+        (line,) = (n for n in Path("/proc/self/status").read_text().splitlines() if n.startswith("VmRSS"))
+        return int(line.split()[1]) * 1024
+
+    before = held()
+    back = pool.read(tmp_path / "a.safetensors")
+    assert held() - before < back.maps.nbytes / 4
+    assert back.maps.nbytes == 64 << 20
+    assert bool((back.maps[:, :, ::100] == 1).all())
 
 
 def test_cutting_columns_and_mirroring_leave_the_problem_as_it_is(items: list[pool.Item]) -> None:
@@ -249,6 +294,55 @@ def test_a_short_training_makes_its_share_of_the_scans_and_a_longer_one_the_rest
         assert len(list((tmp_path / "pool" / "train").iterdir())) == expected
 
 
+def test_a_pool_of_other_settings_is_refused_and_the_setting_named(data: Path, tmp_path: Path) -> None:
+    """Scans that an earlier recipe left would be learned from in silence."""
+    recipe = replace(TINY, pool=Pool(size=1, validation=1))
+
+    def found(plan: Training) -> int:
+        return len(supply.stocked(plan, data, tmp_path, CPU, Rank(), lambda *_: None).groups)
+
+    assert found(recipe) == 1
+    # Longer, with more scans, or at another rate it is the same training's.
+    assert found(replace(recipe, pool=Pool(size=2, validation=1), loop=replace(TINY.loop, rate=0.1))) == 2
+    with pytest.raises(ReconError, match=r"scans of other settings than the recipe's \(data\.noise\); name a new"):
+        found(replace(recipe, data=replace(DATA, noise=(0.01, 0.2))))
+    with pytest.raises(ReconError, match=r"\(network\.start\)"):
+        found(replace(recipe, network=replace(TINY.network, start=9)))
+    (tmp_path / "pool" / "settings.json").unlink()
+    assert found(recipe) == 1
+
+
+@pytest.mark.parametrize("limit", [12, 60])
+def test_a_full_disk_ends_a_training_with_a_sentence(data: Path, tmp_path: Path, limit: int) -> None:
+    """Of 12 KiB no scan can be written, of 60 KiB no checkpoint: a limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    file = tmp_path / "tiny.toml"
+    file.write_text(
+        'name = "tiny"\n[network]\ncascades = 1\nchannels = [16, 16]\ncondition = 4\niterations = 2\nstart = 4\n'
+        "[data]\nsizes = [32]\ncoils = [2]\nestimated_maps = 0\nacs = [8, 8]\n[pool]\nsize = 2\nvalidation = 0\n"
+        "[loop]\nbatch = 1\nwidth = 32\n"
+    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit * 1024, before[1]))
+        done = recon("train", file, "-o", tmp_path / "out", "--data", data, "--minutes", 0.005, "--quiet")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.code == 1
+    assert re.fullmatch(r"recon: cannot write \S+: the file would be larger than this system allows; .*\n", done.err)
+    assert ("checkpoint.pt" in done.err) == (limit == 60)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_device_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text('name = "tiny"\n')
+    for device, says in (("gpu", "there is no device 'gpu'"), ("cuda:99", "use --device cpu|no cuda:99")):
+        done = recon("train", file, "-o", tmp_path / "out", "--data", data, "--device", device, "--quiet")
+        assert done.code == 1
+        assert re.search(says, done.err), done.err
+
+
 def test_processes_can_share_the_making_of_a_pool(items: list[pool.Item], tmp_path: Path) -> None:
     for part in range(3):
         pool.fill(tmp_path / "shared", 5, lambda i: items[i], lambda *_: None, (part, 3))
@@ -284,6 +378,9 @@ def test_a_recipe_with_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("[network]\ncascade = 3\n")
     with pytest.raises(ReconError, match=r"did you mean network\.cascades"):
+        settings.load(path)
+    path.write_text("[loop]\nbatch = 0\n")
+    with pytest.raises(ReconError, match=r"loop\.batch = 0: input should be greater than or equal to 1"):
         settings.load(path)
     path.write_text('name = "a"\n[network]\nchannels = [8, 16]\n[loop]\nminutes = 2\n')
     assert settings.load(path).network.channels == (8, 16)
