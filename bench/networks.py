@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opponents import WAVELET, WEIGHTS, _bart, _read, _write
+from opponents import WAVELET, WEIGHTS, bart, read_cfl, write_cfl
 from torch import Tensor
 
 from recon import metrics
@@ -68,15 +68,15 @@ def tuned(e: Example) -> dict[str, float]:
     best = dict[str, float]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write(folder / "k", np.asarray(y.numpy()))
-        _write(folder / "maps", np.asarray(A.maps.numpy()))
+        write_cfl(folder / "k", np.asarray(y.numpy()))
+        write_cfl(folder / "maps", np.asarray(A.maps.numpy()))
         shape = tuple(e.full.shape)
         flags = sum(1 << axis for axis, n in enumerate(shape[::-1]) if n > 1)
 
         def attempt(exponent: float) -> float:
             nonlocal best
-            _bart(f"{WAVELET.format(flags=flags, weight=f'{10**exponent:.3g}')} k maps x", folder)
-            x: NDArray[np.complex64] = _read(folder / "x", shape)
+            bart(f"{WAVELET.format(flags=flags, weight=f'{10**exponent:.3g}')} k maps x", folder)
+            x: NDArray[np.complex64] = read_cfl(folder / "x", shape)
             found = scored(torch.from_numpy(x.copy()), e.full) if np.isfinite(x).all() else {"psnr": -np.inf, "ssim": 0}
             best = found if not best or found["psnr"] > best["psnr"] else best
             return found["psnr"]

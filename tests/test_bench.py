@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import math
@@ -224,3 +225,26 @@ def test_every_part_of_a_slice_that_is_timed_is_there(bench: Any) -> None:
     parts = bench("slice").PARTS
     assert all(callable(getattr(module, name)) for module, name, _ in parts)
     assert len({called for _, _, called in parts}) == len(parts)
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Names that a module has at its top level."""
+    names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    names |= {n.target.id for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    return names | {
+        a.asname or a.name for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names
+    }
+
+
+def test_every_bench_finds_in_the_others_what_it_imports() -> None:
+    trees = {path.stem: ast.parse(path.read_text()) for path in BENCH.glob("*.py")}
+    missing = [
+        f"{name}: {node.module}.{alias.name}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in trees
+        for alias in node.names
+        if alias.name not in _defined(trees[node.module])
+    ]
+    assert not missing
