@@ -15,6 +15,7 @@ from recon.io.samples import in_memory
 from recon.simulation import trajectories
 from recon.simulation.coil_array import Modes, received, received_at
 from recon.simulation.order import calibration_readouts, image_readouts
+from recon.simulation.receiver import FALL, Receiver, disturb, filtered, offsets
 from recon.simulation.reference import receive_modes, shapes, slice_modes, truth, truth_maps, unit_scale
 from recon.simulation.settings import (
     Epi,
@@ -26,7 +27,18 @@ from recon.simulation.settings import (
     readout_count,
 )
 
-__all__ = ["Epi", "Settings", "noise_factor", "preset", "simulate", "simulate_to", "truth", "truth_maps"]
+__all__ = [
+    "FALL",
+    "Epi",
+    "Receiver",
+    "Settings",
+    "noise_factor",
+    "preset",
+    "simulate",
+    "simulate_to",
+    "truth",
+    "truth_maps",
+]
 
 Floats = NDArray[np.float64]
 Samples = NDArray[np.complex64]
@@ -56,9 +68,11 @@ def simulate(s: Settings) -> RawScan:
         data[rows] = _signal(s, coils, positions, readouts[used], *(int(v) for v in picture))[place]
     _fill(s, positions, lines, readouts[at])
 
+    disturb(data, s.receiver, s.seed)
     rng = np.random.Generator(np.random.PCG64([s.seed, 1]))
     factor = noise_factor(s)
-    _add_noise(data, s.sigma * factor[: s.coils, : s.coils], rng)
+    _add_noise(data, s.sigma * factor[: s.coils, : s.coils], rng, s.receiver.fall)
+    data += offsets(s.coils, s.receiver, s.sigma)
     for junk in (data[:, :, : s.discard[0]], data[:, :, positions.samples - s.discard[1] :]):
         junk[:] = float(np.abs(data).max()) * (rng.random(junk.shape) - 0.5)
     noise, noise_lines = _noise_scan(s, factor, rng)
@@ -87,6 +101,7 @@ def preset(
     trajectory: str = "cartesian",
     noise: float = 0.02,
     seed: int = 0,
+    receiver: Receiver = Receiver(),
 ) -> Settings:
     """Settings of an everyday head scan: `matrix`², 240 mm, slices of 4 mm with 10 % gap, or a volume of 240 mm.
 
@@ -110,6 +125,7 @@ def preset(
         trajectory=trajectory,  # type: ignore[arg-type]
         coils=coils,
         sigma=noise * MEAN_SIGNAL,
+        receiver=receiver,
         seed=seed,
     )
 
@@ -264,14 +280,14 @@ def _signal(
     return out
 
 
-def _add_noise(data: Samples, factor: NDArray[np.complex128], rng: np.random.Generator) -> None:
-    """Add factor·(white noise of variance 1 per part) to samples (line, coil, sample), in blocks."""
+def _add_noise(data: Samples, factor: NDArray[np.complex128], rng: np.random.Generator, fall: float = 0.0) -> None:
+    """Add factor·(white noise of variance 1 per part, behind a filter) to samples (line, coil, sample), in blocks."""
     if not factor.any():
         return
     for first in range(0, len(data), 256):
         part = data[first : first + 256]
         white = rng.standard_normal((*part.shape, 2), np.float32).view(np.complex64)[..., 0]
-        part += factor.astype(np.complex64) @ white
+        part += factor.astype(np.complex64) @ filtered(white, fall)
 
 
 def _noise_scan(
@@ -285,6 +301,7 @@ def _noise_scan(
     dwell = epi_parameters(s)["dwellTime"] if s.ramp_sampled else s.dwell_us
     gain = s.sigma * math.sqrt(dwell / s.noise_dwell_us * s.noise_bandwidth)
     _add_noise(data, gain * factor[:coils, :coils], rng)
+    data += offsets(coils, s.receiver, s.sigma)
     lines["flags"] = flag_bits(Flag.NOISE)
     lines["number_of_samples"], lines["active_channels"] = s.noise_samples, coils
     lines["center_sample"] = s.noise_samples // 2

@@ -11,6 +11,7 @@ import numpy as np
 from recon import masks
 from recon.data import DataError, Encoding, Header, Limit, Patient, Sequence, Study, System
 from recon.geometry import GeometryError, Vector, check_directions
+from recon.simulation.receiver import Receiver
 
 Side = Literal["start", "end"]
 
@@ -58,7 +59,7 @@ class Settings:
     Receiver. `sigma` is the standard deviation of the noise per real and imaginary part, relative to signal and
     coil maps of size 1 under a unitary FFT: an ideal combination of a full scan has the signal-to-noise ratio
     signal/(sigma/√averages). Neighbouring coils share `correlation` of it. `noise_lines` are measured before with the
-    dwell time `noise_dwell_us`, and with `noise_coils` channels (0: as many).
+    dwell time `noise_dwell_us`, and with `noise_coils` channels (0: as many). `receiver` holds faults.
 
     Object. `phase_rad` is the size of a smooth object phase, `head_scale` that of the head. `coil_order` is the number
     of Fourier orders in the sensitivity maps; one coil is a volume coil of sensitivity 1.
@@ -108,6 +109,7 @@ class Settings:
     noise_dwell_us: float = 12.0
     noise_coils: int = 0
     noise_bandwidth: float = 0.793
+    receiver: Receiver = Receiver()
     phase_rad: float = 0.6
     head_scale: float = 1.0
     seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,21 @@ def simulate(
     trajectory: Annotated[str, typer.Option(help="cartesian, epi, radial or spiral")] = "cartesian",
     noise: Annotated[float, typer.Option(help="Noise, relative to the mean signal of the head", min=0)] = 0.02,
     seed: Annotated[int, typer.Option(help="Seed of noise and masks", min=0)] = 0,
+    noise_lines: Annotated[
+        bool, typer.Option("--noise-lines/--no-noise-lines", help="Measure lines of noise before the image.")
+    ] = True,
+    receiver_filter: Annotated[
+        bool,
+        typer.Option(
+            "--receiver-filter/--white-noise",
+            help="Noise falls off towards the ends of the readout's band, or does not.",
+        ),
+    ] = True,
+    offset: Annotated[float, typer.Option(help="Constant on all samples, relative to their noise", min=0)] = 0.0,
+    jitter: Annotated[float, typer.Option(help="Phase that differs from line to line, degrees", min=0)] = 0.0,
+    drift: Annotated[float, typer.Option(help="Steps of a phase that wanders over the lines, degrees", min=0)] = 0.0,
+    gain_drift: Annotated[float, typer.Option(help="Change of gain over the scan, 0.1 is 10 %", min=-0.9, max=9)] = 0.0,
+    spikes: Annotated[int, typer.Option(help="Samples hit by a spark", min=0)] = 0,
     force: Force = False,
 ) -> None:
     """Write a raw scan of an analytic head. It has everything that a real one has."""
@@ -40,6 +56,15 @@ def simulate(
             trajectory=trajectory,
             noise=noise,
             seed=seed,
+            receiver=simulation.Receiver(
+                fall=simulation.FALL if receiver_filter else 0.0,
+                offset=offset,
+                jitter_deg=jitter,
+                drift_deg=drift,
+                gain_drift=gain_drift,
+                spikes=spikes,
+            ),
         )
+        settings = settings if noise_lines else replace(settings, noise_lines=0)
     simulation.simulate_to(output, settings)
     typer.echo(f"wrote {output}")

@@ -9,7 +9,7 @@ import pytest
 
 from recon.data import DataError, Flag
 from recon.geometry import affine_lps
-from recon.simulation import Epi, Settings, noise_factor, phantom, simulate
+from recon.simulation import FALL, Epi, Receiver, Settings, noise_factor, phantom, simulate
 from recon.simulation import truth as truth_of
 from recon.simulation.reference import truth_maps
 from tests.simulation.scans import (
@@ -316,3 +316,47 @@ def test_the_noise_scan_may_have_more_channels() -> None:
     assert scan.samples.read(np.arange(3)).shape == (3, 7, 512)
     with pytest.raises(DataError):
         scan.samples.read(np.arange(4))
+
+
+def test_a_receivers_filter_takes_noise_from_the_ends_of_the_band_and_leaves_the_signal() -> None:
+    s = replace(SMALL, slices=8, sigma=1.0, noise_lines=0, receiver=Receiver(fall=FALL))
+    noisy, clean = simulate(s), simulate(replace(s, sigma=0.0))
+    rows = np.arange(len(noisy.lines))
+    noise = noisy.samples.read(rows) - clean.samples.read(rows)
+    power = np.mean(np.abs(np.fft.fftshift(np.fft.fft(noise, norm="ortho"), axes=-1)) ** 2, axis=(0, 1)) / 2
+    u = np.abs(np.arange(len(power)) - len(power) // 2) / (len(power) / 2)
+    assert power[u < 0.3].mean() == pytest.approx(np.exp(-FALL * u[u < 0.3] ** 4).mean(), rel=0.05)
+    assert power[u > 0.9].mean() == pytest.approx(np.exp(-FALL * u[u > 0.9] ** 4).mean(), rel=0.05)
+    assert np.array_equal(
+        clean.samples.read(rows), simulate(replace(s, sigma=0.0, receiver=Receiver())).samples.read(rows)
+    )
+
+
+def test_a_receivers_offset_is_the_mean_of_its_noise_lines() -> None:
+    s = replace(SMALL, sigma=0.1, receiver=Receiver(offset=2.0))
+    scan = simulate(s)
+    noise = scan.samples.read(np.nonzero(is_set(scan.lines, Flag.NOISE))[0])
+    assert np.abs(noise.mean((0, 2))) == pytest.approx(0.1 * 2 * 2**0.5, rel=0.05)
+
+
+def test_lines_turn_fade_and_spark_as_asked_for() -> None:
+    s = replace(SMALL, sigma=0.0, acceleration=(1, 1))
+
+    def ratio(r: Receiver) -> np.ndarray:
+        rows = np.arange(len(simulate(s).lines))
+        dirty, clean = simulate(replace(s, receiver=r)).samples.read(rows), simulate(s).samples.read(rows)
+        return (dirty * clean.conj()).sum((1, 2)) / (np.abs(clean) ** 2).sum((1, 2))
+
+    assert np.degrees(np.angle(ratio(Receiver(jitter_deg=8)))).std() == pytest.approx(8, rel=0.4)
+    wandering = np.degrees(np.unwrap(np.angle(ratio(Receiver(drift_deg=8)))))
+    assert np.diff(wandering).std() == pytest.approx(8, rel=0.4)
+    fading = np.abs(ratio(Receiver(gain_drift=-0.3)))
+    assert fading[[0, -1]] == pytest.approx([1, 0.7], rel=1e-4)
+    sparks = simulate(replace(s, receiver=Receiver(spikes=3))).samples.read(np.arange(len(fading)))
+    hit = np.abs(sparks - simulate(s).samples.read(np.arange(len(fading)))) > 1e-3
+    assert hit.sum((0, 2)).tolist() == [3] * s.coils
+
+
+def test_a_receiver_that_is_none_is_refused() -> None:
+    with pytest.raises(DataError, match="finite and from 0 on"):
+        Receiver(offset=-1)
