@@ -34,6 +34,8 @@ class Prepare:
     #: Where the scanner stored zeros around what it measured: "auto" makes the image of what was measured, on the grid
     #: as stored by interpolation, "keep" takes the zeros for samples.
     empty_edges: Literal["auto", "keep"] = "auto"
+    #: "auto" takes away a constant that the receiver added to all samples, a dot in the middle; "keep" leaves it.
+    offset: Literal["auto", "keep"] = "auto"
     #: "svd" or "geometric" reduces to `virtual_coils` when there are more coils than that.
     coil_compression: Literal["none", "svd", "geometric"] = "svd"
     virtual_coils: Count = 12

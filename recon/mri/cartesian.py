@@ -24,6 +24,7 @@ from recon.mri.encoded import EncodedImages
 from recon.mri.pace import Pace
 from recon.operators.sense import Sense
 from recon.prepare import hybrid, units
+from recon.prepare import offset as receiver
 from recon.prepare.complete import complete
 from recon.prepare.finish import finish
 from recon.prepare.gauge import interpolated
@@ -70,7 +71,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
     def work(batch: Sequence[tuple[int, int]], pace: Pace) -> Finished:
         nonlocal last
-        here, slabs, known, top = replace(job, device=pace.device), [], [], tops[batch[0]]
+        here, slabs, known, said, top = replace(job, device=pace.device), [], [], list[str](), tops[batch[0]]
         seeds = [_seed(job.recipe.solve.seed, job.frames[key]) for key in batch]
         if job.solver:
             measured.whole(job, len(batch), pace.columns)
@@ -81,12 +82,12 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
                 last = pace, rows, calibrated(near, rows, choice.method, here, in_parts=pace.columns > 0)
             known.append(replace(last[2], separate=not np.isin(rows, job.frames[key].rows).any()))
-            slabs.append(hybrid.slab(replace(near, compression=last[2].compression), job.frames[key].rows))
+            slabs.append(_slab(replace(near, compression=last[2].compression), job.frames[key].rows, job, said))
         if pace.columns:
             solved = encoded.by_columns(choice.method, slabs[0], known[0], top, here, pace.columns, seeds[0])
         else:
             solved = encoded.images(choice.method, slabs, known, top, here, seeds=seeds, instead=choice.instead)
-        return _finished(solved, slabs, choice.method, here, shape)
+        return _finished(solved, slabs, choice.method, here, shape, said)
 
     batch_size = measured.whole(job, plan.batch, plan.columns) if job.solver else plan.batch
     reached = start = Pace(job.device, batch_size, plan.columns)
@@ -178,18 +179,37 @@ def _shared(job: Job, calibrating: Mapping[tuple[int, int], NDArray[np.intp]]) -
 
 
 def _finished(
-    solved: EncodedImages, slabs: list[Slab], method: Method, job: Job, shape: tuple[int, int, int]
+    solved: EncodedImages,
+    slabs: list[Slab],
+    method: Method,
+    job: Job,
+    shape: tuple[int, int, int],
+    said: Sequence[str],
 ) -> Finished:
-    images, deviations, notes = [], [], list(solved.notes)
+    images, deviations, notes = [], [], [*said, *solved.notes]
     for i, (slab, x) in enumerate(zip(slabs, solved.images, strict=True)):
         if method != "varnet":  # a magnitude has no phase to complete k-space with
-            x, said = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
-            notes += said
+            x, completed = complete(x, slab.counts > 0, slab.columns, job.recipe.prepare.partial_fourier)
+            notes += completed
         images.append(_scaled(_on_grid(x, i, solved, job, shape), job.gain).cpu().numpy())
         if solved.deviation is not None:
             wide = finish(solved.deviation[i].to(x.dtype), job.encoding, shape)
             deviations.append(_scaled(wide.abs(), job.gain).cpu().numpy())
     return Finished(images, deviations, solved.evidence, notes)
+
+
+def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Slab:
+    """The slab of some lines, free of their receiver's offset, which is `said` where there is one."""
+    slab = hybrid.slab(lines, rows)
+    found = receiver.offset(slab) if job.recipe.prepare.offset == "auto" else None
+    if found is not None:
+        receiver.subtract(slab, found)
+        size = "" if job.whitening.source == "none" else f", {found.size:.1g} times the noise"
+        said.append(
+            f"the receiver added a constant to all samples{size}: it makes a bright dot in the middle of the image and "
+            'was taken away (prepare.offset = "keep" leaves it)'
+        )
+    return slab
 
 
 def _on_grid(x: Tensor, item: int, solved: EncodedImages, job: Job, shape: tuple[int, int, int]) -> Tensor:
@@ -276,7 +296,7 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     for n in ((2 * np.arange(count) + 1) * len(keys) // (2 * count)).tolist():
         rows = calibrating_rows(job, job.frames[keys[n]], acquired[keys[n]])
         known = calibrated(lines, rows, "unrolled", job)
-        slab = hybrid.slab(replace(lines, compression=known.compression), job.frames[keys[n]].rows)
+        slab = _slab(replace(lines, compression=known.compression), job.frames[keys[n]].rows, job, [])
         top = max(1, int(acquired[keys[n]].max()))
         m = encoded.measurement(slab.y[None], slab.counts[None], [known], top, 1)
         assert isinstance(m.A, Sense)

@@ -79,6 +79,9 @@ def whitener(
         factor *= bandwidth * dwell_data_us / dwell_noise_us
     else:
         notes = ("a dwell time is unknown: the noise scan was taken to have the bandwidth of the imaging data",)
+    noise, constant = _without_constant(noise)
+    if constant:
+        notes += (f"the noise lines hold a constant in coils {_numbers(constant)}, which is no noise: left out",)
     clipped = _clipped(noise)
     if clipped:
         notes += (f"the noise scan is clipped in coils {_numbers(clipped)}: their noise is underestimated",)
@@ -139,6 +142,19 @@ def _whiten(samples: Tensor, factor: float, source: str, notes: tuple[str, ...])
     matrix = torch.zeros(n, coils, dtype=torch.complex64, device=samples.device)
     matrix[:, live] = (math.sqrt(factor) * inverse).to(torch.complex64)
     return Whitening(matrix, source, notes)
+
+
+def _without_constant(samples: Tensor) -> tuple[Tensor, list[int]]:
+    """Noise samples (coil, N) without the mean of coils where it is beyond five standard errors, and which these are.
+
+    A whitening that took a receiver's offset for noise would give up what signal has its weights in the coils.
+    """
+    mean = samples.to(torch.complex128).mean(1, keepdim=True)
+    spread = (samples - mean).abs().square().mean(1) / samples.shape[1]
+    found = (mean[:, 0].abs().square() > 25 * spread) & (spread > 0)
+    if not bool(found.any()):
+        return samples, []
+    return (samples - mean * found[:, None]).to(samples.dtype), found.nonzero()[:, 0].tolist()
 
 
 def _clipped(samples: Tensor) -> list[int]:

@@ -281,3 +281,12 @@ def test_whiten_is_its_matrix_along_the_coil_axis() -> None:
     across = x.transpose(-1, -2)
     torch.testing.assert_close(operator(across), operator(across.contiguous()))
     assert torch.autograd.gradcheck(operator, x[0, :, :1, :2, :2].clone().requires_grad_())
+
+
+def test_a_constant_in_the_noise_lines_is_said_and_is_no_noise() -> None:
+    noise = mixing(4) @ white(4, 4096)
+    clean = whitener(noise, dwell_data_us=1, dwell_noise_us=1)
+    dirty = whitener(noise + torch.tensor([3.0, 0, 0, 2j])[:, None], dwell_data_us=1, dwell_noise_us=1)
+    torch.testing.assert_close(dirty.matrix, clean.matrix, rtol=0.01, atol=0.01)
+    assert any("constant in coils 0, 3" in note for note in dirty.notes)
+    assert not any("constant" in note for note in clean.notes)

@@ -1,0 +1,114 @@
+"""A constant that the receiver adds to all samples: found, taken away, and not seen where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recon import recipe, reconstruct
+from recon.operators import fft
+from recon.prepare.hybrid import Slab
+from recon.prepare.offset import offset, subtract
+from recon.prepare.readout import to_hybrid
+from recon.simulation import Receiver, preset, simulate
+from tests.prepare.noisy import ellipses, white
+
+
+def slab(k: Tensor, lines: Tensor | None = None, columns: Tensor | None = None) -> Slab:
+    """K-space (ky, coil, kx) as the slab that the lines and columns that were acquired make."""
+    lines = torch.ones(len(k), dtype=torch.bool) if lines is None else lines
+    columns = torch.ones(k.shape[-1], dtype=torch.bool) if columns is None else columns
+    y = (k * columns).transpose(0, 1) * lines[:, None]
+    return Slab(to_hybrid(y, k.shape[-1])[:, None].contiguous(), lines[None].int(), columns)
+
+
+def body(coils: int, snr: float = 30.0) -> Tensor:
+    torch.manual_seed(0)
+    return ellipses(160, 192, coils) * snr + white(160, coils, 192)
+
+
+def constant(coils: int, size: float) -> Tensor:
+    """The offset of each channel (coil, 1), `size` times the noise per real and imaginary part."""
+    return torch.polar(torch.full((coils,), size * 2**0.5), 2.4 * torch.arange(coils) + 1)[:, None]
+
+
+def every(n: int, ny: int = 160) -> Tensor:
+    lines = torch.zeros(ny, dtype=torch.bool)
+    lines[::n] = lines[ny // 2 - 10 : ny // 2 + 10] = True
+    return lines
+
+
+@pytest.mark.parametrize("coils", [1, 2, 8])
+@pytest.mark.parametrize("R", [1, 3])
+@pytest.mark.parametrize("size", [0.3, 3.0])
+def test_the_constant_is_told_to_a_few_standard_errors(coils: int, R: int, size: float) -> None:
+    added = constant(coils, size)
+    found = offset(slab(body(coils) + added, every(R)))
+    assert found is not None
+    assert found.size == pytest.approx(size, rel=0.1)
+    assert float((found.constant - added[:, 0]).abs().max()) < 6 * 2**0.5 / (160 / R / 2 * 192) ** 0.5
+
+
+@pytest.mark.parametrize("missing", [0, 40])
+def test_what_is_left_is_the_slab_without_it_and_what_was_not_measured_stays_empty(missing: int) -> None:
+    columns = torch.arange(192) >= missing
+    clean = slab(body(4), every(2), columns)
+    dirty = slab(body(4) + constant(4, 0.5), every(2), columns)
+    found = offset(dirty)
+    assert found is not None
+    subtract(dirty, found)
+    assert not dirty.y[:, 0, ~every(2)].any()
+    assert float((dirty.y - clean.y).abs().max()) < 0.8
+    assert float((slab(body(4) + constant(4, 0.5), every(2), columns).y - clean.y).abs().max()) > 5
+
+
+@pytest.mark.parametrize("coils", [1, 2, 8])
+@pytest.mark.parametrize("R", [1, 3])
+@pytest.mark.parametrize("snr", [3.0, 30.0, 1000.0])
+def test_scans_without_a_constant_show_none(coils: int, R: int, snr: float) -> None:
+    for shift in range(8):
+        ramp = torch.exp(2j * torch.pi * (torch.arange(160)[:, None, None] * 5 + torch.arange(192) * 7) * shift / 160)
+        assert offset(slab(body(coils, snr) * ramp, every(R))) is None
+
+
+def test_nothing_but_noise_shows_none() -> None:
+    torch.manual_seed(1)
+    assert all(offset(slab(white(64, coils, 96))) is None for coils in (1, 2, 8) for _ in range(30))
+
+
+def test_a_bright_point_of_the_object_in_the_middle_voxel_stays() -> None:
+    """Its weights in the channels are those of the tissue around it."""
+    k = body(8)
+    x = to_hybrid(to_hybrid(k.movedim(0, -1), 160).movedim(-1, 0), 192)
+    point = torch.zeros_like(x)
+    point[80, :, 96] = x[78:83, :, 94:99].mean((0, 2)) * 2
+    assert offset(slab(k + fft(point, (0, 2)))) is None
+
+
+def test_a_narrow_rod_through_the_middle_of_one_channels_image_stays() -> None:
+    y, x = torch.arange(160)[:, None] - 80, torch.arange(192) - 96
+    for width in (0.7, 1.5, 3.0):
+        rod = torch.exp(-(y**2 + x**2) / width**2 / 2).to(torch.complex64)[:, None] * 2000
+        assert offset(slab(body(1) + fft(rod, (0, 2)))) is None
+
+
+@pytest.mark.parametrize("method", ["sense", "cs"])
+@pytest.mark.parametrize("noise_lines", [0, 16])
+def test_an_image_is_that_of_the_scan_without_it_and_says_so(method: str, noise_lines: int) -> None:
+    settings = replace(preset(matrix=96, coils=4, accel=2, seed=3), noise_lines=noise_lines)
+    plan = recipe.parse({"solve": {"method": method}})
+    keep = recipe.parse({"solve": {"method": method}, "prepare": {"offset": "keep"}})
+    clean, shown = (reconstruct(simulate(settings), p, device="cpu") for p in (plan, keep))
+    np.testing.assert_array_equal(clean.data, shown.data)
+    assert not any("constant" in note for note in clean.notes)
+    dirty = simulate(replace(settings, receiver=Receiver(offset=0.5)))
+    mended, dotted = (reconstruct(dirty, p, device="cpu") for p in (plan, keep))
+    assert any("added a constant to all samples" in note for note in mended.notes)
+    assert any("noise lines hold a constant in coils 0, 1, 2, 3" in note for note in mended.notes) == bool(noise_lines)
+    worst = [float(np.abs(np.abs(x.data) - np.abs(clean.data)).max()) for x in (mended, dotted)]
+    assert worst[0] < 8
+    assert worst[1] > 50
