@@ -191,7 +191,8 @@ def divided(m: Measurement, plan: Plan, draw: Draw, iterations: int) -> tuple[Sp
     """A slice without its held-out rows, and its splits into rows that are given and hidden."""
     A = m.A
     assert isinstance(A, Sense)
-    mask = A.mask.reshape(-1)
+    # Which rows are drawn is decided on the CPU, wherever the slice is.
+    mask = A.mask.reshape(-1).cpu()
     rows = torch.nonzero(mask).flatten()
     outside = rows[~acs(mask > 0)[rows]]
     if len(outside) < 10:

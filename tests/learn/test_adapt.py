@@ -64,6 +64,18 @@ def test_nothing_gained_gives_the_weights_back(example, fresh: Unrolled) -> None
     assert "its own weights were written" in adapted.said(made, "parent")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_a_slice_on_a_gpu_is_divided_as_on_the_processor(example) -> None:
+    m = slice_of(example)
+    A = m.A
+    moved = Measurement(m.y.cuda(), Sense(A.maps.cuda(), A.mask.cuda(), A.axes), m.sigma)
+    parts = [adapt.divided(one, PLAN, Draw.seeded(3), 2) for one in (m, moved)]
+    for a, b in zip(*([first, *rest] for first, rest in parts)):
+        assert b.hidden.mask.is_cuda
+        assert torch.equal(a.hidden.mask, b.hidden.mask.cpu())
+        assert torch.equal(a.given.y, b.given.y.cpu())
+
+
 class Clock:
     """A clock that stands still but for what is said to have been done."""
 
