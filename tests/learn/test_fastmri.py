@@ -114,6 +114,6 @@ def test_the_verb_trains_weights_of_a_site_with_one_command(data, tmp_path: Path
 def test_a_training_without_data_says_how_to_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RECON_DATA", raising=False)
     done = recon("train", tmp_path / "site.toml", "-o", tmp_path / "run")
-    assert done.code == 1
+    assert done.code == 2
     assert "--data DIR" in done.err
     assert not (tmp_path / "run").exists()
