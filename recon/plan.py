@@ -21,7 +21,7 @@ _COMPLEX = 8
 #: not counted. Measured on CPU by bench/memory.py.
 _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 40, "noncartesian": 24}
 _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
-_COIL_IMAGES = {"combine": 6, "grappa": 7, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
+_COIL_IMAGES = {"combine": 6, "grappa": 8, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
 #: Of a volume of many coils the same, of coil images with the maps: its kernels and its maps go through it in parts.
 #: Measured from 64³ to 128³.
