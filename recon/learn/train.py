@@ -69,12 +69,12 @@ def train(
 
     `data` holds the folders `train` and `validation`. Scans are made into `output`/pool first, then drawn from it; a
     pool that is there already is used. `minutes` replaces the recipe's time; `resume` goes on from the checkpoint.
-    Equal recipes, data and numbers of steps give equal weights on one kind of machine.
+    The recipe decides what each step sees, and the time its rate: two trainings are alike but not equal.
 
     With `workers`, that many processes make the scans while the network trains on those that are there, and the time
-    is that of the clock, with the making of the first scans. Which scans there are is decided by the
-    recipe, when each arrives is not, so two such trainings are alike but not equal. Under `torchrun` every process
-    takes scans and steps of its own and gradients are averaged. SIGTERM ends a training early, with all of its outputs.
+    is that of the clock, with the making of the first scans. Which scans there are is decided by the recipe, when each
+    arrives is not. Under `torchrun` every process takes scans of its own, and all take one step together, by the mean
+    of their gradients. SIGTERM ends a training early, with all of its outputs.
     Raises ReconError for a folder with a checkpoint when not asked to resume, and as `restore` does.
     """
     place = torch.device(device)
