@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from recon import trust
@@ -134,8 +133,3 @@ def _unrolled(m: Measurement, recipe: Solve, sets: int, margin: float = Trust().
     start, trained = solve("cs", m, recipe, sets=sets), networks.trained(recipe.weights)
     most = min(1.0, margin * trained.noise[1]) if trained else 1.0
     return start, columns.reconstruct(network, m, start, denoise=recipe.denoise, ndim=ndim, most=most)
-
-
-def signal_power(x: Tensor) -> float:
-    """Mean of |x|² over all voxels of an image, never zero."""
-    return max(float(x.abs().square().mean(dtype=torch.float64)), torch.finfo(torch.float32).tiny)

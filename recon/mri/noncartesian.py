@@ -148,8 +148,13 @@ def _measured(job: Job, frame: Frame) -> _Measured:
         )
         maps = found.maps
     operator = Weight(keep.to(torch.float32)) @ nufft @ Coils(maps, sets > 1)
-    power = methods.signal_power(Coils(maps, sets > 1).adjoint(gridded))
+    power = _mean_power(Coils(maps, sets > 1).adjoint(gridded))
     return _Measured(Measurement(y, operator), power, sets, float(keep.sum()) / math.prod(shape), notes)
+
+
+def _mean_power(x: Tensor) -> float:
+    """Mean of |x|² over all voxels of an image, never zero."""
+    return max(float(x.abs().square().mean(dtype=torch.float64)), torch.finfo(torch.float32).tiny)
 
 
 def _images(job: Job, found: Sequence[_Measured], method: Method) -> Tensor:
