@@ -35,7 +35,7 @@ def test_a_process_has_the_exit_code_and_prints_no_traceback(tmp_path: Path) -> 
     done = process("-m", "recon", "run", tmp_path / "none.h5", "-o", tmp_path / "a.png")
     out, err = done.communicate()
     assert (done.returncode, out, len(err.splitlines())) == (1, "", 1)
-    done = process("-m", "recon", "--debug", "info", tmp_path / "none.h5")
+    done = process("-m", "recon", "--debug", "check", tmp_path / "none.h5")
     assert "Traceback" in done.communicate()[1]
     assert done.returncode == 1
 
@@ -57,12 +57,18 @@ def test_a_reader_that_goes_away_is_no_error(scan: Path) -> None:
 def test_a_terminal_that_cannot_show_a_name_is_told_of_it_all_the_same(
     encoding: str, name: str, scan: Path, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "recon", "run", str(scan), "-o", "Schädel.png"],
-        cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert done.stdout.decode(encoding) == f"wrote {name}.png\n"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+
+    def told(*words: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "recon", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment)
+
+    assert (
+        told("check", "Schädel.png").stderr.decode(encoding) == f"recon: there is no file {name}.png; check the name\n"
+    )
+    if encoding == "ascii":
+        assert told("run", str(scan), "-o", "Schädel.png").stdout.decode(encoding) == f"wrote {name}.png\n"
+        assert (tmp_path / "Schädel.png").is_file()
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -225,13 +225,12 @@ def test_whole_numbers_leave_before_close_in_steps_that_the_first_image_decides(
     sent = Recording(
         series.xml, [scanner.louder(b, brighter) if scanner.value(b, "repetition") else b for b in series.lines]
     )
-    plain = {(i.repetition, i.slice): i.pixels for i in run(local(early=False).port, session(sent)).images}
-    client = Scanner(local(pixel="int16").port)
-    *messages, close = session(sent)
-    client.send(messages)
+    whole = session(sent, "sense")
+    plain = {(i.repetition, i.slice): i.pixels for i in run(local(early=False).port, whole).images}
+    client = Scanner(local(pixel="int16").port).send(whole[:-1])
     wait_for_images(client, 5)
-    reply = client.send([close]).wait()
-    late = run(local(pixel="int16", early=False).port, session(sent))
+    reply = client.send(whole[-1:]).wait()
+    late = run(local(pixel="int16", early=False).port, whole)
     (step,) = {step_of(i) for i in (*reply.images, *late.images)}
     peak = max(float(p.max()) for (repetition, _), p in plain.items() if not repetition)
     assert step == pytest.approx(max(512.0, 4 * float(plain[0, reply.images[0].slice].max())) / 4095)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from recon.serve import notify
 from tests.serve.conftest import Running
 from tests.serve.scanner import Recording, Scanner, session
 from tests.serve.test_server import wait_for
 
 
-@pytest.fixture(params=["path", "abstract"])
-def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    path = str(tmp_path / "notify")
-    named = f"@recon-test-{tmp_path.name}-{id(tmp_path)}" if request.param == "abstract" else path
+@contextlib.contextmanager
+def manager(named: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(named.replace("@", "\0", 1) if named.startswith("@") else named)
         sock.settimeout(30)
@@ -24,16 +24,26 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         yield sock
 
 
+def test_a_word_reaches_a_socket_that_has_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with manager(f"@recon-test-{tmp_path.name}-{id(tmp_path)}", monkeypatch) as systemd:
+        notify.ready()
+        assert systemd.recv(4096) == b"READY=1"
+
+
 def test_systemd_hears_when_the_server_listens_and_how_long_a_stop_may_take(
-    server: Callable[..., Running], manager: socket.socket, full: Recording
+    server: Callable[..., Running], full: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = server("max_sessions = 2\n[limits]\ndrain_s = 100\n")
-    assert manager.recv(4096) == b"READY=1"
+    with manager(str(tmp_path / "notify"), monkeypatch) as systemd:
+        _stops_in_time(server("max_sessions = 2\n[limits]\ndrain_s = 100\n"), systemd, full)
+
+
+def _stops_in_time(one: Running, systemd: socket.socket, full: Recording) -> None:
+    assert systemd.recv(4096) == b"READY=1"
     *messages, close = session(full)
     client = Scanner(one.port).send(messages[:3])  # from its word on, whoever connects is served
     wait_for(lambda: " started" in one.log())
     one.process.terminate()
-    said = dict(line.split("=") for line in manager.recv(4096).decode().splitlines())
+    said = dict(line.split("=") for line in systemd.recv(4096).decode().splitlines())
     assert said["STOPPING"] == "1"
     # The session may go on for 100 s, and its images have 5 s to leave; 20 s are the unit's own.
     assert 105e6 < int(said["EXTEND_TIMEOUT_USEC"]) < 180e6

@@ -26,7 +26,7 @@ from tests.pacs import certificates
 from tests.serve import scanner
 from tests.serve.conftest import Local, Running
 from tests.serve.scanner import CLOSE, Recording, Scanner, config, header, run, session
-from tests.serve.test_server import ONE, command, images_of, wait_for
+from tests.serve.test_server import ONE, images_of, wait_for
 
 Start = Callable[..., Running]
 
@@ -73,15 +73,14 @@ def test_f41_a_stream_within_tls_gives_the_same_pixels(
     server: Start, files: Files, scan_file: Path, tmp_path: Path
 ) -> None:
     one = server(ONE + files.table())
-    to = ("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}")
-    streamed = command(*to, "--tls-ca", str(files.ca), "-o", str(tmp_path / "s.h5"))
-    assert streamed.returncode == 0, streamed.stderr
+    to = ("stream", scan_file, "--to", f"127.0.0.1:{one.port}")
+    streamed = recon(*to, "--tls-ca", files.ca, "-o", tmp_path / "s.h5")
+    assert streamed.code == 0, streamed.err
     assert recon("run", scan_file, "-q", "-o", tmp_path / "run.h5").code == 0
     assert np.array_equal(images_of(tmp_path / "s.h5"), images_of(tmp_path / "run.h5"))
-    stranger = command(*to, "--tls")
-    assert stranger.returncode == 1
-    assert "certificate verify failed" in stranger.stderr
-    assert stranger.stderr.count("\n") == 1
+    stranger = recon(*to, "--tls")
+    assert "certificate verify failed" in refused(stranger, 1)
+    assert stranger.err.count("\n") == 1
 
 
 def test_f41_who_speaks_no_tls_or_has_no_certificate_is_turned_away_and_others_are_served(
@@ -104,18 +103,15 @@ def test_f41_who_is_turned_away_hears_what_may_be_wrong_and_the_log_says_what_it
     server: Start, files: Files, scan_file: Path
 ) -> None:
     one = server(ONE + files.table(clients=True))
-    to = ("stream", str(scan_file), "--to", f"127.0.0.1:{one.port}")
-    stranger = command(*to, "--tls-ca", str(files.ca))
-    assert stranger.returncode == 1
-    assert "want a certificate that it knows (--tls-certificate" in stranger.stderr
+    to = ("stream", scan_file, "--to", f"127.0.0.1:{one.port}")
+    stranger = recon(*to, "--tls-ca", files.ca)
+    assert "want a certificate that it knows (--tls-certificate" in refused(stranger, 1)
     wait_for(lambda: "was not served: no TLS (peer did not return a certificate); see that" in one.log())
-    plain = command(*to)
-    assert plain.returncode == 1
-    assert "it may speak TLS alone (--tls)" in plain.stderr
+    assert "it may speak TLS alone (--tls)" in refused(recon(*to), 1)
     wait_for(lambda: one.log().count("was not served: no TLS (") == 2)
-    mine = ("--tls-certificate", str(files.client), "--tls-key", str(files.client_key))
-    known = command(*to, "--tls-ca", str(files.ca), *mine)
-    assert known.returncode == 0, known.stderr
+    mine = ("--tls-certificate", files.client, "--tls-key", files.client_key)
+    known = recon(*to, "--tls-ca", files.ca, *mine)
+    assert known.code == 0, known.err
 
 
 def test_within_tls_a_stopped_server_and_a_busy_one_still_say_so(server: Start, files: Files, full: Recording) -> None:
