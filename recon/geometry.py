@@ -65,7 +65,7 @@ class Geometry:
     @property
     def normal(self) -> Vector:
         """r × c, the normal that DICOM derives from ImageOrientationPatient (slice_dir is ± this)."""
-        return _vector(np.cross(self.read_dir, self.phase_dir))
+        return vector(np.cross(self.read_dir, self.phase_dir))
 
     def slice_position(self, k: int) -> NDArray[np.float64]:
         """Centre of the first voxel of slice k in LPS millimetres."""
@@ -122,7 +122,7 @@ def from_centre(
     for n, step, direction in zip((nx, ny, nz), voxel, (r, c, s), strict=True):
         first -= centre_index(n) * step * direction
     return Geometry(
-        _vector(first), _vector(r), _vector(c), _vector(s), voxel, (nz, ny, nx),
+        vector(first), vector(r), vector(c), vector(s), voxel, (nz, ny, nx),
         float(thickness if thickness is not None else voxel[2]), known,
     )  # fmt: skip
 
@@ -199,12 +199,13 @@ def flip(g: Geometry, axis: Literal["x", "y", "z"]) -> Geometry:
         last = g.slice_position(g.shape[0] - 1)
     a, b = g.shear
     shear = {"x": (-a, b), "y": (a, -b), "z": (-a, -b)}[axis]
-    changes: dict[str, Any] = {"position": _vector(last), names[i]: _vector(-direction), "shear": shear}
+    changes: dict[str, Any] = {"position": vector(last), names[i]: vector(-direction), "shear": shear}
     if axis == "z":
         changes["steps"] = g.steps[::-1]
     return replace(g, **changes)
 
 
-def _vector(v: Sequence[float] | NDArray[np.float64]) -> Vector:
+def vector(v: Sequence[float] | NDArray[np.float64]) -> Vector:
+    """Three numbers as a tuple of floats."""
     x, y, z = (float(i) for i in v)
     return (x, y, z)

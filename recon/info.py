@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,6 +25,7 @@ from recon.data import (
     flagged,
 )
 from recon.geometry import orientation
+from recon.io.provenance import plain
 from recon.prepare import sort
 from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
@@ -65,7 +65,7 @@ class Report:
 
 def as_json(report: Report | CTReport) -> str:
     """The report as JSON text."""
-    return json.dumps(_plain(asdict(report)), indent=2, ensure_ascii=False)
+    return json.dumps(plain(asdict(report)), indent=2, ensure_ascii=False)
 
 
 def describe(scan: RawScan) -> Report:
@@ -280,12 +280,3 @@ def _sampling(s: Sampling) -> str:
 
 def _by(values: tuple[float, ...]) -> str:
     return "×".join(f"{v:g}" for v in values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

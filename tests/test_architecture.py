@@ -32,7 +32,7 @@ MAY_IMPORT = {
         *("data", "hounsfield", "io", "masks", "nets", "operators", "prepare", "progress", "recipe", "simulation"),
         *("kernels", "solve", "starting"),
     },
-    "info": {"ct", "data", "geometry", "prepare"},
+    "info": {"ct", "data", "geometry", "io", "prepare"},
     "plan": {"errors", "solve"},
     "job": {"data", "prepare", "recipe", "__init__"},
     "hounsfield": set(),

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from recon.data import Image, ReconError
 from recon.io import dicom_values as dv
-from recon.io.ct_dicom import CT_IMAGE
 from recon.io.ct_slices import filling, whole
 from recon.io.dicom_header import equipment, made_at
 from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, is_learned, series_description
@@ -74,7 +73,7 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
     d, when = _copied(source), made_at(image)
     d.file_meta = FileMetaDataset()
     # What came as a frame of an Enhanced CT object goes as an image of its own.
-    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = UID(CT_IMAGE)
+    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = UID(dv.CT_IMAGE)
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dv.sign(d.file_meta)
     for keyword in ("InstanceCreation", "Content", "Series"):
@@ -85,12 +84,12 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
     d.ImageType = ["DERIVED", kind[1] if len(kind) > 1 else "PRIMARY", kind[2] if len(kind) > 2 else "AXIAL"]
     d.SeriesDescription = series_description(image)
     d.DerivationDescription = dv.text(describe(image), "ST")
-    d.DerivationCodeSequence = [_code("113087", "Smoothing")]
+    d.DerivationCodeSequence = [dv.coded("113087", "Smoothing")]
     reference = New()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
     if "ReferencedFrameNumber" in source:
         reference.ReferencedFrameNumber = source.ReferencedFrameNumber
-    reference.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
+    reference.PurposeOfReferenceCodeSequence = [dv.coded("121322", "Source image for image processing operation")]
     reference.SpatialLocationsPreserved = "YES"
     d.SourceImageSequence = [reference]
     d.ContributingEquipmentSequence = [*(d.get("ContributingEquipmentSequence") or []), equipment(image, when)]
@@ -164,11 +163,3 @@ def _number(word: str, vr: str) -> str:
     if vr == "DS":
         return word if len(word) <= 16 else dv.number(float(word))
     return word if not word or "." not in word else str(round(float(word)))
-
-
-def _code(value: str, meaning: str) -> Any:
-    from pydicom import Dataset
-
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
-    return code

@@ -15,11 +15,11 @@ from recon.data import CTImages, CTSeries, DataError, Header, Study, System, cou
 from recon.io import ct_enhanced, ct_passes, ct_places
 from recon.io.atomic import is_litter
 from recon.io.ct_slices import Files, Slice, filling, whole
+from recon.io.dicom_values import CT_IMAGE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 #: What a folder of files on a disc is listed in, under whatever name.
 _DIRECTORY = "1.2.840.10008.1.3.10"

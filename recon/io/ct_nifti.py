@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import CTImages, CTSeries, DataError, counted
-from recon.geometry import Geometry, GeometryError
+from recon.geometry import Geometry, GeometryError, vector
 
 #: Somewhere a CT in HU is below this: air is −1000, fat −100.
 _DARK = -50
@@ -109,12 +109,8 @@ def _geometry(image: Any, shape: tuple[int, ...], path: Path) -> Geometry:
         a = b = 0.0
     try:
         return Geometry(
-            _vector(corner), _vector(r), _vector(c), _vector(normal * (1 if along > 0 else -1)), (dx, dy, abs(along)),
+            vector(corner), vector(r), vector(c), vector(normal * (1 if along > 0 else -1)), (dx, dy, abs(along)),
             (shape[0], shape[1], shape[2]), abs(along), known, (a, b),
         )  # fmt: skip
     except GeometryError as error:
         raise DataError(f"{path.name}: {error}; resample the volume to a regular grid") from None
-
-
-def _vector(v: NDArray[np.float64]) -> tuple[float, float, float]:
-    return float(v[0]), float(v[1]), float(v[2])

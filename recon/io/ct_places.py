@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data import DataError, counted
-from recon.geometry import Geometry, GeometryError
+from recon.geometry import Geometry, GeometryError, vector
 from recon.io.ct_slices import Slice, number, whole
 
 #: Slices further from their place than this, in mm, are not where a regular series has them.
@@ -134,7 +134,7 @@ def grid(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> Geom
     spacing = [float(v) for v in d.PixelSpacing]
     try:
         return Geometry(
-            _vector(places[0]), _vector(r), _vector(c), _vector(normal), (spacing[1], spacing[0], float(step)),
+            vector(places[0]), vector(r), vector(c), vector(normal), (spacing[1], spacing[0], float(step)),
             (len(slices), int(d.Rows), int(d.Columns)), thickness, True, (float(shear[0]), float(shear[1])), steps,
         )  # fmt: skip
     except GeometryError as error:
@@ -157,7 +157,3 @@ def sheared(geometry: Geometry) -> list[str]:
         f"{why}: slices stay as they were measured, and the affine of a NIfTI is sheared, which programs that read its "
         "quaternion alone do not see"
     ]
-
-
-def _vector(v: NDArray[np.float64]) -> tuple[float, float, float]:
-    return float(v[0]), float(v[1]), float(v[2])

@@ -20,7 +20,7 @@ from recon.io import ct_derived
 from recon.io import dicom_values as dv
 from recon.io.atomic import atomic_dir, atomic_file
 from recon.io.dicom_header import Series, series_header
-from recon.io.parts import Part, Scale, Volume, check_single, part, scale, volumes
+from recon.io.parts import Part, Scale, Volume, check_single, of_contrast, part, scale, volumes
 from recon.io.provenance import plain
 
 if TYPE_CHECKING:
@@ -199,10 +199,10 @@ def _slice(d: Dataset, image: Image, volume: Volume, k: int, pixels: NDArray[Any
             d.CardiacNumberOfImages = str(counts["phase"])
         d.EchoNumbers = str(contrast + 1)
         for keyword, values in (("EchoTime", sequence.TE), ("RepetitionTime", sequence.TR)):
-            value = _at(values, contrast)
+            value = _stated(values, contrast)
             setattr(d, keyword, "" if value is None else dv.number(value))
         for keyword, values in (("InversionTime", sequence.TI), ("FlipAngle", sequence.flip_deg)):
-            value = _at(values, contrast)
+            value = _stated(values, contrast)
             if value is not None:
                 setattr(d, keyword, dv.number(value))
         if "IR" in d.ScanningSequence and "InversionTime" not in d:
@@ -210,6 +210,6 @@ def _slice(d: Dataset, image: Image, volume: Volume, k: int, pixels: NDArray[Any
     d.add_new("PixelData", "OW", pixels.astype(pixels.dtype.newbyteorder("<")).tobytes())  # 16 bits: always even
 
 
-def _at(values: Sequence[float], i: int) -> float | None:
-    value = values[i] if i < len(values) else values[0] if len(values) == 1 else None
+def _stated(values: Sequence[float], contrast: int) -> float | None:
+    value = of_contrast(values, contrast)
     return value if value is not None and math.isfinite(value) and value >= 0 else None

@@ -20,7 +20,6 @@ from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, i
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_MR, _CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 _POSITIONS = {"HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL"}
 _UNPAIRED = {"HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "TSPINE", "LSPINE", "SPINE", "CHEST", "HEART"}
 _UNPAIRED |= {"ABDOMEN", "LIVER", "PELVIS", "PROSTATE", "UTERUS", "WHOLEBODY", "PHANTOM"}
@@ -50,7 +49,7 @@ def series_header(image: Image, series: Series, study: str, content: str, derive
     ct, when = image.units == "HU", made_at(image)
     d = Dataset()
     d.file_meta = FileMetaDataset()
-    d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = UID(_CT if ct else _MR)
+    d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = UID(dv.CT_IMAGE if ct else dv.MR_IMAGE)
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dv.sign(d.file_meta)
     d.SpecificCharacterSet = "ISO_IR 192"
@@ -146,11 +145,8 @@ def equipment(image: Image, when: datetime) -> Dataset:
     """This engine as an item of ContributingEquipmentSequence."""
     from pydicom import Dataset
 
-    purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "109102", "DCM"
-    purpose.CodeMeaning = "Processing Equipment"
     p, item = image.provenance, Dataset()
-    item.PurposeOfReferenceCodeSequence = [purpose]
+    item.PurposeOfReferenceCodeSequence = [dv.coded("109102", "Processing Equipment")]
     item.Manufacturer = item.ManufacturerModelName = dv.text(p.get("engine") or "recon")
     versions = [dv.text(p.get("version") or __version__)]
     # 64 characters do not hold a whole SHA-256 and its name; ContributionDescription does.

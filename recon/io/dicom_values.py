@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from recon import __version__
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
 
 #: Longest text of each value representation (DICOM PS3.5, table 6.2-1). The standard counts characters; validators and
 #: many databases count the bytes of UTF-8, so the stricter reading holds here.
 LONGEST = {"SH": 16, "CS": 16, "LO": 64, "PN": 64, "ST": 1024, "LT": 10240}
+#: Storage classes of MR and CT images.
+MR_IMAGE, CT_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 #: What ImageComments say of an image that a network had a part in: one that was reconstructed, one that was denoised.
 AI = ("AI-assisted reconstruction, research use.", "AI-assisted image, research use.")
 RESEARCH = "Research use."
@@ -100,6 +103,15 @@ def uid_of(*content: str | bytes) -> str:
         # The length keeps ("ab", "c") and ("a", "bc") apart.
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return f"2.25.{uuid.UUID(bytes=digest.digest()[:16], version=5).int}"
+
+
+def coded(value: str, meaning: str) -> Dataset:
+    """An item of a sequence of codes, out of DICOM's own (DCM)."""
+    from pydicom import Dataset as New
+
+    item = New()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
 
 
 def sign(meta: FileMetaDataset) -> None:

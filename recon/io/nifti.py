@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from recon.data import Image
 from recon.geometry import affine_ras
 from recon.io.atomic import atomic_file
-from recon.io.parts import Part, Volume, part, volumes
-from recon.io.provenance import KEY, as_json
+from recon.io.parts import Part, Volume, of_contrast, part, volumes
+from recon.io.provenance import KEY, as_json, side_car
 
 #: BIDS entity of each counter that has files of its own; BIDS has none for cardiac phases and sets.
 _ENTITY = {"contrast": "echo", "phase": "phase", "set": "set"}
@@ -54,10 +54,10 @@ def write_nifti(
     # All files are complete before the first of them gets its name.
     with ExitStack() as stack:
         for file in _files(image, path, ("complex",) if complex_ else parts):
-            sidecar = file.path.with_name(_split(file.path)[0] + ".json")
+            beside = side_car(file.path)
             _save(_nifti(image, file), stack.enter_context(atomic_file(file.path)), file.path.suffix == ".gz")
-            stack.enter_context(atomic_file(sidecar)).write_text(_sidecar(image, file), encoding="ascii")
-            written += [file.path, sidecar]
+            stack.enter_context(atomic_file(beside)).write_text(_sidecar(image, file), encoding="ascii")
+            written += [file.path, beside]
     return written
 
 
@@ -135,7 +135,6 @@ def _save(image: Any, temporary: Path, compress: bool) -> None:
 def _sidecar(image: Image, file: _File) -> str:
     sequence, system, study = image.header.sequence, image.header.system, image.header.study
     contrast = file.counters.get("contrast", 0)
-    angle = sequence.flip_deg
     fields = {
         "Modality": "CT" if image.units == "HU" else "MR",
         "MagneticFieldStrength": system.field_T,
@@ -147,7 +146,7 @@ def _sidecar(image: Image, file: _File) -> str:
         "RepetitionTime": _seconds(sequence.TR, contrast),
         "EchoTime": _seconds(sequence.TE, contrast),
         "InversionTime": _seconds(sequence.TI, contrast),
-        "FlipAngle": angle[contrast] if contrast < len(angle) else angle[0] if len(angle) == 1 else None,
+        "FlipAngle": of_contrast(sequence.flip_deg, contrast),
         "EchoNumber": contrast + 1 if "contrast" in file.counters else None,
         "SliceThickness": image.geometry.thickness,
         "Units": {"phase": "rad"}.get(file.part, "HU" if image.units == "HU" else "arbitrary"),
@@ -159,7 +158,7 @@ def _sidecar(image: Image, file: _File) -> str:
 
 
 def _seconds(milliseconds: Sequence[float], i: int) -> float | None:
-    value = milliseconds[i] if i < len(milliseconds) else milliseconds[0] if len(milliseconds) == 1 else None
+    value = of_contrast(milliseconds, i)
     return None if value is None else value / 1000
 
 

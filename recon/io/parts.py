@@ -78,6 +78,11 @@ def part(data: NDArray[Any], name: Part) -> NDArray[np.float32]:
     return np.ascontiguousarray(value, dtype=np.float32)
 
 
+def of_contrast(values: Sequence[float], i: int) -> float | None:
+    """The value of contrast i, its own or the one that all share; None where the header states neither."""
+    return values[i] if i < len(values) else values[0] if len(values) == 1 else None
+
+
 @dataclass(frozen=True)
 class Scale:
     """How values become whole numbers: value · unit ≈ stored · slope; `low`, `high` window the values times unit."""

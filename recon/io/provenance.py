@@ -82,6 +82,12 @@ def series_description(image: Image, part: str = "magnitude", label: str = "") -
     return dv.text(f"{start} {end}")
 
 
+def side_car(path: Path) -> Path:
+    """The JSON that stands beside a NIfTI: a.nii and a.nii.gz have the same one, a.json."""
+    name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+    return path.with_name(f"{name}.json")
+
+
 def read_back(path: str | Path) -> dict[str, Any]:
     """The record that an output of this engine carries (see `record`), whatever its format.
 
@@ -128,11 +134,10 @@ def _dicom(path: Path) -> str | None:
 
 
 def _nifti(path: Path) -> str | None:
-    name = path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
-    side_car = path.with_name(name + ".json")
-    if not side_car.exists():
-        raise ReconError(f"{path} has no side-car {side_car.name} beside it, which holds the record; put it there")
-    return _json(side_car)
+    beside = side_car(path)
+    if not beside.exists():
+        raise ReconError(f"{path} has no side-car {beside.name} beside it, which holds the record; put it there")
+    return _json(beside)
 
 
 def _json(path: Path) -> str | None:

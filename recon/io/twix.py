@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.data import LINE, DataError, Flag, MissingPackage, RawScan, flag_bits
+from recon.data import LINE, DataError, Flag, MissingPackage, RawScan, flag_bits, imaging
 from recon.io import twix_header
 
 #: Bit of Siemens' evaluation mask → flag number of ISMRMRD. The first and last readout of a slice are 7 and 8.
@@ -112,19 +112,15 @@ def read(path: str | Path) -> RawScan:
         lines["number_of_samples"].astype(np.intp),
         is_ve,
     )
-    other = np.uint64(
-        flag_bits(Flag.NOISE, Flag.PHASECORR, Flag.RTFEEDBACK, Flag.HPFEEDBACK, Flag.DUMMY, Flag.CALIBRATION)
-        | flag_bits(Flag.PHASE_STABILIZATION, Flag.PHASE_STABILIZATION_REFERENCE)
-    )
-    imaging = (lines["flags"] & other) == 0
-    if not imaging.any():
+    image = imaging(lines)
+    if not image.any():
         raise DataError(
             f"{path.name} holds {len(lines)} lines but none of an image; the scan was stopped or is a noise scan"
         )
-    encoding, odd = twix_header.encoding(header, lines, imaging)
-    centre = _centre([m for (_, m), yes in zip(whole, imaging, strict=True) if yes])
-    encoding = replace(encoding, limits={**encoding.limits, **twix_header.limits(lines[imaging], centre)})
-    channels = int(lines["active_channels"][imaging][0])
+    encoding, odd = twix_header.encoding(header, lines, image)
+    centre = _centre([m for (_, m), yes in zip(whole, image, strict=True) if yes])
+    encoding = replace(encoding, limits={**encoding.limits, **twix_header.limits(lines[image], centre)})
+    channels = int(lines["active_channels"][image][0])
     return RawScan(lines, samples, (encoding,), twix_header.header(header, channels), "twix", (*notes, *odd))
 
 

@@ -13,6 +13,7 @@ from recon.data import Image, ReconError, counted
 from recon.geometry import Geometry
 from recon.io.atomic import check_parent, entries, write_error
 from recon.io.parts import Part, check, check_single
+from recon.io.provenance import side_car
 
 Kind = Literal["dicom folder", "dicom", "nifti", "png", "mrd"]
 
@@ -191,9 +192,7 @@ def write(
 def _targets(path: Path, found: Kind) -> list[Path]:
     if found != "nifti":
         return [path.resolve()]
-    # a.nii and a.nii.gz share the side-car a.json
-    stem = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
-    return [path.resolve(), path.with_name(stem + ".json").resolve()]
+    return [path.resolve(), side_car(path).resolve()]
 
 
 def _check_name(path: Path) -> None:

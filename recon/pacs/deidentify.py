@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from recon.errors import ReconError
-from recon.io.dicom_values import AI, RESEARCH, sign, uid_of
+from recon.io.dicom_values import AI, RESEARCH, coded, sign, uid_of
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -52,7 +52,7 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
     out.ImageComments = next((said for said in AI if said in comments), RESEARCH)
     out.PatientIdentityRemoved, out.LongitudinalTemporalInformationModified = "YES", "REMOVED"
     out.DeidentificationMethod = "DICOM PS3.15 Basic Profile"
-    out.DeidentificationMethodCodeSequence = [_code("113100", "Basic Application Confidentiality Profile")]
+    out.DeidentificationMethodCodeSequence = [coded("113100", "Basic Application Confidentiality Profile")]
     # The header of the file goes, with titles and addresses in it: another tells who took them out (PS3.15, E.1.1).
     for element in list(out.file_meta):
         if element.keyword not in _META:
@@ -132,11 +132,3 @@ def _table() -> dict[tuple[int, int], Action]:
     of_standard = {(tag[0], tag[1]): action for name, action in _CODES.items() for tag in getattr(standard, name)
                    if len(tag) == 2}  # fmt: skip
     return {**of_standard, **_MORE}
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    from pydicom import Dataset
-
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from recon.errors import ReconError, counted
+from recon.io.dicom_values import CT_IMAGE, MR_IMAGE
 from recon.io.dicom_values import uid as legal
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_MR, _CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 #: Attributes that an image cannot be without (type 1 of PS3.3, C.7), and that must be there though they may be empty.
 _PIXELS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
@@ -26,8 +26,8 @@ _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Fr
 #: Attributes that say where the pixels are, and how many numbers each holds.
 _NUMBERS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _OWN = {
-    _MR: (*_PLACE, "ImageType", "ScanningSequence", "SequenceVariant"),
-    _CT: (*_PLACE, "ImageType", "RescaleIntercept", "RescaleSlope"),
+    MR_IMAGE: (*_PLACE, "ImageType", "ScanningSequence", "SequenceVariant"),
+    CT_IMAGE: (*_PLACE, "ImageType", "RescaleIntercept", "RescaleSlope"),
 }
 
 

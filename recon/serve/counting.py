@@ -13,6 +13,7 @@ from recon.data import DataError, Encoding, Flag, Limit, RawScan, flagged
 from recon.io.samples import SomeRows
 from recon.prepare import sort
 from recon.prepare.announced import announced, encodes, lines_each
+from recon.prepare.sort import Frame
 
 #: Slice, contrast, phase, repetition and set of a frame.
 COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
@@ -63,6 +64,11 @@ class Word:
         return self.ended and self.unbroken is True
 
 
+def key_of(f: Frame) -> Key:
+    """The counters of a frame."""
+    return f.slice, f.contrast, f.phase, f.repetition, f.set
+
+
 def unbroken(numbers: NDArray[np.integer], frames: Mapping[Key, Sequence[int]]) -> Mapping[Key, bool] | None:
     """Which frames, given by their rows, are numbered without a gap; None where lines are not numbered.
 
@@ -108,8 +114,7 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
     for f in frames:
         lines = scan.lines[f.rows]
         received += len(np.unique(_encode_numbers(lines)))
-        key = f.slice, f.contrast, f.phase, f.repetition, f.set
-        said = Word(finished or _last(lines), finished, None if numbered is None else numbered.get(key, False))
+        said = Word(finished or _last(lines), finished, None if numbered is None else numbered.get(key_of(f), False))
         found.setdefault(f.repetition, []).append((f.complete or said.vouched) and _whole(lines, encoding, said))
     whole = tuple(r for r, states in found.items() if len(states) >= per_repetition and all(states))
     repetitions = announced(encoding, "repetition")

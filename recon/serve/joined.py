@@ -12,9 +12,7 @@ from recon.data import Image, RawScan, ReconError
 from recon.job import Job, devices
 from recon.pipeline import Solved, described_image, place, prepare
 from recon.recipe import Recipe
-
-#: Slice, contrast, phase, repetition and set of a frame.
-Key = tuple[int, int, int, int, int]
+from recon.serve.counting import Key, key_of
 
 
 def joined(
@@ -33,8 +31,7 @@ def _solved(job: Job, frames: Mapping[Key, Solved]) -> Solved:
     """The frames of a job as its volumes, with all that was said of them."""
     order = sorted(job.frames, key=lambda key: (key[1], key[0]))
     try:
-        of = [job.frames[key] for key in order]
-        parts = [frames[f.slice, f.contrast, f.phase, f.repetition, f.set] for f in of]
+        parts = [frames[key_of(job.frames[key])] for key in order]
     except KeyError:
         raise ReconError("an image of the scan was not made; reconstruct the scan as a whole") from None
     if len({part.how["method"] for part in parts}) > 1:

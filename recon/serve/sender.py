@@ -18,7 +18,7 @@ from recon.job import Whole
 from recon.recipe import Method, Recipe
 from recon.serve import early, memory, wire
 from recon.serve.control import Speaking
-from recon.serve.counting import COUNTERS, Key
+from recon.serve.counting import COUNTERS, Key, key_of
 from recon.serve.session import Inbox, stamp
 from recon.serve.settings import Site
 from recon.serve.streams import Outgoing
@@ -29,7 +29,6 @@ from recon.serve.wire import Acquisition
 if TYPE_CHECKING:
     from recon.pipeline import FrameImage, Solved
     from recon.prepare.sampling import Sampling
-    from recon.prepare.sort import Frame
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,10 @@ class Sender:
 
         def put(made: FrameImage) -> None:
             for message in self._messages(made.image, n):
-                self._put(message, made.image, _key(made.frame), n, made.number, made.image.geometry.shape[0])
+                self._put(message, made.image, key_of(made.frame), n, made.number, made.image.geometry.shape[0])
 
         def each(made: FrameImage) -> None:
-            if leader is not None and not self._steps.known(n) and _key(made.frame) != leader:
+            if leader is not None and not self._steps.known(n) and key_of(made.frame) != leader:
                 held.append(made)
                 return
             put(made)
@@ -259,10 +258,6 @@ class Sender:
         if self._series < 0:
             self._series = self._inbox.images.highest_series + 1
         return self._series
-
-
-def _key(f: Frame) -> Key:
-    return f.slice, f.contrast, f.phase, f.repetition, f.set
 
 
 #: What of an image's provenance an audit needs.

@@ -162,7 +162,7 @@ def test_images_that_went_out_early_reach_the_pacs_without_a_second_reconstructi
 
 def test_a_line_after_its_image_was_returned_is_an_error(local: Start, series: Recording) -> None:
     client = Scanner(local().port)
-    *messages, close = session(series)
+    *messages, close = session(series, "sense")
     client.send(messages)
     wait_for_images(client, 5)
     first = next(m for m in messages[2:] if not scanner.value(m[2:], "flags") & 1 << 18)
@@ -282,13 +282,13 @@ def test_repetitions_measured_line_by_line_in_turn_leave_when_another_slice_begi
 def test_noise_lines_after_images_were_returned_change_none_and_are_said(local: Start, series: Recording) -> None:
     noise = [b for b in series.lines if scanner.value(b, "flags") & 1 << 18]
     image = [b for b in series.lines if b not in noise]
-    *messages, close = session(Recording(series.xml, noise + image))
+    *messages, close = session(Recording(series.xml, noise + image), "sense")
     client = Scanner(local().port)
     client.send(messages)
     wait_for_images(client, 5)
     reply = client.send([scanner.line(noise[0]), close]).wait()
     assert (len(reply.images), reply.error()) == (6, "")
     assert any("noise lines came after" in t for t in reply.texts)
-    first = run(local().port, session(Recording(series.xml, noise + image)))
+    first = run(local().port, session(Recording(series.xml, noise + image), "sense"))
     by = {(i.repetition, i.slice): i.pixels for i in first.images}
     assert all(np.array_equal(i.pixels, by[i.repetition, i.slice]) for i in reply.images)
