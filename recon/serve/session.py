@@ -61,7 +61,9 @@ class Inbox:
     candidates: deque[Key] = field(default_factory=deque)
     #: Lines that a candidate had when it was named: where more came since, that was not its last.
     named: dict[Key, int] = field(default_factory=dict)
-    #: Frames that were named before their last line came, and whether any line says that it is the last of its slice.
+    #: Frames of which lines came since they were named last, those of them that were named too soon, and whether any
+    #: line says that it is the last of its slice.
+    growing: set[Key] = field(default_factory=set)
     early: set[Key] = field(default_factory=set)
     flagged: bool = False
     #: Lines of a frame that was whole; another frame may be when it has as many.
@@ -171,13 +173,13 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     if rows is None:
         rows = inbox.frames[key] = []
         if not inbox.usual:  # flags do not tell; where another frame begins, those before it may be whole
-            for other in inbox.early if inbox.flagged else inbox.frames:
-                n = len(inbox.frames[other])
-                if n >= inbox.least and inbox.named.get(other) != n:
+            for other in list(inbox.growing & inbox.early if inbox.flagged else inbox.growing):
+                if len(inbox.frames[other]) >= inbox.least:
                     _name(inbox, other)
     elif key in inbox.named:
         inbox.early.add(key)
     rows.append(row)
+    inbox.growing.add(key)
     n = len(rows)
     inbox.flagged = inbox.flagged or bool(flags & _LAST_IN_SLICE)
     if flags & _LAST_IN_SLICE or n == inbox.usual or n == inbox.every:
@@ -187,6 +189,7 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
 def _name(inbox: Inbox, key: Key) -> None:
     """Name a frame that may be whole with the lines that it has."""
     inbox.named[key] = len(inbox.frames[key])
+    inbox.growing.discard(key)
     if key not in inbox.candidates:
         inbox.candidates.append(key)
         inbox.changed.notify_all()

@@ -194,6 +194,28 @@ def test_a_frame_whose_flag_came_before_its_last_line_does_not_go_without_it(ser
         assert scan is None or len(scan.lines) == len(noise) + min(n, len(one))
 
 
+def test_of_a_long_series_each_line_is_filed_without_a_look_at_all_frames(series: Recording) -> None:
+    """Where no image goes out early nothing tells how many lines a frame has, and every frame may have been whole."""
+
+    class Counted(dict[Any, list[int]]):
+        looks = 0
+
+        def __getitem__(self, key: Any) -> list[int]:
+            self.looks += 1
+            return super().__getitem__(key)
+
+    image = [b for b in series.lines if not scanner.value(b, "flags") & 1 << 18 and not scanner.value(b, "slice")]
+    one = [scanner.edited(b, flags=0, repetition=0) for b in image if not scanner.value(b, "repetition")]
+    lines = [scanner.line(scanner.edited(b, repetition=r)) for r in range(400) for b in one]
+    stream = io.BytesIO(b"".join([*session(series)[:2], *lines, scanner.CLOSE]))
+    frames = Counted()
+    inbox = Inbox(frames=frames)
+    receive(lambda n: memoryview(stream.read(n)), inbox, registered(Site()), 2**40, lambda _: None)
+    assert inbox.error is None
+    assert (len(frames), len(inbox.candidates)) == (400, 399)
+    assert frames.looks < 3 * len(lines)
+
+
 def test_slices_of_each_orientation_have_a_series_of_their_own_however_early_they_go(
     local: Start, tmp_path: Path
 ) -> None:
