@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from recon.data import CTProjections, DataError, counted
 from recon.operators.cone import Cone, ConeXray
 from recon.operators.windows import box
 from recon.operators.xray import Fan, Parallel, Xray
+from recon.prepare import elements
 
 #: Rays with no photon left that a scan may have; more are a wrong dark field, or no counts at all.
 STARVED = 0.25
@@ -113,44 +114,72 @@ def projected(scan: CTProjections, first: int, last: int) -> Projected:
 
         p = ln(I₀ / I),  I = max(counts − dark, ½ photon),   variance (N + σ²) / N² in photons
 
-    Line integrals without counts are taken as equally sure; their noise is read off neighbouring elements. Raises
-    DataError for flat fields without light and for counts that are none.
+    Line integrals without counts are taken as equally sure; their noise is read off neighbouring elements. Rays of a
+    few faulty elements (`elements.faulty`, or none of whose flat is left beside the dark field) are filled in from
+    those beside them, and weigh nothing. Raises DataError for flat fields without light and for counts that are none.
     """
     values = torch.from_numpy(np.ascontiguousarray(scan.values[first:last]))
     if scan.kind == "line integrals":
         sigma = _rough(values)
-        return Projected(values, torch.full((1, 1, 1), 1 / sigma if sigma > 0 else 1.0), lost=drowned(values))
+        weights = torch.full((1, 1, 1), 1 / sigma if sigma > 0 else 1.0)
+        return _mended(Projected(values, weights, lost=drowned(values)), torch.zeros(values.shape[0], values.shape[-1]))
     assert scan.air is not None
     dark = torch.zeros(()) if scan.dark is None else torch.from_numpy(scan.dark)
     air = (torch.from_numpy(scan.air) - dark) * scan.counts_per_unit
-    empty = int((air <= 0).sum())
-    if empty:
+    blind = (air <= 0).broadcast_to(values.shape).any(-2)
+    if elements.too_many(blind):
         raise DataError(
-            f"{empty} of {air.numel()} elements count nothing without a body (flat minus dark is 0 or less): correct "
-            "the flat and dark fields, or leave those elements out"
+            f"{int((air <= 0).sum())} of {air.numel()} elements count nothing without a body (flat minus dark is 0 or "
+            "less): correct the flat and dark fields, or leave those elements out"
         )
     photons = (values - dark) * scan.counts_per_unit
-    starved = float((photons < FLOOR).float().mean())
+    seen = ~blind[:, None].expand(photons.shape)
+    starved = float((photons < FLOOR)[seen].float().mean())
     if starved > STARVED:
         raise DataError(
             f"{starved:.0%} of the rays hold no photon (counts minus dark are 0 or less): correct the dark field, or "
             "give line integrals as such"
         )
     n = photons.clamp_min(FLOOR)
-    p = air.log() - n.log()
-    bright = float((p < -0.5).float().mean())
+    p = torch.where(air > 0, air, 1.0).log() - n.log()
+    bright = float((p < -0.5)[seen].float().mean())
     if bright > 0.01:
         raise DataError(
             f"{bright:.0%} of the rays are brighter behind the body than without it: the flat field belongs to another "
             "exposure; give that of this one"
         )
     electronic = scan.electronic_noise * scan.counts_per_unit
-    weights = n / (n + electronic**2).sqrt()
+    return _mended(Projected(p, n / (n + electronic**2).sqrt()), blind, photons)
+
+
+def _mended(data: Projected, blind: Tensor, photons: Tensor | None = None) -> Projected:
+    """The rays with those of faulty elements filled in, `blind` (slice, detector) among them, and what to say of it."""
+    few = data.weights < LOST if photons is not None else torch.zeros_like(data.p, dtype=torch.bool)
+    bad = elements.faulty(data.p, few) | blind.bool()
+    if elements.too_many(bad):
+        return _counted(data, photons, (f"{int(bad.any(0).sum())} detector elements count nothing or always the same, "
+                                        "too many to fill in: rings are no anatomy",))  # fmt: skip
+    if not bool(bad.any()):
+        return _counted(data, photons, ())
+    good = (~bad)[:, None]
+    weights = (data.weights * good).expand(data.p.shape) if data.weights.numel() == 1 else data.weights * good
+    ones = counted(int(bad.any(0).sum()), "detector element counts", "detector elements count")
+    note = f"{ones} nothing or always the same: rays there were filled in from those beside them"
+    kept = photons if photons is None else torch.where(good, photons, torch.inf)
+    return _counted(Projected(elements.filled(data.p, bad), weights, lost=data.lost), kept, (note,), good)
+
+
+def _counted(data: Projected, photons: Tensor | None, notes: tuple[str, ...], good: Tensor | None = None) -> Projected:
+    """The rays with the share that is lost of counts, of elements that are `good`, and what to say of starved ones."""
+    if photons is None:
+        return replace(data, notes=notes)
+    starved = photons < FLOOR
+    share, few = float(starved.float().mean()), data.weights < LOST
+    lost = float((few if good is None else few & good).float().mean((-2, -1)).max())
     # A few rays of millions round to no percent.
-    many = f"{starved:.2%} of the rays" if starved >= 1e-4 else counted(int((photons < FLOOR).sum()), "ray")
-    notes = (f"{many} starved: without a photon a ray counts for next to nothing",)
-    lost = float((weights < LOST).float().mean((-2, -1)).max())
-    return Projected(p, weights, notes if starved > 0 else (), lost)
+    many = f"{share:.2%} of the rays" if share >= 1e-4 else counted(int(starved.sum()), "ray")
+    said = (f"{many} starved: without a photon a ray counts for next to nothing",) if share > 0 else ()
+    return replace(data, notes=(*notes, *said), lost=lost)
 
 
 def drowned(p: Tensor) -> float:
