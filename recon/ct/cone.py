@@ -20,6 +20,7 @@ from recon.operators import ConeXray
 from recon.prepare import ct as prepare
 from recon.progress import Report
 from recon.recipe import Recipe
+from recon.solve import truncated
 
 
 def volume(
@@ -42,7 +43,7 @@ def volume(
     notes = [*data.notes, *([approximate(A)] if method in ("fbp", "unrolled") else [])]
     seen = prepare.field_of_view(A.geometry)
     made = Made(hu, grid(scan, A), method, why, seen, tuple(n for n in notes if n), {"acquisition": "3D"})
-    made = made.streaked(data.lost)
+    made = made.streaked(data.lost).cut(truncated.cut(rays.p, A))
     if method != "unrolled":
         return made
     return made.denoised(explained(denoise_images(hu, recipe, device, report), hu, rays, A, water, recipe))

@@ -32,6 +32,14 @@ class Made:
         said = prepare.streaked(lost)
         return replace(self, notes=(*self.notes, *([said] if said else [])), trust={**self.trust, "starved": lost})
 
+    def cut(self, share: float) -> Made:
+        """The same with the share of the views that end within the body as `truncated`, and a note where there are."""
+        said = (
+            f"the body reaches beyond the detector in {share:.0%} of the views and was continued there as water: soft "
+            "tissue may be off by some 30 HU within the circle that is seen, by more at its rim"
+        )
+        return replace(self, notes=(*self.notes, *([said] if share else [])), trust={**self.trust, "truncated": share})
+
     def denoised(self, found: Denoised) -> Made:
         """The same with the images that a network made of it, and what it says of them."""
         return replace(

@@ -21,6 +21,7 @@ from recon.operators import Weight, Xray
 from recon.prepare import ct as prepare
 from recon.progress import Report
 from recon.recipe import Recipe
+from recon.solve import truncated
 
 #: Slices that are solved at once.
 CHUNK = 4
@@ -81,7 +82,7 @@ def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: flo
 
     out = np.empty((len(scan.values), *A.shape), np.float32)
     notes: list[str] = []
-    lost: list[float] = []
+    lost, ends = list[float](), list[float]()
     for first in range(0, len(out), CHUNK):
         report(method, first, len(out))
         last = min(len(out), first + CHUNK)
@@ -89,9 +90,11 @@ def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: flo
         out[first:last] = hounsfield(solve(method, data, A, recipe, water), water).cpu().numpy()
         notes += data.notes
         lost.append(data.lost)
+        ends.append(truncated.cut(data.p, A))
     report(method, len(out), len(out))
     seen = prepare.field_of_view(A.geometry)
     made = Made(out, grid(scan, A), method, why, seen, tuple(notes), {"acquisition": "2D"}).streaked(max(lost))
+    made = made.cut(max(ends))
     if method != "unrolled":
         return made
 

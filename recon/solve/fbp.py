@@ -22,14 +22,15 @@ SHIFTED = 4
 Window = Literal["ramp", "shepp-logan", "hann"]
 
 
-def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp") -> Tensor:
+def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp", beyond: tuple[int, int] = (0, 0)) -> Tensor:
     """Attenuation (..., y, x) in 1/mm from line integrals `y` (..., view, detector) by filtered backprojection.
 
     f(r) = Σ_views Δ · (h ∗ w y)(position of r) / distance², with the band-limited ramp h times `window`. Angles may
     come in any order and spacing: each view counts for its share Δ of the half turn, or for a fan of the whole turn,
     which measures every ray twice. A fan over less than a turn, but at least 180° and the fan's opening, is weighted so
     that the two measurements of a ray share 1 between them, smoothly in angle, and so is a full turn of a detector that
-    is shifted to one side. Where parallel angles leave a gap, nothing is made up for it.
+    is shifted to one side. Where parallel angles leave a gap, nothing is made up for it. `beyond`: `y` holds so many
+    elements more than the detector before its first and after its last (`recon.solve.truncated`).
 
     A cone beam, (..., z, y, x) from (..., row, view, column), is filtered row by row with the weights of its fan and
     the cosine of the cone (Feldkamp, Davis and Kress): exact in the plane of the source, and for what does not change
@@ -52,27 +53,40 @@ def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp") -> Tensor:
         weights = weights * reach / (reach**2 + away).sqrt()
     elif isinstance(g, Fan):
         weights = weights * g.fan_angles.cos()
-    y, A = _evened(y * weights.to(y.device, y.real.dtype), A, g)
+    if weights.shape[-1] > 1 and any(beyond):
+        ends = (
+            weights[..., :1].expand(*weights.shape[:-1], beyond[0]),
+            weights[..., -1:].expand(*weights.shape[:-1], beyond[1]),
+        )
+        weights = torch.cat([ends[0], weights, ends[1]], -1)
+    y, A = _evened(y * weights.to(y.device, y.real.dtype), A, g, beyond)
     return A.smear(_filtered(y, A.plane.geometry if isinstance(A, ConeXray) else A.geometry, window))
 
 
-def _evened(y: Tensor, A: Xray | ConeXray, g: Parallel | Fan) -> tuple[Tensor, Xray | ConeXray]:
+def _evened(
+    y: Tensor, A: Xray | ConeXray, g: Parallel | Fan, beyond: tuple[int, int]
+) -> tuple[Tensor, Xray | ConeXray]:
     """Weighted sinograms of a fan's shifted detector with zeros up to where its other end would be, and their A.
 
     What is filtered reaches beyond the detector, into the body that this view does not see.
     """
-    short = _shift(g) if isinstance(g, Fan) else 0
-    if not short:
-        return y, A
-    count = abs(short)
-    y = torch.nn.functional.pad(y, (count, 0) if short > 0 else (0, count))
-    offset = g.offset - short * g.spacing / 2
+    short = shifted_by(g) if isinstance(g, Fan) else 0
+    before, after = max(0, short - beyond[0]), max(0, -short - beyond[1])
+    y = torch.nn.functional.pad(y, (before, after))
+    return y, _widened(A, g, before + beyond[0], after + beyond[1])
+
+
+def _widened(A: Xray | ConeXray, g: Parallel | Fan, before: int, after: int) -> Xray | ConeXray:
+    """The same rays with so many elements more before the detector's first and after its last."""
+    if not before + after:
+        return A
+    count, offset = g.detectors + before + after, g.offset + (after - before) * g.spacing / 2
     if isinstance(A, ConeXray):
-        return y, replace(A, geometry=replace(A.geometry, columns=g.detectors + count, offset=offset))
-    return y, replace(A, geometry=replace(A.geometry, detectors=g.detectors + count, offset=offset))
+        return replace(A, geometry=replace(A.geometry, columns=count, offset=offset))
+    return replace(A, geometry=replace(A.geometry, detectors=count, offset=offset))
 
 
-def _shift(g: Fan) -> int:
+def shifted_by(g: Fan) -> int:
     """Elements that a detector lacks on its lower side (on its upper, negative) to see both sides as far; 0 for few."""
     lacks = round(float(g.places[0] + g.places[-1]) / g.spacing)
     return lacks if abs(lacks) > SHIFTED else 0
@@ -110,7 +124,7 @@ def _one_sided(g: Fan) -> Tensor:
     The ray at γ is measured again from the other side at −γ, but for those beyond the detector's nearer end γ₀.
     G. Wang, X-ray micro-CT with a displaced detector array, Med. Phys. 29 (2002).
     """
-    gamma, shift = g.fan_angles, _shift(g)
+    gamma, shift = g.fan_angles, shifted_by(g)
     if not shift:
         return torch.full((1, 1), 0.5, dtype=torch.float64)
     near = min(float(gamma[-1]), -float(gamma[0]))

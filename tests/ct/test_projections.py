@@ -390,3 +390,12 @@ def test_rays_without_a_photon_are_counted_however_few(rays: int, told: str | No
     values.reshape(-1)[:rays] = -5
     notes = prepare.projected(replace(made, values=values), 0, 1).notes
     assert [n.split(":")[0] for n in notes] == ([told] if told else [])
+
+
+def test_total_variation_of_few_views_leaves_no_streaks_in_water() -> None:
+    scan, truth = ct_scan.of_phantom(96, ct_scan.Scan(1e5, views=40))
+    hu = recon.reconstruct(scan, Recipe(solve=Solve(method="tv"))).data
+    at = (np.arange(96) - 47.5) * 380 / 96
+    water = np.hypot(at[:, None] + 70, at) < 14
+    assert float((hu - truth)[0][water].std()) < 12
+    assert abs(float((hu - truth)[0][water].mean())) < 10
