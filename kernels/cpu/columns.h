@@ -1,7 +1,10 @@
 // LANES neighbouring columns of complex values: from memory into registers and back, and what is done with them there.
 #pragma once
 
+#include <omp.h>
+
 #include <complex>
+#include <cstdint>
 #include <cstring>
 #include <new>
 
@@ -17,7 +20,7 @@ struct Buffer {  // aligned memory that a thread keeps from call to call
     ~Buffer() { release(); }
     void release() {
         if (rows) ::operator delete(rows, std::align_val_t(64));
-        rows = nullptr;
+        rows = nullptr, size = 0;
     }
     Row* at_least(size_t wanted) {
         if (wanted > size) {
@@ -27,6 +30,19 @@ struct Buffer {  // aligned memory that a thread keeps from call to call
         }
         return rows;
     }
+};
+
+// Work space of a team of threads, `each` rows for every one. It is asked for before they begin: what is thrown among
+// them, where memory is short, nobody can catch.
+struct Room {
+    Row* rows;
+    size_t each;
+    Room(int threads, size_t wanted) : each(wanted) {
+        static thread_local Buffer memory;
+        if (wanted && size_t(threads) > SIZE_MAX / sizeof(Row) / wanted) throw std::bad_alloc();
+        rows = memory.at_least(size_t(threads) * wanted);
+    }
+    Row* own() const { return rows + each * size_t(omp_get_thread_num()); }
 };
 
 // LANES interleaved complex values to real and imaginary parts; past `count` they are zero. With AVX they lie in the

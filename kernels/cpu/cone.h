@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../shared/cone.h"
+#include "columns.h"
 
 namespace recon {
 
@@ -45,16 +46,18 @@ inline void columns_of_voxels(const T* sinograms, const Volume& v, const Panel& 
                               Add add) {
     const long plane = long(v.rows) * v.columns, rays = long(panel.views) * panel.columns;
     std::vector<T> standing(rays * panel.rows);
+    // A row of the image at a time, one view after the other: what a view holds stays in the cache
+    const size_t count = size_t(v.columns) * v.slices;
+    const Room memory(threads, count * sizeof(T) / sizeof(Row) + 1);
     for (long item = 0; item < items; ++item) {
         stand(sinograms + item * panel.rows * rays, panel.rows, rays, standing.data(), threads);
         T* to = volume + item * v.slices * plane;
 #pragma omp parallel num_threads(threads)
         {
-            // A row of the image at a time, one view after the other: what a view holds stays in the cache
-            std::vector<T> sums(long(v.columns) * v.slices);
+            T* sums = reinterpret_cast<T*>(memory.own());
 #pragma omp for schedule(dynamic, 1)
             for (int row = 0; row < v.rows; ++row) {
-                std::fill(sums.begin(), sums.end(), T(0));
+                std::fill(sums, sums + count, T(0));
                 for (int n = 0; n < panel.views; ++n)
                     for (int column = 0; column < v.columns; ++column)
                         add(n, standing.data() + long(n) * panel.columns * panel.rows, row, column,

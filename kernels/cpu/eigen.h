@@ -75,10 +75,10 @@ inline void finish(Row* v, const Row* towards, int coils, Lanes lanes) {
 inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex64* kernels, const complex64* waves,
                       const complex64* reference, complex64* maps, float* values, int threads) {
     const int entries = s.coils * (s.coils + 1) / 2, strips = (s.nx + LANES - 1) / LANES;
+    const Room memory(threads, s.lags + entries + 4 * s.coils);
 #pragma omp parallel num_threads(threads)
     {
-        static thread_local Buffer memory;
-        Row* wave = memory.at_least(s.lags + entries + 4 * s.coils);
+        Row* wave = memory.own();
         Row *G = wave + s.lags, *v = G + entries, *y = v + s.coils, *start = y + s.coils, *towards = start + s.coils;
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < long(s.nz) * strips; ++task) {

@@ -53,6 +53,7 @@ inline void haar(const complex64* x, complex64* out, long items, int ny, int nx,
     const long plane = 2L * ny * nx, row = 2L * nx;
     std::vector<float> sums[2];  // of every second level
     sums[0].resize(plane / 4 + 1), sums[1].resize(plane / 16 + 1);
+    const Room memory(threads, 4L * nx / (2 * LANES) + 1);  // a pair of rows
     const int back[2] = {shift[0] ? ny - shift[0] : 0, shift[1] ? nx - shift[1] : 0};
     for (long item = 0; item < items; ++item) {
         const float* in = reinterpret_cast<const float*>(x) + item * plane;
@@ -66,9 +67,7 @@ inline void haar(const complex64* x, complex64* out, long items, int ny, int nx,
             float* above = first ? nullptr : sums[(level + 1) % 2].data();
 #pragma omp parallel for schedule(static) num_threads(threads) if (h * w > 4096)
             for (int k = 0; k < h; ++k) {
-                static thread_local std::vector<float> memory;
-                if (first) memory.resize(2 * row);
-                float* pair = memory.data();
+                float* pair = reinterpret_cast<float*>(memory.own());
                 const long low = k * row, high = (h + k) * row;
                 if (!inverse) {
                     const float *top = above + 8L * w * k, *under = above + 4L * w * (2 * k + 1);

@@ -209,28 +209,51 @@ static void same(std::initializer_list<const Real*> arrays, const Real* numbers)
 static Double dot(const Real& a, const Real& b, int threads) {
     same({&a, &b}, nullptr);
     Double out(a.shape(0));
-    recon::dot(a.data(), b.data(), a.shape(0), a.shape(1), out.mutable_data(), threads);
+    const float *p = a.data(), *q = b.data();
+    double* to = out.mutable_data();
+    const long items = a.shape(0), n = a.shape(1);
+    {
+        py::gil_scoped_release released;
+        recon::dot(p, q, items, n, to, threads);
+    }
     return out;
 }
 
 static Double curvature(const Real& p, Real& q, const Real& shift, int threads) {
     same({&p, &q}, &shift);
     Double out(p.shape(0));
-    recon::curvature(p.data(), q.mutable_data(), shift.data(), p.shape(0), p.shape(1), out.mutable_data(), threads);
+    const float *a = p.data(), *s = shift.data();
+    float* b = q.mutable_data();
+    double* to = out.mutable_data();
+    const long items = p.shape(0), n = p.shape(1);
+    {
+        py::gil_scoped_release released;
+        recon::curvature(a, b, s, items, n, to, threads);
+    }
     return out;
 }
 
 static Double advance(Real& x, const Real& p, Real& r, const Real& q, const Real& step, int threads) {
     same({&x, &p, &r, &q}, &step);
     Double out(p.shape(0));
-    recon::advance(x.mutable_data(), p.data(), r.mutable_data(), q.data(), step.data(), p.shape(0), p.shape(1),
-                   out.mutable_data(), threads);
+    const float *b = p.data(), *d = q.data(), *s = step.data();
+    float *a = x.mutable_data(), *c = r.mutable_data();
+    double* to = out.mutable_data();
+    const long items = p.shape(0), n = p.shape(1);
+    {
+        py::gil_scoped_release released;
+        recon::advance(a, b, c, d, s, items, n, to, threads);
+    }
     return out;
 }
 
 static void turn(Real& p, const Real& r, const Real& beta, int threads) {
     same({&p, &r}, &beta);
-    recon::turn(p.mutable_data(), r.data(), beta.data(), p.shape(0), p.shape(1), threads);
+    float* a = p.mutable_data();
+    const float *b = r.data(), *s = beta.data();
+    const long items = p.shape(0), n = p.shape(1);
+    py::gil_scoped_release released;
+    recon::turn(a, b, s, items, n, threads);
 }
 
 PYBIND11_MODULE(RECON_MODULE, m) {

@@ -80,7 +80,7 @@ inline void filter_volume(const Encoding& e, const float* w, Row* rows, Row* col
         backward(*e.py, passes, rows + long(z) * ky, [=](int y, Row v) { out(z, y, v); });
 }
 
-struct Room {  // of one thread: images (set, plane, ny) before and after, one coil's rows and one column
+struct Parts {  // of a thread's room: images (set, plane, ny) before and after, one coil's rows and one column
     Row *given, *sum, *rows, *column;
     float* weights;
 };
@@ -88,7 +88,7 @@ struct Room {  // of one thread: images (set, plane, ny) before and after, one c
 // One strip of `normal`; `count` and `sets` are numbers, or LANES and 1 as constants, which spares every row questions.
 template <class Count, class Sets>
 inline void normal_strip(const Encoding& e, const complex64* x, complex64* out, const Task& t, Count count, Sets sets,
-                         Room room) {
+                         Parts room) {
     const Sizes& s = e.s;
     const int planes = e.planes(), ny = s.ny;
     const long nx = s.nx, plane = nx * ny, image = long(planes) * ny;
@@ -139,13 +139,13 @@ inline void normal_strip(const Encoding& e, const complex64* x, complex64* out, 
 inline void normal(const Encoding& e, const complex64* x, complex64* out, int threads) {
     const Sizes& s = e.s;
     const long tasks = e.tasks(), planes = e.planes();
+    const long image = s.sets * planes * s.ny, k = planes * s.ky;
+    const long weights = (long(s.ky) * s.kz + 2 * LANES - 1) / (2 * LANES);  // in rows
+    const Room memory(threads, 2 * image + k + s.kz + weights);
 #pragma omp parallel num_threads(threads)
     {
-        static thread_local Buffer memory;
-        const long image = s.sets * planes * s.ny, k = planes * s.ky;
-        const long weights = (long(s.ky) * s.kz + 2 * LANES - 1) / (2 * LANES);  // in rows
-        Room room;
-        room.given = memory.at_least(2 * image + k + s.kz + weights);
+        Parts room;
+        room.given = memory.own();
         room.sum = room.given + image, room.rows = room.sum + image, room.column = room.rows + k;
         room.weights = reinterpret_cast<float*>(room.column + s.kz);
         const float* sorted = nullptr;  // the strips of a plane, and planes and items of one mask, share their weights
@@ -169,10 +169,10 @@ inline int centred(int f, int N) { return f < N - N / 2 ? f + N / 2 : f + N / 2 
 inline void encode(const Encoding& e, const complex64* x, complex64* y, int threads) {
     const Sizes& s = e.s;
     const long tasks = e.tasks(), planes = e.planes();
+    const Room memory(threads, planes * s.ny + s.kz);
 #pragma omp parallel num_threads(threads)
     {
-        static thread_local Buffer memory;
-        Row* rows = memory.at_least(planes * s.ny + s.kz);
+        Row* rows = memory.own();
         Row* column = rows + planes * s.ny;
 #pragma omp for schedule(static)
         for (long number = 0; number < tasks; ++number) {
@@ -217,12 +217,11 @@ inline void encode(const Encoding& e, const complex64* x, complex64* y, int thre
 // x = sum_c conj(S_c) F^-1 (m y_c), the transpose of `encode`.
 inline void decode(const Encoding& e, const complex64* y, complex64* x, int threads) {
     const Sizes& s = e.s;
-    const long tasks = e.tasks(), planes = e.planes();
+    const long tasks = e.tasks(), planes = e.planes(), image = planes * s.ny;
+    const Room memory(threads, (s.sets + 1) * image + s.kz);
 #pragma omp parallel num_threads(threads)
     {
-        static thread_local Buffer memory;
-        const long image = planes * s.ny;
-        Row* sum = memory.at_least((s.sets + 1) * image + s.kz);
+        Row* sum = memory.own();
         Row *rows = sum + s.sets * image, *column = rows + image;
 #pragma omp for schedule(static)
         for (long number = 0; number < tasks; ++number) {

@@ -37,6 +37,9 @@ inline void toeplitz(const complex64* x, complex64* out, const float* spectra, c
     const Half hy(ny), hx(nx);
     // The spectra as the transforms leave their frequencies: (a, kernel, group of rows, column, row in the group).
     std::vector<float> sorted(4 * kernels * groups * LANES * long(nx));
+    // A plane: (strip, y) rows of LANES columns, with room for a whole group at the end of each strip
+    const int tall = groups * LANES;
+    const Room memory(threads, long(strips) * tall + wide);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -48,10 +51,7 @@ inline void toeplitz(const complex64* x, complex64* out, const float* spectra, c
                 for (int l = 0; l < LANES; ++l)
                     to[q * LANES + l] = first + l < ny ? from[long(py->frequency[first + l]) * nx + px->frequency[q]] : 0;
         }
-        static thread_local Buffer memory;
-        // plane: (strip, y) rows of LANES columns, with room for a whole group at the end of each strip
-        const int tall = groups * LANES;
-        Row* plane = memory.at_least(long(strips) * tall + wide);
+        Row* plane = memory.own();
         Row* lines = plane + long(strips) * tall;
 #pragma omp for schedule(static)
         for (long item = 0; item < items; ++item) {

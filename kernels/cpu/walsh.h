@@ -95,11 +95,11 @@ inline void solve_pixel(const Row* G, Row* v, Row* y, Row* full, int coils, floa
 inline void local_maps(const Windows& s, float tolerance, const complex64* images, const complex64* reference,
                        complex64* maps, float* values, int threads) {
     const int entries = s.entries(), strips = (s.nx + LANES - 1) / LANES, half = s.wy / 2;
+    const long kept = long(s.wy) * entries, square = long(s.coils) * s.coils;
+    const Room memory(threads, kept + entries + 2 * square + (4 + long(s.wz) * s.wx) * s.coils);
 #pragma omp parallel num_threads(threads)
     {
-        static thread_local Buffer memory;
-        const long kept = long(s.wy) * entries, square = long(s.coils) * s.coils;
-        Row* ring = memory.at_least(kept + entries + 2 * square + (4 + long(s.wz) * s.wx) * s.coils);
+        Row* ring = memory.own();
         Row *G = ring + kept, *full = G + entries, *v = full + 2 * square, *y = v + s.coils, *start = y + s.coils;
         Row *towards = start + s.coils, *samples = towards + s.coils;
 #pragma omp for schedule(dynamic)

@@ -117,11 +117,10 @@ inline void wavelet_level(complex64* x, long items, const int size[3], const int
     const int strips = axis == 2 ? (corner[1] + ROWS - 1) / ROWS : (2 * corner[2] + width - 1) / width;
     const int lines = axis == 0 ? corner[1] : corner[0];
     const long stride = axis == 0 ? 2 * plane : 2L * size[2];
+    const Room memory(threads, 2L * n * width / LANES + 1);  // 4 n width floats
 #pragma omp parallel num_threads(threads)
     {
-        static thread_local std::vector<float> memory;
-        memory.resize(4L * n * width);
-        float *block = memory.data(), *scratch = block + 2L * n * width;
+        float *block = reinterpret_cast<float*>(memory.own()), *scratch = block + 2L * n * width;
 #pragma omp for schedule(static)
         for (long task = 0; task < items * lines * strips; ++task) {
             const int strip = int(task % strips);
@@ -140,7 +139,7 @@ inline void wavelet_level(complex64* x, long items, const int size[3], const int
                 else analyse<width>(at, stride, n, f, scratch);
                 continue;
             }
-            std::memset(block, 0, n * width * sizeof(float));
+            std::memset(block, 0, size_t(n) * width * sizeof(float));
             for (int i = 0; i < n; ++i) std::memcpy(block + long(i) * width, at + i * stride, rest * sizeof(float));
             if (inverse) synthesise<width>(block, width, n, f, scratch);
             else analyse<width>(block, width, n, f, scratch);
