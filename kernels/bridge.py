@@ -167,8 +167,8 @@ def settled(t: Tensor) -> Tensor:
 
 
 def watched(t: Tensor) -> bool:
-    """Whether autograd follows the tensor, backward or forward: what works past torch must leave it to torch."""
-    if t.requires_grad and torch.is_grad_enabled():
+    """Whether autograd or torch.func follows the tensor: what works past torch must leave it to torch."""
+    if (t.requires_grad and torch.is_grad_enabled()) or torch._C._functorch.is_functorch_wrapped_tensor(t):
         return True
     return forward_ad.unpack_dual(t).tangent is not None  # type: ignore[no-untyped-call]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,6 +79,21 @@ def adjoint(y: Tensor, r: Tracks) -> Tensor:
 def smear(y: Tensor, r: Tracks) -> Tensor:
     """Σ_view y(place of the voxel on the detector) / depth², interpolated linearly; zero beyond the detector."""
     return _run("cone_smear", _smear, y, r, r.shape)
+
+
+def smear_transposed(x: Tensor, r: Tracks) -> Tensor:
+    """The transpose of `smear`: sinograms (item, row, view, column) of volumes (item, z, y, x), for its derivative.
+
+    With torch, view by view; on a GPU it adds in any order.
+    """
+    rows, views, columns = r.sinogram
+    y = x.new_zeros(len(x), views, rows + 4, columns + 4)
+    for v, below, left, h, f, far in _met(r, x):
+        for up, share in ((below, x / far * (1 - h)), (below + 1, x / far * h)):
+            for at, part in ((left, share * (1 - f)), (left + 1, share * f)):
+                place = (up * (columns + 4) + at).flatten().expand(len(x), -1)
+                y[:, v].flatten(1).scatter_add_(1, place, part.flatten(1))
+    return y[..., 2:-2, 2:-2].transpose(1, 2).contiguous()
 
 
 def _run(name: str, twin, given: Tensor, r: Tracks, shape: tuple[int, int, int]) -> Tensor:  # type: ignore[no-untyped-def]
@@ -196,21 +212,26 @@ def _gather(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
 
 
 def _smear(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
-    _, views, frame = r.tables(y)
     x.zero_()
-    row, column = pixels(r.shape[1:], y)
-    slices = torch.arange(r.shape[0], dtype=y.dtype, device=y.device)[:, None, None]
     padded = torch.nn.functional.pad(y.transpose(1, 2), (2, 2, 2, 2))
-    for v in range(y.shape[2]):
+    for v, below, left, h, f, far in _met(r, y):
+        low = padded[:, v, below, left] * (1 - f) + padded[:, v, below, left + 1] * f
+        high = padded[:, v, below + 1, left] * (1 - f) + padded[:, v, below + 1, left + 1] * f
+        x += (low + h * (high - low)) / far
+    return x
+
+
+def _met(r: Tracks, like: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """Of each view what its voxels meet: row and column before, counted with two more in front, how far on, depth²."""
+    _, views, frame = r.tables(like)
+    row, column = pixels(r.shape[1:], like)
+    slices = torch.arange(r.shape[0], dtype=like.dtype, device=like.device)[:, None, None]
+    for v in range(len(views)):
         side, depth = seen(views[v], row, column)
-        u = _column(frame, side, depth).clamp(-1, y.shape[-1])
+        u = _column(frame, side, depth).clamp(-1, r.sinogram[2])
         w = (frame[4] + (slices - frame[3]) / (frame[5] * frame[6] * depth)).clamp(-1, r.rows)
         k, m = w.floor(), u.floor()
-        below, left = k.long() + 2, (m.long() + 2).expand(r.shape)
-        low = padded[:, v, below, left] * (1 - (u - m)) + padded[:, v, below, left + 1] * (u - m)
-        high = padded[:, v, below + 1, left] * (1 - (u - m)) + padded[:, v, below + 1, left + 1] * (u - m)
-        x += (low + (w - k) * (high - low)) / depth**2
-    return x
+        yield v, k.long() + 2, (m.long() + 2).expand(r.shape), w - k, u - m, depth**2
 
 
 def _column(frame: Tensor, side: Tensor, depth: Tensor) -> Tensor:

@@ -100,6 +100,19 @@ def smear(y: Tensor, r: Rays) -> Tensor:
     return x
 
 
+def smear_transposed(x: Tensor, r: Rays) -> Tensor:
+    """The transpose of `smear`: sinograms (item, view, detector) of images (item, row, column), for its derivative.
+
+    With torch, view by view; on a GPU it adds in any order.
+    """
+    y = x.new_zeros(x.shape[0], r.rays.shape[0], r.rays.shape[1] + 4)
+    for v, k, f, far in _met(r, x, r.rays.shape[1]):
+        share = x / far
+        for at, part in ((k, share * (1 - f)), (k + 1, share * f)):
+            y[:, v].scatter_add_(1, at.flatten().expand(len(x), -1), part.flatten(1))
+    return y[..., 2:-2].contiguous()
+
+
 def _served(t: Tensor) -> bool:
     return native() is not None and t.device.type == "cpu" and t.dtype in MARGIN and t.numel() > 0
 
@@ -204,18 +217,23 @@ def _gather(y: Tensor, r: Rays, x: Tensor) -> Tensor:
 
 
 def _smear(y: Tensor, r: Rays, x: Tensor) -> Tensor:
-    _, views = r.tables(y)
     x.zero_()
-    row, column = pixels(r.shape, y)
     padded = torch.nn.functional.pad(y, (2, 2))
-    for v in range(y.shape[1]):
-        u = _position(r, views[v], row, column).clamp(-1, y.shape[-1])
-        k = u.floor()
-        low, high = padded[:, v, k.long() + 2], padded[:, v, k.long() + 3]
-        side, depth = seen(views[v], row, column)
-        far = side**2 + depth**2 if r.beam == CURVED else depth**2
-        x += (low + (u - k) * (high - low)) / far
+    for v, k, f, far in _met(r, y, y.shape[-1]):
+        low, high = padded[:, v, k], padded[:, v, k + 1]
+        x += (low + f * (high - low)) / far
     return x
+
+
+def _met(r: Rays, like: Tensor, count: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Of each view what its pixels meet: the element before, counted with two more in front, how far on, and w."""
+    _, views = r.tables(like)
+    row, column = pixels(r.shape, like)
+    for v in range(len(views)):
+        u = _position(r, views[v], row, column).clamp(-1, count)
+        k = u.floor()
+        side, depth = seen(views[v], row, column)
+        yield v, k.long() + 2, u - k, side**2 + depth**2 if r.beam == CURVED else depth**2
 
 
 def pixels(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Linear operators of MRI and CT on torch tensors."""
 
-from recon.operators.base import Adjoint, Chain, Identity, Linear, Scale, Stack, Sum, chain, linear_map
+from recon.operators.base import Adjoint, Chain, Identity, Linear, Scale, Stack, Sum, chain
 from recon.operators.coils import COIL, Coils
 from recon.operators.cone import Cone, ConeXray
+from recon.operators.derivatives import linear_map
 from recon.operators.fourier import Fourier, fft, ifft
 from recon.operators.gradient import Gradient
 from recon.operators.nufft import Nufft

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, overload
 
@@ -13,31 +12,6 @@ from recon.data import DataError
 
 Self = TypeVar("Self", bound="Linear")
 Number = int | float | complex
-
-
-Map = Callable[[Tensor], Tensor]
-
-
-def linear_map(forward: Map, adjoint: Map, x: Tensor) -> Tensor:
-    """forward(x) of a linear map that autograd cannot look into: its backward is its adjoint, to any order."""
-    return cast(Tensor, _LinearMap.apply(forward, adjoint, x))  # type: ignore[no-untyped-call]
-
-
-class _LinearMap(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, forward: Map, adjoint: Map, x: Tensor) -> Tensor:
-        ctx.maps = forward, adjoint
-        return forward(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[None, None, Tensor]:
-        forward, adjoint = ctx.maps
-        return None, None, linear_map(adjoint, forward, grads[0])
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        forward, adjoint = ctx.maps
-        return linear_map(forward, adjoint, tangents[-1])
 
 
 class Linear:

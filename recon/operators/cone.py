@@ -11,7 +11,8 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import cone as kernel
-from recon.operators.base import Linear, linear_map
+from recon.operators.base import Linear
+from recon.operators.derivatives import linear_map, refuse_learned
 from recon.operators.xray import Fan, Xray, batched
 
 #: Rays that rise more than this for each mm across the axis are beyond what lines of the image sample well.
@@ -120,7 +121,7 @@ class ConeXray(Linear):
     def smear(self, y: Tensor) -> Tensor:
         """Filtered projections laid back over the volume, without weights for the angles: see `kernels.cone`."""
         self._fits(y, self.tracks.sinogram, "sinogram")
-        return batched(kernel.smear, y, self.tracks, 3)
+        return linear_map(self._smear, self._smear_transposed, y)
 
     @cached_property
     def tracks(self) -> kernel.Tracks:
@@ -143,6 +144,7 @@ class ConeXray(Linear):
         )
 
     def _fits(self, t: Tensor, shape: tuple[int, ...], what: str) -> None:
+        refuse_learned(self.geometry.angles, "angles")
         if tuple(t.shape[-3:]) != shape or not (t.is_floating_point() or t.is_complex()):
             raise DataError(f"the {what} is {t.dtype} {tuple(t.shape)}; the geometry needs real numbers (..., {shape})")
 
@@ -151,3 +153,9 @@ class ConeXray(Linear):
 
     def _transpose(self, y: Tensor) -> Tensor:
         return batched(kernel.adjoint, y, self.tracks, 3)
+
+    def _smear(self, y: Tensor) -> Tensor:
+        return batched(kernel.smear, y, self.tracks, 3)
+
+    def _smear_transposed(self, x: Tensor) -> Tensor:
+        return batched(kernel.smear_transposed, x, self.tracks, 3)

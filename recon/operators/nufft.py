@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError, MissingPackage
-from recon.operators.base import Chain, Identity, Linear, Scale, linear_map
+from recon.operators.base import Chain, Identity, Linear, Scale
+from recon.operators.derivatives import learned, linear_map
 from recon.operators.sampling import Sample, Weight
 from recon.operators.toeplitz import Toeplitz, toeplitz
+from recon.operators.trajectory import learned_map
 
 #: Work space, in bytes, of all threads of one transform together: large volumes are transformed by fewer threads.
 WORKSPACE = 1 << 30
@@ -47,6 +49,8 @@ class Nufft(Linear):
     is the relative accuracy, 1e-6 in single and 1e-12 in double precision when None; in single precision the rounding
     of the points leaves about 1e-5 at N = 256. The normal operator is a Toeplitz convolution.
 
+    Differentiable in the points as well, where they require it: see `recon.operators.trajectory`.
+
     Two runs on a CPU give the same bits, whatever the number of threads or coils: each coil is gridded by one thread.
     On a GPU the adjoint adds in any order and may differ in the last bits. Runs on finufft, on a GPU on cufinufft
     (Barnett et al., SIAM J Sci Comput 41:C479, 2019); raises MissingPackage without it, and DataError where points,
@@ -69,7 +73,9 @@ class Nufft(Linear):
                 f"points of shape {tuple(self.points.shape)} do not fit a grid of shape {self.shape}; give points "
                 "(line, sample, 2) or (slice, line, sample, 2) with (y, x), or (line, sample, 3) with (z, y, x)"
             )
-        if not self.points.is_floating_point() or not bool(torch.isfinite(self.points).all()):
+        # Within `vmap` points cannot be asked for their values: those of each item are, when it is transformed.
+        asked = self.points.is_floating_point() and not torch._C._functorch.is_functorch_wrapped_tensor(self.points)
+        if not self.points.is_floating_point() or (asked and not bool(torch.isfinite(self.points).all())):
             raise DataError(
                 "the points of the trajectory are not all finite real numbers; give them in cycles per field of view"
             )
@@ -86,7 +92,7 @@ class Nufft(Linear):
                 f"an image of shape {tuple(x.shape)} does not end in (z, y, x) with the grid {self.shape}; crop it"
             )
         self._check_slices(x.shape[-3])
-        return linear_map(self._spectrum, self._grid, _complex(x))
+        return self._differentiable(False, _complex(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Type 1: the samples spread over the grid; no inverse, see `recon.prepare.density`; raises as `forward`."""
@@ -96,7 +102,13 @@ class Nufft(Linear):
                 "must be (..., slice, line, sample), with one slice where the trajectory is 3D"
             )
         self._check_slices(y.shape[-3])
-        return linear_map(self._grid, self._spectrum, _complex(y))
+        return self._differentiable(True, _complex(y))
+
+    def _differentiable(self, adjoint: bool, data: Tensor) -> Tensor:
+        if learned(self.points):
+            return learned_map(self, adjoint, data)
+        there, back = (self._grid, self._spectrum) if adjoint else (self._spectrum, self._grid)
+        return linear_map(there, back, data)
 
     def normal(self, inner: Linear | None = None) -> Linear:
         """A Toeplitz convolution, for diagonal inner operators as well; else Aᴴ · inner · A."""

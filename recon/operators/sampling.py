@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recon.operators.base import Linear
+from recon.operators.derivatives import learned
 
 
 @dataclass(frozen=True, eq=False)
 class Sample(Linear):
     """Keeps measured samples: y = m · x with m of zeros and ones (float, broadcast against x).
 
-    A projection, hence its own adjoint and its own normal operator.
+    A projection, hence its own adjoint and its own normal operator, which a mask that is learned leaves as m · m.
     """
 
     mask: Tensor
@@ -28,7 +29,7 @@ class Sample(Linear):
 
     def normal(self, inner: Linear | None = None) -> Linear:
         """Itself; around an inner operator m · inner · m."""
-        return self if inner is None else super().normal(inner)
+        return self if inner is None and not learned(self.mask) else super().normal(inner)
 
 
 @dataclass(frozen=True, eq=False)

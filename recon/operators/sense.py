@@ -16,8 +16,9 @@ from recon.data import DataError
 from recon.kernels import bridge
 from recon.kernels import sense as kernel
 from recon.operators import compiled
-from recon.operators.base import Linear, Map, chain, linear_map
+from recon.operators.base import Linear, chain
 from recon.operators.coils import COIL, Coils, check_coils, check_image, check_maps
+from recon.operators.derivatives import Map, learned, linear_map
 from recon.operators.fourier import Fourier, check_axes
 from recon.operators.sampling import Sample, Weight
 
@@ -59,10 +60,14 @@ class Sense(Linear):
                 f"a mask of {what} is no tensor that fits k-space of {tuple(own)} (coil, kz, ky, kx); "
                 "of a slice's lines give mask[:, None], (ky, 1)"
             )
+        if self.mask.is_complex():
+            raise DataError("a mask is real; give Weight(w) @ Sense(maps, mask) for complex weights w of samples")
 
     def plain(self) -> Linear:
         """The chain that this operator stands for, differentiable in the maps and the mask too."""
-        return chain(Sample(self.mask), Fourier(self.axes), Coils(self.maps, self.sets))
+        # As weights, whose normal operator is right for masks that are not of zeros and ones as well.
+        mask = self.mask.to(self.maps.real.dtype)
+        return chain(Weight(mask), Fourier(self.axes), Coils(self.maps, self.sets))
 
     def forward(self, x: Tensor) -> Tensor:
         """The product m · F(S x)."""
@@ -77,7 +82,7 @@ class Sense(Linear):
     def normal(self, inner: Linear | None = None) -> Linear:
         """Σ_c conj(S_c) F⁻¹ m² F S_c in one pass; a diagonal inner operator joins the mask."""
         diagonal = inner.mask if isinstance(inner, Sample) else inner.w if isinstance(inner, Weight) else None
-        if self._learned or (inner is not None and diagonal is None):
+        if self._learned or learned(diagonal) or (inner is not None and diagonal is None):
             return self.plain().normal(inner)
         square = self.mask * self.mask
         w = _narrow(square if diagonal is None else square * diagonal)
@@ -87,7 +92,7 @@ class Sense(Linear):
 
     @property
     def _learned(self) -> bool:
-        return self.maps.requires_grad or self.mask.requires_grad
+        return learned(self.maps, self.mask)
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -198,12 +203,24 @@ class SenseNormal(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """AᴴWA x."""
         check_image(x, self.sense.maps, self.sense.sets)
+        if self._learned:
+            return self._plain().forward(x)
         return _linear(self._apply, self._applied_conj, x, self.sense.maps)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """AᴴWᴴA y."""
         check_image(y, self.sense.maps, self.sense.sets)
+        if self._learned:
+            return self._plain().adjoint(y)
         return _linear(self._applied_conj, self._apply, y, self.sense.maps)
+
+    @property
+    def _learned(self) -> bool:
+        return learned(self.sense.maps, self.w)
+
+    def _plain(self) -> Linear:
+        chained = Fourier(self.sense.axes) @ Coils(self.sense.maps, self.sense.sets)
+        return chained.H @ Weight(self.w) @ chained
 
     @cached_property
     def _compiled(self) -> kernel.Filter | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 from recon.data import DataError
 from recon.kernels import toeplitz as kernel
 from recon.kernels.sense import QUICK_FACTOR, smooth
-from recon.operators.base import Linear, linear_map
+from recon.operators.base import Linear
+from recon.operators.derivatives import learned, linear_map
 
 #: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
 CHUNK, CHUNK_GPU = 1 << 16, 1 << 25
@@ -33,7 +35,8 @@ class Toeplitz(Linear):
     so that nothing larger than the image is ever transformed (the embedding: Fessler et al., IEEE Trans Signal Process
     53:3393, 2005). `kernels` are the K_a, shape (2^ndim, ..., N…), real where t is Hermitian, as it is for real
     weights: T is then its own adjoint. Leading axes of the kernels broadcast against those of the image, whose sides
-    are `shape`: where those of the kernels are longer, it is filled up with zeros, which are cut off again.
+    are `shape`: where those of the kernels are longer, it is filled up with zeros, which are cut off again. Kernels
+    that require a gradient, as those of learned weights or points do, take plain torch.
     """
 
     kernels: Tensor
@@ -60,6 +63,8 @@ class Toeplitz(Linear):
         kind = (torch.complex64, torch.float32) if single else (torch.complex128, torch.float64)
         forward, back = (k.to(kind[not k.is_complex()]) for k in (kernels, adjoint))
         ndim = len(self.shape)
+        if learned(kernels):
+            return _open(x, forward, ndim)
         return linear_map(lambda v: _convolve(v, forward, ndim), lambda v: _convolve(v, back, ndim), x)
 
 
@@ -83,6 +88,28 @@ def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toep
     return Toeplitz(torch.stack(split).to(kind).contiguous(), shape)
 
 
+def _open(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
+    """`_convolve` in steps that autograd looks into: for kernels that are learned, or made of what is."""
+    axes, shape = tuple(range(-ndim, 0)), kernels.shape[-ndim:]
+    wide = F.pad(x, [v for axis in reversed(axes) for v in (0, shape[axis] - x.shape[axis])])
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    for k, phase in zip(kernels, _phases(shape, x), strict=True):
+        total = total + torch.fft.ifftn(torch.fft.fftn(wide * phase, dim=axes) * k, dim=axes) * phase.conj()
+    for axis in axes:
+        total = total.narrow(axis, 0, x.shape[axis])
+    return total
+
+
+def _phases(shape: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:
+    """D_a for each a, in the order of the kernels."""
+    ramps = [_ramp(n, len(shape) - 1 - d, like) for d, n in enumerate(shape)]
+    for bits in itertools.product((False, True), repeat=len(shape)):
+        phase = torch.ones((), dtype=like.dtype, device=like.device)
+        for ramp, bit in zip(ramps, bits, strict=True):
+            phase = phase * ramp if bit else phase
+        yield phase
+
+
 def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
     shape, own = kernels.shape[-ndim:], x.shape[-ndim:]
     axes = tuple(range(-ndim, 0))
@@ -100,17 +127,13 @@ def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
     if kernel.serves(items, kernels, ndim):
         done: Tensor = kernel.convolve(items, kernels, np.asarray(which, np.int32))
         return done.reshape(*lead, *shape)
-    ramps = [_ramp(n, ndim - 1 - d, x) for d, n in enumerate(shape)]
     out = torch.empty_like(items, memory_format=torch.contiguous_format)
     voxels = CHUNK_GPU if x.is_cuda else CHUNK * torch.get_num_threads()
     step = max(1, voxels // math.prod(shape))
     for first in range(0, len(items), step):
         part, total, mine = items[first : first + step], out[first : first + step], which[first : first + step]
-        for a, bits in enumerate(itertools.product((False, True), repeat=ndim)):
+        for a, phase in enumerate(_phases(shape, x)):
             k = kernels[a, mine] if len(set(mine)) > 1 else kernels[a, mine[0]]
-            phase = torch.ones((), dtype=x.dtype, device=x.device)
-            for ramp, bit in zip(ramps, bits, strict=True):
-                phase = phase * ramp if bit else phase
             v = torch.fft.fftn(part * phase if a else part, dim=axes).mul_(k)
             v = torch.fft.ifftn(v, dim=axes)
             if a:

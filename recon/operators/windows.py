@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recon.operators.derivatives import linear_map
 
 Join = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,21 +33,13 @@ def highest(x: Tensor, width: int) -> Tensor:
     return _joined(_joined(x, width, -1, torch.maximum, -torch.inf), width, -2, torch.maximum, -torch.inf)
 
 
-class _Sum(torch.autograd.Function):
-    """Sums over windows with zeros beyond the borders, an operator that is its own transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, width: int) -> Tensor:
-        ctx.width = width
-        return _joined(_joined(x, width, -1, torch.add, 0), width, -2, torch.add, 0)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return _sum(g, ctx.width), None
-
-
 def _sum(x: Tensor, width: int) -> Tensor:
-    return cast(Tensor, _Sum.apply(x, width))  # type: ignore[no-untyped-call]
+    """Sums over windows with zeros beyond the borders, a map that is its own transpose."""
+
+    def total(v: Tensor) -> Tensor:
+        return _joined(_joined(v, width, -1, torch.add, 0), width, -2, torch.add, 0)
+
+    return linear_map(total, total, x)
 
 
 def _joined(x: Tensor, width: int, axis: int, join: Join, outside: float) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import projector as kernel
-from recon.operators.base import Linear, linear_map
+from recon.operators.base import Linear
+from recon.operators.derivatives import linear_map, refuse_learned
 
 Rays = TypeVar("Rays")
 
@@ -167,9 +168,10 @@ class Xray(Linear):
     def smear(self, y: Tensor) -> Tensor:
         """Filtered projections laid back over the image, without weights for the angles: see `kernels.projector`."""
         self._fits(y, tuple(self.rays.rays.shape[:2]), "sinogram")
-        return batched(kernel.smear, y, self.rays)
+        return linear_map(self._smear, self._smear_transposed, y)
 
     def _fits(self, t: Tensor, shape: tuple[int, ...], what: str) -> None:
+        refuse_learned(self.geometry.angles, "angles")
         if tuple(t.shape[-2:]) != shape or not (t.is_floating_point() or t.is_complex()):
             raise DataError(f"the {what} is {t.dtype} {tuple(t.shape)}; the geometry needs real numbers (..., {shape})")
 
@@ -178,6 +180,12 @@ class Xray(Linear):
 
     def _transpose(self, y: Tensor) -> Tensor:
         return batched(kernel.adjoint, y, self.rays)
+
+    def _smear(self, y: Tensor) -> Tensor:
+        return batched(kernel.smear, y, self.rays)
+
+    def _smear_transposed(self, x: Tensor) -> Tensor:
+        return batched(kernel.smear_transposed, x, self.rays)
 
 
 def batched(f: Callable[[Tensor, Rays], Tensor], t: Tensor, rays: Rays, ndim: int = 2) -> Tensor:
@@ -195,6 +203,7 @@ def _places(g: Parallel | Fan) -> Tensor:
 
 
 def _check(angles: Tensor, detectors: int, spacing: float) -> None:
+    refuse_learned(angles, "angles")
     if angles.ndim != 1 or not bool(torch.isfinite(angles).all()) or angles.numel() == 0:
         raise DataError(f"angles of shape {tuple(angles.shape)} are not a list of finite numbers: give radians (view,)")
     if detectors < 1 or not spacing > 0:

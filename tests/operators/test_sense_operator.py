@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recon.data import DataError
 from recon.kernels import sense as kernel
 from recon.operators import Coils, Fourier, Sample, Weight
 from recon.operators import sense as module
@@ -193,3 +194,21 @@ def test_maps_that_lie_otherwise_in_memory_are_copied_once(axes, monkeypatch) ->
     assert all(t.is_contiguous() for t in read)
     assert len({t.data_ptr() for t in read} - {maps.data_ptr()}) == 1
     assert not turned.is_contiguous()
+
+
+def test_a_learned_mask_in_double_precision_leaves_the_precision_of_the_maps() -> None:
+    maps, x = noise(3, 1, 4, 5, dtype=torch.complex64), noise(1, 4, 5, dtype=torch.complex64)
+    A = Sense(maps, torch.rand(4, 5, dtype=torch.float64).requires_grad_())
+    fixed = Sense(maps, A.mask.detach())
+    for got, expected in ((A(x), fixed(x)), (A.H(A(x)), fixed.H(fixed(x))), (A.normal()(x), fixed.normal()(x))):
+        assert got.dtype == torch.complex64
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_complex_mask_is_refused_with_the_operator_that_takes_it() -> None:
+    """Its normal operator had m² in place of |m|²."""
+    maps, w, x = noise(3, 1, 4, 5), noise(4, 5), noise(1, 4, 5)
+    with pytest.raises(DataError, match=r"Weight\(w\) @ Sense"):
+        Sense(maps, w)
+    A = Weight(w) @ Sense(maps, torch.ones(4, 5, dtype=torch.float64))
+    torch.testing.assert_close(A.normal()(x), A.H(A(x)))
