@@ -102,6 +102,16 @@ def check_tensor(x: Any, who: str) -> None:
         )
 
 
+def real_numbers(x: Tensor) -> Tensor:
+    """Whole numbers and booleans as real numbers, in which they are multiplied and subtracted; all else as it is."""
+    return x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
+
+
+def complex_numbers(x: Tensor) -> Tensor:
+    """All numbers as complex ones, in double precision where they are."""
+    return x.to(torch.complex128 if x.dtype in (torch.float64, torch.complex128) else torch.complex64)
+
+
 def _fields(op: Linear) -> tuple[Field[Any], ...]:
     return fields(cast(Any, op)) if is_dataclass(op) else ()
 

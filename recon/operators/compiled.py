@@ -60,6 +60,7 @@ def _fits(t: Tensor, maps: Tensor, w: Tensor, sets: bool, keep: int, volume: boo
     return (
         kernel.serves(t, maps, w, volume=volume, length=w.shape[-1])
         and t.numel() > 0
+        and maps.numel() > 0
         and t.shape[-3:] == maps.shape[-3:]
         and ((math.prod(own) == 1 and len(own) <= len(lead)) or own == lead)
         and w.shape[0] in (1, math.prod(lead))

@@ -12,11 +12,13 @@ from recon.data import DataError
 from recon.kernels import fourier as kernel
 from recon.operators.base import Identity, Linear, check_tensor
 
+_HALVES = (torch.float16, torch.bfloat16, torch.complex32)
+
 
 def fft(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Centred, unitary FFT: X[k] = N^(−1/2) Σ_n x[n] exp(−2πi (n − N//2)(k − N//2) / N) along each of `axes`.
 
-    Raises DataError for what is no tensor, and for one without these axes.
+    Raises DataError for what is no tensor, for one without these axes, and on a processor for half precision.
     """
     return _centred(x, tuple(axes), inverse=False)
 
@@ -31,6 +33,8 @@ def _centred(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
     check_has(x.shape, axes)
     if not axes or not x.numel():
         return x  # MKL refuses an empty batch
+    if x.dtype in _HALVES and x.device.type == "cpu":
+        raise DataError(f"a processor has no Fourier transform of {x.dtype}; give x.to(torch.complex64)")
     x = torch.fft.ifftshift(x, dim=axes)
     if kernel.scipy_serves(x, axes):
         x = kernel.scipy_transform(x, axes, inverse)

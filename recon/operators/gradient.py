@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recon.operators.base import Linear
+from recon.operators.base import Linear, real_numbers
 from recon.operators.fourier import check_axes, check_has
 
 
@@ -40,6 +40,7 @@ class Gradient(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """∇x."""
         check_has(x.shape, self.axes)
+        x = real_numbers(x)
         out = x.new_zeros(len(self.axes), *x.shape)
         for i, (axis, w) in enumerate(zip(self.axes, self.weights)):
             n = x.shape[axis] - 1
@@ -50,6 +51,7 @@ class Gradient(Linear):
     def adjoint(self, y: Tensor) -> Tensor:
         """−div y."""
         check_has(y.shape[1:], self.axes)
+        y = real_numbers(y)
         out = torch.zeros_like(y[0])
         for g, axis, w in zip(y, self.axes, self.weights):
             n = g.shape[axis] - 1

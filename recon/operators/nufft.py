@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError, MissingPackage
-from recon.operators.base import Chain, Identity, Linear, Scale
+from recon.operators.base import Chain, Identity, Linear, Scale, complex_numbers
 from recon.operators.derivatives import learned, linear_map
 from recon.operators.sampling import Sample, Weight
 from recon.operators.toeplitz import Toeplitz, toeplitz
@@ -92,7 +92,7 @@ class Nufft(Linear):
                 f"an image of shape {tuple(x.shape)} does not end in (z, y, x) with the grid {self.shape}; crop it"
             )
         self._check_slices(x.shape[-3])
-        return self._differentiable(False, _complex(x))
+        return self._differentiable(False, complex_numbers(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Type 1: the samples spread over the grid; no inverse, see `recon.prepare.density`; raises as `forward`."""
@@ -102,7 +102,7 @@ class Nufft(Linear):
                 "must be (..., slice, line, sample), with one slice where the trajectory is 3D"
             )
         self._check_slices(y.shape[-3])
-        return self._differentiable(True, _complex(y))
+        return self._differentiable(True, complex_numbers(y))
 
     def _differentiable(self, adjoint: bool, data: Tensor) -> Tensor:
         if learned(self.points):
@@ -255,9 +255,3 @@ def _diagonal(inner: Linear | None) -> Tensor | complex | None:
             product = product * part
         return product
     return None
-
-
-def _complex(x: Tensor) -> Tensor:
-    if x.is_complex():
-        return x
-    return x.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)

@@ -15,7 +15,7 @@ from torch import Tensor
 from recon.data import DataError
 from recon.kernels import toeplitz as kernel
 from recon.kernels.sense import QUICK_FACTOR, smooth
-from recon.operators.base import Linear
+from recon.operators.base import Linear, complex_numbers
 from recon.operators.derivatives import learned, linear_map
 
 #: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
@@ -58,7 +58,7 @@ class Toeplitz(Linear):
     def _apply(self, x: Tensor, kernels: Tensor, adjoint: Tensor) -> Tensor:
         if x.shape[-len(self.shape) :] != self.shape:
             raise DataError(f"an image of shape {tuple(x.shape)} does not end in the grid {self.shape}; crop it")
-        x = x if x.is_complex() else x.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
+        x = complex_numbers(x)
         single = x.dtype == torch.complex64
         kind = (torch.complex64, torch.float32) if single else (torch.complex128, torch.float64)
         forward, back = (k.to(kind[not k.is_complex()]) for k in (kernels, adjoint))

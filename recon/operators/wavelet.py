@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.data import DataError
 from recon.kernels import wavelet as kernel
-from recon.operators.base import Identity, Linear
+from recon.operators.base import Identity, Linear, real_numbers
 from recon.operators.fourier import check_axes, check_has
 
 
@@ -133,6 +133,7 @@ class Wavelet(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """W x."""
+        x = real_numbers(x)
         if kernel.serves(x):
             return self._compiled(x, False)
         planes = _planar(x)
@@ -143,6 +144,7 @@ class Wavelet(Linear):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Wᴴ y = W⁻¹ y."""
+        y = real_numbers(y)
         if kernel.serves(y):
             return self._compiled(y, True)
         planes = _planar(y)
