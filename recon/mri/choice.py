@@ -9,6 +9,7 @@ from recon import trust
 from recon.data import ReconError
 from recon.mri import networks
 from recon.nets import weights
+from recon.prepare.noise import UNKNOWN
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve
 
@@ -166,7 +167,7 @@ def offered(recipe: Recipe, noise: str) -> Network | None:
         if solve.weights != "auto":
             raise
         return Network(name, None, f"it cannot be used ({e})")
-    if noise in ("none", "assumed"):
+    if noise in UNKNOWN:
         return Network(name, trained, "the noise of the scan is not known", noise=False)
     if prepare.map_sets > 1 or prepare.maps != "espirit":
         return Network(name, trained, "it learned from one set of ESPIRiT maps")

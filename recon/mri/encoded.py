@@ -98,7 +98,7 @@ def images(
     if method == "varnet":
         return EncodedImages(methods.varnet(y, acquired.to(job.device), job.recipe.solve))
     if method == "grappa":
-        y = torch.stack([_grappa(s, k, job) for s, k in zip(slabs, known, strict=True)])
+        y = torch.stack([_grappa(s, k, top, job) for s, k in zip(slabs, known, strict=True)])
     if method in ("combine", "grappa"):
         return _combined(y, job, towards)
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
@@ -169,11 +169,13 @@ def measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, se
     return Measurement(y if even else y * weights, Sense(maps, weights, (-3, -2), sets > 1), top**-0.5)
 
 
-def _grappa(slab: Slab, known: Calibrated, job: Job) -> Tensor:
+def _grappa(slab: Slab, known: Calibrated, top: int, job: Job) -> Tensor:
+    """Full k-space of a slice or slab in hybrid space; its noise counts where it is known."""
     assert known.block is not None
-    solve = job.recipe.solve
+    solve, sigma = job.recipe.solve, top**-0.5 if job.whitening.known else 0.0
     k = fft(slab.y.to(job.device), (-1,))
     mask, block = slab.counts.to(job.device) > 0, known.block.to(job.device)
     z, y, x = solve.grappa_kernel
-    full = grappa(k, mask, block, kernel=(z if k.shape[1] > 1 else 1, y, x), lam=solve.grappa_l2)
+    kernel = (z if k.shape[1] > 1 else 1, y, x)
+    full = grappa(k, mask, block, kernel=kernel, lam=solve.grappa_l2, sigma=sigma)
     return ifft(full, (-1,))

@@ -22,6 +22,10 @@ BANDWIDTH = 0.793
 _ROUNDING = 3e-6
 
 
+#: Sources of a whitening that was not measured: none was asked for, or the samples tell nothing.
+UNKNOWN = ("none", "assumed")
+
+
 @dataclass(frozen=True)
 class Whitening:
     """The matrix that makes noise white, and where it comes from.
@@ -34,6 +38,11 @@ class Whitening:
     matrix: Tensor
     source: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether the noise was measured, so that whitened samples have σ = 1 per real and imaginary part."""
+        return self.source not in UNKNOWN
 
 
 def covariance(samples: Tensor) -> Tensor:

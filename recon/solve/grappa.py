@@ -27,11 +27,18 @@ def grappa(
     *,
     kernel: tuple[int, int, int] = (3, 3, 5),
     lam: float = 0.02,
+    sigma: float = 0.0,
 ) -> Tensor:
     """Full k-space: each missing line as a linear combination of its measured neighbours in all coils.
 
     k_c(z, y, x) = Σ_{c', s, t} w_{c c' s t} k_{c'}((z, y) + s, x + t), with weights per arrangement s of neighbours
-    fitted to `calibration` in the least-squares sense, min ‖A w − b‖² + λ (tr AᴴA / n) ‖w‖² for n unknowns per coil.
+    fitted to `calibration` in the least-squares sense,
+
+        min ‖A w − b‖² + [λ tr AᴴA / n + 2σ² (M − m)] ‖w‖²
+
+    for n unknowns per coil and m equations. Calibration lines hold nearly all of the signal but the noise of their own
+    m samples alone; weights that fit them carry the noise of all M samples of k-space into the image, so that `sigma`,
+    the noise per real and imaginary part, asks for what is missing of it. Its default 0 leaves that out.
 
     `kspace` is (..., coil, kz, ky, kx), zero where nothing was measured, `mask` (kz, ky) true where measured,
     `calibration` (..., coil, cz, cy, cx) a fully sampled block at the same spacing. `kernel` counts the nearest
@@ -45,12 +52,12 @@ def grappa(
     """
     if kspace.ndim > 4:
         pairs = zip(kspace, calibration, strict=True)
-        return torch.stack([grappa(k, mask, c, kernel=kernel, lam=lam) for k, c in pairs])
+        return torch.stack([grappa(k, mask, c, kernel=kernel, lam=lam, sigma=sigma) for k, c in pairs])
     measured = mask.detach().cpu().numpy().astype(bool)
     block = (calibration.shape[-3], calibration.shape[-2])
-    out = kspace.clone()
+    out, noise = kspace.clone(), 2 * sigma**2
     for sources, targets in neighbourhoods(measured, block, kernel[:2]).items():
-        weights = _weights(calibration, sources, kernel[2], lam)
+        weights = _weights(calibration, sources, kernel[2], lam, noise, kspace.shape[-3:].numel())
         z, y = (torch.as_tensor(targets[:, i], device=kspace.device) for i in (0, 1))
         one = len(sources) * kspace.shape[0] * kspace.shape[-1] * kspace.element_size()
         for zs, ys in zip(*(torch.split(t, max(1, GATHERED // one)) for t in (z, y))):
@@ -112,8 +119,8 @@ def _nearest(offsets: NDArray[np.intp], count: int, fit: list[int], farthest: in
     return tuple((int(z), int(y)) for z, y in offsets)
 
 
-def _weights(calibration: Tensor, sources: Sources, taps: int, lam: float) -> Tensor:
-    """Regularised least-squares weights, (coil, tap · source · coil)."""
+def _weights(calibration: Tensor, sources: Sources, taps: int, lam: float, noise: float, samples: int) -> Tensor:
+    """Regularised least-squares weights, (coil, tap · source · coil), for `samples` of k-space of that noise power."""
     coils, _, _, nx = calibration.shape
     low = [min(0, *(s[a] for s in sources)) for a in (0, 1)]
     high = [max(0, *(s[a] for s in sources)) for a in (0, 1)]
@@ -135,7 +142,8 @@ def _weights(calibration: Tensor, sources: Sources, taps: int, lam: float) -> Te
     b = lines((0, 0), start + taps // 2)
     gram = (a @ a.mH).to(torch.complex128)
     cross = (b @ a.mH).to(torch.complex128)
-    gram.diagonal().add_(lam * gram.diagonal().real.mean() + torch.finfo(torch.float32).tiny)
+    missing = noise * max(0, samples - a.shape[1])
+    gram.diagonal().add_(lam * gram.diagonal().real.mean() + missing + torch.finfo(torch.float32).tiny)
     weights: Tensor = alone(torch.linalg.solve, gram, cross, left=False)
     return weights.to(calibration.dtype)
 

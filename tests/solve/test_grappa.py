@@ -5,8 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from recon import pipeline, recipe
 from recon.data import DataError
-from recon.operators import fft
+from recon.mri import encoded
+from recon.operators import fft, ifft
+from recon.simulation import Settings, simulate
 from recon.solve import grappa as module
 from recon.solve.grappa import grappa, neighbourhoods
 
@@ -49,6 +52,42 @@ def test_equispaced_lines_are_filled(R: int, limit: float, embedded: bool, ny: i
     assert error(got, full) < min(limit, 0.5 * error(kspace, full))
     assert torch.equal(got[:, mask], full[:, mask])
     assert torch.equal(kspace, full * mask[..., None])
+
+
+@pytest.mark.parametrize(("coils", "R", "least"), [(2, 2, 3.0), (6, 2, 3.0), (6, 4, 8.0)])
+@pytest.mark.parametrize("snr", [3, 10])
+def test_weights_that_are_told_the_noise_carry_less_of_it_into_a_noisy_image(
+    coils: int, R: int, least: float, snr: float
+) -> None:
+    """Two coils that hardly differ unfold little: weights of the bright centre would make noise of dim lines."""
+    full = scene((1, 96, 80), coils)
+    mask = torch.zeros(1, 96, dtype=torch.bool)
+    mask[:, ::R] = mask[:, 36:60] = True
+    sigma = float(ifft(full, (-2, -1)).abs().max()) / snr
+    noisy = (
+        full + sigma * torch.randn(full.shape, dtype=full.dtype, generator=torch.Generator().manual_seed(0)) * 2**0.5
+    )
+    given = noisy * mask[..., None], mask, middle(noisy, 1, 24)
+    without, told = (grappa(*given, kernel=(1, 5, 5), lam=1e-3, sigma=s) for s in (0.0, sigma))
+    filled = [float((k - full)[:, ~mask].norm()) for k in (without, told)]
+    assert filled[1] < filled[0] * 10 ** (-least / 20)
+    # Of a clean scan they are the same, and its unit does not matter.
+    clean = full * mask[..., None], mask, middle(full, 1, 24)
+    torch.testing.assert_close(grappa(*clean, lam=1e-3, sigma=1e-9 * sigma), grappa(*clean, lam=1e-3))
+    big = grappa(*(1e3 * k if k.is_complex() else k for k in given), kernel=(1, 5, 5), lam=1e-3, sigma=1e3 * sigma)
+    torch.testing.assert_close(big, 1e3 * told)
+
+
+@pytest.mark.parametrize(("noise", "averages", "sigma"), [("auto", 1, 1.0), ("auto", 4, 0.5), ("none", 1, 0.0)])
+def test_the_noise_of_a_scan_is_told_where_it_is_known(
+    noise: str, averages: int, sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = simulate(Settings((48, 48, 1), coils=2, acceleration=(2, 1), acs=16, sigma=0.02, averages=averages))
+    told: list[float] = []
+    monkeypatch.setattr(encoded, "grappa", lambda k, *_, sigma, **__: (told.append(sigma), k)[1])
+    plan = recipe.parse({"solve": {"method": "grappa"}, "prepare": {"noise": noise}})
+    pipeline.reconstruct(scan, plan, device="cpu")
+    assert told == [sigma]
 
 
 @pytest.mark.parametrize(("shift", "limit"), [(0, 0.1), (1, 0.05)])
