@@ -68,6 +68,15 @@ def test_a_body_that_reaches_to_the_ends_of_the_receivers_band_leaves_noise_to_t
     torch.testing.assert_close(levels(found.matrix), truth, rtol=0.1, atol=0)
 
 
+def test_where_signal_reaches_all_of_the_margin_the_note_says_that_the_noise_may_be_larger() -> None:
+    truth = torch.tensor([0.5, 1.0, 1.5]) / 100
+    found = estimate(received(ellipses(160, 320, 3, span=1.6), truth), oversampling=2.0)
+    assert 0.3 < float((levels(found.matrix) / truth).mean()) < 0.7
+    assert "all of which signal reaches" in found.notes[0]
+    assert "it may be a third of what it is, or larger" in found.notes[0]
+    assert "too high" not in found.notes[0]
+
+
 def test_a_body_that_ends_beside_the_field_of_view_is_no_filter_that_falls() -> None:
     truth = torch.tensor([0.5, 1.0, 1.5]) / 30
     found = estimate(received(ellipses(160, 320, 3, span=1.4), truth, b=0), oversampling=2.0)
