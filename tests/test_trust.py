@@ -281,6 +281,9 @@ def test_the_uncertainty_of_a_slice_is_the_same_whichever_slices_are_solved_with
     assert any("1 slices at a time" in n for n in image.notes)
     assert together is not None
     np.testing.assert_array_equal(image.uncertainty, together)
+    found: list[pipeline.FrameImage] = []
+    pipeline.reconstruct(scan, plan, device="cpu", each=found.append)
+    np.testing.assert_array_equal(np.concatenate([f.image.uncertainty for f in found]), together)
     noise = together / together.mean((1, 2), keepdims=True)
     # What one slice's estimate is off by says nothing of the next one's.
     assert not np.allclose(noise[0], noise[1], rtol=0.2)

@@ -154,7 +154,8 @@ def _handed(
     assert job.hand is not None
     told = trust.summary(made.evidence[item : item + 1])
     doubts = trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
-    job.hand(key, made.images[item], {**how, "trust": told}, [*notes, *doubts])
+    spread = made.deviations[item][np.newaxis] if made.deviations else None
+    job.hand(key, made.images[item], {**how, "uncertainty": spread, "trust": told}, [*notes, *doubts])
 
 
 def _choice(job: Job, found: Sampling) -> Choice:
