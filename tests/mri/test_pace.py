@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from recon import pipeline, recipe
-from recon.data import Image
+from recon.data import Image, RawScan
 from recon.errors import sentence
 from recon.mri import cartesian, encoded, noncartesian
 from recon.mri.pace import trouble
@@ -52,6 +53,13 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch, error: Exception, *, after: int = 
     return moved
 
 
+@lru_cache
+def made(settings: Settings) -> tuple[RawScan, Image]:
+    """A scan and its image by the processor."""
+    scan = simulate(settings)
+    return scan, pipeline.reconstruct(scan, device="cpu")
+
+
 def close(a: Image, b: Image) -> bool:
     return bool(np.abs(a.data - b.data).max() <= 1e-3 * np.abs(b.data).max())
 
@@ -60,8 +68,7 @@ def close(a: Image, b: Image) -> bool:
 def test_f27_a_gpu_without_memory_gives_way_to_the_processor(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan = simulate(settings)
-    expected = pipeline.reconstruct(scan, device="cpu")
+    scan, expected = made(settings)
     moved = full_gpu(monkeypatch, torch.OutOfMemoryError(OUT))
     image = pipeline.reconstruct(scan)
     assert moved
@@ -71,8 +78,7 @@ def test_f27_a_gpu_without_memory_gives_way_to_the_processor(
 
 
 def test_f27_what_was_done_before_the_gpu_was_full_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = simulate(SLICES)
-    expected = pipeline.reconstruct(scan, device="cpu")
+    scan, expected = made(SLICES)
     monkeypatch.setattr(cartesian.planning, "plan", lambda *_: cartesian.planning.Plan(1, 0))
     began: list[str] = []
     images = encoded.images
@@ -85,8 +91,7 @@ def test_f27_what_was_done_before_the_gpu_was_full_stays(monkeypatch: pytest.Mon
 
 
 def test_f27_a_gpu_that_fails_gives_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = simulate(SLICES)
-    expected = pipeline.reconstruct(scan, device="cpu")
+    scan, expected = made(SLICES)
     moved = full_gpu(monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"))
     image = pipeline.reconstruct(scan)
     assert len(moved) == 1
@@ -117,8 +122,7 @@ def test_f27_fewer_slices_at_a_time_give_the_same_bits(monkeypatch: pytest.Monke
 
 
 def test_f27_a_volume_is_solved_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = simulate(VOLUME)
-    expected = pipeline.reconstruct(scan, device="cpu")
+    scan, expected = made(VOLUME)
     wide = fails(encoded.images, lambda _, slabs, *__, **___: slabs[0].y.shape[-1] > 12 + 8)
     monkeypatch.setattr(encoded, "images", wide)
     image = pipeline.reconstruct(scan, device="cpu")
