@@ -64,7 +64,8 @@ def check_parent(path: Path) -> Path:
 
 def check_folder(path: Path) -> None:
     """Raise ReconError unless files can be made in a folder, which may be missing together with those above it."""
-    _check(path, next(p for p in (path, *path.absolute().parents) if p.exists()))
+    # Not Path.exists, which fails within a folder that may not be searched.
+    _check(path, next(p for p in (path, *path.absolute().parents) if os.path.exists(p)))
 
 
 def _check(path: Path, folder: Path) -> None:
@@ -167,8 +168,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def _sibling(path: Path) -> Path:
-    # The name is cut so that a long but legal final name does not make an illegal temporary one.
-    return path.parent / f".{path.name[:60]}.{secrets.token_hex(6)}.part"
+    # Cut, in bytes, so that a long but legal final name does not make an illegal temporary one.
+    name = os.fsencode(path.name)[:180].decode(errors="ignore")
+    return path.parent / f".{name}.{secrets.token_hex(6)}.part"
 
 
 def _umask() -> int:

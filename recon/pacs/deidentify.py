@@ -7,6 +7,7 @@ new one in each process.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hmac
@@ -71,16 +72,15 @@ def secret(spool: Path) -> bytes:
     path = spool / "pseudonyms.key"
     if not path.exists():
         temporary = spool / f".pseudonyms.{secrets.token_hex(6)}"
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
-            out.write(os.urandom(32))
-            out.flush()
-            os.fsync(out.fileno())
         try:
-            os.link(temporary, path)  # whole or not at all: two sessions may make the first one at once
-        except FileExistsError:
-            pass
+            with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
+                out.write(os.urandom(32))
+                out.flush()
+                os.fsync(out.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)  # whole or not at all: two sessions may make the first one at once
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
     key = path.read_bytes()
     if len(key) != 32:
         raise ReconError(f"{path} is damaged; restore it, or remove it and accept that patients get new pseudonyms")

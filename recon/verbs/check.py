@@ -43,8 +43,7 @@ def write_evidence(image: Image, path: Path, stack: int = 0) -> list[Path]:
     from recon.io import atomic, provenance
 
     path = path.with_name(f"{path.stem}_stack-{stack}.json") if stack else path
-    with atomic.atomic_file(path) as temporary:
-        temporary.write_text(provenance.as_json(image) + "\n", encoding="utf-8")
+    atomic.put(path, f"{provenance.as_json(image)}\n".encode())
     return [path]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from recon.data import ReconError
-from recon.io.atomic import atomic_dir, atomic_file
+from recon.io.atomic import atomic_dir, atomic_file, check_folder
 from recon.io.provenance import read_back
 from recon.io.write import check_paths, kind, write
 from tests.io.pictures import RECIPE, picture, whole_numbers
@@ -170,6 +170,34 @@ def test_a_folder_without_permission_is_told_before_the_work_and_by_the_writer(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ReconError, match="not permitted"):
         write(picture(), [tmp_path / "a.nii"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 251 + ".png", "\N{MATHEMATICAL DOUBLE-STRUCK CAPITAL A}" * 62 + ".png"],
+    ids=["of one byte each", "of four bytes each"],
+)
+def test_a_name_as_long_as_the_system_allows_is_written(name: str, tmp_path: Path) -> None:
+    assert write(picture(), [tmp_path / name]) == [tmp_path / name]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_may_not_be_searched_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The superuser may search anywhere, so that the system's answers are given in its place.
+    closed, usual = tmp_path / "closed", os.stat
+    closed.mkdir()
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if closed in Path(os.fspath(path)).parents:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return usual(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: path != closed)
+    with pytest.raises(ReconError, match="writing there is not permitted; choose a folder of your own"):
+        check_folder(closed / "runs" / "first")
 
 
 # ----------------------------------------------------------------------------------------------------- faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -181,6 +182,18 @@ def test_attributes_go_or_are_emptied_as_the_standard_says() -> None:
     assert [name for name in removed if after.get(name)] == []
     emptied = ["StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName", "PatientSex"]
     assert [name for name in emptied if name not in after or not after[name].is_empty] == []
+
+
+def test_a_key_of_pseudonyms_that_the_disk_does_not_take_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        secret(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sessions_that_make_the_first_pseudonyms_at_once_make_the_same(
