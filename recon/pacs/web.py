@@ -10,11 +10,14 @@ import http.client
 import io
 import json
 import secrets
+import socket
 import ssl
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from recon.errors import ReconError
@@ -25,6 +28,8 @@ from recon.pacs.spool import Item, Record
 
 #: Bytes of an answer that are read: more is no answer of ours.
 _MOST = 2**26
+#: Bytes of a body that have their time by themselves.
+_PIECE = 2**16
 
 
 class Web:
@@ -56,16 +61,18 @@ class Web:
 
     def _store(self, item: Item) -> Answer:
         boundary = secrets.token_hex(16)
-        body = b"".join(
-            (
-                f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode(),
-                item.image.read_bytes(),
-                f"\r\n--{boundary}--\r\n".encode(),
-            )
+        ends = (
+            f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode(),
+            f"\r\n--{boundary}--\r\n".encode(),
         )
-        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        headers = {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+            "Content-Length": str(item.image.stat().st_size + sum(map(len, ends))),
+        }
         try:
-            status, _, answer = self._ask("POST", "/studies", body, kind, accept="application/dicom+json")
+            with item.image.open("rb") as file:
+                body = _pieces(file, *ends)
+                status, _, answer = self._ask("POST", "/studies", body, headers, accept="application/dicom+json")
         except Unreachable as e:
             return Answer("later", f"the PACS is not to be had: {e}", broken=True)
         return of_stow(status, answer, item.record.uid)
@@ -113,9 +120,17 @@ class Web:
         return Verdict(False, "the PACS keeps an image of this UID with other pixels", final=True)
 
     def _ask(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "", accept: str = ""
+        self,
+        method: str,
+        path: str,
+        body: Iterator[bytes] | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),
+        accept: str = "",
     ) -> tuple[int, str, bytes]:
-        """Status, content type and content of an answer; redirections are not followed."""
+        """Status, content type and content of an answer; redirections are not followed.
+
+        Each piece of a `body` has the time of an answer, as has each piece of what comes.
+        """
         waits = self._pacs.waits
         connection: http.client.HTTPConnection
         if self._certificates is None:
@@ -124,14 +139,16 @@ class Web:
             self._certificates.look()
             context = self._certificates.client or ssl.create_default_context()
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=waits.connect_s, context=context)
-        headers = {"Accept": accept, **({"Content-Type": kind} if kind else {}), **self._login}
+        headers = {"Accept": accept, **more, **self._login}
         try:
             with contextlib.closing(connection):
                 connection.connect()
-                connection.sock.settimeout(waits.answer_s)
+                sock = connection.sock
+                sock.settimeout(waits.answer_s)
                 connection.request(method, self._base + path, body, headers)
                 answer = connection.getresponse()
-                return answer.status, answer.headers.get("Content-Type", ""), answer.read(_MOST)
+                content = _content(answer, sock, waits.answer_s)
+                return answer.status, answer.headers.get("Content-Type", ""), content
         except ssl.SSLCertVerificationError as e:
             raise Unreachable(f"its certificate is refused: {e.verify_message}") from None
         except ssl.SSLError as e:
@@ -140,6 +157,29 @@ class Web:
             raise Unreachable(f"no answer within {waits.answer_s:g} s") from None
         except (OSError, http.client.HTTPException) as e:
             raise Unreachable(f"no connection ({getattr(e, 'strerror', None) or type(e).__name__})") from None
+
+
+def _pieces(file: IO[bytes], first: bytes, last: bytes) -> Iterator[bytes]:
+    """A file between two ends: the socket gives each piece its time, however large the whole is."""
+    yield first
+    while piece := file.read(_PIECE):
+        yield piece
+    yield last
+
+
+def _content(answer: http.client.HTTPResponse, sock: socket.socket, seconds: float) -> bytes:
+    """What an answer holds; raises TimeoutError where a piece of it does not come within some seconds."""
+    began, out = time.monotonic(), bytearray()
+    while len(out) < _MOST and not answer.isclosed():
+        left = began + seconds * (1 + len(out) // _PIECE) - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        part = answer.read1(_PIECE)
+        if not part:
+            break
+        out += part
+    return bytes(out)
 
 
 def of_stow(status: int, body: bytes, uid: str) -> Answer:

@@ -36,6 +36,9 @@ class Service:
     came: list[pydicom.Dataset] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     port: int = 0
+    #: Seconds until each half MiB of an image is taken, and until each byte of an answer is sent.
+    pause: float = 0.0
+    drip: float = 0.0
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         service = self
@@ -49,7 +52,9 @@ class Service:
                 self.send_header("Content-Type", "application/dicom+json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                for byte in body:
+                    time.sleep(service.drip)
+                    self.wfile.write(bytes([byte]))
 
             def do_GET(self) -> None:
                 service.asked.append(self.path)
@@ -60,13 +65,22 @@ class Service:
 
             def do_POST(self) -> None:
                 assert self.path == "/dicom-web/studies"
-                raw = self.rfile.read(int(self.headers["Content-Length"]))
+                raw, length = bytearray(), int(self.headers["Content-Length"])
+                while len(raw) < length:
+                    time.sleep(service.pause)
+                    raw += self.rfile.read(min(2**19, length - len(raw)))
+                if service.pause:  # of what is large, the parser of mail would take long
+                    self.take(bytes(raw).partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0])
+                    return
                 mail = email.message_from_bytes(f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + raw)
                 assert mail.get_content_type() == "multipart/related"
                 assert mail.get_param("type") == "application/dicom"
                 (part,) = mail.get_payload()
                 assert part.get_content_type() == "application/dicom"
-                d = pydicom.dcmread(io.BytesIO(part.get_payload(decode=True)))
+                self.take(part.get_payload(decode=True))
+
+            def take(self, image: bytes) -> None:
+                d = pydicom.dcmread(io.BytesIO(image))
                 status, body = service.answers[min(len(service.came), len(service.answers) - 1)]
                 service.came.append(d)
                 if status == 0:
@@ -130,6 +144,33 @@ def test_stow_rs_sends_the_files_and_asks_after_them(service: Start, brain: Path
     assert all(d == before[d.SOPInstanceUID] for d in made.came)
     d = made.came[0]
     assert any(f"/studies/{d.StudyInstanceUID}/series/{d.SeriesInstanceUID}/instances?" in path for path in made.asked)
+
+
+def test_a_large_image_over_a_slow_line_takes_longer_than_an_answer_may(
+    service: Start, brain: Path, tmp_path: Path
+) -> None:
+    image = pydicom.dcmread(brain / "IM0001.dcm")
+    image.Rows = image.Columns = 4096  # 32 MB, of which sockets hold a few
+    image.PixelData = bytes(2 * 4096 * 4096)
+    (tmp_path / "large").mkdir()
+    image.save_as(tmp_path / "large" / "IM0001.dcm")
+    made, here = service((200, stored), waits=replace(QUICK, answer_s=2))
+    made.pause = 0.06
+    uids = here.put(tmp_path / "large")
+    here.once()
+    assert here.states(uids) == ["sent"], here.lines
+    assert len(made.came[0].PixelData) == 2 * 4096 * 4096
+
+
+def test_f33_a_service_that_answers_byte_by_byte_does_not_hold_the_sender(service: Start, brain: Path) -> None:
+    made, here = service((200, stored), waits=QUICK)
+    made.drip = 0.3
+    uids = here.put(brain)
+    began = time.monotonic()
+    here.once()
+    assert time.monotonic() - began < 15
+    assert here.states(uids) == ["new"] * 3
+    assert all("no answer within 1 s" in reason for reason in here.reasons("new"))
 
 
 def test_f40_images_go_to_the_pacs_itself_whatever_proxy_the_environment_names(
