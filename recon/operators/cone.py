@@ -40,7 +40,7 @@ class Cone:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or not self.row_spacing > 0 or not math.isfinite(self.row_offset):
+        if self.rows < 1 or not 0 < self.row_spacing < math.inf or not math.isfinite(self.row_offset):
             raise DataError(f"{self.rows} detector rows {self.row_spacing} mm apart see nothing; give positive numbers")
         steepest = float(self.heights.abs().max()) / (self.fan.source_distance + self.detector_distance)
         if steepest > STEEPEST:
@@ -96,7 +96,9 @@ class ConeXray(Linear):
     height: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.shape) < 1 or not self.voxel > 0 or not self.step > 0 or not math.isfinite(self.height):
+        if min(self.shape) < 1 or not (
+            0 < self.voxel < math.inf and 0 < self.step < math.inf and math.isfinite(self.height)
+        ):
             raise DataError(
                 f"a volume of {self.shape} voxels of {self.voxel} mm in slices {self.step} mm apart is empty: give "
                 "positive sizes"

@@ -33,7 +33,7 @@ class Parallel:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.angles, self.detectors, self.spacing)
+        _check(self.angles, self.detectors, self.spacing, self.offset)
 
     @property
     def places(self) -> Tensor:
@@ -66,11 +66,11 @@ class Fan:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.angles, self.detectors, self.spacing)
-        if not (self.source_distance > 0 and self.detector_distance >= 0):
+        _check(self.angles, self.detectors, self.spacing, self.offset)
+        if not (0 < self.source_distance < math.inf and 0 <= self.detector_distance < math.inf):
             raise DataError(
                 f"source_distance {self.source_distance} mm must be positive and detector_distance "
-                f"{self.detector_distance} mm not negative: give the distances of source and detector from the axis"
+                f"{self.detector_distance} mm not negative: give their distances from the axis, or Parallel rays"
             )
         if self.curved and self.fan_angles.abs().max() >= math.pi / 2:
             raise DataError("the curved detector reaches beyond 90° from the central ray: check spacing and distances")
@@ -110,7 +110,7 @@ class Xray(Linear):
     voxel: float
 
     def __post_init__(self) -> None:
-        if min(self.shape) < 1 or not self.voxel > 0:
+        if min(self.shape) < 1 or not 0 < self.voxel < math.inf:
             raise DataError(f"an image of {self.shape} pixels of {self.voxel} mm is empty: give positive sizes")
         corner = math.hypot(self.shape[0] + 1, self.shape[1] + 1) / 2 * self.voxel
         if isinstance(self.geometry, Fan) and self.geometry.source_distance <= corner:
@@ -202,9 +202,11 @@ def _places(g: Parallel | Fan) -> Tensor:
     return (torch.arange(g.detectors, dtype=torch.float64) - (g.detectors - 1) / 2) * g.spacing + g.offset
 
 
-def _check(angles: Tensor, detectors: int, spacing: float) -> None:
+def _check(angles: Tensor, detectors: int, spacing: float, offset: float) -> None:
     refuse_learned(angles, "angles")
     if angles.ndim != 1 or not bool(torch.isfinite(angles).all()) or angles.numel() == 0:
         raise DataError(f"angles of shape {tuple(angles.shape)} are not a list of finite numbers: give radians (view,)")
-    if detectors < 1 or not spacing > 0:
+    if detectors < 1 or not 0 < spacing < math.inf:
         raise DataError(f"{detectors} detector elements {spacing} mm apart see nothing: give positive numbers")
+    if not math.isfinite(offset):
+        raise DataError(f"an offset of the detector of {offset} mm is no place: give a finite number, 0 for none")
