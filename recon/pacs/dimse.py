@@ -202,11 +202,15 @@ class Dimse:
             ae.add_requested_context(abstract, transfer)
         self._certificates.look()
         secure = (self._certificates.client, self._at.host) if self._certificates.client else None
-        began = time.monotonic()
+        began, answered = time.monotonic(), threading.Event()
+        answered.set()
         try:
             association = ae.associate(
                 self._at.host, self._at.port, ae_title=self._at.aet, tls_args=secure,
-                evt_handlers=[(evt.EVT_CONN_OPEN, self._bound), (evt.EVT_N_EVENT_REPORT, self._report)],
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, self._bound), (evt.EVT_PDU_SENT, _sent, [answered]),
+                    (evt.EVT_N_EVENT_REPORT, self._report, [answered]),
+                ],
             )  # fmt: skip
         except OSError as e:
             raise Unreachable(f"no connection ({e.strerror or 'unknown host'})") from None
@@ -218,6 +222,8 @@ class Dimse:
             raise Unreachable("it broke the association off") from None
         finally:
             if association.is_established:
+                # A report is taken before it is answered: released in between, the PACS would hear no answer.
+                answered.wait(self._pacs.waits.answer_s)
                 association.release()
 
     def _bound(self, event: Any) -> None:
@@ -246,7 +252,10 @@ class Dimse:
         ae.acse_timeout = ae.dimse_timeout = waits.answer_s
         return ae
 
-    def _report(self, event: Any) -> tuple[int, None]:
+    def _report(self, event: Any, answered: threading.Event | None = None) -> tuple[int, None]:
+        """Take a report of the PACS; what is returned is then sent, and after that `answered` is set."""
+        if answered is not None:
+            answered.clear()
         information = event.event_information
         verdicts: dict[str, Verdict] = {}
         for item in information.get("FailedSOPSequence") or []:
@@ -256,6 +265,14 @@ class Dimse:
             verdicts.setdefault(legal(str(item.get("ReferencedSOPInstanceUID", ""))), Verdict(True))
         self._reports.put((legal(str(information.get("TransactionUID", ""))), verdicts))
         return 0x0000, None
+
+
+def _sent(event: Any, answered: threading.Event) -> None:
+    """Data went to the PACS: its report is answered, if there was one."""
+    from pynetdicom.pdu import P_DATA_TF
+
+    if isinstance(event.pdu, P_DATA_TF):
+        answered.set()
 
 
 def _kind(item: Item) -> tuple[str, str]:

@@ -179,7 +179,7 @@ def test_points_that_an_optimiser_moves_in_place_are_followed() -> None:
     with torch.no_grad():
         points += 0.3
         assert error(op(x), Nufft(POINTS + 0.3, (3, 4))(x)) < 1e-10
-    assert error(op(x), before) > 0.1
+        assert error(op(x), before) > 0.1
 
 
 def test_a_gradient_finds_points_from_their_samples() -> None:

@@ -105,7 +105,7 @@ class Told:
 
     `store` is a status for each image in turn, the last for all later ones; "abort" breaks off, "hang" waits. `commit`
     is the failure reason for all images, 0 for none, or "silent", "refuse" (the request) or "none" (no such service);
-    it is told over an association of its own, or `within` the one that asked.
+    it is told over an association of its own, or `within` the one that asked. `answers` are those to its reports.
     """
 
     store: list[int | str] = field(default_factory=lambda: [0])
@@ -117,6 +117,7 @@ class Told:
     asked: list[str] = field(default_factory=list)
     port: int = 0
     within: bool = False
+    answers: list[int | None] = field(default_factory=list)
 
     @contextmanager
     def running(self) -> Iterator[Told]:
@@ -181,7 +182,8 @@ class Told:
         status, _ = association.send_n_event_report(said, 2 if reason else 1, PUSH, f"{PUSH}.1")
         if not over:
             association.release()
-        return int(status.Status) if status else None
+        self.answers.append(int(status.Status) if "Status" in status else None)
+        return self.answers[-1]
 
 
 def free_port() -> int:

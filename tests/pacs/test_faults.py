@@ -20,6 +20,7 @@ from pydicom import Dataset
 from recon.data import ReconError
 from recon.pacs import spool as spools
 from recon.pacs import verify
+from recon.pacs.dimse import Dimse
 from recon.pacs.sender import Sender, peer
 from recon.pacs.summary import summary
 from tests.pacs.conftest import WAITS, Post
@@ -317,6 +318,25 @@ def test_f34_a_report_over_the_association_that_asked_counts(told: Start, brain:
     uids = here.put(brain)
     here.once()
     assert here.states(uids) == ["sent"] * 3, here.lines
+
+
+def test_f34_a_report_is_answered_before_the_association_that_asked_is_released(
+    told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Dimse._report
+
+    def slowly(*args: Any) -> tuple[int, None]:
+        answer = taken(*args)
+        time.sleep(0.3)  # the report is known, its answer is not yet on its way
+        return answer
+
+    monkeypatch.setattr(Dimse, "_report", slowly)
+    pacs, here = told()
+    pacs.within = True
+    uids = here.put(brain)
+    here.once()
+    assert here.states(uids) == ["sent"] * 3
+    assert pacs.answers == [0]
 
 
 def test_f34_a_conflict_of_classes_is_for_people(told: Start, brain: Path) -> None:
