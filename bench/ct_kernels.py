@@ -1,11 +1,12 @@
 """Denoised CT slices of reconstructions that the networks were not trained on: sharp and very smooth kernels, thin
-slices, iterative texture, coarse blotches, larger matrices.
+slices, iterative texture, coarse blotches, larger matrices, fillings.
 
     python bench/ct_kernels.py ct-small --slices 1
 
 A slice with the noise of a quarter of its dose (filtered backprojection, Hann), and what other reconstructions
 would make of that noise: Hann's window undone, slices half as thick, a Gaussian low-pass, total variation blended in by
-60 and 90 %, the same interpolated to finer pixels; and blotches of 3 pixels that no filtered backprojection makes.
+60 and 90 %, the same interpolated to finer pixels, and filled outside of a circle; and blotches of 3 pixels that no
+filtered backprojection makes.
 Printed: the noise that was added and the estimate (which holds the scan's own too), PSNR before, after, and denoised
 whole whatever the evidence says (`trust.fallback = false`), the evidence, with the least share that was denoised, and
 slices that came back as they were. Nothing is chosen by it.
@@ -53,6 +54,9 @@ def kinds(r: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.nd
         yield f"iterative, {share:g} of TV", r, (1 - share) * y + np.float32(share) * smoothed
     blotches = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(r.shape), (0, 3, 3))
     yield "blotches of 3 pixels", r, (r + 20 * blotches / blotches.std()).astype(np.float32)
+    at = [np.arange(n) - (n - 1) / 2 for n in r.shape[1:]]
+    inside = np.hypot(at[0][:, None], at[1]) < min(r.shape[1:]) / 2
+    yield "−1000 outside of a circle", *(np.where(inside, v, np.float32(-1000)) for v in (r, y))
     for size in (768, 1024):
         zoom = (1, size / r.shape[-2], size / r.shape[-1])
         fine = ndimage.zoom(r, zoom, order=1).astype(np.float32)

@@ -77,14 +77,14 @@ def denoise(
     for k, noise in enumerate(found_noise):
         report("denoise", k, len(volume))
         y, level = torch.from_numpy(volume[k : k + 1]).to(device), float(noise.level)
-        x = denoiser.denoised(loaded.network, y, noise.level, noise.texture)
+        x = _denoised(loaded, y, noise)
         how = strength.sampled(recipe.ct, noise)
         coarse.append(how.coarse)
         shown = strength.written(y, x, how, level)
         found = evidence(y[0], shown[0], level, recipe.trust, known, image_noise.sharpness(noise))
         if rays and not (found["reasons"] and recipe.trust.fallback):
             # What rays change is no noise: they have a say in what the network may show by itself.
-            x = denoiser.denoised(loaded.network, y, noise.level, noise.texture, rays(k))
+            x = _denoised(loaded, y, noise, rays(k))
             shown = strength.written(y, x, how, level)
         items.append(found)
         kept = found["share"] if recipe.trust.fallback else 1.0
@@ -124,6 +124,19 @@ def denoise(
     )
 
 
+def _denoised(loaded: weights.Loaded, y: Tensor, noise: ImageNoise, rays: Measurement | None = None) -> Tensor:
+    """The network's image of slices (1, y, x) in HU; places where nothing was measured come back as they are.
+
+    On the way they hold noise like that of the slice: in training no place was without any, and up to 64 pixels around
+    one the networks take all noise for structure.
+    """
+    blank = image_noise.unmeasured(y)
+    drawn = image_noise.drawn(noise, (y.shape[-2], y.shape[-1])) if bool(blank.any()) else torch.zeros_like(y)
+    told = (noise.level, noise.texture) if rays is None else (noise.level, noise.texture, rays)
+    x = denoiser.denoised(loaded.network, y + blank * drawn, *told)
+    return torch.where(blank, y, x)
+
+
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe, share: float) -> Tensor:
     """Standard deviation of images of x̂ with fresh noise, denoised at the strength and share that the slice has.
 
@@ -140,7 +153,7 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, rec
         white = torch.randn(x.shape, generator=generator).to(x.device)
         turned = torch.fft.rfft2(white)
         fresh = torch.fft.irfft2(spectrum * turned / turned.abs().clamp_min(1e-9), s=x.shape[-2:]) * local
-        again = denoiser.denoised(loaded.network, x + fresh, noise.level, noise.texture) - x
+        again = _denoised(loaded, x + fresh, noise) - x
         again = fresh + share * (strength.written(fresh, again, recipe.ct, float(noise.level)) - fresh)
         total, square = total + again, square + again.square()
     return ((square - total.square() / count) / max(1, count - 1)).clamp_min(0).sqrt()[0]

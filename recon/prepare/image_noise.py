@@ -36,6 +36,9 @@ FLAT, BELIEVED = 25, 0.85
 #: Measured slices whose median a slice without a place to measure is held against, and how far above it may be.
 NEAR, ABOVE = 5, 1.3
 
+#: HU that values within EVEN × EVEN pixels may differ by where nothing was measured: noise differs by more.
+ALIKE, EVEN = 0.1, 5
+
 #: Number of values that describe a correlation.
 BANDS = 3
 
@@ -109,6 +112,23 @@ def octaves(image: Tensor) -> list[Tensor]:
         bands.append((finer - coarser)[:, 0])
         finer = coarser
     return [*bands, finer[:, 0]]
+
+
+def unmeasured(image: Tensor) -> Tensor:
+    """Pixels of images (..., y, x) in HU that lie in EVEN × EVEN of one value: air that was cut off, a filling."""
+    even = highest(image, EVEN) + highest(-image, EVEN) < ALIKE
+    # Windows at the border hold fewer pixels, and would be alike by chance.
+    even[..., : EVEN // 2, :] = even[..., -(EVEN // 2) :, :] = False
+    even[..., : EVEN // 2] = even[..., -(EVEN // 2) :] = False
+    return highest(even.float(), EVEN) > 0
+
+
+def drawn(noise: ImageNoise, shape: tuple[int, int]) -> Tensor:
+    """Noise (item, y, x) of the level and texture that `noise` has, made of octaves of white noise, always the same."""
+    white = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(noise.level.device)
+    bands = torch.stack(octaves(white)[:BANDS], 1)
+    coloured = (bands * noise.texture.exp()[..., None, None]).sum(1)
+    return coloured * (noise.level / coloured.std((-2, -1)).clamp_min(1e-6))[:, None, None]
 
 
 def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:

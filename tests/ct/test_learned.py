@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+import recon
 from recon.ct import denoise, learned
 from recon.data import ReconError
 from recon.learn.ct_train import Plan
@@ -179,3 +180,68 @@ def test_what_faint_discs_keep_is_told_of_slices_alone_from_which_something_was_
     assert [any("of their contrast" in note for note in notes) for notes in told] == [False, False, True]
     alone = denoise.denoise_images(water[:1], Recipe(), CPU, silent).notes
     assert told[2][-1] == alone[-1]
+
+
+def grained(shape: tuple[int, int], sigma: float, seed: int = 0) -> np.ndarray:
+    """Noise as filtered backprojection with Hann's window leaves it."""
+    f = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
+    white = np.fft.rfft2(np.random.default_rng(seed).standard_normal(shape))
+    n = np.fft.irfft2(white * np.sqrt(f) * (0.5 + 0.5 * np.cos(2 * np.pi * np.minimum(f, 0.5))), s=shape)
+    return (sigma * n / n.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", learned.PREFERRED)
+@pytest.mark.parametrize("value", [-1000.0, -1024.0])
+def test_a_pelvis_beside_a_place_that_was_never_measured_is_denoised_like_all_other(
+    name: str, value: float, data_dir: Path
+) -> None:
+    series = recon.read(data_dir / "train/totalseg_abdpelvis_3mm.nii.gz").series[0]
+    clean = np.maximum(series.voxels.read(37, 38), -1000).astype(np.float32)
+    noisy = clean + grained(clean.shape[1:], 80)
+    y, x = (np.arange(n) - (n - 1) / 2 for n in clean.shape[1:])
+    inside = np.hypot(y[:, None], x) < min(len(y), len(x)) / 2
+    recipe = Recipe(solve=Solve(method="unrolled", weights=name))
+    tissue = inside & (clean > -300)
+    left = []
+    for given in (noisy, np.where(inside, noisy, np.float32(value))):
+        found = learned.denoise(given, recipe, CPU, silent)
+        assert not found.trust["fallbacks"]
+        left.append(float(np.square(found.data - clean)[tissue].mean() ** 0.5))
+    assert left[0] < 0.75 * np.square(noisy - clean)[tissue].mean() ** 0.5
+    assert left[1] < 1.1 * left[0]
+
+
+def test_places_that_were_never_measured_hold_noise_for_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: seen.append(image) or image + 5)
+    noisy = body(20)[:1]
+    noisy[:, :, :30] = -1024
+    recipe = Recipe(solve=Solve(method="unrolled", weights="ct-small"), ct=CT(strength=1.0, coarse=0.0))
+    found = learned.denoise(noisy, recipe, CPU, silent)
+    (image,) = seen
+    assert float(image[..., :30].std()) == pytest.approx(20, rel=0.1)
+    assert torch.equal(image[..., 30:], torch.from_numpy(noisy[..., 30:]))
+    assert np.array_equal(found.data[..., :30], noisy[..., :30])
+    assert np.allclose(found.data[..., 30:], noisy[..., 30:] + 5)
+
+
+def test_what_was_never_measured_is_told_from_noise_however_faint_and_rounded() -> None:
+    x = np.rint(-1000 + 3 * np.random.default_rng(0).standard_normal((2, 120, 130)))
+    x[1, 20:60, 30:80] = -1024
+    x[1, 90:94] = 0  # as narrow as chance could make it
+    found = image_noise.unmeasured(torch.from_numpy(x).float())
+    assert not found[0].any()
+    assert torch.equal(found[1].nonzero().amin(0), torch.tensor([20, 30]))
+    assert int(found[1].sum()) == 40 * 50
+
+
+def test_noise_that_is_drawn_has_the_level_and_texture_that_were_found() -> None:
+    for cut, sigma in ((0.0, 20.0), (1.0, 60.0)):
+        x = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((1, 256, 256)), (0, cut, cut))
+        noise = image_noise.estimate(torch.from_numpy(sigma * x / x.std()).float())
+        drawn = image_noise.drawn(noise, (256, 256))
+        again = image_noise.estimate(drawn)
+        assert float(drawn.std()) == pytest.approx(float(noise.level), rel=1e-4)
+        assert float(again.level) == pytest.approx(float(noise.level), rel=0.15)
+        assert torch.allclose(again.texture[..., :2], noise.texture[..., :2], atol=0.6)
+        assert torch.equal(drawn, image_noise.drawn(noise, (256, 256)))
