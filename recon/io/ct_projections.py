@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ _LOW, _HIGH = -3.0, 30.0
 
 def is_projections(file: Any) -> bool:
     """Whether an open HDF5 file is of this layout, or tries to be."""
-    return file.attrs.get("format") == FORMAT or "projections" in file
+    return _text(file, "format") == FORMAT or "projections" in file
 
 
 def read(path: Path) -> CTProjections:
@@ -62,57 +61,58 @@ def write(scan: CTProjections, path: Path) -> None:
 def _read(file: Any, path: Path) -> CTProjections:
     if "projections" not in file:
         raise DataError(f"{path.name} lacks the data set projections (slice, view, detector); see the docs")
-    data = file["projections"]
+    data = hdf5.array(file, "projections")
     if data.dtype.kind not in "uif" or data.ndim not in (2, 3) or not data.size:
         raise DataError(
             f"{path.name}: projections are {data.dtype} {data.shape}, not real numbers (slice, view, detector)"
         )
     values = np.asarray(data, dtype=np.float32)
     values = values[None] if values.ndim == 2 else values
-    kind = _text(data.attrs.get("kind", ""))
+    kind = _text(data, "kind")
     if kind not in ("counts", "line integrals"):
         raise DataError(f"{path.name}: projections have kind {kind!r}; give it counts or line integrals")
     if "angles" not in file:
         raise DataError(f"{path.name} lacks the data set angles (view,); write one angle for each view")
-    angles = np.asarray(file["angles"], dtype=np.float64)
-    units = _text(file["angles"].attrs.get("units", "rad"))
+    angles = np.asarray(hdf5.array(file, "angles", "uif"), dtype=np.float64)
+    units = _text(file["angles"], "units", "rad")
     if units not in ("rad", "deg"):
         raise DataError(f"{path.name}: angles are in {units!r}; give their attribute units, rad or deg")
-    geometry: Mapping[str, Any] = file["geometry"].attrs if "geometry" in file else {}
-    image: Mapping[str, Any] = file["image"].attrs if "image" in file else {}
-    beam = _text(geometry.get("beam", ""))
+    geometry, image = (hdf5.group(file, n) if n in file else None for n in ("geometry", "image"))
+    beam = _text(geometry, "beam")
     if beam not in _BEAMS:
         raise DataError(f"{path.name}: geometry has beam {beam!r}; give one of {', '.join(_BEAMS)}")
     needed = ["detector_spacing_mm"] + (["source_to_axis_mm", "axis_to_detector_mm"] if beam != "parallel" else [])
     needed += ["row_spacing_mm"] if beam == "cone" else []
     if beam == "cone" and data.ndim == 2:
         raise DataError(f"{path.name}: projections are {data.shape}, and a cone beam's are (row, view, detector)")
-    missing = [name for name in needed if name not in geometry]
+    missing = [name for name in needed if geometry is None or name not in geometry.attrs]
     if missing:
         raise DataError(f"{path.name}: geometry lacks {', '.join(missing)}, which a {beam} beam needs; write it in mm")
-    matrix = image.get("matrix", (0, 0))
+    matrix = hdf5.numbers(image, "matrix", (0, 0))
+    if len(matrix) != 2 or not np.isfinite(matrix).all():
+        raise DataError(f"{path.name}: the image's matrix is {matrix}, not two whole numbers; write rows and columns")
     # Each row of a fan's file is a slice; of a cone the slices to make are free.
-    slices: Any = image.get("slice_positions_mm", () if beam == "cone" else np.arange(len(values)))
+    slices = hdf5.numbers(image, "slice_positions_mm", () if beam == "cone" else np.arange(len(values)))
     return CTProjections(
         values=values,
         kind=kind,  # type: ignore[arg-type]
         angles=np.deg2rad(angles) if units == "deg" else angles,
         beam=beam,  # type: ignore[arg-type]
-        spacing=float(geometry["detector_spacing_mm"]),
-        offset=float(geometry.get("detector_offset_mm", 0)),
-        source_distance=float(geometry.get("source_to_axis_mm", 0)),
-        detector_distance=float(geometry.get("axis_to_detector_mm", 0)),
+        spacing=_number(geometry, "detector_spacing_mm"),
+        offset=_number(geometry, "detector_offset_mm"),
+        source_distance=_number(geometry, "source_to_axis_mm"),
+        detector_distance=_number(geometry, "axis_to_detector_mm"),
         air=_field(file, "flat", values.shape, path, beam == "cone"),
         dark=_field(file, "dark", values.shape, path, beam == "cone"),
-        electronic_noise=float(data.attrs.get("electronic_noise", 0)),
-        counts_per_unit=float(data.attrs.get("photons_per_count", 1)),
-        water=float(image.get("water_per_mm", 0)),
+        electronic_noise=_number(data, "electronic_noise"),
+        counts_per_unit=_number(data, "photons_per_count", 1),
+        water=_number(image, "water_per_mm"),
         matrix=(int(matrix[0]), int(matrix[1])),
-        voxel=float(image.get("voxel_mm", 0)),
-        positions=tuple(float(v) for v in np.atleast_1d(slices)),
-        thickness=float(image.get("slice_thickness_mm", 0 if beam == "cone" else 1)),
-        row_spacing=float(geometry.get("row_spacing_mm", 0)),
-        row_offset=float(geometry.get("row_offset_mm", 0)),
+        voxel=_number(image, "voxel_mm"),
+        positions=tuple(slices.tolist()),
+        thickness=_number(image, "slice_thickness_mm", 0 if beam == "cone" else 1),
+        row_spacing=_number(geometry, "row_spacing_mm"),
+        row_offset=_number(geometry, "row_offset_mm"),
         source="CT projections",
     )
 
@@ -121,7 +121,7 @@ def _field(file: Any, name: str, shape: tuple[int, ...], path: Path, cone: bool)
     """A flat or dark field, the mean of its frames, shaped to broadcast over the projections."""
     if name not in file:
         return None
-    field = np.asarray(file[name], dtype=np.float32)
+    field = np.asarray(hdf5.array(file, name, "uif"), dtype=np.float32)
     if cone and field.shape[-2:] == (shape[0], shape[2]) and field.shape != shape:
         # Exposures of the whole panel, one (row, detector) or several (frame, row, detector).
         return np.ascontiguousarray(field.reshape(-1, shape[0], shape[2]).mean(0)[:, None])
@@ -141,8 +141,8 @@ def _field(file: Any, name: str, shape: tuple[int, ...], path: Path, cone: bool)
 def _checked(scan: CTProjections, path: Path) -> CTProjections:
     """The scan, or a DataError for numbers that no scanner measures."""
     name, shape = path.name, scan.values.shape
-    if scan.angles.ndim != 1 or len(scan.angles) != shape[1]:
-        raise DataError(f"{name}: {len(scan.angles)} angles for {shape[1]} views; give one angle for each view")
+    if scan.angles.shape != (shape[1],):
+        raise DataError(f"{name}: {scan.angles.size} angles for {shape[1]} views; give one angle for each view")
     fields: dict[str, Any] = {"projections": scan.values, "angles": scan.angles, "flat": scan.air, "dark": scan.dark}
     for what, numbers in fields.items():
         bad = 0 if numbers is None else int(np.count_nonzero(~np.isfinite(numbers)))
@@ -178,5 +178,13 @@ def _checked(scan: CTProjections, path: Path) -> CTProjections:
     return scan
 
 
-def _text(value: Any) -> str:
+def _text(item: Any, name: str, default: str = "") -> str:
+    value = hdf5.attribute(item, name, default)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(item: Any, name: str, default: float = 0) -> float:
+    value = hdf5.numbers(item, name, default)
+    if len(value) != 1:
+        raise DataError(f"{Path(item.file.filename).name}: {name} holds {len(value)} numbers; write one")
+    return float(value[0])

@@ -38,7 +38,7 @@ class Slices:
         rows = np.asarray(rows, dtype=np.intp)
         out = np.empty((len(rows), self.channels, self.samples), np.complex64)
         with hdf5.opened(self.path) as file:
-            data = file["kspace"]
+            data = hdf5.array(file, "kspace")
             for s in np.unique(self.slice[rows]):
                 here = np.nonzero(self.slice[rows] == s)[0]
                 part = _slice(data, int(s))
@@ -91,7 +91,9 @@ def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -
 
 def _kspace(file: h5py.File, name: str) -> h5py.Dataset:
     data = file.get("kspace")
-    if not isinstance(data, h5py.Dataset):
+    if isinstance(data, h5py.Dataset):
+        data = hdf5.array(file, "kspace")
+    else:
         found = ", ".join(sorted(file)) or "nothing"
         raise DataError(
             f"{name} has no dataset 'kspace' (it holds {found}), so it is no fastMRI file; give the one with k-space"
@@ -122,7 +124,7 @@ def _measured(kspace: h5py.Dataset) -> NDArray[np.bool_]:
 def _mask(file: h5py.File, columns: int, name: str) -> NDArray[np.bool_]:
     if "mask" not in file:
         return np.ones(columns, bool)
-    mask = np.squeeze(np.asarray(file["mask"][()]))
+    mask = np.squeeze(np.asarray(hdf5.array(file, "mask")[()]))
     if mask.shape != (columns,) or mask.dtype.kind not in "biuf":
         raise DataError(
             f"the mask in {name} is {mask.dtype} of shape {mask.shape}; expected one number for each of the {columns} "
@@ -138,12 +140,12 @@ def _header(
     header, stated = Header(), None
     notes: tuple[str, ...] = ()
     if "ismrmrd_header" in file:
-        header, encodings, notes = mrd_header.parse(file["ismrmrd_header"][()])
+        header, encodings, notes = mrd_header.parse(hdf5.text(file, "ismrmrd_header"))
         stated = encodings[0]
-    user = {k: _plain(file.attrs[k]) for k in _KEPT if k in file.attrs}
+    user = {k: _plain(hdf5.attribute(file, k)) for k in _KEPT if k in file.attrs}
     patient = header.patient
     if "patient_id" in file.attrs:
-        patient = replace(patient, id=str(_plain(file.attrs["patient_id"])))
+        patient = replace(patient, id=str(_plain(hdf5.attribute(file, "patient_id"))))
     header = replace(header, patient=patient, user={**header.user, **user})
     if stated is None or voxel is not None:
         if voxel is None:

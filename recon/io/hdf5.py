@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from recon.data import DataError
 from recon.io.atomic import atomic_file
@@ -23,7 +25,7 @@ PACKED = 1100
 _SPARE = 2**15
 
 
-@contextmanager
+@contextlib.contextmanager
 def created(path: Path, size: int) -> Iterator[Any]:
     """A new file that becomes `path` when the block ends without error (see `atomic_file`), to hold `size` bytes.
 
@@ -40,7 +42,7 @@ def created(path: Path, size: int) -> Iterator[Any]:
             raise OSError(0, "HDF5 could not write the file") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path, *, again: bool = False) -> Iterator[Any]:
     """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence of a DataError.
 
@@ -58,8 +60,72 @@ def opened(path: Path, *, again: bool = False) -> Iterator[Any]:
             yield file
     except PermissionError:
         raise DataError(f"{path.name} cannot be opened: reading it is not permitted; ask its owner") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise DataError(f"{path.name} {_reason(path, error)}") from error
+
+
+def group(inside: Any, name: str) -> Any:
+    """A group by its name; raises DataError where that is none, KeyError where there is nothing."""
+    found = inside[name]
+    if not isinstance(found, h5py.Group):
+        raise _odd(inside, name)
+    return found
+
+
+def array(inside: Any, name: str, kinds: str = "") -> Any:
+    """A data set of a group by its name, of one of these kinds of NumPy's types, by default of any.
+
+    Raises DataError where that is a group, empty in HDF5's sense, or of a type that NumPy does not have; KeyError where
+    there is nothing of this name.
+    """
+    found = inside[name]
+    with contextlib.suppress(TypeError):  # of h5py, for what NumPy has no type for
+        there = isinstance(found, h5py.Dataset) and found.shape is not None
+        if there and (found.dtype.kind in kinds or not kinds):
+            return found
+    raise _odd(inside, name)
+
+
+def text(inside: Any, name: str) -> bytes:
+    """The text in a data set, or the first of a list of them; raises DataError where it is none, as `array` does."""
+    found = array(inside, name, "SO")
+    value = found[(0,) * found.ndim] if found.size else None
+    value = value.encode() if isinstance(value, str) else value
+    if not isinstance(value, bytes):
+        raise _odd(inside, name)
+    return value
+
+
+def attribute(item: Any, name: str, default: Any = None) -> Any:
+    """An attribute of a group or a data set, of which None has none.
+
+    Raises DataError where it is empty in HDF5's sense, or of a type that NumPy does not have.
+    """
+    try:
+        value = default if item is None else item.attrs.get(name, default)
+    except TypeError:  # of h5py, for what NumPy has no type for
+        raise _odd(item, name) from None
+    if isinstance(value, h5py.Empty):
+        raise _odd(item, name)
+    return value
+
+
+def numbers(item: Any, name: str, default: Any) -> NDArray[np.float64]:
+    """The numbers of an attribute in a list; raises DataError where it holds anything else."""
+    value = attribute(item, name, default)
+    try:
+        if not np.iscomplexobj(value):
+            return np.asarray(value, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        pass
+    raise _odd(item, name)
+
+
+def _odd(inside: Any, name: str) -> DataError:
+    return DataError(
+        f"{Path(inside.file.filename).name} is damaged, or holds another kind of thing than its format has in {name}; "
+        "copy or write it again"
+    )
 
 
 def _whole(file: Any, path: Path) -> None:
@@ -95,8 +161,6 @@ def _reason(path: Path, error: Exception) -> str:
         return "is being written by another program; read it when that has ended"
     if "signature not found" in text:
         return "is no HDF5 file: it is of another format or empty; check its name, or copy it again"
-    if isinstance(error, (TypeError, AttributeError)):
-        return "is damaged, or holds another kind of thing than its format has in some place; copy or write it again"
     if "truncated" in text:
         return "is cut short: it holds less than it says; copy it again from where it was made"
     return f"cannot be read as HDF5: it is damaged or cut short ({path.stat().st_size} bytes); copy it again"

@@ -169,17 +169,16 @@ def _group(file: Any, dataset: str | None, path: Path) -> Any:
 
 
 def _xml(group: Any, path: Path) -> bytes:
-    item = group.get("xml")
-    if item is None or not getattr(item, "size", 0) or item.dtype.itemsize > mrd_header.MAX_BYTES:
+    item = hdf5.array(group, "xml") if isinstance(group.get("xml"), h5py.Dataset) else None
+    if item is None or not item.size or item.dtype.itemsize > mrd_header.MAX_BYTES:
         raise DataError(f"{path.name} has no XML header ({group.name}/xml); write it into the file")
-    value = item[(0,) * item.ndim]
-    return value.encode() if isinstance(value, str) else bytes(value)
+    return hdf5.text(group, "xml")
 
 
 def _data(group: Any, path: Path) -> Any:
-    item = group.get("data")
-    if item is None or not hasattr(item, "dtype"):
+    if not isinstance(group.get("data"), h5py.Dataset):
         raise DataError(f"{path.name} has no raw data ({group.name}/data); it may hold images alone")
+    item = hdf5.array(group, "data")
     names = item.dtype.names or ()
     if item.ndim != 1 or "head" not in names or "data" not in names:
         raise DataError(f"{group.name}/data of {path.name} is no list of acquisitions; write it in ISMRMRD's layout")
@@ -189,11 +188,25 @@ def _data(group: Any, path: Path) -> Any:
     ]
     if missing:
         raise DataError(f"the acquisition headers of {path.name} lack {', '.join(missing[:4])}; write them anew")
+    if odd := _no_numbers(item.dtype):
+        raise DataError(f"{', '.join(odd[:4])} in {group.name}/data of {path.name} are no numbers; write them anew")
     if item.shape[0] == 0:
         raise DataError(f"{path.name} holds no lines: the scan was not recorded, or was cut off before the first one")
     if item.id.get_storage_size() == 0:
         raise DataError(f"{path.name} states {item.shape[0]} lines but stores none; copy it again")
     return item
+
+
+def _no_numbers(record: np.dtype[Any]) -> list[str]:
+    """Members of a record that hold no numbers where the format has them."""
+    head = record["head"]
+    odd = [n for n in LINE.names or () if (head["idx"][n] if n in IDX else head[n]).base.kind not in "biuf"]
+    for name in {"data", "traj"} & set(record.names or ()):
+        # Lists of any length; of one length for all lines they are read as well.
+        of = h5py.check_vlen_dtype(record[name]) or (record[name].base if record[name].shape else None)
+        if getattr(of, "kind", "") not in ("i", "u", "f"):
+            odd.append(name)
+    return odd
 
 
 def _lines(data: Any, path: Path) -> NDArray[np.void]:

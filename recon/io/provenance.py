@@ -159,13 +159,13 @@ def _mrd(path: Path) -> str | None:
     from recon.io import hdf5
 
     with hdf5.opened(path) as file:
-        group = file.get("dataset", {})
+        group = hdf5.group(file, "dataset") if "dataset" in file else {}
         series = sorted(name for name in group if name.startswith("image_"))
         if not series:  # raw data, or images of another engine
             return None
-        text = group[series[0]]["attributes"][0]
+        text = hdf5.text(hdf5.group(group, series[0]), "attributes")
     try:
-        root = fromstring(text if isinstance(text, bytes) else text.encode(), forbid_dtd=True)
+        root = fromstring(text, forbid_dtd=True)
     except ParseError as error:
         raise ValueError from error
     for meta in root.iter("meta"):

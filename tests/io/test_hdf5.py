@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import ismrmrd
 import numpy as np
 import pytest
 
-from recon.data import DataError, ReconError
-from recon.io import hdf5
+from recon.data import CTProjections, DataError, RawScan, ReconError
+from recon.io import ct_projections, hdf5
 from recon.io.provenance import read_back
 from recon.io.read import read
 from tests.io import mrd_files as files
@@ -123,13 +126,115 @@ def test_packed_lines_are_no_more_than_their_samples_have_room_for(tmp_path: Pat
         read(path)
 
 
+#: What may lie where a format has an array, a text or a group, and what may be an attribute in place of a number.
+KINDS: dict[str, Callable[[h5py.Group, str], object]] = {
+    "a group": lambda inside, name: inside.create_group(name),
+    "a number": lambda inside, name: inside.create_dataset(name, data=5),
+    "complex numbers": lambda inside, name: inside.create_dataset(name, data=np.ones((2, 3, 4), "c8")),
+    "text": lambda inside, name: inside.create_dataset(name, data="text"),
+    "texts": lambda inside, name: inside.create_dataset(name, data=["a", "b"]),
+    "a reference": lambda inside, name: inside.create_dataset(name, data=inside.ref, dtype=h5py.ref_dtype),
+    "records": lambda inside, name: inside.create_dataset(name, data=np.zeros(3, [("a", "f4"), ("b", "i4")])),
+    "lists": lambda inside, name: inside.create_dataset(name, (3,), h5py.vlen_dtype("f4")),
+    "bytes without meaning": lambda inside, name: inside.create_dataset(name, data=np.zeros(3, "V5")),
+    "nothing": lambda inside, name: inside.create_dataset(name, data=h5py.Empty("f4")),
+    "a type": lambda inside, name: inside.__setitem__(name, np.dtype("f4")),
+    "a time, which NumPy has no type for": lambda inside, name: _of_time(inside, name),
+}
+ATTRIBUTES: dict[str, Any] = {
+    "text": "text", "texts": ["a", "b"], "numbers": np.ones((2, 3)), "complex": 1j, "nothing": h5py.Empty("f4"),
+    "none": np.zeros(0), "records": np.zeros(2, [("a", "f4")]),
+}  # fmt: skip
+
+
+def _of_time(inside: h5py.Group, name: str) -> None:
+    h5py.h5d.create(inside.id, name.encode(), h5py.h5t.UNIX_D32LE.copy(), h5py.h5s.create_simple((3,)))
+
+
+def _all(path: Path) -> None:
+    """Read a file with its samples."""
+    scan = read(path)
+    if isinstance(scan, RawScan):
+        scan.samples.read(np.arange(2))
+
+
+def _fastmri(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["kspace"], file["mask"] = np.ones((3, 2, 8, 8), np.complex64), np.ones(8)
+        file["ismrmrd_header"], file.attrs["max"], file.attrs["patient_id"] = files.XML, 1.0, "a"
+
+
+def _ct(path: Path) -> None:
+    ct_projections.write(
+        CTProjections(np.ones((1, 6, 8), "f4"), "counts", np.arange(6.0), "flat", 1.0, 0.0, 500.0, 400.0,
+                      air=np.ones(8, "f4"), dark=np.zeros(8, "f4"), matrix=(8, 8), voxel=1.0, positions=(0.0,)),
+        path,
+    )  # fmt: skip
+
+
+def _picture(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["dataset/image_0/attributes"] = np.array([b"<ismrmrdMeta/>"], dtype=h5py.string_dtype())
+
+
+FORMATS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    "a scan": (files.scan_file, _all), "fastMRI": (_fastmri, _all), "projections": (_ct, _all),
+    "an image": (_picture, read_back),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMATS)
+def test_another_kind_of_thing_than_the_format_has_is_no_error_that_was_not_foreseen(
+    form: str, kind: str, tmp_path: Path
+) -> None:
+    make, reader = FORMATS[form]
+    make(tmp_path / "whole.h5")
+    names: list[str] = []
+    with h5py.File(tmp_path / "whole.h5") as file:
+        file.visit(names.append)
+    for n, name in enumerate(names):
+        path = tmp_path / f"{n}.h5"
+        shutil.copy(tmp_path / "whole.h5", path)
+        with h5py.File(path, "r+") as file:
+            del file[name]
+            KINDS[kind](file, name)
+        with contextlib.suppress(ReconError):  # some are no fault, such as a number in place of a field
+            reader(path)
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES)
+@pytest.mark.parametrize("form", ["fastMRI", "projections"])
+def test_another_kind_of_attribute_is_no_error_that_was_not_foreseen(form: str, kind: str, tmp_path: Path) -> None:
+    make, reader = FORMATS[form]
+    make(tmp_path / "whole.h5")
+    found: list[tuple[str, str]] = []
+    with h5py.File(tmp_path / "whole.h5") as file:
+        for name in ("/", *(n for n in ("projections", "angles", "geometry", "image") if n in file)):
+            found += [(name, key) for key in file[name].attrs]
+    for n, (name, key) in enumerate(found):
+        path = tmp_path / f"{n}.h5"
+        shutil.copy(tmp_path / "whole.h5", path)
+        with h5py.File(path, "r+") as file:
+            file[name].attrs[key] = ATTRIBUTES[kind]
+        with contextlib.suppress(ReconError):
+            reader(path)
+
+
 @pytest.mark.parametrize("name", ["projections", "mask", "ismrmrd_header"])
-def test_a_group_where_an_array_belongs_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+def test_a_group_where_an_array_belongs_is_said(name: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"] = np.ones((3, 2, 8, 8), np.complex64)
         file.create_group(name)
-    with pytest.raises(DataError, match=r"scan\.h5 is damaged, or holds another kind of thing"):
+    with pytest.raises(DataError, match=rf"scan\.h5 is damaged, or holds another kind of thing .* in {name};"):
         read(tmp_path / "scan.h5")
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, IndexError])
+def test_an_error_of_this_engine_is_not_blamed_on_the_file(error: type[Exception], tmp_path: Path) -> None:
+    path = files.scan_file(tmp_path / "scan.h5")
+    with pytest.raises(error), hdf5.opened(path):
+        raise error("of our own")
 
 
 def test_waveforms_of_an_unknown_kind_keep_no_scan_from_being_read(tmp_path: Path) -> None:
