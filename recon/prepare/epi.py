@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,7 +113,8 @@ class StraightSamples:
     """Samples of echo-planar lines on the even grid, computed when asked from those of another scan.
 
     Line i is line `origin[i]` of `inner`, multiplied with `matrices[matrix[i]]` (−1: none) and in image space with
-    `phases[phase[i]]`, (coil, x) (−1: none). `gains` holds the noise gain of the matrices that regrid.
+    exp(i(φ₀ + φ₁·x)) of `phases[phase[i]]`, (coil, 2) (−1: none). `gains` holds the noise gain of the matrices that
+    regrid.
     """
 
     inner: Samples
@@ -121,7 +122,7 @@ class StraightSamples:
     matrix: NDArray[np.intp]
     matrices: tuple[NDArray[np.complex64], ...]
     phase: NDArray[np.intp]
-    phases: tuple[NDArray[np.complex64], ...]
+    phases: tuple[NDArray[np.float64], ...]
     gains: Mapping[int, float]
 
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
@@ -139,7 +140,8 @@ class StraightSamples:
             out[here] = data[here] if k < 0 else data[here] @ self.matrices[k].T
         for p in set(self.phase[rows].tolist()) - {-1}:
             here = self.phase[rows] == p
-            out[here] = _fft(_ifft(out[here]) * self.phases[p])
+            turn = self.phases[p][:, :1] + self.phases[p][:, 1:] * (np.arange(out.shape[2]) - out.shape[2] // 2)
+            out[here] = _fft(_ifft(out[here]) * np.exp(1j * turn).astype(np.complex64))
         return out
 
     def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -215,31 +217,36 @@ def straighten(scan: RawScan) -> RawScan:
 
 def _phases(
     lines: NDArray[np.void], straight: StraightSamples, treated: NDArray[np.bool_], reverse: NDArray[np.bool_]
-) -> tuple[NDArray[np.intp], tuple[NDArray[np.complex64], ...], tuple[str, ...]]:
-    """Index of each line's phase factor, the factors (coil, x), and notes."""
+) -> tuple[NDArray[np.intp], tuple[NDArray[np.float64], ...], tuple[str, ...]]:
+    """Index of each line's phase, the phases (coil, 2) as constant and slope, and notes."""
     navigator = treated & flagged(lines, Flag.PHASECORR)
     key = np.stack([lines[n] for n in _GROUP], axis=1).astype(int)
     fits: dict[tuple[int, ...], NDArray[np.float64]] = {}
-    for group in np.unique(key[navigator], axis=0):
-        rows = np.nonzero(navigator & (key == group).all(axis=1))[0]
+    for group, rows in _groups(key, navigator):
         if (fit := _fit(straight, rows, reverse[rows])) is not None:
-            fits[tuple(group.tolist())] = fit
+            fits[group] = fit
     index = np.full(len(lines), -1, np.intp)
-    factors: list[NDArray[np.complex64]] = []
+    phases: list[NDArray[np.float64]] = []
     lost = 0
-    for group in np.unique(key[treated & ~navigator], axis=0):
-        here = treated & ~navigator & (key == group).all(axis=1)
-        fit = _nearest(fits, tuple(group.tolist()))
+    for group, rows in _groups(key, treated & ~navigator):
+        fit = _nearest(fits, group)
         if fit is None:
-            lost += int(here.sum())
+            lost += len(rows)
             continue
-        n = int(straight.read(np.nonzero(here)[0][:1]).shape[2])
-        half = 0.5 * (fit[:, :1] + fit[:, 1:] * (np.arange(n) - n // 2))
-        for turned in (False, True):
-            index[here & (reverse == turned)] = len(factors)
-            factors.append(np.exp((1j if turned else -1j) * half).astype(np.complex64))
+        index[rows] = len(phases) + reverse[rows]
+        phases += [-0.5 * fit, 0.5 * fit]
     note = f"{lost} echo-planar lines have no navigators of both directions; their Nyquist ghost is not corrected"
-    return index, tuple(factors), (note,) if lost else ()
+    return index, tuple(phases), (note,) if lost else ()
+
+
+def _groups(key: NDArray[np.int_], among: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
+    """Each key (line, counter) that occurs among some lines, and the rows of these lines in their order."""
+    rows = np.nonzero(among)[0]
+    found, of = np.unique(key[rows], axis=0, return_inverse=True)
+    order = np.argsort(of.reshape(-1), kind="stable")
+    ends = np.cumsum(np.bincount(of.reshape(-1), minlength=len(found)))[:-1]
+    for group, own in zip(found.tolist(), np.split(rows[order], ends)):
+        yield tuple(group), own
 
 
 def _fit(straight: StraightSamples, rows: NDArray[np.intp], reverse: NDArray[np.bool_]) -> NDArray[np.float64] | None:

@@ -27,7 +27,7 @@ from recon.prepare.volumes import MOST_MISSING
 from recon.recipe import Method, Recipe
 from recon.serve import store
 from recon.serve.counting import COUNTERS, Key, fewest, whole_frame
-from recon.serve.session import Inbox
+from recon.serve.session import Inbox, group_of, reverse
 from recon.serve.wire import Acquisition
 
 #: Looks for the noise of a scan, one for each frame that is whole, before they become rare.
@@ -37,15 +37,31 @@ _LOOKS = 32
 def frame(inbox: Inbox, key: Key) -> RawScan | None:
     """The scan of a frame that was named: its imaging lines, and all lines so far that belong to no image.
 
+    Of navigators it has those alone that free it, and what calibrates it, of their ghost: a long series of echo-planar
+    images would else look at each of them with every image.
+
     None where more of its lines came since: what named it was not its last line, and what is missing nobody knows.
     """
     with inbox.changed:
         if len(inbox.frames[key]) != inbox.named[key]:
             return None
-        rows = np.array(sorted([*inbox.others, *inbox.frames[key]]), np.intp)
+        rows = np.array(sorted([*inbox.others, *_navigators(inbox, key), *inbox.frames[key]]), np.intp)
         parsed = inbox.parsed
     assert parsed is not None
     return store.scan(inbox.lines, parsed, inbox.waveforms, rows)
+
+
+def _navigators(inbox: Inbox, key: Key) -> list[int]:
+    """Rows of the navigators that tell the same phases of a frame, and of lines that calibrate its slice, as all do.
+
+    Those are the ones with their encoding and counters where they hold both directions, or else any of the slice.
+    """
+    here = inbox.navigators.get(key[0], {})
+    chosen = {group for group in here if group[1] == key}
+    for group in {group_of(inbox.lines[inbox.frames[key][0]]), *inbox.calibrating.get(key[0], ())}:
+        both = len({reverse(inbox.lines[row]) for row in here.get(group, ())}) == 2
+        chosen |= {group} if both else {other for other in here if other[0] == group[0]}
+    return [row for group in chosen for row in here[group]]
 
 
 def alone(scan: RawScan, key: Key) -> RawScan:

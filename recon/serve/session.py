@@ -27,10 +27,15 @@ from recon.serve.wire import Acquisition, Close, Config, Query, Take, Text, Wave
 
 Send = Callable[[bytes], None]
 
-_FLAGS, _COUNTERS = struct.Struct("<Q"), struct.Struct("<5H")
+#: Encoding and counters.
+Group = tuple[int, Key]
+
+_FLAGS, _COUNTERS, _ENCODING = struct.Struct("<Q"), struct.Struct("<5H"), struct.Struct("<H")
 _AT_FLAGS, _AT_COUNTERS = HEAD.fields["flags"][1], HEAD.fields["idx"][1] + HEAD["idx"].fields["slice"][1]  # type: ignore[index]
 _CALIBRATION, _BOTH = flag_bits(Flag.CALIBRATION), flag_bits(Flag.CALIBRATION_AND_IMAGING)
 _NOT_IMAGE, _LAST_IN_SLICE = flag_bits(*NOT_IMAGE), flag_bits(Flag.LAST_IN_SLICE)
+_NOISE, _PHASECORR, _REVERSE = flag_bits(Flag.NOISE), flag_bits(Flag.PHASECORR), flag_bits(Flag.REVERSE)
+_AT_ENCODING = HEAD.fields["encoding_space_ref"][1]  # type: ignore[index]
 
 
 @dataclass
@@ -53,11 +58,15 @@ class Inbox:
     ended: bool = False
     error: Exception | None = None
     notes: list[str] = field(default_factory=list)
-    #: Rows of each frame's imaging lines, of all other lines, and frames that may be whole.
+    #: Rows of each frame's imaging lines, and of all other lines but navigators (PHASECORR).
     frames: dict[Key, list[int]] = field(default_factory=dict)
     others: list[int] = field(default_factory=list)
+    #: Rows of navigators, by the encoding and the counters of each slice, and of which of these lines calibrate alone.
+    navigators: dict[int, dict[Group, list[int]]] = field(default_factory=dict)
+    calibrating: dict[int, set[Group]] = field(default_factory=dict)
     #: Slices of which lines for calibration alone came after lines of their images.
     again: set[int] = field(default_factory=set)
+    #: Frames that may be whole.
     candidates: deque[Key] = field(default_factory=deque)
     #: Lines that a candidate had when it was named: where more came since, that was not its last.
     named: dict[Key, int] = field(default_factory=dict)
@@ -165,7 +174,12 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     inbox.bytes += len(line.head) + line.data.nbytes + line.trajectory.nbytes
     key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
     if flags & _NOT_IMAGE or (flags & _CALIBRATION and not flags & _BOTH):
-        inbox.others.append(row)
+        if flags & _PHASECORR and not flags & _NOISE:
+            inbox.navigators.setdefault(key[0], {}).setdefault(group_of(line), []).append(row)
+        else:
+            inbox.others.append(row)
+            if flags & _CALIBRATION:
+                inbox.calibrating.setdefault(key[0], set()).add(group_of(line))
         if flags & _CALIBRATION and any(k[0] == key[0] for k in inbox.frames):
             inbox.again.add(key[0])
         return
@@ -184,6 +198,18 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     inbox.flagged = inbox.flagged or bool(flags & _LAST_IN_SLICE)
     if flags & _LAST_IN_SLICE or n == inbox.usual or n == inbox.every:
         _name(inbox, key)
+
+
+def group_of(line: Acquisition) -> Group:
+    """Encoding and counters of a line: navigators of the same free it of its ghost (`recon.prepare.epi`)."""
+    (encoding,) = _ENCODING.unpack_from(line.head, _AT_ENCODING)
+    key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
+    return encoding, key
+
+
+def reverse(line: Acquisition) -> bool:
+    """Whether a line was read out backwards."""
+    return bool(_FLAGS.unpack_from(line.head, _AT_FLAGS)[0] & _REVERSE)
 
 
 def _name(inbox: Inbox, key: Key) -> None:

@@ -23,7 +23,8 @@ from recon.io.samples import SomeRows
 from recon.mri import encoded
 from recon.pacs.settings import Pacs
 from recon.pipeline import reconstruct
-from recon.serve import early
+from recon.prepare import epi
+from recon.serve import early, store
 from recon.serve.session import Inbox, receive
 from recon.serve.settings import Site, registered
 from tests.serve import scanner
@@ -192,6 +193,64 @@ def test_a_frame_whose_flag_came_before_its_last_line_does_not_go_without_it(ser
         scan = early.frame(inbox, key)
         assert (scan is not None) == goes, n
         assert scan is None or len(scan.lines) == len(noise) + min(n, len(one))
+
+
+#: Flags of lines that calibrate, of readouts backwards and of navigators.
+CALIBRATES = 1 << 19
+BACKWARDS, NAVIGATES = 1 << 21, 1 << 23
+
+
+def _one_way(line: bytes) -> list[bytes]:
+    """The second repetition's navigators of the first slice are forward readouts alone."""
+    here = scanner.value(line, "repetition") == 1 and scanner.value(line, "slice") == 0
+    flags = scanner.value(line, "flags")
+    return [] if here and flags & NAVIGATES and flags & BACKWARDS else [line]
+
+
+def _calibrated(navigators: bool) -> Callable[[bytes], list[bytes]]:
+    """The last repetition is one that only calibrates, with its navigators or without."""
+
+    def sent(line: bytes) -> list[bytes]:
+        flags = scanner.value(line, "flags")
+        if scanner.value(line, "repetition") < 3:
+            return [line]
+        if flags & NAVIGATES:
+            return [line] * navigators
+        return [scanner.edited(line, flags=(flags | CALIBRATES) & ~(1 << 7 | 1 << 24))]
+
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("sent", "navigators"),
+    [(lambda line: [line], 3), (_one_way, None), (_calibrated(True), 6), (_calibrated(False), None)],
+    ids=["as it is", "navigators of one direction", "calibration with navigators", "calibration without"],
+)
+def test_a_frame_has_the_navigators_that_decide_its_samples_and_no_others_where_it_can(
+    sent: Callable[[bytes], list[bytes]], navigators: int | None, tmp_path: Path
+) -> None:
+    settings = simulation.Settings(matrix=(32, 32, 1), coils=2, slices=2, trajectory="epi", repetitions=4, sigma=0.05)
+    simulation.simulate_to(tmp_path / "epi.h5", settings)
+    recording = scanner.load(tmp_path / "epi.h5")
+    lines = [body for line in recording.lines for body in sent(line)]
+    stream, inbox = io.BytesIO(b"".join(session(Recording(recording.xml, lines)))), Inbox()
+    receive(lambda n: memoryview(stream.read(n)), inbox, registered(Site()), 2**40, lambda _: None)
+    assert inbox.error is None
+    assert len(inbox.frames) == (6 if inbox.calibrating else 8)
+    whole = epi.straighten(store.scan(inbox.lines, inbox.parsed))  # type: ignore[arg-type]
+    inbox.named = {key: len(rows) for key, rows in inbox.frames.items()}
+    for key in inbox.frames:
+        scan = early.frame(inbox, key)
+        assert scan is not None
+        if navigators:
+            assert int(flagged(scan.lines, Flag.PHASECORR).sum()) == navigators
+        here = epi.straighten(scan)
+        mine = np.nonzero((here.lines["slice"] == key[0]) & ~flagged(here.lines, Flag.NOISE))[0]
+        assert len(mine) == (64 if inbox.calibrating else 32)
+        names = ("slice", "contrast", "phase", "repetition", "set", "kspace_encode_step_1", "flags")
+        for row in mine:
+            (same,) = np.nonzero(np.logical_and.reduce([whole.lines[n] == here.lines[n][row] for n in names]))[0]
+            assert np.array_equal(here.samples.read(np.array([row])), whole.samples.read(np.array([same])))
 
 
 def test_of_a_long_series_each_line_is_filed_without_a_look_at_all_frames(series: Recording) -> None:
