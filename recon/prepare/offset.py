@@ -7,16 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recon.masks import central_block
 from recon.prepare.hybrid import Slab
 from recon.prepare.readout import to_hybrid
 
-#: Power of the dot over that of all else around it, from which on it may be an offset.
+#: Power of the dot over that of all else around it once it is taken away, from which on it may be an offset.
 ABOVE = 2.0
-#: Voxels along ky on either side of the dot that it is compared with, at every column but its own.
+#: Voxels along ky on either side of the dot that it is compared with.
 AROUND = 12
-#: Most that two halves of the outer lines may tell apart, as a share of the offset's power, beyond this many times what
-#: noise does; and most that its channels may have in common with those of the tissue beneath, which detail of it has.
-APART, BY_NOISE, ALIKE = 0.1, 4.0, 0.95
+#: Most that a part of the outer lines may tell otherwise than all of them, as a share of the offset's power, beyond
+#: this many times what noise does; and most that its channels may have in common with those of the tissue beneath,
+#: which detail of it has: they differ where what is left is beyond as many times the noise.
+APART, BY_NOISE, ALIKE = 0.03, 4.0, 0.97
 #: Lines, and samples of them, from which on there is something to tell it by; lines that are looked at, at most.
 LEAST, MOST = 16, 1024
 
@@ -41,9 +43,10 @@ def offset(slab: Slab) -> Offset | None:
 
     The outer lines are the half farthest from the centre of k-space, where signal is weakest. All that they hold of the
     object in the middle voxel is its fine detail. An offset is what adds up to a dot there, of twice the power of the
-    detail around it, is the same in both halves of these lines (fine detail fades outwards) and on either side of the
-    centre, and has other weights in the channels than the tissue beneath. What is weaker stays: it is no more than
-    twice the detail or noise of a voxel.
+    detail around it that is left without it (edges of a tube lie on either side of its middle), is the same in all
+    quarters of these lines (fine detail fades outwards) and on either side of the centre, and has other weights in the
+    channels than the tissue beneath, as the lines around the centre without a gap show it. What is weaker stays: it is
+    no more than twice the detail or noise of a voxel.
     """
     coils, nz, ny, nx = slab.y.shape
     kz, ky = (slab.counts > 0).nonzero(as_tuple=True)
@@ -51,17 +54,19 @@ def offset(slab: Slab) -> Offset | None:
         return None
     x0, p = nx // 2, to_hybrid(slab.columns.to(torch.complex64), nx)
     order = (((ky - ny // 2) / ny).square() + ((kz - nz // 2) / nz).square()).argsort(stable=True)
-    inner, outer = order[: len(order) // 2], order[len(order) // 2 :]
+    outer = order[len(order) // 2 :]
     some = outer[:: -(-len(outer) // MOST)]
-    if not _dot(slab.y[:, kz[some], ky[some]], ky[some] - ny // 2, ny, p):
+    y = slab.y[:, kz[some], ky[some]]
+    if not _dot(y, ky[some] - ny // 2, ny, p):
         return None
-    middle = slab.y[..., x0].to("cpu", torch.complex128)
-    told = middle[:, kz[outer], ky[outer]] / complex(p[x0])
+    middle = slab.y[..., x0].to("cpu", torch.complex128) / complex(p[x0])
+    told = middle[:, kz[outer], ky[outer]]
     c = told.mean(1)
+    # Of the column that holds least: those of air hold noise alone.
+    noise = float(y.abs().square().sum(0).mean(0).min()) / abs(complex(p[x0])) ** 2
     if not _even(told, ky[outer] - ny // 2, c):
         return None
-    tissue = middle[:, kz[inner], ky[inner]].sum(1) - len(inner) * complex(p[x0]) * c
-    if coils > 1 and _alike(tissue, c) > ALIKE:
+    if coils > 1 and not _apart(middle, slab.counts > 0, c, noise, len(outer)):
         return None
     return Offset(c.to(slab.y.dtype), p)
 
@@ -75,31 +80,37 @@ def subtract(slab: Slab, found: Offset) -> None:
 
 
 def _dot(y: Tensor, ky: Tensor, ny: int, p: Tensor) -> bool:
-    """Whether the outer lines (coil, line, x) add up to ABOVE times as much in the middle as elsewhere around it."""
+    """Whether the outer lines (coil, line, x) add up to ABOVE times as much in the middle as anything around it."""
     turns = torch.arange(-AROUND, AROUND + 1)[:, None] * ky / ny
     waves = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(y.device)
-    power = torch.matmul(waves, y).abs().square().sum(0)  # (2 AROUND + 1, x)
     middle = y.shape[-1] // 2
-    beside = (p.abs() < 0.2 * p[middle].abs()).to(y.device)
-    return bool(beside.any()) and bool(power[AROUND, middle] > ABOVE * power[:, beside].max())
+    c = y[..., middle].mean(1) / p[middle].to(y.device)
+    dot = (c * p[middle].to(y.device)).abs().square().sum() * len(ky) ** 2
+    left = torch.matmul(waves, y - c[:, None, None] * p.to(y.device)).abs().square().sum(0)  # (2 AROUND + 1, x)
+    return bool(dot > ABOVE * left.max())
 
 
 def _even(told: Tensor, ky: Tensor, c: Tensor) -> bool:
-    """Whether halves of the lines (coil, line), which are in order of their distance, tell the same constant."""
-    n, low = told.shape[1] // 2, ky < 0
-    pairs = [(told[:, :n], told[:, n:])]
+    """Whether halves and quarters of the lines (coil, line), in order of their distance, and both sides tell c."""
+    n, low = told.shape[1], ky < 0
+    parts = [*told.tensor_split(2, dim=1), *told.tensor_split(4, dim=1)]
     if min(int(low.sum()), int((~low).sum())) >= LEAST // 4:
-        pairs.append((told[:, low], told[:, ~low]))
+        parts += [told[:, low], told[:, ~low]]
     most = APART * float(c.abs().square().sum())
-
-    def noise(t: Tensor) -> float:
-        return float((t - t.mean(1, keepdim=True)).abs().square().mean(1).sum()) / t.shape[1]
-
+    spread = float((told - c[:, None]).abs().square().mean(1).sum())
     return all(
-        float((a.mean(1) - b.mean(1)).abs().square().sum()) < most + BY_NOISE * (noise(a) + noise(b)) for a, b in pairs
+        float((part.mean(1) - c).abs().square().sum()) < most + BY_NOISE * spread * (1 / part.shape[1] - 1 / n)
+        for part in parts
     )
 
 
-def _alike(a: Tensor, b: Tensor) -> float:
-    """|⟨a, b⟩|² / (‖a‖² ‖b‖²): 1 where the weights of two sources in the channels are the same."""
-    return float(torch.vdot(a, b).abs() ** 2 / (a.norm() * b.norm()).square().clamp_min(1e-300))
+def _apart(middle: Tensor, mask: Tensor, c: Tensor, noise: float, outer: int) -> bool:
+    """Whether the tissue in the middle (coil, kz, ky), in lines without a gap, has other weights than c."""
+    block = central_block(mask.numpy())
+    if block is None:
+        return False
+    lines = middle[:, slice(*block[1]), slice(*block[0])].flatten(1)
+    tissue = lines.mean(1) - c
+    power = float(tissue.abs().square().sum())
+    alike = float(torch.vdot(tissue, c).abs() ** 2) / max(float(c.abs().square().sum()), 1e-300)
+    return power - alike > (1 - ALIKE) * power + BY_NOISE * noise * (1 / lines.shape[1] + 1 / outer)

@@ -96,6 +96,30 @@ def test_a_narrow_rod_through_the_middle_of_one_channels_image_stays() -> None:
         assert offset(slab(body(1) + fft(rod, (0, 2)))) is None
 
 
+def disc(radius: float) -> Tensor:
+    """K-space (ky, 1, kx) of a disc of a radius in voxels in the middle of 160 × 192: 2π r² J₁(2πrk) / (2πrk)."""
+    ky, kx = (torch.arange(160)[:, None] - 80) / 160, (torch.arange(192) - 96) / 192
+    a = 2 * torch.pi * radius * (ky**2 + kx**2).sqrt().double()
+    ratio = torch.where(a > 0, torch.special.bessel_j1(a) / a.clamp_min(1e-9), 0.5)
+    return (2 * torch.pi * radius**2 * ratio).to(torch.complex64)[:, None]
+
+
+@pytest.mark.parametrize("radius", [1.5, 2.0, 2.5, 3.0])
+def test_a_tube_exactly_in_the_middle_stays_however_bright_or_dark(radius: float) -> None:
+    """Its transform swings about as much above as below what it is on average in the outer lines."""
+    torch.manual_seed(3)
+    for inside in (2.0, -0.8):
+        k = (disc(60) + inside * disc(radius)) * 12 + white(160, 1, 192)
+        assert offset(slab(k)) is None
+
+
+def test_a_row_of_dots_through_the_middle_stays() -> None:
+    turns = torch.arange(-2, 3)[:, None] * 8 * torch.arange(160) / 160
+    dots = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).sum(0)[:, None, None] * torch.ones(192)
+    for coils in (1, 8):
+        assert offset(slab(body(coils) + 3 * dots * constant(coils, 1.0))) is None
+
+
 @pytest.mark.parametrize("method", ["sense", "cs"])
 @pytest.mark.parametrize("noise_lines", [0, 16])
 def test_an_image_is_that_of_the_scan_without_it_and_says_so(method: str, noise_lines: int) -> None:

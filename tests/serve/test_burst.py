@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from recon import simulation
 from recon.data import Flag, Image, flag_bits, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
+from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP
 from recon.io.read import read_raw
 from recon.io.samples import SomeRows
 from recon.mri import encoded, noncartesian
@@ -24,7 +26,7 @@ from recon.pacs.settings import Pacs
 from recon.pipeline import reconstruct, stacks
 from recon.recipe import Recipe
 from recon.serve.settings import Site, registered
-from recon.simulation import Settings
+from recon.simulation import Receiver, Settings
 from tests.serve import scanner
 from tests.serve.conftest import Local
 from tests.serve.scanner import CLOSE, Scanner, run, session, wait_for_images
@@ -73,6 +75,23 @@ SCANS: dict[str, tuple[Settings, str]] = {
     "volumes": (Settings(matrix=(24, 16, 6), repetitions=2, sigma=0.01), "combine"),
     "echo-planar": (Settings(matrix=(32, 32, 1), slices=2, trajectory="epi", repetitions=2, sigma=0.01), "combine"),
     "radial": (Settings(matrix=(32, 32, 1), slices=2, trajectory="radial", readouts=40, sigma=0.01), "sense"),
+    "a constant of the receiver": (
+        Settings(matrix=(64, 64, 1), slices=3, acceleration=(2, 1), acs=16, sigma=0.01, receiver=Receiver(offset=3.0)),
+        "sense",
+    ),
+    "no noise lines, a constant of the receiver": (
+        Settings(
+            matrix=(64, 64, 1),
+            slices=3,
+            repetitions=2,
+            acceleration=(2, 1),
+            acs=16,
+            noise_lines=0,
+            sigma=0.01,
+            receiver=Receiver(offset=3.0),
+        ),
+        "sense",
+    ),
 }
 
 
@@ -99,6 +118,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
         return Made(path, recipe, reconstruct(read_raw(path), recipe))
 
     return make
+
+
+def told(image: pydicom.Dataset) -> str:
+    """The notes that travel with an image."""
+    return str(json.loads(image.private_block(DICOM_GROUP, DICOM_CREATOR)[0x01].value)["notes"])
 
 
 class Gate:
@@ -146,7 +170,9 @@ def test_images_of_a_burst_leave_one_by_one_with_the_pixels_of_the_whole_scan(
         assert np.array_equal(image.pixels[0, 0], expected[image.head[37] - 1])
 
 
-@pytest.mark.parametrize("name", [n for n in SCANS if n not in ("slices", "learned")])
+@pytest.mark.parametrize(
+    "name", [n for n in SCANS if n not in ("slices", "learned", "no noise lines, a constant of the receiver")]
+)
 def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_them(
     local: Start, made: Callable[[str], Made], name: str
 ) -> None:
@@ -167,7 +193,10 @@ def test_frames_of_every_kind_leave_before_close_where_nothing_later_can_change_
         assert np.array_equal(image.pixels[0, 0], expected[np.ravel_multi_index(at, shape)])
 
 
-@pytest.mark.parametrize("name", ["volumes", "radial", "averages", "echo-planar", "no noise lines"])
+@pytest.mark.parametrize(
+    "name",
+    ["volumes", "radial", "averages", "echo-planar", "no noise lines", *(n for n in SCANS if "constant" in n)],
+)
 def test_frames_that_left_early_are_the_series_of_the_whole_scan_in_the_pacs(
     local: Start, tmp_path: Path, made: Callable[[str], Made], name: str
 ) -> None:
@@ -183,6 +212,8 @@ def test_frames_that_left_early_are_the_series_of_the_whole_scan_in_the_pacs(
     expected = {d.SOPInstanceUID: d for d in datasets(whole)}
     assert sorted(d.SOPInstanceUID for d in came) == sorted(expected)
     assert all(np.array_equal(d.pixel_array, expected[d.SOPInstanceUID].pixel_array) for d in came)
+    assert any("added a constant" in note for note in whole.notes) == ("constant" in name)
+    assert {told(d) for d in came} == {told(d) for d in expected.values()}
 
 
 def test_a_frame_that_others_calibrate_does_not_leave_before_them(local: Start, tmp_path: Path) -> None:
