@@ -33,8 +33,8 @@ def seen(problem, budget):
         json.dump({"peak": made.peak, "batch": made.batch, "columns": made.columns, "grid": problem.grid}, f)
     return made
 counted = plan.cone
-def seen_cone(rays, voxels, method):
-    made = counted(rays, voxels, method)
+def seen_cone(rays, voxels, method, *, cut=False):
+    made = counted(rays, voxels, method, cut=cut)
     with open(sys.argv[1], "w") as f:
         json.dump({"peak": made, "batch": 1, "columns": 0, "grid": [rays, voxels]}, f)
     return made
@@ -47,6 +47,11 @@ SCANS: dict[str, list[str]] = {
     **{
         f"cone-{n}x{v}": ["phantom", "--beam", "cone", "--matrix", f"{n}", "--views", f"{v}"]
         for n, v in ((64, 180), (96, 360), (128, 180), (128, 360), (160, 90), (192, 360))
+    },
+    # Of a detector that the body reaches beyond: views are continued.
+    **{
+        f"cone-cut-{n}x{v}": ["phantom", "--beam", "cone", "--matrix", f"{n}", "--views", f"{v}", "--elements", f"{e}"]
+        for n, v, e in ((64, 180, 56), (96, 360, 84), (128, 180, 112))
     },
     "2d-1x128": ["--coils", "1", "--matrix", "128"],
     "2d-8x256": ["--coils", "8", "--matrix", "256"],

@@ -41,6 +41,9 @@ _RAW_BLOCKS = 4
 #: (bench/memory.py).
 _CONE = {"fbp": (9, 9), "unrolled": (9, 9), "sirt": (11, 9), "cgls": (12, 10), "tv": (12, 16)}
 _CONE_BASE = 400 * 2**20
+#: Of a body that reaches beyond the detector, arrays of the size of the projections as they were measured: each method
+#: begins with a filtered backprojection of views that are continued to up to twice their width.
+_CONE_CUT = 25
 
 
 #: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent
@@ -123,9 +126,13 @@ def plan(problem: Problem, budget: int) -> Plan:
     return Plan(batch, peak(batch))
 
 
-def cone(rays: int, voxels: int, method: str) -> int:
-    """Bytes at the peak of a volume of CT that is made of the rays of a cone beam as a whole."""
+def cone(rays: int, voxels: int, method: str, *, cut: bool = False) -> int:
+    """Bytes at the peak of a volume of CT that is made of the rays of a cone beam as a whole.
+
+    `cut`: the body reaches beyond the detector.
+    """
     held, made = _CONE[method]
+    held = max(held, _CONE_CUT) if cut else held
     return _CONE_BASE + _base() - _BASE + 4 * (held * rays + made * voxels)
 
 

@@ -171,7 +171,8 @@ def cones() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("row", cones(), ids=lambda r: f"{r['case']}-{r['method']}")
 def test_the_plan_of_a_cone_beam_is_above_the_peak_that_was_measured_and_not_far(row: dict[str, Any]) -> None:
-    assert 1.1 * row["measured_MiB"] < plan.cone(*row["grid"], row["method"]) / 2**20 < 1.4 * row["measured_MiB"]
+    told = plan.cone(*row["grid"], row["method"], cut="cut" in row["case"]) / 2**20
+    assert 1.1 * row["measured_MiB"] < told < 1.4 * row["measured_MiB"]
 
 
 def test_what_a_cone_beam_takes_grows_as_its_peaks_did_from_size_to_size() -> None:

@@ -38,20 +38,26 @@ def volume(
     report(method, 0, 1)
     data = prepare.projected(scan, 0, len(scan.values))
     rays = replace(data, p=data.p.to(device), weights=data.weights.to(device))
+    beyond = truncated.cut(rays.p, A)
+    if beyond:
+        fits(scan, A, method, memory, cut=True)
     hu = hounsfield(solve(method, rays, A, recipe, water), water).cpu().numpy()
     report(method, 1, 1)
     notes = [*data.notes, *([approximate(A)] if method in ("fbp", "unrolled") else [])]
     seen = prepare.field_of_view(A.geometry)
     made = Made(hu, grid(scan, A), method, why, seen, tuple(n for n in notes if n), {"acquisition": "3D"})
-    made = made.streaked(data.lost).cut(truncated.cut(rays.p, A))
+    made = made.streaked(data.lost).cut(beyond)
     if method != "unrolled":
         return made
     return made.denoised(explained(denoise_images(hu, recipe, device, report), hu, rays, A, water, recipe))
 
 
-def fits(scan: CTProjections, A: ConeXray, method: str, memory: int | None) -> None:
-    """Raises TooLarge where the volume of a scan is predicted to take more than is free, or than `memory` allows."""
-    bytes_, free = plan.cone(scan.values.size, math.prod(A.shape), method), plan.budget(memory)
+def fits(scan: CTProjections, A: ConeXray, method: str, memory: int | None, *, cut: bool = False) -> None:
+    """Raises TooLarge where the volume of a scan is predicted to take more than is free, or than `memory` allows.
+
+    `cut`: the body reaches beyond the detector.
+    """
+    bytes_, free = plan.cone(scan.values.size, math.prod(A.shape), method, cut=cut), plan.budget(memory)
     if bytes_ > free:
         raise TooLarge(
             f"a volume of {'×'.join(map(str, A.shape))} from {'×'.join(map(str, scan.values.shape))} rays by {method} "

@@ -171,6 +171,16 @@ def test_a_volume_that_does_not_fit_the_memory_is_told_before_the_work_begins() 
     assert plan.cone(1000, 1000, "tv") > plan.cone(1000, 1000, "fbp")
 
 
+def test_a_body_beyond_the_detector_asks_for_the_memory_of_its_continued_views() -> None:
+    whole, _ = ct_scan.of_phantom(16, replace(SCAN, views=12))
+    cut, _ = ct_scan.of_phantom(16, replace(SCAN, views=12, elements=12))
+    recipe = Recipe(solve=Solve(method="fbp"))
+    counted = [plan.cone(scan.values.size, 16**3, "fbp") for scan in (whole, cut)]
+    assert recon.reconstruct(whole, recipe, memory=counted[0]).trust.get("truncated", 0) == 0
+    with pytest.raises(ReconError, match="GiB are allowed"):
+        recon.reconstruct(cut, recipe, memory=counted[1])
+
+
 def test_rays_have_no_say_in_the_volume_of_a_network() -> None:
     scan, _ = ct_scan.of_phantom(16, replace(SCAN, views=12))
     with pytest.raises(ReconError, match="this is a cone beam"):
