@@ -62,8 +62,8 @@ def offset(slab: Slab) -> Offset | None:
     middle = slab.y[..., x0].to("cpu", torch.complex128) / complex(p[x0])
     told = middle[:, kz[outer], ky[outer]]
     c = told.mean(1)
-    # Of the column that holds least: those of air hold noise alone.
-    noise = float(y.abs().square().sum(0).mean(0).min()) / abs(complex(p[x0])) ** 2
+    # Of the column that holds least, since those of air hold noise alone, and most lines, since sparks hit few.
+    noise = float(y.abs().square().sum(0).median(0).values.min()) / abs(complex(p[x0])) ** 2
     if not _even(told, ky[outer] - ny // 2, c):
         return None
     if coils > 1 and not _apart(middle, slab.counts > 0, c, noise, len(outer)):

@@ -120,6 +120,13 @@ def test_a_row_of_dots_through_the_middle_stays() -> None:
         assert offset(slab(body(coils) + 3 * dots * constant(coils, 1.0))) is None
 
 
+def test_sparks_hide_no_constant() -> None:
+    k = body(8) + constant(8, 1.0)
+    for line, sample in ((20, 50), (50, 150), (120, 30)):
+        k[line, :, sample] += 3000
+    assert offset(slab(k)) is not None
+
+
 @pytest.mark.parametrize("method", ["sense", "cs"])
 @pytest.mark.parametrize("noise_lines", [0, 16])
 def test_an_image_is_that_of_the_scan_without_it_and_says_so(method: str, noise_lines: int) -> None:
