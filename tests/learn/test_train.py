@@ -11,39 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 import torch
 
 from recon import metrics
-from recon.data import DataError, ReconError
-from recon.learn import losses, pool, settings, supply, synth, train, watch
-from recon.learn.draw import Draw
+from recon.data import ReconError
+from recon.learn import losses, pool, settings, train, watch
 from recon.learn.muon import Muon, orthogonal
 from recon.learn.pool import Groups
-from recon.learn.ranks import Rank
-from recon.learn.settings import Loop, Pool, Training
-from recon.learn.synth import Settings
-from recon.learn.volumes import Sources
+from recon.learn.settings import Pool
 from recon.nets import weights
-from recon.nets.unrolled import Shape
 from tests.command import recon
-
-DATA = Settings(sizes=(32,), coils=(2, 4), acs=(8, 8), acceleration=(2.0, 3.0), estimated_maps=0.0, partial=0.0)
-TINY = Training(
-    name="tiny",
-    network=Shape(cascades=1, channels=(8, 8), condition=8, iterations=3, start=8),
-    data=DATA,
-    check=replace(DATA, planar=0.0),
-    pool=Pool(size=12, validation=4),
-    loop=Loop(batch=2, width=16, warmup=2, ema=0.9, ssim_from=0.5),
-)
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def items() -> list[pool.Item]:
-    return [pool.prepared(synth.example(i, Sources(), DATA), 8) for i in range(12)]
+from tests.learn.tiny import CPU, TINY
 
 
 def steps(state: train.State, items: list[pool.Item], count: int) -> None:
@@ -138,70 +117,6 @@ def test_every_parameter_receives_a_gradient(items: list[pool.Item]) -> None:
     assert [name for name, p in state.network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_a_batch_is_a_pure_function_of_the_number_of_its_step(items: list[pool.Item]) -> None:
-    groups = Groups(16, items)
-    (a, d), (b, e), (c, _) = (train.batch_of(groups, TINY.loop, n, CPU) for n in (5, 5, 6))
-    assert torch.equal(a.full, b.full)
-    assert torch.equal(d, e)
-    assert a.full.shape != c.full.shape or not torch.equal(a.full, c.full)
-
-
-def test_items_come_back_from_disk_as_they_were(items: list[pool.Item], tmp_path: Path) -> None:
-    pool.write(tmp_path / "a.safetensors", items[0])
-    back = pool.read(tmp_path / "a.safetensors")
-    for name in ("maps", "mask", "b", "start", "full", "clean"):
-        assert torch.equal(getattr(back, name), getattr(items[0], name)), name
-    assert (back.noise, back.sampled, back.axes) == (items[0].noise, items[0].sampled, items[0].axes)
-    whole = (tmp_path / "a.safetensors").read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", whole[:8] + b"x" + whole[9:]):
-        (tmp_path / "a.safetensors").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"a\.safetensors is damaged; delete it"):
-            pool.read(tmp_path / "a.safetensors")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is counted by /proc")
-def test_scans_of_a_pool_that_is_larger_than_the_memory_stay_on_the_disk(
-    items: list[pool.Item], tmp_path: Path
-) -> None:
-    """Thousands of scans of many coils: a training on a processor reads from each the columns that it needs."""
-    made = replace(items[0], maps=torch.ones(64, 1, 512, 512, 2, dtype=torch.float16))
-    pool.write(tmp_path / "a.safetensors", made)
-
-    def held() -> int:
-        (line,) = (n for n in Path("/proc/self/status").read_text().splitlines() if n.startswith("VmRSS"))
-        return int(line.split()[1]) * 1024
-
-    before = held()
-    back = pool.read(tmp_path / "a.safetensors")
-    assert held() - before < back.maps.nbytes / 4
-    assert back.maps.nbytes == 64 << 20
-    assert bool((back.maps[:, :, ::100] == 1).all())
-
-
-def test_cutting_columns_and_mirroring_leave_the_problem_as_it_is(items: list[pool.Item]) -> None:
-    item = next(i for i in items if i.axes == (-2,) and i.known_clean)
-    for seed in range(4):
-        made = pool.batch([item], 16, Draw.seeded(seed))
-        p = made.problem
-        whole = pool.batch([item], 0, None).problem
-        residual = (p.normal(p.start) - p.b).abs()[0]
-        full = (whole.normal(whole.start) - whole.b).abs()[0]
-        found = [
-            float((residual - part).abs().max())
-            for part in (*full.unfold(-1, 16, 1).unbind(-2), *full.flip(-1).unfold(-1, 16, 1).unbind(-2))
-        ]
-        assert min(found) < 1e-4 * float(full.max())
-
-
-def test_scans_of_different_coils_share_a_batch(items: list[pool.Item]) -> None:
-    line = [i for i in items if i.axes == (-2,)]
-    one, two = (next(i for i in line if len(i.maps) == n) for n in (2, 4))
-    made = pool.batch([one, two], 0, None).problem
-    for i, item in enumerate((one, two)):
-        alone = pool.batch([item], 0, None).problem
-        torch.testing.assert_close(made.normal(made.start)[i], alone.normal(alone.start)[0], rtol=1e-4, atol=1e-5)
-
-
 def test_the_loss_counts_decibels_against_the_start() -> None:
     g = torch.Generator().manual_seed(0)
     target = torch.polar(1 + torch.rand(2, 1, 9, 9, generator=g), torch.zeros(2, 1, 9, 9))
@@ -261,15 +176,6 @@ def test_dissimilarity_is_one_minus_the_structural_similarity_of_the_metrics() -
     assert float(found) == pytest.approx(1 - expected, abs=1e-5)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    g = np.random.default_rng(0)
-    for which in ("train", "validation"):
-        (tmp_path / which).mkdir()
-        np.savez(tmp_path / which / "v.npz", image=g.integers(0, 500, (3, 40, 40)).astype(np.int16))
-    return tmp_path
-
-
 def test_a_run_leaves_checkpoint_log_and_pictures_and_is_not_overwritten(data: Path, tmp_path: Path) -> None:
     short = replace(TINY, pool=Pool(size=4, validation=2))
     out = tmp_path / "out"
@@ -283,35 +189,6 @@ def test_a_run_leaves_checkpoint_log_and_pictures_and_is_not_overwritten(data: P
     more = train.train(short, data, out, minutes=0.03, resume=True)
     assert more.step > state.step
     assert more.seconds > state.seconds
-
-
-def test_a_short_training_makes_its_share_of_the_scans_and_a_longer_one_the_rest(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supply, "LEAST", 3)
-    recipe = replace(TINY, pool=Pool(size=10, validation=1), loop=replace(TINY.loop, minutes=10.0))
-    for share, expected in ((0.001, 3), (0.5, 5), (4.0, 10)):
-        found = supply.stocked(recipe, data, tmp_path, CPU, Rank(), lambda *_: None, share=share)
-        assert len(found.groups) == expected
-        assert len(list((tmp_path / "pool" / "train").iterdir())) == expected
-
-
-def test_a_pool_of_other_settings_is_refused_and_the_setting_named(data: Path, tmp_path: Path) -> None:
-    """Scans that an earlier recipe left would be learned from in silence."""
-    recipe = replace(TINY, pool=Pool(size=1, validation=1))
-
-    def found(plan: Training) -> int:
-        return len(supply.stocked(plan, data, tmp_path, CPU, Rank(), lambda *_: None).groups)
-
-    assert found(recipe) == 1
-    # Longer, with more scans, or at another rate it is the same training's.
-    assert found(replace(recipe, pool=Pool(size=2, validation=1), loop=replace(TINY.loop, rate=0.1))) == 2
-    with pytest.raises(ReconError, match=r"scans of other settings than the recipe's \(data\.noise\); name a new"):
-        found(replace(recipe, data=replace(DATA, noise=(0.01, 0.2))))
-    with pytest.raises(ReconError, match=r"\(network\.start\)"):
-        found(replace(recipe, network=replace(TINY.network, start=9)))
-    (tmp_path / "pool" / "settings.json").unlink()
-    assert found(recipe) == 1
 
 
 @pytest.mark.parametrize("limit", [12, 60])
@@ -343,13 +220,6 @@ def test_a_device_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
         done = recon("train", file, "-o", tmp_path / "out", "--data", data, "--device", device, "--quiet")
         assert done.code == 1
         assert re.search(says, done.err), done.err
-
-
-def test_processes_can_share_the_making_of_a_pool(items: list[pool.Item], tmp_path: Path) -> None:
-    for part in range(3):
-        pool.fill(tmp_path / "shared", 5, lambda i: items[i], lambda *_: None, (part, 3))
-    alone = pool.fill(tmp_path / "alone", 5, lambda i: items[i], lambda *_: None)
-    assert [(tmp_path / "shared" / p.name).read_bytes() for p in alone] == [p.read_bytes() for p in alone]
 
 
 def test_the_verb_trains_and_its_weights_load(data: Path, tmp_path: Path) -> None:
