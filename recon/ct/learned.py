@@ -132,8 +132,7 @@ def _denoised(loaded: weights.Loaded, y: Tensor, noise: ImageNoise, rays: Measur
     """
     blank = image_noise.unmeasured(y)
     drawn = image_noise.drawn(noise, (y.shape[-2], y.shape[-1])) if bool(blank.any()) else torch.zeros_like(y)
-    told = (noise.level, noise.texture) if rays is None else (noise.level, noise.texture, rays)
-    x = denoiser.denoised(loaded.network, y + blank * drawn, *told)
+    x = denoiser.denoised(loaded.network, y + blank * drawn, noise.level, noise.texture, rays)
     return torch.where(blank, y, x)
 
 

@@ -31,6 +31,8 @@ ITERATIONS = {"sirt": 50, "cgls": 10, "tv": 100}
 MANY_VIEWS, SLOWER = 240, 4
 #: Weight of total variation in units of the recipe's `solve.tv` over the noise of a filtered backprojection.
 TV_WEIGHT = 2.0
+#: Line integrals with elements more at either end, and how many (`truncated.continued`).
+Continued = tuple[Tensor, tuple[int, int]]
 #: Fewer views than this part of the detector's elements leave streaks in a filtered backprojection.
 SPARSE = 0.25
 
@@ -72,19 +74,19 @@ def solve(method: str, data: prepare.Projected, A: Xray | ConeXray, recipe: Reci
     image iterations start where the views allow one. A body that reaches beyond the detector is continued
     (`truncated`), and iterations have room for it.
     """
+    views = truncated.continued(data.p, A, water)
     if method in ("fbp", "unrolled"):
-        return backprojected(data.p, A, WINDOW[method] if recipe.ct.filter == "auto" else recipe.ct.filter, water)
-    wide, margin = _around(data.p, A, water)
-    x = _iterated(method, data, wide, recipe, water)
+        return fbp(views[0], A, WINDOW[method] if recipe.ct.filter == "auto" else recipe.ct.filter, views[1])
+    around, margin = _around(A, max(views[1]))
+    x = _iterated(method, data, around, views, recipe, water)
     return x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
 
 
-def _around(p: Tensor, A: Xray | ConeXray, water: float) -> tuple[Xray | ConeXray, int]:
-    """The projection of an image with so many pixels more on each side that it holds a body beyond the detector.
+def _around(A: Xray | ConeXray, beyond: int) -> tuple[Xray | ConeXray, int]:
+    """The projection of an image with so many pixels more on each side that it holds a body `beyond` the detector.
 
     Iterations would heap what lies outside of an image onto its rim. None reaches the source, or twice its own size.
     """
-    beyond = max(truncated.continued(p, A, water)[1])
     if isinstance(A, ConeXray) or not beyond:
         return A, 0
     needed = float(A.geometry.distances.abs().max()) + beyond * truncated.spacing(A)
@@ -97,11 +99,13 @@ def _around(p: Tensor, A: Xray | ConeXray, water: float) -> tuple[Xray | ConeXra
     return replace(A, shape=(A.shape[0] + 2 * margin, A.shape[1] + 2 * margin)), margin
 
 
-def _iterated(method: str, data: prepare.Projected, A: Xray | ConeXray, recipe: Recipe, water: float) -> Tensor:
-    """The image of an iterative method."""
+def _iterated(
+    method: str, data: prepare.Projected, A: Xray | ConeXray, views: Continued, recipe: Recipe, water: float
+) -> Tensor:
+    """The image of an iterative method, from one of the continued views."""
     m = Measurement(data.weights * data.p, Weight(data.weights) @ A)
     n = recipe.solve.iterations or ITERATIONS[method]
-    start = _start(data, A, water)
+    start = _start(data.p, A, views)
     if method == "sirt":
         return sirt(m, x0=start, iterations=n).x
     normal, b = m.A.normal(), m.A.adjoint(m.y)
@@ -126,12 +130,6 @@ def _axes(A: Xray | ConeXray) -> dict[str, Any]:
     return {"axes": axes, "spacing": tuple({-3: A.step / A.voxel}.get(a, 1.0) for a in axes)}
 
 
-def backprojected(p: Tensor, A: Xray | ConeXray, window: Window, water: float) -> Tensor:
-    """Filtered backprojection of line integrals, continued where the body reaches beyond the detector."""
-    wide, beyond = truncated.continued(p, A, water)
-    return fbp(wide, A, window, beyond)
-
-
 def _noise(data: prepare.Projected, A: Xray | ConeXray, start: Tensor, water: float) -> float:
     """Standard deviation in 1/mm within the body of what filtered backprojection makes of the noise of the rays.
 
@@ -148,9 +146,9 @@ def _noise(data: prepare.Projected, A: Xray | ConeXray, start: Tensor, water: fl
     return 1.4826 * float(seen[:: 1 + seen.numel() // 1_000_000].median()) if seen.numel() else 1e-4 * water
 
 
-def _start(data: prepare.Projected, A: Xray | ConeXray, water: float) -> Tensor:
+def _start(p: Tensor, A: Xray | ConeXray, views: Continued) -> Tensor:
     """A first image: filtered backprojection where the views allow one, else a few conjugate gradients."""
     try:
-        return backprojected(data.p, A, "hann", water).clamp_min(0)
+        return fbp(views[0], A, "hann", views[1]).clamp_min(0)
     except DataError:
-        return cg.cg(A.normal(), A.adjoint(data.p), iterations=10).x.clamp_min(0)
+        return cg.cg(A.normal(), A.adjoint(p), iterations=10).x.clamp_min(0)

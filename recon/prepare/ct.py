@@ -156,14 +156,15 @@ def _mended(data: Projected, blind: Tensor, photons: Tensor | None = None) -> Pr
     """The rays with those of faulty elements filled in, `blind` (slice, detector) among them, and what to say of it."""
     few = data.weights < LOST if photons is not None else torch.zeros_like(data.p, dtype=torch.bool)
     bad = elements.faulty(data.p, few) | blind.bool()
+    many = int(bad.any(0).sum())
     if elements.too_many(bad):
-        return _counted(data, photons, (f"{int(bad.any(0).sum())} detector elements count nothing or always the same, "
-                                        "too many to fill in: rings are no anatomy",))  # fmt: skip
-    if not bool(bad.any()):
+        what = "detector elements count nothing or always the same, too many to fill in: rings are no anatomy"
+        return _counted(data, photons, (f"{many} {what}",))
+    if not many:
         return _counted(data, photons, ())
     good = (~bad)[:, None]
-    weights = (data.weights * good).expand(data.p.shape) if data.weights.numel() == 1 else data.weights * good
-    ones = counted(int(bad.any(0).sum()), "detector element counts", "detector elements count")
+    weights = (data.weights * good).expand(data.p.shape)
+    ones = counted(many, "detector element counts", "detector elements count")
     note = f"{ones} nothing or always the same: rays there were filled in from those beside them"
     kept = photons if photons is None else torch.where(good, photons, torch.inf)
     return _counted(Projected(elements.filled(data.p, bad), weights, lost=data.lost), kept, (note,), good)

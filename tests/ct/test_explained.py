@@ -37,7 +37,7 @@ def test_the_truth_of_an_analytic_scan_leaves_the_noise_and_nothing_more() -> No
 
 
 def test_every_image_of_projections_says_how_it_explains_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image)
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: image)
     made, _ = ct_scan.of_phantom(N, SCAN, slices=2)
     image = recon.reconstruct(made, PLAN)
     plain = recon.reconstruct(made, replace(PLAN, solve=Solve(method="fbp")))
@@ -52,7 +52,7 @@ def test_every_image_of_projections_says_how_it_explains_them(monkeypatch: pytes
 def test_what_a_network_invents_against_the_projections_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     invented = torch.from_numpy(ct_phantom.picture(ct_phantom.BODY, N, 380 / N).float().numpy())
     invented = torch.where(invented > -900, 150.0, 0.0)
-    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image + invented)
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: image + invented)
     # No evidence of the image alone is asked for here.
     monkeypatch.setattr(learned, "evidence", lambda *a: {n: 0.0 for n in ("removed", "blur", "patch")} | {
         "noise": 20.0, "share": 1.0, "reasons": ()
@@ -72,7 +72,7 @@ def test_what_a_network_invents_against_the_projections_gives_way(monkeypatch: p
 def test_a_network_is_given_edges_that_hann_would_take_and_a_window_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image)
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: image)
     made, _ = ct_scan.of_phantom(N, SCAN)
 
     def run(method: str, window: str) -> np.ndarray:

@@ -100,7 +100,7 @@ def test_what_is_judged_is_what_is_written(tmp_path: Path, monkeypatch: pytest.M
 def test_an_uncertainty_map_is_as_large_as_the_noise_that_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(denoiser, "denoised", lambda network, image, level, texture: image / 2)
+    monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: image / 2)
     noise = 20 * np.random.default_rng(0).standard_normal((1, 96, 96)).astype(np.float32)
     told = {"noise": 20.0, "removed": 0.5, "blur": 0.7, "patch": 0.0, "reasons": ()}
     for strength, share, left in ((1.0, 1.0, 5.0), (0.8, 1.0, 6.0), (1.0, 0.5, 7.5)):
