@@ -103,13 +103,20 @@ def check_paths(
     records: Sequence[str | os.PathLike[str]] = (),
     slices: int = 1,
 ) -> None:
-    """Raise ReconError unless every output can be written; to be asked before a long reconstruction.
-
-    Names must be as `check_names` says, the parent folder exist and be writable; a DICOM folder must be new or empty,
-    since series of different runs in one folder cannot be told apart. A file that exists will be replaced. `slices` is
-    how many an image will have at least.
-    """
+    """Raise ReconError unless every output can be written, as `check_names` and `check_places` say."""
     check_names(paths, inputs=inputs, records=records)
+    check_places(paths, records=records, slices=slices)
+
+
+def check_places(
+    paths: Sequence[str | os.PathLike[str]], *, records: Sequence[str | os.PathLike[str]] = (), slices: int = 1
+) -> None:
+    """Raise ReconError where an output cannot be put; to be asked before a long reconstruction.
+
+    The parent folder must exist and be writable; a DICOM folder must be new or empty, since series of different runs in
+    one folder cannot be told apart. A file that exists will be replaced. `slices` is how many an image will have at
+    least.
+    """
     for item in paths:
         found, path = kind(item), Path(item)
         if found == "dicom":

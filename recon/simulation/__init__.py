@@ -1,17 +1,9 @@
 """Raw scans of an analytic head with everything that real ones have, and the images that they should give."""
 
-from recon.simulation.scan import (
-    FALL,
-    Epi,
-    Receiver,
-    Settings,
-    noise_factor,
-    preset,
-    simulate,
-    simulate_to,
-    truth,
-    truth_maps,
-)
+from recon.simulation.receiver import FALL, Receiver
+from recon.simulation.reference import truth, truth_maps
+from recon.simulation.scan import noise_factor, preset, simulate, simulate_to
+from recon.simulation.settings import Epi, Settings
 
 __all__ = [
     "FALL",

@@ -15,10 +15,9 @@ from recon.io.samples import in_memory
 from recon.simulation import trajectories
 from recon.simulation.coil_array import Modes, received, received_at
 from recon.simulation.order import calibration_readouts, image_readouts
-from recon.simulation.receiver import FALL, Receiver, disturb, filtered, offsets
-from recon.simulation.reference import receive_modes, shapes, slice_modes, truth, truth_maps, unit_scale
+from recon.simulation.receiver import Receiver, disturb, filtered, offsets
+from recon.simulation.reference import receive_modes, shapes, slice_modes, unit_scale
 from recon.simulation.settings import (
-    Epi,
     Settings,
     acquired_rows,
     encoding_of,
@@ -26,19 +25,6 @@ from recon.simulation.settings import (
     header_of,
     readout_count,
 )
-
-__all__ = [
-    "FALL",
-    "Epi",
-    "Receiver",
-    "Settings",
-    "noise_factor",
-    "preset",
-    "simulate",
-    "simulate_to",
-    "truth",
-    "truth_maps",
-]
 
 Floats = NDArray[np.float64]
 Samples = NDArray[np.complex64]

@@ -133,7 +133,7 @@ def check_outputs(names: Sequence[str], inputs: Sequence[str | Path], records: S
 
     with usage():
         writing.check_names(names, inputs=inputs, records=records)
-    writing.check_paths(names, inputs=inputs, records=records)
+    writing.check_places(names, records=records)
 
 
 def numbered(name: str, n: int) -> str:
