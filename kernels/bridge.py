@@ -166,9 +166,14 @@ def settled(t: Tensor) -> Tensor:
     return t.detach().resolve_conj().resolve_neg().contiguous()
 
 
+def traced(t: Tensor) -> bool:
+    """Whether the tensor stands for others within a transform of torch.func, and has no values of its own."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(t))
+
+
 def watched(t: Tensor) -> bool:
     """Whether autograd or torch.func follows the tensor: what works past torch must leave it to torch."""
-    if (t.requires_grad and torch.is_grad_enabled()) or torch._C._functorch.is_functorch_wrapped_tensor(t):
+    if (t.requires_grad and torch.is_grad_enabled()) or traced(t):
         return True
     return forward_ad.unpack_dual(t).tangent is not None  # type: ignore[no-untyped-call]
 

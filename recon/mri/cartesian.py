@@ -205,7 +205,7 @@ def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Sl
     found = receiver.offset(slab) if job.recipe.prepare.offset == "auto" else None
     if found is not None:
         receiver.subtract(slab, found)
-        size = "" if job.whitening.source == "none" else f", {found.size:.1g} times the noise"
+        size = f", {found.size:.1g} times the noise" if job.whitening.known else ""
         said.append(
             f"the receiver added a constant to all samples{size}: it makes a bright dot in the middle of the image and "
             'was taken away (prepare.offset = "keep" leaves it)'

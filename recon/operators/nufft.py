@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recon.data import DataError, MissingPackage
+from recon.kernels import bridge
 from recon.operators.base import Chain, Identity, Linear, Scale, complex_numbers
 from recon.operators.derivatives import learned, linear_map
 from recon.operators.sampling import Sample, Weight
@@ -74,8 +75,8 @@ class Nufft(Linear):
                 "(line, sample, 2) or (slice, line, sample, 2) with (y, x), or (line, sample, 3) with (z, y, x)"
             )
         # Within `vmap` points cannot be asked for their values: those of each item are, when it is transformed.
-        asked = self.points.is_floating_point() and not torch._C._functorch.is_functorch_wrapped_tensor(self.points)
-        if not self.points.is_floating_point() or (asked and not bool(torch.isfinite(self.points).all())):
+        values = None if bridge.traced(self.points) else self.points
+        if not self.points.is_floating_point() or (values is not None and not bool(torch.isfinite(values).all())):
             raise DataError(
                 "the points of the trajectory are not all finite real numbers; give them in cycles per field of view"
             )
