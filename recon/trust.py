@@ -237,14 +237,14 @@ def not_trusted(told: Mapping[str, Any], instead: str, fallback: bool) -> list[s
     """The notes that say how many learned images of a summary are not trusted and what is shown; none if all are."""
     found = []
     if told.get("fallbacks"):
-        kept = f"the {instead} image is shown" if fallback else "shown all the same"
+        kept = f"the {instead} image is shown" if fallback else "shown anyway"
         of = counted(len(told["items"]), "learned image is", "learned images are")
         found.append(f"warning: {told['fallbacks']} of {of} not trusted ({'; '.join(told['reasons'])}): {kept}")
     if told.get("rephased"):
         of = counted(len(told["items"]), "learned image is", "learned images are")
         found.append(
-            f"warning: {told['rephased']} of {of} made in part without the object's phase, with which the network may "
-            "draw what is not there: compare with --method cs"
+            f"warning: {told['rephased']} of {of} partly reconstructed without the object's phase, since with it "
+            "the network may draw structures that are not there: compare with --method cs"
         )
     return found
 
@@ -278,14 +278,14 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     slack = MAPS_SLACK * (expected(e.noise) - 1)
     if not e.residual <= limits.residual * max(1.0, e.classical_residual) + slack:
         found.append(
-            f"the learned image leaves {e.residual:.2f} of the noise's power as residual, the classical one "
-            f"{e.classical_residual:.2f}"
+            f"the residual of the learned image is {e.residual:.2f} times the power of the noise, that of the "
+            f"classical one {e.classical_residual:.2f} times"
         )
     most = limits.explained * expected(e.noise)
     if not e.classical_residual <= most:
         found.append(
             f"no image explains the measurement (residual {e.classical_residual:.3g}, at most {most:.3g} by its noise "
-            "and maps): motion, a spark, a wrong noise level, or a body wider than the field of view, which "
+            "and maps): motion, a spike, a wrong noise level, or a body wider than the field of view, which "
             "prepare.map_sets = 2 unfolds"
         )
     if e.sparser is not None and e.sparser > limits.misplaced:

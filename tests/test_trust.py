@@ -96,7 +96,7 @@ def test_images_in_part_without_the_phase_are_counted_and_told_unless_the_classi
     assert (whole["rephased"], whole["fallbacks"]) == (1, 1)
     first, second = trust.not_trusted(whole, "cs", True)
     assert first.startswith("warning: 1 of 3 learned images are not trusted (motion)")
-    assert second.startswith("warning: 1 of 3 learned images are made in part without the object's phase")
+    assert second.startswith("warning: 1 of 3 learned images are partly reconstructed without the object's phase")
     assert trust.not_trusted(trust.summary([plain]), "cs", True) == []
 
 
@@ -150,7 +150,7 @@ def test_a_residual_an_invention_and_a_strange_scan_are_each_named(case) -> None
     assert len(far.reasons) == 2
     assert "acceleration" in far.reasons[0]
     nan = trust.examine(m, truth * float("nan"), truth, limits=Trust(), trained=None)[0]
-    assert any("as residual" in r for r in nan.reasons)
+    assert any("the residual of the learned image" in r for r in nan.reasons)
     assert any("nothing was measured" in r for r in nan.reasons)
 
 
@@ -186,9 +186,15 @@ def test_a_measurement_that_no_image_explains_is_named(case) -> None:
 #: What a number of the evidence may be at most, or at least, by the limits of a recipe; a number beyond it; others'
 #: values; a word of the sentence.
 GATES = {
-    "residual": ("residual", 1.2699, 1.28, {}, "leaves 1.28 of the noise's power"),
-    "residual of what is odd": ("residual", 2.5199, 2.53, {"classical_residual": 2.0}, "leaves 2.53 of the noise's"),
-    "residual of what is clean": ("residual", 3.2499, 3.26, {"noise": 0.001}, "leaves 3.26 of the noise's power"),
+    "residual": ("residual", 1.2699, 1.28, {}, "is 1.28 times the power of the noise"),
+    "residual of what is odd": (
+        "residual",
+        2.5199,
+        2.53,
+        {"classical_residual": 2.0},
+        "is 2.53 times the power of the noise",
+    ),
+    "residual of what is clean": ("residual", 3.2499, 3.26, {"noise": 0.001}, "is 3.26 times the power of the noise"),
     "explained": ("classical_residual", 2.999, 3.01, {}, "no image explains the measurement"),
     "sparser": ("sparser", 0.01, 0.011, {"rows": -1}, "seem to lie -1 row from"),
     "gain": ("gain", 1.2, 1.21, {"moved_rows": 1.0, "moved_samples": -2.0}, "moved by -1.0 rows or +2.0 samples"),
@@ -289,7 +295,7 @@ def test_the_uncertainty_of_a_slice_is_the_same_whichever_slices_are_solved_with
     assert not np.allclose(noise[0], noise[1], rtol=0.2)
 
 
-@pytest.mark.parametrize(("fallback", "kept"), [(True, "the sense image is shown"), (False, "shown all the same")])
+@pytest.mark.parametrize(("fallback", "kept"), [(True, "the sense image is shown"), (False, "shown anyway")])
 def test_the_warning_says_which_image_is_shown(fallback: bool, kept: str) -> None:
     good = trust.Evidence(1, 1, 0, 0, 0.01, 4)
     (note,) = trust.not_trusted(trust.summary([good, replace(good, reasons=("motion",))]), "sense", fallback)

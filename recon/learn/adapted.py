@@ -38,7 +38,7 @@ def said(made: Adapted, parent: str) -> str:
         )
     if not made.kept:
         return (
-            f"{parent} foretells the held-out lines of this scan as well as anything that was found {how}: its own "
+            f"{parent} predicts the held-out lines of this scan as well as anything that was found {how}: its own "
             "weights were written"
         )
     return (

@@ -104,8 +104,8 @@ def choose(
         classical = instead
     if against := network.against or _outside(network, sampling, coils):
         return Choice(classical, f"{classical}: {found}; not the network {network.name}, since {against}")
-    how = "trained" if _learned(network.trained, sampling, coils) else "measured"
-    return Choice("unrolled", f"unrolled: {found}, inside of what {network.name} was {how} on", instead)
+    how = "training" if _learned(network.trained, sampling, coils) else "measured"
+    return Choice("unrolled", f"unrolled: {found}, within the {how} range of {network.name}", instead)
 
 
 def _outside(network: Network, sampling: Sampling, coils: int) -> str:

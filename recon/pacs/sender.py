@@ -80,7 +80,7 @@ class Sender:
             self._to.echo()
             self._log(f"{self._to.name} is there")
         except Unreachable as e:
-            self._log(f"{self._to.name} is not to be had: {e}; images wait in the spool")
+            self._log(f"{self._to.name} cannot be reached: {e}; images wait in the spool")
 
     def round(self) -> None:
         """Send all that is due, and ask after what was sent."""
@@ -115,9 +115,9 @@ class Sender:
             except Unreachable as e:
                 waiting = self.due("new")
                 left = counted(len(waiting), "image waits", "images wait")
-                self._log(f"{self._to.name} is not to be had: {e}; {left} for the next try")
+                self._log(f"{self._to.name} cannot be reached: {e}; {left} for the next try")
                 for item in waiting:
-                    self._again(item, f"the PACS is not to be had: {e}", said=True)
+                    self._again(item, f"the PACS cannot be reached: {e}", said=True)
                 return
 
     def _whole(self, item: Item) -> bool:

@@ -74,7 +74,7 @@ class Web:
                 body = _pieces(file, *ends)
                 status, _, answer = self._ask("POST", "/studies", body, headers, accept="application/dicom+json")
         except Unreachable as e:
-            return Answer("later", f"the PACS is not to be had: {e}", broken=True)
+            return Answer("later", f"the PACS cannot be reached: {e}", broken=True)
         return of_stow(status, answer, item.record.uid)
 
     def confirm(self, items: Sequence[Item]) -> dict[str, Verdict]:

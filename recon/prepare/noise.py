@@ -221,7 +221,7 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
     place = min(levels, key=lambda name: levels[name])
     if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):
         raise NoNoise(NONE)
-    high = "it is told too high where signal reaches there"
+    high = "the estimate is too high where signal reaches there"
     doubt = "it may be a third of what it is, or larger" if place == FULL else high
     notes = (f"noise was estimated from {place}: {why}; {doubt}", *notes)
     if max(levels.values()) - min(levels.values()) > 2 * math.log(1.5):

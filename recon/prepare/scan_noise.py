@@ -210,5 +210,5 @@ def _outermost(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding, why
     samples = scan.samples.read(far)
     outer = torch.from_numpy(np.ascontiguousarray(samples.transpose(1, 0, 2).reshape(samples.shape[1], -1)))
     found = whitener(outer, dwell_data_us=1.0, dwell_noise_us=1.0, bandwidth=1.0)  # noise of the very bandwidth
-    note = f"noise was estimated from the edge of k-space: {why}; it is told too high where signal reaches there"
+    note = f"noise was estimated from the edge of k-space: {why}; the estimate is too high where signal reaches there"
     return replace(found, source="estimate", notes=(note, *found.notes))

@@ -116,7 +116,7 @@ def told(site: Site) -> str:
     over = "; together they may hold more than the machine has" if together > most else ""
     return (
         f"each of {counted(site.max_sessions, 'session')} may hold {each // MiB} MiB of this machine's {most // MiB} "
-        f"MiB, of them {raw(site) // MiB} MiB of raw data, and is ended beyond{over}"
+        f"MiB ({raw(site) // MiB} MiB of raw data); beyond that it is ended{over}"
     )
 
 

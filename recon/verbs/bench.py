@@ -89,9 +89,9 @@ def bench(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the results in the folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare methods on full scans with lines left out.
+    """Compare methods on undersampled full scans.
 
-    What cannot be compared is left out with a sentence.
+    Scans that cannot be compared are skipped, with the reason.
 
     `bench ct SCAN...` takes CT images instead, adds the noise of a quarter and a tenth of the dose in their
     projections, and compares what denoises them.

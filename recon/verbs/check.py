@@ -22,7 +22,7 @@ def check(
     ],
     as_json: Json = False,
 ) -> None:
-    """Print how an image was made. Exit code 1 where this installation would not make it again."""
+    """Print how an image was made. Exit code 1 if this installation would not reproduce it."""
     from recon import check as checking
 
     found = checking.check(output)

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 Strength = Annotated[
     float | None,
-    typer.Option(
-        help="CT images: 1 takes the noise away, 0 leaves the image as it came; default: by the noise", min=0, max=1
-    ),
+    typer.Option(help="CT images: 1 denoises fully, 0 leaves the image unchanged; default: by the noise", min=0, max=1),
 ]
 
-Removed = Annotated[str, typer.Option(help="CT images: write what was taken away here, for instance .nii.gz")]
+Removed = Annotated[str, typer.Option(help="CT images: file for what was removed, for instance .nii.gz")]
 
 
 def with_strength(plan: Recipe, strength: float | None) -> Recipe:
@@ -81,11 +79,11 @@ def simulate_ct(
     detector_distance: Annotated[float, typer.Option(help="From axis to detector in mm", min=0)] = 490.0,
     slices: Annotated[str, typer.Option(help="Only these of the source, first:last, from 1")] = "",
     matrix: Annotated[int, typer.Option(help="Pixels of the phantom's image a side", min=16, max=4096)] = 512,
-    truth: Annotated[str, typer.Option(help="Write what the scan should show here, for instance .nii.gz")] = "",
+    truth: Annotated[str, typer.Option(help="File for the true image, for instance .nii.gz")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the noise", min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write CT projections of a volume, with noise. It is that of photons and of the electronics."""
+    """Write CT projections of a volume, with noise. The noise is that of photons and of the electronics."""
     _check(output, photons, dose, electronic, beam, force)
     _check_rays(beam, views, arc, elements, rows, source_distance, detector_distance)
     from recon.io import ct_projections

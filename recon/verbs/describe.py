@@ -12,7 +12,7 @@ from recon.verbs.arguments import Axes, Json, Key, Scan, Voxel, read_scan, three
 
 
 def info(scan: Scan, axes: Axes = "", voxel: Voxel = "", key: Key = "", json: Json = False) -> None:
-    """Say what a scan holds. Also what of it will be ignored, and which rule it breaks."""
+    """Show what a scan holds. Also what will be ignored, and where the file breaks its format."""
     from recon import info as doctor
 
     report = doctor.describe_any(read_scan(scan, axes, three(voxel), key))
@@ -31,7 +31,7 @@ def recipe(
 
 
 def doctor(json: Json = False) -> None:
-    """Say what is installed, what is missing, how to get it."""
+    """Show what is installed, what is missing, how to get it."""
     from recon import doctor as machine
 
     report = machine.examine()

@@ -64,21 +64,21 @@ def run(
     trajectory: Annotated[
         str, typer.Option(help="radial, golden, or k-space positions: .npy (line, sample, dimension) or BART's .cfl")
     ] = "",
-    evidence: Annotated[str, typer.Option("--trust", help="Write the evidence on a learned image here (.json)")] = "",
-    uncertainty: Annotated[str, typer.Option(help="Write the uncertainty map here, for instance .nii.gz")] = "",
+    evidence: Annotated[str, typer.Option("--trust", help="File for the evidence on a learned image (.json)")] = "",
+    uncertainty: Annotated[str, typer.Option(help="File for the uncertainty map, for instance .nii.gz")] = "",
     replicas: Annotated[
-        int, typer.Option(help="Noisy copies behind the uncertainty map; 0: 16 if asked for", min=0)
+        int, typer.Option(help="Noisy copies for the uncertainty map; 0: 16 if the map is asked for", min=0)
     ] = 0,
     removed: Removed = "",
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a raw scan and write images.
 
-    Without --method the scan decides: combine (adaptive combination of coils)
-    where k-space is full; else unrolled (the network), and where that was not
-    trained for it sense (conjugate gradients) or cs (L1 wavelets). grappa, tv
-    (total variation) and varnet (fastMRI's network) run when they are named. CT
-    images are denoised; projections take fbp, sirt, cgls, tv or unrolled.
+    Without --method the scan decides: combine (adaptive coil combination) for
+    full k-space; unrolled (the network) for undersampled scans within its
+    training range; sense (conjugate gradients) or cs (L1 wavelets) for others.
+    grappa, tv (total variation) and varnet (fastMRI's network) run only when
+    named. CT images are denoised; projections take fbp, sirt, cgls, tv or unrolled.
 
     \b
     recon run scan.h5 -o dicom/ -o head.nii.gz

@@ -24,21 +24,21 @@ def send(
     to: Annotated[str, typer.Option(help="AET@host:port, or https://host/dicom-web")] = "",
     config: Annotated[Path | None, typer.Option(help="Settings of the site (.toml) with a section [pacs]")] = None,
     spool: Annotated[Path | None, typer.Option(help="Folder for images until they are delivered")] = None,
-    aet: Annotated[str, typer.Option(help="Our title")] = "",
+    aet: Annotated[str, typer.Option(help="Our AE title")] = "",
     confirm: Annotated[str, typer.Option(help="auto, commitment, find, qido, wado or none")] = "",
     listen: Annotated[str, typer.Option(help="host:port for reports of storage commitments")] = "",
     tls_ca: Annotated[str, typer.Option(help="Authorities to trust (.pem); turns TLS on")] = "",
     tls_certificate: Annotated[str, typer.Option(help="Our certificate (.pem)")] = "",
     tls_key: Annotated[str, typer.Option(help="Key of our certificate (.pem)")] = "",
     login: Annotated[str, typer.Option(help="File with user:password, for DICOMweb")] = "",
-    deidentify: Annotated[bool, typer.Option("--deidentify", help="Take out what identifies the patient.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on sending what comes into the spool.")] = False,
+    deidentify: Annotated[bool, typer.Option("--deidentify", help="Remove what identifies the patient.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep sending what arrives in the spool.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed images again.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Only say how the spool stands.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only show the state of the spool.")] = False,
     json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
-    """Send DICOM images to a PACS and see that it keeps them."""
+    """Send DICOM images to a PACS and confirm that it keeps them."""
     from recon.pacs import settings
     from recon.pacs import spool as spools
     from recon.pacs.summary import summary, text

@@ -25,9 +25,9 @@ def serve(
     status_port: Annotated[
         int | None, typer.Option(help="Port of the status page on this machine; 0 takes a free one", min=0, max=65535)
     ] = None,
-    audit: Annotated[Path | None, typer.Option(help="File for one line a job")] = None,
-    check: Annotated[Path | None, typer.Option(help="Only check this file of settings")] = None,
-    echo: Annotated[bool, typer.Option("--echo", help="With --check: ask whether the PACS is there, too.")] = False,
+    audit: Annotated[Path | None, typer.Option(help="Audit file, with lines of JSON for each job")] = None,
+    check: Annotated[Path | None, typer.Option(help="Only check this settings file")] = None,
+    echo: Annotated[bool, typer.Option("--echo", help="With --check: also test the connection to the PACS.")] = False,
 ) -> None:
     """Reconstruct what a scanner streams and send images back. It listens for MRD over TCP."""
     from recon.serve import expiry, memory, settings
@@ -36,7 +36,7 @@ def serve(
         site = settings.load(check)
         known = settings.registered(site)
         settings.rehearse(site, known)
-        typer.echo(f"{check} is well; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
+        typer.echo(f"{check} is valid; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
         typer.echo(memory.told(site))
         for warning in expiry.warnings(site):
             typer.echo(f"warning: {warning}")
@@ -67,7 +67,7 @@ def _echo(pacs: Pacs) -> None:
     try:
         echo(pacs)
     except Unreachable as e:
-        raise ReconError(f"{pacs.to} is not to be had: {e}; see Send to a PACS in the documentation") from None
+        raise ReconError(f"{pacs.to} cannot be reached: {e}; see Send to a PACS in the documentation") from None
     typer.echo(f"{pacs.to} is there")
 
 

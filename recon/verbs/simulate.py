@@ -33,13 +33,15 @@ def simulate(
         ),
     ] = True,
     offset: Annotated[float, typer.Option(help="Constant on all samples, relative to their noise", min=0)] = 0.0,
-    jitter: Annotated[float, typer.Option(help="Phase that differs from line to line, degrees", min=0)] = 0.0,
-    drift: Annotated[float, typer.Option(help="Steps of a phase that wanders over the lines, degrees", min=0)] = 0.0,
+    jitter: Annotated[float, typer.Option(help="Random phase of each line, degrees", min=0)] = 0.0,
+    drift: Annotated[
+        float, typer.Option(help="Steps of a random walk of the phase over the lines, degrees", min=0)
+    ] = 0.0,
     gain_drift: Annotated[float, typer.Option(help="Change of gain over the scan, 0.1 is 10 %", min=-0.9, max=9)] = 0.0,
-    spikes: Annotated[int, typer.Option(help="Samples hit by a spark", min=0)] = 0,
+    spikes: Annotated[int, typer.Option(help="Number of samples with a spike", min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write a raw scan of an analytic head. It has everything that a real one has."""
+    """Write a raw scan of an analytic head. It also has the noise lines, oversampling and calibration of a real one."""
     from recon import simulation
 
     if output.suffix not in (".h5", ".mrd"):

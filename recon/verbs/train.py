@@ -27,8 +27,8 @@ def train(
         typer.Option(envvar="RECON_DATA", help="Folder with `train` and `validation`, or fastmri:FOLDER"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "cpu",
-    minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time", min=0)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training, instead of the recipe's", min=0)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
     workers: Annotated[
         int, typer.Option(help="Processes that make scans while the network trains; 0 makes all of them before", min=0)
     ] = 0,

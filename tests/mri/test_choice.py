@@ -43,7 +43,7 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
     shipped = weights.load("auto")
     assert image.provenance["method"] == "unrolled"
     assert image.provenance["weights_sha256"] == shipped.sha256
-    assert f"inside of what {shipped.name} was trained on" in image.provenance["why"]
+    assert f"within the training range of {shipped.name}" in image.provenance["why"]
     assert image.provenance["why"] in image.notes
     assert image.trust["fallbacks"] == 0
     asked = pipeline.reconstruct(scan, recipes.parse({"solve": {"method": "unrolled"}}))
@@ -54,15 +54,15 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
 @pytest.mark.parametrize(
     ("found", "coils", "method", "words"),
     [
-        (lines(256, 2), 8, "unrolled", "inside of what mri-small was trained on"),
-        (lines(256, 10), 8, "unrolled", "inside"),
+        (lines(256, 2), 8, "unrolled", "within the training range of mri-small"),
+        (lines(256, 10), 8, "unrolled", "within"),
         (lines(256, 12), 8, "cs", "not the network mri-small, since it was trained and measured on R from 2 to 10"),
         (lines(200, 3), 1, "unrolled", "one channel"),
-        (lines(320, 4), 8, "unrolled", "inside of what mri-small was trained on"),
-        (lines(324, 4), 8, "unrolled", "inside of what mri-small was measured on"),
-        (lines(480, 4), 8, "unrolled", "inside of what mri-small was measured on"),
+        (lines(320, 4), 8, "unrolled", "within the training range of mri-small"),
+        (lines(324, 4), 8, "unrolled", "within the measured range of mri-small"),
+        (lines(480, 4), 8, "unrolled", "within the measured range of mri-small"),
         (lines(484, 4), 8, "cs", "trained on 320 phase encodes at most, and on 484 it may invent detail"),
-        (lines(384, 3), 1, "unrolled", "inside"),
+        (lines(384, 3), 1, "unrolled", "within"),
         (lines(387, 3), 1, "cs", "trained on 320 phase encodes at most, and on 387"),
         (sampling(caipi((400, 64), (2, 3), 20)), 8, "sense", "320 phase encodes at most"),
         (lines(384, 8), 1, "cs", "not the network mri-small, since it was trained and measured on R from 1.5 to 4"),
@@ -189,7 +189,7 @@ def test_weights_that_are_named_are_used_or_refused(tmp_path: Path) -> None:
     shutil.copytree(weights.available()["mri-small"], folder)
     done = recon("run", path, "-o", tmp_path / "out.nii.gz", "--weights", folder)
     assert done.code == 0, done.err
-    assert "inside of what mine was trained on" in done.err
+    assert "within the training range of mine" in done.err
     (folder / weights.HASH).write_text("0" * 64)
     networks.load.cache_clear()
     done = recon("run", path, "-o", tmp_path / "again.nii.gz", "--weights", folder)

@@ -61,7 +61,7 @@ def test_send_says_why_images_wait_and_a_later_call_delivers_them(brain: Path, t
     spool, port, report = tmp_path / "spool", free_port(), free_port()
     end = recon("send", brain, "--to", f"TOLD@127.0.0.1:{port}", "--listen", f"127.0.0.1:{report}", "--spool", spool)
     assert end.code == 1
-    assert "0 of 3 images are in the PACS, 3 wait in the spool: the PACS is not to be had: no connection" in end.err
+    assert "0 of 3 images are in the PACS, 3 wait in the spool: the PACS cannot be reached: no connection" in end.err
     text = recon("send", "--status", "--spool", spool).out
     assert "new          3" in text
     assert "Connection refused" in text
@@ -201,7 +201,7 @@ def test_a_sender_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest
     with delivering(pacs, lines.append):
         until, ours = time.monotonic() + 30, psutil.Process()
         for n in (1, 2):
-            while sum("is not to be had" in line for line in lines) < n:
+            while sum("cannot be reached" in line for line in lines) < n:
                 assert time.monotonic() < until, lines
                 time.sleep(0.05)
             (child,) = [c for c in ours.children() if "--watch" in c.cmdline()]
@@ -210,4 +210,4 @@ def test_a_sender_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest
     assert not child.is_running()
     assert any("the sender ended with exit code -9; it starts again" in line for line in lines)
     # Each line has one time, which the server's log gives it.
-    assert any(line.startswith(f"pacs: {pacs.to} is not to be had") for line in lines), lines
+    assert any(line.startswith(f"pacs: {pacs.to} cannot be reached") for line in lines), lines

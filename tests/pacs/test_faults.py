@@ -132,7 +132,7 @@ def test_f33_a_wrong_title_is_said(told: Start, brain: Path) -> None:
     uids = here.put(brain)
     here.once()
     assert here.states(uids) == ["new"] * 3
-    assert here.reasons("new") == {"the PACS is not to be had: it rejects the association: its own title is another"}
+    assert here.reasons("new") == {"the PACS cannot be reached: it rejects the association: its own title is another"}
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])

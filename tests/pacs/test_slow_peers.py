@@ -68,7 +68,7 @@ def test_f33_a_pacs_that_never_ends_its_answer_does_not_hold_the_sender(
         assert not sender.is_alive()
         listener.shutdown(socket.SHUT_RDWR)
     assert here.states(uids) == ["new"] * 3
-    assert here.reasons("new") == {"the PACS is not to be had: no answer to the request for an association within 1 s"}
+    assert here.reasons("new") == {"the PACS cannot be reached: no answer to the request for an association within 1 s"}
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ def test_noise_is_estimated_within_ten_percent_without_a_noise_scan(
     found = estimate((lines + truth[:, None] * white(*lines.shape))[torch.randperm(len(lines))])
     torch.testing.assert_close(levels(found.matrix), truth, rtol=tolerance, atol=0)
     assert found.source == "estimate"
-    assert re.match("noise was estimated from .*: there is no noise scan; it is told too high", found.notes[0])
+    assert re.match("noise was estimated from .*: there is no noise scan; the estimate is too high", found.notes[0])
 
 
 def test_the_estimate_tells_correlated_noise() -> None:
