@@ -36,6 +36,17 @@ FLAT, BELIEVED = 25, 0.85
 #: Measured slices whose median a slice without a place to measure is held against, and how far above it may be.
 NEAR, ABOVE = 5, 1.3
 
+#: A quantile of the windows of a difference of neighbouring slices, and how many times it the level and the bands, the
+#: finest first, may be. Of noise alone, filtered backprojection's and in bodies, the level is 1.1 to 1.3 times as much;
+#: windows that show how anatomy goes on are far more.
+QUIET, TIMES = 0.05, (1.3, 1.3, 1.35, 1.6)
+
+#: The share of windows in which the noise of slice and difference is compared. Where less than SAME of the finest band
+#: is left, slices are the same slice, or interpolated. The second band shows as large a share where neighbours have
+#: noise in common, and a far smaller one where the slice shows structure: between the ratios AGREE one passes to the
+#: other. Chosen on slices of `train` and `validation` with added noise (bench/ct_kinds.py).
+LEAST, SAME, AGREE = 0.1, 0.1, (0.6, 0.85)
+
 #: HU that values within EVEN × EVEN pixels may differ by where nothing was measured: noise differs by more.
 ALIKE, EVEN = 0.1, 5
 
@@ -104,6 +115,31 @@ def measured(image: Tensor) -> ImageNoise:
     )
 
 
+def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
+    """Noise of a slice (1, y, x) that by itself is `own`: no more than its neighbours `near` (n, y, x), n ≤ 3, show.
+
+        (x₁ − 2x₂ + x₃) / √6,   of two slices (x₁ − x₂) / √2
+
+    holds noise as strong and as fine as each slice's where their noise is independent, and of anatomy only how it bends
+    from slice to slice. Where structure fills a slice, or pixels are coarse, that is far less. Noise that neighbours
+    have in common (slices that overlap, or were interpolated) goes from the difference: its level is divided by the
+    share that is left of the finest band, where structure is least. A single slice keeps what is its own.
+    """
+    if len(near) < 2 or float(own.level) <= 0:
+        return own
+    x, weights = image.float()[:, None], near.new_tensor([1.0, -2.0, 1.0] if len(near) == 3 else [1.0, -1.0])
+    apart = (near.float() * weights[:, None, None] / weights.norm()).sum(0)[None, None]
+    windows = _soft(_box(x)[0, 0])
+    usual, quiet = (_lowest(windows, _local(apart), share) for share in (1 - STRUCTURED, QUIET))
+    fine, coarser = (_left(windows, octaves(x[:, 0])[band], octaves(apart[:, 0])[band]) for band in (0, 1))
+    if fine < SAME:
+        return own
+    agree = min(1.0, max(0.0, (coarser / fine - AGREE[0]) / (AGREE[1] - AGREE[0])))
+    found = _noise(torch.minimum(usual, quiet * quiet.new_tensor(TIMES))[None], own.level.shape)
+    level = found.level / min(1.0, fine**agree)
+    return own if float(level) >= float(own.level) else ImageNoise(level, found.texture, own.sure)
+
+
 def octaves(image: Tensor) -> list[Tensor]:
     """Images (item, y, x) as BANDS octaves from the finest, differences of binomial averages, and what is coarser."""
     finer, bands = image[:, None], list[Tensor]()
@@ -151,9 +187,14 @@ def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:
 
 
 def of_volume(volume: NDArray[np.float32], device: torch.device) -> tuple[list[ImageNoise], tuple[str, ...]]:
-    """Noise of the slices (z, y, x) in HU of a series, as `of_series` settles it, and sentences about it."""
-    alone = [measured(torch.from_numpy(volume[k : k + 1]).to(device)) for k in range(len(volume))]
-    found, taken = of_series(alone)
+    """Noise of the slices (z, y, x) in HU of a series, by `beside` and `of_series`, and sentences about it."""
+    limited = []
+    for k in range(len(volume)):
+        first = max(0, min(k - 1, len(volume) - 3))
+        near = torch.from_numpy(volume[first : first + 3]).to(device)
+        image = near[k - first : k - first + 1]
+        limited.append(beside(image, near, measured(image)))
+    found, taken = of_series(limited)
     if not taken:
         return found, ()
     return found, (
@@ -165,13 +206,27 @@ def of_volume(volume: NDArray[np.float32], device: torch.device) -> tuple[list[I
 def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise]:
     """Noise by each kind of windows that are to count."""
     x = image.detach().reshape(-1, 1, *image.shape[-2:]).float()
-    mean = _box(x)
-    local = [_deviation(x - mean), *(_deviation(b[:, None]) for b in octaves(x[:, 0])[:BANDS])]
+    mean, local = _box(x), _local(x)
     lead = image.shape[:-2]
     return [
         _noise(torch.stack([_lowest(windows(mean[i, 0]), [v[i, 0] for v in local]) for i in range(len(x))]), lead)
         for windows in kinds
     ]
+
+
+def _local(x: Tensor) -> list[Tensor]:
+    """Deviations in the windows of images (item, 1, y, x) less their local mean, and of their octaves."""
+    return [_deviation(x - _box(x)), *(_deviation(b[:, None]) for b in octaves(x[:, 0])[:BANDS])]
+
+
+def _left(windows: Tensor, band: Tensor, apart: Tensor) -> float:
+    """The share of a band's deviation (1, y, x) that is left in a difference, in the windows where both are least."""
+    power = torch.stack([_box(v[:, None] * v[:, None])[0, 0, 4:-4:2, 4:-4:2][windows] for v in (band, apart)])
+    if not power.numel():
+        return 0.0
+    both = power.sum(0)
+    whole, rest = power[:, both <= both.quantile(LEAST)].mean(1)
+    return float((rest / whole.clamp_min(1e-12)).sqrt())
 
 
 def _noise(found: Tensor, lead: torch.Size) -> ImageNoise:
@@ -210,13 +265,13 @@ def _alone(mean: Tensor, kind: tuple[float, float]) -> Tensor:
     return where if int(where.sum()) >= FLAT else torch.zeros_like(where)
 
 
-def _lowest(where: Tensor, deviations: list[Tensor]) -> Tensor:
-    """The quantile of each deviation over the windows that count; zeros where there are none."""
+def _lowest(where: Tensor, deviations: list[Tensor], share: float = 1 - STRUCTURED) -> Tensor:
+    """A quantile of each deviation over the windows that count; zeros where there are none."""
     if not bool(where.any()):
         return deviations[0].new_zeros(len(deviations))
-    seen = torch.stack([d[4:-4:2, 4:-4:2][where] for d in deviations])
+    seen = torch.stack([d.reshape(d.shape[-2:])[4:-4:2, 4:-4:2][where] for d in deviations])
     seen = seen[:, :: 1 + seen.shape[1] // 1_000_000]
-    return seen.quantile(1 - STRUCTURED, dim=1)
+    return seen.quantile(share, dim=1)
 
 
 def _deviation(x: Tensor) -> Tensor:
