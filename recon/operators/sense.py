@@ -75,7 +75,7 @@ class Sense(Linear):
         return self.plain().forward(x) if self._learned else _linear(self._forward, self._adjoint, x, self.maps)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Σ_c conj(S_c) F⁻¹ m y_c."""
+        """Σ_c conj(S_c) F⁻¹ m y_c; samples where m = 0 count as 0 whatever they hold, unless maps or m are learned."""
         check_coils(y, self.maps)
         return self.plain().adjoint(y) if self._learned else _linear(self._adjoint, self._forward, y, self.maps)
 
@@ -187,7 +187,8 @@ class Sense(Linear):
         for item in itertools.product(*map(range, lead)):
             si, mi, ki = _item(s, item, 3 + d), _item(m, item, 2 + d), _item(k, item, 2 + d)
             for c, p in self.steps():
-                v = (ki[c, p].conj() * _part(mi, c, p)).resolve_conj()
+                w = _part(mi, c, p)
+                v = (ki[c, p].conj() * w).resolve_conj().masked_fill_(w == 0, 0)  # what was not measured is not read
                 _gather(si[:, c, p], _transform(v, d), x[item][:, p])
         x = self.unrows(x.conj_physical_())
         return x if self.sets else x.squeeze(COIL)

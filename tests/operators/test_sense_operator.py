@@ -121,6 +121,18 @@ def test_weights_of_kspace_join_the_normal_operator() -> None:
     assert abs(torch.vdot(y.flatten(), N(x).flatten()) - torch.vdot(N.H(y).flatten(), x.flatten())) < 1e-11
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("axes", AXES, ids=str)
+def test_what_was_not_measured_is_not_read(axes, dtype) -> None:
+    A = build(axes, (3, 8, 10))
+    A = Sense(A.maps.to(dtype), A.mask.to(dtype).real, axes)
+    y = noise(3, 3, 8, 10, dtype=dtype)
+    unmeasured = (A.mask == 0).expand(y.shape)
+    filled = [y.masked_fill(unmeasured, value) for value in (0, float("nan"), float("inf"))]
+    assert bool(unmeasured.any())
+    assert all(torch.equal(A.adjoint(other), A.adjoint(filled[0])) for other in filled[1:])
+
+
 def test_gradients_reach_the_image_and_the_maps() -> None:
     A = build((-2, -1), (1, 3, 4))
     x = noise(1, 3, 4).requires_grad_()
