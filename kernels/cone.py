@@ -193,7 +193,7 @@ def _gather(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
             ends = torch.stack([_column(frame, *seen(views[v], row + s * i, column + s * j)) for s in (-1, 1)])
             low, high = ends.amin(0) - margin, ends.amax(0) + margin
             first = low.clamp(-1, columns).ceil().long()
-            for n in range(int((high - low).max().ceil())):
+            for n in range(int((high - low).max().ceil().clamp_max(columns + 1))):
                 u = first + n
                 inside = (u >= 0) & (u < columns) & (u < high)
                 u = u.clamp(0, columns - 1)
@@ -202,7 +202,7 @@ def _gather(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
                 per = frame[5] * share
                 begin, end = (frame[4] + (slices + s - frame[3]) / per + s * margin for s in (-1, 1))
                 lowest = begin.clamp(-1, r.rows).ceil().long()
-                for m in range(int((end - begin).max().ceil())):
+                for m in range(int((end - begin).max().ceil().clamp_max(r.rows + 1))):
                     w = lowest + m
                     within = (w >= 0) & (w < r.rows) & (w < end)
                     w = w.clamp(0, r.rows - 1)

@@ -207,7 +207,7 @@ def _gather(y: Tensor, r: Rays, x: Tensor) -> Tensor:
             ends = torch.stack([_position(r, views[v], row + s * i, column + s * j) for s in (-1, 1)])
             low, high = ends.amin(0) - margin, ends.amax(0) + margin
             first = low.clamp(-1, count).ceil().long()
-            for n in range(int((high - low).max().ceil())):
+            for n in range(int((high - low).max().ceil().clamp_max(count + 1))):
                 u = first + n
                 inside = (u >= 0) & (u < count) & (u < high)
                 u = u.clamp(0, count - 1)

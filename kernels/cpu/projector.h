@@ -177,7 +177,8 @@ template <int beam, int span, int fixed>
 inline void gather_view(const Sweep& s, size_t n, const Tile& t, float reach, Lanes (*sums)[TILE / LANES]) {
     const View<float>& v = s.views[n];
     const float *values = &s.values[n * s.pitch()] + PAD, end = float(s.g.detectors);
-    const int rays = fixed ? fixed : int(std::ceil(2 * reach));
+    const float wide = std::ceil(2 * reach);  // beside elements of next to no width it may be any number
+    const int rays = fixed ? fixed : int(span == FAR ? std::fmin(wide, end + 1) : wide);
     const float pixels = 1 / std::fabs(s.d.per * v.side_column);  // from one ray to the next, in a parallel beam
     for (int i = 0; i < t.lines; ++i) {
         const float line = float(t.line + i);
@@ -188,11 +189,11 @@ inline void gather_view(const Sweep& s, size_t n, const Tile& t, float reach, La
             const Lanes low = position<beam>(s.d, across, along) - (reach - 1);
             const float a = low[0] < low[LANES - 1] ? low[0] : low[LANES - 1];
             const float b = low[0] < low[LANES - 1] ? low[LANES - 1] : low[0];
-            if (!(a < end && b + rays > 0)) continue;
+            if (!(a < end && b + wide > 0)) continue;
             // u is the first ray of each pixel: low - 1 < u <= low, counted from `base`
             const int base = span == FAR ? 0 : floored(a);
             const Lanes shifted = low - float(base);
-            Ints u = span == FAR ? floored(most(least(low, broadcast(end)), broadcast(float(-rays)))) : truncate(shifted);
+            Ints u = span == FAR ? floored(most(least(low, broadcast(end)), broadcast(-1))) : truncate(shifted);
             const Values<span> given(values + base);
             Values<span> at(beam == PARALLEL ? values : &s.at[n * s.pitch()] + PAD + base);
             const Values<span> slope(beam == PARALLEL ? values : &s.slope[n * s.pitch()] + PAD + base);

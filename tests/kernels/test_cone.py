@@ -57,6 +57,13 @@ def test_the_backprojection_is_the_transpose_to_rounding(kernel, name, dtype, li
     is_transposed(SCANS[name], *(t.to(dtype) for t in volumes(name)), limit)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1e-9, 1.0), (1.0, 1e-9)])
+def test_elements_of_next_to_no_width_take_no_longer_than_there_are(kernel, rows, columns) -> None:
+    A = ConeXray(Cone(turn(2) + 0.1, 3, 3, rows, columns, 60.0, 50.0, 0.3, 0.2), (3, 5, 4), 1.0, 1.0)
+    m = joseph(A.geometry, A.shape, A.voxel, A.step, A.height)
+    is_the_matrix(A, m, sample(2, *A.shape), sample(2, *A.tracks.sinogram, seed=2), torch.float64, 1e-9)
+
+
 @each
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.float64, 1e-11)])
 def test_smearing_interpolates_between_elements(kernel, name, dtype, limit) -> None:

@@ -69,6 +69,21 @@ def test_the_backprojection_is_the_transpose_to_rounding(kernel, name, dtype, li
     is_transposed(SCANS[name], *(t.to(dtype) for t in images(name)), limit)
 
 
+#: Beside them a pixel is as wide as ten million elements, of which there are five.
+NARROW = {
+    "parallel": Parallel(turn(2) + 0.1, 5, 1e-7, 0.3),
+    "flat": Fan(turn(2) + 0.1, 5, 1e-7, 60.0, 50.0, False, 0.3),
+    "curved": Fan(turn(2) + 0.1, 5, 1e-7, 60.0, 50.0, True, 0.3),
+}
+
+
+@pytest.mark.parametrize("beam", NARROW)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+def test_elements_of_next_to_no_width_take_no_longer_than_there_are(kernel, beam, dtype, limit) -> None:
+    A = Xray(NARROW[beam], (3, 2), 1.0)
+    is_the_matrix(A, joseph(A.geometry, A.shape, A.voxel), sample(2, 3, 2), sample(2, 2, 5, seed=2), dtype, limit)
+
+
 def positions(A: Xray) -> tuple[np.ndarray, np.ndarray]:
     """Detector element and weight (view, y, x) of every pixel, by trigonometry."""
     g = A.geometry
