@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,8 +21,12 @@ sys.exit(done.returncode)
 
 
 def peak_run(command: Sequence[str], **more: Any) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a command, its largest process; raises RuntimeError with what it said."""
+    """Wall seconds and peak resident MiB of a command, its largest process; raises RuntimeError with what it said.
+
+    Python keeps what it compiled, as an installed package has it from `pip install` on, whatever the environment says.
+    """
     launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    more["env"] = {k: v for k, v in (more.get("env") or os.environ).items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(launched, capture_output=True, text=True, errors="replace", **more)
     if done.returncode:
         said = " ".join(done.stderr.split())[-300:]
