@@ -39,7 +39,9 @@ OUT = Path(__file__).parent / "results/ct-kinds.json"
 CASE = ("weights", "scan", "reference", "kind", "dose")
 #: What noise is added to: the slice as it came, whose own noise a denoiser is charged for, or a quiet one.
 REFERENCES = ("as it came", "quiet")
-DOSES, PLACES, BESIDE = (0.5, 0.25, 0.1), (0.3, 0.7), 3
+DOSES, PLACES = (0.5, 0.25, 0.1), (0.3, 0.7)
+#: Gain in dB below which a kind has lost.
+HARM = -0.1
 SCANS = {
     "chest": ("train", "fnndsc_chest_ct"),
     "pelvis": ("train", "totalseg_abdpelvis"),
@@ -148,9 +150,24 @@ def shown(records: Sequence[Record]) -> list[str]:
     for reference in REFERENCES:
         gains = [r["gain_dB"] for r in records if r["reference"] == reference]
         if gains:
-            harm = sum(g < -0.1 for g in gains)
+            harm = sum(g < HARM for g in gains)
             ends.append(f"{reference}: {len(gains)} kinds, mean {np.mean(gains):+.3f} dB, {harm} below −0.1 dB")
     return [*rows, "", *ends]
+
+
+def page(records: Sequence[Record]) -> list[str]:
+    """Rows of the documentation: of each scan and reference the mean gain, kinds that lose, and the worst of them."""
+    rows = []
+    for scan, reference in itertools.product(SCANS, REFERENCES):
+        these = [r for r in records if r["scan"] == scan and r["reference"] == reference]
+        if these:
+            gains = [r["gain_dB"] for r in these]
+            worst = min(these, key=lambda r: r["gain_dB"])
+            size = "×".join(map(str, next(r["pixels"] for r in these if r["kind"] == "as it is")))
+            low = f"{worst['kind']}, {worst['dose']:g} of the dose: {worst['gain_dB']:+.2f}"
+            count = sum(g < HARM for g in gains)
+            rows.append(f"| {scan} | {reference} | {size} | {len(these)} | {np.mean(gains):+.2f} | {count} | {low} |")
+    return rows
 
 
 def main() -> None:

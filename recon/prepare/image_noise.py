@@ -121,9 +121,10 @@ def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
         (x₁ − 2x₂ + x₃) / √6,   of two slices (x₁ − x₂) / √2
 
     holds noise as strong and as fine as each slice's where their noise is independent, and of anatomy only how it bends
-    from slice to slice. Where structure fills a slice, or pixels are coarse, that is far less. Noise that neighbours
-    have in common (slices that overlap, or were interpolated) goes from the difference: its level is divided by the
-    share that is left of the finest band, where structure is least. A single slice keeps what is its own.
+    from slice to slice. Where structure fills a slice, or pixels are coarse, that is far less; from BELIEVED of it on
+    the slice is believed. Noise that neighbours have in common (slices that overlap, or were interpolated) goes from the
+    difference: its level is divided by the share that is left of the finest band, where structure is least. A single
+    slice keeps what is its own.
     """
     if len(near) < 2 or float(own.level) <= 0:
         return own
@@ -135,9 +136,11 @@ def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
     if fine < SAME:
         return own
     agree = min(1.0, max(0.0, (coarser / fine - AGREE[0]) / (AGREE[1] - AGREE[0])))
+    left = min(1.0, fine**agree)
+    if float(_noise(usual[None], own.level.shape).level) / left >= BELIEVED * float(own.level):
+        return own
     found = _noise(torch.minimum(usual, quiet * quiet.new_tensor(TIMES))[None], own.level.shape)
-    level = found.level / min(1.0, fine**agree)
-    return own if float(level) >= float(own.level) else ImageNoise(level, found.texture, own.sure)
+    return ImageNoise(found.level / left, found.texture, own.sure)
 
 
 def octaves(image: Tensor) -> list[Tensor]:
