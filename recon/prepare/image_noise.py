@@ -122,7 +122,7 @@ def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
 
     holds noise as strong and as fine as each slice's where their noise is independent, and of anatomy only how it bends
     from slice to slice. Where structure fills a slice, or pixels are coarse, that is far less; from BELIEVED of it on
-    the slice is believed. Noise that neighbours have in common (slices that overlap, or were interpolated) goes from the
+    the slice is believed. Noise that neighbours have in common (slices that overlap or were interpolated) goes from the
     difference: its level is divided by the share that is left of the finest band, where structure is least. A single
     slice keeps what is its own.
     """
