@@ -295,6 +295,7 @@ def test_the_reference_shows_every_module_that_serves_by_hand(part: str) -> None
         ("ct_means", "ct-base", "docs/mathematics-ct.md"),
         ("ct_neighbours", "ct-small", "docs/mathematics-ct.md"),
         ("ct_consistency", "ct-small", "docs/how-to/ct-denoising.md"),
+        ("ct_kinds", "ct-base", "docs/how-to/ct-denoising.md"),
     ],
 )
 def test_the_rows_of_a_bench_of_ct_stand_on_its_page(
