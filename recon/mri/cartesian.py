@@ -202,7 +202,9 @@ def _finished(
 def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Slab:
     """The slab of some lines, free of their receiver's offset, which is `said` where there is one."""
     slab = hybrid.slab(lines, rows)
-    found = receiver.offset(slab) if job.recipe.prepare.offset == "auto" else None
+    # A constant that noise lines do not hold is a bright point of the object.
+    wanted = job.recipe.prepare.offset == "auto" and job.whitening.offset is not False
+    found = receiver.offset(slab) if wanted else None
     if found is not None:
         receiver.subtract(slab, found)
         size = f", {found.size:.1g} times the noise" if job.whitening.known else ""

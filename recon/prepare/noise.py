@@ -25,6 +25,9 @@ FULL = "the oversampled margin of the readout, all of which signal reaches"
 _ROUNDING = 3e-6
 
 
+#: Noise samples of a channel from which on five standard errors of their mean are a tenth of the noise or less.
+ENOUGH = 2500
+
 #: Sources of a whitening that was not measured: none was asked for, or the samples tell nothing.
 UNKNOWN = ("none", "assumed")
 
@@ -35,12 +38,13 @@ class Whitening:
 
     `matrix` is complex64 (coil_out, coil); it has fewer rows than columns when dead coils were left out, and their
     columns are zero. `source` is "noise scan" or "estimate"; `notes` are sentences on what was found odd and what was
-    done.
+    done. `offset` says whether noise lines hold a constant that the receiver adds, None where none can say.
     """
 
     matrix: Tensor
     source: str
     notes: tuple[str, ...] = ()
+    offset: bool | None = None
 
     @property
     def known(self) -> bool:
@@ -97,7 +101,8 @@ def whitener(
     clipped = _clipped(noise)
     if clipped:
         notes += (f"the noise scan is clipped in coils {_numbers(clipped)}: their noise is underestimated",)
-    return _whiten(noise, factor, "noise scan", notes)
+    offset = True if constant else False if noise.shape[1] >= ENOUGH else None
+    return replace(_whiten(noise, factor, "noise scan", notes), offset=offset)
 
 
 def apply(matrix: Tensor, lines: Tensor) -> Tensor:

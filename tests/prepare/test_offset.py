@@ -12,9 +12,11 @@ from torch import Tensor
 from recon import recipe, reconstruct
 from recon.operators import fft
 from recon.prepare.hybrid import Slab
+from recon.prepare.noise import whitener
 from recon.prepare.offset import offset, subtract
 from recon.prepare.readout import to_hybrid
 from recon.simulation import Receiver, preset, simulate
+from recon.simulation import scan as simulated
 from tests.prepare.noisy import ellipses, white
 
 
@@ -143,3 +145,26 @@ def test_an_image_is_that_of_the_scan_without_it_and_says_so(method: str, noise_
     worst = [float(np.abs(np.abs(x.data) - np.abs(clean.data)).max()) for x in (mended, dotted)]
     assert worst[0] < 8
     assert worst[1] > 50
+
+
+def test_a_bright_point_in_the_middle_stays_where_noise_lines_hold_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point in the middle voxel is a constant on the imaging lines alone."""
+    noise_scan = simulated._noise_scan
+    faultless = Receiver()
+    monkeypatch.setattr(
+        simulated, "_noise_scan", lambda s, *rest, **more: noise_scan(replace(s, receiver=faultless), *rest, **more)
+    )
+    settings = preset(coils=1, matrix=96, slices=1, noise=0.02, seed=3)
+    scan = simulate(replace(settings, noise_lines=16, receiver=Receiver(offset=2.0)))
+    found, kept = (
+        reconstruct(scan, recipe.parse({"solve": {"method": "combine"}, "prepare": {"offset": o}})).data
+        for o in ("auto", "keep")
+    )
+    np.testing.assert_array_equal(found, kept)
+
+
+def test_noise_lines_say_whether_there_is_a_constant_if_they_are_enough() -> None:
+    noise = white(16, 2, 512).movedim(1, 0).flatten(1)
+    assert whitener(noise).offset is False
+    assert whitener(noise + constant(2, 0.3)).offset is True
+    assert whitener(noise[:, :500]).offset is None
