@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from recon import recipe
+from recon.data import ReconError
 from recon.learn.synth import Settings
 from recon.nets.unrolled import Shape
 
@@ -76,5 +77,11 @@ class Training:
 
 
 def load(path: Path) -> Training:
-    """The training recipe in a TOML file; raises ReconError for a key or value that it does not know."""
-    return recipe.parse(recipe.table(path), str(path), Training)
+    """The training recipe in a TOML file; raises ReconError for a key or value that it does not know.
+
+    Its name is that of the folder of weights, and `pool` beside it is the folder of scans: it is refused as a name.
+    """
+    made = recipe.parse(recipe.table(path), str(path), Training)
+    if made.name.lower() == "pool":
+        raise ReconError(f"{path} has the name {made.name!r}, which is that of the folder of scans; give another name")
+    return made

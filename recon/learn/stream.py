@@ -27,6 +27,11 @@ Make = Callable[[str, int], Item]
 #: Numbers of a pool, and the folder of their files: (part of the data, folder, numbers).
 Wanted = tuple[str, Path, range]
 
+#: Scans in a row that could not be made before any was: then none will be.
+_HOPELESS = 8
+#: Seconds after the last process has ended in which what it made may still arrive.
+_LATE_S = 2.0
+
 #: Part of a GPU's memory that stays free of scans.
 ROOM = 0.3
 
@@ -42,15 +47,20 @@ class Stream:
         self.device, self.groups, self.lock = device, Groups(width), lock
         self.held: dict[int, Item] = {}
         self.failed = 0
+        #: Why the last scan could not be made, where that is known; whether one of the validation set is lacking.
+        self.reason, self.lacking = "", False
         self._ready: Any = None
+        self._processes: list[Any] = []
 
     def take(self) -> None:
         """Move what is finished to the device until the queue is closed by a None."""
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         while (message := self._ready.get()) is not None:
-            which, number, path = message
+            which, number, path, said = message
+            self.reason = said or self.reason
             read = self._read(path)
             if read is None:
+                self.lacking |= which == "validation"
                 continue
             if which == "validation":
                 self.held[number] = read
@@ -67,6 +77,7 @@ class Stream:
             if path is not None:
                 return pool.read(path)
         except DataError as e:
+            self.reason = str(e)
             print(f"recon: {e}", file=sys.stderr, flush=True)
         self.failed += 1
         return None
@@ -78,15 +89,23 @@ class Stream:
         return free > ROOM * total
 
     def wait(self, items: int, held: int, seconds: float, report: Report) -> None:
-        """Return when this many items are there; raises ReconError when no process makes any for so long."""
+        """Return when this many items are there.
+
+        Raises ReconError when no process makes any for so long, and at once when they cannot all be made.
+        """
         seen, since = -1, time.monotonic()
         while (now := min(items, len(self.groups)) + len(self.held)) < items + held:
             if now > seen:
                 seen, since = now, time.monotonic()
                 report("pool", now, items + held)
-            elif time.monotonic() - since > seconds:
+            quiet = time.monotonic() - since
+            ended = bool(self._processes) and not any(p.is_alive() for p in self._processes)
+            hopeless = self.lacking or (not now and self.failed >= _HOPELESS) or (ended and quiet > _LATE_S)
+            if hopeless and self.reason:
+                raise ReconError(f"too few scans can be made: {self.reason}")
+            if hopeless or quiet > seconds:
                 raise ReconError(
-                    f"no scan was made for {seconds:.0f} s ({now} are there, {self.failed} failed); "
+                    f"no scan was made for {quiet:.0f} s ({now} are there, {self.failed} failed); "
                     "train with --workers 0 to see why"
                 )
             time.sleep(0.05)
@@ -108,7 +127,7 @@ def running(
     context = multiprocessing.get_context("spawn")
     stream = Stream(device, width, lock or threading.Lock())
     stream._ready = context.Queue()
-    processes = []
+    processes = stream._processes
     thread = threading.Thread(target=stream.take, daemon=True)
     try:
         for i in range(workers):
@@ -136,14 +155,17 @@ def _work(make: Callable[[], Make], wanted: list[Wanted], part: tuple[int, int],
         for number in numbers[part[0] :: part[1]]:
             if os.getppid() != parent:
                 return
+            said = ""
             path: Path | None = folder / f"{number:06d}.safetensors"
             assert path is not None
             if not path.exists():
                 try:
                     pool.write(path, one(which, number))
+                except ReconError as e:
+                    said, path = str(e), None
                 except Exception:
                     traceback.print_exc()
                     path = None
             with contextlib.suppress(queue.Full):
-                ready.put((which, number, path))
+                ready.put((which, number, path, said))
     # Messages that are still on their way keep a process alive until they are read.

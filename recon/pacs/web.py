@@ -129,7 +129,7 @@ class Web:
     ) -> tuple[int, str, bytes]:
         """Status, content type and content of an answer; redirections are not followed.
 
-        Each piece of a `body` has the time of an answer, as has each piece of what comes.
+        Each piece of a `body` has the time of an answer, as have the whole header and each piece of what comes.
         """
         waits = self._pacs.waits
         connection: http.client.HTTPConnection
@@ -143,11 +143,12 @@ class Web:
         try:
             with contextlib.closing(connection):
                 connection.connect()
-                sock = connection.sock
-                sock.settimeout(waits.answer_s)
+                connection.sock.settimeout(waits.answer_s)
                 connection.request(method, self._base + path, body, headers)
+                connection.response_class = _Timed
                 answer = connection.getresponse()
-                content = _content(answer, sock, waits.answer_s)
+                assert isinstance(answer, _Timed)
+                content = _content(answer, waits.answer_s)
                 return answer.status, answer.headers.get("Content-Type", ""), content
         except ssl.SSLCertVerificationError as e:
             raise Unreachable(f"its certificate is refused: {e.verify_message}") from None
@@ -167,14 +168,41 @@ def _pieces(file: IO[bytes], first: bytes, last: bytes) -> Iterator[bytes]:
     yield last
 
 
-def _content(answer: http.client.HTTPResponse, sock: socket.socket, seconds: float) -> bytes:
+class _Clock(io.RawIOBase):
+    """What a socket receives until a moment `ends` of the monotonic clock; then reading raises TimeoutError."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, seconds: float) -> None:
+        self._raw, self._sock, self.ends = raw, sock, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Timed(http.client.HTTPResponse):
+    """An answer whose header, as a whole, has the time that its socket has for one receive."""
+
+    def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
+        super().__init__(sock, *given, **named)
+        self.clock = _Clock(self.fp.detach(), sock, sock.gettimeout() or 0.0)
+        self.fp = io.BufferedReader(self.clock)
+
+
+def _content(answer: _Timed, seconds: float) -> bytes:
     """What an answer holds; raises TimeoutError where a piece of it does not come within some seconds."""
     began, out = time.monotonic(), bytearray()
     while len(out) < _MOST and not answer.isclosed():
-        left = began + seconds * (1 + len(out) // _PIECE) - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        sock.settimeout(left)
+        answer.clock.ends = began + seconds * (1 + len(out) // _PIECE)
         part = answer.read1(_PIECE)
         if not part:
             break

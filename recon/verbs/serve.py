@@ -33,9 +33,10 @@ def serve(
     from recon.serve import expiry, memory, settings
 
     if check is not None:
-        site = settings.load(check)
-        known = settings.registered(site)
-        settings.rehearse(site, known)
+        with usage():
+            site = settings.load(check)
+            known = settings.registered(site)
+            settings.rehearse(site, known)
         typer.echo(f"{check} is valid; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
         typer.echo(memory.told(site))
         for warning in expiry.warnings(site):
@@ -50,12 +51,13 @@ def serve(
     given: dict[str, Any] = {"host": host or None, "port": port, "max_sessions": max_sessions}
     given |= {"status_port": status_port}
     given |= {"allow": tuple(allow) if allow else None, "audit": str(audit.absolute()) if audit else None}
-    site = settings.load(config) if config else settings.Site()
     with usage():
+        site = settings.load(config) if config else settings.Site()
         site = settings.check(replace(site, **{k: v for k, v in given.items() if v is not None}))
+        known = settings.registered(site)
     from recon.serve.service import serve as run
 
-    run(site, settings.registered(site), _say, log)
+    run(site, known, _say, log)
 
 
 def _echo(pacs: Pacs) -> None:
@@ -63,7 +65,7 @@ def _echo(pacs: Pacs) -> None:
     from recon.pacs.sender import echo
 
     if not pacs.to:
-        raise ReconError("--echo asks the PACS, and the settings name none; set to in their section [pacs]")
+        raise typer.BadParameter("--echo asks the PACS, and the settings name none; set to in their section [pacs]")
     try:
         echo(pacs)
     except Unreachable as e:
@@ -78,8 +80,10 @@ def openrecon_label(
     """Print the label of an OpenRecon application. A scanner reads it before it starts the server."""
     from recon.serve import openrecon, settings
 
-    site = settings.load(config) if config else settings.Site()
-    made = openrecon.label(settings.registered(site), site.port)
+    with usage():
+        site = settings.load(config) if config else settings.Site()
+        known = settings.registered(site)
+    made = openrecon.label(known, site.port)
     typer.echo(openrecon.encoded(made) if base64 else json.dumps(made, indent=2))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -130,7 +131,24 @@ def test_processes_that_make_nothing_end_the_training_with_a_sentence(tmp_path: 
         stream.running(Broken, [("train", tmp_path, range(4))], 1, CPU, 16) as s,
         pytest.raises(ReconError, match="0 are there"),
     ):
-        s.wait(1, 0, 1, lambda *_: None)
+        s.wait(1, 0, 100, lambda *_: None)
+
+
+@pytest.mark.parametrize(("which", "failures"), [("validation", 1), ("train", 8)])
+def test_data_of_which_no_scan_can_be_made_ends_the_training_at_once_with_the_reason(which: str, failures: int) -> None:
+    s = stream.Stream(CPU, 16, threading.Lock())
+    s._ready = queue.Queue()
+    for message in [(which, n, None, "v.nii.gz is damaged") for n in range(failures)] + [None]:
+        s._ready.put(message)
+    s.take()
+    with pytest.raises(ReconError, match=r"too few scans can be made: v\.nii\.gz is damaged"):
+        s.wait(3, 1, 1, lambda *_: None)
+
+
+def test_a_recipe_may_not_have_the_name_of_the_folder_of_scans(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("SIZE", "4").replace('"tiny"', '"pool"'))
+    with pytest.raises(ReconError, match="give another name"):
+        settings.load(tmp_path / "tiny.toml")
 
 
 def test_two_processes_train_one_network(tmp_path: Path, data: Path) -> None:

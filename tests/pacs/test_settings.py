@@ -120,7 +120,7 @@ def test_a_site_names_its_pacs_with_files_beside_it(tmp_path: Path) -> None:
     ],
 )
 def test_f43_check_names_what_is_wrong_in_the_section(tmp_path: Path, more: str, word: str) -> None:
-    assert word in refused(recon("serve", "--check", site(tmp_path, 4242, more)), 1)
+    assert word in refused(recon("serve", "--check", site(tmp_path, 4242, more)), 2)
 
 
 def test_check_can_ask_whether_the_pacs_is_there(tmp_path: Path) -> None:

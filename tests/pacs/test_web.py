@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import io
 import json
@@ -169,6 +170,31 @@ def test_f33_a_service_that_answers_byte_by_byte_does_not_hold_the_sender(servic
     began = time.monotonic()
     here.once()
     assert time.monotonic() - began < 15
+    assert here.states(uids) == ["new"] * 3
+    assert all("no answer within 1 s" in reason for reason in here.reasons("new"))
+
+
+def test_f33_a_service_whose_header_comes_byte_by_byte_does_not_hold_the_sender(
+    post: Callable[..., Post], brain: Path
+) -> None:
+    def drip(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 20)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            for _ in range(40):
+                time.sleep(0.3)
+                connection.sendall(b"x")
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, daemon=True).start()
+        here = post(f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web", waits=QUICK)
+        uids = here.put(brain)
+        here.once()
     assert here.states(uids) == ["new"] * 3
     assert all("no answer within 1 s" in reason for reason in here.reasons("new"))
 

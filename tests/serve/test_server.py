@@ -251,7 +251,8 @@ def test_f43_settings_are_checked_without_a_server(tmp_path: Path) -> None:
     done = recon("serve", "--check", path)
     assert (done.code, "fast.xml" in done.out) == (0, True)
     os.chmod(path, 0o666)
-    assert "chmod" in refused(recon("serve", "--check", path), 1)
+    assert "chmod" in refused(recon("serve", "--check", path), 2)
+    assert "chmod" in refused(recon("serve", "--config", path), 2)
 
 
 def test_the_audit_goes_on_after_a_line_that_broke_off(tmp_path: Path) -> None:
