@@ -74,7 +74,7 @@ class Solve:
     wavelet: Literal["db1", "db2", "db3", "db4"] = "db2"
     #: Extent along kz, ky, kx; 1 along kz for a single slice.
     grappa_kernel: tuple[Count, Count, Count] = (5, 5, 5)
-    grappa_l2: Weight = 1e-3
+    grappa_l2: Weight = 1e-5
     #: Trained network of "unrolled": "auto" for the best that ships, its name, or a folder. Of "varnet": a .pt file.
     weights: str = "auto"
     #: 0 keeps the noise that a full scan would show, 1 takes all of it away.

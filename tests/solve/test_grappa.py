@@ -54,6 +54,18 @@ def test_equispaced_lines_are_filled(R: int, limit: float, embedded: bool, ny: i
     assert torch.equal(kspace, full * mask[..., None])
 
 
+def test_the_default_regularisation_leaves_a_clean_scan_sharp() -> None:
+    full = scene((1, 96, 80))
+    mask = torch.zeros(1, 96, dtype=torch.bool)
+    mask[:, ::3] = mask[:, 36:60] = True
+    default = recipe.Recipe().solve
+    given = full * mask[..., None], mask, middle(full, 1, 24)
+    shown, strong = (
+        error(grappa(*given, kernel=default.grappa_kernel, lam=lam), full) for lam in (default.grappa_l2, 1e-3)
+    )
+    assert shown < 0.4 * strong
+
+
 @pytest.mark.parametrize(("coils", "R", "least"), [(2, 2, 3.0), (6, 2, 3.0), (6, 4, 8.0)])
 @pytest.mark.parametrize("snr", [3, 10])
 def test_weights_that_are_told_the_noise_carry_less_of_it_into_a_noisy_image(
