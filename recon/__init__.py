@@ -39,10 +39,13 @@ _PARTS = frozenset(
     }
 )
 
+same_bits()
+
 __all__ = ["Image", "RawScan", "Recipe", "ReconError", "measurements", "read", "reconstruct", "stacks", "write"]
 
 if TYPE_CHECKING:
-    from recon import accuracy as accuracy
+    from recon.starting import same_bits
+from recon import accuracy as accuracy
     from recon import data as data
     from recon import geometry as geometry
     from recon import io as io

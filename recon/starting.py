@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -24,6 +24,16 @@ KNOWN = ("2.13.",)
 
 #: Set in a process whose torch is imported as ever, since it did not start without those parts.
 PLAIN = "RECON_PLAIN_START"
+
+
+def same_bits() -> None:
+    """Ask MKL for the same bits on any number of threads, before its first call; whoever sets MKL_CBWR is obeyed.
+
+    On Intel's processors alone, where its products depend on their threads; on others the mode is a slower one.
+    """
+    with suppress(OSError):
+        if "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="latin-1")[:4096]:
+            os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def submodules(package: str) -> Callable[[str], Any]:
