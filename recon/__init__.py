@@ -17,6 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from recon.starting import same_bits
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -44,8 +46,7 @@ same_bits()
 __all__ = ["Image", "RawScan", "Recipe", "ReconError", "measurements", "read", "reconstruct", "stacks", "write"]
 
 if TYPE_CHECKING:
-    from recon.starting import same_bits
-from recon import accuracy as accuracy
+    from recon import accuracy as accuracy
     from recon import data as data
     from recon import geometry as geometry
     from recon import io as io
