@@ -89,16 +89,13 @@ def kinds(r: np.ndarray, y: np.ndarray, voxel: float) -> Iterator[tuple[str, Pai
     at = [np.arange(n) - (n - 1) / 2 for n in r.shape[1:]]
     inside = np.hypot(at[0][:, None], at[1]) < min(r.shape[1:]) / 2
     yield "filled outside of a circle", both(lambda x: np.where(inside, x, np.float32(-2000)))
-    plain = Recipe()
-    plain = replace(plain, solve=replace(plain.solve, tv=0.35), ct=CT(strength=1.0, coarse=0.0))
-    smoothed = total_variation(y, plain, CPU, silent, "").data
-    yield "iterative", (r[1:-1], (0.4 * y + 0.6 * smoothed)[1:-1].astype(np.float32))
+    yield "iterative", (r[1:-1], (0.4 * y + 0.6 * quiet(y))[1:-1].astype(np.float32))
     blotchy = filtered(y - r, lambda f: 1.6 * np.exp(-((f / 0.15) ** 2)))
     yield "iterative, blotchy", (r[1:-1], (r + blotchy)[1:-1])
 
 
 def quiet(r: np.ndarray) -> np.ndarray:
-    """Slices without the noise of the scan itself, by total variation slice by slice, which knows no network."""
+    """Slices with little of their noise, by total variation slice by slice, which knows no network."""
     plan = Recipe()
     whole = replace(plan, solve=replace(plan.solve, tv=0.35), ct=CT(strength=1.0, coarse=0.0))
     return total_variation(r, whole, CPU, silent, "").data
