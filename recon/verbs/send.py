@@ -46,7 +46,8 @@ def send(
     given: dict[str, Any] = {"to": to, "aet": aet, "confirm": confirm, "listen": listen, "login": _full(login)}
     given |= {"spool": str(spool.absolute()) if spool else "", "deidentify": deidentify}
     tls = {k: _full(v) for k, v in (("ca", tls_ca), ("certificate", tls_certificate), ("key", tls_key)) if v}
-    pacs = _settings(config, given, tls, anywhere=status)
+    with usage():
+        pacs = _settings(config, given, tls, anywhere=status)
     folder = Path(pacs.spool)
     if status:
         found = summary(folder)

@@ -36,7 +36,7 @@ def serve(
         with usage():
             site = settings.load(check)
             known = settings.registered(site)
-            settings.rehearse(site, known)
+        settings.rehearse(site, known)
         typer.echo(f"{check} is valid; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
         typer.echo(memory.told(site))
         for warning in expiry.warnings(site):
