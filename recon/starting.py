@@ -31,8 +31,8 @@ def same_bits() -> None:
 
     On Intel's processors alone, where its products depend on their threads; on others the mode is a slower one.
     """
-    with suppress(OSError):
-        if "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="latin-1")[:4096]:
+    with suppress(OSError), open("/proc/cpuinfo", "rb") as file:
+        if b"GenuineIntel" in file.read(256):  # of the first processor: a page of all of them takes long to make
             os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 

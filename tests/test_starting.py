@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from recon import simulation
+from recon import simulation, starting
 from recon.starting import KNOWN, PLAIN, staying
 
 PROGRAM = """
@@ -160,3 +161,26 @@ def test_a_torch_that_cannot_start_without_a_part_is_imported_as_ever(
     for name, text in {**FAKE, "version.py": f"__version__ = '{version}'\n"}.items():
         (tmp_path / "torch" / name).write_text(text, encoding="utf-8")
     assert run(IMPORT, path=str(tmp_path), NEEDED=needed) == said
+
+
+@pytest.mark.parametrize(
+    ("vendor", "before", "after"),
+    [
+        (b"GenuineIntel", None, "AUTO,STRICT"), (b"GenuineIntel", "COMPATIBLE", "COMPATIBLE"),
+        (b"AuthenticAMD", None, None), (None, None, None),
+    ],
+)  # fmt: skip
+def test_mkl_is_asked_for_the_same_bits_on_intels_processors_unless_the_environment_says_otherwise(
+    vendor: bytes | None, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def described(*_: str) -> io.BytesIO:
+        if vendor is None:
+            raise FileNotFoundError
+        return io.BytesIO(b"processor\t: 0\nvendor_id\t: " + vendor + b"\n")
+
+    monkeypatch.setattr(starting, "open", described, raising=False)
+    monkeypatch.setenv("MKL_CBWR", before or "")
+    if before is None:
+        monkeypatch.delenv("MKL_CBWR")
+    starting.same_bits()
+    assert os.environ.get("MKL_CBWR") == after
