@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from recon.errors import ReconError, counted
 from recon.io.atomic import is_litter, write_error
+from recon.pacs import reserve, verify
 from recon.pacs import settings as settings_of
 from recon.pacs import spool as spools
-from recon.pacs import verify
 from recon.pacs.sender import Sender, peer
 from recon.pacs.settings import Pacs
 from recon.pacs.spool import Record
@@ -121,6 +121,6 @@ def _work(pacs: Pacs, log: Callable[[str], None], work: Callable[[Sender], None]
                 work(sender)
                 return
             except OSError as e:
-                if e.errno not in (errno.ENOSPC, errno.EDQUOT) or not spools.make_room(folder):
+                if e.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.make_room(folder):
                     raise write_error(folder, e) from e
                 log(f"the disk of {folder} is full; make room on it: images go on with what was set aside for that")

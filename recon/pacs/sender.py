@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from recon.errors import ReconError, counted
+from recon.pacs import reserve, verify
 from recon.pacs import spool as spools
-from recon.pacs import verify
 from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs
 from recon.pacs.spool import Item
@@ -90,7 +90,7 @@ class Sender:
         self._store()
         self._confirm()
         spools.forget(self._spool, self._pacs.keep_days)
-        spools.set_aside(self._spool)
+        reserve.set_aside(self._spool)
 
     def watch(self, stopped: Callable[[float], bool]) -> None:
         """Rounds until `stopped`, which waits that many seconds, says so."""

@@ -39,8 +39,6 @@ STATES: tuple[State, ...] = get_args(State)
 _ABANDONED_S = 86400.0
 #: Lies beside an image that has ended until a line says how.
 _UNTOLD = "untold"
-#: Bytes of the disk that are kept for the sender's records: images that fill it must not keep each other from leaving.
-_RESERVE = 2**20
 
 
 @dataclass(frozen=True)
@@ -161,29 +159,6 @@ def locked(spool: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def set_aside(spool: Path) -> None:
-    """Keep a little of the disk for the sender, where there is enough of it."""
-    reserve, disk = spool / "reserve", os.statvfs(spool)
-    if reserve.exists() or disk.f_bavail * disk.f_frsize < 2 * _RESERVE:
-        return
-    descriptor = os.open(reserve, os.O_CREAT | os.O_WRONLY, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, _RESERVE)
-    except OSError:  # somebody else was faster, or the file system cannot
-        reserve.unlink()
-    finally:
-        os.close(descriptor)
-
-
-def make_room(spool: Path) -> bool:
-    """Give up what was set aside; says whether there was anything."""
-    try:
-        (spool / "reserve").unlink()
-    except OSError:
-        return False
-    return True
-
-
 def resume(spool: Path) -> int:
     """Take up what a sender left that ended: images it was sending are new again. Returns their number."""
     left = list(items(spool, "sending"))
@@ -242,8 +217,19 @@ def _remove(spool: Path, folder: Path) -> None:
 
 def items(spool: Path, state: State) -> Iterator[Item]:
     """The images in a state, oldest first."""
-    found = [item for folder in (spool / state).iterdir() if (item := _item(folder))]
-    return iter(sorted(found, key=lambda item: (item.record.added, item.record.uid)))
+    return iter(look((spool / state).iterdir())[0])
+
+
+def look(folders: Iterable[Path]) -> tuple[list[Item], int]:
+    """The images of some folders, oldest first, and the number of folders of which nothing can be read."""
+    found, lost = [], 0
+    for folder in folders:
+        item = _item(folder)
+        if item is not None:
+            found.append(item)
+        else:
+            lost += folder.is_dir()  # one that was moved meanwhile is none
+    return sorted(found, key=lambda item: (item.record.added, item.record.uid)), lost
 
 
 def find(spool: Path, uid: str) -> tuple[State, Item] | None:
@@ -336,8 +322,7 @@ def _item(folder: Path) -> Item | None:
 def unreadable(spool: Path) -> int:
     """Number of images that wait or have failed and of which nothing can be read: somebody has to look at them."""
     waiting = [folder for state in STATES if state != "sent" for folder in (spool / state).iterdir()]
-    waiting += (spool / "incoming").glob("*/*")
-    return sum(folder.is_dir() and _item(folder) is None and folder.exists() for folder in waiting)
+    return look([*waiting, *(spool / "incoming").glob("*/*")])[1]
 
 
 def _note(folder: Path, record: Record) -> None:

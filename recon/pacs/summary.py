@@ -28,12 +28,14 @@ def summary(spool: Path) -> dict[str, Any]:
     out |= {"unreadable": 0, "free_MiB": _free(spool)}
     if not (spool / "failed").is_dir():
         return out
-    out["unreadable"] = spools.unreadable(spool)
     now, waiting, wrong = time.time(), [], []
     out["sent"] = sum(1 for _ in (spool / "sent").iterdir())
+    out["unreadable"] = spools.look((spool / "incoming").glob("*/*"))[1]
     for state in (*_WAITING, "failed"):
-        records = [item.record for item in spools.items(spool, state)]
+        found, lost = spools.look((spool / state).iterdir())
+        records = [item.record for item in found]
         out[state] = len(records)
+        out["unreadable"] += lost
         waiting += records if state != "failed" else []
         wrong += [r for r in records if r.reason]
     out["new"] += sum(1 for _ in (spool / "incoming").glob("*/*/record.json"))

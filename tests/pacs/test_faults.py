@@ -18,8 +18,8 @@ import pytest
 from pydicom import Dataset
 
 from recon.data import ReconError
+from recon.pacs import reserve, verify
 from recon.pacs import spool as spools
-from recon.pacs import verify
 from recon.pacs.dimse import Dimse
 from recon.pacs.sender import Sender, peer
 from recon.pacs.summary import summary
@@ -266,7 +266,7 @@ def test_f32_how_an_image_ended_is_told_once_there_is_room_for_it(
 
     (here.folder / "reserve").unlink(missing_ok=True)
     with monkeypatch.context() as patched:
-        patched.setattr(spools, "set_aside", lambda spool: None)
+        patched.setattr(reserve, "set_aside", lambda spool: None)
         patched.setattr(os, "write", full)
         with pytest.raises(ReconError, match="the disk is full"):
             here.once()

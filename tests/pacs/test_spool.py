@@ -369,3 +369,26 @@ def test_a_spool_of_another_version_is_delivered(post: Callable[..., Post], brai
     (here.folder / "new" / uids[0] / "record.json").write_text("{")  # a disk that is not well
     found = summary(here.folder)
     assert (found["new"], found["unreadable"]) == (len(uids) - 1, 1)
+
+
+def test_how_a_spool_stands_is_told_with_one_look_at_each_record(
+    post: Callable[..., Post], brain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    here.put(brain)
+    spools.admit(here.folder)
+    first, second, _ = spools.items(here.folder, "new")
+    spools.move(here.folder, first, "failed", reason="refused")
+    (second.folder / "record.json").write_bytes(b"")
+    here.put(blackened(brain, tmp_path / "black"))
+    looks, inner = [], Path.read_bytes
+
+    def counted(self: Path) -> bytes:
+        looks.append(self)
+        return inner(self)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    found = summary(here.folder)
+    assert (found["new"], found["failed"], found["unreadable"], found["last_error"]) == (2, 1, 1, "refused")
+    records = [p for p in looks if p.name == "record.json"]
+    assert len(records) == len(set(records)) == 4
