@@ -20,7 +20,7 @@ from recon.learn import ct_images, ct_synth, losses
 from recon.learn import train as common
 from recon.learn.ct_synth import Bank, Made, Settings
 from recon.learn.draw import Draw
-from recon.learn.settings import Loop, Training
+from recon.learn.settings import Loop, Training, named
 from recon.learn.train import State
 from recon.learn.watch import Log
 from recon.nets.unrolled import Shape
@@ -62,8 +62,10 @@ class Plan:
 
 
 def load(path: Path) -> Plan:
-    """The recipe in a TOML file; raises ReconError for a key or value that it does not know."""
-    return recipes.parse(recipes.table(path), str(path), Plan)
+    """The recipe in a TOML file; raises ReconError as `recon.learn.settings.load` does."""
+    made = recipes.parse(recipes.table(path), str(path), Plan)
+    named(made.name, path)
+    return made
 
 
 def train(
@@ -80,12 +82,15 @@ def train(
 
     The first plan decides the data, the size of the batches and the time; `minutes` replaces it. What is left is as
     for `recon.learn.train.train`, without a pool: scans are made on the device as the training goes on. Raises
-    ReconError for a folder with a checkpoint when not asked to resume, and for weights to begin from of another shape.
+    ReconError for a folder with a checkpoint when not asked to resume, for weights to begin from of another shape, and
+    for two plans of one name.
     """
     place, first = torch.device(device), plans[0]
     total = 60 * (first.loop.minutes if minutes is None else minutes)
-    states = [common.start(p.training, place) for p in plans]
     folders = [output / p.name for p in plans]
+    if len({str(folder).lower() for folder in folders}) < len(folders):
+        raise ReconError(f"two of the recipes have one name ({', '.join(p.name for p in plans)}); give each its own")
+    states = [common.start(p.training, place) for p in plans]
     for state, folder in zip(states, folders):
         if (folder / "checkpoint.pt").exists():
             if not resume:

@@ -76,12 +76,26 @@ class Training:
     begin: str = ""
 
 
-def load(path: Path) -> Training:
-    """The training recipe in a TOML file; raises ReconError for a key or value that it does not know.
+#: What a training leaves beside the folder of its weights.
+_TAKEN = ("pool", "checkpoint.pt", "log.jsonl")
+#: Beginnings of names of such files and folders: pictures, event files, the scans of each process.
+_BEGINNINGS = ("validation-", "events.out.", "rank-")
 
-    Its name is that of the folder of weights, and `pool` beside it is the folder of scans: it is refused as a name.
-    """
+
+def load(path: Path) -> Training:
+    """The training recipe in a TOML file; raises ReconError for what it does not know, and as `named`."""
     made = recipe.parse(recipe.table(path), str(path), Training)
-    if made.name.lower() == "pool":
-        raise ReconError(f"{path} has the name {made.name!r}, which is that of the folder of scans; give another name")
+    named(made.name, path)
     return made
+
+
+def named(name: str, path: Path) -> None:
+    """Raise ReconError for a name that no folder of weights may have, beside the other files of a training."""
+    plain = name.strip(". ") == name and name.isprintable() and not set(name) & set('/\\:*?"<>|')
+    if not name or not plain or len(name.encode()) > 100:
+        raise ReconError(
+            f"{path} has the name {name!r}, which is to be that of a folder of weights; give one of letters, digits, "
+            "- and _"
+        )
+    if name.lower() in _TAKEN or name.lower().startswith(_BEGINNINGS):
+        raise ReconError(f"{path} has the name {name!r}, which is that of other files of a training; give another name")

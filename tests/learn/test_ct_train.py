@@ -132,3 +132,9 @@ def test_a_training_goes_on_from_weights_that_an_earlier_one_left(tmp_path: Path
     other = replace(plan, name="other", network=replace(shape, cascades=2))
     with pytest.raises(ReconError, match="another shape"):
         ct_train.train([other], data, tmp_path / "out", minutes=0.0)
+
+
+def test_two_recipes_of_one_name_are_refused_before_either_writes(tmp_path: Path) -> None:
+    with pytest.raises(ReconError, match="two of the recipes have one name"):
+        ct_train.train([Plan("a"), Plan("A")], tmp_path, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

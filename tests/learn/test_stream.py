@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from recon.data import ReconError
-from recon.learn import pool, settings, stream, synth, train
+from recon.learn import ct_train, pool, settings, stream, synth, train
 from recon.learn.pool import Item
 from recon.learn.supply import Supply
 from recon.learn.synth import Settings
@@ -145,10 +145,27 @@ def test_data_of_which_no_scan_can_be_made_ends_the_training_at_once_with_the_re
         s.wait(3, 1, 1, lambda *_: None)
 
 
-def test_a_recipe_may_not_have_the_name_of_the_folder_of_scans(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE.replace("SIZE", "4").replace('"tiny"', '"pool"'))
-    with pytest.raises(ReconError, match="give another name"):
-        settings.load(tmp_path / "tiny.toml")
+@pytest.mark.parametrize("kind", ["unrolled", "ct"])
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        *((name, "give another name") for name in ("pool", "Checkpoint.pt", "log.jsonl", "validation-000100.png")),
+        *(
+            (name, "give one of letters")
+            for name in ("", "..", ". ", "a/b", "../up", "/etc/x", "a\\b", "a\n", "n" * 300)
+        ),
+    ],
+)
+def test_a_recipe_has_a_name_that_is_no_path_and_no_other_file_of_its_training(
+    tmp_path: Path, kind: str, name: str, cure: str
+) -> None:
+    load = ct_train.load if kind == "ct" else settings.load
+    file = tmp_path / "tiny.toml"
+    file.write_text(f"name = {json.dumps(name)}\nkind = {json.dumps(kind)}\n")
+    with pytest.raises(ReconError, match=cure):
+        load(file)
+    file.write_text(f'name = "Kopf 3-T_ä.1"\nkind = {json.dumps(kind)}\n')
+    assert load(file).name == "Kopf 3-T_ä.1"
 
 
 def test_two_processes_train_one_network(tmp_path: Path, data: Path) -> None:
