@@ -29,6 +29,7 @@ from recon import trust
 from recon.data import Measurement
 from recon.io.atomic import atomic_file
 from recon.learn import settings, synth, volumes
+from recon.mri.replicas import replicas
 from recon.nets import unrolled, weights
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
@@ -147,7 +148,7 @@ def calibration(loaded: weights.Loaded, scans: list[tuple[Measurement, synth.Exa
         return unrolled.reconstruct(network, given)
 
     for n, (m, e) in enumerate(scans):
-        spread = trust.replicas(m, run, count=count, seeds=[n])
+        spread = replicas(m, run, count=count, seeds=[n])
         t = e.clean.abs()
         body = t > 0.1 * t.max()
         ratios.append(((run(m).abs() - t).abs() / spread.clamp_min(1e-12))[body])

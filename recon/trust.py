@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -185,30 +185,6 @@ def chosen(
     wrong = torch.tensor([bool(e.reasons) for e in evidence], device=learned.device)
     wrong = wrong.reshape(learned.shape[: learned.ndim - ndim])
     return torch.where(wrong.reshape(*wrong.shape, *(1,) * ndim), classical, learned)
-
-
-def replicas(m: Measurement, run: Callable[[Measurement], Tensor], *, count: int, seeds: Sequence[int]) -> Tensor:
-    """Standard deviation of the magnitude over images of the data with fresh noise added, (..., z, y, x).
-
-    Noise of the measured strength is added to the samples that were measured, `count` times: for a linear method this
-    is its noise map, √R · g over the noise of a full scan (Robson et al., Magn Reson Med 60:895, 2008); for others it
-    is how much the image moves with the noise, which leaves out what the method gets wrong every time.
-
-    `seeds` holds one for each item along the first axis of y, or one for all of y: whoever is beside an item in its
-    batch, its noise is the same.
-    """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    mean = apart = torch.zeros(())
-    for n in range(1, count + 1):
-        fresh = torch.cat([torch.randn(m.y.numel() // len(seeds), 2, generator=g) for g in generators])
-        fresh = fresh.reshape(*m.y.shape, 2) * m.sigma
-        noisy = m.y + torch.view_as_complex(fresh).to(m.y.device) * (m.y != 0)
-        x = run(replace(m, y=noisy)).abs()
-        # Welford's way: the square of a bright voxel has no digits left for the noise.
-        step = x - mean
-        mean = mean + step / n
-        apart = apart + step * (x - mean)
-    return (apart / max(1, count - 1)).clamp_min(0).sqrt()
 
 
 def summary(evidence: Sequence[Evidence]) -> dict[str, Any]:

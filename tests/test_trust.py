@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from recon import pipeline, simulation, trust
+from recon import plan as planning
 from recon.data import Measurement
 from recon.mri import encoded
+from recon.mri.replicas import replicas
 from recon.nets import unrolled
 from recon.operators.sense import Sense
 from recon.prepare.hybrid import Slab
@@ -108,7 +110,7 @@ def test_fresh_noise_is_that_of_the_measurement_and_only_where_it_was_measured(c
         seen.append(given.y - m.y)
         return given.y.abs()
 
-    trust.replicas(replace(m, sigma=3.0), run, count=4, seeds=[1])
+    replicas(replace(m, sigma=3.0), run, count=4, seeds=[1])
     fresh = torch.stack(seen)
     assert not fresh[..., (m.y == 0)].any()
     parts = torch.view_as_real(fresh[..., m.y != 0])
@@ -262,7 +264,7 @@ def test_the_spread_of_replicas_is_their_standard_deviation_however_bright_the_i
         made.append(given.A.H(given.y))
         return made[-1]
 
-    spread = trust.replicas(replace(m, y=brighter * m.y), run, count=count, seeds=[3])
+    spread = replicas(replace(m, y=brighter * m.y), run, count=count, seeds=[3])
     exact = torch.stack(made).abs().double().std(0)
     torch.testing.assert_close(spread.double(), exact, rtol=1e-2, atol=1e-2)
     assert float(exact.mean()) > 0.3
@@ -295,6 +297,21 @@ def test_the_uncertainty_of_a_slice_is_the_same_whichever_slices_are_solved_with
     assert not np.allclose(noise[0], noise[1], rtol=0.2)
 
 
+def test_the_uncertainty_of_a_volume_is_the_same_in_however_many_parts_it_is_solved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scan = simulation.simulate(Settings((32, 16, 8), acceleration=(2, 1), acs=8, coils=2, sigma=0.05))
+    plan = Recipe(trust=Trust(replicas=2), solve=Solve(method="sense"))
+    whole = pipeline.reconstruct(scan, plan, device="cpu").uncertainty
+    inner = planning.plan
+    monkeypatch.setattr(planning, "plan", lambda *a, **k: replace(inner(*a, **k), columns=9))
+    parts = pipeline.reconstruct(scan, plan, device="cpu").uncertainty
+    assert whole is not None
+    assert np.median(whole) > 0
+    # Maps are found part by part: a voxel at the edge of the object may be within in one and without in the other.
+    assert np.isclose(parts, whole, rtol=0.02, atol=0.02 * whole.max()).mean() > 0.999
+
+
 @pytest.mark.parametrize(("fallback", "kept"), [(True, "the sense image is shown"), (False, "shown anyway")])
 def test_the_warning_says_which_image_is_shown(fallback: bool, kept: str) -> None:
     good = trust.Evidence(1, 1, 0, 0, 0.01, 4)
@@ -322,7 +339,7 @@ def test_replicas_of_a_linear_method_have_its_analytic_noise(case) -> None:
     column = slice(SIZE // 2, SIZE // 2 + 1)
     A = Sense(m.A.maps[..., column], m.A.mask, m.A.axes)
     m = Measurement(m.y[..., column], A, m.sigma)
-    spread = trust.replicas(m, run, count=300, seeds=[1])
+    spread = replicas(m, run, count=300, seeds=[1])
     eye = torch.eye(SIZE, dtype=torch.complex64).reshape(SIZE, 1, SIZE, 1)
     N = torch.stack([A.normal()(e)[0, :, 0] for e in eye], 1).to(torch.complex128)
     inverse = torch.linalg.inv(N + lam * torch.eye(SIZE))
@@ -333,6 +350,6 @@ def test_replicas_of_a_linear_method_have_its_analytic_noise(case) -> None:
     ratio = spread[0, inside, 0] / exact[inside]
     assert ratio.mean() == pytest.approx(1, abs=0.02)
     assert ratio.std() < 0.08
-    again = [trust.replicas(m, run, count=3, seeds=[seed]) for seed in (1, 1, 2)]
+    again = [replicas(m, run, count=3, seeds=[seed]) for seed in (1, 1, 2)]
     assert torch.equal(again[0], again[1])
     assert not torch.equal(again[0], again[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from recon.job import Job
 from recon.kernels.steady import total
 from recon.mri import measured, methods
 from recon.mri.calibration import Calibrated, maps_of
+from recon.mri.replicas import replicas
 from recon.operators import fft, ifft
 from recon.operators.sense import Sense
 from recon.plan import HALO
@@ -69,8 +71,9 @@ def by_columns(
             maps = maps_of(known.signal, (*slab.y.shape[1:3], nx), job, (low, high))
         part = replace(slab, y=slab.y.index_select(-1, around))
         solved = images(
-            method, [part], [replace(known, maps=maps)], top, job, seeds=[seed], power=power, towards=towards
-        )
+            method, [part], [replace(known, maps=maps)], top, job,
+            seeds=[seed], columns=around.tolist(), power=power, towards=towards,
+        )  # fmt: skip
         out[..., start:end] = solved.images[..., start - low : end - low]
         if spread is not None and solved.deviation is not None:
             spread[..., start:end] = solved.deviation[..., start - low : end - low]
@@ -86,13 +89,14 @@ def images(
     *,
     seeds: Sequence[int],
     instead: Method | None = None,
+    columns: Sequence[int] = (),
     power: float | None = None,
     towards: Tensor | None = None,
 ) -> EncodedImages:
     """The images of a batch; those of the method `instead` where a learned one is not trusted.
 
-    `seeds` holds one for the replicas of each item; `power` and `towards` are the mean power and the first coil of the
-    whole volume where this is a part of one.
+    `seeds` holds one for the replicas of each item; `columns`, `power` and `towards` are the columns here of the whole
+    volume, and its mean power and first coil, where this is a part of one.
     """
     y, acquired = place.together([s.y for s in slabs]).to(job.device), place.together([s.counts for s in slabs])
     if method == "varnet":
@@ -103,7 +107,7 @@ def images(
         return _combined(y, job, towards)
     sets = job.recipe.prepare.map_sets if y.shape[1] > 1 else 1
     m = measurement(y, acquired, known, top, sets)
-    return _explained(method, m, known, job, seeds=seeds, sets=sets, instead=instead, power=power)
+    return _explained(method, m, known, job, seeds=seeds, columns=columns, sets=sets, instead=instead, power=power)
 
 
 def _combined(y: Tensor, job: Job, towards: Tensor | None) -> EncodedImages:
@@ -123,6 +127,7 @@ def _explained(
     job: Job,
     *,
     seeds: Sequence[int],
+    columns: Sequence[int],
     sets: int,
     instead: Method | None,
     power: float | None,
@@ -147,7 +152,8 @@ def _explained(
         return x[:, 0] if sets > 1 else x
 
     x = run(m)
-    spread = trust.replicas(m, run, count=limits.replicas, seeds=seeds) if limits.replicas else None
+    again = partial(replicas, m, run, count=limits.replicas, seeds=seeds, columns=columns)
+    spread = again() if limits.replicas else None
     references = [k.reference for k in known if k.reference is not None] if finer(job.encoding) else []
     assert isinstance(m.A, Sense)
     phase = (m.A.maps[:, 0] if sets > 1 else m.A.maps, torch.stack(references)) if references else None
