@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from recon.prepare.volumes import MOST_MISSING
 from recon.recipe import Method, Recipe
 from recon.serve import store
 from recon.serve.counting import COUNTERS, Key, fewest, whole_frame
-from recon.serve.session import Inbox, group_of, reverse
+from recon.serve.session import Group, Inbox, group_of, reverse
 from recon.serve.wire import Acquisition
 
 #: Looks for the noise of a scan, one for each frame that is whole, before they become rare.
@@ -52,22 +52,45 @@ def frame(inbox: Inbox, key: Key) -> RawScan | None:
 
 
 def _navigators(inbox: Inbox, key: Key) -> list[int]:
-    """Rows of the navigators that tell the same phases of a frame, and of lines that calibrate its slice, as all do.
-
-    Those are the ones with their encoding and counters where they hold both directions, or else any of the slice.
-    """
+    """Rows of the navigators that decide the samples of a frame, see `_freeing`."""
     here = inbox.navigators.get(key[0], {})
-    chosen = {group for group in here if group[1] == key}
-    for group in {group_of(inbox.lines[inbox.frames[key][0]]), *inbox.calibrating.get(key[0], ())}:
-        both = len({reverse(inbox.lines[row]) for row in here.get(group, ())}) == 2
-        chosen |= {group} if both else {other for other in here if other[0] == group[0]}
+    images = {group_of(inbox.lines[inbox.frames[key][0]]), *inbox.calibrating.get(key[0], ())}
+    chosen = _freeing(here, key, images, lambda group: len({reverse(inbox.lines[row]) for row in here[group]}) == 2)
     return [row for group in chosen for row in here[group]]
 
 
+def _freeing(here: Collection[Group], key: Key, images: Collection[Group], both: Callable[[Group], bool]) -> set[Group]:
+    """Which of a slice's navigators, by group, tell the same phases of a frame and of what calibrates it as all do.
+
+    Those are the ones with the encoding and counters of the lines of `images` where they hold `both` directions, or
+    else any of the slice.
+    """
+    chosen = {group for group in here if group[1] == key}
+    for group in images:
+        chosen |= {group} if group in here and both(group) else {other for other in here if other[0] == group[0]}
+    return chosen
+
+
 def alone(scan: RawScan, key: Key) -> RawScan:
-    """The part of a whole scan that is one frame: its imaging lines, and all lines that belong to no image."""
-    rows = np.nonzero(~imaging(scan.lines) | _of(scan.lines, key))[0]
-    return replace(scan, lines=scan.lines[rows], samples=SomeRows(scan.samples, rows))
+    """The part of a whole scan that is one frame, with the lines that `frame` gives it."""
+    lines = scan.lines
+    image, apart = imaging(lines) & _of(lines, key), ~imaging(lines)
+    navigator = flagged(lines, Flag.PHASECORR) & ~flagged(lines, Flag.NOISE)
+    beside = apart & flagged(lines, Flag.CALIBRATION) & ~navigator
+    groups = lines[["encoding_space_ref", *COUNTERS]]
+    near = navigator & (lines["slice"] == key[0])
+    turned = flagged(lines, Flag.REVERSE)
+
+    def of(rows: NDArray[np.bool_]) -> set[Group]:
+        return {(int(g[0]), tuple(int(n) for n in list(g)[1:])) for g in np.unique(groups[rows])}  # type: ignore[misc]
+
+    def where(group: Group) -> NDArray[np.bool_]:
+        return np.asarray(near & (lines["encoding_space_ref"] == group[0]) & _of(lines, group[1]))
+
+    images = of(image) | of(beside & (lines["slice"] == key[0]))
+    chosen = _freeing(of(near), key, images, lambda group: len(np.unique(turned[where(group)])) == 2)
+    rows = np.nonzero(np.logical_or.reduce([image, apart & ~navigator, *(where(group) for group in chosen)]))[0]
+    return replace(scan, lines=lines[rows], samples=SomeRows(scan.samples, rows))
 
 
 class Noise:
@@ -224,9 +247,19 @@ def _settled(scan: RawScan, once: bool) -> bool:
     encoding = scan.encodings[int(used[0])]
     return bool(
         {f"kspace_encoding_step_{i}" for i in (1, 2)} <= set(encoding.limits)
+        and _within(scan.lines[image], encoding)
         and _as_announced(scan, image, encoding)
         and _calibrated(scan, image, encoding, once)
     )
+
+
+def _within(lines: NDArray[np.void], encoding: Encoding) -> bool:
+    """Whether no counter of a frame is beyond its limit: whether such lines count the whole scan decides.
+
+    See `recon.io.line_rules.check`, which believes some of them.
+    """
+    limits = ((name, encoding.limits.get(name)) for name in ("average", *COUNTERS))
+    return not any(limit and (lines[name] > limit.maximum).any() for name, limit in limits)
 
 
 def _as_announced(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -> bool:

@@ -82,8 +82,8 @@ SCANS: dict[str, tuple[Settings, str]] = {
     "no noise lines, a constant of the receiver": (
         Settings(
             matrix=(64, 64, 1),
-            slices=3,
-            repetitions=2,
+            slices=2,
+            repetitions=4,
             acceleration=(2, 1),
             acs=16,
             noise_lines=0,
@@ -97,7 +97,7 @@ SCANS: dict[str, tuple[Settings, str]] = {
 
 SCANS = {name: (replace(values, coils=4), recipe) for name, (values, recipe) in SCANS.items()}
 #: Scans none of whose frames leaves before the end.
-LATE = ("slices", "learned", "no noise lines, a constant of the receiver")
+LATE = ("slices", "learned")
 
 
 class Made(NamedTuple):

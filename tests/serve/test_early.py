@@ -15,7 +15,7 @@ import pydicom
 import pytest
 
 from recon import simulation
-from recon.data import Flag, Limit, flagged
+from recon.data import DataError, Flag, Limit, flagged
 from recon.io.dicom import datasets
 from recon.io.ismrmrd import write
 from recon.io.read import read
@@ -195,6 +195,25 @@ def test_a_frame_whose_flag_came_before_its_last_line_does_not_go_without_it(ser
         assert scan is None or len(scan.lines) == len(noise) + min(n, len(one))
 
 
+def test_a_frame_with_a_counter_beyond_its_limit_waits_for_the_whole_scan(series: Recording) -> None:
+    """One slice alone was measured twice: by itself its second average would count, in the scan it is an error."""
+    first = [b for b in series.lines if not scanner.value(b, "slice") and not scanner.value(b, "repetition")]
+    again = [scanner.edited(b, average=1) for b in first if not scanner.value(b, "flags") & 1 << 18]
+    key = (0, 0, 0, 0, 0)
+    for more, goes in (([], True), (again, False)):
+        stream = io.BytesIO(b"".join(session(Recording(series.xml, [*series.lines, *more]))))
+        inbox = Inbox()
+        receive(lambda n, s=stream: memoryview(s.read(n)), inbox, registered(Site()), 2**40, lambda _: None)
+        inbox.named = {k: len(rows) for k, rows in inbox.frames.items()}
+        scan = early.frame(inbox, key)
+        assert scan is not None
+        assert scan.lines["average"].any() != goes
+        assert early.may_go(scan) == goes
+    assert inbox.parsed is not None
+    with pytest.raises(DataError, match="counter average beyond its limit"):
+        store.scan(inbox.lines, inbox.parsed)
+
+
 #: Flags of lines that calibrate, of readouts backwards and of navigators.
 CALIBRATES = 1 << 19
 BACKWARDS, NAVIGATES = 1 << 21, 1 << 23
@@ -237,13 +256,18 @@ def test_a_frame_has_the_navigators_that_decide_its_samples_and_no_others_where_
     receive(lambda n: memoryview(stream.read(n)), inbox, registered(Site()), 2**40, lambda _: None)
     assert inbox.error is None
     assert len(inbox.frames) == (6 if inbox.calibrating else 8)
-    whole = epi.straighten(store.scan(inbox.lines, inbox.parsed))  # type: ignore[arg-type]
+    everything = store.scan(inbox.lines, inbox.parsed)  # type: ignore[arg-type]
+    whole = epi.straighten(everything)
     inbox.named = {key: len(rows) for key, rows in inbox.frames.items()}
     for key in inbox.frames:
         scan = early.frame(inbox, key)
         assert scan is not None
         if navigators:
             assert int(flagged(scan.lines, Flag.PHASECORR).sum()) == navigators
+        of_all = early.alone(everything, key)
+        assert np.array_equal(of_all.lines, scan.lines)
+        last = np.array([len(scan.lines) - 1])
+        assert np.array_equal(of_all.samples.read(last), scan.samples.read(last))
         here = epi.straighten(scan)
         mine = np.nonzero((here.lines["slice"] == key[0]) & ~flagged(here.lines, Flag.NOISE))[0]
         assert len(mine) == (64 if inbox.calibrating else 32)
