@@ -43,7 +43,7 @@ def check(path: Path) -> Checked:
         found.append(f"it was made by recon {p.get('version')}, this is {__version__}")
     found += _recipe(p)
     if p.get("method") == "own":
-        found.append(f"its method is a program of its maker's ({p.get('why')}), which no recipe holds")
+        found.append(f"it was made by the user's own function ({p.get('why')}), which a recipe cannot hold")
     found += _weights(p, record.get("units") == "HU")
     for name, here in _versions().items():
         there = p.get("versions", {}).get(name)
@@ -73,7 +73,7 @@ def text(checked: Checked) -> str:
         lines.append("trust       " + ", ".join(told))
     lines += [f"note        {note}" for note in checked.record.get("notes", [])]
     if not checked.differences:
-        lines.append("again       this installation would make the same image of the same scan")
+        lines.append("again       this installation would make the same image from the same scan")
     return "\n".join(lines + [f"differs     {d}" for d in checked.differences])
 
 
@@ -87,8 +87,12 @@ def _recipe(p: Mapping[str, Any]) -> list[str]:
     try:
         now = digest(parse(p.get("recipe_values", {}), "its recipe"))
     except ReconError as e:
-        return [f"this version does not know its recipe: {e}"]
-    return [] if now == p.get("recipe_hash") else ["its recipe has another hash here: a default or a key has changed"]
+        return [f"this version does not support its recipe: {e}"]
+    return (
+        []
+        if now == p.get("recipe_hash")
+        else [("its recipe has a different hash here: a default or a key has changed")]
+    )
 
 
 def _weights(p: Mapping[str, Any], of_ct: bool) -> list[str]:
@@ -102,7 +106,7 @@ def _weights(p: Mapping[str, Any], of_ct: bool) -> list[str]:
     try:
         here = (checkpoint if p.get("method") == "varnet" else weights).load(name).sha256
     except ReconError as e:
-        return [f"its network is not here: {e}"]
+        return [f"its network is not installed: {e}"]
     return [] if here == p["weights_sha256"] else [f"the weights {p.get('weights')} are others here, sha256 {here}"]
 
 

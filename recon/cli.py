@@ -131,7 +131,7 @@ def _refuse(e: Any) -> int:
         command = e.ctx.command_path if getattr(e, "ctx", None) else "recon"
         message = e.format_message().removeprefix("Invalid value: ").rstrip(".")
         if command == "recon run" and "unexpected extra argument" in message:
-            message = f"{message}; recon run takes one scan: call it once for each, with an --output of its own"
+            message = f"{message}; recon run takes one scan: call it once per scan, each with its own --output"
         _say(message if ";" in message else f"{message}; see {command} --help")
     return int(e.exit_code)
 

@@ -240,7 +240,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if isinstance(self.y, np.ndarray):
-            raise DataError("y is a NumPy array; torch.from_numpy(y) makes a tensor of it without a copy")
+            raise DataError("y is a NumPy array; torch.from_numpy(y) makes it a tensor without a copy")
 
     def __repr__(self) -> str:
         return brief.measurement(self)
@@ -274,6 +274,6 @@ class Image:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False and dtype is not None and np.dtype(dtype) != self.data.dtype:
-            raise ValueError(f"{self.data.dtype} becomes {np.dtype(dtype)} by a copy alone; leave copy=False away")
+            raise ValueError(f"{self.data.dtype} becomes {np.dtype(dtype)} only by a copy; leave copy=False out")
         found = np.asarray(self.data, dtype)
         return found.copy() if copy else found

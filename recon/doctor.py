@@ -15,13 +15,13 @@ from recon import __version__
 NEEDED = ("numpy", "scipy", "torch", "h5py", "nibabel", "pydicom")
 #: Packages that it can do without: what each is for, and what brings it.
 OPTIONAL = {
-    "cupy": ("CUDA kernels", "cupy-cuda12x or cupy-cuda13x, by the driver"),
-    "finufft": ("radial, spiral and other scans off the grid", "finufft"),
+    "cupy": ("CUDA kernels", "cupy-cuda12x or cupy-cuda13x, whichever fits the driver"),
+    "finufft": ("radial, spiral and other non-Cartesian scans", "finufft"),
     "twixtools": ("Siemens .dat files", "twixtools"),
     "pynetdicom": ("recon send", "pynetdicom"),
     "dicom-anonymizer": ("recon send --deidentify", "dicom-anonymizer"),
-    "cryptography": ("when certificates of recon serve expire", "cryptography"),
-    "tensorboard": ("curves of recon train", "tensorboard"),
+    "cryptography": ("expiry dates of recon serve's certificates", "cryptography"),
+    "tensorboard": ("training curves of recon train", "tensorboard"),
     "python-gdcm": ("compressed CT files", "python-gdcm"),
 }
 
@@ -65,7 +65,7 @@ def examine() -> Machine:
     if kernels.module is None:
         missing.append(f"CPU kernels: {kernels.why}")
     if not gpus:
-        missing.append("GPU: none that torch can use; everything runs on the CPU")
+        missing.append("GPU: torch finds none; everything runs on the CPU")
     cuda = proofs.report() if gpus and "cupy" in packages else []
     missing += [line for line in cuda if not line.endswith(proofs.GOOD)]
     return Machine(

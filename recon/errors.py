@@ -58,7 +58,7 @@ def sentence(e: Exception, *, memory: str, limit: str = "--memory", unforeseen: 
     if isinstance(e, OSError) and e.errno:  # the system's own words hold no name of a file
         return f"the system says: {os.strerror(e.errno)}{unforeseen}"
     # The type alone: the text of an unforeseen error could hold something of the file.
-    return f"an error that was not foreseen ({type(e).__name__}){unforeseen}"
+    return f"an unexpected error ({type(e).__name__}){unforeseen}"
 
 
 def out_of_memory(e: Exception) -> bool:

@@ -54,7 +54,7 @@ class Geometry:
         check_directions(self.read_dir, self.phase_dir, self.slice_dir)
         if self.steps and (len(self.steps) != self.shape[0] - 1 or not min(self.steps) > 0):
             raise GeometryError(
-                f"{len(self.steps)} steps do not lead through {self.shape[0]} slices; give one between each"
+                f"{len(self.steps)} steps do not fit {self.shape[0]} slices; give one step less than there are slices"
             )
         if not all(math.isfinite(v) and v > 0 for v in (*self.voxel, self.thickness)):
             raise GeometryError(
@@ -115,7 +115,9 @@ def from_centre(
     """
     nx, ny, nz = (int(n) for n in matrix)
     if min(nx, ny, nz) < 1:
-        raise GeometryError(f"a matrix of {nx}×{ny}×{nz} voxels is empty; the header must state at least 1 for each")
+        raise GeometryError(
+            f"a matrix of {nx}×{ny}×{nz} voxels is empty; the header must give at least 1 for each axis"
+        )
     r, c, s = (np.asarray(v, dtype=np.float64) for v in (read_dir, phase_dir, slice_dir))
     voxel = (float(fov[0]) / nx, float(fov[1]) / ny, float(fov[2]) / nz)
     first = np.asarray(centre, dtype=np.float64).copy()

@@ -199,11 +199,9 @@ def _samples(scan: RawScan, rows: NDArray[np.intp]) -> tuple[dict[str, Any], lis
     dead = np.nonzero(~np.any(data, axis=(0, 2)))[0].tolist()
     faults = []
     if not good.all():
-        faults.append(f"{int((~good).sum())} of {len(chosen)} lines looked at hold NaN or infinite samples")
+        faults.append(f"{int((~good).sum())} of {len(chosen)} inspected lines hold NaN or infinite samples")
     if dead:
-        faults.append(
-            f"{counted(len(dead), 'channel holds', 'channels hold')} nothing but zeros: {', '.join(map(str, dead))}"
-        )
+        faults.append(f"{counted(len(dead), 'channel holds', 'channels hold')} only zeros: {', '.join(map(str, dead))}")
     return {"lines looked at": len(chosen), "lines with NaN": int((~good).sum()), "dead channels": dead}, faults
 
 
@@ -248,7 +246,7 @@ def text(report: Report | CTReport) -> str:
     if s is not None:
         out.append(("sampling", _sampling(s)))
     for g in r.geometry:
-        place = g["orientation"] if g["known"] else "place in the patient unknown"
+        place = g["orientation"] if g["known"] else "position in the patient unknown"
         size = f"{_by(g['matrix'])} voxels of {_by(g['voxel_mm'])} mm"
         out.append(
             ("geometry", f"{place}, {counted(g['slices'], 'slice')}, {size}, thickness {g['thickness_mm']:g} mm")

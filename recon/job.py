@@ -86,7 +86,7 @@ def understood(scan: Any, recipe: Any, memory: Any) -> None:
     if not isinstance(scan, (RawScan, CTImages, CTProjections, CTViews)):
         raise ReconError(
             f"reconstruct takes a scan and was given {type(scan).__name__}; recon.read(path) reads one, "
-            "recon.io.arrays.scan_from_array makes one of an array"
+            "recon.io.arrays.scan_from_array makes one from an array"
         )
     if not isinstance(recipe, Recipe):
         raise ReconError(
@@ -94,7 +94,7 @@ def understood(scan: Any, recipe: Any, memory: Any) -> None:
             'recon.recipe.parse({"solve": {"method": "cs"}}) makes one'
         )
     if recipe.solve.method not in get_args(Method):
-        raise ReconError(f"solve.method = {recipe.solve.method!r} is none of {', '.join(get_args(Method))}")
+        raise ReconError(f"solve.method = {recipe.solve.method!r} is not one of {', '.join(get_args(Method))}")
     if memory is not None and not isinstance(memory, (int, np.integer)):
         raise ReconError(f"memory is a number of bytes, such as 4 * 2**30, and not {memory!r}")
 

@@ -51,13 +51,15 @@ def denoise(images: NDArray[Any], recipe: Recipe) -> Cleaned:
     started = datetime.now(timezone.utc)
     full = torch.from_numpy(np.ascontiguousarray(images, np.float32))
     if not bool(torch.isfinite(full).all()) or bool((full < 0).any()):
-        raise DataError("the image holds values that are no magnitudes, negative or not finite; send magnitude images")
+        raise DataError(
+            "the image holds negative, NaN or infinite values, so it is not a magnitude image; send magnitude images"
+        )
     filled = magnitude_noise.filled(full)
     small = magnitude_noise.resized(full, magnitude_noise.measured(full.shape, filled))
     sigma = magnitude_noise.level(small).tolist()
     if not any(sigma):
         raise DataError(
-            "no noise can be measured in the image: it is too small, masked or without any; set images.denoise = 0"
+            "no noise can be measured in the image: it is too small, masked or noise-free; set images.denoise = 0"
         )
     change = torch.zeros_like(small)
     for k, s in enumerate(sigma):
@@ -70,7 +72,7 @@ def denoise(images: NDArray[Any], recipe: Recipe) -> Cleaned:
     how = {
         **provenance(recipe, torch.device("cpu"), started),
         "method": "tv",
-        "why": "tv: an image of the scanner, denoised",
+        "why": "tv: the scanner's image, denoised",
         "strength": recipe.images.denoise,
         "noise": [round(s, 4) for s in sigma],
         "measured_share": [round(f, 3) for f in filled],

@@ -28,7 +28,7 @@ def effective(mask: Mask) -> float:
     """
     measured = int(np.count_nonzero(mask))
     if measured == 0:
-        raise ValueError("the mask measures no line at all; give a smaller acceleration factor or some ACS lines")
+        raise ValueError("the mask keeps no line at all; give a smaller acceleration factor or some ACS lines")
     return mask.size / measured
 
 

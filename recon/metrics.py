@@ -195,7 +195,9 @@ def _otsu(x: NDArray[np.float64]) -> float:
     """The value that parts a histogram of 256 bins into the two classes of largest variance between them."""
     count, edges = np.histogram(x, 256)
     if edges[0] == edges[-1] or (count > 0).sum() < 2:
-        raise ReconError("the reference image has the same value everywhere, so no body is seen in it; check the scan")
+        raise ReconError(
+            "the reference image has the same value everywhere, so no body is visible in it; check the scan"
+        )
     middle = (edges[1:] + edges[:-1]) / 2
     below, sums = np.cumsum(count)[:-1].astype(float), np.cumsum(count * middle)[:-1]
     total, whole = float(count.sum()), float((count * middle).sum())
@@ -223,7 +225,7 @@ def _checked(
     a, r = a.astype(np.float64), r.astype(np.float64)
     for name, v in (("image", a), ("reference", r)):
         if not np.isfinite(v).all():
-            raise ReconError(f"the {name} holds NaN or infinite values; mend them before comparing")
+            raise ReconError(f"the {name} holds NaN or infinite values; replace them before comparing")
     if mask is None:
         return a, r, np.ones(a.shape, dtype=bool)
     m = np.asarray(mask)

@@ -101,7 +101,10 @@ def reconstruct(
     report = progress or silent
     understood(scan, recipe, memory)
     if solver and not isinstance(scan, RawScan):
-        raise ReconError("a solver of your own takes raw scans of MRI; of CT, make a Measurement of Xray and call it")
+        raise ReconError(
+            "a custom solver works on raw MRI scans only; for CT, make a Measurement of Xray and call the "
+            "solver yourself"
+        )
     if isinstance(scan, CTImages):
         from recon.ct import images  # what CT needs, a scan of MRI should not wait for
 
@@ -208,7 +211,8 @@ def solved(job: Job, report: Report) -> Solved:
     """The volumes of a job by its recipe's method; raises as `reconstruct` does."""
     if job.recipe.trust.replicas and job.encoding.trajectory != "cartesian":
         raise ReconError(
-            f"replicas are made of Cartesian scans and this one is {job.encoding.trajectory}; set trust.replicas = 0"
+            f"replicas can be made only of Cartesian scans, and this one is {job.encoding.trajectory}; set "
+            "trust.replicas = 0"
         )
     if job.encoding.trajectory == "cartesian":
         from recon.mri.cartesian import volumes
@@ -258,7 +262,7 @@ def _blank(data: NDArray[np.complex64], job: Job) -> list[str]:
         return []
     rows = np.concatenate([f.rows for f in job.frames.values()])
     if not lit.any() and not any(job.scan.samples.read(rows[i : i + 1]).any() for i in range(len(rows))):
-        raise DataError("all imaging lines are zero: there is nothing to reconstruct; export the scan anew")
+        raise DataError("all imaging lines are zero: there is nothing to reconstruct; export the scan again")
     return [
         f"{lit.size - int(lit.sum())} of {lit.size} slices are zero everywhere: their lines hold zeros, or nothing in "
         "them stands above the noise (`--method combine` shows)"
@@ -286,7 +290,8 @@ def prepare(
     found = stacking.stacks(scan, kinds.imaging, encoding)
     if not 0 <= stack < len(found):
         raise ReconError(
-            f"the scan has {counted(len(found), 'stack')} of slices and no number {stack + 1}; see `recon info`"
+            f"the scan has {counted(len(found), 'stack')} of slices, so there is no number {stack + 1}; `recon "
+            "info` lists them"
         )
     chosen = found[stack]
     rows = kinds.imaging[np.isin(scan.lines["slice"][kinds.imaging], chosen.slices)]

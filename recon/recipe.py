@@ -162,7 +162,8 @@ class Output:
     def __post_init__(self) -> None:
         if not self.parts or len(set(self.parts)) < len(self.parts):
             raise ReconError(
-                f"output.parts = {list(self.parts)}: name at least one of magnitude, phase, real and imag, none twice"
+                f"output.parts = {list(self.parts)}: give at least one of magnitude, phase, real and imag, "
+                "each only once"
             )
 
 
@@ -207,7 +208,7 @@ def table(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise ReconError(f"there is no recipe at {path}; write one with `recon recipe > {path}`") from None
     except OSError as e:
-        raise ReconError(f"{path} cannot be read: {e.strerror}; name a TOML file that may be read") from None
+        raise ReconError(f"{path} cannot be read: {e.strerror}; give a readable TOML file") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ReconError(f"{path} is not a TOML file ({e}); `recon recipe` prints one to start from") from None
 

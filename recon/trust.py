@@ -219,8 +219,8 @@ def not_trusted(told: Mapping[str, Any], instead: str, fallback: bool) -> list[s
     if told.get("rephased"):
         of = counted(len(told["items"]), "learned image is", "learned images are")
         found.append(
-            f"warning: {told['rephased']} of {of} partly reconstructed without the object's phase, since with it "
-            "the network may draw structures that are not there: compare with --method cs"
+            f"warning: {told['rephased']} of {of} partly reconstructed without the object's phase, since with "
+            "it the network may create structures that do not exist: compare with --method cs"
         )
     return found
 
@@ -238,8 +238,8 @@ def expected(noise: float) -> float:
 def elsewhere(rows: float, columns: float) -> str:
     """The sentence on calibration lines of another position."""
     return (
-        f"maps of the separate calibration lines fit the image's lines better when moved by {rows:+.0f} rows and "
-        f"{columns:+.0f} columns: acquire both in one position, with one field of view"
+        f"the coil maps from the separate calibration lines fit the image better when moved by {rows:+.0f} "
+        f"rows and {columns:+.0f} columns: acquire both at the same position and with the same field of view"
     )
 
 
@@ -255,42 +255,43 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
     if not e.residual <= limits.residual * max(1.0, e.classical_residual) + slack:
         found.append(
             f"the residual of the learned image is {e.residual:.2f} times the power of the noise, that of the "
-            f"classical one {e.classical_residual:.2f} times"
+            f"classical image {e.classical_residual:.2f} times"
         )
     most = limits.explained * expected(e.noise)
     if not e.classical_residual <= most:
         found.append(
-            f"no image explains the measurement (residual {e.classical_residual:.3g}, at most {most:.3g} by its noise "
-            "and maps): motion, a spike, a wrong noise level, or a body wider than the field of view, which "
-            "prepare.map_sets = 2 unfolds"
+            f"no image fits the measured data (residual {e.classical_residual:.3g}, at most {most:.3g} "
+            "expected from noise and maps): motion, a spike, a wrong noise level, or a body wider than the "
+            "field of view (then try prepare.map_sets = 2)"
         )
     if e.sparser is not None and e.sparser > limits.misplaced:
         found.append(
-            f"the lines beside the ACS block seem to lie {e.rows:+d} row from where they belong (moved back, the image "
-            f"is {e.sparser:.1%} sparser): check the line counters of the file"
+            f"the lines outside the ACS block seem to be shifted by {e.rows:+d} row (moved back, the image is "
+            f"{e.sparser:.1%} sparser): check the line counters of the file"
         )
     if e.gain is not None and e.gain > limits.moved:
         found.append(
-            f"the lines beside the ACS block do not agree with it (of their fine detail {e.gain:.1f} times as much has "
-            f"the phase of its tissue when they are moved by {_moves(e)}): check the file's line counters and the "
-            "timing of the readout"
+            f"the lines outside the ACS block do not fit those inside (moved by {_moves(e)}, {e.gain:.1f} "
+            "times as much of their fine detail has the phase of the tissue): check the file's line counters "
+            "and the readout timing"
         )
     if e.turned is not None and abs(e.turned) > limits.turned:
         found.append(
-            f"the lines beside the ACS block seem to have another phase than those within, {e.turned:+.0f}° (from the "
-            "phase of fine detail): were they acquired apart?"
+            f"the lines outside the ACS block seem to differ in phase from those inside by {e.turned:+.0f}° "
+            "(measured on fine detail): were they acquired separately?"
         )
     parity = (e.alternating, e.uneven, e.scatter)
     if None not in parity and Alternating(*parity).beyond(limits.alternating, limits.uneven):  # type: ignore[arg-type]
         found.append(
             f"every second line of the ACS block differs from the others by {e.alternating:+.0f}° and "
-            f"{e.uneven:+.2f} samples of the readout: ghosts; check the phase correction and the timing of the readout"
+            f"{e.uneven:+.2f} readout samples, which causes ghosts: check the phase correction and the readout "
+            "timing"
         )
     if e.apart is not None and e.apart > limits.apart:
-        turned = f", turned by {abs(e.apart_degrees):.1f}°" if e.apart_degrees else ""
+        turned = f" and rotated by {abs(e.apart_degrees):.1f}°" if e.apart_degrees else ""
         found.append(
-            f"the two halves of k-space show the object {e.apart:.1f} voxels apart{turned}: the patient moved during "
-            "the scan"
+            f"the object in one half of k-space is shifted by {e.apart:.1f} voxels against the other "
+            f"half{turned}: the patient moved during the scan"
         )
     if e.elsewhere is not None and e.elsewhere > limits.elsewhere:
         found.append(elsewhere(e.elsewhere_rows or 0, e.elsewhere_columns or 0))
@@ -302,9 +303,9 @@ def _of_the_network(e: Evidence, limits: Trust, trained: Range | None) -> list[s
     found = []
     if e.rephased is not None and e.rephased > limits.rephased and not e.rephased_share:
         found.append(
-            f"the network makes another image of the same data without the object's phase (in the worst window "
-            f"{e.rephased:.1f} times as far from the one with it as from the classical image): it may draw what is not "
-            "there"
+            "without the object's phase the network makes a different image from the same data (in the worst "
+            f"window it differs {e.rephased:.1f} times as much from its usual image as that one from the "
+            "classical image): it may create structures that do not exist"
         )
     if not e.added <= limits.added:
         found.append(f"the network put {e.added:.1%} of the image's energy where nothing was measured")
@@ -316,6 +317,6 @@ def _of_the_network(e: Evidence, limits: Trust, trained: Range | None) -> list[s
     ):
         if not low / limits.margin <= value <= high * limits.margin:
             found.append(
-                f"its {name} of {value:.3g} is outside of what the network was trained on, {low:g} to {high:g}"
+                f"its {name} of {value:.3g} is outside the range of the network's training, {low:g} to {high:g}"
             )
     return found

@@ -51,7 +51,7 @@ def refused(end: Ended, code: int | None = None) -> str:
     # Before it come the progress and the notes of a reconstruction that could not be written, at most.
     assert all(line.startswith(("  ", "reconstruct ")) for line in lines[:-1]), end.err
     assert "Traceback" not in end.err
-    assert "not foreseen" not in end.err, end.err
+    assert "unexpected error" not in end.err, end.err
     assert not end.wrote
     return lines[-1]
 

@@ -76,7 +76,7 @@ def test_the_transfer_at_a_rim_is_that_of_the_blur() -> None:
     assert found.mtf10 == pytest.approx(tenth, rel=0.03)
     faint = ct_measures.transfer(gaussian_filter(sharp, (0, sigma, sigma)), rods[1:])
     assert faint.mtf50 == pytest.approx(half, rel=0.03)
-    with pytest.raises(ValueError, match="an edge is needed"):
+    with pytest.raises(ValueError, match="needs an edge"):
         ct_measures.transfer(np.zeros_like(sharp), rods)
 
 
@@ -183,7 +183,7 @@ def test_one_command_writes_records_a_table_and_a_page(tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("bench", "ct", tmp_path / "body.nii.gz", "-o", out, "--dose", 0.1, "--methods", "tv", "--slices", 1)
     end = command.recon(*asked, "--real", tmp_path / "phantom_scan.nii.gz", "--weights", "mri-small")
-    assert "is a network for scans of MRI" in command.refused(end, 1)
+    assert "is a network for MRI scans" in command.refused(end, 1)
     from recon.accuracy.ct import Plan, bench
     from recon.io.read import read
 

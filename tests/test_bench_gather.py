@@ -54,8 +54,8 @@ def test_a_folder_is_compared_as_far_as_it_can_be_and_the_rest_is_named(folder: 
     ]  # fmt: skip
     left = [line for line in done.err.splitlines() if line.startswith("  left out: ")]
     for name, why in (
-        ("README.txt", "of no format"), ("empty.h5", "is empty"), ("half", "not fully sampled"),
-        ("magnitude.nii.gz", "an MR image is not taken"), ("picture.npz", "real numbers"),
+        ("README.txt", "of an unknown format"), ("empty.h5", "is empty"), ("half", "not fully sampled"),
+        ("magnitude.nii.gz", "MR images are not accepted"), ("picture.npz", "real numbers"),
     ):  # fmt: skip
         told = [line for line in left if name in line]
         assert len(told) == 1, done.err
@@ -76,7 +76,7 @@ def test_a_bench_of_nothing_ends_with_1_and_writes_nothing(folder: Path, tmp_pat
     out = tmp_path / "out"
     said = refused(recon("bench", folder / "half.h5", folder / "README.txt", "-o", out, *QUICK), 1)
     assert "none of the scans can be compared" in said
-    assert "of no format that is known" in refused(recon("bench", folder / "README.txt", "-o", out, *QUICK), 1)
+    assert "of an unknown format" in refused(recon("bench", folder / "README.txt", "-o", out, *QUICK), 1)
     (tmp_path / "bare").mkdir()
     assert "none of the scans" in refused(recon("bench", tmp_path / "bare", "-o", out, *QUICK), 1)
     assert not out.exists()

@@ -45,13 +45,13 @@ def test_every_format_says_whether_its_network_is_still_the_one_that_made_it(tmp
     shutil.rmtree(tmp_path / "mine")
     gone = recon("check", outputs[0])
     assert gone.code == 1
-    assert "its network is not here" in gone.out
+    assert "its network is not installed" in gone.out
 
 
 RECORDLESS = {
     "raw data": ("scan.h5", "no record"),
     "a file that is not there": ("none.png", "there is no file"),
-    "an image without its side-car": ("alone.nii.gz", "no side-car alone.json"),
+    "an image without its side-car": ("alone.nii.gz", "no sidecar alone.json"),
     "an image of another engine in DICOM": ("other.dcm", "no record"),
     "HDF5 of another kind": ("other.h5", "no record"),
     "a side-car that is a list": ("list.nii.gz", "no record"),

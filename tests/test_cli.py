@@ -102,7 +102,7 @@ def test_wrong_usage_ends_with_2_and_one_line(
 
 
 def test_several_scans_for_run_are_told_how(scan: Path, tmp_path: Path) -> None:
-    assert "call it once for each" in refused(recon("run", scan, scan, "-o", tmp_path / "a.png"), code=2)
+    assert "call it once per scan" in refused(recon("run", scan, scan, "-o", tmp_path / "a.png"), code=2)
 
 
 FAILED = {
@@ -126,7 +126,7 @@ def test_a_failure_ends_with_1_and_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     end = recon(*(scan if a == "SCAN" else a for a in FAILED[case]))
-    assert "not foreseen" not in refused(end, code=1)
+    assert "unexpected error" not in refused(end, code=1)
     assert len(end.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
@@ -196,7 +196,7 @@ def test_an_unforeseen_error_says_its_type_alone(scan: Path, tmp_path: Path, mon
     monkeypatch.setattr(pipeline, "reconstruct", fail)
     end = recon("run", scan, "-o", tmp_path / "a.png")
     assert (end.code, end.out) == (1, "")
-    assert end.err == "recon: an error that was not foreseen (ZeroDivisionError); --debug shows where\n"
+    assert end.err == "recon: an unexpected error (ZeroDivisionError); --debug shows where\n"
 
 
 def test_what_the_system_refuses_is_told_in_its_words_and_without_a_name(

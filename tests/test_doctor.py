@@ -34,7 +34,7 @@ def test_what_is_missing_is_named_with_its_cure(missing: str, monkeypatch: pytes
 def test_what_is_missing_comes_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda name: "" if name in ("finufft", "cupy") else "1.0")
     missing = doctor.examine().missing
-    assert "finufft: radial, spiral and other scans off the grid; pip install finufft" in missing
+    assert "finufft: radial, spiral and other non-Cartesian scans; pip install finufft" in missing
     assert any(m.startswith("cupy: ") and "pip install cupy-cuda12x" in m for m in missing)
 
 

@@ -209,7 +209,7 @@ def test_uneven_steps_turn_with_their_slices() -> None:
 
 @pytest.mark.parametrize("steps", [(5.0, 10.0), (5.0,) * 4, (5.0, 0.0, 5.0), (5.0, -5.0, 5.0)])
 def test_steps_that_do_not_lead_from_slice_to_slice_are_refused(steps: tuple[float, ...]) -> None:
-    with pytest.raises(GeometryError, match="do not lead through 4 slices"):
+    with pytest.raises(GeometryError, match="do not fit 4 slices"):
         replace(from_centre((0, 0, 0), X, Y, Z, (10, 20, 20), (5, 5, 4)), steps=steps)
 
 

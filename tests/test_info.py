@@ -27,7 +27,7 @@ def test_the_report_of_an_accelerated_scan_says_what_was_asked_of_the_generator(
     assert report.system["channels"] == 3
     assert not report.geometry[0]["known"]
     text = info.text(report)
-    for part in ("128×64×1 over 600×300×6 mm", "R = 2×1", "noise scan   1 line,", "place in the patient unknown"):
+    for part in ("128×64×1 over 600×300×6 mm", "R = 2×1", "noise scan   1 line,", "position in the patient unknown"):
         assert part in text
 
 
@@ -81,7 +81,9 @@ def test_orientations_have_their_names(normal: tuple[float, float, float], name:
 ODD = {
     "nothing": (None, files.XML, None),
     "centre unset": (lambda a, n: setattr(a, "center_sample", 0), files.XML, "center_sample is 0 in 24 of 24"),
-    "limit too high": (None, files.XML.replace("<maximum>0<", "<maximum>4<"), "slice goes to 4, the lines go to 0"),
+    "limit too high": (
+        None, files.XML.replace("<maximum>0<", "<maximum>4<"), "slice ends at 4, but the lines go up to 0",
+    ),
     "stopped early": (
         None, files.XML.replace("<y>24</y>", "<y>48</y>").replace("<maximum>23<", "<maximum>47<"), "stopped early",
     ),
@@ -113,8 +115,8 @@ ODD = {
         ),
         "states 3 T, but a proton frequency that belongs to 1.49 T",
     ),
-    "NaN": (lambda a, n: a.data.__setitem__((0, 3), np.nan) if n == 7 else None, files.XML, "1 of 24 lines looked at"),
-    "dead channel": (lambda a, n: a.data.__setitem__(1, 0), files.XML, "1 channel holds nothing but zeros: 1"),
+    "NaN": (lambda a, n: a.data.__setitem__((0, 3), np.nan) if n == 7 else None, files.XML, "1 of 24 inspected lines"),
+    "dead channel": (lambda a, n: a.data.__setitem__(1, 0), files.XML, "1 channel holds only zeros: 1"),
     "crooked": (lambda a, n: a.read_dir.__setitem__(0, 2.0), files.XML, "not orthogonal unit vectors"),
 }  # fmt: skip
 

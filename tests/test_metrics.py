@@ -232,5 +232,5 @@ def test_holes_belong_to_the_body_and_small_pieces_do_not() -> None:
 
 
 def test_an_image_without_contrast_has_no_body() -> None:
-    with pytest.raises(ReconError, match="no body is seen"):
+    with pytest.raises(ReconError, match="no body is visible"):
         body(np.ones((8, 8)))

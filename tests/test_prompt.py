@@ -52,7 +52,7 @@ def test_one_name_is_one_output(image: Image, tmp_path: Path) -> None:
         ({"recipe": {"solve": {"method": "cs"}}}, r"not dict; .*recon\.recipe\.parse"),
         (
             {"recipe": replace(Recipe(), solve=replace(Recipe().solve, method=_UNKNOWN))},
-            "'foo' is none of auto, combine",
+            "'foo' is not one of auto, combine",
         ),
         ({"memory": "4GiB"}, r"memory is a number of bytes, such as 4 \* 2\*\*30, and not '4GiB'"),
     ],
@@ -65,7 +65,7 @@ def test_what_reconstruct_cannot_take_is_named(given: dict[str, Any], says: str,
 def test_an_array_is_no_image_and_no_file(image: Image, tmp_path: Path) -> None:
     with pytest.raises(ReconError, match=r"write takes an Image, .* given ndarray; dataclasses\.replace"):
         recon.write(image.data, [tmp_path / "a.png"])  # type: ignore[arg-type]
-    with pytest.raises(ReconError, match=r"name of a file and was given ndarray; of an array, .*scan_from_array"):
+    with pytest.raises(ReconError, match=r"name of a file but was given ndarray; .*scan_from_array"):
         recon.read(image.data)  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ def test_what_a_file_does_not_name_keeps_its_default(tmp_path: Path) -> None:
         ({"solve": 3}, "must be a section"),
         ({"prepare": {"virtual_coils": 0}}, "prepare.virtual_coils"),
         ({"output": {"parts": []}}, "output.parts"),
-        ({"output": {"parts": ["phase", "phase"]}}, "none twice"),
+        ({"output": {"parts": ["phase", "phase"]}}, "each only once"),
         ({"prepare": {"map_sets": 7}}, "prepare.map_sets"),
         ({"trust": {"fallback": "no"}}, "trust.fallback = 'no'"),
         ({"output": {"complex": 1}}, "output.complex = 1: input should be a valid boolean"),
@@ -65,7 +65,7 @@ def test_a_file_that_begins_with_the_mark_of_windows_is_read(tmp_path: Path) -> 
 
 
 def test_a_folder_in_place_of_a_file_is_said_to_be_one(tmp_path: Path) -> None:
-    with pytest.raises(ReconError, match="cannot be read: Is a directory; name a TOML file"):
+    with pytest.raises(ReconError, match="cannot be read: Is a directory; give a readable TOML file"):
         recipes.load(tmp_path)
 
 

@@ -181,7 +181,7 @@ def test_a_measurement_that_no_image_explains_is_named(case) -> None:
     best = cg.sense(m, lam=1e-3, iterations=60, tolerance=1e-7).x
     for x in (truth, best):
         found = trust.examine(m, x, x, limits=Trust(), trained=None)[0]
-        assert any("no image explains the measurement" in r for r in found.reasons)
+        assert any("no image fits the measured data" in r for r in found.reasons)
     assert not trust.examine(m, best, best, limits=Trust(explained=1e9), trained=None)[0].reasons
 
 
@@ -197,14 +197,14 @@ GATES = {
         "is 2.53 times the power of the noise",
     ),
     "residual of what is clean": ("residual", 3.2499, 3.26, {"noise": 0.001}, "is 3.26 times the power of the noise"),
-    "explained": ("classical_residual", 2.999, 3.01, {}, "no image explains the measurement"),
-    "sparser": ("sparser", 0.01, 0.011, {"rows": -1}, "seem to lie -1 row from"),
+    "explained": ("classical_residual", 2.999, 3.01, {}, "no image fits the measured data"),
+    "sparser": ("sparser", 0.01, 0.011, {"rows": -1}, "shifted by -1 row"),
     "gain": ("gain", 1.2, 1.21, {"moved_rows": 1.0, "moved_samples": -2.0}, "moved by -1.0 rows or +2.0 samples"),
-    "turned": ("turned", 20.0, 20.5, {}, "another phase"),
-    "turned back": ("turned", -20.0, -20.5, {}, "another phase"),
-    "apart": ("apart", 1.5, 1.6, {}, "1.6 voxels apart"),
+    "turned": ("turned", 20.0, 20.5, {}, "differ in phase"),
+    "turned back": ("turned", -20.0, -20.5, {}, "differ in phase"),
+    "apart": ("apart", 1.5, 1.6, {}, "shifted by 1.6 voxels"),
     "elsewhere": ("elsewhere", 1.5, 1.6, {"elsewhere_rows": -1.0, "elsewhere_columns": 1.25}, "-1 rows and +1 columns"),
-    "rephased": ("rephased", 3.0, 3.1, {"rephased_share": 0.0}, "3.1 times as far from the one with it"),
+    "rephased": ("rephased", 3.0, 3.1, {"rephased_share": 0.0}, "differs 3.1 times as much"),
     "added": ("added", 0.1, 0.101, {}, "put 10.1% of the image's energy"),
     "too fast": ("acceleration", 20.0, 20.1, {}, "its acceleration of 20.1 is outside"),
     "too slow": ("acceleration", 1.0, 0.99, {}, "its acceleration of 0.99 is outside"),

@@ -120,12 +120,12 @@ def test_check_says_what_is_different_here(scan: Path, folders, tmp_path: Path) 
     side.write_text(json.dumps(record))
     checked = recon("check", out)
     assert checked.code == 1
-    for words in ("made by recon 0.0.1", "are others here", "another hash"):
+    for words in ("made by recon 0.0.1", "are others here", "different hash"):
         assert words in checked.out
     assert recon("check", scan).code == 1
 
 
-@pytest.mark.parametrize(("name", "words"), [("out.json", "side-car"), ("report.txt", "ends in .json")])
+@pytest.mark.parametrize(("name", "words"), [("out.json", "sidecar"), ("report.txt", "ends in .json")])
 def test_a_report_never_takes_the_place_of_a_side_car(scan: Path, tmp_path: Path, name: str, words: str) -> None:
     done = recon("run", scan, "-o", tmp_path / "out.nii.gz", "--trust", tmp_path / name)
     assert done.code in (1, 2)

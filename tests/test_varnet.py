@@ -64,7 +64,7 @@ def test_the_network_sees_the_coils_as_they_were_stored(scan: Path, weights: Pat
     assert image.provenance["method"] == "varnet"
     assert image.provenance["weights"] == "small.pt"
     assert image.provenance["weights_sha256"] == loaded.sha256
-    assert sum("no evidence is gathered" in note for note in image.notes) == 1
+    assert sum("no evidence is collected" in note for note in image.notes) == 1
 
 
 def test_a_state_dict_chooses_the_method_and_its_image_can_be_checked(
@@ -117,5 +117,5 @@ def test_without_a_file_of_weights_or_with_a_wrong_one_a_sentence_says_what_is_w
 
 
 def test_replicas_are_refused(scan: Path, weights: Path) -> None:
-    with pytest.raises(ReconError, match="varnet makes no replicas"):
+    with pytest.raises(ReconError, match="varnet does not support replicas"):
         pipeline.reconstruct(read(scan), recipe.parse({**recipe.asdict(plan(weights)), "trust": {"replicas": 2}}))

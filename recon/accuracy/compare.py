@@ -103,7 +103,10 @@ def reference(scan: RawScan, plan: Plan, stack: int = 0, truth: Floats | None = 
         magnitude = best_scale(truth, magnitude) * truth
     inside = body(magnitude)
     if not inside.any():
-        raise DataError("the full reconstruction shows no body to measure in; check the scan with `recon run`")
+        raise DataError(
+            "no body was found in the fully sampled reconstruction, so there is no region to measure in; look "
+            "at the scan with `recon run`"
+        )
     shown = int(inside.reshape(len(inside), -1).sum(1).argmax())
     return Reference(magnitude, inside, float(magnitude.max()), shown, str(image.provenance["scan_sha256"]))
 

@@ -76,7 +76,7 @@ def bench(
     be replaced.
     """
     if (folder / RECORDS).exists() and not replace:
-        raise ReconError(f"{folder} holds results already; give another folder, or --force to replace them")
+        raise ReconError(f"{folder} already holds results; give another folder, or --force to replace them")
     place = pipeline.place(plan.device)
     ours = methods.networks(plan.networks, plan.strength, place)
     try:
@@ -193,7 +193,8 @@ def _real(
     middles, rods = measures.uniform(x), measures.rods_of(x)
     if not middles.any() or not rods:
         raise ReconError(
-            f"{name} shows no uniform insert in air to measure noise and edges in; give it as a scan instead"
+            f"{name} has no uniform insert surrounded by air, in which noise and edges could be measured; give "
+            "it as a scan instead"
         )
     made = {"as scanned": Made(x, "", 0.0), **{n: run(x) for n, run in ours.items()}}
     records = []
@@ -303,7 +304,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
             left = "/".join(f"{r[f'contrast_{w}_mm']:.2f}" for w in measures.WIDTHS)
             said = f"d' {seen}  contrast left {left}  noise {r['noise_HU']:5.1f} HU"
             said += f"  MTF50 {r['mtf50']:.3f}, faint {r['mtf50_faint']:.3f}"
-        back = f"  {counted(r['fallbacks'], 'slice as it came', 'slices as they came')}" if r["fallbacks"] else ""
+        back = f"  {counted(r['fallbacks'], 'slice unchanged', 'slices unchanged')}" if r["fallbacks"] else ""
         lines.append(f"{start} {said}{back}  {r['settings']}".rstrip())
     return "\n".join(lines)
 

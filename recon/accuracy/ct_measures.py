@@ -159,7 +159,7 @@ def transfer(image: Slices, rods: Sequence[Rod]) -> Transfer:
         sign += float(profile[: bins // 4].mean() - profile[-bins // 4 :].mean())
         total, count = total + one[0], count + one[1]
     if not rods or sign == 0:
-        raise ValueError("an edge is needed for a transfer")
+        raise ValueError("the transfer function needs an edge")
     at = (np.arange(bins) + 0.5) * BIN - REACH
     edge = np.interp(at, at[count > 0], total[count > 0] / count[count > 0])
     line = np.diff(edge) / BIN * signal.windows.tukey(bins - 1, 0.4)

@@ -49,7 +49,7 @@ def bench(
     compared; nothing is written where none is left.
     """
     if (folder / RECORDS).exists() and not replace:
-        raise ReconError(f"{folder} holds results already; give another folder, or --force to replace them")
+        raise ReconError(f"{folder} already holds results; give another folder, or --force to replace them")
     able = {}
     for name, scan in scans.items():
         try:

@@ -42,7 +42,7 @@ def measured(scan: RawScan) -> Mask:
     scan, encoding, imaging = _sorted(scan)
     if encoding.trajectory != "cartesian":
         raise DataError(
-            f"the scan is {encoding.trajectory}, and lines of a Cartesian grid alone can be left out here; give a "
+            f"the scan is {encoding.trajectory}, and only Cartesian scans can be undersampled here; give a "
             "fully sampled Cartesian scan"
         )
     out: Mask | None = None
@@ -51,8 +51,8 @@ def measured(scan: RawScan) -> Mask:
         found = sampling(rows)
         if found.acceleration != (1, 1) or found.partial_fourier != (1.0, 1.0):
             raise DataError(
-                f"the scan is not fully sampled ({found.rows} of {rows.size} phase encodes were acquired), so that it "
-                "has no reference to compare with; give a fully sampled one"
+                f"the scan is not fully sampled ({found.rows} of {rows.size} phase encodes were acquired), so "
+                "there is no reference to compare with; give a fully sampled one"
             )
         out = rows if out is None else out & rows
     assert out is not None

@@ -31,7 +31,9 @@ def volume(
     Raises TooLarge where the memory does not suffice, ReconError for rays that are to have a say in a network's image.
     """
     if recipe.ct.consistency == "rays":
-        raise ReconError('ct.consistency = "rays" takes slices of a fan, and this is a cone beam; set it to "none"')
+        raise ReconError(
+            'ct.consistency = "rays" works on slices of a fan beam only, and this is a cone beam; set it to "none"'
+        )
     A = prepare.volume_operator(scan, recipe.ct.matrix, recipe.ct.voxel, recipe.ct.thickness)
     method, why = choose(recipe.solve.method, scan, A)
     fits(scan, A, method, memory)
@@ -73,8 +75,9 @@ def approximate(A: ConeXray) -> str:
     if angle < 1:
         return ""
     return (
-        f"a source on a circle measures its own plane alone completely: slices up to {half:.0f} mm from it, seen under "
-        f"{angle:.0f}°, may be too dark between dense parts; iterative methods lessen that"
+        f"a circular orbit measures only the plane of the orbit completely: slices up to {half:.0f} mm from "
+        f"it, seen at a cone angle of {angle:.0f}°, may be too dark between dense parts; iterative methods "
+        "reduce that"
     )
 
 
@@ -97,12 +100,12 @@ def explained(
     if ours <= recipe.trust.residual * max(1.0, theirs):
         return replace(found, trust=trust)
     reason = (
-        f"the learned volume leaves {ours:.2f} of the noise's power in the projections, filtered backprojection "
-        f"{theirs:.2f}"
+        f"the residual of the learned volume in the projections is {ours:.2f} times the power of the noise, "
+        f"that of filtered backprojection {theirs:.2f} times"
     )
     back = recipe.trust.fallback
     trust |= {"reasons": sorted({*trust["reasons"], reason}), "fallbacks": len(start) if back else trust["fallbacks"]}
-    notes = (*found.notes, f"all slices are filtered backprojections: {reason}") if back else found.notes
+    notes = (*found.notes, f"all slices show the filtered backprojection: {reason}") if back else found.notes
     return replace(found, data=start if back else found.data, trust=trust, notes=notes)
 
 

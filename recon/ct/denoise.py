@@ -88,14 +88,16 @@ def _denoised(
     if method == "unrolled" or (method == "auto" and (learned.best() or recipe.solve.weights != "auto")):
         found = learned.denoise(volume, recipe, device, report, rays, out)
         name = found.provenance["weights"]
-        why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, for which {name} was trained'}"
+        why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, which {name} was trained for'}"
         return Denoised(found.data, "unrolled", why, found.provenance, found.trust, found.notes, found.uncertainty)
     if method == "auto":
-        return total_variation(volume, recipe, device, report, "tv: images of CT, and no network for them ships", out)
+        return total_variation(
+            volume, recipe, device, report, ("tv: CT images, and no network for CT is installed"), out
+        )
     if method == "tv":
         return total_variation(volume, recipe, device, report, "tv: asked for", out)
     raise ReconError(
-        f"{method} needs projections, or a raw scan, and these are CT images; use --method auto, unrolled or tv"
+        f"{method} needs projections or a raw scan, and these are CT images; use --method auto, unrolled or tv"
     )
 
 

@@ -89,19 +89,21 @@ def evidence(
         lost, spot = blur(removed, x, body), patch(removed, body)
     else:
         lost = spot = 0.0
-        reasons.append(Reason("the network's image is not finite"))
+        reasons.append(Reason("the network's image holds NaN or infinite values"))
     if taken > limits.residual:
-        reasons.append(Reason("{} times the noise was taken away", f"{taken:.2f}"))
+        reasons.append(Reason("{} times the noise was removed", f"{taken:.2f}"))
     if spot > PATCH:
-        words = "what was taken away holds a patch of {} standard deviations, which noise does not make"
+        words = "a patch of {} standard deviations was removed, more than noise explains"
         reasons.append(Reason(words, f"{spot:.0f}"))
     if trained and level > trained[1] * limits.margin:
-        words = f"its noise of {{}} HU is above what the network was trained on, {trained[1]:g}"
+        words = f"its noise of {{}} HU is above the training range, which ends at {trained[1]:g} HU"
         reasons.append(Reason(words, f"{level:.0f}"))
     if float((noisy < FAT).float().mean()) < SHARE:
-        reasons.append(Reason(f"nothing in it is below {FAT:g} HU, neither air nor fat: its values may be no HU"))
+        reasons.append(Reason(f"it has no air or fat (nothing below {FAT:g} HU): its values may not be in HU"))
     if int((noisy >= METAL).sum()) >= PIECE:
-        reasons.append(Reason(f"it shows metal ({METAL:g} HU and more), whose streaks the network was not trained on"))
+        reasons.append(
+            Reason(f"it contains metal ({METAL:g} HU and more), and the network was not trained on metal streaks")
+        )
     may = BLUR * sharpness * max(1.0, level / LOUD)
     kept = (may / lost) ** 2 if lost > may else 1.0
     told = {"noise": level, "removed": taken, "blur": lost, "patch": spot, "share": kept}

@@ -57,8 +57,8 @@ def examined(
             if not residual <= limits.residual * max(1.0, classical):
                 reasons = (
                     *reasons,
-                    f"the learned image leaves {residual:.2f} of the noise's power in the projections, filtered "
-                    f"backprojection {classical:.2f}",
+                    f"the residual of the learned image in the projections is {residual:.2f} times the power "
+                    f"of the noise, that of filtered backprojection {classical:.2f} times",
                 )
             if reasons and limits.fallback:
                 data[k] = start[k]
@@ -67,7 +67,9 @@ def examined(
     back = sum(bool(i["reasons"]) for i in items) if limits.fallback else 0
     notes = found.notes
     if back > found.trust["fallbacks"]:
-        them = counted(len(items), "slice is a filtered backprojection", "slices are filtered backprojections")
+        them = counted(
+            len(items), "slice shows the filtered backprojection", ("slices show the filtered backprojection")
+        )
         notes = (*notes, f"{back} of {them}: {'; '.join(reasons)}")
     worst = {"residual": max(i["residual"] for i in items), "fallbacks": back, "reasons": reasons, "items": items}
     return replace(found, data=data, trust={**found.trust, **worst}, notes=notes)

@@ -26,7 +26,9 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     """
     started = datetime.now(timezone.utc)
     if not 0 <= stack < len(scan.series):
-        raise ReconError(f"the folder has {len(scan.series)} CT series and no number {stack + 1}; see `recon info`")
+        raise ReconError(
+            f"the folder has {len(scan.series)} CT series, so there is no number {stack + 1}; `recon info` lists them"
+        )
     if recipe.ct.consistency == "rays":
         raise ReconError('ct.consistency = "rays" needs projections, and these are CT images; set it to "none"')
     series = scan.series[stack]
@@ -42,7 +44,7 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     data = found.data if found else volume
     if len(filled):
         data[filling] = filled
-    method, why = (found.method, found.why) if found else ("none", "none: strength 0 keeps the image as it came")
+    method, why = (found.method, found.why) if found else ("none", ("none: strength 0 leaves the image unchanged"))
     notes = [why, *(found.notes if found else ())]
     return Image(
         data=np.ascontiguousarray(data, dtype=np.float32),

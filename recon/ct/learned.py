@@ -68,7 +68,7 @@ def denoise(
     """
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
-        raise ReconError("no network for CT images ships with this package; use --method tv, or name --weights FOLDER")
+        raise ReconError("no network for CT images is installed; use --method tv, or give --weights FOLDER")
     loaded = network(name, device)
     known = trained(name)
     out = np.empty_like(volume) if into is None else into
@@ -100,14 +100,14 @@ def denoise(
     levels = [i["noise"] for i in items]
     notes = [f"noise estimated from the image: {strength.span(levels, 0)} HU", *said]
     if back:
-        them = counted(len(items), "slice is as it came", "slices are as they came")
+        them = counted(len(items), "slice was left unchanged", "slices were left unchanged")
         notes.append(f"{back} of {them}: {'; '.join(in_short(reasons))}")
     parts = [i for i in items if i["share"] < 1 and not i["reasons"]] if recipe.trust.fallback else []
     if parts:
         share, blurs = (strength.span([i[n] for i in parts], 2) for n in ("share", "blur"))
         notes.append(
-            f"{len(parts)} of {counted(len(items), 'slice is', 'slices are')} denoised in part, to {share} of what "
-            f"would be taken away: all of it would take from edges what a blur of {blurs} pixels does"
+            f"{len(parts)} of {counted(len(items), 'slice is', 'slices are')} denoised only in part: {share} "
+            f"of what the network would remove was removed, since all of it would blur edges by {blurs} pixels"
         )
     worst = {n: max(i[n] for i in items) for n in ("removed", "blur", "patch")}
     return Learned(
@@ -171,7 +171,7 @@ def network(name: str, device: torch.device) -> weights.Loaded:
     """The network for CT images of that name or folder; raises ReconError where there is none, or one for MRI."""
     loaded = _network(name, str(device))
     if not loaded.network.shape.real:
-        raise ReconError(f"{loaded.name} is a network for scans of MRI; name one for CT, for instance ct-small")
+        raise ReconError(f"{loaded.name} is a network for MRI scans; give one for CT, for instance ct-small")
     return loaded
 
 

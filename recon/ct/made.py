@@ -35,8 +35,9 @@ class Made:
     def cut(self, share: float) -> Made:
         """The same with the share of the views that end within the body as `truncated`, and a note where there are."""
         said = (
-            f"the body reaches beyond the detector in {share:.0%} of the views and was continued there as water: soft "
-            "tissue may be off by some 30 HU within the circle that is seen, by more at its rim or where it is no water"
+            f"the body extends beyond the detector in {share:.0%} of the views and was extrapolated there as "
+            "water: soft tissue inside the field of view may be off by about 30 HU, by more at its rim or "
+            "where the missing part is not like water"
         )
         return replace(self, notes=(*self.notes, *([said] if share else [])), trust={**self.trust, "truncated": share})
 

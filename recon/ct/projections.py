@@ -39,11 +39,10 @@ def reconstruct(
     """
     started = datetime.now(timezone.utc)
     if stack != 0:
-        raise ReconError(f"projections hold one stack of slices and no number {stack + 1}; leave --stack out")
+        raise ReconError(f"projections hold one stack of slices, so there is no number {stack + 1}; leave --stack out")
     if recipe.trust.replicas:
         raise ReconError(
-            "replicas are made of Cartesian scans of MRI and of CT images, and these are projections; set "
-            "trust.replicas = 0"
+            "replicas can be made of Cartesian MRI scans and of CT images, not of projections; set trust.replicas = 0"
         )
     water = recipe.ct.water or scan.water or WATER
     if scan.beam == "cone":
@@ -52,7 +51,7 @@ def reconstruct(
         made = slices(scan, recipe, device, water, report)
     notes = [made.why, *made.notes]
     if made.seen < min(made.geometry.shape[1:]) * made.geometry.voxel[0] - 1e-6:
-        notes.append(f"beyond the circle of {made.seen:.0f} mm that the detector sees values are no HU")
+        notes.append(f"outside the circle of {made.seen:.0f} mm that the detector covers, values are not in HU")
     return Image(
         data=np.ascontiguousarray(made.data, dtype=np.float32),
         geometry=made.geometry,
@@ -106,7 +105,9 @@ def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: flo
     # What is coarse the rays decide, and nothing of the start is to be given back.
     plan = replace(recipe, ct=replace(recipe.ct, coarse=0.0)) if held else recipe
     found = denoise_images(out, plan, device, report, rays if held else None)
-    said = ("after each cascade the rays that were measured had a say", *costly(A)) if held else ()
+    said = (
+        ("data consistency: each cascade of the network was corrected by the measured rays", *costly(A)) if held else ()
+    )
     if found.trust:
         found = examined(found, out, measured, A, water, recipe.trust, device, CHUNK)
     return replace(made, notes=(*notes, *said)).denoised(found)
@@ -117,8 +118,8 @@ def costly(A: Xray) -> list[str]:
     if min(A.shape) < FINE or len(A.geometry.angles) < ENOUGH * min(A.shape):
         return []
     return [
-        "pixels are fine and views suffice: there rays bring noise back, and were measured to cost 0.2 to 2.2 dB; set "
-        'ct.consistency = "none", or a lower ct.matrix'
+        "with fine pixels and enough views, data consistency with the rays brings noise back and cost 0.2 to "
+        '2.2 dB in tests; set ct.consistency = "none", or a lower ct.matrix'
     ]
 
 

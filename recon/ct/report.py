@@ -100,7 +100,7 @@ def text(report: CTReport) -> str:
 
 
 def _of_series(s: Mapping[str, Any]) -> list[tuple[str, str]]:
-    place = s["orientation"] if s["known"] else "place in the patient unknown"
+    place = s["orientation"] if s["known"] else "position in the patient unknown"
     size = f"{_by((*s['matrix'], s['slices']))} voxels of {_by(s['voxel_mm'])} mm, thickness {s['thickness_mm']:g} mm"
     apart = f", slices {s['steps_mm']} mm apart" if "steps_mm" in s else ""
     across, along = s["shear_mm"]

@@ -47,19 +47,17 @@ def choose(wanted: str, scan: CTProjections, A: Xray | ConeXray) -> tuple[str, s
     if wanted == "unrolled":
         return wanted, "unrolled: filtered backprojection"
     if wanted != "auto":
-        raise ReconError(
-            f"{wanted} reconstructs scans of MRI and these are projections of CT; use fbp, sirt, cgls or tv"
-        )
+        raise ReconError(f"{wanted} reconstructs MRI scans, and these are CT projections; use fbp, sirt, cgls or tv")
     views, elements = scan.values.shape[1:]
     if views < SPARSE * elements:
-        return "tv", f"tv: {counted(views, 'view is', 'views are')} few for {elements} detector elements"
+        return "tv", f"tv: {counted(views, 'view is', 'views are')} too few for {elements} detector elements"
     try:
         view_weights(A)
     except DataError:
-        return "tv", "tv: the views cover less than filtered backprojection needs"
+        return "tv", "tv: the views cover a smaller angle than filtered backprojection needs"
     if isinstance(A.geometry, Parallel) and float(np.ptp(scan.angles)) * (1 + 1 / views) < 0.97 * np.pi:
-        return "tv", "tv: the views cover less than half a turn"
-    return "fbp", f"fbp: {views} views cover what it needs"
+        return "tv", "tv: the views cover less than 180°"
+    return "fbp", f"fbp: {views} views, enough and over a sufficient angle"
 
 
 def solve(method: str, data: prepare.Projected, A: Xray | ConeXray, recipe: Recipe, water: float) -> Tensor:

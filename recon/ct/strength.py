@@ -112,14 +112,14 @@ def said(slices: Sequence[tuple[CT, float]]) -> str:
     """The sentence about shares and contrast that an image carries, by the settings and the noise σ in HU of slices."""
     settings, shares = slices[0][0], [share(s, level) for s, level in slices]
     how, pixels = span(shares, 2), span([s.coarse for s, _ in slices], 1)
-    coarse = f", and what is coarser than {pixels} pixels" if settings.coarse else ""
+    coarse = f", and so was all detail coarser than {pixels} pixels" if settings.coarse else ""
     faint = " and ".join(f"{min(kept(w, s, level) for s, level in slices):.0%} ({w} pixels across)" for w in SPOTS)
-    contrast = f"; the least that faint discs keep of their contrast is {faint}"
+    contrast = f"; faint discs keep at least {faint} of their contrast"
     if settings.strength == "auto":
-        rest = f"the rest of what denoising takes away was left in{coarse}"
-        return f"strength {how} by the noise of each slice (auto): {rest}{contrast}"
+        rest = f"the rest of the noise was left in{coarse}"
+        return f"strength {how}, chosen by the noise of each slice (auto): {rest}{contrast}"
     low = settings.strength
-    return f"strength {low:g}: {1 - low:.0%} of what denoising takes away was left in{coarse}{contrast}"
+    return f"strength {low:g}: {1 - low:.0%} of what the denoiser would remove was left in{coarse}{contrast}"
 
 
 def span(values: Sequence[float], digits: int) -> str:

@@ -61,7 +61,7 @@ def read(
                 "partitions; name them, for example --axes coil,y,x"
             )
         names = ("y", "x")
-        notes.append("the array has two axes, taken as y, x with x the readout; --axes names them otherwise")
+        notes.append("the array has two axes, read as y, x with x the readout; use --axes if they are others")
     return scan_from_array(array, names, voxel=voxel, source="numpy", name=path.name, notes=tuple(notes))
 
 
@@ -99,8 +99,8 @@ def scan_from_array(
         rows = measured[..., 0]
         pre, stop = 0, 1
         notes += (
-            f"{holes:.0%} of the samples of the measured rows are zero, so x is phase encoded as y is: y and x are "
-            "taken as kz and ky with a readout of length 1",
+            f"{holes:.0%} of the samples of the measured rows are zero, so x seems to be phase encoded too: y "
+            "and x are read as kz and ky with a readout of length 1",
         )
     nz, ny, nx = data.shape[-3:]
     parts: list[tuple[NDArray[np.void], Samples]] = []
@@ -111,12 +111,14 @@ def scan_from_array(
     lines, samples = join(*parts) if len(parts) > 1 else parts[0]
     lines["discard_pre"], lines["discard_post"] = pre, nx - stop
     if pre or stop < nx:
-        notes += (f"columns {stop} to {nx} and 0 to {pre} of x are zero in every readout and count as not measured",)
+        notes += (
+            (f"columns {stop} to {nx} and 0 to {pre} of x are zero in every readout and are treated as not measured"),
+        )
     if holes and holes <= _STRAY:
         zeros = int(np.count_nonzero(~measured[..., pre:stop][rows]))
         notes += (f"{counted(zeros, 'sample is', 'samples are')} exactly zero among the measured ones, and kept",)
     if voxel is None:
-        notes += ("the voxel size is not stored; 1 mm is assumed, --voxel x,y,z gives it",)
+        notes += ("the file does not store the voxel size; 1 mm is assumed, use --voxel x,y,z to set it",)
     encoding = array_encoding((nx, ny, nz), voxel or (1.0, 1.0, 1.0), rotated=holes > _STRAY)
     return RawScan(lines, samples, (encoding,), header or Header(), source, notes)
 
@@ -191,7 +193,7 @@ def _ordered(array: NDArray[Any], axes: Sequence[str], name: str) -> NDArray[Any
             "every axis once, in the array's order"
         )
     if len({"z", "y", "x"} & set(axes)) < 2:
-        raise DataError(f"--axes {','.join(axes)} needs at least two of z, y, x: k-space of a picture has two")
+        raise DataError(f"--axes {','.join(axes)} needs at least two of z, y, x")
     if array.size == 0:
         raise DataError(f"{name} is empty (shape {array.shape}); there is no k-space in it")
     order = [axes.index(a) for a in AXES if a in axes]
@@ -246,8 +248,8 @@ def _load(path: Path, key: str | None) -> NDArray[Any]:
         if out_of_memory(error):
             raise unaddressable(path) from error
         raise DataError(
-            f"{path.name} cannot be read as a NumPy array ({type(error).__name__}): it is cut short, damaged or "
-            "locked, is no .npy or .npz file, or holds Python objects; save the array again with numpy.save"
+            f"{path.name} cannot be read as a NumPy array ({type(error).__name__}): it is truncated, damaged, "
+            "locked, not an .npy or .npz file, or holds Python objects; save the array again with numpy.save"
         ) from error
 
 

@@ -26,8 +26,8 @@ _BART_NAMES = (
 )  # fmt: skip
 
 _OFF_GRID = (
-    "the first dimension has length 1, as that of BART's radial and spiral samples; they are taken for two phase "
-    "encodings, --trajectory gives the positions of samples off the grid"
+    "the first dimension has length 1, as in BART's radial and spiral data; the other two are read as phase "
+    "encodes, use --trajectory if the samples are non-Cartesian"
 )
 
 
@@ -130,7 +130,7 @@ def write(path: str | Path, array: ArrayLike) -> None:
     """
     data: NDArray[Any] = np.asarray(array)
     if data.size == 0 or data.ndim > len(DIMENSIONS):
-        raise DataError(f"an array of shape {data.shape} is no BART array: it needs samples and at most 16 axes")
+        raise DataError(f"an array of shape {data.shape} is not a BART array: it needs samples and at most 16 axes")
     cfl, hdr = _pair(Path(path))
     shape = data.shape[::-1] + (1,) * (len(DIMENSIONS) - data.ndim)
     with atomic_file(cfl) as temporary:

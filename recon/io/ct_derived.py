@@ -46,7 +46,9 @@ def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[
 
     values = image.data.reshape(-1, *image.data.shape[-3:])
     if len(values) != 1 or len(image.source) != len(values[0]):
-        raise ReconError("the image and the DICOM series that it was made of differ in slices; write it as .nii.gz")
+        raise ReconError(
+            "the image and the DICOM series that it was made from have different slices; write it as .nii.gz"
+        )
     slope = min([1.0, *(abs(float(d.RescaleSlope)) for d in image.source)])
     slope = float(dv.number(slope))
     peak = float(max(-values.min(), values.max()))  # no array of magnitudes, as large as the volume

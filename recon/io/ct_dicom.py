@@ -66,7 +66,7 @@ def _below(folder: Path) -> list[Path]:
 
 def _not_permitted(error: OSError) -> DataError:
     return DataError(
-        f"the folder cannot be read as a whole: {error.strerror or type(error).__name__}; ask its owner for "
+        f"part of the folder cannot be read: {error.strerror or type(error).__name__}; ask its owner for "
         "permission, or look at the disk"
     )
 
@@ -125,8 +125,8 @@ def _headers(path: Path) -> Iterator[Slice]:
                 header.file_meta.walk(_touch)
         except Exception as error:  # pydicom raises of all kinds for bytes that are no DICOM
             raise DataError(
-                f"a DICOM file of the series cannot be read ({type(error).__name__}): it is cut short or damaged; "
-                "copy the series again"
+                f"a DICOM file of the series cannot be read ({type(error).__name__}): it is truncated or "
+                "damaged; copy the series again"
             ) from None
         if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
             continue
@@ -144,11 +144,9 @@ def _kind(d: Dataset) -> str:
     # The name in front of the data set is there even where that is cut short.
     uid = str(d.get("SOPClassUID") or d.file_meta.get("MediaStorageSOPClassUID", ""))
     if (0x7029, 0x1010) in d or (0x7031, 0x1001) in d:
-        raise DataError("the folder holds CT images and projections (DICOM-CT-PD); put each into a folder of its own")
+        raise DataError("the folder holds both CT images and projections (DICOM-CT-PD); put each into its own folder")
     if not modality:
-        raise DataError(
-            "a DICOM file of the folder states no modality: it is cut short or damaged; copy the series again"
-        )
+        raise DataError("a DICOM file in the folder has no Modality: it is truncated or damaged; copy the series again")
     if uid != CT_IMAGE and not ct_enhanced.is_enhanced(d):
         return f"objects of modality {modality[:16]}"  # as long as the standard lets it be
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
@@ -188,17 +186,17 @@ def _series(slices: Sequence[Slice], many: bool, said: Sequence[str]) -> CTSerie
         # As numbers: one scanner may write 0.7 and 0.70.
         values = {tuple(np.atleast_1d(np.array(s.header[keyword].value, float)).round(5)) for s in slices}
         if len(values) > 1:
-            raise DataError(f"{label} holds slices of {len(values)} different {keyword}; give slices of one grid")
+            raise DataError(f"{label} holds slices of {len(values)} different {keyword}; give slices of the same grid")
     turns = np.array([[float(v) for v in s.header.ImageOrientationPatient] for s in slices])
     if np.abs(turns - turns[0]).max() > ct_places.PARALLEL:
         count = len(np.unique(turns.round(3), axis=0))
-        raise DataError(f"{label} holds slices of {count} orientations; put each orientation into a folder of its own")
+        raise DataError(f"{label} holds slices of {count} orientations; put each orientation into its own folder")
     ordered, found = ct_places.in_order(slices, turns[0], label)
     geometry = ct_places.grid(ordered, turns[0], label)
     notes = [*said, *found, *ct_places.sheared(geometry)]
     lossy = sum(str(s.header.get("LossyImageCompression", "")) == "01" for s in ordered)
     if lossy:
-        notes.append(f"{lossy} of {counted(len(ordered), 'slice')} came compressed with loss")
+        notes.append(f"{lossy} of {counted(len(ordered), 'slice')} had been compressed with loss")
     return CTSeries(
         Files(tuple(ordered)), geometry, _header(first), tuple(s.header for s in ordered), label if many else "",
         tuple(notes), tuple(sorted({f for s in ordered if (f := filling(s.header)) is not None})),
@@ -215,17 +213,19 @@ def _check(s: Slice, label: str) -> None:
     missing = [k for k in _NEEDED if not d.get(k)]
     if missing:
         raise DataError(
-            f"{label}, {s.name}, lacks {', '.join(missing)}, so it is no image with a place, or cut short; leave it out"
+            f"{label}, {s.name}, lacks {', '.join(missing)}, so it has no position or is truncated; leave it out"
         )
     scaled = all(d.get(k) not in (None, "") for k in ("RescaleSlope", "RescaleIntercept"))
     if not scaled or _unit(d) != "HU":
         raise DataError(
-            f"{label}, {s.name}, states no rescale to HU (RescaleSlope, RescaleIntercept, RescaleType); give a series "
-            "in HU"
+            f"{label}, {s.name}, has no rescale to HU (RescaleSlope, RescaleIntercept, RescaleType); give a "
+            "series in HU"
         )
     numbers = [*d.ImagePositionPatient, *d.ImageOrientationPatient, *d.PixelSpacing, d.RescaleSlope, d.RescaleIntercept]
     if len(numbers) != 13 or not all(math.isfinite(float(v)) for v in numbers) or float(d.RescaleSlope) == 0:
-        raise DataError(f"{label}, {s.name}, has a place or a rescale that is no number; export the series again")
+        raise DataError(
+            f"{label}, {s.name}, has a position or a rescale value that is not a number; export the series again"
+        )
 
 
 def _header(d: Dataset) -> Header:

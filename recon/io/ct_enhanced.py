@@ -70,7 +70,7 @@ def frames(d: Dataset) -> list[Dataset]:
     if len(own) != int(d.get("NumberOfFrames") or 0) or not len(own):
         raise DataError(
             f"an Enhanced CT object states {d.get('NumberOfFrames') or 'no number of'} frames and describes "
-            f"{len(own)}: it is cut short or damaged; copy the series again"
+            f"{len(own)}: it is truncated or damaged; copy the series again"
         )
     return [_frame(common, shared, group, n) for n, group in enumerate(own, 1)]
 

@@ -69,7 +69,9 @@ def read(path: Path) -> CTImages:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # nibabel, gzip and zlib raise of all kinds
-        raise DataError(f"{path.name} is cut short or no NIfTI ({type(error).__name__}); copy it again") from None
+        raise DataError(
+            f"{path.name} is truncated or not a NIfTI file ({type(error).__name__}); copy it again"
+        ) from None
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim == 2:
@@ -83,11 +85,11 @@ def read(path: Path) -> CTImages:
     low, high = float(values.min()), float(values.max())
     if low > _DARK:
         raise DataError(
-            f"{path.name} holds values from {low:g} to {high:g}, and a CT in HU has air near -1000: if it is a CT "
-            "whose values were shifted, subtract the shift (often 1024); an MR image is not taken"
+            f"{path.name} holds values from {low:g} to {high:g}, but CT in HU has air near -1000: if the "
+            "values of a CT were shifted, subtract the shift (often 1024); MR images are not accepted"
         )
     volume = np.ascontiguousarray(values.T)
-    notes = () if low < -500 else ("no voxel is below −500 HU: the air around the body is missing",)
+    notes = () if low < -500 else ("no voxel is below −500 HU: there is no air around the body",)
     return CTImages((CTSeries(_Array(volume), _geometry(image, volume.shape, path), notes=notes),), "CT NIfTI")
 
 
@@ -100,7 +102,7 @@ def _geometry(image: Any, shape: tuple[int, ...], path: Path) -> Geometry:
     x, y, z, corner = lps[:3].T
     dx, dy = float(np.linalg.norm(x)), float(np.linalg.norm(y))
     if not min(dx, dy) > 0:
-        raise DataError(f"{path.name} has an affine without extent; correct its sform")
+        raise DataError(f"{path.name} has a singular affine; correct its sform")
     r, c = x / dx, y / dy
     normal = np.cross(r, c)
     along = float(z @ normal)

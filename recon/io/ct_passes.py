@@ -29,7 +29,7 @@ def volumes(slices: Sequence[Slice]) -> tuple[list[list[Slice]], list[str]]:
         several = _acquisitions(whole_series)
         if not several:
             return [whole_series], []
-        return several, [f"{len(several)} acquisitions of one series lie on grids of their own: each is an image"]
+        return several, [(f"{len(several)} acquisitions of one series have different grids: each becomes an image")]
     for keyword in _APART:
         parts = _by(keyword, whole_series)
         whole_ones = len({_places(part) for part in parts.values()}) == 1
@@ -38,7 +38,7 @@ def volumes(slices: Sequence[Slice]) -> tuple[list[list[Slice]], list[str]]:
     by_number = _by_number(whole_series)
     if not by_number:
         return [whole_series], []
-    return by_number, [f"{len(by_number)} volumes of one series were told apart by their instance numbers alone"]
+    return by_number, [(f"{len(by_number)} volumes of one series could be separated only by their instance numbers")]
 
 
 def _by(keyword: str, slices: Sequence[Slice]) -> dict[str, list[Slice]]:

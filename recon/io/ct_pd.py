@@ -107,18 +107,21 @@ def read(path: Path) -> CTViews:
                 raise _damaged(error) from None
         else:
             if not word(d, "modality"):
-                raise DataError("a DICOM file of the folder states no modality: it is cut short; copy the folder again")
+                raise DataError("a DICOM file in the folder has no Modality: it is truncated; copy the folder again")
             others[f"objects of modality {word(d, 'modality')[:16]}"] += 1
     if others:
         what = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
-        raise DataError(f"the folder holds {len(views)} projections beside {what}; put them into folders of their own")
+        raise DataError(f"the folder holds {len(views)} projections and also {what}; put each into its own folder")
     _one_series(views)
     views.sort(key=lambda v: float(v.values["instance"]))
     _complete(views)
     for key in _COMMON:
         given = np.array([v.values[key] for v in views])
         if np.ptp(given, axis=0).max() > 0.01:
-            raise DataError(f"the projections state different values of {key.replace('_', ' ')}; give one scan alone")
+            raise DataError(
+                f"the projections state different values of {key.replace('_', ' ')}; give the projections of "
+                "one scan only"
+            )
     return _scan(views, _header(views[0].path))
 
 
@@ -133,8 +136,8 @@ def _header(file: Path) -> Dataset:
 
 def _damaged(error: Exception) -> DataError:
     return DataError(
-        f"a DICOM file of the folder cannot be read ({type(error).__name__}): it is cut short or damaged; copy the "
-        "projections again"
+        f"a DICOM file of the folder cannot be read ({type(error).__name__}): it is truncated or damaged; copy "
+        "the projections again"
     )
 
 
@@ -143,12 +146,12 @@ def _one_series(views: Sequence[_View]) -> None:
     if len(series) > 1 or len(spectra) > 1:
         what, counts = ("series", series) if len(series) > 1 else ("spectra", spectra)
         held = ", ".join(str(n) for n in counts.values())
-        raise DataError(
-            f"the folder holds projections of {len(counts)} {what} ({held}); put each into a folder of its own"
-        )
+        raise DataError(f"the folder holds projections of {len(counts)} {what} ({held}); put each into its own folder")
     modality = {v.values["modality"] for v in views} - {"", "CT"}
     if modality:
-        raise DataError(f"the projections are of modality {', '.join(sorted(modality))[:20]}, not CT; give those of CT")
+        raise DataError(
+            f"the projections are of modality {', '.join(sorted(modality))[:20]}, not CT; give CT projections"
+        )
 
 
 def _view(file: Path, d: Dataset) -> _View:
@@ -156,7 +159,9 @@ def _view(file: Path, d: Dataset) -> _View:
     instance = number(d, "instance")
     label = "a projection without number" if instance is None else f"projection {instance:.0f}"
     if instance is None:
-        raise DataError(f"{label} has no place in the scan; export the projections again with InstanceNumber")
+        raise DataError(
+            f"{label} has no number, so its order is unknown; export the projections again with InstanceNumber"
+        )
     values: dict[str, Any] = {key: numbers(d, key) for key in _NEEDED}
     missing = [key.replace("_", " ") for key in _NEEDED if values[key] is None]
     if missing:
@@ -166,23 +171,25 @@ def _view(file: Path, d: Dataset) -> _View:
     values["shift"] = tuple(number(d, key) or 0.0 for key in ("angular_shift", "axial_shift", "radial_shift"))
     slope, intercept = number(d, "slope"), number(d, "intercept")
     if slope is None or intercept is None or slope == 0:
-        raise DataError(f"{label} states no rescale to line integrals; export it with RescaleSlope, RescaleIntercept")
+        raise DataError(f"{label} has no rescale to line integrals; export it with RescaleSlope and RescaleIntercept")
     values["scale"] = (slope, intercept)
     flat = [*(values[k] for k in _NEEDED if k != "centre"), *values["centre"], *values["shift"], slope, intercept]
     if len(values["centre"]) != 2 or not all(math.isfinite(v) for v in flat):
-        raise DataError(f"{label} has an angle, a position or a size that is no number; export the projections again")
+        raise DataError(
+            f"{label} has an angle, a position or a size that is not a number; export the projections again"
+        )
     rows, columns = int(values["rows"]), int(values["columns"])
     stored = (int(number(d, "stored_rows") or 0), int(number(d, "stored_columns") or 0))
     if rows < 1 or columns < 2 or stored not in ((rows, columns), (columns, rows)):
         raise DataError(
-            f"{label} holds {stored[0]} × {stored[1]} pixels of a detector of {rows} rows, {columns} columns; export "
-            "the projections again"
+            f"{label} holds {stored[0]} × {stored[1]} pixels, but its detector has {rows} rows and {columns} "
+            "columns; export the projections again"
         )
     if (number(d, "bits") or 16) != 16 or (number(d, "frames") or 1) > 1:
-        raise DataError(f"{label} is not one projection of 16 bits; export each projection into a file of its own")
+        raise DataError(f"{label} is not a single projection of 16 bits; export each projection into its own file")
     compressed = getattr(getattr(d.file_meta, "TransferSyntaxUID", None), "is_compressed", False)
     if not compressed and file.stat().st_size < 2 * rows * columns:
-        raise DataError(f"{label} is cut short; copy it again")
+        raise DataError(f"{label} is truncated; copy it again")
     values |= {"series": str(d.get("SeriesInstanceUID", "")), "spectrum": number(d, "spectrum")}
     return _View(file, values | {"modality": word(d, "modality")})
 
@@ -192,12 +199,12 @@ def _complete(views: Sequence[_View]) -> None:
     present = [round(v.values["instance"]) for v in views]
     twice = sorted(n for n, count in Counter(present).items() if count > 1)
     if twice:
-        raise DataError(f"{len(twice)} projections are there twice ({_few(twice)}); give one scan alone")
+        raise DataError(f"{len(twice)} projections appear twice ({_few(twice)}); give the projections of one scan only")
     lost = sorted(set(range(present[0], present[-1] + 1)) - set(present))
     if lost:
         raise DataError(
-            f"{len(lost)} projections of {present[0]} to {present[-1]} are missing ({_few(lost)}); copy the folder "
-            "again whole"
+            f"{len(lost)} projections of {present[0]} to {present[-1]} are missing ({_few(lost)}); copy the "
+            "whole folder again"
         )
 
 
@@ -209,20 +216,23 @@ def _scan(views: Sequence[_View], first: Dataset) -> CTViews:
     v = views[0].values
     kind, shape, geometry = (word(first, key).upper() for key in ("type", "detector_shape", "geometry"))
     if shape not in ("CYLINDRICAL", "FLAT"):
-        raise DataError(f"the detector is {shape[:20] or 'of no shape that is stated'}; CYLINDRICAL and FLAT are read")
+        raise DataError(
+            f"the detector is {shape[:20] or 'of no shape that is stated'}; only CYLINDRICAL and FLAT are supported"
+        )
     if geometry not in ("", "FANBEAM", "CONEBEAM"):
         raise DataError(
-            f"the projections are of geometry {geometry[:20]}; those of third-generation CT, FANBEAM, are read"
+            f"the projections are of geometry {geometry[:20]}; only FANBEAM (third-generation CT) is supported"
         )
     if word(first, "log").upper() == "NO":
         raise DataError(
-            "the projections hold intensities (LogFlag NO) and no line integrals; export them after the logarithm"
+            "the projections hold intensities (LogFlag NO), not line integrals; export them after the logarithm"
         )
     lengths = (v["radius"], v["distance"], v["row_spacing"], v["column_spacing"])
     if min(lengths) <= 0 or v["distance"] <= v["radius"]:
         raise DataError(
-            f"the detector is {v['distance']:g} mm and the axis {v['radius']:g} mm from the source, elements of "
-            f"{v['column_spacing']:g} × {v['row_spacing']:g} mm: no such scanner; export the projections again"
+            f"the detector is {v['distance']:g} mm and the axis {v['radius']:g} mm from the source, elements "
+            f"of {v['column_spacing']:g} × {v['row_spacing']:g} mm, which is not a possible scanner; export "
+            "the projections again"
         )
     rows, columns = int(v["rows"]), int(v["columns"])
     angles = np.unwrap([float(view.values["angle"]) for view in views])
@@ -230,9 +240,7 @@ def _scan(views: Sequence[_View], first: Dataset) -> CTViews:
     helical = _path(views, angles, positions, kind, v["row_spacing"] * v["radius"] / v["distance"])
     water, notes = _water(first)
     if (rows == columns) and int(number(first, "stored_rows") or 0) == rows:
-        notes.append(
-            "the detector has as many rows as columns, so that its pixels were taken row by row as the format says"
-        )
+        notes.append("the detector has as many rows as columns, so its pixels were read row by row, as the format says")
     shifts, centre, header = (
         np.array([view.values["shift"] for view in views], float),
         (v["centre"][1] - 1, v["centre"][0] - 1),
@@ -243,8 +251,8 @@ def _scan(views: Sequence[_View], first: Dataset) -> CTViews:
         centre = (centre[0], columns - 1 - v["centre"][0])
         turned = header.study.patient_position.startswith("FF")
         notes.append(
-            "GE: the central column is counted from the detector's other end"
-            + (", and z and the rows run to the head" if turned else "")
+            "GE: the central column is counted from the other end of the detector"
+            + (", and z and the rows increase towards the head" if turned else "")
         )
     if turned:
         positions, shifts, centre = -positions, shifts * (1, -1, 1), (rows - 1 - centre[0], centre[1])
@@ -261,26 +269,30 @@ def _path(
 ) -> bool:
     """Whether the source ran along a helix; raises DataError, naming the place, for a path that no scanner takes."""
     if len(views) < 16:
-        raise DataError(f"{len(views)} projections make no scan; give the folder of all of them")
+        raise DataError(f"{len(views)} projections are too few for a scan; give the folder with all of them")
     turns, moves = np.diff(angles), np.diff(positions)
     step = float(np.median(turns))
     helical = kind == "HELICAL" or (kind != "AXIAL" and float(np.mean(np.abs(moves) > 1e-4)) > 0.25)
     if step == 0 or abs(step) > 0.5:
         raise DataError(
-            f"the gantry turns by {math.degrees(step):.1f}° between projections, which makes no scan; give one scan "
-            "alone"
+            f"the gantry turns by {math.degrees(step):.1f}° between projections, which is not possible within "
+            "one scan; give the projections of one scan only"
         )
     if helical:
         odd = np.nonzero((turns / step < 0.2) | (turns / step > 3))[0]
         if len(odd):
             i = int(odd[0])
             raise DataError(
-                f"the gantry jumps by {math.degrees(turns[i]):.2f}° between {views[i].name} and {views[i + 1].name}, "
-                f"where {math.degrees(step):.2f}° is usual; give one scan alone"
+                f"the gantry jumps by {math.degrees(turns[i]):.2f}° between {views[i].name} and "
+                f"{views[i + 1].name}, where {math.degrees(step):.2f}° is usual; give the projections of one "
+                "scan only"
             )
         way = np.sign(positions[-1] - positions[0])
         if abs(positions[-1] - positions[0]) < row:
-            raise DataError("the projections are said to be HELICAL, but the table stands still; give one scan alone")
+            raise DataError(
+                "the projections are labelled HELICAL, but the table does not move; give the projections of "
+                "one scan only"
+            )
         back = np.nonzero(way * moves < -max(_JITTER, 4 * float(np.abs(np.median(moves)))))[0]
     else:
         changes = moves[np.abs(moves) > 0.5 * row]
@@ -288,7 +300,10 @@ def _path(
         back = np.nonzero(way * moves < -0.5 * row)[0]
     if len(back):
         i = int(back[0])
-        raise DataError(f"the table goes back between {views[i].name} and {views[i + 1].name}; give one scan alone")
+        raise DataError(
+            f"the table moves backwards between {views[i].name} and {views[i + 1].name}; give the projections "
+            "of one scan only"
+        )
     return bool(helical)
 
 
@@ -296,13 +311,13 @@ def _water(d: Dataset) -> tuple[float, list[str]]:
     """Attenuation of water in 1/mm, which some files state in 1/cm."""
     water = number(d, "water") or number(d, "water_before")
     if water is None or water == 0:
-        return 0.0, ["the projections state no attenuation of water; that of 70 keV is taken"]
+        return 0.0, ["the projections do not give the attenuation of water; that at 70 keV is used"]
     if 0.012 <= water <= 0.05:
         return water, []
     if 0.12 <= water <= 0.5:
         return water / 10, ["the attenuation of water is stated in 1/cm"]
     raise DataError(
-        f"the attenuation of water is said to be {water:g}, neither 1/mm nor 1/cm; set ct.water in a recipe"
+        f"the attenuation of water is given as {water:g}, which fits neither 1/mm nor 1/cm; set ct.water in the recipe"
     )
 
 
@@ -323,8 +338,8 @@ def _pixels(view: _View, shape: tuple[int, int]) -> NDArray[np.uint16]:
         raise
     except Exception as error:
         raise DataError(
-            f"the pixels of {view.name} cannot be read ({type(error).__name__}): the file is cut short or damaged; "
-            "copy the projections again"
+            f"the pixels of {view.name} cannot be read ({type(error).__name__}): the file is truncated or "
+            "damaged; copy the projections again"
         ) from None
     flat = flat[: rows * columns]
     # The format says row by row; scanners' exporters store the transpose and say so in Rows and Columns.

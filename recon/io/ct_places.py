@@ -46,7 +46,7 @@ def in_order(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> 
     for s in slices:
         single.setdefault(s.identity, s)
     if len(single) < len(slices):
-        notes.append(f"{counted(len(slices) - len(single), 'copy', 'copies')} of other files left out")
+        notes.append(f"{counted(len(slices) - len(single), 'copy', 'copies')} of the same slice left out")
     normal = np.cross(turn[:3], turn[3:])
     along = {id(s): float(normal @ s.position) for s in single.values()}
     ordered = sorted(single.values(), key=lambda s: (along[id(s)], whole(s.header, "InstanceNumber") or 0))
@@ -56,23 +56,23 @@ def in_order(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> 
         pairs = ", ".join(f"{ordered[i].name} and {ordered[i + 1].name}" for i in same[:3])
         pairs += ", …" if len(same) > 3 else ""
         raise DataError(
-            f"{label} holds {counted(len(same), 'slice')} twice at one place ({pairs}); "
-            "put each pass of the scanner into a folder of its own"
+            f"{label} holds {counted(len(same), 'slice')} twice at the same position ({pairs}); put each pass "
+            "of the scanner into its own folder"
         )
     odd = _odd(gaps)
     for i in odd:
         if lost := _missing(ordered, gaps, int(i)):
             first, second = sorted(ordered[i : i + 2], key=lambda s: whole(s.header, "InstanceNumber") or 0)
             raise DataError(
-                f"{label} lacks {counted(lost, 'slice')} between {first.name} and {second.name}; copy the series again "
-                "whole"
+                f"{label} lacks {counted(lost, 'slice')} between {first.name} and {second.name}; copy the "
+                "whole series again"
             )
     if len(odd):
         i = int(odd[0])
         notes.append(
-            f"slices are unevenly spaced: {len(odd)} of {counted(len(gaps), 'step')} not {_usual(gaps):.2f} mm, the "
-            f"first of {gaps[i]:.2f} mm between {ordered[i].name} and {ordered[i + 1].name}; each stays where it was "
-            "measured"
+            f"slices are unevenly spaced: {len(odd)} of {counted(len(gaps), 'step')} not {_usual(gaps):.2f} "
+            f"mm, the first being {gaps[i]:.2f} mm between {ordered[i].name} and {ordered[i + 1].name}; each "
+            "slice stays at its measured position"
         )
     return ordered, notes
 
@@ -126,9 +126,7 @@ def grid(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> Geom
         at = along / step if uneven else np.arange(len(slices))
         off = np.abs(places - places[0] - np.outer(at, way)).max()
         if off > 2 * _TOLERANCE:
-            raise DataError(
-                f"{label} holds slices that are shifted by up to {off:.2f} mm against a regular series; export it again"
-            )
+            raise DataError(f"{label} holds slices that are shifted sideways by up to {off:.2f} mm; export it again")
     if np.abs(shear).max() * len(slices) < _TOLERANCE:
         shear = np.zeros(2)
     spacing = [float(v) for v in d.PixelSpacing]
@@ -151,9 +149,12 @@ def sheared(geometry: Geometry) -> list[str]:
     if not aside and not along:
         return []
     tilted = f"the gantry was tilted by {math.degrees(math.atan2(abs(along), geometry.voxel[2])):.1f}°"
-    moved = f"each slice lies {abs(aside):.2f} mm further along its rows than the last, which no tilted gantry does"
+    moved = (
+        f"each slice is shifted by {abs(aside):.2f} mm along its rows against the one before, which a gantry "
+        "tilt does not explain"
+    )
     why = tilted if abs(aside) < 0.02 * abs(along) else moved
     return [
-        f"{why}: slices stay as they were measured, and the affine of a NIfTI is sheared, which programs that read its "
-        "quaternion alone do not see"
+        f"{why}: slices stay as they were measured, and a NIfTI gets a sheared affine (sform); programs that "
+        "read only the quaternion (qform) ignore the shear"
     ]

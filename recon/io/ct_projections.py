@@ -60,7 +60,9 @@ def write(scan: CTProjections, path: Path) -> None:
 
 def _read(file: Any, path: Path) -> CTProjections:
     if "projections" not in file:
-        raise DataError(f"{path.name} lacks the data set projections (slice, view, detector); see the docs")
+        raise DataError(
+            f"{path.name} lacks the data set projections (slice, view, detector); see Formats in the documentation"
+        )
     data = hdf5.array(file, "projections")
     if data.dtype.kind not in "uif" or data.ndim not in (2, 3) or not data.size:
         raise DataError(
@@ -153,7 +155,7 @@ def _checked(scan: CTProjections, path: Path) -> CTProjections:
         raise DataError(f"{name}: {len(scan.positions)} slice positions for {shape[0]} slices; give one for each slice")
     steps = np.diff(scan.positions)
     if len(steps) and (not steps.min() > 0 or np.ptp(steps) > 0.01 * steps.mean()):
-        raise DataError(f"{name}: slice positions do not rise in equal steps; sort the slices")
+        raise DataError(f"{name}: slice positions do not increase in equal steps; sort the slices")
     lengths = (scan.spacing, scan.counts_per_unit, scan.row_spacing if cone else 1.0)
     thin = scan.thickness < 0 if cone else not scan.thickness > 0
     if not all(math.isfinite(v) and v > 0 for v in lengths) or thin or not math.isfinite(scan.thickness):
@@ -161,20 +163,20 @@ def _checked(scan: CTProjections, path: Path) -> CTProjections:
             f"{name}: detector spacing, slice thickness and photons per count are not all above 0; correct them"
         )
     if not math.isfinite(scan.offset + scan.row_offset):
-        raise DataError(f"{name}: the offset of the detector is no number; correct it")
+        raise DataError(f"{name}: the offset of the detector is not a number; correct it")
     if not (math.isfinite(scan.electronic_noise) and scan.electronic_noise >= 0):
-        raise DataError(f"{name}: electronic noise of {scan.electronic_noise:g} counts is none; give 0 or more")
+        raise DataError(f"{name}: electronic noise cannot be {scan.electronic_noise:g} counts; give 0 or more")
     if not (0 <= scan.water < 1 and scan.voxel >= 0 and min(scan.matrix) >= 0):
         raise DataError(f"{name}: matrix, voxel or attenuation of water is negative, or water not in 1/mm; correct it")
     if scan.kind == "line integrals":
         low, high = float(scan.values.min()), float(scan.values.max())
         if low < _LOW or high > _HIGH:
             raise DataError(
-                f"{name}: line integrals run from {low:.4g} to {high:.4g}, those of a body from 0 to about 10; give "
-                "counts as kind counts, lengths in mm"
+                f"{name}: line integrals run from {low:.4g} to {high:.4g}, but those of a body run from 0 to "
+                "about 10; mark counts as kind counts, and give lengths in mm"
             )
     elif scan.air is None:
-        raise DataError(f"{name}: counts need the data set flat; write what each element counts without a body")
+        raise DataError(f"{name}: counts need the data set flat: the counts of each element without a body")
     return scan
 
 

@@ -131,7 +131,7 @@ def _scaled(s: Slice, stored: NDArray[Any]) -> NDArray[np.float32]:
     """HU = stored · RescaleSlope + RescaleIntercept."""
     d = s.header
     if stored.ndim != 2 or stored.shape != (int(d.Rows), int(d.Columns)):
-        raise DataError(f"{s.name} of the series is not one slice of the size that it states; export the series again")
+        raise DataError(f"{s.name} of the series is not a single slice of the stated size; export the series again")
     return np.asarray(stored * np.float64(d.RescaleSlope) + np.float64(d.RescaleIntercept), dtype=np.float32)
 
 
@@ -141,8 +141,8 @@ def _unreadable(s: Slice, error: Exception) -> DataError | MissingPackage:
         name = s.header.file_meta.TransferSyntaxUID.name
         return MissingPackage(f"the series is compressed ({name}); to read it run pip install python-gdcm")
     if "PixelData" in words or isinstance(error, AttributeError):
-        return DataError(f"{s.name} of the series holds no pixels, only its header; export the series with its images")
+        return DataError(f"{s.name} of the series has a header but no pixels; export the series with its images")
     return DataError(
-        f"the pixels of {s.name} cannot be read ({type(error).__name__}): the file is cut short or damaged; copy the "
-        "series again"
+        f"the pixels of {s.name} cannot be read ({type(error).__name__}): the file is truncated or damaged; "
+        "copy the series again"
     )

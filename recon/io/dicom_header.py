@@ -165,12 +165,12 @@ def _comments(image: Image, series: Series) -> str:
     words = [describe(image) + "."]
     words.append(dv.AI[0] if is_learned(image) else dv.RESEARCH)
     if not image.geometry.known:
-        words.append("The orientation in the patient is unknown: directions are those of the array.")
+        words.append("The orientation in the patient is unknown: directions are the array's axes.")
     if series.scale.unit != 1 and series.part != "phase":
-        words.append(f"Values are the engine's times {series.scale.unit:g}.")
+        words.append(f"Pixel values are the reconstructed values times {series.scale.unit:g}.")
     p = image.header.patient
     if dv.one_line(p.id) != dv.text(p.id):
-        words.append("The patient ID of the raw data does not fit DICOM and was cut.")
+        words.append("The patient ID of the raw data is too long for DICOM and was cut.")
     return dv.text(" ".join([*words, *image.notes]), "LT")
 
 

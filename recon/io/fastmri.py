@@ -71,7 +71,8 @@ def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -
         header, encoding, first, notes = _header(file, rows, columns, voxel)
     if not measured.any():
         raise DataError(
-            f"{path.name} has no measured column: its kspace and mask exclude each other or are zero; copy it again"
+            f"{path.name} has no measured column: kspace is zero wherever the mask is set, or the mask is "
+            "empty; copy it again"
         )
     s, column = np.nonzero(measured)
     ny = encoding.encoded_matrix[1]
@@ -85,7 +86,7 @@ def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -
     lines = np.zeros(len(s), LINE)
     lines["number_of_samples"], lines["center_sample"], lines["active_channels"] = rows, rows // 2, channels
     lines["slice"], lines["kspace_encode_step_1"] = s, step
-    notes += ("the picture has the readout along x: it is the transpose of the file's own reconstruction",)
+    notes += ("the image has the readout along x: it is the transpose of the file's own reconstruction",)
     return RawScan(lines, Slices(path, s, column, channels, rows), (encoding,), header, "fastmri", notes)
 
 
@@ -96,7 +97,7 @@ def _kspace(file: h5py.File, name: str) -> h5py.Dataset:
     else:
         found = ", ".join(sorted(file)) or "nothing"
         raise DataError(
-            f"{name} has no dataset 'kspace' (it holds {found}), so it is no fastMRI file; give the one with k-space"
+            f"{name} has no dataset 'kspace' (it holds {found}), so it is not a fastMRI file; give the one with k-space"
         )
     if data.dtype.kind != "c" or data.ndim not in (3, 4) or 0 in data.shape:
         raise DataError(
@@ -149,7 +150,7 @@ def _header(
     header = replace(header, patient=patient, user={**header.user, **user})
     if stated is None or voxel is not None:
         if voxel is None:
-            notes += ("there is no ismrmrd_header; a voxel of 1 mm is assumed, --voxel x,y,z gives it",)
+            notes += ("there is no ismrmrd_header; a voxel of 1 mm is assumed, use --voxel x,y,z to set it",)
         encoding = array_encoding((rows, columns, 1), voxel or (1.0, 1.0, 1.0))
         if shape := _target(file):
             x, y, z = encoding.encoded_fov
@@ -164,9 +165,9 @@ def _header(
         # Only the acquired columns are stored: the header tells where in the encoded grid they lie.
         first, columns = max(0, ny // 2 - limit.center), ny
     elif columns != ny:
-        notes += (f"the header states {ny} columns, kspace has {columns}; those of kspace count, with the same voxel",)
+        notes += ((f"the header states {ny} columns, kspace has {columns}; kspace is used, with the same voxel size"),)
     if rows != nx:
-        notes += (f"the header states {nx} rows, kspace has {rows}; those of kspace count, with the same voxel",)
+        notes += (f"the header states {nx} rows, kspace has {rows}; kspace is used, with the same voxel size",)
     encoding = replace(
         stated,
         encoded_matrix=(rows, columns, 1),

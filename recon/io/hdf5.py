@@ -123,7 +123,7 @@ def numbers(item: Any, name: str, default: Any) -> NDArray[np.float64]:
 
 def _odd(inside: Any, name: str) -> DataError:
     return DataError(
-        f"{Path(inside.file.filename).name} is damaged, or holds another kind of thing than its format has in {name}; "
+        f"{Path(inside.file.filename).name} is damaged, or {name} is not of the type that its format needs; "
         "copy or write it again"
     )
 
@@ -152,15 +152,15 @@ def _whole(file: Any, path: Path) -> None:
 
 
 def _elsewhere(name: str) -> str:
-    return f"takes {name} from another file, which is not followed; copy the data into one file"
+    return f"links {name} to another file, and such links are not followed; copy the data into one file"
 
 
 def _reason(path: Path, error: Exception) -> str:
     text = str(error)
     if "unable to lock" in text or "already open for write" in text:
-        return "is being written by another program; read it when that has ended"
+        return "is being written by another program; read it when that has finished"
     if "signature not found" in text:
-        return "is no HDF5 file: it is of another format or empty; check its name, or copy it again"
+        return "is not an HDF5 file: it is of another format or empty; check its name, or copy it again"
     if "truncated" in text:
-        return "is cut short: it holds less than it says; copy it again from where it was made"
-    return f"cannot be read as HDF5: it is damaged or cut short ({path.stat().st_size} bytes); copy it again"
+        return "is truncated: it is shorter than its header says; copy it again from its source"
+    return f"cannot be read as HDF5: it is damaged or truncated ({path.stat().st_size} bytes); copy it again"

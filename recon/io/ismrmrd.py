@@ -99,7 +99,7 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
 
     scan = assemble(lines, mrd_header.parse(xml), waveforms, samples)
     if beside:
-        told = f"the file also holds {', '.join(beside[:8])}; this scan is {name.strip('/')}, and --key takes another"
+        told = f"the file also holds {', '.join(beside[:8])}; this scan is {name.strip('/')}, choose another with --key"
         scan = replace(scan, notes=(*scan.notes, told))
     return scan
 
@@ -163,8 +163,8 @@ def _group(file: Any, dataset: str | None, path: Path) -> Any:
     if candidates:
         raise DataError(f"{path.name} holds several scans ({', '.join(candidates)}); choose one with --key")
     raise DataError(
-        f"{path.name} is HDF5, but none of its groups ({', '.join(groups) or 'it has none'}) holds ISMRMRD's xml and "
-        "data; convert the scan with siemens_to_ismrmrd or its like"
+        f"{path.name} is an HDF5 file, but none of its groups ({', '.join(groups) or 'it has none'}) holds "
+        "ISMRMRD's xml and data; convert the scan with siemens_to_ismrmrd or a similar converter"
     )
 
 
@@ -177,19 +177,21 @@ def _xml(group: Any, path: Path) -> bytes:
 
 def _data(group: Any, path: Path) -> Any:
     if not isinstance(group.get("data"), h5py.Dataset):
-        raise DataError(f"{path.name} has no raw data ({group.name}/data); it may hold images alone")
+        raise DataError(f"{path.name} has no raw data ({group.name}/data); it may hold only images")
     item = hdf5.array(group, "data")
     names = item.dtype.names or ()
     if item.ndim != 1 or "head" not in names or "data" not in names:
-        raise DataError(f"{group.name}/data of {path.name} is no list of acquisitions; write it in ISMRMRD's layout")
+        raise DataError(f"{group.name}/data of {path.name} is not a list of acquisitions; write it in ISMRMRD's layout")
     head = item.dtype["head"].names or ()
     missing = [n for n in LINE.names or () if n not in (*head, *IDX)] + [
         n for n in IDX if "idx" not in head or n not in (item.dtype["head"]["idx"].names or ())
     ]
     if missing:
-        raise DataError(f"the acquisition headers of {path.name} lack {', '.join(missing[:4])}; write them anew")
+        raise DataError(f"the acquisition headers of {path.name} lack {', '.join(missing[:4])}; write the file again")
     if odd := _no_numbers(item.dtype):
-        raise DataError(f"{', '.join(odd[:4])} in {group.name}/data of {path.name} are no numbers; write them anew")
+        raise DataError(
+            f"{', '.join(odd[:4])} in {group.name}/data of {path.name} are not numbers; write the file again"
+        )
     if item.shape[0] == 0:
         raise DataError(f"{path.name} holds no lines: the scan was not recorded, or was cut off before the first one")
     if item.id.get_storage_size() == 0:
@@ -230,9 +232,9 @@ def _lines(data: Any, path: Path) -> NDArray[np.void]:
             if wrong.size:
                 i = int(wrong[0])
                 raise DataError(
-                    f"{wrong.size} lines of {path.name} hold another number of samples than their header says: line "
-                    f"{start + i} has {int(stored[i])} numbers in {what}, where {int(expected[what][i])} are expected; "
-                    "write the file anew"
+                    f"{wrong.size} lines of {path.name} hold a different number of samples than their header "
+                    f"says: line {start + i} has {int(stored[i])} numbers in {what}, where "
+                    f"{int(expected[what][i])} are expected; write the file again"
                 )
     return out
 
@@ -297,7 +299,7 @@ def _with_lengths(data: Any) -> np.dtype[Any] | None:
 def _records(data: Any, field: str, places: NDArray[np.intp], length: int) -> list[NDArray[np.float32]]:
     """The named field of some records (ascending), each checked to have `length` numbers."""
     if field not in data.dtype.names:
-        raise DataError(f"the records have no member {field}; write the file anew")
+        raise DataError(f"the records have no member {field}; write the file again")
     step = int(places[1] - places[0]) if len(places) > 1 else 1
     if (np.diff(places) == step).all():
         parts = data.fields(field)[int(places[0]) : int(places[-1]) + 1 : step]
@@ -312,7 +314,7 @@ def _records(data: Any, field: str, places: NDArray[np.intp], length: int) -> li
     for place, part in zip(places, parts):
         if len(part) != length:
             raise DataError(
-                f"line {int(place)} holds {len(part)} numbers in {field}, where its header states {length}; write the "
-                "file anew"
+                f"line {int(place)} holds {len(part)} numbers in {field}, where its header states {length}; "
+                "write the file again"
             )
     return list(parts)

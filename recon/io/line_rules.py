@@ -33,8 +33,8 @@ def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArr
     compressed = int(np.count_nonzero(flagged(lines, *COMPRESSED)))
     if compressed:
         raise DataError(
-            f"{compressed} of {len(lines)} lines hold compressed samples (flags 53 to 56), which are not read; switch "
-            "compression off where the file is written"
+            f"{compressed} of {len(lines)} lines hold compressed samples (flags 53 to 56), which are not "
+            "supported; switch compression off in the program that writes the file"
         )
     image = imaging(lines)
     placed = image | (flagged(lines, Flag.CALIBRATION) & ~flagged(lines, *NOT_IMAGE))
@@ -43,7 +43,7 @@ def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArr
 
     reference = lines["encoding_space_ref"]
     unknown = placed & (reference >= len(encodings))
-    broken.append((f"name an encoding_space_ref beyond the {len(encodings)} encodings of the header", unknown))
+    broken.append((f"have an encoding_space_ref beyond the {len(encodings)} encodings of the header", unknown))
     empty = (lines["number_of_samples"] == 0) | (lines["active_channels"] == 0)
     broken.append(("have no samples or no channels", placed & empty))
     used = lines["discard_pre"].astype(np.int64) + lines["discard_post"] >= lines["number_of_samples"]
@@ -97,8 +97,8 @@ def _beyond(
     within, after = filled[: limit.maximum + 1], filled[limit.maximum + 1 :]
     if filled.all() and after.min() * 2 >= np.median(within):
         return nothing, [
-            f"the header's limit of {name} is {limit.maximum}, but the lines count up to {len(filled) - 1}; the lines "
-            "are believed"
+            f"the header's limit of {name} is {limit.maximum}, but the lines count up to {len(filled) - 1}; "
+            "the counters of the lines are used"
         ]
     return beyond, []
 
@@ -131,7 +131,7 @@ def complete_limits(
             if limit is None and len(np.unique(values)) == size:
                 limits[name] = Limit(first, last, centre)
                 if size > 1:
-                    notes.append(f"{path} is missing; all {size} lines are there, so that the centre is {centre}")
+                    notes.append(f"{path} is missing; all {size} lines were acquired, so the centre is {centre}")
             elif limit is not None and centre != limit.center:
                 row = values + size // 2 - limit.center
                 outside = int(np.count_nonzero((row < 0) | (row >= size)))
@@ -139,8 +139,8 @@ def complete_limits(
                 if impossible or abs(centre - limit.center) == 1:
                     limits[name] = replace(limit, center=centre)
                     notes.append(
-                        f"{path} has its centre at {limit.center}, which puts {outside} of {len(values)} lines beside "
-                        f"the grid; {centre} is taken, the only one with which they fit"
+                        f"{path} has its centre at {limit.center}, which puts {outside} of {len(values)} lines "
+                        f"outside the grid; {centre} is used, the only centre with which they fit"
                     )
         out.append(replace(encoding, limits=limits))
     return tuple(out), tuple(notes)
@@ -160,8 +160,8 @@ def oversampled(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple
         full = (mine["number_of_samples"] == 2 * nx) & (np.abs(mine["center_sample"].astype(np.int64) - nx) <= 1)
         if e.trajectory == "cartesian" and len(mine) and full.all() and e.recon_matrix[0] <= nx:
             notes.append(
-                f"all readouts have {2 * nx} samples where encoding[{number}]/encodedSpace/matrixSize/x is {nx}; they "
-                f"are taken to be oversampled twice, over {2 * e.encoded_fov[0]:g} mm"
+                f"all readouts have {2 * nx} samples where encoding[{number}]/encodedSpace/matrixSize/x is "
+                f"{nx}; they are assumed to be oversampled twofold, over {2 * e.encoded_fov[0]:g} mm"
             )
             matrix, fov = (2 * nx, *e.encoded_matrix[1:]), (2 * e.encoded_fov[0], *e.encoded_fov[1:])
             e = replace(e, encoded_matrix=matrix, encoded_fov=fov)
@@ -199,8 +199,8 @@ def calibration_of_others(
             lines = lines.copy()
             lines[mine] = moved
             notes.append(
-                f"{count} calibration lines of encoding[{number}] lie on the grid of encoding[{used}] and serve its "
-                "coils"
+                f"{count} calibration lines of encoding[{number}] lie on the grid of encoding[{used}] and are "
+                "used to calibrate its coils"
             )
     return lines, keep, tuple(notes)
 
@@ -209,7 +209,7 @@ def _onto(lines: NDArray[np.void], theirs: Encoding, ours: Encoding) -> tuple[ND
     """Lines of one encoding counted as those of another, or why they cannot be."""
     out = lines.copy()
     if not theirs.on_grid:
-        return out, "which is not on a grid"
+        return out, "which is not Cartesian"
     if not np.allclose(theirs.encoded_fov, ours.encoded_fov, rtol=_SAME_FOV, atol=0):
         a, b = ("×".join(f"{x:g}" for x in e.encoded_fov) for e in (theirs, ours))
         return out, f"whose field of view is {a} mm where the image's is {b} mm"
@@ -229,7 +229,7 @@ def _onto(lines: NDArray[np.void], theirs: Encoding, ours: Encoding) -> tuple[ND
         ]
         moved = values - centres[0] + centres[1]
         if moved.min() < 0:
-            return out, "which has more phase encodes below its centre than the image's counters can tell"
+            return out, "which has more phase encodes below its centre than the image's counters allow"
         out[f"kspace_encode_step_{step}"] = moved
     return out, ""
 
@@ -260,8 +260,9 @@ def off_grid(
             if k.shape[1] > 2 and np.isfinite(k).all() and k.any() and not _straight(k):
                 e = replace(e, trajectory="other")
                 notes.append(
-                    f"the k-space positions of encoding[{number}]'s lines lie on no grid, although the header names no "
-                    "trajectory or calls it cartesian; the lines are believed"
+                    f"the k-space positions of encoding[{number}]'s lines are not on a Cartesian grid, "
+                    "although the header gives no trajectory or calls it cartesian; the positions of the "
+                    "lines are used"
                 )
         out.append(e)
     return tuple(out), tuple(notes)

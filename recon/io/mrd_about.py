@@ -29,7 +29,7 @@ def header(root: Element, notes: list[str]) -> Header:
 def _patient(subject: Element, notes: list[str]) -> Patient:
     sex = values.text(subject, "patientGender").upper()
     if sex not in ("", "M", "F", "O"):
-        notes.append("subjectInformation/patientGender is none of M, F and O; it is left empty")
+        notes.append("subjectInformation/patientGender is not M, F or O; it is left empty")
         sex = ""
     return Patient(
         values.text(subject, "patientName"),

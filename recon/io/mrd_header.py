@@ -77,12 +77,10 @@ def parse(xml: bytes | str) -> tuple[Header, tuple[Encoding, ...], tuple[str, ..
     )
     if unknown:
         shown = ", ".join(name[:80] for name in unknown[:8]) + (", …" if len(unknown) > 8 else "")
-        notes.append(f"the header holds elements that the schema does not know and that are ignored: {shown}")
+        notes.append(f"the header holds elements that are not in the schema and are ignored: {shown}")
     found = root.findall("encoding")
     if not found:
-        raise DataError(
-            "the header has no element encoding; write one encoding with its encodedSpace and reconSpace into it"
-        )
+        raise DataError("the header has no element encoding; add one encoding with its encodedSpace and reconSpace")
     encodings = tuple(_encoding(e, f"encoding[{i}]", notes) for i, e in enumerate(found))
     header = mrd_about.header(root, notes)
     straight = all(e.trajectory in ("cartesian", "epi") for e in encodings)
@@ -117,9 +115,7 @@ def _root(xml: bytes | str, notes: list[str]) -> Element:
     declared = re.search(rb"""<\?xml[^>]*encoding\s*=\s*["']([^"']*)""", text[:200])
     latin = not _is_utf8(text) and (declared is None or declared[1].lower() in (b"utf-8", b"utf8"))
     if latin:
-        notes.append(
-            "the header is not UTF-8, as it says or as XML without a declared encoding must be; it is read as Latin-1"
-        )
+        notes.append("the header is not valid UTF-8, which is its declared or default encoding; it is read as Latin-1")
     builder = _Open()
     try:
         parser = safe.DefusedXMLParser(
@@ -138,8 +134,8 @@ def _root(xml: bytes | str, notes: list[str]) -> Element:
         where = _local(builder.open[-1]) if builder.open else "ismrmrdHeader"
         at = getattr(error, "position", (0, 0))
         raise DataError(
-            f"the header is not well-formed XML: it breaks off or errs within element {where[:64]} (line {at[0]}, "
-            f"column {at[1]}); write the header anew"
+            f"the header is not well-formed XML: it ends early or has an error within element {where[:64]} "
+            f"(line {at[0]}, column {at[1]}); write the header again"
         ) from None
     space = root.tag[1:].partition("}")[0] if root.tag.startswith("{") else ""
     for element in root.iter():
@@ -147,7 +143,7 @@ def _root(xml: bytes | str, notes: list[str]) -> Element:
     if root.tag != "ismrmrdHeader":
         raise DataError(f"the root element of the header is {root.tag[:64]}; ISMRMRD files have ismrmrdHeader")
     if space != NAMESPACE:
-        notes.append("the header has another XML namespace than ISMRMRD's; it is read by element names")
+        notes.append("the header has an XML namespace other than ISMRMRD's; it is read by element names")
     return root
 
 
@@ -169,7 +165,7 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
     trajectory = values.text(e, "trajectory").lower()
     if trajectory not in TRAJECTORIES:
         meant = "other" if trajectory else "cartesian"
-        notes.append(f"{path}/trajectory is {values.shown(trajectory)}; it is taken for {meant}")
+        notes.append(f"{path}/trajectory is {values.shown(trajectory)}; it is read as {meant}")
         trajectory = meant
     limits = {}
     for element in e.findall("encodingLimits/*"):
@@ -178,7 +174,7 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
             if limit is not None:
                 limits[element.tag] = limit
     if not limits:
-        notes.append(f"{path}/encodingLimits gives no limits: sizes and the centre are taken from the lines")
+        notes.append(f"{path}/encodingLimits is empty: sizes and the centre are taken from the lines")
     factors = [
         values.count(e, f"parallelImaging/accelerationFactor/kspace_encoding_step_{i}", path, notes, 1) for i in (1, 2)
     ]
@@ -223,7 +219,7 @@ def _space(
         if axis == "z" and matrix[2] == 1 and not value:
             value = values.number(values.text(e, f"{other}/fieldOfView_mm/z"))
             if value and value > 0:
-                notes.append(f"{name} is {values.shown(text)}; the {value:g} mm of {other} are taken")
+                notes.append(f"{name} is {values.shown(text)}; the {value:g} mm of {other} are used")
         if value is None or not 0 < value < 1e5:
             raise DataError(f"{name} is {values.shown(text)}; it must be a length in millimetres above 0")
         fov.append(value)

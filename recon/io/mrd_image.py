@@ -239,7 +239,7 @@ def _attributes(image: Image, g: Geometry, name: ImagePart, scaled: Scale, kind:
     low, high = scaled.low / unit, scaled.high / unit
     high = max(high, low + 1) if kind == _INT16 else high  # a window of whole numbers holds one at least
     also = {"cut": cut} if cut else {}
-    said = [f"{counted(cut, 'pixel was', 'pixels were')} cut to the largest number"] if cut else []
+    said = [f"{counted(cut, 'pixel was', 'pixels were')} clipped to the largest number"] if cut else []
     meta: dict[str, list[str]] = {
         "DataRole": ["Image"],
         "ImageProcessingHistory": ["RECON", *(["AI"] if is_learned(image) else [])],

@@ -49,7 +49,9 @@ def assemble(
     odd = ~(np.isfinite(lines["sample_time_us"]) & (lines["sample_time_us"] >= 0))
     if odd.any():
         lines["sample_time_us"][odd] = 0
-        notes.append(f"{int(odd.sum())} of {len(lines)} lines state no possible sample_time_us; it is taken as unknown")
+        notes.append(
+            f"{int(odd.sum())} of {len(lines)} lines have an impossible sample_time_us; it is treated as unknown"
+        )
     if (lines["trajectory_dimensions"] > 1).any():
         encodings, found = line_rules.off_grid(lines, encodings, samples(np.ones(len(lines), np.bool_)).trajectory)
         notes += found

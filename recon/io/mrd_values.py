@@ -38,7 +38,7 @@ def positive(e: Element, name: str, notes: list[str]) -> float | None:
     if value is not None and value > 0:
         return value
     if raw and value != 0:
-        notes.append(f"{e.tag}/{name} is no positive number; it is taken as unknown")
+        notes.append(f"{e.tag}/{name} is not a positive number; it is treated as unknown")
     return None
 
 
@@ -49,7 +49,7 @@ def count(e: Element, name: str, path: str, notes: list[str], least: int) -> int
     if value is not None and value == round(value) and least <= value <= 65535:
         return round(value)
     if raw:
-        notes.append(f"{path}/{name} is {shown(raw)}; it is taken as unknown")
+        notes.append(f"{path}/{name} is {shown(raw)}; it is treated as unknown")
     return None
 
 
@@ -57,7 +57,9 @@ def series(e: Element, name: str, notes: list[str]) -> tuple[float, ...]:
     """All numbers of the elements of one name; none of them, with a note, where one is negative or no number."""
     values = [number((item.text or "").strip()) for item in e.findall(name)]
     if any(v is None or v < 0 for v in values):
-        notes.append(f"{e.tag}/{name} holds a value that is no time or angle; all of its values are taken as unknown")
+        notes.append(
+            f"{e.tag}/{name} holds a value that is not a time or an angle; all of its values are treated as unknown"
+        )
         return ()
     return tuple(v for v in values if v is not None)
 
@@ -74,7 +76,7 @@ def in_milliseconds(timing: Sequence, cartesian: bool, notes: list[str]) -> Sequ
     times = {name: getattr(timing, name) for name in _LONGEST}
     held = {name: v for name, v in times.items() if max(v, default=0.0) < _LONGEST[name]}
     told = ", ".join(f"{name} {max(v):g}" for name, v in held.items() if any(v))
-    notes.append(f"sequenceParameters cannot be in milliseconds ({told}): these times are taken for seconds")
+    notes.append(f"sequenceParameters cannot be in milliseconds ({told}): these times are read as seconds")
     changes: dict[str, Any] = {name: tuple(1000 * t for t in v) for name, v in held.items()}
     return replace(timing, **changes)
 
@@ -86,7 +88,7 @@ def date(e: Element, name: str, notes: list[str]) -> str:
     if match and 1 <= int(match[2]) <= 12 and 1 <= int(match[3]) <= 31:
         return "".join(match.groups())
     if raw:
-        notes.append(f"{e.tag}/{name} is no date (YYYY-MM-DD); it is left empty")
+        notes.append(f"{e.tag}/{name} is not a date (YYYY-MM-DD); it is left empty")
     return ""
 
 
@@ -97,7 +99,7 @@ def time(e: Element, name: str, notes: list[str]) -> str:
     if match and int(match[1]) < 24 and int(match[2]) < 60 and int(match[3]) <= 60:
         return "".join(part or "" for part in match.groups())
     if raw:
-        notes.append(f"{e.tag}/{name} is no time (HH:MM:SS); it is left empty")
+        notes.append(f"{e.tag}/{name} is not a time (HH:MM:SS); it is left empty")
     return ""
 
 

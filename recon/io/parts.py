@@ -42,7 +42,7 @@ def check(image: Image) -> None:
         )
     unknown = [a for a in image.axes if a not in FRAME_COUNTERS]
     if unknown or len(set(image.axes)) != len(image.axes):
-        raise ReconError(f"image axes {image.axes} are not different ones of {', '.join(FRAME_COUNTERS)}")
+        raise ReconError(f"image axes {image.axes} must be different ones of {', '.join(FRAME_COUNTERS)}")
     bad = sum(int(np.count_nonzero(~np.isfinite(v))) for v in image.data.reshape(-1, *shape[-2:]))
     if bad:
         raise ReconError(

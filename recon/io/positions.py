@@ -62,7 +62,9 @@ def load(path: str | Path) -> NDArray[np.float32]:
 
 def _finite(array: NDArray[Any], path: Path) -> NDArray[np.float32]:
     if not np.isfinite(array).all() or not array.any():
-        raise DataError(f"{path.name} holds k-space positions that are NaN, infinite, or all zero; save the true ones")
+        raise DataError(
+            f"{path.name} holds k-space positions that are NaN, infinite, or all zero; save the real positions"
+        )
     return array.astype(np.float32)
 
 
@@ -122,7 +124,7 @@ def _restated(scan: RawScan, trajectory: str, matrix: Sequence[int]) -> RawScan:
         if scan.source in ARRAYS:
             e = _resized(e, matrix)
         elif e.on_grid:
-            notes.append(f"encoding[{i}]/trajectory is {e.trajectory}; it is taken for {trajectory}, as asked for")
+            notes.append(f"encoding[{i}]/trajectory is {e.trajectory}; it is read as {trajectory}, as requested")
         encodings.append(replace(e, trajectory=trajectory) if e.on_grid else e)
     return replace(scan, encodings=tuple(encodings), notes=(*scan.notes, *notes))
 

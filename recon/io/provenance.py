@@ -98,7 +98,7 @@ def read_back(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*.dcm") if not is_litter(p))
         if not files:
-            raise ReconError(f"{path} holds no .dcm file; name the folder of a series")
+            raise ReconError(f"{path} holds no .dcm file; give the folder of a series")
         path = files[0]
     reader = readers.get(path.suffix.lower())
     if not path.exists():
@@ -116,7 +116,7 @@ def read_back(path: str | Path) -> dict[str, Any]:
             f"{path} cannot be read as {path.suffix}: {type(error).__name__}; is the file whole?"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("provenance"), dict):
-        raise ReconError(f"{path} carries no record of a reconstruction by this engine; write it again with recon")
+        raise ReconError(f"{path} carries no record of a reconstruction by recon; write it again with recon")
     return content
 
 
@@ -136,7 +136,7 @@ def _dicom(path: Path) -> str | None:
 def _nifti(path: Path) -> str | None:
     beside = side_car(path)
     if not beside.exists():
-        raise ReconError(f"{path} has no side-car {beside.name} beside it, which holds the record; put it there")
+        raise ReconError(f"{path} has no sidecar {beside.name} next to it, which would hold the record; put it there")
     return _json(beside)
 
 

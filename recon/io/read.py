@@ -19,7 +19,7 @@ FORMATS = (
 _OTHERS = (
     (0, b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (0, b"yardl", "is an MRD version 2 stream; convert it with mrd_to_ismrmrd"),
-    (0, b"\x89PNG", "is a picture and no raw data"),
+    (0, b"\x89PNG", "is a picture, not raw data"),
     (0, b"<?xml", "is an XML file; give the file with the samples instead"),
 )
 
@@ -40,8 +40,8 @@ def read(
     """
     if not isinstance(path, (str, os.PathLike)):
         raise DataError(
-            f"read takes the name of a file and was given {type(path).__name__}; of an array, "
-            "recon.io.arrays.scan_from_array makes a scan"
+            f"read takes the name of a file but was given {type(path).__name__}; "
+            "recon.io.arrays.scan_from_array makes a scan from an array"
         )
     path = Path(path)
     kind = recognise(path)
@@ -50,7 +50,7 @@ def read(
     for option, value in given.items():
         if value is not None and option not in fits.get(kind, set()):
             raise DataError(
-                f"--{option} does not apply to {path.name}, which is {kind} and states it itself; leave it out"
+                f"--{option} does not apply to {path.name}, which is {kind} and gives this itself; leave it out"
             )
     if kind == "ismrmrd":
         from recon.io import ismrmrd
@@ -94,7 +94,7 @@ def read_raw(path: str | Path, *, axes: Sequence[str] | None = None, key: str | 
     scan = read(path, axes=axes, key=key)
     if isinstance(scan, RawScan):
         return scan
-    raise DataError(f"{Path(path).name} is {scan.source}, which `recon run` takes; give a raw scan of MRI here")
+    raise DataError(f"{Path(path).name} is {scan.source}, which only `recon run` accepts; give a raw MRI scan here")
 
 
 def recognise(path: str | Path) -> str:
@@ -113,12 +113,12 @@ def recognise(path: str | Path) -> str:
             return "DICOM-CT-PD" if ct_pd.is_projection(first) else "DICOM"
         raise DataError(f"{path} is a folder without a DICOM series; give one scan file of it")
     if path.exists() and not path.is_file():
-        raise DataError(f"{path} is a pipe or a device; save what comes from it as a file and give that")
+        raise DataError(f"{path} is a pipe or a device; save its data as a file and give that file")
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the name")
     size = path.stat().st_size
     if size == 0:
-        raise DataError(f"{path.name} is empty (0 bytes); copy it again from where it was made")
+        raise DataError(f"{path.name} is empty (0 bytes); copy it again from its source")
     try:
         with path.open("rb") as file:
             start = file.read(8192)
@@ -140,8 +140,8 @@ def recognise(path: str | Path) -> str:
         if start[offset : offset + len(signature)] == signature:
             raise DataError(f"{path.name} {sentence}; formats that are read are {FORMATS}")
     raise DataError(
-        f"{path.name} is of no format that is known (it begins with the bytes {start[:4].hex(' ')}); formats that are "
-        f"read are {FORMATS}"
+        f"{path.name} is of an unknown format (it begins with the bytes {start[:4].hex(' ')}); formats that "
+        f"are read are {FORMATS}"
     )
 
 
@@ -150,7 +150,7 @@ def _holds_arrays(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError):
-        raise DataError(f"{path.name} is a ZIP or .npz archive that is cut short; copy it again") from None
+        raise DataError(f"{path.name} is a truncated ZIP or .npz archive; copy it again") from None
 
 
 def _hdf5(path: Path) -> str:
@@ -169,7 +169,7 @@ def _hdf5(path: Path) -> str:
         return "ismrmrd"
     found = ", ".join(sorted(names)[:8]) or "nothing"
     if any({"header", "attributes"} <= inside for inside in groups.values()) or "reconstruction_rss" in names:
-        raise DataError(f"{path.name} holds images ({found}) and no raw data; give the file with the samples")
+        raise DataError(f"{path.name} holds images ({found}), not raw data; give the file with the samples")
     raise DataError(
         f"{path.name} is HDF5 and holds {found}, but neither ISMRMRD's group with xml and data nor fastMRI's kspace; "
         f"formats that are read are {FORMATS}"

@@ -101,7 +101,7 @@ def read(path: str | Path) -> RawScan:
         (s, m) for s, m in kept if m.mem_pos + int(m.dma_len) <= size and m.mdh.SamplesInScan and m.mdh.UsedChannels
     ]
     if len(whole) < len(kept):
-        notes += (f"{len(kept) - len(whole)} lines are cut off or empty and are left out",)
+        notes += (f"{len(kept) - len(whole)} lines are truncated or empty and are left out",)
     if not whole:
         raise DataError(f"{path.name} holds no lines; the scan was stopped before its first readout")
     lines = _lines(whole)
@@ -149,19 +149,20 @@ def _check(path: Path) -> tuple[bool, tuple[str, ...]]:
         # VB: one measurement; the first number is the length of its header, the second the number of its parts.
         if not 0 < second <= 64 or first >= size:
             raise DataError(
-                f"{path.name} is no Siemens raw data file, or is cut short within its header; copy it again"
+                f"{path.name} is not a Siemens raw data file, or is truncated within its header; copy it again"
             )
         return False, ()
     if second == 0 or len(start) < 8 + 152 * second:
         raise DataError(
-            f"{path.name} is no Siemens raw data file, or is cut short within its table of contents; copy it again"
+            f"{path.name} is not a Siemens raw data file, or is truncated within its table of contents; copy it again"
         )
     for i in range(second):
         offset, length = struct.unpack_from("<QQ", start, 8 + 152 * i + 8)
         if offset + length > size or offset == 0:
             raise DataError(
                 f"{path.name} has {size} bytes, but its measurement {i + 1} of {second} ends at byte "
-                f"{offset + length}; the copy is incomplete or this is no Siemens raw data file: copy it again"
+                f"{offset + length}; the copy is incomplete or this is not a Siemens raw data file: copy it "
+                "again"
             )
     return True, ()
 

@@ -44,7 +44,12 @@ def encoding(
     over = _number(meas, "flReadoutOSFactor", default=2.0) or 2.0
     nx = round(base * over)
     if most > nx:
-        notes += (f"readouts have {most} samples, the protocol's matrix {nx}; the larger counts, with the same voxel",)
+        notes += (
+            (
+                f"readouts have {most} samples, the protocol's matrix {nx}; the larger number is used, with the "
+                "same voxel size"
+            ),
+        )
         nx, over = most, most / base
     ny, over_y = _grid(yaps, meas, "iPEFTLength", "sKSpace.lPhaseEncodingLines", "sKSpace.dPhaseOversamplingForDialog")
     nz, over_z = _grid(yaps, meas, "i3DFTLength", "sKSpace.lPartitions", "sKSpace.dSliceOversamplingForDialog")

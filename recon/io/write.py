@@ -72,28 +72,31 @@ def check_names(
         for target in _targets(path, found):
             if target in taken and target.suffix == ".json":
                 raise ReconError(
-                    f"{item} has the side-car {target.name}, which would overwrite that of {taken[target]}; give each "
-                    "output a name of its own, of which more than the suffix differs"
+                    f"{item} has the sidecar {target.name}, which would overwrite that of {taken[target]}; "
+                    "give outputs names that differ in more than the suffix"
                 )
             if target in taken:
-                raise ReconError(f"{item} would overwrite {taken[target]}; give each output a name of its own")
+                raise ReconError(f"{item} would overwrite {taken[target]}; give each output its own name")
             taken[target] = f"another output, {item}"
         if found in ("dicom", "dicom folder"):
             for read in (Path(i).resolve() for i in inputs):
                 if read in path.resolve().parents:
                     raise ReconError(
-                        f"{item} lies in the folder that is read, which would hold a series more; give one elsewhere"
+                        f"{item} lies inside the input folder, which would then hold another series; give a "
+                        "path elsewhere"
                     )
     for item in records:
         path = Path(item)
         _check_name(path)
         if path.suffix.lower() != ".json":
-            raise ReconError(f"{item} is to hold JSON: give it a name that ends in .json")
+            raise ReconError(f"{item} will hold JSON: give it a name that ends in .json")
         if path.resolve() in taken:
-            raise ReconError(f"{item} would overwrite {taken[path.resolve()]} or its side-car; give it another name")
+            raise ReconError(f"{item} would overwrite {taken[path.resolve()]} or its sidecar; give it another name")
     for item in (*paths, *records):
         if not set(series).isdisjoint(Path(item).resolve().parents):
-            raise ReconError(f"{item} lies in another output, a folder for a DICOM series alone; give one elsewhere")
+            raise ReconError(
+                f"{item} lies inside another output, a folder for one DICOM series only; give a path elsewhere"
+            )
 
 
 def check_paths(
@@ -134,8 +137,9 @@ def check_even(paths: Sequence[str | os.PathLike[str]], geometry: Geometry) -> N
     i, gap = max(enumerate(geometry.steps), key=lambda step: abs(step[1] - usual))
     for item in (p for p in paths if kind(p) in ("nifti", "mrd")):
         raise ReconError(
-            f"{item} can hold slices of one spacing, and these are {usual:.2f} mm apart but {gap:.2f} mm between "
-            f"slices {i + 1} and {i + 2} of {geometry.shape[0]}; write DICOM, a folder, which keeps each in its place"
+            f"{item} can hold only equally spaced slices, and these are {usual:.2f} mm apart but {gap:.2f} mm "
+            f"between slices {i + 1} and {i + 2} of {geometry.shape[0]}; write DICOM (a folder), which keeps "
+            "the position of each slice"
         )
 
 
@@ -156,8 +160,8 @@ def write(
     """
     if not isinstance(image, Image):
         raise ReconError(
-            f"write takes an Image, which knows its place, and was given {type(image).__name__}; "
-            "dataclasses.replace(image, data=array) puts an array in the place of an image's voxels"
+            f"write takes an Image, which has a position in space, and was given {type(image).__name__}; "
+            "dataclasses.replace(image, data=array) puts an array into an existing Image"
         )
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     check(image)
@@ -217,7 +221,7 @@ def _check_place(path: Path, found: Kind) -> None:
         held = len(entries(path))
         if held:
             raise ReconError(
-                f"{path} holds {counted(held, 'file')} already, and series of two runs in one folder cannot be told "
-                "apart; give a new folder or empty this one"
+                f"{path} holds {counted(held, 'file')} already, and the series of two runs in one folder would "
+                "be mixed up; give a new folder or empty this one"
             )
     check_parent(path)

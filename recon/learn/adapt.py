@@ -197,11 +197,11 @@ def divided(m: Measurement, plan: Plan, draw: Draw, iterations: int) -> tuple[Sp
     outside = rows[~acs(mask > 0)[rows]]
     if len(outside) < 10:
         raise ReconError(
-            f"only {len(outside)} measured lines lie outside of the centre of k-space, too few to adapt a network to; "
-            "use --method unrolled as it is"
+            f"only {len(outside)} measured lines lie outside the centre of k-space, too few to adapt a network "
+            "to; use --method unrolled without adapting it"
         )
     if len(rows) == mask.numel():
-        raise ReconError("the scan is fully sampled, so that there is nothing to adapt a network to; use combine")
+        raise ReconError("the scan is fully sampled, so there is nothing to adapt a network to; use --method combine")
     order = outside[torch.argsort(draw.uniforms(len(outside)))]
     count = max(2, round(plan.held * len(order)))
     gamma, rest = order[:count], order[count:]

@@ -33,13 +33,13 @@ def said(made: Adapted, parent: str) -> str:
     how = f"in {counted(made.steps, 'step')}, {made.seconds:.0f} s"
     if not made.steps:
         return (
-            f"the time was over before a first step ({made.seconds:.0f} s): {parent}'s own weights were written; give "
-            "more --minutes"
+            f"the time ran out before the first training step ({made.seconds:.0f} s): the weights of {parent} "
+            "were written unchanged; give more --minutes"
         )
     if not made.kept:
         return (
-            f"{parent} predicts the held-out lines of this scan as well as anything that was found {how}: its own "
-            "weights were written"
+            f"{parent} predicts the held-out lines of this scan no worse than any adapted weights {how}: its "
+            "own weights were written unchanged"
         )
     return (
         f"the error of {counted(made.lines, 'held-out line')} fell by {1 - made.after / made.before:.1%} {how} "
@@ -53,7 +53,9 @@ def card(made: Adapted, parent: weights.Loaded, scan: str, plan: Plan) -> str:
     result = (
         f"χ² of the held-out samples fell from {made.before:.4f} to {made.after:.4f} ({gain:.1%})."
         if made.kept
-        else f"No gain beyond doubt on the held-out samples (χ² {made.before:.4f}): these are the parent's own weights."
+        else (
+            f"No significant gain on the held-out samples (χ² {made.before:.4f}): these are the parent's own weights."
+        )
     )
     return f"""# {parent.name}, adapted to one scan
 

@@ -40,7 +40,7 @@ def read(folder: Path) -> Library:
                 body = (hu > -300).reshape(len(hu), -1).mean(1)
                 found.append(np.ascontiguousarray(hu[body > 0.05]))
     if not found:
-        raise DataError(f"{folder} holds no CT in HU; give --data a folder whose `train` has some")
+        raise DataError(f"{folder} holds no CT in HU; give --data a folder whose `train` contains CT")
     return Library(tuple(found), volumes.read(folder))
 
 

@@ -94,7 +94,9 @@ def train(
     for state, folder in zip(states, folders):
         if (folder / "checkpoint.pt").exists():
             if not resume:
-                raise ReconError(f"{folder} holds a training already; add --resume to go on, or name a new folder")
+                raise ReconError(
+                    f"{folder} already holds a training run; add --resume to continue it, or give a new folder"
+                )
             common.restore(state, folder / "checkpoint.pt")
     logs = [Log(folder) for folder in folders]
     library = ct_images.read(data / "train")

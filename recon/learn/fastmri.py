@@ -38,7 +38,7 @@ def files(root: Path, which: str) -> tuple[Path, ...]:
         if found := tuple(p for p in sorted((root / name).glob("*.h5")) if not is_litter(p)):
             return found
     raise DataError(
-        f"{root} holds no {FOLDERS[which][0]}/*.h5; unpack the archive of fastMRI there, or give --data another folder"
+        f"{root} holds no {FOLDERS[which][0]}/*.h5; unpack the fastMRI archive there, or give --data another folder"
     )
 
 
@@ -65,7 +65,7 @@ def example(seed: int, paths: tuple[Path, ...], settings: Settings) -> Example:
     full, acquired = slab.y, slab.counts[0] > 0
     middle = acquired[acquired.numel() // 4 : -(acquired.numel() // 4)]
     if not bool(middle.all()):
-        raise DataError(f"{path.name} is undersampled itself, so that it has no answer to learn; train on full files")
+        raise DataError(f"{path.name} is itself undersampled, so it has no ground truth; train on fully sampled files")
     coils, ny, nx = full.shape[0], int(full.shape[-2]), int(full.shape[-1])
     mask, _, acs = synth.drawn_mask(draw, settings, (ny, nx), False, single=coils == 1)
     kspace = fft(full, (-1,))
@@ -95,5 +95,5 @@ class Maker:
         try:
             made = example(seed + number, files(self.root, which), drawn)
         except ValueError as e:
-            raise ReconError(f"{e}; change `acceleration` or `acs` in the recipe of the training") from None
+            raise ReconError(f"{e}; change `acceleration` or `acs` in the training recipe") from None
         return pool.prepared(made, self.recipe.network.start)

@@ -90,7 +90,7 @@ def read(path: Path) -> Item:
             t = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             scan = json.loads(stored.metadata()["scan"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
-        raise DataError(f"{path} is damaged; delete it and go on with --resume, which makes it again") from None
+        raise DataError(f"{path} is damaged; delete it and continue with --resume, which makes it again") from None
     scan["axes"] = tuple(scan["axes"])
     b, start, full, clean = (torch.view_as_complex(t[name]) for name in ("b", "start", "full", "clean"))
     return Item(t["maps"], t["mask"], b, start, full, clean, **scan)

@@ -124,8 +124,8 @@ def _belongs(recipe: Training, folder: Path) -> None:
         put(file, now.encode())
     elif (before := file.read_text(encoding="utf-8")) != now:
         raise ReconError(
-            f"{folder} holds scans of other settings than the recipe's ({_difference(before, values)}); name a new "
-            "folder, or delete that one to have its scans made anew"
+            f"{folder} holds scans made with other settings than the recipe's ({_difference(before, values)}); "
+            "give a new folder, or delete that one to have its scans made again"
         )
 
 

@@ -205,7 +205,9 @@ def _raw(draw: Draw, sources: Sources, settings: Settings) -> Example:
     # Zeros are no noise: many scanners leave the corners of k-space out, or fill them up.
     corner = corner[corner != 0]
     if not len(corner):
-        raise DataError("raw k-space of the data has empty corners, which tell no noise; leave such files out")
+        raise DataError(
+            "some raw k-space in the data has empty corners, from which no noise can be measured; leave such files out"
+        )
     sigma = corner.abs().square().median().div(2 * math.log(2)).sqrt()
     full = (k / sigma)[None, None].contiguous()
     mask, R, _ = drawn_mask(draw, settings, (ny, nx), False, single=True)

@@ -88,7 +88,9 @@ def train(
     checkpoint = output / "checkpoint.pt"
     if checkpoint.exists():
         if not resume:
-            raise ReconError(f"{output} holds a training already; add --resume to go on, or name a new folder")
+            raise ReconError(
+                f"{output} already holds a training run; add --resume to continue it, or give a new folder"
+            )
         restore(state, checkpoint)
     rank.together()
     try:
@@ -215,7 +217,7 @@ def _go_on(network: Unrolled, recipe: Training) -> None:
     # Further details may be added to those that the network has seen: their weights start at zero.
     if found.shape not in (recipe.network, replace(recipe.network, plain=())):
         raise ReconError(
-            f"{recipe.begin} has another shape than the network of {recipe.name}; give it the same [network]"
+            f"{recipe.begin} has a different shape than the network of {recipe.name}; give both the same [network]"
         )
     before = found.state_dict()
     network.load_state_dict({key: _widened(before[key], value) for key, value in network.state_dict().items()})
@@ -309,7 +311,7 @@ def restore(state: State, path: Path) -> None:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         raise ReconError(
-            f"{path} is damaged; name a new folder, and as `begin` in the recipe the folder of weights beside it"
+            f"{path} is damaged; give a new folder, and set `begin` in the recipe to the folder of weights next to it"
         ) from None
     try:
         state.network.load_state_dict(held["network"])
@@ -321,6 +323,6 @@ def restore(state: State, path: Path) -> None:
         state.step, state.seconds = held["step"], held["seconds"]
     except (RuntimeError, ValueError, KeyError, TypeError):
         raise ReconError(
-            f"{path} is of another network or optimiser than the recipe's; go on with the recipe that it was begun "
-            "with, or name a new folder"
+            f"{path} belongs to a different network or optimiser than the recipe's; continue with the recipe "
+            "that it was started with, or give a new folder"
         ) from None

@@ -57,7 +57,7 @@ def each(folder: Path) -> Iterator[tuple[str, list[NDArray[Any]]]]:
             raise
         except Exception as error:  # nibabel, gzip, zipfile and numpy raise of all kinds
             raise DataError(
-                f"{path.name} is cut short or no volume ({type(error).__name__}); copy it again, or leave it out"
+                f"{path.name} is truncated or not a volume ({type(error).__name__}); copy it again, or leave it out"
             ) from None
         if found:
             yield path.name, found
@@ -75,7 +75,7 @@ def arrays(path: Path) -> list[NDArray[Any]]:
         shape = tuple(n for i, n in enumerate(image.shape) if i < 3 or n > 1)
         if len(shape) not in (2, 3) or image.get_data_dtype().kind not in "iuf":
             what = f"{'×'.join(map(str, image.shape))} voxels of {image.get_data_dtype()}"
-            raise DataError(f"{path.name} has {what} where one real volume is wanted; split it, or leave it out")
+            raise DataError(f"{path.name} has {what} where one real-valued volume is needed; split it, or leave it out")
         volume = np.asarray(image.dataobj).reshape((*shape, 1)[:3])
         planes = np.moveaxis(volume, int(np.argmin(volume.shape)), 0)
         # Nearly isotropic volumes give slices in every direction.
@@ -93,7 +93,7 @@ def _finite(array: NDArray[Any], name: str) -> NDArray[Any]:
     if good.all():
         return array
     if np.iscomplexobj(array) or not good.any():
-        raise DataError(f"{name} holds NaN or infinite values; convert it anew, or leave it out")
+        raise DataError(f"{name} holds NaN or infinite values; convert it again, or leave it out")
     return np.where(good, array, array[good].min())
 
 

@@ -166,7 +166,7 @@ def _choice(job: Job, found: Sampling) -> Choice:
         network = offered(job.recipe, job.whitening.source)
         choice = choose(job.recipe.solve.method, found, job.whitening.matrix.shape[0], network=network)
     if job.recipe.trust.replicas and choice.method in ("combine", "grappa", "varnet"):
-        raise ReconError(f"{choice.method} makes no replicas; choose --method sense, or set trust.replicas = 0")
+        raise ReconError(f"{choice.method} does not support replicas; choose --method sense, or set trust.replicas = 0")
     return choice
 
 
@@ -175,7 +175,9 @@ def _shared(job: Job, calibrating: Mapping[tuple[int, int], NDArray[np.intp]]) -
     for key, rows in calibrating.items():
         own = job.frames[key].rows
         if len(rows) > len(own) and np.isin(own, rows).all():
-            return ["no frame holds ACS lines: coils are calibrated by the mean over repetitions and phases"]
+            return [
+                ("no frame holds ACS lines: coil sensitivities are calibrated on the mean over repetitions and phases")
+            ]
     return []
 
 
@@ -209,8 +211,8 @@ def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Sl
         receiver.subtract(slab, found)
         size = f", {found.size:.1g} times the noise" if job.whitening.known else ""
         said.append(
-            f"the receiver added a constant to all samples{size}: it makes a bright dot in the middle of the image and "
-            'was taken away (prepare.offset = "keep" leaves it)'
+            f"the receiver added a constant (DC offset) to all samples{size}: it would make a bright dot in "
+            'the middle of the image and was subtracted (prepare.offset = "keep" leaves it)'
         )
     return slab
 
@@ -291,7 +293,8 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     lines = replace(_lines(job, "unrolled"), device=job.device)
     if lines.shape[0] > 1:
         raise ReconError(
-            "a network adapts to slices alone and this scan is a volume; use --method unrolled as it is, or cs"
+            "a network can be adapted only to slices, and this scan is a 3D volume; use --method unrolled "
+            "without adapting it, or cs"
         )
     keys = sorted(job.frames)
     found = []

@@ -15,8 +15,9 @@ from recon.recipe import CT_ALONE, Method, Recipe, Solve
 
 #: What everybody should know who looks at an image of fastMRI's network.
 VARNET_LIMITS = (
-    "varnet: a magnitude image without phase; the weights that fastMRI publishes learned from 2D Cartesian knees or "
-    "brains at 1.5 and 3 T, no evidence is gathered (Image.trust), and lines that only calibrate are not used"
+    "varnet: a magnitude image without phase; the weights that fastMRI publishes were trained on 2D Cartesian "
+    "knees or brains at 1.5 and 3 T, no evidence is collected (Image.trust), and separate calibration lines "
+    "are not used"
 )
 
 #: Lines along either phase encode of a volume from which on its planes are wide enough for a network of slices.
@@ -68,14 +69,14 @@ def choose(
     Raises ReconError for a method that the sampling rules out.
     """
     if wanted in CT_ALONE:
-        raise ReconError(f"{wanted} reconstructs projections of CT and this is a scan of MRI; use --method auto")
+        raise ReconError(f"{wanted} reconstructs CT projections, and this is an MRI scan; use --method auto")
     if wanted == "grappa" and (not cartesian or coils == 1):
         what = "is not Cartesian" if not cartesian else "has one channel"
         raise ReconError(f"grappa needs several channels on a Cartesian grid and this scan {what}; use --method cs")
     if wanted == "grappa" and not sampling.regular:
         raise ReconError("grappa needs lines on a regular lattice and these are not; use --method cs or sense")
     if wanted == "unrolled" and not cartesian:
-        raise ReconError("the networks that ship were trained on Cartesian scans; use --method cs for this one")
+        raise ReconError("the included networks were trained on Cartesian scans; use --method cs for this one")
     if wanted == "varnet" and (not cartesian or sampling.shape[1] > 1):
         what = "is three-dimensional" if cartesian else "is not Cartesian"
         raise ReconError(f"varnet is a network for 2D Cartesian slices and this scan {what}; use --method sense or cs")
@@ -88,7 +89,9 @@ def choose(
     if sampling.full:
         return Choice("combine", "combine: k-space is fully sampled")
     if sampling.acceleration == (1, 1):
-        return Choice("combine", "combine: k-space is fully sampled but for its edge (partial Fourier or zero-filling)")
+        return Choice(
+            "combine", ("combine: k-space is fully sampled except at its edge (partial Fourier or zero-filling)")
+        )
     found = f"undersampled, R = {sampling.effective:.2f}"
     classical: Method
     if coils == 1:
@@ -103,7 +106,7 @@ def choose(
     if sampling.shape[1] == 1:
         classical = instead
     if against := network.against or _outside(network, sampling, coils):
-        return Choice(classical, f"{classical}: {found}; not the network {network.name}, since {against}")
+        return Choice(classical, f"{classical}: {found}; the network {network.name} was not used: {against}")
     how = "training" if _learned(network.trained, sampling, coils) else "measured"
     return Choice("unrolled", f"unrolled: {found}, within the {how} range of {network.name}", instead)
 
@@ -111,9 +114,9 @@ def choose(
 def _outside(network: Network, sampling: Sampling, coils: int) -> str:
     """What in the sampling is outside of the network's range; nothing where its range is not known."""
     if sampling.shape[1] > 1 and coils == 1:
-        return "nobody measured it on volumes of one channel"
+        return "it was not tested on single-channel volumes"
     if sampling.shape[1] > 1 and min(sampling.shape) < LEAST_LINES:
-        return f"on volumes it was measured with {LEAST_LINES} phase encodes or more along both axes"
+        return f"on volumes it was tested only with {LEAST_LINES} or more phase encodes along both axes"
     if sampling.shape[1] > 1 and network.volumes:
         return network.volumes
     if network.trained is None:
@@ -125,7 +128,7 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
         low, high = network.slices
     if low <= _factor(sampling) <= high:
         return ""
-    return f"it was trained and measured on R from {low:g} to {high:g}"
+    return f"it was trained and tested for R from {low:g} to {high:g}"
 
 
 def _learned(trained: trust.Range | None, sampling: Sampling, coils: int) -> bool:
@@ -147,7 +150,7 @@ def _too_wide(trained: trust.Range, shape: tuple[int, int], coils: int) -> str:
     most = WIDER if shape[1] == 1 and coils > 1 else WIDER_ALONE
     if trained.lines is None or max(shape) <= most * trained.lines:
         return ""
-    return f"it was trained on {trained.lines} phase encodes at most, and on {max(shape)} it may invent detail"
+    return f"it was trained on up to {trained.lines} phase encodes, and with {max(shape)} it may invent detail"
 
 
 def offered(recipe: Recipe, noise: str) -> Network | None:
@@ -168,9 +171,9 @@ def offered(recipe: Recipe, noise: str) -> Network | None:
             raise
         return Network(name, None, f"it cannot be used ({e})")
     if noise in UNKNOWN:
-        return Network(name, trained, "the noise of the scan is not known", noise=False)
+        return Network(name, trained, "the noise level of the scan is unknown", noise=False)
     if prepare.map_sets > 1 or prepare.maps != "espirit":
-        return Network(name, trained, "it learned from one set of ESPIRiT maps")
+        return Network(name, trained, "it was trained with one set of ESPIRiT maps")
     return Network(name, trained, volumes=networks.losses(solve.weights), slices=slices)
 
 

@@ -14,8 +14,8 @@ from recon.operators import Stack
 def choice(job: Job) -> Choice:
     """The choice of the caller's own solver; its memory is planned as that of tv, which takes most of the classical."""
     if not isinstance(getattr(job.solver, "__name__", None), str):
-        return Choice("tv", "own: a function of the caller was given")
-    return Choice("tv", f"own: the function {job.solver.__name__} was given")  # type: ignore[union-attr]
+        return Choice("tv", "own: a function given by the caller")
+    return Choice("tv", f"own: the function {job.solver.__name__}, given by the caller")  # type: ignore[union-attr]
 
 
 def solved(job: Job, m: Measurement) -> Tensor:
@@ -24,8 +24,8 @@ def solved(job: Job, m: Measurement) -> Tensor:
     x, want = job.solver(m), m.A.adjoint(m.y)
     if not isinstance(x, Tensor):
         raise ReconError(
-            f"the solver returned a {type(x).__name__} where a tensor like m.A.H(m.y) is needed, "
-            f"{tuple(want.shape)}; of recon's own solvers return the .x"
+            f"the solver returned a {type(x).__name__}, but a tensor like m.A.H(m.y) is needed, "
+            f"{tuple(want.shape)}; with recon's solvers, return the .x"
         )
     if x.shape != want.shape:
         raise ReconError(
@@ -41,8 +41,8 @@ def whole(job: Job, batch: int, columns: int) -> int:
     """How many problems go together: all volumes of a slice, for a solver that joins them, or ReconError."""
     if columns or batch < len(job.volumes):
         raise ReconError(
-            f"a solver of your own is given all {len(job.volumes)} volumes of a slice at once, for which the memory "
-            "that is allowed is too small; raise it, or lower prepare.virtual_coils in the recipe"
+            f"a custom solver gets all {len(job.volumes)} volumes of a slice at once, which needs more memory "
+            "than is allowed; raise the limit, or lower prepare.virtual_coils in the recipe"
         )
     return len(job.volumes)
 

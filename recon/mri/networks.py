@@ -20,7 +20,7 @@ def load(name: str, device: str) -> weights.Loaded:
     """The network for scans of that name or folder; raises ReconError where there is none, or one for CT images."""
     loaded = weights.load(name, device)
     if loaded.network.shape.real:
-        raise ReconError(f"{loaded.name} is a network for CT images and this is a scan of MRI; name one for MRI")
+        raise ReconError(f"{loaded.name} is a network for CT images, and this is an MRI scan; give one for MRI")
     return loaded
 
 
@@ -107,5 +107,5 @@ def _recorded(name: str, file: str, read: Callable[[Any], T], otherwise: T) -> T
         stored = json.loads(path.read_text(encoding="utf-8"))
         found, of = read(stored), stored["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ReconError(f"{path} is no record of this engine; fetch the weights again") from None
+        raise ReconError(f"{path} was not written by recon; fetch the weights again") from None
     return found if of == load(name, "cpu").sha256 else otherwise

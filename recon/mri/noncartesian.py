@@ -77,7 +77,7 @@ def _otherwise(prepare: Prepare) -> list[str]:
     """Notes on settings that mean something else off the grid."""
     settings = (("maps", "walsh", "espirit"), ("coil_compression", "geometric", "svd"))
     return [
-        f'prepare.{name} = "{value}" is for Cartesian scans; of this one it means "{meant}"'
+        f'prepare.{name} = "{value}" is for Cartesian scans; for this one it means "{meant}"'
         for name, value, meant in settings
         if getattr(prepare, name) == value
     ]
@@ -122,8 +122,8 @@ def _measured(job: Job, frame: Frame) -> _Measured:
     y = torch.where(keep, y.to(job.device), 0)
     if not bool(torch.isfinite(torch.view_as_real(y)).all()):
         raise DataError(
-            f"lines of slice {frame.slice} hold NaN or infinite samples; leave out these lines or channels, or convert "
-            "the scan anew"
+            f"lines of slice {frame.slice} hold NaN or infinite samples; leave out these lines or channels, or "
+            "convert the scan again"
         )
     if job.recipe.prepare.offcentre:
         y, said = _shifted(job, frame, points, y, shape)
@@ -224,8 +224,8 @@ def _planes(
         or any(np.abs(points[rows] - points[order[0]]).max() > 0.05 for rows in order)
     ):
         raise DataError(
-            f"the stack of planes holds {len(numbers)} of {encoded} partitions, or partitions with trajectories of "
-            "their own; give three-dimensional k-space positions with --trajectory"
+            f"the stack of stars or spirals holds {len(numbers)} of {encoded} partitions, or its partitions "
+            "have different trajectories; give three-dimensional k-space positions with --trajectory"
         )
     if nz > encoded:
         raise ReconError(

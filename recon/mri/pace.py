@@ -105,6 +105,6 @@ def _said(reason: str, pace: Pace, before: Pace) -> str:
     where = "GPU" if before.device.type != "cpu" else "machine"
     what = f"the {where} ran out of memory" if reason == "memory" else "the GPU failed"
     if pace.device != before.device:
-        return f"warning: {what} in the middle of the work; the rest was computed on the processor"
+        return f"warning: {what} during the reconstruction; the rest was computed on the CPU"
     rest = f"{pace.columns} columns" if pace.columns != before.columns else f"{pace.batch} slices"
-    return f"warning: {what} in the middle of the work; it went on with {rest} at a time"
+    return f"warning: {what} during the reconstruction, which continued with {rest} at a time"

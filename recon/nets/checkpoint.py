@@ -48,11 +48,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
         found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ReconError(
-            f"{path} is damaged or holds more than tensors and is not opened; {_EXPECTED}, or its trainer's checkpoint "
-            "by Lightning 1.5 or later; of an older one that you trust, save the state_dict alone"
+            f"{path} is damaged or holds objects other than tensors, and is not opened; {_EXPECTED}, or its "
+            "trainer's checkpoint by Lightning 1.5 or later; of an older one that you trust, save the "
+            "state_dict alone"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, OSError):
-        raise ReconError(f"{path} is no file of torch.save, or damaged; {_EXPECTED}") from None
+        raise ReconError(f"{path} is damaged or was not written by torch.save; {_EXPECTED}") from None
     tensors = _state(path, found)
     shape = _shape(path, tensors)
     complete()
@@ -72,7 +73,7 @@ def _state(path: Path, found: object) -> dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) and v.is_floating_point() for k, v in found.items()
     ):
         what = f"a {type(found).__name__}" + (" of other things" if isinstance(found, Mapping) else "")
-        raise ReconError(f"{path} holds {what} where real tensors with names are wanted; {_EXPECTED}")
+        raise ReconError(f"{path} holds {what} where named real tensors are needed; {_EXPECTED}")
     return dict(found)
 
 
@@ -86,7 +87,7 @@ def _shape(path: Path, tensors: Mapping[str, Tensor]) -> Shape:
         pools = {int(m[1]) for key in tensors if (m := layer.match(key))}
         if not cascades or first is None or first.ndim != 4 or first.shape[1] != 2:
             given = f"{len(tensors)} tensors ({next(iter(tensors))} …)" if tensors else "no tensors"
-            raise ReconError(f"{path} holds {given} and no VarNet; {_EXPECTED}")
+            raise ReconError(f"{path} holds {given}, not a VarNet; {_EXPECTED}")
         sizes += [first.shape[0], len(pools)]
     return Shape(len(cascades), *sizes)
 
@@ -97,7 +98,7 @@ def _check(path: Path, network: VarNet, tensors: Mapping[str, Tensor]) -> None:
     what = f"a VarNet of {s.cascades} cascades, {s.channels} channels and {s.pools} pools"
     if odd := sorted(set(wanted) ^ set(tensors)):
         state = "lacks" if odd[0] in wanted else "has an unknown"
-        raise ReconError(f"{path} looks like {what} but {state} {odd[0]} ({len(odd)} such in all); {_EXPECTED}")
+        raise ReconError(f"{path} looks like {what} but {state} {odd[0]} ({len(odd)} in all); {_EXPECTED}")
     for key, value in tensors.items():
         if value.shape != wanted[key].shape:
             raise ReconError(

@@ -31,9 +31,9 @@ def reconstruct(
     """
     A = m.A
     if not isinstance(A, Sense) or -1 in A.axes:
-        raise ReconError("a volume goes through the network in hybrid space, its readout transformed; see hybrid.slab")
+        raise ReconError("for a volume, the network needs hybrid space, with the readout transformed; see hybrid.slab")
     if A.mask.ndim < 4 or A.mask.shape[-1] > 1:
-        raise ReconError("the lines of the volume differ from column to column of its readout; use --method cs")
+        raise ReconError("the sampled lines of the volume differ between columns of the readout; use --method cs")
     mask = _turned(A.mask, 4)
     step = 1 if m.y.device.type == "cpu" else 4 * unrolled.PLANES
     wide = (..., *(None,) * ndim)

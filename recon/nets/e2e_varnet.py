@@ -172,7 +172,7 @@ def acs_lines(measured: Tensor) -> int:
     found = min(2 * min(runs), n)
     if found < LEAST_ACS:
         raise DataError(
-            f"only {found} lines about the centre of k-space were measured without a gap and varnet estimates its coil "
-            f"maps from at least {LEAST_ACS} of them; use --method sense or cs for this scan"
+            f"only {found} contiguous lines at the centre of k-space were measured, and varnet needs at least "
+            f"{LEAST_ACS} to estimate its coil maps; use --method sense or cs for this scan"
         )
     return found

@@ -88,12 +88,12 @@ def find(name: str | Path) -> Path:
     if given.is_dir():
         return given
     if given.is_file():
-        raise ReconError(f"{given} is a file; weights are a folder with {FILE} and {HASH}: name the folder")
+        raise ReconError(f"{given} is a file; weights are a folder with {FILE} and {HASH}: give the folder")
     shipped = available()
     if str(name) in shipped:
         return shipped[str(name)]
     names = ", ".join(sorted(shipped)) or "none"
-    raise ReconError(f'there are no weights "{name}"; these ship with the package: {names}; or give a folder')
+    raise ReconError(f'there are no weights "{name}"; choose one of those included: {names}; or give a folder')
 
 
 def best() -> Path | None:
@@ -143,13 +143,13 @@ def _shape(path: Path, content: bytes) -> Shape:
             raise ValueError("header too long")
         about = json.loads(content[8 : 8 + length])["__metadata__"]
         if about["kind"] != "unrolled":
-            raise ReconError(f"{path} holds a network of kind {about['kind']!r}; this version knows unrolled")
+            raise ReconError(f"{path} holds a network of kind {about['kind']!r}; this version supports only unrolled")
         values = json.loads(about["network"])
         values["channels"] = tuple(int(c) for c in values["channels"])
         values |= {name: tuple(values[name]) for name in ("details", "plain", "expected") if name in values}
         return Shape(**values)
     except (struct.error, KeyError, TypeError, ValueError, UnicodeDecodeError):
-        raise ReconError(f"{path} is no safetensors file that this engine wrote; fetch the weights again") from None
+        raise ReconError(f"{path} is not a safetensors file written by recon; fetch the weights again") from None
 
 
 def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:

@@ -132,7 +132,8 @@ def _operator(other: Any) -> Linear:
     if isinstance(other, Linear):
         return other
     raise DataError(
-        f"{_kind(other)} is no operator to add; for a number or a diagonal, add a * Identity() or Weight(w)"
+        f"{_kind(other)} is not an operator and cannot be added; for a number or a diagonal, add a * "
+        "Identity() or Weight(w)"
     )
 
 
@@ -145,7 +146,8 @@ def _factor(a: Any) -> Number | Tensor:
     if isinstance(a, Number):
         return a
     raise DataError(
-        f"{_kind(a)} is no factor of an operator; apply it with A(x), or multiply by a diagonal, Weight(w) @ A"
+        f"{_kind(a)} cannot be multiplied with an operator; apply it with A(x), or multiply by a diagonal, "
+        "Weight(w) @ A"
     )
 
 

@@ -41,7 +41,9 @@ class Cone:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not 0 < self.row_spacing < math.inf or not math.isfinite(self.row_offset):
-            raise DataError(f"{self.rows} detector rows {self.row_spacing} mm apart see nothing; give positive numbers")
+            raise DataError(
+                f"{self.rows} detector rows {self.row_spacing} mm apart cover nothing; give positive numbers"
+            )
         steepest = float(self.heights.abs().max()) / (self.fan.source_distance + self.detector_distance)
         if steepest > STEEPEST:
             raise DataError(

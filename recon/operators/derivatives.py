@@ -32,7 +32,8 @@ def refuse_learned(t: Tensor, what: str) -> None:
     """Raise DataError where a derivative with respect to `what`, a plural, may be asked for: there is none."""
     if learned(t):
         raise DataError(
-            f"{what} that require a gradient are not taken, since projections have none in them; give {what}.detach()"
+            f"{what} that require a gradient are not supported, since projections are not differentiable in "
+            f"them; give {what}.detach()"
         )
 
 

@@ -34,7 +34,7 @@ def _centred(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
     if not axes or not x.numel():
         return x  # MKL refuses an empty batch
     if x.dtype in _HALVES and x.device.type == "cpu":
-        raise DataError(f"a processor has no Fourier transform of {x.dtype}; give x.to(torch.complex64)")
+        raise DataError(f"the CPU has no Fourier transform for {x.dtype}; give x.to(torch.complex64)")
     x = torch.fft.ifftshift(x, dim=axes)
     if kernel.scipy_serves(x, axes):
         x = kernel.scipy_transform(x, axes, inverse)

@@ -57,8 +57,8 @@ class Sense(Linear):
         if not isinstance(self.mask, Tensor) or any(n not in (1, m) for n, m in zip(self.mask.shape[::-1], own[::-1])):
             what = tuple(self.mask.shape) if isinstance(self.mask, Tensor) else type(self.mask).__name__
             raise DataError(
-                f"a mask of {what} is no tensor that fits k-space of {tuple(own)} (coil, kz, ky, kx); "
-                "of a slice's lines give mask[:, None], (ky, 1)"
+                f"a mask of {what} does not fit k-space of {tuple(own)} (coil, kz, ky, kx); for the lines of a "
+                "slice give mask[:, None], (ky, 1)"
             )
         if self.mask.is_complex():
             raise DataError("a mask is real; give Weight(w) @ Sense(maps, mask) for complex weights w of samples")

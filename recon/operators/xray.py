@@ -207,6 +207,6 @@ def _check(angles: Tensor, detectors: int, spacing: float, offset: float) -> Non
     if angles.ndim != 1 or not bool(torch.isfinite(angles).all()) or angles.numel() == 0:
         raise DataError(f"angles of shape {tuple(angles.shape)} are not a list of finite numbers: give radians (view,)")
     if detectors < 1 or not 0 < spacing < math.inf:
-        raise DataError(f"{detectors} detector elements {spacing} mm apart see nothing: give positive numbers")
+        raise DataError(f"{detectors} detector elements {spacing} mm apart cover nothing: give positive numbers")
     if not math.isfinite(offset):
-        raise DataError(f"an offset of the detector of {offset} mm is no place: give a finite number, 0 for none")
+        raise DataError(f"the detector offset is {offset} mm: give a finite number, 0 for none")

@@ -83,7 +83,7 @@ def secret(spool: Path) -> bytes:
             temporary.unlink(missing_ok=True)
     key = path.read_bytes()
     if len(key) != 32:
-        raise ReconError(f"{path} is damaged; restore it, or remove it and accept that patients get new pseudonyms")
+        raise ReconError(f"{path} is damaged; restore it, or remove it, after which patients get new pseudonyms")
     return key
 
 

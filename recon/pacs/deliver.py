@@ -35,9 +35,9 @@ def files(paths: Iterable[Path]) -> list[Path]:
         elif path.is_file():
             out.append(path)
         else:
-            raise ReconError(f"there is no file or folder {path}; name a folder of DICOM files")
+            raise ReconError(f"there is no file or folder {path}; give a folder of DICOM files")
     if not out:
-        raise ReconError("there are no files in it; name a folder of DICOM files")
+        raise ReconError("it holds no files; give a folder of DICOM files")
     return out
 
 
@@ -59,7 +59,7 @@ def _anonymous(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]]) -> Iter
             dataset = verify.read(image) if isinstance(image, Path) else image
             verify.check(dataset)
         except ReconError as e:
-            raise ReconError(f"{name} is not sent, nor any other image with it: {e}") from None
+            raise ReconError(f"{name} is not sent, and neither is any other image of this call: {e}") from None
         yield name, deidentified(dataset, key)
 
 
@@ -75,7 +75,7 @@ def claim(pacs: Pacs, settle: bool = True) -> Path:
         waiting = sum(found[state] for state in ("new", "sending", "unconfirmed", "failed"))
         if waiting:
             raise ReconError(
-                f"{folder} holds {counted(waiting, 'image')} for {before}; give another PACS another folder "
+                f"{folder} holds {counted(waiting, 'image')} for {before}; use a separate folder for each PACS "
                 "with --spool"
             )
         spools.forget(folder, -math.inf)  # what another PACS keeps says nothing of this one
@@ -95,7 +95,7 @@ def known(folder: Path) -> Pacs:
     try:
         table = json.loads((folder / "pacs.json").read_bytes())
     except (OSError, ValueError):
-        raise ReconError(f"{folder} does not say to which PACS its images go; name it with --to or --config") from None
+        raise ReconError(f"{folder} does not say which PACS its images go to; give it with --to or --config") from None
     return settings_of.parse(table, f"{folder}/pacs.json")
 
 
@@ -123,4 +123,4 @@ def _work(pacs: Pacs, log: Callable[[str], None], work: Callable[[Sender], None]
             except OSError as e:
                 if e.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.make_room(folder):
                     raise write_error(folder, e) from e
-                log(f"the disk of {folder} is full; make room on it: images go on with what was set aside for that")
+                log(f"the disk of {folder} is full; make room on it: delivery continues with the space reserved for it")

@@ -72,8 +72,8 @@ class Dimse:
             server = Listener(ae, at, self._certificates, self._pacs.waits.answer_s, handlers)
         except OSError as e:
             raise ReconError(
-                f"cannot listen on {self._pacs.listen} for the PACS's reports ({e.strerror}); name another port of "
-                "this machine in listen, or stop what uses it"
+                f"cannot listen on {self._pacs.listen} for the PACS's reports ({e.strerror}); set listen to "
+                "another port of this machine, or stop the program that uses it"
             ) from None
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -146,9 +146,11 @@ class Dimse:
                 if number == 0:  # some report over this association as long as it stands, others over one of their own
                     return self._reported(records[0].transaction)
         except _NothingAccepted:
-            raise Unreachable("it does no storage commitment; set confirm to find, or have it switched on") from None
+            raise Unreachable(
+                "it does not support storage commitment; set confirm to find, or have it enabled"
+            ) from None
         words = "no answer" if number is None else answers.name(number)
-        raise Unreachable(f"it does not take the request for storage commitment ({words})")
+        raise Unreachable(f"it refuses the request for storage commitment ({words})")
 
     def _reported(self, transaction: str) -> dict[str, Verdict]:
         """What the PACS reports of a transaction, empty where it does not in time."""
@@ -188,7 +190,7 @@ class Dimse:
                             break
                     if not ended:
                         break
-                    out[r.uid] = Verdict(found > 0, "" if found else "the PACS does not find the image")
+                    out[r.uid] = Verdict(found > 0, "" if found else "the PACS cannot find the image")
         except _NothingAccepted:
             raise Unreachable("it answers no queries (C-FIND); set confirm to commitment") from None
         return out
@@ -219,7 +221,7 @@ class Dimse:
         try:
             yield association
         except RuntimeError:  # of pynetdicom, before a request
-            raise Unreachable("it broke the association off") from None
+            raise Unreachable("it aborted the association") from None
         finally:
             if association.is_established:
                 # A report is taken before it is answered: released in between, the PACS would hear no answer.
@@ -238,12 +240,16 @@ class Dimse:
         if association.is_rejected:
             primitive = association.acceptor.primitive
             number = getattr(primitive, "diagnostic", None) if getattr(primitive, "result_source", 0) == 1 else None
-            words = {3: "it does not know our title", 7: "its own title is another"}.get(number or 0, "it is set up so")
+            words = {3: "it does not accept the sender's AE title", 7: "its own AE title is a different one"}.get(
+                number or 0, "it is set up so"
+            )
             return Unreachable(f"it rejects the association: {words}")
         waits = self._pacs.waits
         found = tls.why(self._at.host, self._at.port, self._certificates.client, waits.connect_s)
         if not found and seconds < waits.answer_s:
-            return Unreachable("it broke the association off; see that a PACS listens there, and whether it wants TLS")
+            return Unreachable(
+                "it aborted the association; check that a PACS listens there, and whether it requires TLS"
+            )
         return Unreachable(found or f"no answer to the request for an association within {waits.answer_s:g} s")
 
     def _entity(self) -> Any:
@@ -279,7 +285,9 @@ def _kind(item: Item) -> tuple[str, str]:
     return item.record.sop_class, item.record.syntax
 
 
-_CONTEXT = Answer("never", "the PACS takes no images of this class in this transfer syntax; ask its administrators")
+_CONTEXT = Answer(
+    "never", ("the PACS does not accept images of this class in this transfer syntax; ask its administrators")
+)
 
 
 class _NothingAccepted(Exception):

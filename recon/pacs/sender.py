@@ -72,7 +72,7 @@ class Sender:
         """Take up what was left by the last sender, and ask whether the PACS is there."""
         left = spools.resume(self._spool)
         if left:
-            self._log(f"the last sender ended while it sent {counted(left, 'image')}, now sent again")
+            self._log(f"the last sender stopped while sending {counted(left, 'image')}, now sent again")
         if lost := spools.unreadable(self._spool):
             told = f"{counted(lost, 'folder')} of {self._spool} cannot be read and will not be sent"
             self._log(f"{told}; look at their record.json")
@@ -127,7 +127,9 @@ class Sender:
         except OSError:
             whole = False
         if not whole:
-            self._fail(item, "the file in the spool is not what was put there; look at the disk, and send it again")
+            self._fail(
+                item, ("the file in the spool has changed since it was added; check the disk, and send it again")
+            )
         return whole
 
     def _send(self, batch: list[Item]) -> list[Item]:
@@ -156,7 +158,7 @@ class Sender:
             state: spools.State = "sent" if self._pacs.confirmed_by == "none" else "unconfirmed"
             spools.move(self._spool, item, state, reason="", due=0.0, coerced=answer.coerced)
             if answer.coerced:
-                self._log(f"image {item.record.uid}: the PACS stored it with attributes changed")
+                self._log(f"image {item.record.uid}: the PACS stored it but changed some attributes")
 
     def _confirm(self) -> None:
         waiting = self.due("unconfirmed")
@@ -164,9 +166,9 @@ class Sender:
             self._asked.add(transaction := self._to.transaction())
             batch = [spools.note(item, transaction=transaction) for item in waiting[start : start + _BATCH]]
             try:
-                verdicts, silence = self._to.confirm(batch), "the PACS has not said yet whether it keeps the image"
+                verdicts, silence = self._to.confirm(batch), "the PACS has not yet confirmed the image"
             except Unreachable as e:
-                verdicts, silence = {}, f"the PACS cannot be asked whether it keeps the image: {e}"
+                verdicts, silence = {}, f"the PACS cannot be asked to confirm the image: {e}"
                 self._log(f"{self._to.name}: {e}; {counted(len(batch), 'image stays', 'images stay')} unconfirmed")
             for item in batch:
                 self._judge(item, verdicts.get(item.record.uid, Verdict(None, silence)))

@@ -119,32 +119,33 @@ def listening(pacs: Pacs) -> tuple[str, int]:
 def check(pacs: Pacs) -> Pacs:
     """The settings themselves; raises ReconError for values that contradict each other or name no file."""
     if not re.fullmatch(_TITLE, pacs.aet) or not pacs.aet.strip():
-        raise ReconError(f"aet is {pacs.aet!r}; a title has 1 to 16 characters without backslash")
+        raise ReconError(f"aet is {pacs.aet!r}; an AE title has 1 to 16 characters and no backslash")
     by = pacs.confirmed_by
     if pacs.web:
         _check_web(pacs)
     else:
         address(pacs)
         if pacs.login:
-            raise ReconError("login is for DICOMweb alone; a PACS that is reached by C-STORE knows us by its TLS")
+            raise ReconError("login is for DICOMweb only; with C-STORE, use a TLS certificate to authenticate")
         if by in ("qido", "wado"):
             raise ReconError(f"confirm = {by!r} needs a PACS at https://…; use commitment, find or none")
     if by == "commitment" and _local(listening(pacs)[0]) and not _local(address(pacs).host):
         raise ReconError(
-            f"listen is {pacs.listen}, where {address(pacs).host} cannot report what it keeps; give an address of this "
-            "machine that the PACS reaches, such as 192.168.2.2:11119, or set confirm to find"
+            f"listen is {pacs.listen}, which {address(pacs).host} cannot reach to report commitments; give an "
+            "address of this machine that the PACS can reach, such as 192.168.2.2:11119, or set confirm to "
+            "find"
         )
     tls = pacs.tls
     if (tls.certificate or tls.key) and not tls.ca:
-        raise ReconError("tls has a certificate of ours but no ca; name the file of the authorities to trust")
+        raise ReconError("tls has a certificate but no ca; give the file of the authorities to trust")
     if bool(tls.certificate) != bool(tls.key):
-        raise ReconError("tls needs both certificate and key; name the missing one")
+        raise ReconError("tls needs both certificate and key; give the missing one")
     for name, file in (*asdict(tls).items(), ("login", pacs.login)):
         if file and not Path(file).is_file():
-            raise ReconError(f"there is no file {file}, which {name} names; correct its name")
+            raise ReconError(f"there is no file {file}, which is set as {name}; correct the name")
     for name, file in (("key", tls.key), ("login", pacs.login)):
         if file and Path(file).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ReconError(f"{file} ({name}) may be read by others; run chmod 600 {file}")
+            raise ReconError(f"{file} ({name}) can be read by other users; run chmod 600 {file}")
     from recon.pacs import tls as certificates
 
     certificates.client(tls)
@@ -177,15 +178,17 @@ def _check_web(pacs: Pacs) -> None:
         url = urlsplit(pacs.to)
         port = url.port
     except ValueError:
-        raise ReconError("the address of the PACS is no URL; give one such as https://pacs:8443/dicom-web") from None
+        raise ReconError("the address of the PACS is not a URL; give one such as https://pacs:8443/dicom-web") from None
     if url.username or url.password:
-        raise ReconError("the address of the PACS holds a password; put user:password in a file and name it in login")
+        raise ReconError(
+            "the address of the PACS holds a password; put user:password in a file and set login to its path"
+        )
     if not url.hostname or not _host(url.hostname) or url.query or url.fragment or port == 0:
-        raise ReconError("the address of the PACS is no URL of a service; give one such as https://pacs/dicom-web")
+        raise ReconError("the address of the PACS is not the URL of a service; give one such as https://pacs/dicom-web")
     if url.scheme == "http" and pacs.tls != Tls():
         raise ReconError("tls is set and the address begins with http://; write https://")
     if url.scheme == "http" and pacs.login and not _local(url.hostname):
-        raise ReconError("a password would cross the network in the clear; use https://")
+        raise ReconError("the password would be sent unencrypted; use https://")
     if pacs.confirmed_by in ("commitment", "find"):
         raise ReconError(f"confirm = {pacs.confirm!r} needs a PACS at AET@host:port; use qido, wado or none")
 

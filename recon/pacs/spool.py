@@ -84,7 +84,7 @@ def prepare(spool: Path) -> Path:
         if spool.stat().st_mode & 0o077:
             os.chmod(spool, 0o700)
     except OSError as e:
-        raise ReconError(f"cannot keep images in {spool} ({e.strerror}); name another folder with --spool") from None
+        raise ReconError(f"cannot keep images in {spool} ({e.strerror}); give another folder with --spool") from None
     return spool
 
 
@@ -102,9 +102,9 @@ def put(spool: Path, images: Iterable[tuple[str, Dataset | Path]], job: str = ""
             try:
                 record = _write(batch, image, job)
             except ReconError as e:
-                raise ReconError(f"{name} is not sent, nor any other image with it: {e}") from None
+                raise ReconError(f"{name} is not sent, and neither is any other image of this call: {e}") from None
             if records.setdefault(record.uid, record).pixels != record.pixels:
-                raise ReconError(f"{name} has the SOPInstanceUID of another image with other pixels; write it again")
+                raise ReconError(f"{name} has the SOPInstanceUID of an image with different pixels; write it again")
         if records:
             sync(batch)
             os.rename(batch, spool / "incoming" / batch.name)
@@ -151,7 +151,7 @@ def locked(spool: Path) -> Iterator[None]:
     except OSError:
         os.close(descriptor)
         raise ReconError(
-            f"another sender works on {spool}: it takes these images along; see recon send --status, or stop it first"
+            f"another sender works on {spool}: it will send these images too; see recon send --status, or stop it first"
         ) from None
     try:
         yield
@@ -192,7 +192,9 @@ def admit(spool: Path) -> list[str]:
                     _remove(spool, spool / state / item.record.uid)
                 move(spool, item, "new")
             elif before[1].record.pixels != item.record.pixels:
-                reasons.append("an image of the same UID with other pixels was here before; write it again")
+                reasons.append(
+                    "an image with the same UID but different pixels is already in the spool; write it again"
+                )
                 refused = replace(item, record=replace(item.record, reason=reasons[-1]))
                 name = f"{item.record.uid}~{item.record.pixels[:8]}"
                 _remove(spool, spool / "failed" / name)

@@ -68,7 +68,7 @@ def _loaded(purpose: ssl.Purpose, tls: Tls) -> ssl.SSLContext:
         return context
     except (OSError, ssl.SSLError) as e:
         words = getattr(e, "reason", None) or getattr(e, "strerror", None) or type(e).__name__
-        raise ReconError(f"the certificates of the site do not load ({words}); check ca, certificate and key") from None
+        raise ReconError(f"the site's certificates cannot be loaded ({words}); check ca, certificate and key") from None
 
 
 def why(host: str, port: int, context: ssl.SSLContext | None, wait_s: float) -> str:
@@ -80,7 +80,7 @@ def why(host: str, port: int, context: ssl.SSLContext | None, wait_s: float) -> 
     except ssl.SSLCertVerificationError as e:
         return f"its certificate is refused: {e.verify_message}"
     except ssl.SSLError as e:
-        return f"no encryption is agreed on ({e.reason or 'unknown reason'})"
+        return f"TLS negotiation failed ({e.reason or 'unknown reason'})"
     except TimeoutError:
         return f"no connection within {wait_s:g} s"
     except OSError as e:

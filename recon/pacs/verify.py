@@ -56,10 +56,10 @@ def read(path: Path | BinaryIO) -> Dataset:
                 pass
             return dataset
     except InvalidDicomError:
-        raise ReconError("it is no DICOM file; leave it out") from None
+        raise ReconError("it is not a DICOM file; leave it out") from None
     except OSError as e:
         raise ReconError(
-            f"it cannot be read ({e.strerror or type(e).__name__}); look at the disk and the rights"
+            f"it cannot be read ({e.strerror or type(e).__name__}); check the disk and the permissions"
         ) from None
     except Exception as e:
         raise ReconError(f"it is damaged ({type(e).__name__}); write it again") from None
@@ -83,13 +83,13 @@ def check(dataset: Dataset) -> Facts:
     except ReconError:
         raise
     except Exception as e:  # a value that no attribute of this kind may have
-        raise ReconError(f"an attribute of it is damaged ({type(e).__name__}); write it again") from None
+        raise ReconError(f"one of its attributes is damaged ({type(e).__name__}); write it again") from None
 
 
 def _check(d: Any) -> Facts:
     for name in _UIDS:
         if not legal(str(d.get(name, ""))):
-            raise ReconError(f"its {name} is missing or no legal UID; write it again")
+            raise ReconError(f"its {name} is missing or not a valid UID; write it again")
     meta = getattr(d, "file_meta", None) or {}
     syntax = legal(str(meta.get("TransferSyntaxUID", "")))
     if not syntax:
@@ -97,7 +97,7 @@ def _check(d: Any) -> Facts:
     pairs = (("MediaStorageSOPInstanceUID", "SOPInstanceUID"), ("MediaStorageSOPClassUID", "SOPClassUID"))
     for outer, inner in pairs:
         if str(meta.get(outer, "")) != str(d[inner].value):
-            raise ReconError(f"its {outer} is not its {inner}; write it again")
+            raise ReconError(f"its {outer} differs from its {inner}; write it again")
     for name in _ALWAYS:
         if name not in d:
             raise ReconError(f"it has no {name}, not even an empty one; write it again")
@@ -148,5 +148,5 @@ def _pixels(d: Any, syntax: str) -> bytes:
     needed = (samples * int(d.BitsAllocated) + 7) // 8
     needed += needed % 2
     if len(data) != needed:
-        raise ReconError(f"it has {len(data)} bytes of pixels where {needed} belong; write it again")
+        raise ReconError(f"it has {len(data)} bytes of pixels and should have {needed}; write it again")
     return data

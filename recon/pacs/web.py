@@ -98,8 +98,8 @@ class Web:
         try:
             uids = [entry["00080018"]["Value"][0] for entry in json.loads(body)] if status == 200 else []
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-            return Verdict(None, "the PACS answers a query for the image with something else than DICOM JSON")
-        return Verdict(r.uid in uids, "" if r.uid in uids else "the PACS does not find the image")
+            return Verdict(None, "the PACS answers a query for the image with something other than DICOM JSON")
+        return Verdict(r.uid in uids, "" if r.uid in uids else "the PACS cannot find the image")
 
     def _retrieved(self, r: Record) -> Verdict:
         path = f"/studies/{r.study}/series/{r.series}/instances/{r.uid}"
@@ -117,7 +117,7 @@ class Web:
             return Verdict(True)
         if facts.syntax != r.syntax:
             return Verdict(None, "the PACS returns the image in another transfer syntax; set confirm to qido")
-        return Verdict(False, "the PACS keeps an image of this UID with other pixels", final=True)
+        return Verdict(False, "the PACS holds an image with this UID but different pixels", final=True)
 
     def _ask(
         self,
@@ -153,7 +153,7 @@ class Web:
         except ssl.SSLCertVerificationError as e:
             raise Unreachable(f"its certificate is refused: {e.verify_message}") from None
         except ssl.SSLError as e:
-            raise Unreachable(f"no encryption is agreed on ({e.reason or 'unknown reason'})") from None
+            raise Unreachable(f"TLS negotiation failed ({e.reason or 'unknown reason'})") from None
         except TimeoutError:
             raise Unreachable(f"no answer within {waits.answer_s:g} s") from None
         except (OSError, http.client.HTTPException) as e:
@@ -223,7 +223,7 @@ def of_stow(status: int, body: bytes, uid: str) -> Answer:
     if status in (200, 202) and uid in stored:
         return Answer("stored", coerced=bool(stored[uid]))
     if status in (200, 202):
-        return Answer("later", "the PACS answers with success and does not say that it stored the image")
+        return Answer("later", "the PACS reports success but does not confirm that it stored the image")
     soft = status >= 500 or status in (401, 403, 404, 408, 429) or 300 <= status < 400
     return Answer("later" if soft else "never", f"the PACS refused the image (HTTP {status})")
 
@@ -255,5 +255,5 @@ def _login(file: str) -> dict[str, str]:
         return {}
     words = Path(file).read_text(encoding="utf-8").strip()
     if ":" not in words or "\n" in words:
-        raise ReconError(f"{file} holds no login; write user:password on one line")
+        raise ReconError(f"{file} holds no login; write user:password in one line")
     return {"Authorization": "Basic " + base64.b64encode(words.encode()).decode()}

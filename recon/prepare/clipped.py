@@ -39,9 +39,9 @@ def clipped(scan: RawScan) -> tuple[str, ...]:
         return ()
     channels = ", ".join(map(str, sorted(found)[:6])) + (", …" if len(found) > 6 else "")
     return (
-        f"warning: {counted(len(found), 'channel is', 'channels are')} clipped ({channels}): {sum(found.values())} "
-        "values of the central lines lie exactly at the receiver's limit, so that contrast is false by any method; "
-        "measure again with a lower gain",
+        f"warning: {counted(len(found), 'channel is', 'channels are')} clipped ({channels}): "
+        f"{sum(found.values())} values of the central lines are exactly at the receiver's limit, so contrast "
+        "is wrong with any method; acquire again with a lower receiver gain",
     )
 
 

@@ -104,7 +104,7 @@ def _count(values: Tensor, virtual: int | None, energy: float) -> int:
     coils = len(values)
     if virtual is not None:
         if not 1 <= virtual <= coils:
-            raise DataError(f"{virtual} virtual coils were asked of {coils} coils: choose between 1 and {coils}")
+            raise DataError(f"{virtual} virtual coils requested from {coils} coils: choose between 1 and {coils}")
         return virtual
     if not 0 < energy <= 1:
         raise DataError(f"the energy that coil compression keeps is {energy}: choose a share above 0 and up to 1")

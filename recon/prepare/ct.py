@@ -46,8 +46,8 @@ def streaked(lost: float) -> str:
     if lost <= MANY_LOST:
         return ""
     return (
-        f"{lost:.2%} of the rays of a slice are lost in noise (below {LOST:g} standard deviations): streaks along them "
-        "are no anatomy however smooth, and soft tissue there may be off by 10 HU and more"
+        f"{lost:.2%} of the rays of a slice are lost in noise (below {LOST:g} standard deviations): streaks "
+        "along them are artefacts, however smooth they look, and soft tissue there may be off by 10 HU or more"
     )
 
 
@@ -129,7 +129,7 @@ def projected(scan: CTProjections, first: int, last: int) -> Projected:
     blind = (air <= 0).broadcast_to(values.shape).any(-2)
     if elements.too_many(blind):
         raise DataError(
-            f"{int((air <= 0).sum())} of {air.numel()} elements count nothing without a body (flat minus dark is 0 or "
+            f"{int((air <= 0).sum())} of {air.numel()} elements have no counts in air (flat minus dark is 0 or "
             "less): correct the flat and dark fields, or leave those elements out"
         )
     photons = (values - dark) * scan.counts_per_unit
@@ -137,16 +137,16 @@ def projected(scan: CTProjections, first: int, last: int) -> Projected:
     starved = float((photons < FLOOR)[seen].float().mean())
     if starved > STARVED:
         raise DataError(
-            f"{starved:.0%} of the rays hold no photon (counts minus dark are 0 or less): correct the dark field, or "
-            "give line integrals as such"
+            f"{starved:.0%} of the rays have no photons (counts minus dark are 0 or less): correct the dark "
+            "field, or mark line integrals as such"
         )
     n = photons.clamp_min(FLOOR)
     p = torch.where(air > 0, air, 1.0).log() - n.log()
     bright = float((p < -0.5)[seen].float().mean())
     if bright > 0.01:
         raise DataError(
-            f"{bright:.0%} of the rays are brighter behind the body than without it: the flat field belongs to another "
-            "exposure; give that of this one"
+            f"{bright:.0%} of the rays are brighter behind the body than in air: the flat field belongs to "
+            "another exposure; give the one of this exposure"
         )
     electronic = scan.electronic_noise * scan.counts_per_unit
     return _mended(Projected(p, n / (n + electronic**2).sqrt()), blind, photons)
@@ -158,14 +158,14 @@ def _mended(data: Projected, blind: Tensor, photons: Tensor | None = None) -> Pr
     bad = elements.faulty(data.p, few) | blind.bool()
     many = int(bad.any(0).sum())
     if elements.too_many(bad):
-        what = "detector elements count nothing or always the same, too many to fill in: rings are no anatomy"
+        what = "detector elements are dead or stuck, too many to fill in: rings in the image are artefacts"
         return _counted(data, photons, (f"{many} {what}",))
     if not many:
         return _counted(data, photons, ())
     good = (~bad)[:, None]
     weights = (data.weights * good).expand(data.p.shape)
-    ones = counted(many, "detector element counts", "detector elements count")
-    note = f"{ones} nothing or always the same: rays there were filled in from those beside them"
+    ones = counted(many, "detector element is", "detector elements are")
+    note = f"{ones} dead or stuck: their rays were interpolated from neighbouring elements"
     kept = photons if photons is None else torch.where(good, photons, torch.inf)
     return _counted(Projected(elements.filled(data.p, bad), weights, lost=data.lost), kept, (note,), good)
 
@@ -179,7 +179,7 @@ def _counted(data: Projected, photons: Tensor | None, notes: tuple[str, ...], go
     lost = float((few if good is None else few & good).float().mean((-2, -1)).max())
     # A few rays of millions round to no percent.
     many = f"{share:.2%} of the rays" if share >= 1e-4 else counted(int(starved.sum()), "ray")
-    said = (f"{many} starved: without a photon a ray counts for next to nothing",) if share > 0 else ()
+    said = (f"{many} detected no photons and get almost no weight (photon starvation)",) if share > 0 else ()
     return replace(data, notes=(*notes, *said), lost=lost)
 
 

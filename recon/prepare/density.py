@@ -53,7 +53,7 @@ def ramp(points: Tensor) -> Tensor:
     between them. Raises DataError for other lines than these.
     """
     if points.ndim != 3 or points.shape[-1] not in (2, 3) or points.shape[-2] < 3:
-        raise DataError(f"radial weights need points (line, sample, 2 or 3) and not {tuple(points.shape)}; use pipe")
+        raise DataError(f"radial weights need points (line, sample, 2 or 3), not {tuple(points.shape)}; use pipe")
     k = points.double()
     lines, samples = k.shape[:2]
     step = (k[:, -1] - k[:, 0]).norm(dim=-1, keepdim=True) / (samples - 1)
@@ -63,8 +63,8 @@ def ramp(points: Tensor) -> Tensor:
     off = (k - even[..., None] * direction[:, None]).norm(dim=-1)
     if bool((off > 0.1 * step).any()) or bool((-r[:, 0] < 0.8 * r[:, -1]).any() | (r[:, -1] < -0.8 * r[:, 0]).any()):
         raise DataError(
-            "the lines of this trajectory do not run straight, evenly and from rim to rim through the centre of "
-            "k-space; use weights that suit any trajectory (pipe)"
+            "the lines of this trajectory are not straight, equally spaced diameters of k-space; use weights "
+            "for any trajectory (pipe)"
         )
     if k.shape[-1] == 3:
         ball: Tensor = r**2 * step * (2 * math.pi / lines)

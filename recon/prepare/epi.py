@@ -48,8 +48,9 @@ def trajectory(encoding: Encoding, samples: int, *, reverse: bool = False) -> ND
     end = up + flat + down
     if min(up, flat, down, dwell) <= 0 or delay < 0 or delay + samples * dwell > end * (1 + 1e-6):
         raise DataError(
-            f"{samples} samples of {dwell} µs from {delay} µs on do not fit a gradient of {up} + {flat} + {down} µs; "
-            "correct rampUpTime, flatTopTime, rampDownTime, acqDelayTime and dwellTime in trajectoryDescription"
+            f"{samples} samples of {dwell} µs starting at {delay} µs do not fit a gradient of {up} + {flat} + "
+            f"{down} µs; correct rampUpTime, flatTopTime, rampDownTime, acqDelayTime and dwellTime in "
+            "trajectoryDescription"
         )
 
     n = np.concatenate([[0.0, float(samples)], np.arange(samples) + SAMPLE_INSTANT])
@@ -235,7 +236,7 @@ def _phases(
             continue
         index[rows] = len(phases) + reverse[rows]
         phases += [-0.5 * fit, 0.5 * fit]
-    note = f"{lost} echo-planar lines have no navigators of both directions; their Nyquist ghost is not corrected"
+    note = f"{lost} echo-planar lines lack navigators in both readout directions; their Nyquist ghost is not corrected"
     return index, tuple(phases), (note,) if lost else ()
 
 

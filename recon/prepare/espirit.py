@@ -61,7 +61,7 @@ def espirit(
             "(..., coil, cz, cy, cx) and (z, y, x): kspace[:, None] adds z to k-space of a slice"
         )
     if not 1 <= sets <= calibration.shape[-4]:
-        raise DataError(f"{sets} sets of maps were asked of {calibration.shape[-4]} coils: choose 1 or 2 sets")
+        raise DataError(f"{sets} sets of maps requested from {calibration.shape[-4]} coils: choose 1 or 2 sets")
     batch = calibration.shape[:-4]
     blocks = calibration.reshape(-1, *calibration.shape[-4:])
     signals = (signal_space(one, shape, kernel=kernel, threshold=threshold, width=width) for one in blocks)
@@ -121,8 +121,8 @@ def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int) -> Non
     size = tuple(calibration.shape[-3:])
     if any(1 < n < kernel for n in size):
         raise DataError(
-            f"the calibration region is {size} samples (z, y, x), smaller than the kernel of {kernel}: "
-            f"measure more calibration lines or choose a smaller kernel"
+            f"the calibration region is {size} samples (z, y, x), smaller than the kernel of {kernel}: acquire "
+            "more calibration lines or choose a smaller kernel"
         )
     if any(c > n for c, n in zip(size, shape)):
         raise DataError(
@@ -147,7 +147,7 @@ def _centre(calibration: Tensor, width: int | None) -> Tensor:
     if not math.isfinite(largest):
         raise DataError("the calibration region holds values that are not finite: leave out the damaged coil or lines")
     if peak == 0:
-        raise DataError("the calibration region is all zero: choose lines that were measured")
+        raise DataError("the calibration region is all zero: choose lines that were acquired")
     scaled: Tensor = data / peak
     return scaled
 

@@ -64,11 +64,11 @@ def fans(scan: CTViews, thickness: float = 0.0) -> CTProjections:
     notes = [f"{'helical' if scan.helical else 'axial'} cone beam: rebinned to fans, slice by slice"]
     states = len(spots(scan.shifts)[0])
     if states > 1:
-        notes.append(f"flying focal spot: {states} places of the X-ray source")
+        notes.append(f"flying focal spot: {states} positions of the X-ray source")
     if plan.beyond > 0.5 * row:
-        notes.append(f"rays up to {plan.beyond:.1f} mm beyond the detector's rows were taken from the last row")
+        notes.append(f"rays up to {plan.beyond:.1f} mm beyond the outermost detector row were taken from that row")
     if not scan.header.study.patient_position:
-        notes.append("the position of the patient is not stated: the head first and supine is assumed")
+        notes.append("the patient position is not given: head first, supine is assumed")
     return CTProjections(
         values=cast(NDArray[np.float32], values), kind="line integrals", angles=turned,
         beam="curved" if scan.curved else "flat", spacing=step, offset=-offset if mirrored else offset,
@@ -90,8 +90,8 @@ def _helix(scan: CTViews, rays: list[Family], thick: float) -> Plan:
     low, high = float(scan.positions.min()) + turn / 2, float(scan.positions.max()) - turn / 2
     if abs(scan.angles[-1] - scan.angles[0]) < 2 * math.pi or high < low:
         raise DataError(
-            f"the helix covers {math.degrees(abs(scan.angles[-1] - scan.angles[0])):.0f}°, less than one turn, which "
-            "makes no slice; give the whole scan"
+            f"the helix covers {math.degrees(abs(scan.angles[-1] - scan.angles[0])):.0f}°, less than one turn, "
+            "too little for a slice; give the whole scan"
         )
     fan = float(np.abs(rays[0].fan).max())
     # Where both sides of a ray are measured, its views are at most `reach` apart; the nearest one half of that.
@@ -102,8 +102,8 @@ def _helix(scan: CTViews, rays: list[Family], thick: float) -> Plan:
     middle = int(np.abs(rays[0].fan).argmin())
     if need[middle] > seen[middle] + row:
         raise DataError(
-            f"the table moves {turn:.1f} mm in a turn and the detector covers {2 * seen[middle]:.1f} mm: too fast for "
-            "rebinning; nothing covers the gaps"
+            f"the table moves {turn:.1f} mm per turn, but the detector covers only {2 * seen[middle]:.1f} mm: "
+            "the pitch leaves gaps that rebinning cannot fill"
         )
     count = int((high - low) / thick) + 1
     positions = (low + high) / 2 + (np.arange(count) - (count - 1) / 2) * thick
@@ -174,7 +174,7 @@ class Rebinned:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError("line integrals are made when they are asked for: leave copy=False away")
+            raise ValueError("line integrals are computed on demand: leave copy=False out")
         return np.asarray(self[:], dtype=dtype)
 
     def _slice(self, z: float) -> NDArray[np.float32]:

@@ -121,12 +121,12 @@ def _damage(lines: Lines, rows: NDArray[np.intp]) -> str:
             wrong = ~np.isfinite(lines.scan.samples.read(rows[at])).all(axis=2) & lines.live
             bad, channels = bad + int(wrong.any(axis=1).sum()), channels | wrong.any(axis=0)
     if not bad:
-        return "the averages of some lines overflow; scale the samples down"
+        return "the average of some lines overflows; scale the samples down"
     found = np.nonzero(channels)[0].tolist()
     named = ", ".join(map(str, found[:6])) + (", …" if len(found) > 6 else "")
     return (
-        f"{bad} of {len(rows)} lines hold NaN or infinite samples, in {counted(len(found), 'channel')} ({named}); "
-        "leave out these lines or channels, or convert the scan anew"
+        f"{bad} of {len(rows)} lines hold NaN or infinite samples, in {counted(len(found), 'channel')} "
+        f"({named}); leave out these lines or channels, or convert the scan again"
     )
 
 

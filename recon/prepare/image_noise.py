@@ -201,8 +201,8 @@ def of_volume(volume: NDArray[np.float32], device: torch.device) -> tuple[list[I
     if not taken:
         return found, ()
     return found, (
-        f"{taken} of {len(found)} slices show no place of soft tissue or lung that tells their noise, and were given "
-        "that of their neighbours",
+        f"{taken} of {len(found)} slices have no soft tissue or lung in which noise can be measured, and use "
+        "the noise of their neighbours",
     )
 
 

@@ -94,10 +94,10 @@ def whitener(
     if dwell_data_us > 0 and dwell_noise_us > 0:
         factor *= bandwidth * dwell_data_us / dwell_noise_us
     else:
-        notes = ("a dwell time is unknown: the noise scan was taken to have the bandwidth of the imaging data",)
+        notes = ("a dwell time is unknown: the noise scan is assumed to have the bandwidth of the imaging data",)
     noise, constant = _without_constant(noise)
     if constant:
-        notes += (f"the noise lines hold a constant in coils {_numbers(constant)}, which is no noise: left out",)
+        notes += (f"the noise lines hold a constant in coils {_numbers(constant)}, not noise: left out",)
     clipped = _clipped(noise)
     if clipped:
         notes += (f"the noise scan is clipped in coils {_numbers(clipped)}: their noise is underestimated",)
@@ -155,7 +155,7 @@ def _whiten(samples: Tensor, factor: float, source: str, notes: tuple[str, ...])
             if kept.shape[1] < 2 * n
             else "singular noise covariance"
         )
-        notes += (f"{why}: each coil was scaled to unit noise and the correlation between coils left as it is",)
+        notes += (f"{why}: each coil was scaled to unit noise, and correlations between coils were not removed",)
     matrix = torch.zeros(n, coils, dtype=torch.complex64, device=samples.device)
     matrix[:, live] = (math.sqrt(factor) * inverse).to(torch.complex64)
     return Whitening(matrix, source, notes)
@@ -227,12 +227,13 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
     if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):
         raise NoNoise(NONE)
     high = "the estimate is too high where signal reaches there"
-    doubt = "it may be a third of what it is, or larger" if place == FULL else high
+    doubt = "the estimate may be too low, down to a third of the true noise, or too high" if place == FULL else high
     notes = (f"noise was estimated from {place}: {why}; {doubt}", *notes)
     if max(levels.values()) - min(levels.values()) > 2 * math.log(1.5):
         ratio = math.exp((max(levels.values()) - min(levels.values())) / 2)
         notes += (
-            f"the estimates in k-space and image differ {ratio:.1f}-fold: signal is in one, or a filter was used",
+            f"the estimates from k-space and from the image differ by a factor of {ratio:.1f}: one contains "
+            "signal, or the data were filtered",
         )
     whitening = _whiten(places[place], 2.0, "estimate", notes)
     if bool(live.all()):
@@ -243,8 +244,8 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
     said: tuple[str, ...] = (dead(gone, len(live)),) if gone else ()
     if bool(silent.any()):
         said += (
-            f"{int(silent.sum())} of {counted(len(live), 'coil')} left out, since most of the samples are exactly zero "
-            f"and tell no noise ({_numbers(silent.nonzero()[:, 0].tolist())})",
+            f"{int(silent.sum())} of {counted(len(live), 'coil')} left out, since most of the samples are "
+            f"exactly zero and show no noise ({_numbers(silent.nonzero()[:, 0].tolist())})",
         )
     return replace(whitening, matrix=matrix, notes=(*whitening.notes, *said))
 
@@ -286,7 +287,7 @@ def _places(used: Tensor, mask: Tensor, oversampling: float) -> dict[str, Tensor
 def dead(gone: list[int], coils: int) -> str:
     """The note on coils, by their numbers, that recorded nothing."""
     named = _numbers(gone)
-    return f"{len(gone)} of {counted(coils, 'coil')} left out as dead, being zero or not finite ({named})"
+    return f"{len(gone)} of {counted(coils, 'coil')} left out as dead: zero, NaN or infinite ({named})"
 
 
 def _silent(lines: Tensor, live: Tensor) -> Tensor:
@@ -321,7 +322,12 @@ def _measured(lines: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...]]:
             keep[keep.nonzero()[:, 0][void]] = False
             share = float(void.double().mean())
             what = "lines" if axis == 1 else "readout columns"
-            notes += (f"{share:.0%} of the {what} lie far below the rest: zero-filled by the scanner, and left out",)
+            notes += (
+                (
+                    f"{share:.0%} of the {what} are far below the rest: they were zero-filled by the scanner and "
+                    "are left out"
+                ),
+            )
     zeros = 1 - float(mask[rows].double().mean())
     kept = columns.nonzero()[:, 0]
     span = slice(int(kept[0]), int(kept[-1]) + 1)

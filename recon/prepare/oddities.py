@@ -1,4 +1,4 @@
-"""Where the header of a scan and its lines disagree; the lines are believed wherever that is possible."""
+"""Where the header of a scan and its lines disagree; the lines are used wherever that is possible."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ def _counters(lines: NDArray[np.void], encoding: Encoding, number: int) -> Itera
         limit, top = encoding.limits.get(name), int(lines[name].max())
         if limit is not None and limit.maximum != top:
             yield (
-                f"encoding[{number}]/encodingLimits/{name} goes to {limit.maximum}, the lines go to {top}; the lines "
-                "are believed"
+                f"encoding[{number}]/encodingLimits/{name} ends at {limit.maximum}, but the lines go up to "
+                f"{top}; the lines are used"
             )
         elif limit is None and top:
-            yield f"encoding[{number}]/encodingLimits/{name} is missing, the lines go to {top}; the lines are believed"
+            yield (
+                f"encoding[{number}]/encodingLimits/{name} is missing, and the lines go up to {top}; the lines are used"
+            )
 
 
 def _spaces(encoding: Encoding, number: int) -> Iterator[str]:
@@ -53,8 +55,8 @@ def _spaces(encoding: Encoding, number: int) -> Iterator[str]:
         acquired, wanted = encoding.encoded_fov[i], encoding.recon_fov[i]
         if wanted > acquired * 1.01:
             yield (
-                f"encoding[{number}] asks for {wanted:g} mm along {axis} where {acquired:g} mm were acquired; the "
-                "image cannot show more than was acquired"
+                f"encoding[{number}] asks for {wanted:g} mm along {axis} where {acquired:g} mm were acquired; "
+                "the image can only show what was acquired"
             )
 
 
@@ -66,13 +68,13 @@ def _readouts(lines: NDArray[np.void], encoding: Encoding) -> Iterator[str]:
         yield f"readouts have up to {int(ns.max())} samples, more than encodedSpace/matrixSize/x = {nx}"
     unset = (ns == nx) & (centre == 0)
     if nx > 1 and unset.any():
-        yield f"center_sample is 0 in {int(unset.sum())} of {len(lines)} full readouts; it is taken as {nx // 2}"
+        yield f"center_sample is 0 in {int(unset.sum())} of {len(lines)} full readouts; it is read as {nx // 2}"
     taken = sort.centre_samples(lines, nx)
     late = ~unset & (taken != centre)
     if late.any():
         yield (
-            f"center_sample is {nx // 2} in {int(late.sum())} reversed readouts of {nx} samples, which counts it after "
-            f"the flip; it is taken as {nx // 2 - 1}"
+            f"center_sample is {nx // 2} in {int(late.sum())} reversed readouts of {nx} samples, counted after "
+            f"the reversal; it is read as {nx // 2 - 1}"
         )
 
 
@@ -89,22 +91,23 @@ def _encodes(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, number: 
             yield (
                 f"encoding[{number}]/encodingLimits/{name} runs from {limit.minimum} to {limit.maximum}, the lines "
                 f"from {first} to {last}; "
-                + ("the lines are believed" if last > limit.maximum else "the scan may have been stopped early")
+                + ("the lines are used" if last > limit.maximum else "the scan may have been stopped early")
             )
         # Siemens' converter stores the centre line and partition of each readout here.
         stated = np.unique(lines["user"][:, user])
         siemens = "siemens" in scan.header.system.vendor.lower()
         if siemens and len(stated) == 1 and stated[0] and stated[0] != limit.center:
             yield (
-                f"encoding[{number}]/encodingLimits/{name}/center is {limit.center}, the lines' user[{user}] says "
-                f"{int(stated[0])}; the header is believed, correct it if the image is blurred or has a phase ramp"
+                f"encoding[{number}]/encodingLimits/{name}/center is {limit.center}, the lines' user[{user}] "
+                f"says {int(stated[0])}; the header is used, correct it if the image is blurred or has a phase "
+                "ramp"
             )
     frames = sort.frames(scan, rows)
     broken = [f for f in frames if not f.complete]
     if broken:
         yield (
-            f"{len(broken)} of {len(frames)} frames lack phase encodes that the others have: they were not "
-            "finished, or accelerated more"
+            f"{len(broken)} of {len(frames)} frames lack phase encodes that the others have: they were stopped "
+            "early, or accelerated more"
         )
     ky, kz, valid = sort.row_index(scan.lines[frames[0].rows], encoding)
     if valid.any() and stated_by_file:
@@ -121,7 +124,7 @@ def _trajectory(lines: NDArray[np.void], encoding: Encoding) -> Iterator[str]:
 def _directions(lines: NDArray[np.void]) -> Iterator[str]:
     vectors = np.stack([lines[n].astype(np.float64) for n in ("read_dir", "phase_dir", "slice_dir")], axis=1)
     if not np.isfinite(vectors).all() or not np.isfinite(lines["position"]).all():
-        yield "positions or directions hold NaN or infinity; where the image lies in the patient is unknown"
+        yield ("positions or directions hold NaN or infinity; the position of the image in the patient is unknown")
         return
     if not vectors.any():
         return  # recon.prepare.stacks says so
@@ -141,4 +144,4 @@ def _system(scan: RawScan, lines: NDArray[np.void]) -> Iterator[str]:
             yield f"the header states {system.field_T:g} T, but a proton frequency that belongs to {field:.3g} T"
     noise = scan.lines[flagged(scan.lines, Flag.NOISE)]
     if len(noise) and not (noise["sample_time_us"] > 0).all():
-        yield "the noise lines state no sample_time_us, so that the noise cannot be scaled to the image's bandwidth"
+        yield ("the noise lines have no sample_time_us, so their noise cannot be scaled to the image's bandwidth")

@@ -77,7 +77,9 @@ def grid(
     """
     nz, ny = shape
     if len(ky) and (ky.min() < 0 or kz.min() < 0 or ky.max() >= ny or kz.max() >= nz):
-        raise DataError(f"lines lie outside the grid of {ny}×{nz} rows; leave out those that row_index calls invalid")
+        raise DataError(
+            f"lines lie outside the grid of {ny}×{nz} rows; leave out those that row_index marks as invalid"
+        )
     flat = np.asarray(kz, np.intp) * ny + np.asarray(ky, np.intp)
     counts = np.bincount(flat, minlength=nz * ny)
     again = int(counts.max(initial=0)) > 1
@@ -91,7 +93,7 @@ def grid(
             part = part.movedim(0, 1)
             data.index_add_(1, rows, part) if again else data.index_copy_(1, rows, part)
     if data is None:
-        raise DataError("no line is left for an image; `recon info` says which were ignored and why")
+        raise DataError("no lines are left for an image; `recon info` shows which were ignored and why")
     if again:
         data /= torch.from_numpy(np.maximum(counts, 1).astype(np.float32)).to(data.device)[:, None]
     return data.reshape(len(data), nz, ny, -1), counts.reshape(nz, ny).astype(np.int32)

@@ -23,7 +23,7 @@ PASSED, FALL = 0.8, 8.0
 ENDS, WHOLE = 0.85, 0.85
 #: The least b in exp(b u⁴), the noise's power over the readout's band, that a filter has: what falls faster is signal.
 STEEPEST = -5.0
-NONE = 'the samples hold no noise where the signal is weakest: set noise to "auto" or "none" in the recipe'
+NONE = 'no noise was found where the signal is weakest: set noise to "auto" or "none" in the recipe'
 
 
 class NoNoise(DataError):

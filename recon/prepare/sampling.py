@@ -155,10 +155,10 @@ def disagreements(found: Sampling, encoding: Encoding, number: int = 0) -> tuple
     a, b = found.acceleration
     # A CAIPI lattice of 2×2 is one of 4×1 with a shift: only the product is the header's to state.
     if found.regular and a * b != stated[0] * stated[1] and not (found.full and stated == (1, 1)):
-        return (f"{path} is {stated[0]}×{stated[1]}, the lines are {a}×{b} undersampled; the lines are believed",)
+        return (f"{path} is {stated[0]}×{stated[1]}, but the lines are {a}×{b} undersampled; the lines are used",)
     if not found.regular and stated != (1, 1):
         return (
-            f"{path} is {stated[0]}×{stated[1]}, but the lines lie on no lattice ({found.effective:.1f} rows of "
-            "the grid for each that was sampled); the lines are believed",
+            f"{path} is {stated[0]}×{stated[1]}, but the lines are not on a regular grid "
+            f"({found.effective:.1f} rows of the grid for each sampled one); the lines are used",
         )
     return ()

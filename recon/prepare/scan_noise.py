@@ -72,7 +72,7 @@ def settled(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Set
     if choice == "none":
         channels = int(lines["active_channels"][kinds.imaging[0]])
         eye = torch.eye(channels, dtype=torch.complex64)
-        return Settled(Whitening(eye, "none", ("noise was not whitened, as asked for",)), ())
+        return Settled(Whitening(eye, "none", ("noise was not whitened, as requested",)), ())
     tried = tellers(scan, kinds, encoding, choice)
     for n, some in enumerate(tried, start=1):
         with suppress(DataError):
@@ -104,7 +104,7 @@ def _noise_rows(scan: RawScan, kinds: Kinds) -> NDArray[np.intp]:
 
 def _why(rows: NDArray[np.intp], choice: str) -> str:
     if choice == "estimate":
-        return "the recipe asks for it"
+        return "requested by the recipe"
     return "the noise lines are zero or not finite" if len(rows) else "the scan has no noise lines"
 
 
@@ -146,8 +146,9 @@ def contradicted(scan: RawScan, kinds: Kinds, encoding: Encoding, whitening: Whi
     if f * APART >= 1:
         return ()
     return (
-        f"warning: the noise lines tell {1 / f:.1f} times the noise that the imaging lines show: regularisation, trust "
-        'and uncertainty go by it; check the dwell times of both, or set prepare.noise = "estimate"',
+        f"warning: the noise scan gives {1 / f:.1f} times the noise seen in the imaging lines, and "
+        "regularisation, trust and uncertainty depend on it; check the dwell times of both, or set "
+        'prepare.noise = "estimate"',
     )
 
 
@@ -195,7 +196,9 @@ def _assumed(lines: Tensor, why: str) -> Whitening:
     level = ASSUMED * float(lines[:, live].to(torch.complex128).abs().square().mean().sqrt())
     matrix = torch.eye(coils, dtype=torch.complex64)[live] * (2**0.5 / level)
     gone = (~live).nonzero()[:, 0].tolist()
-    notes = [f"noise of {ASSUMED:g} of the mean signal was assumed: {why} and the data show none"]
+    notes = [
+        (f"no noise was found: {why}, and none is visible in the data; {ASSUMED:g} of the mean signal was assumed")
+    ]
     notes += [dead(gone, coils)] if gone else []
     return Whitening(matrix, "assumed", tuple(notes))
 

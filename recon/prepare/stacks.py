@@ -41,11 +41,11 @@ def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[St
     for group in _parallel(slices):
         try:
             if encoding.encoded_matrix[2] > 1 and len(group) > 1:
-                raise GeometryError("several 3D slabs are images of their own")
+                raise GeometryError("several 3D slabs become separate images")
             geometry, order = stack([slices[n] for n in group])
             out.append(Stack(tuple(group[i] for i in order), geometry, tuple(dict.fromkeys(notes))))
         except GeometryError as e:
-            why = f"{len(group)} slices are written one by one: {e}"
+            why = f"{len(group)} slices are written separately: {e}"
             out += [Stack((n,), slices[n], (*dict.fromkeys(notes), why)) for n in group]
     return out
 
@@ -68,15 +68,15 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool,
         if not any((*read, *phase)):
             raise GeometryError("the file gives no directions")
         if not placed:
-            raise GeometryError("the file puts all slices at 0, 0, 0")
+            raise GeometryError("the file gives the position 0, 0, 0 for all slices")
         if not any(normal):
             normal = tuple(float(v) for v in np.cross(read, phase))
-            notes.append("the file gives no slice direction; read × phase is taken")
+            notes.append("the file gives no slice direction; read × phase is used")
         check_directions(read, phase, normal)
         read, phase, normal = _orthonormal(read, phase, normal)
         geometry = from_centre(line["position"].astype(np.float64), read, phase, normal, fov, matrix)
     except GeometryError as e:
-        notes.append(f"the place in the patient is unknown ({e}); the axes are those of the array")
+        notes.append(f"the position in the patient is unknown ({e}); the axes are those of the array")
         axes = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
         centre = (0.0, 0.0, index * fov[2] if matrix[2] == 1 else 0.0)
         geometry = from_centre(centre, *axes, fov, matrix, known=False)

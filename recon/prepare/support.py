@@ -82,8 +82,9 @@ def measured(scan: RawScan, kinds: Kinds, encoding: Encoding, frames: Sequence[F
         return Support(scan, encoding)
     said = [f"the middle {n} of {o} {name}" for n, o, name in zip(new, old, _NAMES) if n < o]
     note = (
-        f"interpolated by the scanner: k-space is empty outside of {' and '.join(said)}; the image is made of what was "
-        'measured, and interpolated as it was (prepare.empty_edges = "keep" takes zeros for samples)'
+        f"k-space was zero-filled by the scanner outside {' and '.join(said)}; the image is reconstructed from "
+        'the measured part and interpolated to the same grid (prepare.empty_edges = "keep" treats the zeros '
+        "as samples)"
     )
     rows = np.concatenate([kinds.imaging, kinds.calibration])
     rows = rows[lines["encoding_space_ref"][rows] == lines["encoding_space_ref"][every[0]]]

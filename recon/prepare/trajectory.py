@@ -40,7 +40,9 @@ def normalise(
     """
     k = np.asarray(trajectory, np.float64)
     if k.ndim != 3 or k.shape[-1] < 2:
-        raise DataError(f"k-space positions of shape {k.shape} are not (line, sample, 2 or 3); store them so")
+        raise DataError(
+            f"k-space positions of shape {k.shape} are not (line, sample, 2 or 3); store them in that shape"
+        )
     if not np.isfinite(k).all():
         raise DataError("the k-space positions hold NaN or infinity; store them again or give them with --trajectory")
     notes = []
@@ -48,10 +50,10 @@ def normalise(
     ndim = 3 if volume and k.shape[-1] > 2 else 2
     if k.shape[-1] > ndim and np.any(k[..., ndim:]):
         notes.append(
-            f"component {ndim + 1} of the k-space positions was left out: the scan is encoded in {ndim} dimensions"
+            f"component {ndim + 1} of the k-space positions was ignored: the scan is encoded in {ndim} dimensions"
         )
     if volume and ndim == 2:
-        notes.append("k-space positions are given in the plane, partitions lie on a Cartesian axis")
+        notes.append("k-space positions are given in the plane, and partitions are Cartesian")
     k = k[..., :ndim]
     reach = np.abs(k).max(axis=(0, 1))
     scales = _scales(encoding, ndim)
@@ -60,8 +62,8 @@ def normalise(
     chosen = min(found, key=lambda name: found[name]) if units == "auto" else units
     if units == "auto" and not found[chosen] <= math.log(_DOUBT):
         raise DataError(
-            f"k-space positions reach {_list(reach)} along {'xyz'[:ndim]}, which is the edge of a matrix of "
-            f"{_list(2 * edge)} in no known unit; give them in cycles per field of view (−N/2 … N/2) with --trajectory"
+            f"k-space positions reach {_list(reach)} along {'xyz'[:ndim]}, which in no known unit fits a "
+            f"matrix of {_list(2 * edge)}; give them in cycles per field of view (−N/2 … N/2) with --trajectory"
         )
     points = k * scales[chosen]
     filled = np.abs(points).max(axis=(0, 1)) / edge
@@ -105,7 +107,7 @@ def of_scan(
     reverse = flagged(lines, Flag.REVERSE)
     k[reverse] *= -1
     angle: Floats = spoke * (GOLDEN if standard == "golden" else math.pi / count)
-    note = f"no k-space positions were read: a standard {standard} trajectory of {count} lines was assumed"
+    note = f"the file holds no k-space positions: a standard {standard} trajectory of {count} lines was assumed"
     return _spokes(k, angle), (note,)
 
 

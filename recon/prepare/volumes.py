@@ -30,9 +30,9 @@ def whole_volumes(
     sizes = [f.encodes for f in frames]
     if encoding.trajectory == "cartesian" and max(sizes) <= 2 and sum(sizes) >= 16 <= max(encoding.encoded_matrix[1:]):
         raise DataError(
-            f"the counters {', '.join(FRAME_COUNTERS)} of the lines tell {len(frames)} images apart with at most "
-            f"{max(sizes)} phase encodes each, as if they numbered the echoes and shots of one image; set those that "
-            "do to 0 in the file"
+            f"the counters {', '.join(FRAME_COUNTERS)} of the lines make {len(frames)} images of at most "
+            f"{max(sizes)} phase encodes each, so they seem to count echoes or shots of one image; set such "
+            "counters to 0 in the file"
         )
     if not whole:
         best = max(by_volume.values(), key=len)

@@ -29,7 +29,7 @@ class Audit:
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as e:
             raise ReconError(
-                f"cannot open the audit file {self._path} ({e.strerror}); name another with --audit"
+                f"cannot open the audit file {self._path} ({e.strerror}); give another with --audit"
             ) from None
         size = os.fstat(self._file).st_size
         self._number = max(self._number, _last(os.pread(self._file, _TAIL, max(0, size - _TAIL))))

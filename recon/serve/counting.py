@@ -147,8 +147,9 @@ def refuse(found: Count) -> DataError:
     """The error that says how much is missing; with ACS lines on top, more may have come than the header leads to."""
     more = " or more" if found.received >= found.expected else ""
     return DataError(
-        f"incomplete {found.received}/{found.expected}{more}: lines are missing, so that no image is made; let the "
-        "scan end, or correct encodingLimits and accelerationFactor in the header if they announce more than came"
+        f"incomplete {found.received}/{found.expected}{more}: lines are missing, so no image is made; let the "
+        "scan finish, or correct encodingLimits and accelerationFactor in the header if they announce more "
+        "lines than are acquired"
     )
 
 

@@ -157,7 +157,7 @@ def averages(inbox: Inbox, key: Key) -> float:
             if ended or whole_frame(scan):
                 break
             if flagged(scan.lines[-1:], Flag.LAST_IN_SLICE).any():
-                raise DataError("an image before this one may have fewer averages, by which all would be scaled")
+                raise DataError("an earlier image may have fewer averages, which would change the scale of all")
     encoding = scan.encodings[sort.choose_encoding(scan)]
     if not encoding.on_grid:
         return 1.0

@@ -22,7 +22,7 @@ def expires(path: Path) -> datetime:
     try:
         from cryptography import x509
     except ModuleNotFoundError:
-        raise MissingPackage("nobody watches when certificates expire; run pip install cryptography") from None
+        raise MissingPackage("expiry of certificates is not monitored; run pip install cryptography") from None
     try:
         return min(c.not_valid_after_utc for c in x509.load_pem_x509_certificates(path.read_bytes()))
     except (OSError, ValueError):

@@ -35,7 +35,7 @@ def _solved(job: Job, frames: Mapping[Key, Solved]) -> Solved:
     except KeyError:
         raise ReconError("an image of the scan was not made; reconstruct the scan as a whole") from None
     if len({part.how["method"] for part in parts}) > 1:
-        raise ReconError("the images of the scan were made by different methods; reconstruct the scan as a whole")
+        raise ReconError("the images of the scan were made with different methods; reconstruct the scan as a whole")
     first = parts[0].how
     shape = len(job.volumes), *job.stack.geometry.shape
     data = np.empty(shape, np.complex64)

@@ -113,16 +113,16 @@ def told(site: Site) -> str:
     """One sentence for those who run the server."""
     each, most = limit(site), plan.machine()
     together = each * site.max_sessions
-    over = "; together they may hold more than the machine has" if together > most else ""
+    over = "; together they may use more than the machine has" if together > most else ""
     return (
-        f"each of {counted(site.max_sessions, 'session')} may hold {each // MiB} MiB of this machine's {most // MiB} "
-        f"MiB ({raw(site) // MiB} MiB of raw data); beyond that it is ended{over}"
+        f"each of {counted(site.max_sessions, 'session')} may use {each // MiB} MiB of this machine's "
+        f"{most // MiB} MiB ({raw(site) // MiB} MiB of raw data); a session that needs more is ended{over}"
     )
 
 
 def exceeded(site: Site, found: int) -> str:
     """Why a session was ended."""
     return (
-        f"the session held {-(-found // MiB)} MiB of memory, more than the {limit(site) // MiB} MiB that one may, and "
-        "was ended; raise process_MiB in the site's file, or lower max_sessions"
+        f"the session held {-(-found // MiB)} MiB of memory, more than the {limit(site) // MiB} MiB allowed "
+        "for one, and was ended; raise process_MiB in the site's file, or lower max_sessions"
     )

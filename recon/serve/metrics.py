@@ -22,18 +22,22 @@ def _lines(s: Mapping[str, Any]) -> Iterator[str]:
     yield from _metric("recon_info", "gauge", "Version of the engine.", {("version", s["version"]): 1})
     yield from _metric("recon_up_seconds", "gauge", "Seconds since the start.", {None: s["up_s"]})
     yield from _metric("recon_sessions", "gauge", "Sessions that run.", {None: len(s["running"])})
-    yield from _metric("recon_sessions_max", "gauge", "Sessions at once at most.", {None: s["max_sessions"]})
+    yield from _metric(
+        "recon_sessions_max", "gauge", "Maximum number of simultaneous sessions.", {None: s["max_sessions"]}
+    )
     states: dict[Label, float] = {("state", name): s["workers"][name] for name in ("ready", "starting")}
-    yield from _metric("recon_workers", "gauge", "Processes that wait for a session.", states)
+    yield from _metric("recon_workers", "gauge", "Processes waiting for a session.", states)
     ended: dict[Label, float] = {("state", name): s["counts"].get(name, 0) for name in _ENDS}
     yield from _metric("recon_scans_total", "counter", "Sessions that have ended.", ended)
     refused: dict[Label, float] = {("reason", name): s["counts"].get(name, 0) for name in _REFUSED}
-    yield from _metric("recon_refused_total", "counter", "Connections without a session.", refused)
+    yield from _metric("recon_refused_total", "counter", "Connections that did not become a session.", refused)
     late = {("of", name): s["latency_s"][name] for name in ("last", "median", "most")}
     known: dict[Label, float] = {label: value for label, value in late.items() if value is not None}
-    yield from _metric("recon_latency_seconds", "gauge", "Last line to image, of the last 200.", known)
+    yield from _metric(
+        "recon_latency_seconds", "gauge", ("Time from the last line to the image, over the last 200."), known
+    )
     days: dict[Label, float] = {("key", one["key"]): one["days"] * 86400 for one in s.get("certificates", ())}
-    yield from _metric("recon_certificate_seconds", "gauge", "Until a certificate expires.", days)
+    yield from _metric("recon_certificate_seconds", "gauge", "Time until a certificate expires.", days)
     if "new" in (spool := s.get("spool") or {}):
         images: dict[Label, float] = {("state", name): spool[name] for name in _SPOOL}
         yield from _metric("recon_spool_images", "gauge", "Images on their way to the PACS.", images)

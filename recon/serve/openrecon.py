@@ -41,7 +41,7 @@ def label(recipes: Iterable[str], port: int = 9002) -> dict[str, Any]:
                 "gtin": "",
                 "udi": "",
                 "safety_advices": "For research. Not a medical device, not for diagnosis.",
-                "special_operating_instructions": "Keep the reconstruction of the scanner running beside it.",
+                "special_operating_instructions": "Keep the scanner's own reconstruction running in parallel.",
                 "additional_relevant_information": "",
             },
         },

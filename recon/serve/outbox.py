@@ -81,11 +81,11 @@ class Outbox:
     def look(self) -> None:
         """Give a peer up that has taken nothing for too long."""
         if self._queue and time.monotonic() >= self._until:
-            self._break(f"the peer took nothing for {self._send_s:g} s; the session is given up")
+            self._break(f"the client read nothing for {self._send_s:g} s; the session was closed")
 
     def drop(self) -> None:
         """Give up all that waits: no more time is left."""
-        self._break("the server was stopped before the peer took all")
+        self._break("the server was stopped before the client had read everything")
 
     def _send(self) -> None:
         spent = 0
@@ -98,7 +98,7 @@ class Outbox:
             except OSError:
                 n = 0
             if not n:
-                self._break("the peer is gone; the session is given up")
+                self._break("the client disconnected; the session was closed")
                 return
             self._until = time.monotonic() + self._send_s
             one.sent, spent = one.sent + n, spent + n

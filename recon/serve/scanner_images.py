@@ -53,7 +53,7 @@ class Passing:
 
     def notes(self) -> list[str]:
         return [
-            f"{counted(n, 'image came back as it was', 'images came back as they were')}: {reason}"
+            f"{counted(n, 'image was returned unchanged', 'images were returned unchanged')}: {reason}"
             for reason, n in self.left.items()
         ]
 
@@ -96,7 +96,8 @@ def _beside(series: int, recipe: Recipe) -> int:
 def _free(number: int, series: int, taken: Collection[int]) -> int:
     if number != series and (number > _HIGHEST or number in taken):
         raise ReconError(
-            f"the series {number} is not free for images beside the scanner's; set images.original = false"
+            f"the series {number} is already in use, so there is no number for denoised images next to the "
+            "originals; set images.original = false"
         )
     return number
 
@@ -106,7 +107,7 @@ def _denoised(message: ImageMessage, recipe: Recipe, series: int) -> ImageMessag
 
     values = message.pixels
     if not values.size:
-        raise ReconError("the image has no pixels; send one that has")
+        raise ReconError("the image has no pixels; send images with pixels")
     found = magnitude.denoise(values.reshape(-1, *values.shape[-2:]).astype(np.float32), recipe)
     pixels = found.data.reshape(values.shape)
     if values.dtype.kind in "iu":

@@ -151,8 +151,9 @@ class Sender:
             of = sampled.get(number)
             if of is not None and early.chosen(of, self.noise.whitening, self._inbox.plan) != method:
                 raise DataError(
-                    f"images were made by {method} and went back before frames came that ask for another method; set "
-                    "early = false in the site's file, or name the method in the recipe, and do not use what went back"
+                    f"images were made by {method} and returned before frames came that need another method; "
+                    "do not use the returned images; set early = false in the site's file, or set the method "
+                    "in the recipe"
                 )
 
     def _stack(self, scan: RawScan, n: int) -> None:

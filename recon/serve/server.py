@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Workers that may fail to start, one after the other.
 _FAILURES = 3
-_STOPPED = "the server is being stopped; send the scan again when it runs"
+_STOPPED = "the server is shutting down; send the scan again when it is back"
 
 Log = Callable[[str], None]
 
@@ -138,7 +138,7 @@ class Server:
         most = self._site.max_sessions
         if len(self._active()) < most:
             return False
-        self._log(f"{peer} was told that {counted(most, 'session is', 'sessions are')} running")
+        self._log(f"{peer} was refused: {counted(most, 'session is', 'sessions are')} running")
         self._board.refused("busy")
         self._leaving.put(
             connection, _last(f"ERR busy: {counted(most, 'session is', 'sessions are')} running; try again later")
@@ -175,7 +175,10 @@ class Server:
         try:
             self._audit.write(event, **what)
         except OSError as e:
-            self._log(f"job {what['job']} {event}, and the audit could not be written ({e.strerror}); make room for it")
+            self._log(
+                f"job {what['job']} {event}, and the audit file could not be written ({e.strerror}); make room "
+                "on its disk"
+            )
 
     def _hear(self, worker: Worker) -> None:
         said, alive = worker.control.take()
@@ -219,7 +222,7 @@ class Server:
         if not worker.ready and not ended_by_us:
             self._failures += 1
             if self._failures >= _FAILURES:
-                raise ReconError("the processes of the sessions do not start; see recon doctor")
+                raise ReconError("the session processes do not start; see recon doctor")
         if session is None:
             return
         said = ""
@@ -304,9 +307,9 @@ class Server:
             self._audit.reopen()
             if self._front is not None and context is not None:
                 self._front.renew(context)
-            self._log("reloaded: the audit's file is opened anew, certificates are read again")
+            self._log("reloaded: the audit file was reopened and certificates were read again")
         except ReconError as e:
-            self._log(f"not reloaded, all stays as it was: {e}")
+            self._log(f"not reloaded, nothing has changed: {e}")
 
     def _stop(self) -> None:
         self._stopping = time.monotonic()
@@ -320,7 +323,7 @@ class Server:
             worker.session.ends_at = min(worker.session.ends_at, self._stopping + self._site.limits.drain_s)
         if self._active() and self._site.limits.drain_s:
             self._log(
-                f"stopping: {counted(len(self._active()), 'session')} may go on for {self._site.limits.drain_s:g} s"
+                f"stopping: {counted(len(self._active()), 'session')} may continue for {self._site.limits.drain_s:g} s"
             )
 
     def _end(self) -> None:

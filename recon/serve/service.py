@@ -33,8 +33,8 @@ def listen(site: Site) -> socket.socket:
     except OSError as e:
         sock.close()
         raise ReconError(
-            f"cannot listen on {site.host}:{site.port} ({e.strerror}); stop what uses the port, or choose another with "
-            "--port"
+            f"cannot listen on {site.host}:{site.port} ({e.strerror}); stop the program that uses the port, or "
+            "choose another with --port"
         ) from None
     return sock
 

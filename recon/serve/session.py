@@ -133,8 +133,8 @@ def _receive(
                 _file(inbox, message)
             if inbox.bytes > budget:
                 raise WireError(
-                    f"more than {budget // MiB} MiB of raw data came, which is more than the header announces or this "
-                    "server holds; correct encodingLimits, or raise session_MiB and process_MiB"
+                    f"more than {budget // MiB} MiB of raw data arrived, more than the header announces or "
+                    "this server allows; correct encodingLimits, or raise session_MiB and process_MiB"
                 )
         elif isinstance(message, Config):
             stage, inbox.recipe = "header", _registered(message.text, recipes)
@@ -223,22 +223,24 @@ def _name(inbox: Inbox, key: Key) -> None:
 
 def _in_order(stage: str, number: int) -> None:
     if number in (words.CONFIG_FILE, words.CONFIG_TEXT) and stage != "config":
-        raise WireError("a second configuration came; send exactly one, as the first message")
+        raise WireError("a second configuration arrived; send exactly one, as the first message")
     if number == words.HEADER and stage == "config":
-        raise WireError("the header came before the configuration; send CONFIG_FILE or CONFIG_TEXT first")
+        raise WireError("the header arrived before the configuration; send CONFIG_FILE or CONFIG_TEXT first")
     if number == words.HEADER and stage == "data":
-        raise WireError("a second header came; send exactly one for a scan")
+        raise WireError("a second header arrived; send exactly one per scan")
     data = number in (words.ACQUISITION, words.WAVEFORM, words.IMAGE, words.TEXT)
     if data and stage != "data":
-        raise WireError(f"message {number} came before the {stage}; send configuration, header and then data")
+        raise WireError(
+            f"message {number} arrived before the {stage}; send the configuration, the header and then data"
+        )
 
 
 def _registered(name: str, names: Collection[str]) -> str:
     if name not in names:
         # The name itself is the peer's, and is repeated nowhere.
         raise WireError(
-            f"the recipe asked for is not registered here; registered are {', '.join(sorted(names))}: ask for one of "
-            "them, or add it to the site's file"
+            f"the requested recipe is not registered here; registered are {', '.join(sorted(names))}: ask for "
+            "one of them, or add it to the site's file"
         )
     return name
 

@@ -110,7 +110,7 @@ def load(path: Path) -> Site:
     if not path.is_file():
         raise ReconError(f"there is no file {path}; write one as the scanner tutorial shows")
     if path.stat().st_mode & stat.S_IWOTH:
-        raise ReconError(f"{path} may be changed by anybody on this machine; run chmod o-w {path}")
+        raise ReconError(f"{path} can be changed by any user of this machine; run chmod o-w {path}")
     try:
         table = recipes.table(path)
     except ReconError as e:
@@ -134,13 +134,13 @@ def check(site: Site) -> Site:
         raise ReconError(f"host is {site.host!r}; give an IP address of this machine, such as 127.0.0.1") from None
     if not local and not site.allow:
         raise ReconError(
-            f"at {site.host} others could connect; name those that may, for instance --allow 192.168.2.0/24, or listen "
-            "on 127.0.0.1"
+            f"at {site.host} other machines can connect; list those that may, for instance --allow "
+            "192.168.2.0/24, or listen on 127.0.0.1"
         )
     if 0 < site.limits.process_MiB < _LEAST_MiB:
         raise ReconError(
-            f"process_MiB is {site.limits.process_MiB}, too little for any session; give {_LEAST_MiB} or more, or 0 "
-            "for its part of this machine's memory"
+            f"process_MiB is {site.limits.process_MiB}, too little for any session; give {_LEAST_MiB} or more, "
+            "or 0 for an equal share of this machine's memory"
         )
     if any(asdict(site.tls).values()):
         from recon.serve.tls import server_context

@@ -57,6 +57,6 @@ def scan(
     """
     rows = np.arange(len(lines)) if rows is None else rows
     if not len(rows):
-        raise DataError("no line of raw data was sent; send the acquisitions between the header and CLOSE")
+        raise DataError("no raw data were sent; send the acquisitions between the header and CLOSE")
     table = line_table(heads([lines[i] for i in rows]))
     return assemble(table, parsed, waveforms, lambda keep: Held(lines, rows[keep]))

@@ -66,8 +66,10 @@ class Incoming:
             got = self._socket.recv_into(view)
         except TimeoutError:
             if self._waiting:
-                raise Cut(f"no configuration came within {self._first_s:g} s; send it at once") from None
-            raise Cut(f"nothing came for {self._idle:g} s and CLOSE had not come: the scan is incomplete") from None
+                raise Cut(
+                    f"no configuration arrived within {self._first_s:g} s; send it right after connecting"
+                ) from None
+            raise Cut(f"nothing arrived for {self._idle:g} s, and no CLOSE: the scan is incomplete") from None
         except OSError:
             raise Cut("the connection broke before CLOSE: the scan is incomplete") from None
         if not got:

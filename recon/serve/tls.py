@@ -52,20 +52,20 @@ def _identify(context: ssl.SSLContext, certificate: str, key: str) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for name in (certificate, key):
         if not Path(name).is_file():
-            raise ReconError(f"there is no file {name or '(empty)'} for TLS; name a certificate and its key (PEM)")
+            raise ReconError(f"there is no file {name or '(empty)'} for TLS; give a certificate and its key (PEM)")
     if Path(key).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise ReconError(f"the key {key} may be read by anybody on this machine; run chmod 600 {key}")
+        raise ReconError(f"the key {key} can be read by any user of this machine; run chmod 600 {key}")
     try:
         context.load_cert_chain(certificate, key, _no_password)
     except (ssl.SSLError, OSError) as e:
         reason = getattr(e, "reason", "") or "it cannot be read"
         raise ReconError(
-            f"{certificate} and {key} are no certificate and its key ({reason}); give both as PEM"
+            f"{certificate} and {key} are not a certificate and its key ({reason}); give both as PEM"
         ) from None
 
 
 def _no_password() -> str:
-    raise ReconError("the key for TLS is locked by a password, which a server cannot ask for; give one without")
+    raise ReconError("the TLS key is protected by a password, which a server cannot ask for; give one without")
 
 
 def _trust(context: ssl.SSLContext, ca: str) -> None:
@@ -73,7 +73,7 @@ def _trust(context: ssl.SSLContext, ca: str) -> None:
     try:
         context.load_verify_locations(ca)
     except (ssl.SSLError, OSError):
-        raise ReconError(f"{ca} holds no certificate of an authority; give one as PEM") from None
+        raise ReconError(f"{ca} holds no CA certificate; give one as PEM") from None
 
 
 def shake(sock: socket.socket, context: ssl.SSLContext, seconds: float, name: str | None = None) -> socket.socket:
@@ -90,7 +90,9 @@ def shake(sock: socket.socket, context: ssl.SSLContext, seconds: float, name: st
         )
     except (OSError, ValueError) as e:
         sock.close()
-        raise ReconError(f"TLS does not begin ({type(e).__name__}); see that the peer is still there") from None
+        raise ReconError(
+            f"the TLS handshake did not start ({type(e).__name__}); check that the client is still connected"
+        ) from None
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(secure, selectors.EVENT_READ)
@@ -103,16 +105,22 @@ def shake(sock: socket.socket, context: ssl.SSLContext, seconds: float, name: st
                 except ssl.SSLWantWriteError:
                     selector.modify(secure, selectors.EVENT_WRITE)
                 if not selector.select(max(0.0, until - time.monotonic())):
-                    raise ReconError(f"no TLS within {seconds:g} s; see that the peer speaks TLS")
+                    raise ReconError(f"no TLS handshake within {seconds:g} s; check that the client uses TLS")
     except ssl.SSLError as e:
         secure.close()
         reason = (e.reason or "unknown reason").lower().replace("_", " ")
         if isinstance(e, ssl.SSLCertVerificationError):  # such as its end
             reason = f"{reason}: {e.verify_message}"
-        raise ReconError(f"no TLS ({reason}); see that both sides speak TLS and know each other's authority") from None
+        raise ReconError(
+            f"the TLS handshake failed ({reason}); check that both sides use TLS and trust each other's authority"
+        ) from None
     except (OSError, ReconError) as e:
         secure.close()
-        raise e if isinstance(e, ReconError) else ReconError("the peer went away before TLS; try again") from None
+        raise (
+            e
+            if isinstance(e, ReconError)
+            else ReconError("the client disconnected before TLS was established; try again")
+        ) from None
     plain, inner = socket.socketpair()
     threading.Thread(target=_relay, args=(secure, inner), daemon=True).start()
     return plain
@@ -205,7 +213,7 @@ class Front:
             threading.Thread(target=self._shake, args=(connection, peer), daemon=True).start()
         else:
             connection.close()
-            self._ended(None, peer, "too many peers begin at once")
+            self._ended(None, peer, "too many clients connect at once")
 
     def take(self) -> list[tuple[socket.socket | None, str, str]]:
         """What has come to an end: the socket with plain bytes, or None and why, with the peer's address between."""

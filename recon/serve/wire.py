@@ -163,7 +163,7 @@ def read_body(number: int, take: Take, bound: Limits) -> Message:
     if number == IMAGE:
         return _image(take, bound)
     raise WireError(
-        f"message id {number} is unknown, and without knowing it the rest cannot be read; send ids 1 to 6, "
+        f"message id {number} is unknown, so the rest of the stream cannot be read; send ids 1 to 6, "
         f"{ACQUISITION}, {IMAGE} and {WAVEFORM}"
     )
 
@@ -174,7 +174,7 @@ def _take(take: Take, n: int) -> bytes:
 
 def _within(length: int, what: str, most: int) -> int:
     if length > most:
-        raise WireError(f"{length} bytes of {what} are announced; at most {most} are taken")
+        raise WireError(f"{length} bytes of {what} are announced; at most {most} are accepted")
     return length
 
 
@@ -201,8 +201,8 @@ def _acquisition(take: Take, bound: Limits) -> Acquisition:
     samples, channels, dimensions = _SIZES.unpack_from(head, _AT[0])
     if samples > bound.samples or channels > bound.channels or dimensions > bound.dimensions:
         raise WireError(
-            f"a line of {samples} samples, {channels} channels and {dimensions} trajectory dimensions is announced; by "
-            f"the header at most {bound.samples}, {bound.channels} and {bound.dimensions} are taken"
+            f"a line of {samples} samples, {channels} channels and {dimensions} trajectory dimensions is "
+            f"announced; the header allows at most {bound.samples}, {bound.channels} and {bound.dimensions}"
         )
     # Thousands of these come in a second: what most lines have none of is made once.
     trajectory = _array(take, (samples, dimensions), _F4) if dimensions else _nowhere(samples)

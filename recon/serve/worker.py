@@ -32,8 +32,8 @@ _PROGRESS_S = 1.0
 
 #: What is said of pixels that whole numbers do not reach.
 _CUT = (
-    "the whole numbers of their series reach, whose step its first image decides, and were cut to the largest; set "
-    'pixel to "float32" in the site\'s file'
+    "the integer range of their series, which the first image of the series sets, and were clipped to the "
+    'largest value; set pixel to "float32" in the site\'s file'
 )
 
 #: What helps a session that ran out of memory.
@@ -70,7 +70,7 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
     except Exception as e:
         reason = sentence(e, memory=_MEMORY, limit=memory.deciding(job.site))
         if inbox.returned:
-            reason += f"; {counted(inbox.returned, 'image')} of whole slices had gone back before"
+            reason += f"; {counted(inbox.returned, 'image')} of complete slices had already been returned"
         state = "incomplete" if isinstance(e, wire.Cut) else "failed"
         job.tell(reason=reason)
         with contextlib.suppress(Broken):
@@ -134,13 +134,18 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     ]
     if late:
         raise DataError(
-            f"lines came for {counted(len(late), 'image')} that the header called whole and that went back already; "
-            "correct encodingLimits and accelerationFactor in the header, or, if lines are measured again later, set "
-            "early = false in the site's file, and do not use what went back"
+            f"lines arrived for {counted(len(late), 'image')} that were complete according to the header and "
+            "had already been returned; do not use the returned images; correct encodingLimits and "
+            "accelerationFactor in the header, or, if lines are measured again later, set early = false in "
+            "the site's file"
         )
     sender.rest(scan, arrived)
     if not sender.noise.holds(whole, inbox.plan):
-        out.put(words.text(f"WRN {job.name}: noise lines came after images were returned, which they did not change"))
+        out.put(
+            words.text(
+                f"WRN {job.name}: noise lines arrived after images had been returned; those images do not use them"
+            )
+        )
     for doubt in sender.noise.doubts:
         out.put(words.text(f"WRN {job.name}: {doubt}"))
     if sender.cut:
@@ -175,8 +180,8 @@ def complete(scan: RawScan, job: Job, numbered: Mapping[Key, bool] | None) -> tu
         raise counting.refuse(found)
     return (
         counting.only_repetitions(scan, found.whole),
-        f"incomplete {found.received}/{found.expected}: {len(found.whole)} of {found.announced} repetitions are whole, "
-        "and only these are returned",
+        f"incomplete {found.received}/{found.expected}: {len(found.whole)} of {found.announced} repetitions "
+        "are complete, and only these are returned",
     )
 
 

@@ -29,11 +29,13 @@ class Beam:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.photons) and self.photons > 0):
-            raise DataError(f"{self.photons:g} photons reach no detector; give a number above 0, for instance 2e4")
+            raise DataError(f"{self.photons:g} photons are not possible; give a number above 0, for instance 2e4")
         if not (math.isfinite(self.electronic) and self.electronic >= 0):
-            raise DataError(f"electronic noise of {self.electronic:g} photons is none; give 0 or more")
+            raise DataError(f"electronic noise cannot be {self.electronic:g} photons; give 0 or more")
         if not 0 <= self.bow_tie <= 1 or not self.radius > 0:
-            raise DataError(f"a bow-tie of {self.bow_tie:g} for {self.radius:g} mm is none; give 0 to 1 and a radius")
+            raise DataError(
+                f"a bow-tie of {self.bow_tie:g} for {self.radius:g} mm is not possible; give 0 to 1 and a radius"
+            )
 
 
 def air(beam: Beam, distances: Tensor, water: float = WATER) -> Tensor:
@@ -82,7 +84,7 @@ def at_dose(
     a dose outside of 0 … 1.
     """
     if not 0 < dose <= 1:
-        raise DataError(f"a dose of {dose:g} of the source's cannot be made of it; give a share above 0 and at most 1")
+        raise DataError(f"a share of {dose:g} of the source's dose is not possible; give a share above 0 and at most 1")
     n = (air.to(p.device, p.dtype) * (-p).exp()).clamp_min(FLOOR)
     added = (1 - dose) / (dose * n) * (1 + (1 + dose) * electronic**2 / (dose * n))
     return p + added.sqrt() * torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)

@@ -72,7 +72,7 @@ def rays(scan: Scan, size: int, voxel: float) -> Parallel | Fan:
 
 def _angles(scan: Scan) -> Tensor:
     if scan.views < 1 or scan.elements < 0 or scan.rows < 0:
-        raise ReconError(f"{scan.views} views of {scan.elements} elements see nothing; give positive numbers")
+        raise ReconError(f"{scan.views} views of {scan.elements} elements measure nothing; give positive numbers")
     arc = math.radians(scan.arc or (180 if scan.beam == "parallel" else 360))
     return torch.arange(scan.views, dtype=torch.float64) * (arc / scan.views)
 
@@ -158,7 +158,7 @@ def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, N
     Raises ReconError for a `scan` that asks for a share of a dose, which a phantom does not have.
     """
     if scan.dose:
-        raise ReconError("the phantom has no noise and so no dose of its own; give --photons in place of --dose")
+        raise ReconError("the phantom has no noise, so no dose to take a share of; give --photons instead of --dose")
     if scan.beam == "cone":
         shape, voxel = (size, size, size), 220 / size
         cone = _cone(scan, shape, voxel, voxel)
@@ -188,7 +188,7 @@ def _photons(hu: NDArray[np.float32], p: Tensor, A: Xray | ConeXray, scan: Scan)
     own = float(measured(image).level.median())
     inside = (image > SOFT[0]) & (image < SOFT[1])
     if not own > 0 or int(inside.sum()) < 500:
-        raise DataError("the source shows no noise in soft tissue, so no share of its dose is known; give --photons")
+        raise DataError("no noise was found in the source's soft tissue, so its dose is unknown; give --photons")
     air = ct.air(Beam(_TRIAL, 0, scan.bow_tie, 0.35 * min(A.shape[-2:]) * A.voxel), A.geometry.distances)
     generator = torch.Generator().manual_seed(scan.seed)
     noise = ct.variance(p, air).sqrt() * torch.randn(p.shape, generator=generator)

@@ -38,9 +38,7 @@ class Receiver:
     def __post_init__(self) -> None:
         sizes = (self.fall, self.offset, self.jitter_deg, self.drift_deg, self.spikes)
         if not all(0 <= v < math.inf for v in sizes) or not -1 < self.gain_drift < math.inf:
-            raise DataError(
-                f"faults of a simulated receiver are finite and from 0 on, its gain changes by more than −1; got {self}"
-            )
+            raise DataError(f"receiver faults must be finite and 0 or more, and the gain change above −1; got {self}")
 
 
 def filtered(white: Samples, fall: float) -> Samples:

@@ -95,7 +95,7 @@ def preset(
     one slice gets 32 partitions. Raises DataError for a trajectory that has no preset.
     """
     if trajectory not in ("cartesian", "epi", "radial", "spiral"):
-        raise DataError(f"there is no preset for a trajectory {trajectory}; take cartesian, epi, radial or spiral")
+        raise DataError(f"there is no preset for the trajectory {trajectory}; choose cartesian, epi, radial or spiral")
     partitions = slices if slices > 1 else 32
     kz = max((f for f in range(1, math.isqrt(accel) + 1) if accel % f == 0), default=1) if volume else 1
     return Settings(

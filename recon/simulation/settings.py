@@ -150,7 +150,7 @@ class Settings:
             self.discard != (0, 0) or self.echo_fraction < 1 or self.partial_fourier != (1.0, 1.0)
         ):
             raise DataError(
-                "partial Fourier, asymmetric echo and discarded samples belong to Cartesian scans; leave them out"
+                "partial Fourier, asymmetric echo and discarded samples work with Cartesian scans only; leave them out"
             )
 
     @property

@@ -66,7 +66,9 @@ def cg(
     kind, device = b.real.dtype, b.device
     shift = lam.to(device, kind) if isinstance(lam, Tensor) else torch.full((), lam, dtype=kind, device=device)
     if bool((shift < 0).any()):
-        raise DataError(f"lam is {float(shift.min()):g} and must not be below 0: it weighs the size of the image")
+        raise DataError(
+            f"lam is {float(shift.min()):g} and must not be negative: it is the weight of the squared norm of the image"
+        )
     wide_shift = shift[wide] if shift.ndim else shift
     b = b if reference is None else b + wide_shift * reference
     x = torch.zeros_like(b, memory_format=torch.contiguous_format)

@@ -113,7 +113,7 @@ def view_weights(A: Xray | ConeXray) -> Tensor:
     if covered + 1.01 * covered / max(1, angles.numel() - 1) < needed:
         raise DataError(
             f"the views cover {math.degrees(covered):.1f}° where filtered backprojection of this fan needs "
-            f"{math.degrees(needed):.1f}°: take an iterative method, which asks for no minimum"
+            f"{math.degrees(needed):.1f}°: use an iterative method, which has no minimum"
         )
     return _shares(beta, 2 * math.pi, closed=False)[:, None] * _parker(beta[:, None], gamma, covered)
 

@@ -95,13 +95,13 @@ def neighbourhoods(
             groups.setdefault(sources, []).append(missing[kind.reshape(-1) == i])
     if len(groups) > 1000:
         raise DataError(
-            f"GRAPPA found {len(groups)} arrangements of measured lines around the missing ones where a regular "
-            "pattern has some tens; choose the method sense for random sampling"
+            f"GRAPPA found {len(groups)} different arrangements of measured lines around the missing ones, and "
+            "a regular pattern has only some tens; use the method sense for random sampling"
         )
     if not groups:
         raise DataError(
-            f"GRAPPA found no missing line whose measured neighbours fit into the calibration block of {block[0]} x "
-            f"{block[1]} lines (kz x ky); provide more calibration lines or choose the method sense"
+            "GRAPPA found no missing line whose measured neighbours fit into the calibration block of "
+            f"{block[0]} x {block[1]} lines (kz x ky); acquire more calibration lines or use the method sense"
         )
     return {sources: np.concatenate(members) for sources, members in groups.items()}
 

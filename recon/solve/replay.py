@@ -83,7 +83,7 @@ def _replayed(step: Step, state: State, device: torch.device) -> tuple[State, St
         made, _ = graph.in_turn(once, device)
         again()
         if not all(_agree(a, b) for a, b in zip(static, expected, strict=True)):
-            raise ValueError("a replay gave another result than single launches")
+            raise ValueError("the graph gave a different result than separate kernel launches")
     except torch.cuda.OutOfMemoryError:
         return expected, step  # this time: without a graph there may be enough
     except Exception as e:

@@ -53,7 +53,7 @@ def adapt(
     job = pipeline.prepare(raw, plan, place, None, stack - 1)
     if job.encoding.trajectory != "cartesian":
         raise ReconError(
-            f"the scan is {job.encoding.trajectory}, and the networks see Cartesian scans alone; use recon run"
+            f"the scan is {job.encoding.trajectory}, and the networks work with Cartesian scans only; use recon run"
         )
     how = adapting.Plan(minutes=minutes, seed=seed)
     with reporter(quiet) as report:

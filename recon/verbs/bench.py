@@ -161,7 +161,7 @@ def _compare(
     for name, why in late:
         _left_out(f"{name}: {why}")
     if not records:
-        raise ReconError("none of the scans can be compared; give fully sampled raw scans of MRI")
+        raise ReconError("none of the scans can be compared; give fully sampled raw MRI scans")
     if not quiet:
         typer.echo(results.summary(records))
         for path in (output / results.PAGE, output / results.RECORDS, output / results.TABLE):

@@ -34,15 +34,17 @@ def fitting(scan: object, plan: Recipe, strength: float | None, denoise: float |
     from recon.data import CTImages, RawScan
 
     if removed and not isinstance(scan, CTImages):
-        raise ReconError("--removed shows what was taken away from CT images, and this is none; leave it out")
+        raise ReconError("--removed shows what was removed from CT images, and this is not one; leave it out")
     if strength is not None and isinstance(scan, RawScan):
         raise ReconError(
-            "--strength is for CT images, and this is a raw scan of MRI: --denoise serves there, or leave it out"
+            "--strength is for CT images, and this is a raw MRI scan: use --denoise instead, or leave it out"
         )
     if denoise is not None and not isinstance(scan, RawScan):
-        raise ReconError("--denoise is for raw scans of MRI, and this is CT: --strength serves there, or leave it out")
+        raise ReconError("--denoise is for raw MRI scans, and this is CT: use --strength instead, or leave it out")
     if strength is not None and not isinstance(scan, CTImages) and plan.solve.method != "unrolled":
-        raise ReconError("--strength is of networks, and projections go through one by --method unrolled alone; add it")
+        raise ReconError(
+            "--strength belongs to networks, and projections use one only with --method unrolled; add that"
+        )
 
 
 def write_removed(series: object, image: Image, name: str) -> list[Path]:
@@ -98,7 +100,7 @@ def simulate_ct(
         source_distance=source_distance, detector_distance=detector_distance, seed=seed,
     )  # fmt: skip
     if phantom and slices:
-        raise typer.BadParameter("--slices chooses of a volume, and the phantom is one slice; leave it out")
+        raise typer.BadParameter("--slices chooses slices of a volume, and the phantom is one slice; leave it out")
     if phantom:
         made, shown = ct_scan.of_phantom(matrix, scan)
     else:
@@ -142,11 +144,11 @@ def _check(output: Path, photons: float | None, dose: float | None, electronic: 
     if output.exists() and not force:
         raise ReconError(f"{output} exists; give another name, or --force to replace it")
     if photons is not None and dose is not None:
-        raise typer.BadParameter("--photons and --dose say the same thing twice; give one of them")
+        raise typer.BadParameter("--photons and --dose both set the dose; give only one of them")
     if photons is not None and not 0 < photons <= _MOST:
         raise typer.BadParameter(f"--photons takes a number above 0 and up to 1e12, for instance 2e4, not {photons:g}")
     if not 0 <= electronic <= _MOST:
-        raise typer.BadParameter(f"electronic noise of {electronic:g} photons is none; give 0 to 1e12")
+        raise typer.BadParameter(f"electronic noise cannot be {electronic:g} photons; give 0 to 1e12")
     if dose is not None and not 0 < dose <= 1:
         raise typer.BadParameter(f"--dose takes a share above 0 and at most 1, not {dose:g}")
     if beam not in ("parallel", "flat", "curved", "cone"):
@@ -162,9 +164,9 @@ def _check_rays(
     if 0 < elements < _FEWEST:
         raise typer.BadParameter(f"--elements takes at least {_FEWEST}, or 0 to cover the image, not {elements}")
     if views < 2:
-        raise typer.BadParameter("--views takes at least 2 angles: of one no image can be made")
+        raise typer.BadParameter("--views takes at least 2 angles: one is not enough for an image")
     if rows and beam != "cone":
-        raise typer.BadParameter(f"--rows are those of a cone beam, and --beam is {beam}; leave them out")
+        raise typer.BadParameter(f"--rows is for a cone beam, and --beam is {beam}; leave it out")
     for name, value in (("source", source_distance), ("detector", detector_distance)):
         if not 0 <= value <= _FURTHEST:
             raise typer.BadParameter(f"--{name}-distance takes up to {_FURTHEST:g} mm, not {value:g}")
@@ -178,7 +180,8 @@ def _volume(images: CTImages, slices: str):  # type: ignore[no-untyped-def]
     g = series.geometry
     if abs(g.voxel[0] / g.voxel[1] - 1) > 1e-3:
         raise ReconError(
-            f"pixels of {g.voxel[0]:g}×{g.voxel[1]:g} mm are not square, which a projection needs; resample the source"
+            f"pixels of {g.voxel[0]:g}×{g.voxel[1]:g} mm are not square, but projections need square pixels; "
+            "resample the source"
         )
     first, last = 1, g.shape[0]
     if slices:
@@ -191,8 +194,8 @@ def _volume(images: CTImages, slices: str):  # type: ignore[no-untyped-def]
     steps = np.array(g.steps[first - 1 : last - 1] or [g.voxel[2]] * (last - first))
     if len(steps) and np.ptp(steps) > 0.01 * steps.mean():
         raise ReconError(
-            f"slices {first} to {last} are {steps.min():.2f} to {steps.max():.2f} mm apart, and projections take one "
-            "spacing; choose some of one with --slices"
+            f"slices {first} to {last} are {steps.min():.2f} to {steps.max():.2f} mm apart, and projections "
+            "need equal spacing; choose equally spaced slices with --slices"
         )
     positions = tuple(float(v) for v in (first - 1) * g.voxel[2] + np.concatenate([[0], steps.cumsum()]))
     return series.voxels.read(first - 1, last), g.voxel[0], positions, g.thickness

@@ -59,9 +59,9 @@ def send(
         pacs = settings.check(pacs)
     if retry:
         with spools.locked(folder):
-            typer.echo(f"{spools.retry(folder)} failed images are tried again")
+            typer.echo(f"{spools.retry(folder)} failed images will be tried again")
     elif not images and not watch:
-        raise typer.BadParameter("name the images to send, or use --watch, --retry or --status")
+        raise typer.BadParameter("give the images to send, or use --watch, --retry or --status")
     uids = _spool(pacs, images) if images else []
     if watch:
         _watch(pacs, follow)
@@ -80,7 +80,7 @@ def _settings(config: Path | None, given: dict[str, Any], tls: dict[str, str], a
 
         pacs = load(config).pacs
         if not pacs.to and not given["to"]:
-            raise ReconError(f"{config} names no PACS; set to in its section [pacs]")
+            raise ReconError(f"{config} does not set a PACS; set to in its section [pacs]")
     elif not given["to"] and not anywhere:
         pacs = known(Path(given["spool"] or pacs.spool))
     given = {k: v for k, v in given.items() if v}
@@ -116,7 +116,7 @@ def _once(pacs: Pacs, uids: list[str], json: bool) -> None:
     words += [f"{failed} failed"] if failed else []
     raise ReconError(
         f"{sent} of {counted(len(uids), 'image is', 'images are')} in the PACS, {' and '.join(words)}: "
-        f"{summary(folder)['last_error']}; recon send --watch --spool {folder} goes on trying"
+        f"{summary(folder)['last_error']}; recon send --watch --spool {folder} keeps trying"
     )
 
 

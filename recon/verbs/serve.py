@@ -65,7 +65,7 @@ def _echo(pacs: Pacs) -> None:
     from recon.pacs.sender import echo
 
     if not pacs.to:
-        raise typer.BadParameter("--echo asks the PACS, and the settings name none; set to in their section [pacs]")
+        raise typer.BadParameter("--echo tests the PACS, and the settings have none; set to in their section [pacs]")
     try:
         echo(pacs)
     except Unreachable as e:
@@ -123,7 +123,9 @@ def stream(
         raise ReconError(f"the server says: {errors[0]}")
     if not answer.closed:
         silent = not answer.texts and not answer.images
-        raise ReconError(f"the server broke off before {_turned_away(context is not None) if silent else 'CLOSE'}")
+        raise ReconError(
+            f"the server closed the connection before {_turned_away(context is not None) if silent else 'CLOSE'}"
+        )
     typer.echo(f"received {counted(len(answer.images), 'image')}")
     if output is not None and answer.images:
         for path in write_messages(answer.images, output):
@@ -133,9 +135,9 @@ def stream(
 def _turned_away(within_tls: bool) -> str:
     """What may be wrong where a server hangs up without a word, which it has none for outside of an agreed TLS."""
     return "it said anything; " + (
-        "it may want a certificate that it knows (--tls-certificate, --tls-key): its log says why"
+        "it may require a client certificate (--tls-certificate, --tls-key): see its log"
         if within_tls
-        else "it may speak TLS alone (--tls): its log says why"
+        else "it may accept only TLS (--tls): see its log"
     )
 
 

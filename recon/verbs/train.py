@@ -18,7 +18,9 @@ def train(
         list[Path],
         typer.Argument(
             metavar="RECIPE",
-            help="TOML file of a training, such as trained/mri-small/recipe.toml; several of CT learn side by side",
+            help=(
+                "TOML file of a training, such as trained/mri-small/recipe.toml; several CT recipes train in parallel"
+            ),
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of checkpoints, log, pictures and weights")],
@@ -37,7 +39,7 @@ def train(
 ) -> None:
     """Train a network on simulated scans. It leaves weights that `run --weights` takes."""
     if data is None:
-        raise typer.BadParameter("a training needs data; give a folder with `train` and `validation` with --data DIR")
+        raise typer.BadParameter("training needs data; give a folder with `train` and `validation` with --data DIR")
     from recon import pipeline
     from recon.io.atomic import check_folder
     from recon.learn import ct_train, settings
@@ -46,7 +48,7 @@ def train(
     from recon.recipe import table
 
     if output.exists() and not output.is_dir():
-        raise ReconError(f"{output} is a file, and a training leaves a folder; give another name with --output")
+        raise ReconError(f"{output} is a file, but training writes a folder; give another name with --output")
     check_folder(output)
     use_threads(threads)
     device = str(pipeline.place(device))
@@ -62,7 +64,7 @@ def train(
             typer.echo(f"{output}: {counted(state.step, 'step')} in {state.seconds / 60:.1f} minutes")
         return
     if len(recipe) > 1:
-        raise typer.BadParameter("several recipes train side by side only where all are of kind ct; name one")
+        raise typer.BadParameter("several recipes can train in parallel only if all are of kind ct; give one")
     with usage():
         plan = settings.load(recipe[0])
     with reporter(quiet) as report:

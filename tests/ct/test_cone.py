@@ -65,7 +65,7 @@ def test_a_head_keeps_its_hu_from_the_file_to_the_volume(tmp_path: Path) -> None
     for at, radius, hu in PARTS:
         assert mean(image, at, radius) == pytest.approx(hu, abs=6 if at[2] < 10 else 25)
     assert mean(image, (95, 0, 0), 8) == pytest.approx(-1000, abs=12)
-    assert any("its own plane alone completely" in note for note in image.notes)
+    assert any("only the plane of the orbit completely" in note for note in image.notes)
 
 
 @pytest.mark.parametrize(("method", "n", "limit"), [("sirt", 15, 12), ("cgls", 6, 30), ("tv", 15, 12)])

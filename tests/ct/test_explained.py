@@ -62,8 +62,8 @@ def test_what_a_network_invents_against_the_projections_gives_way(monkeypatch: p
     image = recon.reconstruct(made, PLAN)
     assert np.array_equal(image.data, plain.data)
     assert image.trust["fallbacks"] == 1
-    assert "power in the projections" in image.trust["reasons"][0]
-    assert any("1 of 1 slice is a filtered backprojection" in n for n in image.notes)
+    assert "residual of the learned image in the projections" in image.trust["reasons"][0]
+    assert any("1 of 1 slice shows the filtered backprojection" in n for n in image.notes)
     kept = recon.reconstruct(made, replace(PLAN, trust=Trust(fallback=False)))
     assert np.abs(kept.data - plain.data).max() > 100
     assert kept.trust["items"][0]["residual"] > 1.25 * kept.trust["items"][0]["classical_residual"]

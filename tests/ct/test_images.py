@@ -60,7 +60,7 @@ def test_a_series_is_not_written_into_the_folder_that_is_read(tmp_path: Path) ->
     folder, _, _ = study(tmp_path)
     before = sorted(folder.rglob("*"))
     for name in ("new", "a.dcm"):
-        assert "lies in the folder" in command.refused(command.recon("run", folder, "-o", folder / name), 2)
+        assert "lies inside the input folder" in command.refused(command.recon("run", folder, "-o", folder / name), 2)
     assert sorted(folder.rglob("*")) == before
 
 
@@ -89,7 +89,7 @@ def test_a_denoiser_that_blurs_has_a_part_of_its_say_and_the_image_says_which(
     image = recon.reconstruct(recon.read(folder), plan)
     assert np.abs(image.data - (noisy + 0.25 * (soft - noisy))).max() < 1e-2
     assert image.trust["share"] == 0.25
-    assert any(n.startswith("2 of 2 slices are denoised in part, to 0.25 of what") for n in image.notes)
+    assert any(n.startswith("2 of 2 slices are denoised only in part: 0.25 of what") for n in image.notes)
     whole = recon.reconstruct(recon.read(folder), replace(plan, trust=Trust(fallback=False)))
     assert np.abs(whole.data - soft).max() < 1e-2
     assert not any("in part" in n for n in whole.notes)
@@ -123,10 +123,10 @@ def test_the_noise_is_read_off_the_image(sigma: float) -> None:
 def test_a_method_for_projections_is_refused_for_images(tmp_path: Path) -> None:
     folder, _, _ = study(tmp_path)
     for method in ("fbp", "sense", "cs"):
-        with pytest.raises(recon.ReconError, match=f"{method} needs projections, or a raw scan"):
+        with pytest.raises(recon.ReconError, match=f"{method} needs projections or a raw scan"):
             recon.reconstruct(recon.read(folder), Recipe(solve=Solve(method=method)))
     said = command.refused(command.recon("run", folder, "-o", tmp_path / "x.nii.gz", "--stack", 3), 1)
-    assert "1 CT series and no number 3" in said
+    assert "1 CT series, so there is no number 3" in said
 
 
 def test_every_series_of_a_folder_gets_outputs_of_its_own(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_an_uncertainty_map_is_as_large_as_the_noise_that_is_left(
 
 def test_weights_for_mri_are_refused(tmp_path: Path) -> None:
     recipe = trained(tmp_path / "mri", Shape(cascades=1, channels=(4, 6), condition=6))
-    with pytest.raises(ReconError, match="a network for scans of MRI"):
+    with pytest.raises(ReconError, match="a network for MRI scans"):
         learned.denoise(body(20), recipe, CPU, silent)
 
 

@@ -14,8 +14,8 @@ from tests.io import ct_pd_files
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    (("--strength", 0.5), "--strength is of networks"), (("--denoise", 0.5), "--denoise is for raw scans of MRI"),
-    (("--removed", "d.nii.gz"), "--removed shows what was taken away from CT images"),
+    (("--strength", 0.5), "--strength belongs to networks"), (("--denoise", 0.5), "--denoise is for raw scans of MRI"),
+    (("--removed", "d.nii.gz"), "--removed shows what was removed from CT images"),
 ])  # fmt: skip
 def test_an_option_that_projections_know_nothing_of_is_refused(
     options: tuple[object, ...], says: str, tmp_path: Path
@@ -47,7 +47,7 @@ def test_projections_of_several_slices_are_refused_for_one_dicom_file_before_the
 
 @pytest.mark.parametrize(("options", "says"), [
     (("--device", "foo"), "there is no device 'foo'"), (("--weights", "nosuch"), "there are no weights"),
-    (("--weights", "mri-small"), "network for scans of MRI"),
+    (("--weights", "mri-small"), "network for MRI scans"),
 ])  # fmt: skip
 def test_a_benchmark_that_cannot_begin_leaves_no_folder(options: tuple[object, ...], says: str, tmp_path: Path) -> None:
     ended = command.recon("bench", "ct", "-o", tmp_path / "out", *options)
@@ -59,4 +59,4 @@ def test_a_benchmark_that_cannot_begin_leaves_no_folder(options: tuple[object, .
 def test_more_noise_of_the_electronics_than_photons_can_be_is_refused(tmp_path: Path) -> None:
     ended = command.recon("simulate-ct", "phantom", "-o", tmp_path / "a.h5", "--electronic", "1e30", "--matrix", 32)
     assert (ended.code, list(tmp_path.iterdir())) == (2, [])
-    assert "electronic noise of 1e+30 photons is none; give 0 to 1e12" in ended.err
+    assert "electronic noise cannot be 1e+30 photons; give 0 to 1e12" in ended.err

@@ -71,9 +71,9 @@ def _say(where: str, **values: object) -> Callable[[Path], None]:
 
 BAD = {
     "NaN": (_replace("projections", _nan), "1 values of projections are NaN"),
-    "no photons": (_replace("projections", lambda a: 0 * a), "100% of the rays hold no photon"),
-    "negative counts": (_replace("projections", lambda a: -a), "100% of the rays hold no photon"),
-    "no light": (_replace("flat", lambda a: 0 * a), "count nothing without a body"),
+    "no photons": (_replace("projections", lambda a: 0 * a), "100% of the rays have no photons"),
+    "negative counts": (_replace("projections", lambda a: -a), "100% of the rays have no photons"),
+    "no light": (_replace("flat", lambda a: 0 * a), "have no counts in air"),
     "brighter than air": (_replace("flat", lambda a: a / 50), "brighter behind the body"),
     "flat of other size": (_replace("flat", lambda a: a[:-3]), "flat has the shape"),
     "no flat": (_edit(lambda f: f.__delitem__("flat")), "counts need the data set flat"),

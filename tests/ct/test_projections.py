@@ -167,7 +167,7 @@ def test_slices_rise_in_steps_that_are_equal_within_a_hundredth(
     if regular:
         assert recon.read(tmp_path / "p.h5").positions == pytest.approx(positions)  # type: ignore[union-attr]
     else:
-        with pytest.raises(recon.ReconError, match="do not rise in equal steps"):
+        with pytest.raises(recon.ReconError, match="do not increase in equal steps"):
             recon.read(tmp_path / "p.h5")
 
 
@@ -182,11 +182,11 @@ def test_weights_are_the_inverse_standard_deviations_of_repeated_scans() -> None
 
 def test_methods_for_mri_are_refused_and_those_for_ct_by_mri(tmp_path: Path) -> None:
     scan, _ = ct_scan.of_phantom(32, replace(BEAMS["flat"], views=20))
-    with pytest.raises(ReconError, match="sense reconstructs scans of MRI"):
+    with pytest.raises(ReconError, match="sense reconstructs MRI scans"):
         recon.reconstruct(scan, Recipe(solve=Solve(method="sense")))
     raw = command.scan_file(tmp_path / "scan.h5")
     said = command.refused(command.recon("run", raw, "-o", tmp_path / "o.nii.gz", "--method", "fbp"), 1)
-    assert "fbp reconstructs projections of CT" in said
+    assert "fbp reconstructs CT projections" in said
 
 
 @pytest.mark.parametrize(("beam", "degrees"), [("parallel", 180), ("flat", 360), ("curved, short scan", 230)])

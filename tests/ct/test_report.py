@@ -41,7 +41,7 @@ def test_a_volume_without_a_place_says_so(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.full((8, 6, 4), -1000, np.int16), None), tmp_path / "v.nii")
     said = lines(recon.read(tmp_path / "v.nii"))
     assert said[1] == "images       one series, scanner not stated"
-    assert said[2].startswith("geometry     place in the patient unknown, 8×6×4 voxels of 1×1×1 mm")
+    assert said[2].startswith("geometry     position in the patient unknown, 8×6×4 voxels of 1×1×1 mm")
 
 
 @pytest.mark.parametrize(("beam", "told"), [

@@ -58,7 +58,10 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
     assert np.allclose(fixed.data, 0.7 * y + 0.3 * whole.data, atol=1e-3)
     assert f"{faint:.2f} to {strong:.2f} by the noise" in auto.notes[-1]
     # White noise is finer than that of filtered backprojection: a sample takes one pixel.
-    assert "0% of what denoising takes away was left in, and what is coarser than 3.0 pixels; " in whole.notes[-1]
+    assert (
+        "0% of what the denoiser would remove was left in, and so was all detail coarser than 3.0 pixels; "
+        in whole.notes[-1]
+    )
     assert whole.provenance["coarse_pixels"] == [3.0, 3.0]
     # The noisier slice keeps less: of what is coarse only a part is given back there.
     small, wide = (min(strength.kept(w, CT(), v) for v in auto.provenance["noise_HU"]) for w in strength.SPOTS)
@@ -77,7 +80,7 @@ def test_what_is_coarse_counts_samples_of_a_slice_that_was_interpolated() -> Non
     assert 4.2 < pixels <= 6
     taken = torch.from_numpy(whole.data - fine)
     assert np.allclose(found.data, whole.data - strength.coarser(taken, pixels).numpy(), atol=0.05)
-    assert f"what is coarser than {pixels:.1f} pixels" in found.notes[-1]
+    assert f"all detail coarser than {pixels:.1f} pixels" in found.notes[-1]
 
 
 def lost(taken: np.ndarray, ct: CT = WHOLE, noise: float = 10.0) -> np.ndarray:

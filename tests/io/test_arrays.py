@@ -238,7 +238,7 @@ def test_an_archive_that_does_not_unpack_is_refused_with_the_cure(
     raw = bytearray((tmp_path / "scan.npz").read_bytes())
     damage(raw)
     (tmp_path / "scan.npz").write_bytes(raw)
-    with pytest.raises(DataError, match=r"cannot be read as a NumPy array .*damaged or locked"):
+    with pytest.raises(DataError, match=r"cannot be read as a NumPy array .*damaged, locked"):
         read(tmp_path / "scan.npz")
 
 

@@ -174,7 +174,7 @@ def test_samples_along_a_trajectory_of_bart_give_the_picture_of_bart(name: str, 
 
 
 def test_samples_off_the_grid_without_a_trajectory_are_doubted(spokes: Path) -> None:
-    assert any("--trajectory gives the positions" in note for note in read(spokes / "lines").notes)
+    assert any("use --trajectory" in note for note in read(spokes / "lines").notes)
     assert not any("--trajectory" in note for note in read(spokes / "image").notes)
 
 

@@ -89,7 +89,7 @@ def test_a_drift_along_the_rows_is_called_no_tilt_of_the_gantry(tmp_path: Path) 
     ct_files.write(tmp_path / "in", HU, step=(0.6, 0, 2.5))
     image = recon.reconstruct(recon.read(tmp_path / "in"), KEEP)
     assert image.geometry.shear == pytest.approx((0.6, 0))
-    assert any("0.60 mm further along its rows" in note for note in image.notes)
+    assert any("shifted by 0.60 mm along its rows" in note for note in image.notes)
     assert not any("tilted by" in note for note in image.notes)
 
 
@@ -221,7 +221,7 @@ def _projection(d: pydicom.Dataset, k: int) -> None:
 
 BAD = {
     "projections without geometry": (_projection, r"projection \d states no angle"),
-    "slice twice": (_second_place, "holds 1 slice twice at one place .instance 2 and instance 3"),
+    "slice twice": (_second_place, "holds 1 slice twice at the same position .instance 2 and instance 3"),
     "two orientations": (_turned, "slices of 2 orientations"),
     "not CT": (
         _set(Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"),
@@ -259,12 +259,12 @@ def test_a_copy_of_a_slice_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "in/copy.dcm").write_bytes(paths[1].read_bytes())
     (series,) = read(tmp_path / "in").series
     assert len(series.source) == 4
-    assert "of other files left out" in series.notes[0]
+    assert "of the same slice left out" in series.notes[0]
 
 
 def test_headers_without_pixels_and_files_cut_short_are_named(tmp_path: Path) -> None:
     paths = ct_files.write(tmp_path / "in", HU, change=_without("PixelData"))
-    with pytest.raises(DataError, match="holds no pixels, only its header"):
+    with pytest.raises(DataError, match="has a header but no pixels"):
         recon.reconstruct(read(tmp_path / "in"), KEEP)
     paths = ct_files.write(tmp_path / "cut", HU)
     whole = paths[1].read_bytes()

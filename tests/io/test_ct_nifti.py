@@ -58,7 +58,7 @@ def test_a_volume_without_a_place_claims_none(tmp_path: Path) -> None:
 def test_a_volume_without_air_is_taken_with_a_note(low: float, noted: bool, tmp_path: Path) -> None:
     scan = recon.read(save(tmp_path / "ct.nii", HU.clip(low)))
     assert isinstance(scan, CTImages)
-    assert any("air around the body is missing" in n for n in scan.series[0].notes) == noted
+    assert any("no air around the body" in n for n in scan.series[0].notes) == noted
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_colour_and_a_file_cut_short_are_refused(tmp_path: Path) -> None:
         recon.read(tmp_path / "rgb.nii")
     whole = save(tmp_path / "ct.nii.gz").read_bytes()
     (tmp_path / "ct.nii.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"ct\.nii\.gz is cut short"):
+    with pytest.raises(DataError, match=r"ct\.nii\.gz is truncated"):
         recon.read(tmp_path / "ct.nii.gz")

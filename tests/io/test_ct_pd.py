@@ -120,7 +120,7 @@ def test_a_scan_of_ge_reads_as_that_of_another_maker(position: str, tmp_path: Pa
     assert ge.centre == pytest.approx(other.centre)
     assert np.array_equal(ge.views.stored(3, 6), other.views.stored(3, 6))
     said = " ".join(ge.notes)
-    assert ("run to the head" in said) == (position == "FFS")
+    assert ("increase towards the head" in said) == (position == "FFS")
 
 
 def _private(group: int, element: int, vr: str, value: object, only: int | None = None):  # type: ignore[no-untyped-def]
@@ -158,26 +158,26 @@ def _turned_back(d: pydicom.Dataset, k: int) -> None:
 
 
 BAD = {
-    "two series": (_two_series, r"projections of 2 series \(\d+, \d+\); put each into a folder"),
+    "two series": (_two_series, r"projections of 2 series \(\d+, \d+\); put each into its own folder"),
     "two spectra": (_private(0x7033, 0x63, "US", 2, 5), r"projections of 2 spectra"),
     "not CT": (_set(Modality="MR"), "of modality MR, not CT"),
     "angle is NaN": (_private(0x7031, 0x01, "FL", float("nan"), 5), "projection 6 has an angle, a position"),
     "no angle": (_without(0x7031, 0x01), "projection 6 states no angle"),
     "no distance": (_without(0x7031, 0x31), "projection 6 states no distance"),
-    "no rescale": (_set(5, RescaleSlope=None), "projection 6 states no rescale to line integrals"),
+    "no rescale": (_set(5, RescaleSlope=None), "projection 6 has no rescale to line integrals"),
     "no number": (_set(5, InstanceNumber=None), "a projection without number"),
-    "twice": (_set(5, InstanceNumber=5), r"1 projections are there twice \(5\)"),
-    "another size": (_set(5, Rows=17), "projection 6 holds 17 × 4 pixels of a detector of 4 rows, 16 columns"),
+    "twice": (_set(5, InstanceNumber=5), r"1 projections appear twice \(5\)"),
+    "another size": (_set(5, Rows=17), "projection 6 holds 17 × 4 pixels, but its detector has 4 rows and 16 columns"),
     "another place": (_private(0x7031, 0x03, "FL", 600.0, 5), "different values of radius"),
     "angle jumps": (_private(0x7031, 0x01, "FL", 3.0, 5), r"the gantry jumps by .* between projection [56] and"),
-    "table back": (_turned_back, "the table goes back between projection 20 and projection 21"),
+    "table back": (_turned_back, "the table moves backwards between projection 20 and projection 21"),
     "spherical": (_private(0x7029, 0x0B, "CS", "SPHERICAL"), "the detector is SPHERICAL"),
     "parallel": (_private(0x7037, 0x0A, "CS", "PARALLEL"), "of geometry PARALLEL"),
     "no logarithm": (_private(0x7039, 0x09, "CS", "NO"), "intensities .LogFlag NO"),
-    "water": (_private(0x7041, 0x01, "DS", "7"), "attenuation of water is said to be 7"),
-    "detector before the axis": (_private(0x7031, 0x31, "FL", 500.0), "no such scanner"),
-    "table stands": (_private(0x7031, 0x02, "FL", 1.0), "the table stands still"),
-    "many frames": (_set(5, NumberOfFrames=2), "projection 6 is not one projection"),
+    "water": (_private(0x7041, 0x01, "DS", "7"), "attenuation of water is given as 7"),
+    "detector before the axis": (_private(0x7031, 0x31, "FL", 500.0), "not a possible scanner"),
+    "table stands": (_private(0x7031, 0x02, "FL", 1.0), "the table does not move"),
+    "many frames": (_set(5, NumberOfFrames=2), "projection 6 is not a single projection"),
     "spots without a pattern": (
         lambda d, k: _private(0x7033, 0x0C, "FL", 0.1 * k)(d, k),
         "the focal spot has more than 8 places",
@@ -221,7 +221,7 @@ def test_a_projection_cut_short_is_named(tmp_path: Path) -> None:
 def test_images_beside_projections_are_refused(tmp_path: Path) -> None:
     ct_pd_files.write(tmp_path / "in" / "projections", BALLS, TINY, Z)
     ct_files.write(tmp_path / "in" / "z", ct_files.body())
-    with pytest.raises(DataError, match="projections beside 4 objects of modality CT"):
+    with pytest.raises(DataError, match="projections and also 4 objects of modality CT"):
         read(tmp_path / "in")
     (tmp_path / "in" / "z").rename(tmp_path / "in" / "a")
     with pytest.raises(DataError, match="CT images and projections"):

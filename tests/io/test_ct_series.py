@@ -60,7 +60,7 @@ def test_a_dose_report_stored_as_ct_image_is_left_out_and_counted(tmp_path: Path
     assert [len(s.source) for s in scan.series] == [4]
     assert scan.notes == ("left out: 1 pages of a report",)
     ct_files.write(tmp_path / "alone", HU[:1], series="report", number=999, change=page)
-    with pytest.raises(DataError, match=r"series 999, instance 1, lacks .* no image with a place"):
+    with pytest.raises(DataError, match=r"series 999, instance 1, lacks .* no position"):
         read(tmp_path / "alone")
 
 
@@ -89,7 +89,7 @@ def test_times_of_single_slices_tell_no_volumes_apart(tmp_path: Path) -> None:
 
     ct_files.write(tmp_path / "in/a", HU, change=lambda d, k: timed(d, k, 0))
     ct_files.write(tmp_path / "in/b", HU + 5, change=lambda d, k: timed(d, k, 4))
-    with pytest.raises(DataError, match="slices twice at one place"):
+    with pytest.raises(DataError, match="slices twice at the same position"):
         read(tmp_path / "in")
 
 
@@ -123,7 +123,7 @@ def test_acquisitions_of_one_series_on_grids_of_their_own_are_each_an_image(
     scan = read(tmp_path / "in")
     assert [len(s.source) for s in scan.series] == [4, 4]
     assert [float(s.voxels.read(0, 4).max()) for s in scan.series] == [HU.max(), HU.max() + 5]
-    assert all("2 acquisitions of one series lie on grids of their own" in " ".join(s.notes) for s in scan.series)
+    assert all("2 acquisitions of one series have different grids" in " ".join(s.notes) for s in scan.series)
     places = []
     for n in (0, 1):
         files = recon.write(recon.reconstruct(scan, KEEP, stack=n), [tmp_path / f"out{n}"])

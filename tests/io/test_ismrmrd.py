@@ -191,7 +191,7 @@ def test_the_group_is_chosen_by_name_where_there_are_several(tmp_path: Path) -> 
     with pytest.raises(DataError, match="no group three"):
         mrd.read(path, "three")
     files.save(path, [files.line(k, y) for y in range(24)], dataset="dataset")
-    told = "the file also holds one, two; this scan is dataset, and --key takes another"
+    told = "the file also holds one, two; this scan is dataset, choose another with --key"
     assert told in mrd.read(path).notes
     assert told not in mrd.read(path, "dataset").notes
 

@@ -139,7 +139,7 @@ def test_a_centre_with_which_lines_would_not_fit_is_put_right(name: str, tmp_pat
     assert valid.all()
     assert list(ky) == list(range(24))
     assert scan.rejected == 0
-    beside = f"puts {abs(12 + first - centre)} of 24 lines beside the grid; {12 + first} is taken"
+    beside = f"puts {abs(12 + first - centre)} of 24 lines outside the grid; {12 + first} is taken"
     assert any(f"centre at {centre}, which {beside}" in note for note in scan.notes)
 
 
@@ -180,7 +180,7 @@ def test_readouts_of_twice_the_matrix_are_taken_to_be_oversampled(tmp_path: Path
     xml = files.XML.replace("<x>32</x>", "<x>16</x>").replace("<x>480</x>", "<x>240</x>")
     silent = mrd.read(files.scan_file(tmp_path / "silent.h5", xml=xml))
     assert silent.encodings == said.encodings
-    assert any("oversampled twice, over 480 mm" in note for note in silent.notes)
+    assert any("oversampled twofold, over 480 mm" in note for note in silent.notes)
 
 
 @pytest.mark.parametrize("kind", ["lines", "spokes"])
@@ -197,7 +197,7 @@ def test_k_space_positions_tell_whether_a_scan_without_trajectory_is_cartesian(k
     xml = files.XML.replace("<trajectory>cartesian</trajectory>", "")
     scan = mrd.read(files.save(tmp_path / "scan.h5", lines, xml))
     assert scan.encodings[0].trajectory == {"lines": "cartesian", "spokes": "other"}[kind]
-    assert any("lie on no grid" in note for note in scan.notes) == (kind == "spokes")
+    assert any("are not on a Cartesian grid" in note for note in scan.notes) == (kind == "spokes")
 
 
 def _places(change: Callable[[ismrmrd.Acquisition, int], None], folder: Path) -> list[tuple]:
@@ -259,7 +259,7 @@ def test_a_scan_whose_counters_number_single_lines_is_refused(tmp_path: Path) ->
         a.idx.contrast, a.idx.repetition = n % 4, n // 4
 
     scan = mrd.read(files.scan_file(tmp_path / "scan.h5", change))
-    with pytest.raises(DataError, match="24 images apart with at most 1 phase encodes each"):
+    with pytest.raises(DataError, match="24 images of at most 1 phase encodes each"):
         recon.reconstruct(scan)
 
 
@@ -281,7 +281,7 @@ def test_a_limit_is_wrong_where_the_lines_beyond_it_are_about_as_many_as_those_w
     if filled[3] < 5 or not believed:
         kept, notes, rejected = line_rules.check(scan.lines, (told,))
         assert rejected == np.count_nonzero(~kept) == (filled[3] if believed else 0)
-        assert ["the lines are believed" in note for note in notes] == [not believed]
+        assert ["of the lines are used" in note for note in notes] == [not believed]
     else:
         with pytest.raises(DataError, match="14 have a counter slice beyond its limit"):
             line_rules.check(scan.lines, (told,))

@@ -127,12 +127,12 @@ NO_RECON_SPACE = XML[: XML.index("<reconSpace>")] + XML[XML.index("</reconSpace>
 ACCEPTED = {
     "fraction": (put("<x>32</x>", "<x>31.9996</x>"), "encodedSpace/matrixSize/x is '31.9996'; it is rounded to 32"),
     "unknown element": (put("<experimentalC", "<brandNew><a>1</a></brandNew><experimentalC"), "ismrmrdHeader/brandNew"),
-    "another namespace": (put("www.ismrm.org/ISMRMRD", "example.org/X"), "another XML namespace"),
-    "no namespace": (put(' xmlns="http://www.ismrm.org/ISMRMRD"', ""), "another XML namespace"),
-    "trajectory": (put("cartesian", "rosette"), "trajectory is 'rosette'; it is taken for other"),
+    "another namespace": (put("www.ismrm.org/ISMRMRD", "example.org/X"), "XML namespace other than"),
+    "no namespace": (put(' xmlns="http://www.ismrm.org/ISMRMRD"', ""), "XML namespace other than"),
+    "trajectory": (put("cartesian", "rosette"), "trajectory is 'rosette'; it is read as other"),
     "limit without centre": (put("<center>12</center>", ""), "kspace_encoding_step_1 has no center"),
     "centre outside": (put("<center>12</center>", "<center>40</center>"), "has its centre 40 outside 0 to 23"),
-    "frequency": (put("63500000", "many"), "experimentalConditions/H1resonanceFrequency_Hz is no positive number"),
+    "frequency": (put("63500000", "many"), "experimentalConditions/H1resonanceFrequency_Hz is not a positive number"),
     "Latin-1": (put("<experimentalC", f"{STUDY_ID}<experimentalC"), ""),
 }  # fmt: skip
 
@@ -240,7 +240,7 @@ def test_limits_may_be_missing() -> None:
     start, end = XML.index("<encodingLimits>"), XML.index("</encodingLimits>") + 17
     _, encodings, notes = mrd_header.parse(XML[:start] + XML[end:])
     assert encodings[0].limits == {}
-    assert any("encodingLimits gives no limits" in note for note in notes)
+    assert any("encodingLimits is empty" in note for note in notes)
 
 
 def test_the_patient_is_in_no_note_and_no_error() -> None:
@@ -333,4 +333,4 @@ def test_times_in_seconds_are_told_and_become_milliseconds(
     wanted = kept or written
     for name in ("TR", "TE", "TI", "echo_spacing"):
         assert getattr(header.sequence, name) == pytest.approx(getattr(wanted, name)), name
-    assert any("taken for seconds" in note for note in notes) == (kept is not None)
+    assert any("read as seconds" in note for note in notes) == (kept is not None)

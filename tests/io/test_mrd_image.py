@@ -114,7 +114,7 @@ def test_what_is_larger_than_the_step_of_its_series_allows_is_cut_and_counted() 
     )
     assert sent.pixels[0, 0, 0].tolist() == [TOP, TOP, TOP, TOP, 0, 0]
     assert sent.cut == 2
-    assert "2 pixels were cut" in ismrmrd.Meta.deserialize(sent.attributes)["ImageComment"][1]
+    assert "2 pixels were clipped" in ismrmrd.Meta.deserialize(sent.attributes)["ImageComment"][1]
 
 
 def test_a_window_means_the_same_tissue_whatever_the_step() -> None:

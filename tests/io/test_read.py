@@ -85,14 +85,14 @@ def test_real_twix_files_are_recognised(data_dir: Path) -> None:
 
 UNKNOWN = {
     "empty": (b"", "is empty"),
-    "text": (b"Dear colleague, here is your scan", "of no format that is known"),
+    "text": (b"Dear colleague, here is your scan", "of an unknown format"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "unpack it first"),
     "DICOM": (bytes(128) + b"DICM" + bytes(100), "DICOM"),
     "NIfTI": (bytes(344) + b"n+1\0" + bytes(100), "NIfTI"),
     "zip cut short": (b"PK\x03\x04" + bytes(100), "cut short"),
     "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(100), "damaged|cut short"),
     "MRD 2": (b"yardl" + bytes(100), "mrd_to_ismrmrd"),
-    "zeros": (bytes(1000), "of no format that is known"),
+    "zeros": (bytes(1000), "of an unknown format"),
 }
 
 

@@ -56,7 +56,10 @@ def test_a_reference_scan_with_rows_of_its_own_gives_the_image_of_one_without(tm
     scan = _elsewhere(tmp_path / "two.h5")
     count = int(_apart(scan).sum())
     found = recon.reconstruct(scan, SENSE)
-    assert f"{count} calibration lines of encoding[1] lie on the grid of encoding[0] and serve its coils" in scan.notes
+    assert (
+        f"{count} calibration lines of encoding[1] lie on the grid of encoding[0] and are used to calibrate its coils"
+        in scan.notes
+    )
     np.testing.assert_array_equal(found.data, expected.data)
 
 
@@ -106,7 +109,7 @@ REFUSED: dict[str, tuple[Callable[[Encoding], Encoding], str]] = {
         lambda e: replace(e, encoded_fov=(e.encoded_fov[0], 300.0, e.encoded_fov[2])),
         "whose field of view is 480×300×5 mm where the image's is 480×240×5 mm",
     ),
-    "no limits": (
+    "is empty": (
         lambda e: replace(e, limits={k: v for k, v in e.limits.items() if k != STEP}),
         f"whose header has no encodingLimits/{STEP}",
     ),

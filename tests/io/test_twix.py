@@ -295,7 +295,7 @@ def test_a_file_cut_short_is_refused(gre: Path, tmp_path: Path, share: float) ->
 )
 def test_other_files_are_refused_with_the_cure(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.dat").write_bytes(content)
-    with pytest.raises(DataError, match=r"copy it again|no Siemens raw data"):
+    with pytest.raises(DataError, match=r"copy it again|not a Siemens raw data"):
         read(tmp_path / "x.dat")
 
 

@@ -193,5 +193,5 @@ def test_a_volume_is_refused_with_what_to_do_instead(fresh: Unrolled, tmp_path: 
     simulate_to(tmp_path / "volume.h5", preset(coils=4, accel=2, matrix=32, slices=12, volume=True))
     done = recon("adapt", tmp_path / "volume.h5", "-o", tmp_path / "made", "--weights", tmp_path / "parent")
     assert done.code == 1
-    assert "slices alone and this scan is a volume; use --method unrolled as it is, or cs" in done.err
+    assert "slices, and this scan is a 3D volume; use --method unrolled without adapting it, or cs" in done.err
     assert not (tmp_path / "made").exists()

@@ -130,7 +130,7 @@ def test_a_training_goes_on_from_weights_that_an_earlier_one_left(tmp_path: Path
     with torch.no_grad():
         assert torch.allclose(wider.network(p, 1.0), state.network(p, 1.0), atol=1e-6)
     other = replace(plan, name="other", network=replace(shape, cascades=2))
-    with pytest.raises(ReconError, match="another shape"):
+    with pytest.raises(ReconError, match="different shape"):
         ct_train.train([other], data, tmp_path / "out", minutes=0.0)
 
 

@@ -91,7 +91,7 @@ def test_an_undersampled_file_and_an_empty_folder_are_refused(data, tmp_path: Pa
     written(path, 1)
     with h5py.File(path, "r+") as f:
         f["mask"] = (np.arange(NY) % 4 == 0).astype(np.float32)
-    with pytest.raises(DataError, match=r"file1\.h5 is undersampled itself"):
+    with pytest.raises(DataError, match=r"file1\.h5 is itself undersampled"):
         fastmri.example(0, (path,), DRAWN)
 
 

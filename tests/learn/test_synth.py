@@ -180,11 +180,11 @@ def test_volumes_are_read_from_a_folder(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.npz"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(DataError, match=rf"{name} is cut short or no volume"):
+        with pytest.raises(DataError, match=rf"{name} is truncated or not a volume"):
             volumes.read(tmp_path)
         (tmp_path / name).write_bytes(whole)
     np.savez(tmp_path / "b.npz", image=np.array([{"any": "object"}]))
-    with pytest.raises(DataError, match="is cut short or no volume"):
+    with pytest.raises(DataError, match="is truncated or not a volume"):
         volumes.read(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no NIfTI volume"):
@@ -210,7 +210,9 @@ def test_voxels_that_are_no_numbers_count_as_the_darkest_and_series_are_refused(
     with pytest.raises(DataError, match=r"a\.nii\.gz holds NaN or infinite values"):
         volumes.read(tmp_path)
     store(np.stack([v] * 4, -1))
-    with pytest.raises(DataError, match=r"a\.nii\.gz has 30×28×5×4 voxels of float32 where one real volume is wanted"):
+    with pytest.raises(
+        DataError, match=r"a\.nii\.gz has 30×28×5×4 voxels of float32 where one real-valued volume is needed"
+    ):
         volumes.read(tmp_path)
     store(v[..., 0])
     assert volumes.read(tmp_path).magnitudes[0].shape == (1, 30, 28)
@@ -225,7 +227,7 @@ def test_ct_with_voxels_that_are_no_numbers_is_ct_and_they_are_air(tmp_path: Pat
     (found,) = ct_images.read(tmp_path).ct
     assert set(np.unique(found[:, :8])) == {-1000}
     (tmp_path / "b.nii.gz").write_bytes(b"cut")
-    with pytest.raises(DataError, match=r"b\.nii\.gz is cut short or no volume"):
+    with pytest.raises(DataError, match=r"b\.nii\.gz is truncated or not a volume"):
         ct_images.read(tmp_path)
 
 

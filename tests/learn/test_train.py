@@ -97,12 +97,12 @@ def test_a_checkpoint_that_is_damaged_or_of_another_training_is_refused_with_a_s
     other = replace(TINY, network=replace(TINY.network, channels=(8, 12)))
     adam = replace(TINY, loop=replace(TINY.loop, optimiser="adamw"))
     for recipe in (other, adam):
-        with pytest.raises(ReconError, match="is of another network or optimiser than the recipe's"):
+        with pytest.raises(ReconError, match="belongs to a different network or optimiser than the recipe's"):
             train.restore(train.start(recipe, CPU), file)
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"PK nothing"):
         file.write_bytes(damaged)
-        with pytest.raises(ReconError, match="is damaged; name a new folder"):
+        with pytest.raises(ReconError, match="is damaged; give a new folder"):
             train.restore(train.start(TINY, CPU), file)
 
 
@@ -267,5 +267,5 @@ def test_a_training_goes_on_from_weights_that_an_earlier_one_left(items: list[po
     for name, value in earlier.network.state_dict().items():
         assert torch.equal(state.network.state_dict()[name], value)
         assert torch.equal(state.average.state_dict()[name], value)
-    with pytest.raises(ReconError, match="another shape"):
+    with pytest.raises(ReconError, match="different shape"):
         train.start(replace(on, network=replace(TINY.network, cascades=2)), CPU)

@@ -56,19 +56,19 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
     [
         (lines(256, 2), 8, "unrolled", "within the training range of mri-small"),
         (lines(256, 10), 8, "unrolled", "within"),
-        (lines(256, 12), 8, "cs", "not the network mri-small, since it was trained and measured on R from 2 to 10"),
+        (lines(256, 12), 8, "cs", "the network mri-small was not used: it was trained and tested for R from 2 to 10"),
         (lines(200, 3), 1, "unrolled", "one channel"),
         (lines(320, 4), 8, "unrolled", "within the training range of mri-small"),
         (lines(324, 4), 8, "unrolled", "within the measured range of mri-small"),
         (lines(480, 4), 8, "unrolled", "within the measured range of mri-small"),
-        (lines(484, 4), 8, "cs", "trained on 320 phase encodes at most, and on 484 it may invent detail"),
+        (lines(484, 4), 8, "cs", "trained on up to 320 phase encodes, and with 484 it may invent detail"),
         (lines(384, 3), 1, "unrolled", "within"),
-        (lines(387, 3), 1, "cs", "trained on 320 phase encodes at most, and on 387"),
-        (sampling(caipi((400, 64), (2, 3), 20)), 8, "sense", "320 phase encodes at most"),
-        (lines(384, 8), 1, "cs", "not the network mri-small, since it was trained and measured on R from 1.5 to 4"),
+        (lines(387, 3), 1, "cs", "trained on up to 320 phase encodes, and with 387"),
+        (sampling(caipi((400, 64), (2, 3), 20)), 8, "sense", "up to 320 phase encodes"),
+        (lines(384, 8), 1, "cs", "the network mri-small was not used: it was trained and tested for R from 1.5 to 4"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "unrolled", "at irregular positions"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 1, "cs", "volumes of one channel"),
-        (sampling(np.random.default_rng(0).random((32, 64)) < 0.2), 8, "cs", "48 phase encodes or more"),
+        (sampling(np.random.default_rng(0).random((32, 64)) < 0.2), 8, "cs", "48 or more phase encodes"),
         (sampling(caipi((64, 64), (2, 3), 20)), 8, "unrolled", "at regular positions"),
         (sampling(caipi((64, 64), (3, 4), 20)), 8, "sense", "R from 2 to 10"),
         (sampling(np.ones(64, bool)), 8, "combine", "fully sampled"),
@@ -156,7 +156,7 @@ def test_what_was_measured_of_a_network_widens_its_range(tmp_path: Path, monkeyp
     path.write_text('{"acceleration": "all"}', encoding="utf-8")
     network = offered(plan, "noise scan")
     assert network
-    assert "reach.json is no record" in network.against
+    assert "reach.json was not written by recon" in network.against
 
 
 def test_one_list_says_which_network_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
     )
     assert networks.losses(str(tmp_path / "mine")) == ""
     (tmp_path / "mine" / "volumes.json").write_text("{}")
-    with pytest.raises(ReconError, match="no record of this engine"):
+    with pytest.raises(ReconError, match="not written by recon"):
         networks.losses(str(tmp_path / "mine"))
 
 
@@ -232,7 +232,7 @@ def test_whoever_asks_for_a_network_on_more_phase_encodes_than_it_learned_is_war
     solve = recipes.parse({"solve": {"method": "unrolled", "weights": name}}).solve
     assert cautions("unrolled", solve, (480, 1), 8) == []
     (said,) = cautions("unrolled", solve, (512, 1), 8)
-    assert said.startswith(f"warning: {name}: it was trained on 320 phase encodes at most, and on 512")
+    assert said.startswith(f"warning: {name}: it was trained on up to 320 phase encodes, and with 512")
     assert cautions("cs", solve, (512, 1), 8) == []
     # Of one channel, and of volumes, fewer were measured.
     assert cautions("unrolled", solve, (384, 1), 1) == []

@@ -114,9 +114,9 @@ class Harmful:
 
 def test_a_program_in_the_file_is_never_run(tmp_path: Path, state: State) -> None:
     trace = tmp_path / "trace"
-    refused(saved(tmp_path, {**state, "x": Harmful(trace)}), "holds more than tensors")
+    refused(saved(tmp_path, {**state, "x": Harmful(trace)}), "holds objects other than tensors")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Harmful(trace), 2))
-    refused(tmp_path / "raw.pt", "holds more than tensors")
+    refused(tmp_path / "raw.pt", "holds objects other than tensors")
     assert not trace.exists()
 
 
@@ -129,10 +129,10 @@ def test_other_files_are_refused(tmp_path: Path, state: State) -> None:
     whole = saved(tmp_path, state).read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "cut.pt", "expected the state dict of fastMRI's VarNet")
-    refused(saved(tmp_path, torch.ones(3)), "holds a Tensor where real tensors with names are wanted")
+    refused(saved(tmp_path, torch.ones(3)), "holds a Tensor where named real tensors are needed")
     refused(saved(tmp_path, {"a": 1}), "of other things")
-    refused(saved(tmp_path, {}), "holds no tensors and no VarNet")
-    refused(saved(tmp_path, torch.nn.Linear(2, 2).state_dict()), "holds 2 tensors (weight …) and no VarNet")
+    refused(saved(tmp_path, {}), "holds no tensors, not a VarNet")
+    refused(saved(tmp_path, torch.nn.Linear(2, 2).state_dict()), "holds 2 tensors (weight …), not a VarNet")
 
 
 def test_a_tensor_that_is_missing_unknown_misshapen_or_not_finite_is_named(tmp_path: Path, state: State) -> None:

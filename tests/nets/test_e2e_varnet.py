@@ -192,7 +192,7 @@ def test_measured_lines_about_the_middle_are_counted_to_the_edge_and_few_are_ref
     assert acs_lines(lines) == 6
     assert acs_lines(torch.ones(20, dtype=torch.bool)) == 20
     lines[8] = False
-    with pytest.raises(DataError, match=r"only 2 lines about the centre .* use --method sense or cs"):
+    with pytest.raises(DataError, match=r"only 2 contiguous lines at the centre .* use --method sense or cs"):
         acs_lines(lines)
 
 

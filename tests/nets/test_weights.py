@@ -93,7 +93,7 @@ def test_a_pickle_is_refused_and_never_run(folder: Path, tmp_path: Path) -> None
     "content", [b"", b"\x00" * 40, b"\xff" * 40, b"{}", b"\x10\x00\x00\x00\x00\x00\x00\x00garbage"]
 )
 def test_a_file_that_is_no_safetensors_is_refused(folder: Path, content: bytes) -> None:
-    with pytest.raises(ReconError, match="no safetensors"):
+    with pytest.raises(ReconError, match="not a safetensors"):
         weights.load(replaced(folder, content))
 
 

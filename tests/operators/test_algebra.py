@@ -99,7 +99,7 @@ def test_arrays_of_numpy_are_refused_with_the_way_to_make_tensors_of_them() -> N
     for wrong in (lambda: CHAIN(IMAGE.numpy()), lambda: Coils(MAPS.numpy())(IMAGE), lambda: Sense(MAPS.numpy(), MASK)):
         with pytest.raises(DataError, match=r"torch\.as_tensor"):
             wrong()
-    with pytest.raises(DataError, match="is no tensor that fits k-space"):
+    with pytest.raises(DataError, match="does not fit k-space"):
         Sense(MAPS, MASK.numpy())
     with pytest.raises(DataError, match=r"torch\.as_tensor"):
         Nufft(np.zeros((3, 4, 2), np.float32), (N, N))

@@ -72,9 +72,9 @@ def test_send_says_why_images_wait_and_a_later_call_delivers_them(brain: Path, t
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["send"], "does not say to which PACS"),
+        (["send"], "does not say which PACS"),
         (["send", "nowhere", "--to", "A@127.0.0.1:104"], "there is no file or folder nowhere"),
-        (["send", "--to", "A@127.0.0.1:104"], "name the images to send"),
+        (["send", "--to", "A@127.0.0.1:104"], "give the images to send"),
         (["send", ".", "--config", "none.toml"], "there is no file none.toml"),
         (["send", ".", "--to", "A"], "AET@host:port"),
         (["send", ".", "--to", "A@127.0.0.1:1", "--confirm", "maybe"], "--confirm takes"),
@@ -97,7 +97,7 @@ def test_f36_a_folder_with_a_damaged_file_is_refused_whole(brain: Path, tmp_path
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "IM0002.dcm").write_bytes((brain / "IM0002.dcm").read_bytes()[:-10])
     words = refused(recon("send", folder, "--to", "A@127.0.0.1:1", "--spool", tmp_path / "spool"), 1)
-    assert "IM0002.dcm is not sent, nor any other image with it" in words
+    assert "IM0002.dcm is not sent, and neither is any other image of this call" in words
     assert summary(tmp_path / "spool")["new"] == 0
 
 

@@ -65,7 +65,7 @@ def test_a_warning_means_stored_with_changes(told: Start, brain: Path, status: i
     here.once()
     assert here.states(uids) == ["sent"] * 3
     assert all(item.record.coerced for item in spools.items(here.folder, "sent"))
-    assert sum("attributes changed" in line for line in here.lines) == 3
+    assert sum("changed some attributes" in line for line in here.lines) == 3
 
 
 @pytest.mark.parametrize("status", [0xA700, 0x0213])
@@ -132,7 +132,9 @@ def test_f33_a_wrong_title_is_said(told: Start, brain: Path) -> None:
     uids = here.put(brain)
     here.once()
     assert here.states(uids) == ["new"] * 3
-    assert here.reasons("new") == {"the PACS cannot be reached: it rejects the association: its own title is another"}
+    assert here.reasons("new") == {
+        "the PACS cannot be reached: it rejects the association: its own AE title is a different one"
+    }
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
@@ -153,7 +155,7 @@ def test_f33_what_is_no_pacs_is_said_to_be_none(post: Callable[..., Post], brain
         here.once()
         listener.shutdown(socket.SHUT_RDWR)
     assert here.states(uids) == ["new"] * 3
-    assert "it broke the association off" in here.reasons("new").pop()
+    assert "it aborted the association" in here.reasons("new").pop()
 
 
 def test_f33_a_pacs_that_takes_no_such_images_gets_none(told: Start, brain: Path) -> None:
@@ -161,7 +163,7 @@ def test_f33_a_pacs_that_takes_no_such_images_gets_none(told: Start, brain: Path
     uids = here.put(brain)
     here.once()
     assert here.states(uids) == ["failed"] * 3
-    assert "takes no images of this class" in here.reasons("failed").pop()
+    assert "does not accept images of this class" in here.reasons("failed").pop()
     assert pacs.came == []
 
 

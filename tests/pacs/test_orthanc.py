@@ -105,7 +105,7 @@ def test_a_query_can_confirm_instead(to_orthanc: Post, orthanc: Orthanc, tmp_pat
     spools.move(to_orthanc.folder, item, "unconfirmed")  # one that was never stored
     in_network(orthanc, to_orthanc)
     assert sorted(to_orthanc.states(uids)) == ["new", "sent", "sent"]
-    assert to_orthanc.reasons("new") == {"the PACS does not find the image"}
+    assert to_orthanc.reasons("new") == {"the PACS cannot find the image"}
     in_network(orthanc, to_orthanc)
     assert to_orthanc.states(uids) == ["sent"] * 3
 
@@ -250,7 +250,7 @@ def test_f35_wado_rs_finds_out_that_the_pacs_keeps_other_pixels(web: Post, ortha
     web.put(tmp_path / "other")
     in_network(orthanc, web)
     assert web.states([uid]) == ["failed"]
-    assert web.reasons("failed") == {"the PACS keeps an image of this UID with other pixels"}
+    assert web.reasons("failed") == {"the PACS holds an image with this UID but different pixels"}
 
 
 def test_f33_a_wrong_password_is_said_and_nothing_is_lost(web: Post, orthanc: Orthanc, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_f33_a_wrong_password_is_said_and_nothing_is_lost(web: Post, orthanc: Or
 def test_dcmtk_as_a_second_pacs_keeps_what_it_is_sent(
     orthanc: Orthanc, post: Callable[..., Post], brain: Path, tmp_path: Path
 ) -> None:
-    """dcmtk's dcmqrscp answers queries, and does no storage commitment."""
+    """dcmtk's dcmqrscp answers queries, and does not support storage commitment."""
     store = tmp_path / "store"
     store.mkdir()
     (tmp_path / "dcmqrscp.cfg").write_text(
@@ -285,7 +285,7 @@ def test_dcmtk_as_a_second_pacs_keeps_what_it_is_sent(
         one = here.put(series(tmp_path / "one", 1, seed=12))
         in_network(orthanc, here)
         assert here.states(one) == ["unconfirmed"]
-        assert "does no storage commitment; set confirm to find" in here.reasons("unconfirmed").pop()
+        assert "does not support storage commitment; set confirm to find" in here.reasons("unconfirmed").pop()
     finally:
         process.terminate()
         process.wait(10)

@@ -36,16 +36,16 @@ def test_an_address_has_title_host_and_port() -> None:
         ({"to": f"A@{'x' * 64}:104"}, "AET@host:port"),
         ({"to": "https://pacs..hospital/dicom-web"}, "no URL"),
         ({"aet": "x" * 17}, "1 to 16"),
-        ({"to": "A@192.168.1.2:104"}, "cannot report"),
+        ({"to": "A@192.168.1.2:104"}, "cannot reach"),
         ({"listen": "nowhere"}, "listen"),
         ({"listen": "127.0.0.1:99999"}, "listen"),
         ({"confirm": "qido"}, "needs a PACS at https"),
-        ({"login": "x"}, "for DICOMweb alone"),
+        ({"login": "x"}, "for DICOMweb only"),
         ({"to": "https://u:secret@h/dicom-web"}, "holds a password"),
         ({"to": "https://h/dicom-web", "confirm": "commitment"}, "AET@host:port"),
         ({"to": "https:///dicom-web"}, "no URL"),
         ({"to": "https://h:x/"}, "no URL"),
-        ({"to": "http://h/dicom-web", "login": "l"}, "in the clear"),
+        ({"to": "http://h/dicom-web", "login": "l"}, "unencrypted"),
         ({"to": "http://127.0.0.1/", "tls": Tls("ca.pem")}, "https"),
         ({"tls": Tls("", "c", "k")}, "no ca"),
         ({"tls": Tls("ca.pem", "c")}, "both certificate and key"),
@@ -66,13 +66,13 @@ def test_f43_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     for name in ("ca", "c", "k"):
         (tmp_path / name).touch()
     (tmp_path / "k").chmod(0o640)
-    with pytest.raises(ReconError, match="may be read by others"):
+    with pytest.raises(ReconError, match="can be read by other users"):
         check(Pacs(to="A@127.0.0.1:104", tls=Tls(*(str(tmp_path / n) for n in ("ca", "c", "k")))))
 
 
 def test_f43_a_file_that_holds_no_certificate_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
-    with pytest.raises(ReconError, match="certificates of the site do not load"):
+    with pytest.raises(ReconError, match="certificates cannot be loaded"):
         check(Pacs(to="A@127.0.0.1:104", tls=Tls(str(tmp_path / "ca.pem"))))
 
 

@@ -93,7 +93,9 @@ def test_f35_other_pixels_under_a_known_uid_never_leave(
     here.put(blackened(brain, tmp_path / "other"))
     here.once()
     assert sorted(pacs.came) == sorted(uids)
-    assert here.reasons("failed") == {"an image of the same UID with other pixels was here before; write it again"}
+    assert here.reasons("failed") == {
+        "an image with the same UID but different pixels is already in the spool; write it again"
+    }
 
 
 def test_f43_a_spool_of_one_pacs_is_not_emptied_into_another(post: Callable[..., Post], brain: Path) -> None:

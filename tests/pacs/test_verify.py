@@ -104,7 +104,7 @@ def test_f36_a_file_cut_anywhere_is_refused(brain: Path, tmp_path: Path, keep: i
 def test_f36_one_bad_file_keeps_its_whole_series_out_of_the_spool(brain: Path, tmp_path: Path) -> None:
     bad = changed(brain, tmp_path / "bad.dcm", drop("PatientID"))
     spool = tmp_path / "spool"
-    with pytest.raises(ReconError, match=r"second is not sent, nor any other"):
+    with pytest.raises(ReconError, match=r"second is not sent, and neither is any other"):
         spools.put(spool, [("first", brain / "IM0002.dcm"), ("second", bad)])
     assert not [p for name in ("incoming", "new", "tmp") for p in (spool / name).iterdir()]
 
@@ -147,7 +147,7 @@ def test_pixels_have_the_bytes_that_their_attributes_ask_for(
     verify.check(d)
     for wrong in (needed - 2, needed + 2):
         d.PixelData = bytes(wrong)
-        with pytest.raises(ReconError, match=f"{wrong} bytes of pixels where {needed} belong"):
+        with pytest.raises(ReconError, match=f"{wrong} bytes of pixels and should have {needed} belong"):
             verify.check(d)
 
 

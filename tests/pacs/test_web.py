@@ -257,7 +257,7 @@ def test_f34_success_that_no_query_confirms_is_not_believed(service: Start, tmp_
         time.sleep(0.1)
     assert here.states(uids) == ["failed"]
     assert len(made.came) == 3
-    assert here.reasons("failed").pop().startswith("the PACS does not find the image; given up")
+    assert here.reasons("failed").pop().startswith("the PACS cannot find the image; given up")
 
 
 def test_f33_a_service_whose_certificate_has_expired_gets_nothing(service: Start, tmp_path: Path) -> None:

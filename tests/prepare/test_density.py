@@ -139,5 +139,5 @@ def test_lines_that_are_not_radial_have_no_ramp() -> None:
     with pytest.raises(DataError, match="pipe"):
         ramp(torch.from_numpy(trajectory.spiral(8, 64, 16)))
     half = torch.from_numpy(trajectory.radial(8, 33, 16)[:, 16:])
-    with pytest.raises(DataError, match="rim to rim"):
+    with pytest.raises(DataError, match="equally spaced diameters"):
         ramp(half)

@@ -62,8 +62,8 @@ def test_a_picture_has_no_rings_from_elements_that_tell_nothing(fault: str, plac
     clean, recipe = recon.reconstruct(scan, Recipe(solve=Solve(method="fbp"))), Recipe(solve=Solve(method="fbp"))
     image = recon.reconstruct(broken(scan, fault, *places), recipe)
     assert rmse(image.data, truth) < 1.15 * rmse(clean.data, truth)
-    count = "1 detector element counts" if len(places) == 1 else "2 detector elements count"
-    assert any(n.startswith(f"{count} nothing or always the same") for n in image.notes)
+    count = "1 detector element is" if len(places) == 1 else "2 detector elements are"
+    assert any(n.startswith(f"{count} dead or stuck") for n in image.notes)
     assert image.trust["starved"] == clean.trust["starved"]
 
 
@@ -86,7 +86,7 @@ def test_line_integrals_without_counts_are_mended_too() -> None:
     values = p.copy()
     values[..., AT] = 7.0
     mended = prepare.projected(replace(bare, values=values), 0, 1)
-    assert "1 detector element counts nothing" in mended.notes[0]
+    assert "1 detector element is dead" in mended.notes[0]
     assert float((mended.p - torch.from_numpy(p))[..., AT].abs().mean()) < 0.1
     assert not mended.weights[..., AT].any()
     assert bool(mended.weights[..., AT + 1].all())
@@ -113,7 +113,7 @@ def test_more_faults_than_may_be_filled_in_are_told() -> None:
     scan, _ = ct_scan.of_phantom(96, SCAN)
     many = tuple(range(40, 80, 5))
     notes = prepare.projected(broken(scan, "stuck as in air", *many), 0, 1).notes
-    assert any(n == "8 detector elements count nothing or always the same, too many to fill in: rings are no anatomy"
+    assert any(n == "8 detector elements are dead or stuck, too many to fill in: rings in the image are artefacts"
                for n in notes)  # fmt: skip
-    with pytest.raises(DataError, match="8 of 126 elements count nothing without a body"):
+    with pytest.raises(DataError, match="8 of 126 elements have no counts in air"):
         prepare.projected(broken(scan, "blind", *many), 0, 1)

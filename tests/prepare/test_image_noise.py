@@ -83,5 +83,5 @@ def test_a_skull_at_the_end_of_a_series_keeps_its_edges() -> None:
     rim = (clean > -950) & (clean < 850)
     lost = [float(np.abs(v - clean)[rim].mean()) for v in (whole.data[2], single.data[0])]
     assert lost[0] < 15 < 60 < lost[1]
-    assert any("1 of 3 slices show no place" in note for note in whole.notes)
-    assert not any("no place" in note for note in single.notes)
+    assert any("1 of 3 slices have no soft tissue" in note for note in whole.notes)
+    assert not any("have no soft tissue" in note for note in single.notes)

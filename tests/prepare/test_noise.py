@@ -65,7 +65,7 @@ def test_a_dead_coil_is_left_out_and_cannot_spread(broken: float) -> None:
     scan[2], data[:, 2] = broken, broken
     found = whitener(scan, dwell_data_us=1, dwell_noise_us=1)
     assert found.matrix.shape == (3, 4)
-    assert "1 of 4 coils left out as dead, being zero or not finite (2)" in " ".join(found.notes)
+    assert "1 of 4 coils left out as dead: zero, NaN or infinite (2)" in " ".join(found.notes)
     assert bool(torch.isfinite(torch.view_as_real(apply(found.matrix, data))).all())
     alone = whitener(scan[[0, 1, 3]], dwell_data_us=1, dwell_noise_us=1)
     torch.testing.assert_close(apply(found.matrix, data), apply(alone.matrix, data[:, [0, 1, 3]]))
@@ -213,7 +213,7 @@ def test_a_dead_coil_is_left_out_of_the_estimate() -> None:
     found = estimate(lines)
     assert found.matrix.shape == (2, 3)
     assert bool((found.matrix[:, 1] == 0).all())
-    assert any("1 of 3 coils left out as dead, being zero or not finite (1)" in note for note in found.notes)
+    assert any("1 of 3 coils left out as dead: zero, NaN or infinite (1)" in note for note in found.notes)
 
 
 def test_a_coil_below_the_smallest_step_of_its_receiver_spoils_no_other() -> None:
@@ -226,7 +226,7 @@ def test_a_coil_below_the_smallest_step_of_its_receiver_spoils_no_other() -> Non
     assert found.matrix.shape == (3, 4)
     assert not found.matrix[:, 1].any()
     torch.testing.assert_close(levels(found.matrix[:, [0, 2, 3]]), torch.full((3,), 0.02), rtol=0.15, atol=0)
-    said = "1 of 4 coils left out, since most of the samples are exactly zero and tell no noise (1)"
+    said = "1 of 4 coils left out, since most of the samples are exactly zero and show no noise (1)"
     assert found.notes[-1] == said
 
 

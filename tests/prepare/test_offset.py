@@ -140,7 +140,7 @@ def test_an_image_is_that_of_the_scan_without_it_and_says_so(method: str, noise_
     assert not any("constant" in note for note in clean.notes)
     dirty = simulate(replace(settings, receiver=Receiver(offset=0.5)))
     mended, dotted = (reconstruct(dirty, p, device="cpu") for p in (plan, keep))
-    assert any("added a constant to all samples" in note for note in mended.notes)
+    assert any("added a constant (DC offset) to all samples" in note for note in mended.notes)
     assert any("noise lines hold a constant in coils 0, 1, 2, 3" in note for note in mended.notes) == bool(noise_lines)
     worst = [float(np.abs(np.abs(x.data) - np.abs(clean.data)).max()) for x in (mended, dotted)]
     assert worst[0] < 8

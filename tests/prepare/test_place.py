@@ -227,7 +227,7 @@ def test_averages_that_overflow_are_told_from_damaged_samples() -> None:
     lines["kspace_encode_step_1"] = 0
     scan = scan_of(lines, in_memory(values), encoding(8, 2))
     unit = Whitening(torch.eye(1, dtype=torch.complex64), "test")
-    with pytest.raises(DataError, match="averages of some lines overflow"):
+    with pytest.raises(DataError, match="average of some lines overflows"):
         hybrid.slab(hybrid.Lines(scan, scan.encodings[0], unit, 8), np.arange(2))
 
 

@@ -153,12 +153,12 @@ def test_lines_beyond_those_announced_do_not_tell_the_noise() -> None:
 def test_the_notes_say_once_and_truly_where_the_noise_is_from(choice: str, noise_lines: int) -> None:
     scan = simulation.simulate(replace(_SERIES, noise_lines=noise_lines))
     notes = whitening(*looked_at(scan), choice).notes
-    said = [note for note in notes if "noise" in note and "estimates in k-space" not in note]
+    said = [note for note in notes if "noise" in note and "estimates from k-space" not in note]
     assert len(said) == 1
     if noise_lines and choice == "auto":
         assert said[0] == "noise from the noise scan (8 lines)"
     else:
-        why = "the recipe asks for it" if choice == "estimate" else "the scan has no noise lines"
+        why = "requested by the recipe" if choice == "estimate" else "the scan has no noise lines"
         assert said[0].startswith("noise was estimated from the oversampled margin of the readout: " + why)
 
 
@@ -175,7 +175,9 @@ def test_noise_lines_that_tell_more_noise_than_the_image_shows_are_warned_of(
     here = looked_at(replace(scan, lines=lines))
     found = scan_noise.contradicted(*here, whitening(*here, "auto"))
     assert len(found) == (times > 1)
-    assert all(re.match("warning: the noise lines tell [78].. times the noise that the imaging", one) for one in found)
+    assert all(
+        re.match("warning: the noise scan gives [78].. times the noise seen in the imaging", one) for one in found
+    )
     assert not scan_noise.contradicted(*here, whitening(*here, "estimate"))
 
 
@@ -184,4 +186,4 @@ def test_a_run_says_that_its_noise_lines_tell_too_much() -> None:
     lines = scan.lines.copy()
     lines["sample_time_us"][:64] *= 64
     image = pipeline.reconstruct(replace(scan, lines=lines), parse({"solve": {"method": "combine"}}), device="cpu")
-    assert sum("the noise lines tell" in note for note in image.notes) == 1
+    assert sum("the noise scan gives" in note for note in image.notes) == 1

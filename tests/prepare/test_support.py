@@ -86,7 +86,7 @@ def read(k: np.ndarray) -> RawScan:
 def made(given: RawScan, method: str = "sense", edges: str = "auto") -> tuple[np.ndarray, dict[str, Any], list[str]]:
     plan = recipe.parse({"solve": {"method": method}, "prepare": {"empty_edges": edges}})
     image = pipeline.reconstruct(given, plan, device="cpu")
-    notes = [n for n in image.notes if "interpolated by the scanner" in n]
+    notes = [n for n in image.notes if "zero-filled by the scanner" in n]
     return np.abs(image.data).reshape(image.data.shape[-2:]), image.provenance["sampling"], notes
 
 
@@ -135,7 +135,9 @@ def test_a_filter_and_rounding_do_not_hide_the_edge() -> None:
     rounding = 1e-7 * np.random.default_rng(1).normal(size=k.shape)
     k = k + np.where(stored.any(1)[:, None] & ~stored, rounding, 0)
     x, _, notes = made(read(k))
-    assert "empty outside of the middle 72 of 112 readout samples and the middle 64 of 96 " in notes[0]
+    assert (
+        "zero-filled by the scanner outside the middle 72 of 112 readout samples and the middle 64 of 96 " in notes[0]
+    )
     assert "partitions" not in notes[0]
     assert psnr(x, truth) > 30
 

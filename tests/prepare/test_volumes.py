@@ -80,7 +80,7 @@ def test_contrasts_that_not_every_repetition_has_are_refused() -> None:
 def test_counters_that_leave_a_line_or_two_for_each_image_are_refused(encodes: int, refused: bool) -> None:
     frames = [replace(f, encodes=encodes) for f in series(20, 1)]
     if refused:
-        with pytest.raises(DataError, match=f"20 images apart with at most {encodes} phase encodes each"):
+        with pytest.raises(DataError, match=f"20 images of at most {encodes} phase encodes each"):
             whole(frames, (0,))
     else:
         assert len(whole(frames, (0,))[1]) == 20

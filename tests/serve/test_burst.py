@@ -303,7 +303,7 @@ def test_calibration_after_its_image_was_returned_is_an_error(local: Start, made
     client = Scanner(local().port).send(messages)
     wait_for_images(client, 2)
     reply = client.send([scanner.line(apart[0]), close]).wait()
-    assert "lines came for 1 image that" in reply.error()
+    assert "lines arrived for 1 image that" in reply.error()
 
 
 def test_each_image_of_a_burst_says_which_frame_it_is_and_where(local: Start, tmp_path: Path) -> None:

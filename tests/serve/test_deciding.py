@@ -92,7 +92,7 @@ def test_a_scan_whose_lines_ask_for_another_method_than_that_of_images_that_left
     client = Scanner(local().port).send(messages)
     wait_for_images(client, 3)
     reply = client.send([close]).wait()
-    assert "images were made by cs and went back before frames came that ask for another method" in reply.error()
+    assert "images were made by cs and returned before frames came that need another method" in reply.error()
     assert len(reply.images) == 3
 
 
@@ -108,7 +108,7 @@ def test_noise_lines_that_tell_far_too_much_are_doubted_whenever_images_leave(
         wait_for_images(client, 3 if soon else 0)
         reply = client.send([close]).wait()
         assert (len(reply.images), reply.error()) == (4, "")
-        assert any("times the noise that the imaging lines show" in t for t in reply.texts) == doubted
+        assert any("times the noise seen in the imaging lines" in t for t in reply.texts) == doubted
 
 
 def test_repetitions_beyond_what_the_header_announces_are_judged_by_the_whole_scan(

@@ -63,7 +63,7 @@ def test_f08_without_close_no_series_is_complete(local: Start, recording: Record
     time.sleep(0.3)
     reply = client.fin().wait()
     assert len(reply.images) == early
-    assert ("1 image of whole slices had gone back before" in reply.error()) == early
+    assert ("1 image of complete slices had already been returned" in reply.error()) == early
     assert "ended before CLOSE" in reply.error()
 
 
@@ -168,7 +168,7 @@ def test_a_line_after_its_image_was_returned_is_an_error(local: Start, series: R
     wait_for_images(client, 5)
     first = next(m for m in messages[2:] if not scanner.value(m[2:], "flags") & 1 << 18)
     reply = client.send([first, close]).wait()
-    assert "lines came for 1 image that" in reply.error()
+    assert "lines arrived for 1 image that" in reply.error()
     assert len(reply.images) == 5
 
 
@@ -348,7 +348,7 @@ def test_whole_numbers_leave_before_close_in_steps_that_the_first_image_decides(
         assert np.array_equal(image.pixels, np.minimum(number, 4095))
         assert np.array_equal(image.pixels, twins[at].pixels)
         cut = int((number > 4095).sum())
-        assert (f"{cut} pixels were cut" in image.attributes) == bool(cut)
+        assert (f"{cut} pixels were clipped" in image.attributes) == bool(cut)
         width = float(value_of(image, "WindowWidth"))
         assert width == pytest.approx(max(1.0, np.percentile(plain[at], 99.5) / step), rel=1e-3)
         lost += cut
@@ -393,7 +393,7 @@ def test_noise_lines_after_images_were_returned_change_none_and_are_said(local: 
     wait_for_images(client, 5)
     reply = client.send([scanner.line(noise[0]), close]).wait()
     assert (len(reply.images), reply.error()) == (6, "")
-    assert any("noise lines came after" in t for t in reply.texts)
+    assert any("noise lines arrived after" in t for t in reply.texts)
     first = run(local().port, session(Recording(series.xml, noise + image), "sense"))
     by = {(i.repetition, i.slice): i.pixels for i in first.images}
     assert all(np.array_equal(i.pixels, by[i.repetition, i.slice]) for i in reply.images)

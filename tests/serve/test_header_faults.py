@@ -169,7 +169,7 @@ def test_f24_impossible_directions_are_never_sent_as_scanner_coordinates(local: 
     (image,) = run(server.port, session(Recording(full.xml, [skewed(b) for b in full.lines]))).images
     read, phase = np.array(image.head[14:17]), np.array(image.head[17:20])
     assert abs(read @ phase) < 1e-6
-    assert any("place in the patient is unknown" in note for t in server.told for note in t.get("notes", []))
+    assert any("position in the patient is unknown" in note for t in server.told for note in t.get("notes", []))
 
 
 def test_f39_scans_with_the_same_measurement_stay_apart(local: Start, full: Recording, full_file: Path) -> None:

@@ -78,7 +78,7 @@ def test_f31_a_session_that_outgrows_its_memory_is_ended_and_the_others_go_on(
     (tmp_path / f"grow.{process.pid}").touch()
 
     reply = grown.wait(30)
-    assert "more than the 1024 MiB that one may" in reply.error()
+    assert "more than the 1024 MiB allowed for one" in reply.error()
     assert (reply.closes, reply.ended, reply.images) == (1, True, [])
     assert not (tmp_path / f"grow.{process.pid}").with_suffix(".all").exists()
     assert not process.is_running()
@@ -221,7 +221,7 @@ def test_the_check_says_what_a_session_may_hold(tmp_path: Path) -> None:
     path.write_text("max_sessions = 2\n[limits]\nprocess_MiB = 2048\n")
     assert "each of 2 sessions may hold 2048 MiB of this machine's" in recon("serve", "--check", path).out
     path.write_text(f"max_sessions = 2\n[limits]\nprocess_MiB = {plan.machine() // MiB}\n")
-    assert "together they may hold more than the machine has" in recon("serve", "--check", path).out
+    assert "together they may use more than the machine has" in recon("serve", "--check", path).out
     path.write_text("[limits]\nprocess_MiB = 500\n")
     assert "process_MiB is 500" in refused(recon("serve", "--check", path), 2)
     with pytest.raises(ReconError, match="1024 or more"):

@@ -165,7 +165,7 @@ def test_a_server_takes_new_certificates_and_a_new_audit_file_and_lets_a_scan_en
 
     key.chmod(0o644)
     one.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "not reloaded, all stays as it was" in one.log())
+    wait_for(lambda: "not reloaded, nothing has changed" in one.log())
     assert ssl.get_server_certificate(("127.0.0.1", one.port)) != before
 
     context = ssl.create_default_context()
@@ -174,7 +174,7 @@ def test_a_server_takes_new_certificates_and_a_new_audit_file_and_lets_a_scan_en
     client.send(session(full)[:20])
     wait_for(lambda: " started" in one.log())
     one.process.terminate()
-    wait_for(lambda: "stopping: 1 session may go on for 300 s" in one.log())
+    wait_for(lambda: "stopping: 1 session may continue for 300 s" in one.log())
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", one.port), 5)
     assert len(client.send(session(full)[20:]).wait().images) == 1

@@ -53,8 +53,8 @@ def test_f16_f31_an_image_is_sent_to_its_end_where_its_process_or_the_server_end
 
     client = begun(one, full.xml)
     one.process.terminate()
-    wait_for(lambda: "is being stopped" in one.log())
-    assert "is being stopped" in is_whole(client)
+    wait_for(lambda: "is shutting down" in one.log())
+    assert "is shutting down" in is_whole(client)
     assert one.process.wait(20) == 0
 
 
@@ -62,7 +62,7 @@ def test_f11_a_scanner_that_reads_nothing_more_is_given_up_and_keeps_no_server(s
     one = server("max_sessions = 1\n[limits]\nsend_s = 2\ngrace_s = 0.5\n")
     client = begun(one, full.xml).send([scanner.CLOSE])
     wait_for(lambda: ": undelivered" in one.log())
-    assert "took nothing for 2 s" in one.audit()[-1]["reason"]
+    assert "read nothing for 2 s" in one.audit()[-1]["reason"]
     other = begun(one, full.xml)
     assert one.stop() == 0
     client.socket.close()

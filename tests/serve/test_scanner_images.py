@@ -114,8 +114,8 @@ def test_an_image_that_cannot_be_denoised_comes_back_with_the_reason(
     reply = play(local(recipes=site), recording, recipe_name, scanner.picture(sent, b"", 5))
     (image,) = reply.images
     assert np.array_equal(image.pixels, sent, equal_nan=True)
-    assert [t for t in reply.texts if t.startswith("WRN j0b: 1 image came back as it was: ")]
-    assert not any("not foreseen" in t for t in reply.texts)
+    assert [t for t in reply.texts if t.startswith("WRN j0b: 1 image was returned unchanged: ")]
+    assert not any("unexpected error" in t for t in reply.texts)
     assert (recipe_name == "instead") == ("not denoised" in image.attributes)
 
 
@@ -144,7 +144,7 @@ def test_a_series_that_the_scanner_uses_is_never_written_to(
     ]
     reply = play(local(recipes=site), recording, "beside", *pictures)
     assert [i.series for i in reply.images] == [1003, 2003, 3, 65000]
-    assert sum(t.startswith("WRN j0b: 1 image came back as it was: the series") for t in reply.texts) == 2
+    assert sum(t.startswith("WRN j0b: 1 image was returned unchanged: the series") for t in reply.texts) == 2
 
 
 def held_denoiser(monkeypatch: pytest.MonkeyPatch) -> threading.Event:

@@ -152,7 +152,7 @@ def test_f32_a_server_without_room_for_its_audit_goes_on_and_says_so(server: Sta
     psutil.Process(one.process.pid).rlimit(resource.RLIMIT_FSIZE, (full_at, full_at))
     first = run(one.port, session(full))
     assert len(first.images) == 1
-    wait_for(lambda: "the audit could not be written" in one.log(), 20)
+    wait_for(lambda: "the audit file could not be written" in one.log(), 20)
     assert len(run(one.port, session(full)).images) == 1
     assert one.stop() == 0
 
@@ -262,7 +262,7 @@ def test_f44_a_crash_leaves_the_scanners_images_as_they_are(
     assert len(reply.images) == 1
     assert np.array_equal(reply.images[0].pixels, own)
     assert (reply.closes, reply.ended) == (1, True)
-    assert "not foreseen (ZeroDivisionError)" in reply.error()
+    assert "unexpected error (ZeroDivisionError)" in reply.error()
     assert "Zzyzx" not in reply.error()
 
 

@@ -114,8 +114,8 @@ def test_f01_who_sends_nothing_is_let_go_and_others_are_served(local: Start, rec
     server = local(first_s=0.4)
     silent, slow = Scanner(server.port), Scanner(server.port).send([config()[:500]])
     next_session_works(server, recording)
-    assert "no configuration came within 0.4 s" in ends_well(silent.wait(5))
-    assert "no configuration came within 0.4 s" in ends_well(slow.wait(5))
+    assert "no configuration arrived within 0.4 s" in ends_well(silent.wait(5))
+    assert "no configuration arrived within 0.4 s" in ends_well(slow.wait(5))
 
 
 def test_after_the_configuration_silence_may_last_as_long_as_in_mid_scan(local: Start, full: Recording) -> None:
@@ -132,11 +132,11 @@ def test_f02_a_session_without_a_scan_closes_quietly(local: Start, messages: lis
 
 
 ORDERS = {
-    "header came before the configuration": lambda r: [header(r.xml)],
+    "header arrived before the configuration": lambda r: [header(r.xml)],
     "second configuration": lambda r: [config(), config()],
     "second header": lambda r: [config(), header(r.xml), header(r.xml)],
-    "came before the config": lambda r: [line(r.lines[0])],
-    "came before the header": lambda r: [config(), line(r.lines[0])],
+    "arrived before the config": lambda r: [line(r.lines[0])],
+    "arrived before the header": lambda r: [config(), line(r.lines[0])],
 }
 
 
@@ -252,7 +252,7 @@ def test_noise_lines_that_tell_too_much_are_looked_at_once_and_warned_of(
     lines = [scanner.louder(b, 30.0) if scanner.value(b, "flags") & 1 << 18 else b for b in recording.lines]
     reply = run(local(early=early).port, session(Recording(recording.xml, lines)))
     assert len(reply.images) == 2
-    assert sum(t.startswith("WRN j0b: warning: the noise lines tell") for t in reply.texts) == 1
+    assert sum(t.startswith("WRN j0b: warning: the noise scan gives") for t in reply.texts) == 1
     assert asked == [len(lines)]
 
 
@@ -296,7 +296,7 @@ def test_f11_who_never_reads_is_given_up(local: Start, recording: Recording) -> 
     client.socket.close()
     last = next(t for t in server.told if "state" in t)
     assert last["state"] != "done"
-    assert any("took nothing for 0.3 s" in t.get("reason", "") for t in server.told)
+    assert any("read nothing for 0.3 s" in t.get("reason", "") for t in server.told)
     # What waits is bounded: the queue, the sockets' buffers and the image in hand, and not all 40 MiB.
     assert last["images_passed"] < 15
 
@@ -304,7 +304,7 @@ def test_f11_who_never_reads_is_given_up(local: Start, recording: Recording) -> 
 def test_f12_silence_in_mid_scan_ends_the_session(local: Start, recording: Recording) -> None:
     server = local(idle_s=0.4)
     reply = Scanner(server.port).send(session(recording)[:20]).wait(5)
-    assert "nothing came for 0.4 s" in ends_well(reply)
+    assert "nothing arrived for 0.4 s" in ends_well(reply)
 
 
 @pytest.mark.parametrize(

@@ -358,5 +358,5 @@ def test_lines_turn_fade_and_spark_as_asked_for() -> None:
 
 
 def test_a_receiver_that_is_none_is_refused() -> None:
-    with pytest.raises(DataError, match="finite and from 0 on"):
+    with pytest.raises(DataError, match="must be finite and 0 or more"):
         Receiver(offset=-1)

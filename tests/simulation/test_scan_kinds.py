@@ -230,7 +230,7 @@ def test_presets_are_scans(arguments, matrix, lines: int) -> None:
         (dict(matrix=(32, 32, 8), slices=2), "asks for a 3D scan"),
         (dict(trajectory="kooshball"), "three-dimensional"),
         (dict(trajectory="radial", matrix=(32, 32, 8)), "slice by slice"),
-        (dict(trajectory="spiral", echo_fraction=0.7), "belong to Cartesian"),
+        (dict(trajectory="spiral", echo_fraction=0.7), "work with Cartesian"),
         (dict(coils=0), "at least one"),
         (dict(te_ms=()), "at least one"),
     ],

@@ -91,7 +91,7 @@ def test_several_sets_of_maps_are_one_problem() -> None:
 @pytest.mark.parametrize("lam", [-1.0, torch.tensor([0.1, -1.0])])
 def test_a_lambda_below_zero_is_refused(lam: float | Tensor) -> None:
     A, x = scene()
-    with pytest.raises(DataError, match="lam is -1 and must not be below 0"):
+    with pytest.raises(DataError, match="lam is -1 and must not be negative"):
         sense(Measurement(A(x), A), lam=lam)
 
 

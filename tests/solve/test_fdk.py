@@ -84,5 +84,5 @@ def test_iterations_explain_what_a_filtered_backprojection_leaves_beside_the_pla
 
 def test_a_cone_over_too_few_angles_is_refused_with_a_cure() -> None:
     A = ConeXray(replace(SCANS["a turn"], angles=angles(150, 170)), SHAPE, VOXEL, STEP)
-    with pytest.raises(DataError, match=r"cover 168\.\d° where .* take an iterative method"):
+    with pytest.raises(DataError, match=r"cover 168\.\d° where .* use an iterative method"):
         fbp(torch.zeros(60, 150, 100), A)

@@ -110,6 +110,6 @@ def test_a_learned_image_of_halves_apart_gives_way_with_the_distance() -> None:
     seen = [trust.Witnesses(halves=h) for h in halves.compared(m, x)]
     found = trust.examine(m, x, x, limits=Trust(explained=1e9), trained=None, witnesses=seen)[0]
     assert found.apart == 5
-    assert any("show the object 5.0 voxels apart: the patient moved" in r for r in found.reasons)
+    assert any("shifted by 5.0 voxels against the other half: the patient moved" in r for r in found.reasons)
     loose = trust.examine(m, x, x, limits=Trust(explained=1e9, apart=6), trained=None, witnesses=seen)[0]
     assert not loose.reasons

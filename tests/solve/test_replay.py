@@ -181,7 +181,7 @@ def test_a_graph_that_computes_something_else_is_switched_off_and_said(captured,
     monkeypatch.setattr(Recorded, "replay", forgetful)
     found = SOLVERS["cg"](m)
     assert capsys.readouterr().err.splitlines() == [
-        "CUDA graphs are off: ValueError: a replay gave another result than single launches"
+        "CUDA graphs are off: ValueError: the graph gave a different result than separate kernel launches"
     ]
     again = SOLVERS["cg"](m)
     assert len(captured) == 1

@@ -107,7 +107,7 @@ def test_a_scan_with_misplaced_lines_gives_its_classical_image_and_says_why(tmp_
     assert (good.trust["items"][0]["sparser"] or -1) < 0  # or fine detail left no doubt
     bad = pipeline.reconstruct(counted_wrong(given, 1), plan)
     assert bad.trust["fallbacks"] == 1
-    assert any("+1 row from where they belong" in n and "check the line counters" in n for n in bad.notes)
+    assert any("shifted by +1 row" in n and "check the line counters" in n for n in bad.notes)
     open_ = {"misplaced": 1, "moved": 1e9, "turned": 90, "apart": 1e9}
     off = recipe.parse({"solve": {"method": "unrolled", "weights": str(tmp_path / "calm")}, "trust": open_})
     assert pipeline.reconstruct(counted_wrong(given, 1), off).trust["fallbacks"] == 0
