@@ -25,14 +25,14 @@ NAMES = {
 WHAT = {
     "raw": (
         "Measured scans",
-        "Raw k-space, fully sampled, undersampled retrospectively; judged by the image of all lines.",
+        "Fully sampled raw k-space, undersampled retrospectively. The reference is the image of all lines.",
     ),
     "simulated": (
         "Simulated scans",
-        "SIMULATED: an analytic head, coils by Biot-Savart's law, white noise; judged by the image of exact k-space "
-        "without noise. By default networks give what a full scan with its noise would show, and are charged for that "
-        "noise here; with `denoise = 1` they are asked for this truth. Numbers of simulated and of measured scans do "
-        "not compare.",
+        "SIMULATED: an analytic head, coils by the Biot-Savart law, white noise. The reference is the image of exact "
+        "k-space without noise. By default networks reconstruct what a full scan with its noise would show, and that "
+        "noise counts as error here; with `denoise = 1` they reconstruct the noise-free image. Simulated and measured "
+        "results cannot be compared with each other.",
     ),
 }
 
@@ -140,12 +140,11 @@ def page(records: Sequence[Record]) -> str:
         [
             "# Accuracy",
             "",
-            f"Measured on {days} by `python bench/accuracy.py`, records in `bench/results/accuracy.json`. PSNR in "
-            "decibels and SSIM (7×7) of magnitudes inside the body, the data range being the reference's maximum; "
-            "recipes at their defaults. “Tuned” opponents have the best of all weights for each reference, which they "
-            "are shown. Measured scans are of `public_test`; networks were not chosen on them, but the solvers' "
-            "shrinkage exponent and GRAPPA kernel were settled with the T2 brain in view. Times are left out: the "
-            "machine was shared.",
+            f"Measured on {days} by `python bench/accuracy.py`, records in `bench/results/accuracy.json`. PSNR in dB "
+            "and SSIM (7×7) of magnitudes inside the body; the data range is the reference's maximum. Recipes are at "
+            "their defaults. “Tuned” opponents use the regularisation weight that is best for each reference. Measured "
+            "scans are of `public_test`. Networks were not chosen on them, but the solvers' shrinkage exponent and "
+            "GRAPPA kernel were chosen in view of the T2 brain. Times are left out, because the machine was shared.",
             "",
             *(line for data in WHAT for line in section(data, [r for r in records if r["data"] == data])),
         ]

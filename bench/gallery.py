@@ -4,12 +4,12 @@
     python bench/gallery.py --families noise coils --seeds 0,1
     python bench/gallery.py --table                        # from what was measured, without measuring
 
-SIMULATED scans (`gallery_scans`) of validation bodies and drawn phantoms go down the one path with `--method auto`,
-with either network, and with `cs` and `sense`. Each image is compared within the body with that of a full scan: the
-coil images combined with the true maps after the same whitening, with their noise (`psnr`) and without (`psnr_clean`);
-`patch` is the largest root mean square error of a window of 16 × 16 pixels, in per cent of the peak. A learned image
-is bad where it was shown although, against the full scan with its noise, it is more than 0.2 dB below that of `cs`, or
-its worst window more than a quarter and a hundredth of the peak worse.
+Scans of validation bodies and drawn phantoms are SIMULATED (`gallery_scans`) and reconstructed with `--method auto`,
+with each network, and with `cs` and `sense`. Inside the body, each image is compared with the image of a full scan,
+whose coil images are combined with the true maps after the same whitening, with their noise (`psnr`) and without
+(`psnr_clean`). `patch` is the largest root mean square error of a window of 16 × 16 pixels, in per cent of the peak. A
+learned image is bad if it was shown although it is worse than that of `cs`, compared with the full scan with its noise:
+by more than 0.2 dB, or in its worst window by more than a quarter and by more than a hundredth of the peak.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def families(scans: Mapping[tuple[str, str, int], Scan]) -> list[str]:
 
 def cases(scans: Mapping[tuple[str, str, int], Scan]) -> list[str]:
     """One row for each case: `cs`, and what the others gain, the mean of its seeds."""
-    heads = ["case", "R", "`cs`", *(f"`{m}`" for m in ("sense", *NETWORKS)), "gave way, since"]
+    heads = ["case", "R", "`cs`", *(f"`{m}`" for m in ("sense", *NETWORKS)), "reason for rejection"]
     rows = []
     for family, named in CASES.items():
         for case in named:
@@ -87,18 +87,22 @@ def _gain(scans: Sequence[Scan], method: str) -> str:
     wrong = sum(bad(s[method], s["cs"]) for s in mine)
     given = sum(bool(s[method]["reasons"]) for s in mine)
     said = [*sorted(r for r in ran if r != "mri-base")]
-    said += [f"gave way {given}"] * bool(given) + [f"**worse {wrong}**"] * bool(wrong)
+    said += [f"rejected {given}"] * bool(given) + [f"**worse {wrong}**"] * bool(wrong)
     return f"{gain:+.1f}" + (f" ({', '.join(said)})" if said else "")
 
 
 def _short(reason: str) -> str:
     """A reason without its numbers."""
     for words, short in (
-        ("no image explains", "residual"), ("leaves", "residual of the learned image"),
+        ("no image explains", "residual"), ("no image fits", "residual"),
+        ("residual of the learned image", "residual of the learned image"),
         ("nothing was measured", "added"),
         ("its noise", "noise"), ("its acceleration", "acceleration"), ("every second line", "every second line"),
-        ("another phase", "phase beside the ACS"), ("do not agree with it", "detail"), ("row from where", "rows"),
-        ("two halves", "halves apart"), ("maps of the separate", "calibration elsewhere"),
+        ("another phase", "phase outside the ACS"), ("differ in phase", "phase outside the ACS"),
+        ("do not agree with it", "detail"), ("do not fit those inside", "detail"),
+        ("row from where", "rows"), ("row (moved back", "rows"),
+        ("two halves", "halves apart"), ("one half of k-space", "halves apart"),
+        ("maps of the separate", "calibration elsewhere"), ("maps from the separate", "calibration elsewhere"),
         ("without the object's phase", "rephased"),
     ):  # fmt: skip
         if words in reason:
@@ -114,13 +118,13 @@ def page(scans: Mapping[tuple[str, str, int], Scan], head: Mapping[str, Any], sh
     return "\n".join([
         "# A gallery of hard scans", "",
         f"Measured on {head.get('date')} by `python bench/gallery.py`, seeds {seeds}; records in "
-        "`bench/results/gallery.json`. Nothing of it is measured raw, trained a network, chose a limit of trust, or is "
-        f"of `public_test`. {measured} of {every} cases were measured.", "", intro, "",
+        "`bench/results/gallery.json`. No scan here is raw or of `public_test`, and none was used to train a network "
+        f"or to choose a limit of trust. {measured} of {every} cases were measured.", "", intro, "",
         "## By family", "", *families(scans), "",
         *([f"![Worst cases]({sheet})", ""] if sheet else []),
         "## By case", "",
-        "PSNR of `cs` in decibels and what the others have over it, the mean of the seeds. Of networks by their name "
-        "the learned image is compared also where it was not shown; `auto` is what a user gets.", "", *cases(scans), "",
+        "PSNR of `cs` in dB, and the gain of the others over it; means over the seeds. For networks the learned image "
+        "is compared even if it was rejected; `auto` is what a user gets.", "", *cases(scans), "",
     ])  # fmt: skip
 
 

@@ -170,23 +170,23 @@ def page(found: dict[str, Any]) -> str:
         f"{r['peak_MiB']} MiB |"
         for r in found["ingest"]
     ]
-    busy = "" if m["load_before"] < 0.5 else " Others used the machine: read the times as upper bounds."
+    busy = "" if m["load_before"] < 0.5 else " Other programs used the machine, so the times are upper bounds."
     cut = "" if found["whole"] else " The run was stopped: what is missing below was not measured."
     return "\n".join(
         [
             "# How fast the server answers", "",
             f"Measured on {m['date']}, {m['processor']}, {m['cores']} cores, load average {m['load_before']} before."
-            f"{busy}{cut} `python bench/latency.py` measures again. Simulated scans, accelerated four times, their "
-            f"lines sent one by one, {_SLICE_S} s a slice; server and scanner share the machine.", "",
+            f"{busy}{cut} `python bench/latency.py` repeats the measurement. The scans are simulated, with R = 4; "
+            f"their lines are sent one by one, {_SLICE_S} s per slice. Server and scanner run on the same machine.", "",
             "## Last line of a slice to the first byte of its image", "",
             "| recipe | scan | first scan | next scans | median of all images | slowest image | target 1 s | memory |",
             "|---|---|---|---|---|---|---|---|", *rows, "",
-            "Each session has a process of its own, which was waiting with everything imported. "
-            "Memory is the most that server and workers held together. Slices that come faster than they are "
-            "reconstructed wait for each other: the slowest image says how long. Which network a site takes is in "
-            "the [tutorial](tutorials/scanner.md#5-images-of-a-network-within-seconds).", "",
+            "Each session has its own process, which was started and had imported everything before. "
+            "Memory is the peak of server and workers together. Slices that arrive faster than they are "
+            "reconstructed queue up: the slowest image shows for how long. The "
+            "[tutorial](tutorials/scanner.md#5-images-of-a-network-within-seconds) helps to choose a network.", "",
             "## Ingest", "",
-            "Lines as fast as the server takes them, kept in its memory.", "",
+            "Lines are sent as fast as the server accepts them, and are kept in its memory.", "",
             "| line | acquisitions/s | MB/s | target 300 MB/s | memory |", "|---|---|---|---|---|", *taken, "",
         ]
     )  # fmt: skip
@@ -204,8 +204,8 @@ def soaked(path: Path) -> str:
     picture = "![Memory, open files, threads and processes over the sessions](pictures/soak.png)\n" if shown else ""
     return (
         f"\n## A hundred scans\n\n{found['sessions']} sessions in {found['seconds']:.0f} s: {states}. Three of ten are "
-        "broken on purpose: CLOSE before the last line, a connection that ends before it, a recipe that nobody "
-        f"registered. Rise over all of them: {rises}: {'flat' if found['flat'] else '**not flat**'}.\n\n" + picture
+        "broken on purpose: CLOSE before the last line, a connection that ends before it, an unknown "
+        f"recipe. Increase over all sessions: {rises}: {'flat' if found['flat'] else '**not flat**'}.\n\n" + picture
     )
 
 

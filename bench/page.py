@@ -30,7 +30,7 @@ TITLES = {
     "cold_run": "`recon run` to NIfTI, from the start of the process",
     "run_to_dicom": "`recon run` to DICOM, from the start of the process",
     "recon_run": "`recon run` in one process, raw file to NIfTI",
-    "unrolled": "Unrolled network, its classical start included",
+    "unrolled": "Unrolled network, including its classical start",
 }
 #: What is to be measured on a CUDA GPU.
 ON_GPU = (
@@ -113,21 +113,23 @@ def gpu_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "## On a CUDA GPU",
         "",
         f"Measured on {first['date']} on an {first['card']}, with {named}. "
-        "Medians of five calls and more after a warm-up, each timed alone on a waiting card, the data on it before "
-        "the clock starts; peers that take seconds were "
-        "called fewer times. Where the time of one call went, as the profiler saw it, is in its own column: what is "
-        "neither computing nor copying is Python. “In a graph” leaves Python out, and says how many times longer that "
-        "is than reading maps and image once and writing the image once takes at the bandwidth of a copy "
-        f"({rate} TB/s, read and written); 1.5 is to be reached. A peer's error and memory are in brackets; “loop” is "
-        "a plain torch loop, nobody's package. Memory is what torch and CuPy held at the peak, with the data. The "
-        "column “commit” says which code was measured: what changed since the first was not measured again unless "
-        "there is a second row.",
+        "Times are medians of five or more calls after a warm-up (fewer for peers that take seconds). Each call is "
+        "timed alone on an idle GPU, with the data already on it.",
         "",
-        "| case | size | recon | to reach | of one call | in a graph | commit | error | memory | others, same card |",
+        "- *One call*: how the time is spent according to the profiler; time that is neither computing nor copying "
+        "is Python.",
+        "- *In a graph*: the time without Python, and its ratio to reading maps and image once and writing the image "
+        f"once at copy bandwidth ({rate} TB/s, read and written). The target is 1.5.",
+        "- *Commit*: the version of the code that was measured. Later changes were not measured again unless there is "
+        "a second row.",
+        "- *Memory*: the peak of torch and CuPy, including the data.",
+        "- *Others, same card*: in brackets are error and memory; “loop” is a plain torch loop, not a package.",
+        "",
+        "| case | size | recon | target | one call | in a graph | commit | error | memory | others, same card |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *map(gpu_row, records),
         "",
-        "What the error is:",
+        "How the error is measured:",
         "",
         *dict.fromkeys(f"- {TITLES.get(r['case'], r['case'])}: {r['error_is']}." for r in records),
         "",
@@ -145,11 +147,13 @@ def growth_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "## How time grows",
         "",
         f"Measured on {when} by `python bench/sweep.py`, {first['machine']}, {first['threads']} threads, medians of "
-        f"{first['repeats']} runs, beside the peers that are fastest somewhere. Sides are even, odd and prime, coils "
-        "1 to 64, ours at some of them alone; strided data have their axes in reversed order in memory. The ratio is "
-        "the fastest equally accurate peer's time over ours, the least and the most; “worst” is the largest time per "
-        "sample of ours over the mean of its neighbours along an axis, where 1 is even growth. A triangle is a peer "
-        "that was ended.",
+        f"{first['repeats']} runs, with the peers that are fastest in at least one case. Sides are even, odd and "
+        "prime; coils range from 1 to 64. At some sizes only recon was measured.",
+        "",
+        "- *Ratio*: time of the fastest equally accurate peer over recon's, smallest and largest.",
+        "- *Strided*: data with their axes in reversed order in memory.",
+        "- *Worst*: recon's largest time per sample over the mean of its neighbours along an axis; 1 is even growth.",
+        "- A triangle marks a peer that was stopped.",
         "",
     ]
     for name, axis in (("sweep.png", "coils"), ("sweep-ct.png", "views")):
@@ -190,23 +194,23 @@ def page(
     when = days(records)
     counts = sorted({r["repeats"] for r in records})
     runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    ended = (
-        "A ratio with > is to the time after which the fastest peer was ended. " if any(map(_bounded, records)) else ""
-    )
+    ended = "With >, the fastest peer was stopped at this time. " if any(map(_bounded, records)) else ""
     lines = [
         "# Performance",
         "",
-        f"Measured on {when}, {first['machine']}, {first['threads']} threads, medians of {runs} "
-        "runs after a warm-up, everybody in a process of its own with the same data. The ratio is the fastest equally "
-        "accurate peer's time over ours; “loop” is a plain torch loop, which never counts as the fastest peer, and "
-        f"peers with a star are too inaccurate to count. "
-        f"{ended}{others}`make bench-peers` and `python bench/speed.py` measure again.",
+        f"Measured on {when}, {first['machine']}, {first['threads']} threads: medians of {runs} "
+        "runs after a warm-up, each program in its own process with the same data. "
+        f"{others}`make bench-peers` and `python bench/speed.py` repeat the measurement.",
         "",
-        "| case | size | recon | fastest peer | ratio | to reach | error, ours / peer | others | peak memory, ours |",
+        f"- *Ratio*: time of the fastest equally accurate peer over recon's. {ended}".rstrip(),
+        "- “loop” is a plain torch loop, which never counts as the fastest peer.",
+        "- Peers with a star are too inaccurate to count.",
+        "",
+        "| case | size | recon | fastest peer | ratio | target | error, recon / peer | others | peak memory, recon |",
         "|---|---|---|---|---|---|---|---|---|",
         *(row(r, machines) for r in records),
         "",
-        "What the error is:",
+        "How the error is measured:",
         "",
         *dict.fromkeys(f"- {TITLES.get(r['case'], r['case'])}: {r['error_is']}." for r in records),
         "",
@@ -219,7 +223,7 @@ def page(
         if key in p
     ]
     if absent:
-        lines += ["Peers without a time, and peers that do not count:", "", *absent, ""]
+        lines += ["Peers that were not measured, or do not count:", "", *absent, ""]
     lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) + ".", ""]
     lines += [*growth_section(growth), *gpu_section(gpu)]
     return "\n".join(lines)
