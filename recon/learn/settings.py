@@ -94,8 +94,9 @@ def named(name: str, path: Path) -> None:
     plain = name.strip(". ") == name and name.isprintable() and not set(name) & set('/\\:*?"<>|')
     if not name or not plain or len(name.encode()) > 100:
         raise ReconError(
-            f"{path} has the name {name!r}, which must be a valid folder name; use only letters, digits, "
-            "- and _"
+            f"{path} has the name {name!r}, which must be a valid folder name; use only letters, digits, - and _"
         )
     if name.lower() in _TAKEN or name.lower().startswith(_BEGINNINGS):
-        raise ReconError(f"{path} has the name {name!r}, which is reserved for other files of the training; give another name")
+        raise ReconError(
+            f"{path} has the name {name!r}, which is reserved for other files of the training; give another name"
+        )
