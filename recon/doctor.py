@@ -65,7 +65,7 @@ def examine() -> Machine:
     if kernels.module is None:
         missing.append(f"CPU kernels: {kernels.why}")
     if not gpus:
-        missing.append("GPU: torch finds none; everything runs on the CPU")
+        missing.append("GPU: none that torch finds; everything runs on the CPU")
     cuda = proofs.report() if gpus and "cupy" in packages else []
     missing += [line for line in cuda if not line.endswith(proofs.GOOD)]
     return Machine(

@@ -94,7 +94,7 @@ ODD = {
             "</trajectory><parallelImaging><accelerationFactor><kspace_encoding_step_1>2</kspace_encoding_step_1>"
             "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor></parallelImaging>",
         ),
-        "is 2×1, the lines are 1×1 undersampled",
+        "is 2×1, but the lines are 1×1 undersampled",
     ),
     "recon beyond": (None, files.XML.replace("<x>240</x>", "<x>960</x>"), "asks for 960 mm along x where 480 mm"),
     "Siemens centre": (

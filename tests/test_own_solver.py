@@ -150,7 +150,7 @@ def test_an_output_says_that_no_recipe_makes_it_again(tmp_path: Path) -> None:
     assert image.provenance["method"] == "own"
     recon.write(image, [tmp_path / "x.nii.gz"])
     told = check(tmp_path / "x.nii.gz")
-    assert "own: the function gridded was given" in told.record["notes"]
+    assert "own: the function gridded, given by the caller" in told.record["notes"]
     assert any("which a recipe cannot hold" in d for d in told.differences)
 
 

@@ -184,7 +184,7 @@ def _check_web(pacs: Pacs) -> None:
             "the address of the PACS holds a password; put user:password in a file and set login to its path"
         )
     if not url.hostname or not _host(url.hostname) or url.query or url.fragment or port == 0:
-        raise ReconError("the address of the PACS is not the URL of a service; give one such as https://pacs/dicom-web")
+        raise ReconError("the address of the PACS is not a URL of a service; give one such as https://pacs/dicom-web")
     if url.scheme == "http" and pacs.tls != Tls():
         raise ReconError("tls is set and the address begins with http://; write https://")
     if url.scheme == "http" and pacs.login and not _local(url.hostname):

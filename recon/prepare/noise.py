@@ -227,7 +227,7 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
     if levels[place] < math.log(_ROUNDING**2 * float(used.abs().square().mean())):
         raise NoNoise(NONE)
     high = "the estimate is too high where signal reaches there"
-    doubt = "the estimate may be too low, down to a third of the true noise, or too high" if place == FULL else high
+    doubt = "the estimate may be as low as a third of the true noise, or above it" if place == FULL else high
     notes = (f"noise was estimated from {place}: {why}; {doubt}", *notes)
     if max(levels.values()) - min(levels.values()) > 2 * math.log(1.5):
         ratio = math.exp((max(levels.values()) - min(levels.values())) / 2)

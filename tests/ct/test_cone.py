@@ -144,7 +144,7 @@ def _flat_stack(path: Path) -> None:
 BAD = {
     "no row spacing": (_say(row_spacing_mm=None), "geometry lacks row_spacing_mm"),
     "rows at one place": (_say(row_spacing_mm=0.0), "not all above 0"),
-    "offset that is no number": (_say(row_offset_mm=np.nan), "offset of the detector is no number"),
+    "offset that is no number": (_say(row_offset_mm=np.nan), "offset of the detector is not a number"),
     "steep rows": (_say(row_offset_mm=4000.0), "above the plane of the source"),
     "source in the body": (_say(source_to_axis_mm=90.0), "within the image"),
     "one sinogram": (_flat_stack, "a cone beam's are (row, view, detector)"),

@@ -146,7 +146,7 @@ def test_a_bad_series_leaves_nothing_behind(tmp_path: Path) -> None:
     paths = ct_files.write(tmp_path / "in", ct_files.body())
     paths[3].write_bytes(paths[3].read_bytes()[:-100])
     end = command.recon("run", tmp_path / "in", "-o", tmp_path / "out", "-o", tmp_path / "o.nii.gz")
-    assert "cut short" in command.refused(end, 1)
+    assert "truncated" in command.refused(end, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
@@ -163,7 +163,7 @@ def test_info_tells_what_a_folder_holds(tmp_path: Path) -> None:
 def test_verbs_for_raw_scans_refuse_ct(tmp_path: Path) -> None:
     ct_files.write(tmp_path / "in", ct_files.body())
     said = command.refused(command.recon("stream", tmp_path / "in"), 1)
-    assert "raw scan of MRI" in said
+    assert "raw MRI scan" in said
 
 
 def test_a_series_is_denoised_in_the_memory_that_it_takes(tmp_path: Path) -> None:

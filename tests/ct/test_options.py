@@ -14,7 +14,7 @@ from tests.io import ct_pd_files
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    (("--strength", 0.5), "--strength belongs to networks"), (("--denoise", 0.5), "--denoise is for raw scans of MRI"),
+    (("--strength", 0.5), "--strength belongs to networks"), (("--denoise", 0.5), "--denoise is for raw MRI scans"),
     (("--removed", "d.nii.gz"), "--removed shows what was removed from CT images"),
 ])  # fmt: skip
 def test_an_option_that_projections_know_nothing_of_is_refused(

@@ -95,7 +95,7 @@ BAD = {
         _say("projections", electronic_noise=-1.0),
         "electronic noise",
     ),
-    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-2000]), "cut short"),
+    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-2000]), "truncated"),
 }
 
 

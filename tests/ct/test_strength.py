@@ -56,7 +56,7 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
         assert np.abs(auto.data[k] - (y[k] + s * (whole.data[k] - y[k]))).max() < 0.5
     assert fixed.provenance["strength"] == [0.3, 0.3]
     assert np.allclose(fixed.data, 0.7 * y + 0.3 * whole.data, atol=1e-3)
-    assert f"{faint:.2f} to {strong:.2f} by the noise" in auto.notes[-1]
+    assert f"{faint:.2f} to {strong:.2f}, chosen by the noise" in auto.notes[-1]
     # White noise is finer than that of filtered backprojection: a sample takes one pixel.
     assert (
         "0% of what the denoiser would remove was left in, and so was all detail coarser than 3.0 pixels; "
@@ -65,7 +65,7 @@ def test_each_slice_is_written_with_the_share_of_its_own_noise() -> None:
     assert whole.provenance["coarse_pixels"] == [3.0, 3.0]
     # The noisier slice keeps less: of what is coarse only a part is given back there.
     small, wide = (min(strength.kept(w, CT(), v) for v in auto.provenance["noise_HU"]) for w in strength.SPOTS)
-    assert f"is {small:.0%} (4 pixels across) and {wide:.0%} (10 pixels across)" in auto.notes[-1]
+    assert f"at least {small:.0%} (4 pixels across) and {wide:.0%} (10 pixels across)" in auto.notes[-1]
 
 
 def test_what_is_coarse_counts_samples_of_a_slice_that_was_interpolated() -> None:

@@ -143,7 +143,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_for_an_empty_array(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no BART array"):
+    with pytest.raises(DataError, match="not a BART array"):
         write(tmp_path / "k", np.zeros((0, 3)))
     assert not list(tmp_path.iterdir())
 

@@ -269,10 +269,10 @@ def test_headers_without_pixels_and_files_cut_short_are_named(tmp_path: Path) ->
     paths = ct_files.write(tmp_path / "cut", HU)
     whole = paths[1].read_bytes()
     paths[1].write_bytes(whole[:-500])
-    with pytest.raises(DataError, match=r"instance 3 cannot be read .*cut short"):
+    with pytest.raises(DataError, match=r"instance 3 cannot be read .*truncated"):
         recon.reconstruct(read(tmp_path / "cut"), KEEP)
     paths[1].write_bytes(whole[:700])
-    with pytest.raises(DataError, match=r"lacks .* cut short"):
+    with pytest.raises(DataError, match=r"lacks .* truncated"):
         read(tmp_path / "cut")
 
 

@@ -232,19 +232,19 @@ def _huge(path: Path) -> None:
 
 
 BROKEN = {
-    "empty": (lambda p: _cut(p, 0), "no HDF5 file"),
-    "cut in the header": (lambda p: _cut(p, 300), "cut short|damaged"),
-    "cut in the middle": (lambda p: _cut(p, p.stat().st_size // 2), "cut short|damaged"),
-    "cut at the end": (lambda p: _cut(p, p.stat().st_size - 10), "cut short|damaged"),
-    "text": (lambda p: p.write_text("not a scan at all, but a letter" * 50), "no HDF5 file"),
+    "empty": (lambda p: _cut(p, 0), "not an HDF5 file"),
+    "cut in the header": (lambda p: _cut(p, 300), "truncated|damaged"),
+    "cut in the middle": (lambda p: _cut(p, p.stat().st_size // 2), "truncated|damaged"),
+    "cut at the end": (lambda p: _cut(p, p.stat().st_size - 10), "truncated|damaged"),
+    "text": (lambda p: p.write_text("not a scan at all, but a letter" * 50), "not an HDF5 file"),
     "no xml": (lambda p: _delete(p, "dataset/xml"), "no XML header"),
     "no data": (lambda p: _delete(p, "dataset/data"), "no raw data"),
     "no group": (lambda p: _delete(p, "dataset"), "none of its groups"),
     "no lines": (_no_lines, "no lines"),
     "lines stated, none stored": (_unwritten, "stores none"),
     "more lines stated than fit": (lambda p: _unwritten(p, 10**9), "more than its .* bytes can hold"),
-    "another number of samples": (_wrong_size, "line 5 has 128 numbers in data, where 124 are expected"),
-    "34 GB in one line": (_huge, "another number of samples"),
+    "a different number of samples": (_wrong_size, "line 5 has 128 numbers in data, where 124 are expected"),
+    "34 GB in one line": (_huge, "a different number of samples"),
 }
 
 

@@ -139,7 +139,7 @@ def test_a_centre_with_which_lines_would_not_fit_is_put_right(name: str, tmp_pat
     assert valid.all()
     assert list(ky) == list(range(24))
     assert scan.rejected == 0
-    beside = f"puts {abs(12 + first - centre)} of 24 lines outside the grid; {12 + first} is taken"
+    beside = f"puts {abs(12 + first - centre)} of 24 lines outside the grid; {12 + first} is used"
     assert any(f"centre at {centre}, which {beside}" in note for note in scan.notes)
 
 

@@ -89,8 +89,8 @@ UNKNOWN = {
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "unpack it first"),
     "DICOM": (bytes(128) + b"DICM" + bytes(100), "DICOM"),
     "NIfTI": (bytes(344) + b"n+1\0" + bytes(100), "NIfTI"),
-    "zip cut short": (b"PK\x03\x04" + bytes(100), "cut short"),
-    "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(100), "damaged|cut short"),
+    "zip cut short": (b"PK\x03\x04" + bytes(100), "truncated"),
+    "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(100), "damaged|truncated"),
     "MRD 2": (b"yardl" + bytes(100), "mrd_to_ismrmrd"),
     "zeros": (bytes(1000), "of an unknown format"),
 }

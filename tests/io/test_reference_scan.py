@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Callable[[Encoding], Encoding], str]] = {
         lambda e: replace(e, limits={k: v for k, v in e.limits.items() if k != STEP}),
         f"whose header has no encodingLimits/{STEP}",
     ),
-    "spokes": (lambda e: replace(e, trajectory="radial"), "which is not on a grid"),
+    "spokes": (lambda e: replace(e, trajectory="radial"), "which is not Cartesian"),
 }
 
 

@@ -150,10 +150,7 @@ def test_data_of_which_no_scan_can_be_made_ends_the_training_at_once_with_the_re
     ("name", "cure"),
     [
         *((name, "give another name") for name in ("pool", "Checkpoint.pt", "log.jsonl", "validation-000100.png")),
-        *(
-            (name, "give one of letters")
-            for name in ("", "..", ". ", "a/b", "../up", "/etc/x", "a\\b", "a\n", "n" * 300)
-        ),
+        *((name, "use only letters") for name in ("", "..", ". ", "a/b", "../up", "/etc/x", "a\\b", "a\n", "n" * 300)),
     ],
 )
 def test_a_recipe_has_a_name_that_is_no_path_and_no_other_file_of_its_training(

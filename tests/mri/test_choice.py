@@ -67,7 +67,7 @@ def test_a_scan_inside_the_range_is_reconstructed_by_the_network_that_ships(scan
         (sampling(caipi((400, 64), (2, 3), 20)), 8, "sense", "up to 320 phase encodes"),
         (lines(384, 8), 1, "cs", "the network mri-small was not used: it was trained and tested for R from 1.5 to 4"),
         (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 8, "unrolled", "at irregular positions"),
-        (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 1, "cs", "volumes of one channel"),
+        (sampling(np.random.default_rng(0).random((64, 64)) < 0.2), 1, "cs", "single-channel volumes"),
         (sampling(np.random.default_rng(0).random((32, 64)) < 0.2), 8, "cs", "48 or more phase encodes"),
         (sampling(caipi((64, 64), (2, 3), 20)), 8, "unrolled", "at regular positions"),
         (sampling(caipi((64, 64), (3, 4), 20)), 8, "sense", "R from 2 to 10"),
@@ -105,7 +105,7 @@ def test_outside_of_the_range_of_noise_each_slice_is_the_classical_one(scan: Raw
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        ({"noise": "none"}, "noise of the scan is not known"),
+        ({"noise": "none"}, "noise level of the scan is unknown"),
         ({"maps": "walsh"}, "ESPIRiT"),
         ({"map_sets": 2}, "one set"),
     ],
@@ -237,7 +237,7 @@ def test_whoever_asks_for_a_network_on_more_phase_encodes_than_it_learned_is_war
     # Of one channel, and of volumes, fewer were measured.
     assert cautions("unrolled", solve, (384, 1), 1) == []
     assert len(cautions("unrolled", solve, (400, 1), 1)) == 1
-    assert any("on 400 it may invent" in said for said in cautions("unrolled", solve, (400, 64), 8))
+    assert any("with 400 it may invent" in said for said in cautions("unrolled", solve, (400, 64), 8))
 
 
 @pytest.mark.parametrize("calibration", ["reference", "separate"])

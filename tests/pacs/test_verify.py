@@ -147,7 +147,7 @@ def test_pixels_have_the_bytes_that_their_attributes_ask_for(
     verify.check(d)
     for wrong in (needed - 2, needed + 2):
         d.PixelData = bytes(wrong)
-        with pytest.raises(ReconError, match=f"{wrong} bytes of pixels and should have {needed} belong"):
+        with pytest.raises(ReconError, match=f"{wrong} bytes of pixels and should have {needed};"):
             verify.check(d)
 
 

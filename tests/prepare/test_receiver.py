@@ -73,7 +73,7 @@ def test_where_signal_reaches_all_of_the_margin_the_note_says_that_the_noise_may
     found = estimate(received(ellipses(160, 320, 3, span=1.6), truth), oversampling=2.0)
     assert 0.3 < float((levels(found.matrix) / truth).mean()) < 0.7
     assert "all of which signal reaches" in found.notes[0]
-    assert "the estimate may be too low, down to a third of the true noise, or too high" in found.notes[0]
+    assert "the estimate may be as low as a third of the true noise, or above it" in found.notes[0]
     assert "too high" not in found.notes[0]
 
 

@@ -122,7 +122,7 @@ def test_no_block_where_the_centre_was_not_sampled() -> None:
 def test_a_header_that_lies_about_acceleration_is_noted() -> None:
     space = Encoding((8, 24, 1), (8, 24, 1), (8, 24, 1), (8, 24, 1), acceleration=(1, 1))
     found = sampling(lattice(24, 1, 3, 1))
-    assert "is 1×1, the lines are 3×1 undersampled" in disagreements(found, space)[0]
+    assert "is 1×1, but the lines are 3×1 undersampled" in disagreements(found, space)[0]
     honest = Encoding((8, 24, 1), (8, 24, 1), (8, 24, 1), (8, 24, 1), acceleration=(3, 1))
     assert disagreements(found, honest) == ()
-    assert "3×1, the lines are 1×1" in disagreements(sampling(np.ones(24)), honest)[0]
+    assert "3×1, but the lines are 1×1" in disagreements(sampling(np.ones(24)), honest)[0]

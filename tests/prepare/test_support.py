@@ -86,7 +86,7 @@ def read(k: np.ndarray) -> RawScan:
 def made(given: RawScan, method: str = "sense", edges: str = "auto") -> tuple[np.ndarray, dict[str, Any], list[str]]:
     plan = recipe.parse({"solve": {"method": method}, "prepare": {"empty_edges": edges}})
     image = pipeline.reconstruct(given, plan, device="cpu")
-    notes = [n for n in image.notes if "zero-filled by the scanner" in n]
+    notes = [n for n in image.notes if "k-space was zero-filled by the scanner" in n]
     return np.abs(image.data).reshape(image.data.shape[-2:]), image.provenance["sampling"], notes
 
 

@@ -219,7 +219,7 @@ def test_a_scan_too_large_for_its_session_is_refused_in_the_words_of_the_site(
 def test_the_check_says_what_a_session_may_hold(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text("max_sessions = 2\n[limits]\nprocess_MiB = 2048\n")
-    assert "each of 2 sessions may hold 2048 MiB of this machine's" in recon("serve", "--check", path).out
+    assert "each of 2 sessions may use 2048 MiB of this machine's" in recon("serve", "--check", path).out
     path.write_text(f"max_sessions = 2\n[limits]\nprocess_MiB = {plan.machine() // MiB}\n")
     assert "together they may use more than the machine has" in recon("serve", "--check", path).out
     path.write_text("[limits]\nprocess_MiB = 500\n")

@@ -110,7 +110,7 @@ def test_f41_who_is_turned_away_hears_what_may_be_wrong_and_the_log_says_what_it
         lambda: "was not served: the TLS handshake failed (peer did not return a certificate); check that" in one.log()
     )
     assert "it may accept only TLS (--tls)" in refused(recon(*to), 1)
-    wait_for(lambda: one.log().count("was not served: no TLS (") == 2)
+    wait_for(lambda: one.log().count("was not served: the TLS handshake failed (") == 2)
     mine = ("--tls-certificate", files.client, "--tls-key", files.client_key)
     known = recon(*to, "--tls-ca", files.ca, *mine)
     assert known.code == 0, known.err

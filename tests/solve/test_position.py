@@ -20,7 +20,7 @@ from recon.simulation import preset, simulate
 from recon.solve import position
 from tests.solve.test_rows import BLOCK, SIZE, measured, scan
 
-SAID = "coil maps from the separate calibration lines fit the image better when moved by +4 rows and -3 columns"
+SAID = "the coil maps from the separate calibration lines fit the image better when moved by +4 rows and -3 columns"
 
 
 def calibrated_elsewhere(rows: int, columns: int) -> RawScan:

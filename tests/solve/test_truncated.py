@@ -49,7 +49,7 @@ def test_soft_tissue_keeps_its_hounsfield_units_where_the_detector_is_too_narrow
     recipe = Recipe(solve=Solve(method=method, iterations=15 if method == "sirt" else 0))  # type: ignore[arg-type]
     image = recon.reconstruct(narrow(scan, 0.6), recipe)
     assert abs(off(image.data[0], truth[0], 90)) < 30
-    assert any("reaches beyond the detector" in n for n in image.notes)
+    assert any("extends beyond the detector" in n for n in image.notes)
     assert image.trust["truncated"] > 0.5
     whole = recon.reconstruct(scan, Recipe(solve=Solve(method="fbp")))
     assert whole.trust["truncated"] == 0
