@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -98,25 +99,26 @@ def train(
                     f"{folder} already holds a training run; add --resume to continue it, or give a new folder"
                 )
             common.restore(state, folder / "checkpoint.pt")
-    logs = [Log(folder) for folder in folders]
-    library = ct_images.read(data / "train")
-    lead = states[0]
-    maker = Draw.seeded(first.loop.seed * 1_000_003 + lead.step, place)
-    held = check_set(first, data / "validation", place)
-    bank = Bank(first.data, place)
-    while bank.filled < min(bank.capacity, max(first.data.gaussian, 4 * first.data.group)):
-        # Learning starts with plain Gaussian noise, as it is quick to make.
-        bank.add(ct_synth.make(maker, library, first.data, gaussian=bank.total < first.data.gaussian))
-        report("bank", bank.filled, bank.capacity)
-    try:
-        with common.interruptible() as stop:
-            _loop(plans, states, folders, logs, library, bank, held, maker, total, stop, report)
-    finally:
-        # Whatever happened, what was learned is kept.
-        for state, plan, folder in zip(states, plans, folders):
-            common.save(state, folder / "checkpoint.pt")
-            common.keep(state.average, folder / plan.name, half=True)
-    _check(states, held, folders, logs)
+    with ExitStack() as stack:
+        logs = [stack.enter_context(closing(Log(folder))) for folder in folders]
+        library = ct_images.read(data / "train")
+        lead = states[0]
+        maker = Draw.seeded(first.loop.seed * 1_000_003 + lead.step, place)
+        held = check_set(first, data / "validation", place)
+        bank = Bank(first.data, place)
+        while bank.filled < min(bank.capacity, max(first.data.gaussian, 4 * first.data.group)):
+            # Learning starts with plain Gaussian noise, as it is quick to make.
+            bank.add(ct_synth.make(maker, library, first.data, gaussian=bank.total < first.data.gaussian))
+            report("bank", bank.filled, bank.capacity)
+        try:
+            with common.interruptible() as stop:
+                _loop(plans, states, folders, logs, library, bank, held, maker, total, stop, report)
+        finally:
+            # Whatever happened, what was learned is kept.
+            for state, plan, folder in zip(states, plans, folders):
+                common.save(state, folder / "checkpoint.pt")
+                common.keep(state.average, folder / plan.name, half=True)
+        _check(states, held, folders, logs)
     return states
 
 

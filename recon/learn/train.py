@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -102,7 +102,7 @@ def train(
             )
             # Until here there is nothing to keep but finished scans: a signal ends the process as it does elsewhere.
             stop = stack.enter_context(interruptible())
-            log = Log(output) if rank.first else None
+            log = stack.enter_context(closing(Log(output))) if rank.first else None
             try:
                 _loop(state, recipe, supply, total, place, rank, stop, log, output, report)
             finally:

@@ -59,3 +59,9 @@ class Log:
                     self._board.add_scalar(name, value, int(values["step"]))
             # A training that is killed leaves what it wrote.
             self._board.flush()
+
+    def close(self) -> None:
+        """End TensorBoard's writer and its thread; later writes go to log.jsonl alone."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_two_networks_train_together_and_leave_weights_that_load(tmp_path: Path)
         Plan(n, network=replace(shape, cascades=c), data=SMALL, loop=loop, check=2) for n, c in (("a", 2), ("b", 1))
     ]
     states = ct_train.train(plans, data, tmp_path / "out", minutes=0.02)
+    assert not any("Writer" in type(t).__name__ for t in threading.enumerate())
     assert all(s.step > 0 for s in states)
     for name, cascades in (("a", 2), ("b", 1)):
         loaded = weights.load(tmp_path / "out" / name / name)

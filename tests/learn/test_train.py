@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -142,7 +143,9 @@ def test_a_piece_that_shows_air_alone_has_a_finite_gain() -> None:
 
 
 def test_the_log_of_a_training_is_json_whatever_was_measured(tmp_path: Path) -> None:
-    watch.Log(tmp_path).write(step=20, gain_dB=math.nan, gradient=math.inf, loss=-0.5)
+    log = watch.Log(tmp_path)
+    log.write(step=20, gain_dB=math.nan, gradient=math.inf, loss=-0.5)
+    log.close()
 
     def refuse(name: str) -> float:
         raise AssertionError(f"{name} is no JSON")
@@ -187,6 +190,7 @@ def test_a_run_leaves_checkpoint_log_and_pictures_and_is_not_overwritten(data: P
     with pytest.raises(ReconError, match="--resume"):
         train.train(short, data, out, minutes=0.02)
     more = train.train(short, data, out, minutes=0.03, resume=True)
+    assert not any("Writer" in type(t).__name__ for t in threading.enumerate())
     assert more.step > state.step
     assert more.seconds > state.seconds
 

@@ -195,6 +195,7 @@ def test_f33_a_service_whose_header_comes_byte_by_byte_does_not_hold_the_sender(
         here = post(f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web", waits=QUICK)
         uids = here.put(brain)
         here.once()
+        server.shutdown(socket.SHUT_RDWR)
     assert here.states(uids) == ["new"] * 3
     assert all("no answer within 1 s" in reason for reason in here.reasons("new"))
 

@@ -38,7 +38,7 @@ class Local:
 @pytest.fixture
 def local() -> Iterator[Callable[..., Local]]:
     """A function that opens a server within this process, with other limits than usual where given."""
-    listeners: list[socket.socket] = []
+    open_: list[tuple[socket.socket, threading.Thread]] = []
 
     def start(
         pixel: str = "float32",
@@ -51,7 +51,6 @@ def local() -> Iterator[Callable[..., Local]]:
         site = Site(pixel=pixel, early=early, recipes=recipes or {}, limits=bounds, pacs=pacs)  # type: ignore[arg-type]
         known = registered(site)
         listener = socket.create_server(("127.0.0.1", 0))
-        listeners.append(listener)
         out = Local(listener.getsockname()[1])
 
         def serve(connection: socket.socket) -> None:
@@ -90,12 +89,18 @@ def local() -> Iterator[Callable[..., Local]]:
                     return
                 threading.Thread(target=_quietly, args=(serve, connection), daemon=True).start()
 
-        threading.Thread(target=accept, daemon=True).start()
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
+        open_.append((listener, accepting))
         return out
 
     yield start
-    for listener in listeners:
+    for listener, accepting in open_:
+        with contextlib.suppress(OSError):  # where closing it is enough to wake who accepts, as on macOS
+            listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+        accepting.join(10)
+        assert not accepting.is_alive()
 
 
 def _quietly(serve: Callable[[socket.socket], None], connection: socket.socket) -> None:
