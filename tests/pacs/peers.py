@@ -64,6 +64,8 @@ class Orthanc:
                                           "AllowStorageCommitment": True, "AllowEcho": True, "AllowStore": True,
                                           "AllowFind": True}},
             "Plugins": [str(PLUGIN)] if PLUGIN.exists() else [], "ConcurrentJobs": 1, "HttpThreadsCount": 2,
+            # A connection that is kept, of which nothing comes any more, would hold one of both threads for 5 s.
+            "KeepAlive": False,
             **self.extra,
         }  # fmt: skip
         self.folder.mkdir(exist_ok=True)
