@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from recon.data import RawScan
+from recon.data import Flag, RawScan, flagged
 from recon.io import ismrmrd as mrd
 from recon.io.provenance import read_back
 from recon.io.samples import in_memory, join
@@ -88,6 +88,27 @@ def test_F19_absurd_sizes_are_refused_before_they_are_allocated(case: str, tmp_p
 
 
 # F20: counters
+
+
+def test_F20_readouts_of_which_no_sample_is_on_the_grid_are_refused(tmp_path: Path) -> None:
+    raw = simulate(SMALL)
+    lines = raw.lines.copy()
+    lines["center_sample"] = 65534
+    path = scene(tmp_path / "in" / "scan.h5")
+    mrd.write(path, replace(raw, lines=lines))
+    assert "center_sample 65534" in refuses(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("flag", [Flag.NOISE, Flag.PHASECORR])
+def test_F20_lines_of_no_image_may_name_an_encoding_that_there_is_not(flag: Flag, tmp_path: Path) -> None:
+    raw = simulate(replace(SMALL, trajectory="epi", coils=2))
+    lines = raw.lines.copy()
+    beside = flagged(lines, flag)
+    assert beside.any()
+    lines["encoding_space_ref"][beside] = 65535
+    path = scene(tmp_path / "in" / "scan.h5")
+    mrd.write(path, replace(raw, lines=lines))
+    assert picture(run(path, tmp_path / "out"), tmp_path / "out").max() > 0
 
 
 @pytest.mark.parametrize("stray", [1, 12])

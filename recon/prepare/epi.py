@@ -178,7 +178,9 @@ def straighten(scan: RawScan) -> RawScan:
     if not any(epi):
         return scan
     lines = scan.lines.copy()
-    treated = np.asarray(epi)[lines["encoding_space_ref"]] & ~flagged(lines, Flag.NOISE)
+    # Lines of no image may name an encoding that the header does not have: the others are `line_rules.check`'s.
+    known = lines["encoding_space_ref"] < len(epi)
+    treated = known & np.asarray(epi)[lines["encoding_space_ref"] * known] & ~flagged(lines, Flag.NOISE)
     reverse = flagged(lines, Flag.REVERSE)
     matrix = np.full(len(lines), -1, np.intp)
     matrices: list[NDArray[np.complex64]] = []

@@ -62,7 +62,7 @@ def measured(scan: RawScan, kinds: Kinds, encoding: Encoding, frames: Sequence[F
     most = EMPTY if whitening.source in ("noise scan", "estimate") else math.inf
     every = np.concatenate([f.rows for f in frames])
     ky, kz, valid = row_index(lines[every], encoding)
-    if not valid.any():
+    if not valid.any() or not all(len(look.columns[0]) for look in looks):
         return Support(scan, encoding)
     new = list(old)
     ends = [_ends(look.columns, most) for look in looks]
