@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets
 import shutil
@@ -60,7 +61,7 @@ class Record(Facts):
     job: str = ""
 
 
-_FIELDS = tuple(f.name for f in fields(Record))
+_FIELDS = {f.name: str(f.type) for f in fields(Record)}
 
 
 @dataclass(frozen=True)
@@ -316,9 +317,19 @@ def _item(folder: Path) -> Item | None:
     try:
         known = json.loads((folder / "record.json").read_bytes())
         # What another version of this engine noted beside is not needed to deliver the image.
-        return Item(folder, Record(**{name: known[name] for name in _FIELDS if name in known}))
-    except (OSError, ValueError, TypeError):
-        return None
+        values = {name: known[name] for name in _FIELDS if name in known}
+        if all(_is(value, _FIELDS[name]) for name, value in values.items()):
+            return Item(folder, Record(**values))
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
+        pass
+    return None
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value is of the kind that a field of a record has."""
+    if kind == "float":
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value).__name__ == kind
 
 
 def unreadable(spool: Path) -> int:

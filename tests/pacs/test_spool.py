@@ -394,3 +394,30 @@ def test_how_a_spool_stands_is_told_with_one_look_at_each_record(
     assert (found["new"], found["failed"], found["unreadable"], found["last_error"]) == (2, 1, 1, "refused")
     records = [p for p in looks if p.name == "record.json"]
     assert len(records) == len(set(records)) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"added": None}, {"due": "soon"}, {"changed": 10**400}, {"added": float("nan")}, {"uid": 7}, {"tries": [1]}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_record_that_holds_another_kind_of_thing_is_one_that_cannot_be_read(
+    change: dict[str, Any], post: Callable[..., Post], brain: Path
+) -> None:
+    here = post("PACS@127.0.0.1:1")
+    here.put(brain)
+    spools.admit(here.folder)
+    first = next(spools.items(here.folder, "new")).folder / "record.json"
+    first.write_text(json.dumps({**json.loads(first.read_bytes()), **change}))
+    found = summary(here.folder)
+    assert (found["new"], found["unreadable"]) == (2, 1)
+    here.once()
+    assert any("1 folder of" in line and "cannot be read" in line for line in here.lines)
+
+
+def test_a_record_of_brackets_without_end_is_one_that_cannot_be_read(post: Callable[..., Post], brain: Path) -> None:
+    here = post("PACS@127.0.0.1:1")
+    here.put(brain)
+    spools.admit(here.folder)
+    (next(spools.items(here.folder, "new")).folder / "record.json").write_bytes(b"[" * 100_000)
+    assert summary(here.folder)["unreadable"] == 1
