@@ -129,14 +129,18 @@ class Running:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """A function that starts `recon serve` with a site's settings as TOML; its workers hold no memory ready."""
+    """A function that starts `recon serve` with a site's settings as TOML; its workers hold no memory ready.
+
+    It has one session at a time unless the settings say otherwise: no process is made for one that nobody asks for.
+    """
     running: list[Running] = []
 
     def start(settings: str = "", **options: str) -> Running:
         folder = tmp_path / f"server{len(running)}"
         folder.mkdir()
         limits = "" if "ready_MiB" in settings else "ready_MiB = 0\n"
-        text = f'port = 0\naudit = "audit.jsonl"\n{settings}'
+        sessions = "" if "max_sessions" in settings else "max_sessions = 1\n"
+        text = f'port = 0\naudit = "audit.jsonl"\n{sessions}{settings}'
         text = (
             text.replace("[limits]\n", f"[limits]\n{limits}") if "[limits]" in text else f"{text}\n[limits]\n{limits}"
         )

@@ -306,7 +306,7 @@ def test_f13_who_says_nothing_takes_no_place_of_a_scan(server: Start, full: Reco
 
 
 def test_f16_a_server_stopped_before_its_workers_were_ready_ends_well(server: Start, full: Recording) -> None:
-    one = server("[limits]\ngrace_s = 0.2\n")
+    one = server("max_sessions = 4\n[limits]\ngrace_s = 0.2\n")
     clients = [Scanner(one.port).send(session(full)[:5]) for _ in range(4)]
     wait_for(lambda: one.log().count("started") == 4, every=0.005)
     assert one.stop() == 0
