@@ -22,19 +22,18 @@ Record = Mapping[str, Any]
 #: Longer side of a tile; windows in HU of images and of what differs.
 TILE, WINDOW, DIFFERENCE = 288, (-160.0, 240.0), (-100.0, 100.0)
 
-_METHOD = """<p>To each slice the noise was added that its projections would have at a share of their own dose, of which
-the noise in them is read off (Poisson counts, electronic noise, a bow-tie; filtered backprojection with a
-Hann window; parallel and curved fan beams): <em>simulated</em> noise on images that have noise of their
-own, which stays in the reference: <em>the most</em> is the PSNR that somebody would reach who knew the
-slices without any noise, as far as their own noise can be told. Classical methods were given the setting
-that is nearest to the reference. PSNR and SSIM are of the body with a data range of 1400 HU. <em>d′</em>
-is the detectability of discs of 10 mm across, 10, 15 and 20 HU above their surroundings, for a channelised
-Hotelling observer; <em>contrast left</em> is how much of the contrast of discs of 4, 6, 10 and 15 mm and
-10 to 40 HU is in the picture, the same noise with and without them;
-MTF&nbsp;50 is where the transfer at the rim of a rod falls to half, in cycles per pixel: a rod of bone, and
-a faint one of 100 HU. Noise of a phantom is the standard deviation in uniform squares, and what is left
-of it beside a polynomial of second order, since shading is no noise. Pictures are shown from −160 to
-240 HU, differences from −100 to 100 HU.</p>
+_METHOD = """<p>Noise was added to each slice, as a share of its own dose would have it. That dose is estimated from the noise in
+the slice. The added noise is <em>simulated</em> in projections (Poisson counts, electronic noise, a bow-tie; parallel and
+curved fan beams; filtered backprojection with a Hann window). The slices have noise of their own, which stays in the
+reference. <em>The most</em> is the PSNR that knowing the noise-free slices would reach, as far as their own noise can be
+estimated. Classical methods use the setting that is closest to the reference. PSNR and SSIM are of the body with a data
+range of 1400 HU.</p>
+<p><em>d′</em> is the detectability of discs of 10 mm diameter, 10, 15 and 20 HU above their surroundings, for a
+channelised Hotelling observer. <em>Contrast left</em> is the share of contrast that discs of 4, 6, 10 and 15 mm and 10 to
+40 HU keep, measured with the same noise with and without them. MTF&nbsp;50 is the frequency at which the transfer function
+at the edge of a rod falls to half, in cycles per pixel: a rod of bone, and a faint one of 100 HU. Noise of a phantom is the
+standard deviation in uniform squares, and also that without a second-order polynomial, since shading is not noise.
+Pictures are shown from −160 to 240 HU, differences from −100 to 100 HU.</p>
 """
 _COLUMNS: dict[str, tuple[str, str, Callable[..., float] | None]] = {
     "psnr": ("PSNR", "{:.2f}", max), "psnr_bound": ("the most", "{:.2f}", None),

@@ -30,13 +30,12 @@ _HEAD = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width"><style>{style}</style></head><body>
 """
 FOOT = f"<p><small>recon {__version__}. For research; not a medical device.</small></p></body></html>\n"
-_METHOD = """<p>Each scan was fully sampled. Lines were left out as the mask says, the rest went through the same
-reconstruction as any scan, and the image is compared with the reconstruction of all lines: coils combined with the full
-data's own maps. Before that each image is multiplied by the one factor, the same for all slices, that brings it closest
-to the reference within the body. PSNR and SSIM (7×7, uniform window) take the largest value of the reference volume as
-data range. “Body” is the object without the air around it; small numbers in brackets are 95&nbsp;% intervals from a
-bootstrap over slices, where there are eight or more; slices of one head are no independent patients. Seconds are those
-of the whole reconstruction, reading included.</p>
+_METHOD = """<p>Each scan was fully sampled. Lines outside the mask were left out, and the rest was reconstructed like any scan. The
+reference is the reconstruction of all lines, with coils combined by the maps of the full data. Before comparison each image
+is multiplied by one factor, the same for all slices, that brings it closest to the reference within the body. The data
+range of PSNR and SSIM (7×7, uniform window) is the maximum of the reference volume. “Body” is the object without the
+surrounding air. Small numbers in brackets are 95&nbsp;% intervals from a bootstrap over slices, given for eight or more
+slices; slices of one head are not independent patients. Seconds include the whole reconstruction and reading.</p>
 """
 
 
