@@ -22,18 +22,20 @@ Record = Mapping[str, Any]
 #: Longer side of a tile; windows in HU of images and of what differs.
 TILE, WINDOW, DIFFERENCE = 288, (-160.0, 240.0), (-100.0, 100.0)
 
-_METHOD = """<p>Noise was added to each slice, as a share of its own dose would have it. That dose is estimated from the noise in
-the slice. The added noise is <em>simulated</em> in projections (Poisson counts, electronic noise, a bow-tie; parallel and
-curved fan beams; filtered backprojection with a Hann window). The slices have noise of their own, which stays in the
-reference. <em>The most</em> is the PSNR that knowing the noise-free slices would reach, as far as their own noise can be
-estimated. Classical methods use the setting that is closest to the reference. PSNR and SSIM are of the body with a data
-range of 1400 HU.</p>
-<p><em>d′</em> is the detectability of discs of 10 mm diameter, 10, 15 and 20 HU above their surroundings, for a
-channelised Hotelling observer. <em>Contrast left</em> is the share of contrast that discs of 4, 6, 10 and 15 mm and 10 to
-40 HU keep, measured with the same noise with and without them. MTF&nbsp;50 is the frequency at which the transfer function
-at the edge of a rod falls to half, in cycles per pixel: a rod of bone, and a faint one of 100 HU. Noise of a phantom is the
-standard deviation in uniform squares, and also that without a second-order polynomial, since shading is not noise.
-Pictures are shown from −160 to 240 HU, differences from −100 to 100 HU.</p>
+_METHOD = """<p>Noise was added to each slice, as a share of its own dose would have it. That dose is estimated from
+the noise in the slice. The added noise is <em>simulated</em> in projections (Poisson counts,
+electronic noise, a bow-tie; parallel and curved fan beams; filtered backprojection with a Hann
+window). The slices have noise of their own, which stays in the reference. <em>The most</em> is the
+PSNR that knowing the noise-free slices would reach, as far as their own noise can be estimated.
+Classical methods use the setting that is closest to the reference. PSNR and SSIM are of the body
+with a data range of 1400 HU.</p>
+<p><em>d′</em> is the detectability of discs of 10 mm diameter, 10, 15 and 20 HU above their
+surroundings, for a channelised Hotelling observer. <em>Contrast left</em> is the share of contrast
+that discs of 4, 6, 10 and 15 mm and 10 to 40 HU keep, measured with the same noise with and without
+them. MTF&nbsp;50 is the frequency at which the transfer function at the edge of a rod falls to
+half, in cycles per pixel: a rod of bone, and a faint one of 100 HU. Noise of a phantom is the
+standard deviation in uniform squares, and also that without a second-order polynomial, since
+shading is not noise. Pictures are shown from −160 to 240 HU, differences from −100 to 100 HU.</p>
 """
 _COLUMNS: dict[str, tuple[str, str, Callable[..., float] | None]] = {
     "psnr": ("PSNR", "{:.2f}", max), "psnr_bound": ("the most", "{:.2f}", None),

@@ -30,12 +30,14 @@ _HEAD = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width"><style>{style}</style></head><body>
 """
 FOOT = f"<p><small>recon {__version__}. For research; not a medical device.</small></p></body></html>\n"
-_METHOD = """<p>Each scan was fully sampled. Lines outside the mask were left out, and the rest was reconstructed like any scan. The
-reference is the reconstruction of all lines, with coils combined by the maps of the full data. Before comparison each image
-is multiplied by one factor, the same for all slices, that brings it closest to the reference within the body. The data
-range of PSNR and SSIM (7×7, uniform window) is the maximum of the reference volume. “Body” is the object without the
-surrounding air. Small numbers in brackets are 95&nbsp;% intervals from a bootstrap over slices, given for eight or more
-slices; slices of one head are not independent patients. Seconds include the whole reconstruction and reading.</p>
+_METHOD = """<p>Each scan was fully sampled. Lines outside the mask were left out, and the rest was reconstructed
+like any scan. The reference is the reconstruction of all lines, with coils combined by the maps of
+the full data. Before comparison each image is multiplied by one factor, the same for all slices,
+that brings it closest to the reference within the body. The data range of PSNR and SSIM (7×7,
+uniform window) is the maximum of the reference volume. “Body” is the object without the surrounding
+air. Small numbers in brackets are 95&nbsp;% intervals from a bootstrap over slices, given for eight
+or more slices; slices of one head are not independent patients. Seconds include the whole
+reconstruction and reading.</p>
 """
 
 
