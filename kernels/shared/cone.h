@@ -69,11 +69,11 @@ RECON_INLINE void project(const Track<T>& t, const Tower<T>& s, const T* x, cons
     }
 }
 
-// What the rays of one view add to the voxels of slices [first, first + count) at one place in the plane; `tracks` and
-// `values` are those of the view, `up` and `next` the strides of the values from row to row and from column to column.
-template <class T>
-RECON_INLINE void gather(const View<T>& v, const Detector<T>& d, const Track<T>* tracks, const Tower<T>& s,
-                         const T* values, long up, long next, const Panel& panel, int row, int column, int first, int count, T* sums) {
+// Calls found(u, beside, share) for the detector columns u of one view whose rays pass the voxels at one place in the
+// plane: the weight of their crossing in it, and the share of their way at which it lies.
+template <class T, class Found>
+RECON_INLINE void passes(const View<T>& v, const Detector<T>& d, const Track<T>* tracks, const Panel& panel, int row,
+                         int column, Found found) {
     for (int across = 0; across < 2; ++across) {
         const T i = T(across ? 0 : 1), j = T(across ? 1 : 0), r = T(row), c = T(column);
         const T a = element(d, side(v, r - i, c - j), depth(v, r - i, c - j));
@@ -83,25 +83,39 @@ RECON_INLINE void gather(const View<T>& v, const Detector<T>& d, const Track<T>*
         for (int u = low < 0 ? 0 : int(low); u < panel.columns && T(u) < high; ++u) {
             const Track<T> t = tracks[u];
             if ((t.step > 0) != bool(across)) continue;
-            const T line = across ? r : c;
-            const T beside = hat(t.at + t.slope * line - (across ? c : r));
-            if (!(beside > 0)) continue;
-            const T share = t.tau + t.rate * line, rows = s.per * share;
-            const T from = s.centre + (T(first - 1) - s.low) / rows - d.margin;
-            const T to = s.centre + (T(first + count) - s.low) / rows + d.margin;
-            if (!(to > 0 && from < T(panel.rows))) continue;
-            const T* seen = values + u * next;
-            for (int w = from < 0 ? 0 : int(from); w < panel.rows && T(w) < to; ++w) {
-                // As in project: the ray lies between slices m and m + 1
-                const T z = s.low + (T(w) - s.centre) * s.per * share - T(first), value = beside * seen[w * up];
-                if (!(z > T(-1) && z < T(count))) continue;
-                const int m = int(z + T(1)) - 1;
-                const T h = z - T(m);
-                if (m >= 0) sums[m] += (T(1) - h) * value;
-                if (m + 1 < count) sums[m + 1] += h * value;
-            }
+            const T line = across ? r : c, beside = hat(t.at + t.slope * line - (across ? c : r));
+            if (beside > 0) found(u, beside, t.tau + t.rate * line);
         }
     }
+}
+
+// What the rays of one detector column, `seen` with the stride `up`, add to the voxels of slices [first, first + count).
+template <class T>
+RECON_INLINE void spread(const Tower<T>& s, const T* seen, long up, T margin, const Panel& panel, T beside, T share,
+                         int first, int count, T* sums) {
+    const T rows = s.per * share;
+    const T from = s.centre + (T(first - 1) - s.low) / rows - margin;
+    const T to = s.centre + (T(first + count) - s.low) / rows + margin;
+    if (!(to > 0 && from < T(panel.rows))) return;
+    for (int w = from < 0 ? 0 : int(from); w < panel.rows && T(w) < to; ++w) {
+        // As in project: the ray lies between slices m and m + 1
+        const T z = s.low + (T(w) - s.centre) * s.per * share - T(first), value = beside * seen[w * up];
+        if (!(z > T(-1) && z < T(count))) continue;
+        const int m = int(z + T(1)) - 1;
+        const T h = z - T(m);
+        if (m >= 0) sums[m] += (T(1) - h) * value;
+        if (m + 1 < count) sums[m + 1] += h * value;
+    }
+}
+
+// What the rays of one view add to the same voxels at one place in the plane; `tracks` and `values` are those of the
+// view, `up` and `next` the strides of the values from row to row and from column to column.
+template <class T>
+RECON_INLINE void gather(const View<T>& v, const Detector<T>& d, const Track<T>* tracks, const Tower<T>& s,
+                         const T* values, long up, long next, const Panel& panel, int row, int column, int first, int count, T* sums) {
+    passes(v, d, tracks, panel, row, column, [&](int u, T beside, T share) {
+        spread(s, values + u * next, up, d.margin, panel, beside, share, first, count, sums);
+    });
 }
 
 // What one view adds to the same voxels in filtered backprojection: the filtered value where a voxel lies on the

@@ -22,7 +22,8 @@ def kernel(request, monkeypatch):
 
 
 #: Rows and columns of the detector as fine as voxels, wider and finer; offsets; slices thick and thin; a detector at
-#: the axis; more rows than are followed at a time, and one.
+#: the axis; more rows than are followed at a time, and one; columns longer than the vectors that read them, whose
+#: neighbours lie on both scales about as far apart, or on one of them two to four times as far.
 SCANS = {
     "usual": ConeXray(Cone(turn(8), 20, 31, 1.5, 1.5, 60.0, 50.0, 0.4, 0.3), (11, 17, 22), 0.9, 0.9),
     "wide elements": ConeXray(Cone(turn(5) + 0.1, 5, 9, 7.0, 6.0, 60.0, 50.0), (13, 17, 12), 1.0, 1.0, 2.0),
@@ -30,6 +31,9 @@ SCANS = {
     "thin slices": ConeXray(Cone(turn(5), 9, 21, 3.0, 2.0, 40.0, 0.0), (40, 9, 12), 1.0, 0.3, -1.0),
     "one voxel": ConeXray(Cone(turn(3), 3, 3, 1.0, 1.0, 9.0, 3.0), (1, 1, 1), 1.0, 1.0),
     "one ray": ConeXray(Cone(turn(3) + 0.2, 1, 1, 1.0, 1.0, 60.0, 3.0, 0.3, 0.2), (4, 5, 30), 1.0, 1.0),
+    "long columns": ConeXray(Cone(turn(3) + 0.2, 90, 4, 1.2, 2.0, 90.0, 60.0, 1.0), (80, 4, 5), 1.0, 0.9, 2.0),
+    "coarse rows": ConeXray(Cone(turn(3) + 0.2, 33, 4, 3.6, 2.0, 90.0, 60.0, 1.0), (90, 4, 5), 1.0, 0.9, 2.0),
+    "fine rows": ConeXray(Cone(turn(3) + 0.2, 99, 4, 0.5, 2.0, 90.0, 60.0, 1.0), (36, 4, 5), 1.0, 0.9, 2.0),
 }
 each = pytest.mark.parametrize("name", SCANS)
 
