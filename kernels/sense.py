@@ -53,6 +53,11 @@ def smooth(n: int, largest: int = LARGEST_FACTOR) -> bool:
     return n == 1
 
 
+def transforms(n: int, device: torch.device) -> bool:
+    """Whether `encode` and `decode` take lines of n samples: on a CPU of any length, on a GPU of smooth ones."""
+    return smooth(n) or (device.type == "cpu" and hasattr(native(), "any_length"))
+
+
 def prepare(weights: Tensor, volume: bool) -> Filter:
     """The filter F⁻¹ w F for centred, real weights (item, z, ky); `volume` transforms z too.
 

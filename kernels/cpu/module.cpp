@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include "eigen.h"
+#include "features.h"
 #include "haar.h"
 #include "rays_module.h"
 #include "sense.h"
@@ -20,8 +21,9 @@ using recon::Encoding;
 typedef py::array_t<complex64, py::array::c_style> Complex;
 typedef py::array_t<float, py::array::c_style> Real;
 
-// maps (item, set, coil, z, y, x), weights (item, z, ky), k = (kz, ky) the lengths of the transforms
-static Encoding encoding(const Complex& maps, const Real& weights, long items, int kz, int ky) {
+// maps (item, set, coil, z, y, x), weights (item, z, ky), k = (kz, ky) the lengths of the transforms,
+// and `any` whether they may have prime factors above 13
+static Encoding encoding(const Complex& maps, const Real& weights, long items, int kz, int ky, bool any) {
     if (maps.ndim() != 6 || weights.ndim() != 3) throw std::invalid_argument("maps need six axes and weights three");
     recon::Sizes s{items, long(maps.shape(0)), long(weights.shape(0)), int(maps.shape(1)), int(maps.shape(2)),
                    int(maps.shape(3)), int(maps.shape(4)), int(maps.shape(5)), kz, ky};
@@ -30,7 +32,7 @@ static Encoding encoding(const Complex& maps, const Real& weights, long items, i
                 (weights.shape(1) == kz || (kz == 1 && weights.shape(1) == s.nz));
     if (!fits) throw std::invalid_argument("the shapes of maps, weights and transforms do not fit each other");
     Encoding e(s, maps.data(), weights.data(), int(weights.shape(1)));
-    if (e.py->n == 0 || e.pz->n == 0) throw std::invalid_argument("a transform's length has a prime factor above 13");
+    if (!any && (e.py->n == 0 || e.pz->n == 0)) throw std::invalid_argument("a transform's length has a prime factor above 13");
     return e;
 }
 
@@ -43,7 +45,7 @@ static void check(const Complex& a, std::initializer_list<long> shape) {
 
 static void sense_normal(const Complex& x, const Complex& maps, const Real& weights, int kz, int ky, Complex& out,
                          int threads) {
-    Encoding e = encoding(maps, weights, x.shape(0), kz, ky);
+    Encoding e = encoding(maps, weights, x.shape(0), kz, ky, false);
     for (const Complex* a : {&x, static_cast<const Complex*>(&out)}) check(*a, {e.s.items, e.s.sets, e.s.nz, e.s.ny, e.s.nx});
     const complex64* from = x.data();
     complex64* to = out.mutable_data();
@@ -53,7 +55,7 @@ static void sense_normal(const Complex& x, const Complex& maps, const Real& weig
 
 static void sense_encode(const Complex& x, const Complex& maps, const Real& weights, bool volume, Complex& y,
                          int threads) {
-    Encoding e = encoding(maps, weights, x.shape(0), volume ? int(maps.shape(3)) : 1, int(maps.shape(4)));
+    Encoding e = encoding(maps, weights, x.shape(0), volume ? int(maps.shape(3)) : 1, int(maps.shape(4)), true);
     check(x, {e.s.items, e.s.sets, e.s.nz, e.s.ny, e.s.nx});
     check(y, {e.s.items, e.s.coils, e.s.nz, e.s.ny, e.s.nx});
     const complex64* from = x.data();
@@ -64,7 +66,7 @@ static void sense_encode(const Complex& x, const Complex& maps, const Real& weig
 
 static void sense_decode(const Complex& y, const Complex& maps, const Real& weights, bool volume, Complex& x,
                          int threads) {
-    Encoding e = encoding(maps, weights, x.shape(0), volume ? int(maps.shape(3)) : 1, int(maps.shape(4)));
+    Encoding e = encoding(maps, weights, x.shape(0), volume ? int(maps.shape(3)) : 1, int(maps.shape(4)), true);
     check(x, {e.s.items, e.s.sets, e.s.nz, e.s.ny, e.s.nx});
     check(y, {e.s.items, e.s.coils, e.s.nz, e.s.ny, e.s.nx});
     const complex64* from = y.data();
@@ -256,9 +258,27 @@ static void turn(Real& p, const Real& r, const Real& beta, int threads) {
     recon::turn(a, b, s, items, n, threads);
 }
 
+// x (pixel, channel) in place; where `joined` (pixel, more channels) is given, a copy from its channel `first` on.
+static void rectify(Real& x, float floor, float slope, py::object joined, long first, int threads) {
+    if (x.ndim() != 2 || x.size() == 0) throw std::invalid_argument("features have the axes pixel and channel, and some of each");
+    const long pixels = x.shape(0), channels = x.shape(1);
+    float *values = x.mutable_data(), *out = nullptr;
+    long width = 0;
+    if (!joined.is_none()) {
+        Real whole = py::cast<Real>(joined);
+        if (whole.ptr() != joined.ptr() || whole.ndim() != 2 || whole.shape(0) != pixels || first < 0 ||
+            first + channels > whole.shape(1))
+            throw std::invalid_argument("the joined features do not hold these from that channel on");
+        out = whole.mutable_data() + first, width = whole.shape(1);
+    }
+    py::gil_scoped_release released;
+    recon::rectify(values, pixels, int(channels), floor, slope, out, width, threads);
+}
+
 PYBIND11_MODULE(RECON_MODULE, m) {
     m.doc() = "Kernels of the reconstruction engine for the CPU.";
     m.attr("lanes") = recon::LANES;
+    m.attr("any_length") = true;  // of sense_encode and sense_decode
     m.def("sense_normal", &sense_normal, py::arg("x").noconvert(), py::arg("maps").noconvert(),
           py::arg("weights").noconvert(), py::arg("kz"), py::arg("ky"), py::arg("out").noconvert(), py::arg("threads"));
     m.def("sense_encode", &sense_encode, py::arg("x").noconvert(), py::arg("maps").noconvert(),
@@ -287,6 +307,8 @@ PYBIND11_MODULE(RECON_MODULE, m) {
           py::arg("q").noconvert(), py::arg("step").noconvert(), py::arg("threads"));
     m.def("turn", &turn, py::arg("p").noconvert(), py::arg("r").noconvert(), py::arg("beta").noconvert(),
           py::arg("threads"));
+    m.def("rectify", &rectify, py::arg("x").noconvert(), py::arg("floor"), py::arg("slope"), py::arg("joined"),
+          py::arg("first"), py::arg("threads"));
     define_projector<float>(m);
     define_projector<double>(m);
     define_cone<float>(m);

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "columns.h"
+#include "line.h"
 
 namespace recon {
 
@@ -161,54 +161,43 @@ inline void normal(const Encoding& e, const complex64* x, complex64* out, int th
     }
 }
 
-// Index of centred sample n of N in the order of an FFT, and back.
-inline int uncentred(int n, int N) { return n >= N / 2 ? n - N / 2 : n - N / 2 + N; }
-inline int centred(int f, int N) { return f < N - N / 2 ? f + N / 2 : f + N / 2 - N; }
-
 // y_c = m F(S_c x): y (items, coils, nz, ny, nx), centred; weights centred and scaled; ky = ny, kz = nz or 1.
 inline void encode(const Encoding& e, const complex64* x, complex64* y, int threads) {
     const Sizes& s = e.s;
-    const long tasks = e.tasks(), planes = e.planes();
-    const Room memory(threads, planes * s.ny + s.kz);
+    const auto along_y = line(s.ky), along_z = line(s.kz);
+    const long tasks = e.tasks(), planes = e.planes(), plane = long(s.ny) * s.nx, coil = s.nz * plane;
+    const long length = std::max(along_y->room(), along_z->room()), whole = e.volume() ? planes * s.ny : 0;
+    const Room memory(threads, whole + length);
 #pragma omp parallel num_threads(threads)
     {
-        Row* rows = memory.own();
-        Row* column = rows + planes * s.ny;
+        Row *rows = memory.own(), *work = rows + whole;
 #pragma omp for schedule(static)
         for (long number = 0; number < tasks; ++number) {
-            Task t(e, number);
+            const Task t(e, number);
             const float* w = e.weight(t.item, t.z);
+            const complex64* image = x + (t.item * s.sets * s.nz + t.z) * plane + t.x;
             for (int c = 0; c < s.coils; ++c) {
-                auto sample = [&](int z, int ky) {
-                    return (((t.item * s.coils + c) * s.nz + t.z + z) * s.ny + ky) * s.nx + t.x;
+                complex64* samples = y + ((t.item * s.coils + c) * s.nz + t.z) * plane + t.x;
+                auto put = [=](int kz, int ky, Row v) {
+                    const float f = w[long(kz) * s.ny + ky];
+                    put_columns({v.re * f, v.im * f}, samples + kz * plane + long(ky) * s.nx, t.count);
                 };
                 for (int z = 0; z < planes; ++z) {
-                    int at = e.volume() ? uncentred(z, s.nz) : 0;
-                    for (int n = 0; n < s.ny; ++n) {
+                    auto in = [=, &e](int n) {
                         Row v = zero();
                         for (int set = 0; set < s.sets; ++set)
                             add(v, times(take_columns(e.map(t.item, set, c, t.z + z, n, t.x), t.count),
-                                         take_columns(x + (((t.item * s.sets + set) * s.nz + t.z + z) * s.ny + n) * s.nx + t.x,
-                                              t.count)));
-                        rows[long(at) * s.ny + uncentred(n, s.ny)] = v;
-                    }
-                    forward(*e.py, rows + long(at) * s.ny);
+                                         take_columns(image + set * coil + z * plane + long(n) * s.nx, t.count)));
+                        return v;
+                    };
+                    if (e.volume())
+                        transform<-1>(*along_y, work, in, [=](int ky, Row v) { rows[long(z) * s.ny + ky] = v; });
+                    else transform<-1>(*along_y, work, in, [=](int ky, Row v) { put(0, ky, v); });
                 }
-                for (int p = 0; p < s.ny; ++p) {
-                    int ky = centred(e.py->frequency[p], s.ny);
-                    if (!e.volume()) {
-                        Row v = rows[p];
-                        put_columns({v.re * w[ky], v.im * w[ky]}, y + sample(0, ky), t.count);
-                        continue;
-                    }
-                    for (int z = 0; z < s.nz; ++z) column[z] = rows[long(z) * s.ny + p];
-                    forward(*e.pz, column);
-                    for (int q = 0; q < s.nz; ++q) {
-                        int kz = centred(e.pz->frequency[q], s.nz);
-                        float f = w[long(kz) * s.ny + ky];
-                        put_columns({column[q].re * f, column[q].im * f}, y + sample(kz, ky), t.count);
-                    }
-                }
+                for (int ky = 0; ky < s.ny && e.volume(); ++ky)
+                    transform<-1>(
+                        *along_z, work, [=](int z) { return rows[long(z) * s.ny + ky]; },
+                        [=](int kz, Row v) { put(kz, ky, v); });
             }
         }
     }
@@ -217,44 +206,40 @@ inline void encode(const Encoding& e, const complex64* x, complex64* y, int thre
 // x = sum_c conj(S_c) F^-1 (m y_c), the transpose of `encode`.
 inline void decode(const Encoding& e, const complex64* y, complex64* x, int threads) {
     const Sizes& s = e.s;
-    const long tasks = e.tasks(), planes = e.planes(), image = planes * s.ny;
-    const Room memory(threads, (s.sets + 1) * image + s.kz);
+    const auto along_y = line(s.ky), along_z = line(s.kz);
+    const long tasks = e.tasks(), planes = e.planes(), plane = long(s.ny) * s.nx, image = planes * s.ny;
+    const long length = std::max(along_y->room(), along_z->room()), whole = e.volume() ? image : 0;
+    const Room memory(threads, s.sets * image + whole + length);
 #pragma omp parallel num_threads(threads)
     {
         Row* sum = memory.own();
-        Row *rows = sum + s.sets * image, *column = rows + image;
+        Row *rows = sum + s.sets * image, *work = rows + whole;
 #pragma omp for schedule(static)
         for (long number = 0; number < tasks; ++number) {
-            Task t(e, number);
+            const Task t(e, number);
             const float* w = e.weight(t.item, t.z);
-            for (long at = 0; at < s.sets * image; ++at) sum[at] = zero();
+            std::fill(sum, sum + s.sets * image, zero());
             for (int c = 0; c < s.coils; ++c) {
-                auto weighted = [&](int z, int ky, float f) {
+                const complex64* samples = y + ((t.item * s.coils + c) * s.nz + t.z) * plane + t.x;
+                auto weighted = [=](int kz, int ky) {
+                    const float f = w[long(kz) * s.ny + ky];
                     if (f == 0) return zero();
-                    Row v = take_columns(y + (((t.item * s.coils + c) * s.nz + t.z + z) * s.ny + ky) * s.nx + t.x, t.count);
+                    const Row v = take_columns(samples + kz * plane + long(ky) * s.nx, t.count);
                     return Row{v.re * f, v.im * f};
                 };
-                for (int p = 0; p < s.ny; ++p) {
-                    int ky = centred(e.py->frequency[p], s.ny);
-                    if (!e.volume()) {
-                        rows[p] = weighted(0, ky, w[ky]);
-                        continue;
-                    }
-                    for (int q = 0; q < s.nz; ++q) {
-                        int kz = centred(e.pz->frequency[q], s.nz);
-                        column[q] = weighted(kz, ky, w[long(kz) * s.ny + ky]);
-                    }
-                    backward(*e.pz, column);
-                    for (int z = 0; z < s.nz; ++z) rows[long(z) * s.ny + p] = column[z];
-                }
+                for (int ky = 0; ky < s.ny && e.volume(); ++ky)
+                    transform<1>(
+                        *along_z, work, [=](int kz) { return weighted(kz, ky); },
+                        [=](int z, Row v) { rows[long(z) * s.ny + ky] = v; });
                 for (int z = 0; z < planes; ++z) {
-                    Row* plane = rows + long(e.volume() ? uncentred(z, s.nz) : 0) * s.ny;
-                    backward(*e.py, plane);
-                    for (int set = 0; set < s.sets; ++set)
-                        for (int n = 0; n < s.ny; ++n)
+                    auto out = [=, &e](int n, Row v) {
+                        for (int set = 0; set < s.sets; ++set)
                             add(sum[(set * planes + z) * s.ny + n],
-                                conj_times(take_columns(e.map(t.item, set, c, t.z + z, n, t.x), t.count),
-                                           plane[uncentred(n, s.ny)]));
+                                conj_times(take_columns(e.map(t.item, set, c, t.z + z, n, t.x), t.count), v));
+                    };
+                    if (e.volume())
+                        transform<1>(*along_y, work, [=](int ky) { return rows[long(z) * s.ny + ky]; }, out);
+                    else transform<1>(*along_y, work, [=](int ky) { return weighted(0, ky); }, out);
                 }
             }
             for (int set = 0; set < s.sets; ++set)
