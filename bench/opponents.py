@@ -23,7 +23,7 @@ from recon import pipeline
 from recon.accuracy.compare import Answer, Reference, score
 from recon.data import RawScan, ReconError
 from recon.operators import fft
-from recon.prepare import hybrid
+from recon.prepare import ghost, hybrid
 from recon.prepare.finish import finish
 from recon.recipe import Recipe
 
@@ -64,7 +64,8 @@ class Scan:
         self.keys = sorted(self.job.frames)
         started = time.perf_counter()
         for n, key in enumerate(self.keys):
-            k = fft(hybrid.slab(self.lines, self.job.frames[key].rows).y, (-1,)).numpy()
+            lines, _ = ghost.freed(self.lines, self.job.frames[key].rows)
+            k = fft(hybrid.slab(lines, self.job.frames[key].rows).y, (-1,)).numpy()
             self.shape = k.shape[1:]
             write_cfl(folder / f"k{n}", k)
             if len(k) > 1:

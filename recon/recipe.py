@@ -36,6 +36,8 @@ class Prepare:
     empty_edges: Literal["auto", "keep"] = "auto"
     #: "auto" takes away a constant that the receiver added to all samples, a dot in the middle; "keep" leaves it.
     offset: Literal["auto", "keep"] = "auto"
+    #: "auto" takes away what the navigators of echo-planar lines leave of their ghost; "navigators" leaves it.
+    ghost: Literal["auto", "navigators"] = "auto"
     #: "svd" or "geometric" reduces to `virtual_coils` when there are more coils than that.
     coil_compression: Literal["none", "svd", "geometric"] = "svd"
     virtual_coils: Count = 12

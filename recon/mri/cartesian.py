@@ -23,7 +23,7 @@ from recon.mri.choice import Choice, cautions, choose, offered
 from recon.mri.encoded import EncodedImages
 from recon.mri.pace import Pace
 from recon.operators.sense import Sense
-from recon.prepare import hybrid, units
+from recon.prepare import ghost, hybrid, units
 from recon.prepare import offset as receiver
 from recon.prepare.complete import complete
 from recon.prepare.finish import finish
@@ -77,12 +77,13 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             measured.whole(job, len(batch), pace.columns)
         # All of k-space of a volume that is solved in parts stays with the CPU.
         near = replace(lines, device=torch.device("cpu") if pace.columns else pace.device)
-        for key in batch:
-            rows = calibrating[key]
+        for key, rows in ((key, calibrating[key]) for key in batch):
+            image = ghost_free(near, job.frames[key].rows, job, said)
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
-                last = pace, rows, calibrated(near, rows, choice.method, here, in_parts=pace.columns > 0)
+                apart = image if rows is job.frames[key].rows else ghost_free(near, rows, job, said)
+                last = pace, rows, calibrated(apart, rows, choice.method, here, in_parts=pace.columns > 0)
             known.append(replace(last[2], separate=not np.isin(rows, job.frames[key].rows).any()))
-            slabs.append(_slab(replace(near, compression=last[2].compression), job.frames[key].rows, job, said))
+            slabs.append(_slab(replace(image, compression=last[2].compression), job.frames[key].rows, job, said))
         if pace.columns:
             solved = encoded.by_columns(choice.method, slabs[0], known[0], top, here, pace.columns, seeds[0])
         else:
@@ -92,8 +93,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     batch_size = measured.whole(job, plan.batch, plan.columns) if job.solver else plan.batch
     reached = start = Pace(job.device, batch_size, plan.columns)
     how: dict[str, Any] = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
-    how["instead"] = choice.instead or "classical"
-    how |= networks.evidence(choice.method, job.recipe.solve)
+    how |= {"instead": choice.instead or "classical", **networks.evidence(choice.method, job.recipe.solve)}
     parts = _alike(job, keys, tops, acquired)
     for batch, made, reached in paces.walk_parts(parts, start, problem, work, notes):
         evidence += made.evidence
@@ -201,6 +201,15 @@ def _finished(
     return Finished(images, deviations, solved.evidence, notes)
 
 
+def ghost_free(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Lines:
+    """The lines with some of them free of what is left of an echo-planar ghost, which is `said` where it is found."""
+    if job.recipe.prepare.ghost != "auto":
+        return lines
+    lines, note = ghost.freed(lines, rows)
+    said += [note] if note else []
+    return lines
+
+
 def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Slab:
     """The slab of some lines, free of their receiver's offset, which is `said` where there is one."""
     slab = hybrid.slab(lines, rows)
@@ -301,8 +310,11 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     count = min(most, len(keys))
     for n in ((2 * np.arange(count) + 1) * len(keys) // (2 * count)).tolist():
         rows = calibrating_rows(job, job.frames[keys[n]], acquired[keys[n]])
-        known = calibrated(lines, rows, "unrolled", job)
-        slab = _slab(replace(lines, compression=known.compression), job.frames[keys[n]].rows, job, [])
+        image = ghost_free(lines, job.frames[keys[n]].rows, job, [])
+        known = calibrated(
+            image if rows is job.frames[keys[n]].rows else ghost_free(lines, rows, job, []), rows, "unrolled", job
+        )
+        slab = _slab(replace(image, compression=known.compression), job.frames[keys[n]].rows, job, [])
         top = max(1, int(acquired[keys[n]].max()))
         m = encoded.measurement(slab.y[None], slab.counts[None], [known], top, 1)
         assert isinstance(m.A, Sense)

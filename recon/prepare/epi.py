@@ -114,8 +114,8 @@ class StraightSamples:
     """Samples of echo-planar lines on the even grid, computed when asked from those of another scan.
 
     Line i is line `origin[i]` of `inner`, multiplied with `matrices[matrix[i]]` (−1: none) and in image space with
-    exp(i(φ₀ + φ₁·x)) of `phases[phase[i]]`, (coil, 2) (−1: none). `gains` holds the noise gain of the matrices that
-    regrid.
+    exp(i(φ₀ + φ₁·x)) of `phases[phase[i]]`, (coil, 2) (−1: none). `backward` says which lines were read out backwards,
+    `gains` holds the noise gain of the matrices that regrid.
     """
 
     inner: Samples
@@ -125,6 +125,7 @@ class StraightSamples:
     phase: NDArray[np.intp]
     phases: tuple[NDArray[np.float64], ...]
     gains: Mapping[int, float]
+    backward: NDArray[np.bool_]
 
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
         rows = np.asarray(rows, dtype=np.intp)
@@ -150,7 +151,17 @@ class StraightSamples:
 
     def some(self, rows: NDArray[np.intp]) -> StraightSamples:
         """Those of some lines, which know what they were received as."""
-        return replace(self, origin=self.origin[rows], matrix=self.matrix[rows], phase=self.phase[rows])
+        kept = {name: getattr(self, name)[rows] for name in ("origin", "matrix", "phase", "backward")}
+        return replace(self, **kept)
+
+    def turned(self, rows: NDArray[np.intp], constant: float, slope: float) -> StraightSamples:
+        """With half of a phase (rad; rad per pixel) taken from forward lines of `rows`, half added to reversed ones."""
+        phase, phases = self.phase.copy(), list(self.phases)
+        for back, half in ((False, -0.5), (True, 0.5)):
+            for p in set(self.phase[(some := rows[self.backward[rows] == back])].tolist()):
+                phase[some[self.phase[some] == p]] = len(phases)
+                phases.append((self.phases[p] if p >= 0 else 0) + half * np.array([[constant, slope]]))
+        return replace(self, phase=phase, phases=tuple(phases))
 
 
 def as_received(samples: Samples, rows: NDArray[np.intp]) -> tuple[NDArray[np.complex64], float] | None:
@@ -210,10 +221,10 @@ def straighten(scan: RawScan) -> RawScan:
     lines["flags"][treated] &= ~np.uint64(flag_bits(Flag.REVERSE))
     everything = np.arange(len(lines))
     none = np.full(len(lines), -1, np.intp)
-    straight = StraightSamples(scan.samples, everything, matrix, tuple(matrices), none, (), gains)
+    straight = StraightSamples(scan.samples, everything, matrix, tuple(matrices), none, (), gains, reverse)
     phase, phases, notes = _phases(scan.lines, straight, treated, reverse)
     kept = np.nonzero(~(treated & flagged(lines, Flag.PHASECORR)))[0]
-    samples = replace(straight, origin=kept, matrix=matrix[kept], phase=phase[kept], phases=phases)
+    samples = replace(straight, phase=phase, phases=phases).some(kept)
     encodings = tuple(replace(e, trajectory="cartesian") if is_epi else e for e, is_epi in zip(scan.encodings, epi))
     return replace(scan, lines=lines[kept], samples=samples, encodings=encodings, notes=(*scan.notes, *notes))
 
@@ -238,7 +249,7 @@ def _phases(
             continue
         index[rows] = len(phases) + reverse[rows]
         phases += [-0.5 * fit, 0.5 * fit]
-    note = f"{lost} echo-planar lines lack navigators in both readout directions; their Nyquist ghost is not corrected"
+    note = f"{lost} echo-planar lines lack navigators in both readout directions to correct their Nyquist ghost"
     return index, tuple(phases), (note,) if lost else ()
 
 

@@ -143,7 +143,7 @@ def test_navigators_remove_the_ghost_of_delays_and_phases(delay: float, phase: t
     s = scan(delay, phase)
     before = replace(s, lines=s.lines[3:], samples=in_memory(s.samples.read(np.arange(3, 3 + NY))))
     uncorrected = straighten(before)
-    assert any("ghost is not corrected" in n for n in uncorrected.notes)
+    assert any("to correct their Nyquist ghost" in n for n in uncorrected.notes)
     assert ghost(coils(uncorrected)) > 0.05
     corrected = straighten(s)
     assert not corrected.notes
