@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recon.kernels import features
 
 #: Slope of the rectifiers below zero.
 SLOPE = 0.2
@@ -22,11 +26,11 @@ class ConvBlock(nn.Module):
         second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.layers = nn.ModuleDict({"0": first, "4": second})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) → (n, outputs, h, w)."""
-        for layer in self.layers.values():
-            x = _rectified(layer(x))
-        return x
+    def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, h, w); the last channels of `joined` get a copy."""
+        x = _rectified(self.layers["0"](x))
+        x = self.layers["4"](x)
+        return _rectified(x, joined, x.shape[1])
 
 
 class UpBlock(nn.Module):
@@ -36,9 +40,9 @@ class UpBlock(nn.Module):
         super().__init__()
         self.layers = nn.ModuleDict({"0": nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) → (n, outputs, 2h, 2w)."""
-        return _rectified(self.layers["0"](x))
+    def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, 2h, 2w); the first channels of `joined` get a copy."""
+        return _rectified(self.layers["0"](x), joined, 0)
 
 
 class UNet(nn.Module):
@@ -58,8 +62,10 @@ class UNet(nn.Module):
         blocks[-1] = nn.Sequential(blocks[-1], nn.Conv2d(channels, 2, 1))
         self.up_conv = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
-        """(n, 2, h, w) → (n, 2, h, w); `joined` is memory for the widest features, where no gradient is wanted."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 2, h, w) → (n, 2, h, w)."""
+        if features.serves(x) and _lean(x) and not any(n % (1 << len(self.up_conv)) for n in x.shape[-2:]):
+            return self._alone(x)
         skips: list[Tensor] = []
         for block in self.down_sample_layers:
             skips.append(block(x))
@@ -70,9 +76,21 @@ class UNet(nn.Module):
             h, w = skip.shape[-2:]
             if x.shape[-2:] != skip.shape[-2:]:  # an odd size lost its last row or column on the way down
                 x = F.pad(x, (0, w - x.shape[-1], 0, h - x.shape[-2]), "reflect")
-            x = torch.cat([x, skip], 1, out=None if skips else joined)
-            del skip
-            x = block(x)
+            x = block(torch.cat([x, skip], 1))
+        return x
+
+    def _alone(self, x: Tensor) -> Tensor:
+        """The same for one image without gradients, whose features of a level are written side by side."""
+        levels: list[Tensor] = []
+        for block in self.down_sample_layers:
+            width = cast(nn.Conv2d, cast(ConvBlock, block).layers["4"]).out_channels
+            size = (1, 2 * width, *x.shape[-2:])
+            levels.append(torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last))
+            x = F.avg_pool2d(block(x, levels[-1]), 2)
+        x = self.conv(x)
+        for up, block in zip(self.up_transpose_conv, self.up_conv):
+            up(x, levels[-1])
+            x = block(levels.pop())
         return x
 
 
@@ -84,7 +102,6 @@ class NormUNet(nn.Module):
 
     def __init__(self, channels: int, pools: int) -> None:
         super().__init__()
-        self.channels = channels
         self.unet = UNet(channels, pools)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,33 +110,39 @@ class NormUNet(nn.Module):
             return self._batch(x)
         # One image after the other keeps features in the cache and their memory small, and the channels of a pixel side
         # by side is what convolutions on a CPU take without a copy.
-        h, w = (n + -n % MULTIPLE for n in x.shape[-2:])
-        size = (1, 2 * self.channels, h, w)
-        joined = torch.empty(size, dtype=x.real.dtype, device=x.device, memory_format=torch.channels_last)
-        return torch.cat([self._batch(one, joined) for one in x[:, None]])
+        return torch.cat([self._batch(one) for one in x[:, None]])
 
-    def _batch(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
+    def _batch(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
         top, left = (-h % MULTIPLE) // 2, (-w % MULTIPLE) // 2
         parts = torch.view_as_real(x).movedim(-1, 1)
         sd, mean = torch.std_mean(parts, (-2, -1), keepdim=True)
         h_pad, w_pad = -h % MULTIPLE - top, -w % MULTIPLE - left
         sd = sd.clamp_min(torch.finfo(sd.dtype).tiny)  # a coil without signal stays without
-        features = F.pad((parts - mean) / sd, (left, w_pad, top, h_pad))
-        if joined is not None:
-            features = features.contiguous(memory_format=torch.channels_last)
-        out = self.unet(features, joined)[..., top : top + h, left : left + w].to(sd.dtype) * sd + mean
+        seen = F.pad((parts - mean) / sd, (left, w_pad, top, h_pad))
+        if _lean(x):
+            seen = seen.contiguous(memory_format=torch.channels_last)
+        out = self.unet(seen)[..., top : top + h, left : left + w].to(sd.dtype) * sd + mean
         return torch.complex(out[:, 0], out[:, 1])
 
 
-def _rectified(x: Tensor) -> Tensor:
-    """Leaky rectifier of (x − mean) / sd over each image and channel, in the memory of x where that is allowed."""
+def _rectified(x: Tensor, joined: Tensor | None = None, first: int = 0) -> Tensor:
+    """Leaky rectifier of (x − mean) / sd over each image and channel, in the memory of x where that is allowed.
+
+    The channels of `joined` from `first` on get a copy.
+    """
     if not _lean(x):
         return F.leaky_relu_(F.instance_norm(x), SLOPE)
+    if features.serves(x):
+        made: Tensor = features.rectify(x, SLOPE, joined, first)
+        return made
     mean, variance = _moments(x)
     scale = (variance + 1e-5).rsqrt()
     torch.addcmul((-mean * scale)[:, None, None], x, scale[:, None, None], out=x)
-    return F.leaky_relu_(x, SLOPE)
+    F.leaky_relu_(x, SLOPE)
+    if joined is not None:
+        joined[:, first : first + x.shape[1]] = x
+    return x
 
 
 def _lean(x: Tensor) -> bool:

@@ -149,7 +149,7 @@ class Sense(Linear):
     def _compiled(self) -> Tensor | None:
         """The mask as the compiled kernels take it, centred and scaled, or None where they do not serve."""
         w = compiled.weights(_narrow(self.mask), self.maps, self.axes)
-        if w is None or not all(kernel.smooth(self.maps.shape[a]) for a in self.axes):
+        if w is None or not all(kernel.transforms(self.maps.shape[a], self.maps.device) for a in self.axes):
             return None
         n = math.prod(self.maps.shape[a] for a in self.axes)
         return (w / math.sqrt(n)).to(torch.float32).contiguous()

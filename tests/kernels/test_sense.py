@@ -65,6 +65,7 @@ def test_the_compiled_encoding_is_the_chain_in_double_precision(compiled, axes, 
     x, y = noise(2, *((2,) if sets else ()), *shape), noise(2, 3, *shape)
     single = A.to(torch.complex64)
     assert single.normal()._compiled is not None
+    assert single._compiled is not None
     close(single(x.to(torch.complex64)), chain(x))
     close(single.H(y.to(torch.complex64)), chain.H(y))
     close(single.normal()(x.to(torch.complex64)), chain.H(chain(x)))
