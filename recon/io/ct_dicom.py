@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +13,18 @@ import numpy as np
 from recon.data import CTImages, CTSeries, DataError, Header, Study, System, counted
 from recon.io import ct_enhanced, ct_passes, ct_places
 from recon.io.atomic import is_litter
-from recon.io.ct_slices import Files, Slice, filling, whole
+from recon.io.ct_slices import Files, Slice, filling, number, numbers, whole
 from recon.io.dicom_values import CT_IMAGE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+#: How many numbers say where a slice lies and what its pixels stand for.
+_COUNTS = {
+    "Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3,
+    "RescaleSlope": 1, "RescaleIntercept": 1,
+}  # fmt: skip
 #: What a folder of files on a disc is listed in, under whatever name.
 _DIRECTORY = "1.2.840.10008.1.3.10"
 #: Attributes that one series has in common; where they differ there is more than one grid of voxels.
@@ -156,7 +160,7 @@ def _aside(slices: Sequence[Slice]) -> str:
     """What the images of a series are that is no volume in HU: pages of a report, in colour, maps; else nothing."""
     if all(_is_page(s.header) for s in slices):
         return "pages of a report"
-    if all(int(s.header.get("SamplesPerPixel") or 1) != 1 for s in slices):
+    if all((whole(s.header, "SamplesPerPixel") or 1) != 1 for s in slices):
         return "pictures in colour"
     units = {_unit(s.header) for s in slices}
     return "" if "HU" in units else f"images in {'/'.join(sorted(units))} and not in HU"
@@ -208,7 +212,7 @@ def _check(s: Slice, label: str) -> None:
     samples, photometric = d.get("SamplesPerPixel", 1), str(d.get("PhotometricInterpretation", "MONOCHROME2"))
     if samples != 1 or not photometric.startswith("MONOCHROME"):
         raise DataError(f"{label}, {s.name}, is a colour image ({photometric}); give the CT images in HU")
-    if int(d.get("NumberOfFrames") or 1) > 1:
+    if (whole(d, "NumberOfFrames") or 1) > 1:
         raise DataError(f"{label}, {s.name}, holds several frames; give classic CT images, one slice in each file")
     missing = [k for k in _NEEDED if not d.get(k)]
     if missing:
@@ -221,10 +225,9 @@ def _check(s: Slice, label: str) -> None:
             f"{label}, {s.name}, has no rescale to HU (RescaleSlope, RescaleIntercept, RescaleType); give a "
             "series in HU"
         )
-    numbers = [*d.ImagePositionPatient, *d.ImageOrientationPatient, *d.PixelSpacing, d.RescaleSlope, d.RescaleIntercept]
-    if len(numbers) != 13 or not all(math.isfinite(float(v)) for v in numbers) or float(d.RescaleSlope) == 0:
+    if any(len(numbers(d, k)) != n for k, n in _COUNTS.items()) or number(d, "RescaleSlope") == 0:
         raise DataError(
-            f"{label}, {s.name}, has a position or a rescale value that is not a number; export the series again"
+            f"{label}, {s.name}, has a size, position or rescale value that is not a number; export the series again"
         )
 
 

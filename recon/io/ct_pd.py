@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,11 +201,13 @@ def _complete(views: Sequence[_View]) -> None:
     twice = sorted(n for n, count in Counter(present).items() if count > 1)
     if twice:
         raise DataError(f"{len(twice)} projections appear twice ({_few(twice)}); give the projections of one scan only")
-    lost = sorted(set(range(present[0], present[-1] + 1)) - set(present))
-    if lost:
+    lost = present[-1] - present[0] + 1 - len(present)
+    if lost:  # named by the gaps: between absurd numbers there is no list of all
+        gaps = [range(a + 1, b) for a, b in pairwise(present) if b > a + 1]
+        some = [n for gap in gaps[:4] for n in gap[:4]][:4] + [gaps[-1][-1]] * (lost > 4)
         raise DataError(
-            f"{len(lost)} projections of {present[0]} to {present[-1]} are missing ({_few(lost)}); copy the "
-            "whole folder again"
+            f"{lost} projections of {present[0]} to {present[-1]} are missing ({_few(some)}); copy the whole folder "
+            "again"
         )
 
 

@@ -65,13 +65,20 @@ class Files:
         return out
 
 
+def numbers(d: Dataset, keyword: str) -> list[float]:
+    """The numbers of a header's attribute; none where it is missing, empty, or one is in characters that make none."""
+    value = d.get(keyword)
+    try:
+        found = [float(v) for v in ([value] if isinstance(value, (str, int, float)) else value)]
+    except (TypeError, ValueError, OverflowError):
+        return []
+    return found if all(map(math.isfinite, found)) else []
+
+
 def number(d: Dataset, keyword: str) -> float | None:
     """A number of a header; None where it is missing, empty, or in characters that make none ("2,5")."""
-    try:
-        value = float(d.get(keyword))
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
+    found = numbers(d, keyword)
+    return found[0] if len(found) == 1 else None
 
 
 def whole(d: Dataset, keyword: str) -> int | None:
@@ -88,7 +95,7 @@ def filling(d: Dataset) -> float | None:
     stored, slope, low = (number(d, k) for k in ("PixelPaddingValue", "RescaleSlope", "RescaleIntercept"))
     if stored is None or slope is None or low is None:
         return None
-    signed, half = int(d.get("PixelRepresentation") or 0) == 1, 1 << (int(d.get("BitsAllocated") or 16) - 1)
+    signed, half = whole(d, "PixelRepresentation") == 1, 1 << (min(max(whole(d, "BitsAllocated") or 16, 1), 64) - 1)
     if signed and stored >= half:
         stored -= 2 * half
     elif not signed and stored < 0:

@@ -210,6 +210,16 @@ def _set(**values: object):
     return change
 
 
+def _text(keyword: str, text: str):
+    """Characters that pydicom itself would not let in."""
+
+    def change(d: pydicom.Dataset, k: int) -> None:
+        if k == 1:
+            d[keyword]._value = text
+
+    return change
+
+
 def _other_size(d: pydicom.Dataset, k: int) -> None:
     if k == 1:
         d.Rows, d.Columns = 48, 40
@@ -234,6 +244,10 @@ BAD = {
     "no HU": (_set(RescaleType="US"), "no rescale to HU"),
     "two sizes": (_other_size, "2 different Rows"),
     "several frames": (_set(NumberOfFrames=2), "several frames"),
+    "one number as place": (_text("ImagePositionPatient", "5"), "instance 3, has a size, position or rescale value"),
+    "one number as directions": (_text("ImageOrientationPatient", "1"), "value that is not a number"),
+    "one number as spacing": (_text("PixelSpacing", "0.7"), "value that is not a number"),
+    "comma in the rescale": (_text("RescaleIntercept", "1,5"), "value that is not a number"),
 }
 
 

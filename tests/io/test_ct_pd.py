@@ -167,6 +167,10 @@ BAD = {
     "no rescale": (_set(5, RescaleSlope=None), "projection 6 has no rescale to line integrals"),
     "no number": (_set(5, InstanceNumber=None), "a projection without number"),
     "twice": (_set(5, InstanceNumber=5), r"1 projections appear twice \(5\)"),
+    "absurd number": (
+        _set(5, InstanceNumber=2_000_000_000),
+        r"1 to 2000000000 are missing \(6, 25, 26, 27, … 1999999999\)",
+    ),
     "another size": (_set(5, Rows=17), "projection 6 holds 17 × 4 pixels, but its detector has 4 rows and 16 columns"),
     "another place": (_private(0x7031, 0x03, "FL", 600.0, 5), "different values of radius"),
     "angle jumps": (_private(0x7031, 0x01, "FL", 3.0, 5), r"the gantry jumps by .* between projection [56] and"),
