@@ -123,7 +123,9 @@ def test_contrasts_come_back_while_later_slices_are_measured(local: Start, tmp_p
     assert np.linalg.norm(by[1, 0]) < 0.7 * np.linalg.norm(by[0, 0])
 
 
-@pytest.mark.parametrize("method", ["sense", "unrolled"])
+@pytest.mark.parametrize(
+    ("series_file", "method"), [("interleaved", "sense"), ("slice after slice", "unrolled")], indirect=["series_file"]
+)
 def test_images_that_went_out_early_reach_the_pacs_without_a_second_reconstruction(
     local: Start, series: Recording, series_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -322,7 +324,9 @@ def test_slices_of_each_orientation_have_a_series_of_their_own_however_early_the
     assert sorted((i.slice, i.series - first) for i in reply.images) == [(k, k // 2) for k in range(6)]
 
 
-@pytest.mark.parametrize("brighter", [1.0, 30.0])
+@pytest.mark.parametrize(
+    ("series_file", "brighter"), [("interleaved", 1.0), ("slice after slice", 30.0)], indirect=["series_file"]
+)
 def test_whole_numbers_leave_before_close_in_steps_that_the_first_image_decides(
     local: Start, series: Recording, tmp_path: Path, brighter: float
 ) -> None:
