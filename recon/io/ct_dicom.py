@@ -232,7 +232,7 @@ def _check(s: Slice, label: str) -> None:
 
 
 def _header(d: Dataset) -> Header:
-    """What NIfTI's side-car may know; the patient stays in the DICOM headers."""
+    """What NIfTI's sidecar may know; the patient stays in the DICOM headers."""
     study = Study(
         series_description=str(d.get("SeriesDescription", "")),
         protocol=str(d.get("ProtocolName", "")),

@@ -1,4 +1,4 @@
-"""Images as NIfTI-1 with a BIDS side-car; neither holds anything of the patient."""
+"""Images as NIfTI-1 with a BIDS sidecar; neither holds anything of the patient."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _File:
 def write_nifti(
     image: Image, path: Path, *, parts: Sequence[Part] = ("magnitude",), complex_: bool = False
 ) -> list[Path]:
-    """Write an image as .nii or .nii.gz with a .json side-car each; returns all files.
+    """Write an image as .nii or .nii.gz with a .json sidecar each; returns all files.
 
         (x, y, z)_RAS = affine_ras(geometry) · (i, j, k, 1),   data[i, j, k] = image[k, j, i]
 

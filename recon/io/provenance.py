@@ -14,7 +14,7 @@ from recon.data import Image, ReconError
 from recon.io import dicom_values as dv
 from recon.io.atomic import is_litter
 
-#: Private block of DICOM, name in NIfTI's side-car, attribute of ISMRMRD images and text chunk of PNG.
+#: Private block of DICOM, name in NIfTI's sidecar, attribute of ISMRMRD images and text chunk of PNG.
 KEY = "recon"
 DICOM_GROUP = 0x0073
 DICOM_CREATOR = "RECON PROVENANCE"
