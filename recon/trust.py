@@ -1,4 +1,4 @@
-"""How far a learned image can be believed, told by the measurement itself, and when the classical image is better."""
+"""How far a learned image can be trusted, judged from the measurement, and when the classical image is shown."""
 
 from __future__ import annotations
 
@@ -45,21 +45,24 @@ class Range:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Numbers of one slice or volume; `reasons` say why its classical image is shown, empty where the learned one is.
+    """Numbers of one slice or volume; `reasons` say why its classical image is shown, empty if the learned one is.
 
-    `residual` and `classical_residual` are χ² = ‖Ax − y‖² / (2σ²M) over M measured samples, near 1 for an image that
-    explains the data. `added` is the share of the image's energy that the network put where nothing was measured,
-    `changed` the relative difference from the classical image. `sparser` is how much sparser a picture is with
-    the lines beside the ACS block moved back by `rows`, None where that was not looked at. `moved_rows`,
-    `moved_partitions`, `moved_samples`, `gain`, `turned` and `coherent` are what fine detail says of these lines
-    (`recon.solve.detail`), None likewise. `alternating` and `uneven` are the phase in degrees and the shift in samples
-    of every second line against the others, `scatter` the phase that may be the object's own
-    (`recon.solve.alternating`). `apart` is how many voxels the two halves of k-space show the object apart, 0 where
-    none is clear (`recon.solve.halves`), and `elsewhere` how many voxels the maps of separate calibration lines are
-    from where they explain the image's lines (`recon.solve.position`). `rephased` is how many times as far the image is
-    from the one without the object's phase as that is from the classical one (`recon.nets.rephased`), and
-    `rephased_share` the share of the learned image that is made without it; residual, added and changed are those of
-    what was made.
+    - `residual`, `classical_residual`: χ² = ‖Ax − y‖² / (2σ²M) over M measured samples, near 1 for an image that fits
+      the data.
+    - `added`: share of the image's energy that the network put where nothing was measured.
+    - `changed`: relative difference from the classical image.
+    - `sparser`: how much sparser an image is with the lines outside the ACS block moved back by `rows`
+      (`recon.solve.rows`); None if not tested.
+    - `moved_rows`, `moved_partitions`, `moved_samples`, `gain`, `turned`, `coherent`: the result of fine detail for
+      these lines (`recon.solve.detail`); None if not tested.
+    - `alternating`, `uneven`: phase in degrees and shift in samples of every second line against the others;
+      `scatter`: the phase that may come from the object (`recon.solve.alternating`).
+    - `apart`: shift in voxels between the object in the two halves of k-space, 0 if not clear (`recon.solve.halves`).
+    - `elsewhere`: shift in voxels by which the maps of separate calibration lines fit better
+      (`recon.solve.position`).
+    - `rephased`: difference from the image without the object's phase, divided by that of the latter from the
+      classical image (`recon.nets.rephased`); `rephased_share`: share of the shown image that is made without it.
+      `residual`, `added` and `changed` are those of the shown image.
     """
 
     residual: float
@@ -93,10 +96,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """What the lines of one item say of each other and of its image; None where nobody looked, or nothing was clear.
+    """Test results for the lines and the image of one item; None where not tested or not clear.
 
-    `line` is what `recon.solve.rows.sparser` finds of its rows; the others are what `compared` of `recon.solve.detail`,
-    `alternating`, `halves` and `position`, and of `recon.nets.rephased`, does.
+    `line` is the result of `recon.solve.rows.sparser`; the others are the results of `compared` in
+    `recon.solve.detail`, `alternating`, `halves` and `position`, and in `recon.nets.rephased`.
     """
 
     line: tuple[int, float] | None = None
@@ -135,13 +138,13 @@ def examine(
     ndim: int = 3,
     witnesses: Sequence[Witnesses] = (),
 ) -> list[Evidence]:
-    """The evidence on each item of a batch (..., z, y, x) of learned images beside their classical ones.
+    """The evidence on each item of a batch (..., z, y, x) of learned images, compared with their classical ones.
 
-    `witnesses` holds those of each item.
+    `witnesses` holds the test results of each item.
 
         added = (‖d‖² − ⟨d, AᴴA d⟩) / ‖x‖²,   d = x − x_classical
 
-    since AᴴA of unit norm keeps what was measured of d and loses the rest.
+    since AᴴA of unit norm keeps the measured part of d and removes the rest.
     """
     alone = m.y.shape[-4] == 1
     if alone:
@@ -179,7 +182,7 @@ def chi2(m: Measurement, x: Tensor, lead: torch.Size) -> Tensor:
 def chosen(
     learned: Tensor, classical: Tensor, evidence: Sequence[Evidence], *, fallback: bool, ndim: int = 3
 ) -> Tensor:
-    """The learned images, with the classical one in place of each that has reasons against it."""
+    """The learned images; items with reasons against them are replaced by the classical ones."""
     if not fallback or not any(e.reasons for e in evidence):
         return learned
     wrong = torch.tensor([bool(e.reasons) for e in evidence], device=learned.device)
@@ -210,7 +213,7 @@ def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def not_trusted(told: Mapping[str, Any], instead: str, fallback: bool) -> list[str]:
-    """The notes that say how many learned images of a summary are not trusted and what is shown; none if all are."""
+    """Notes on how many learned images of a summary are not trusted, and what is shown; none if all are."""
     found = []
     if told.get("fallbacks"):
         kept = f"the {instead} image is shown" if fallback else "shown anyway"
@@ -226,11 +229,11 @@ def not_trusted(told: Mapping[str, Any], instead: str, fallback: bool) -> list[s
 
 
 def expected(noise: float) -> float:
-    """χ² that noise ν and maps with an error of a hundredth leave in a measurement that an image explains.
+    """Expected χ² of an image that fits the measurement, with noise ν and maps with an error of a hundredth.
 
         1 + 10⁻⁴ / ν²
 
-    Very clean scans show the error of their maps: it is no fault of theirs.
+    In very clean scans the error of the maps becomes visible.
     """
     return 1 + MAPS_ERROR / max(noise, 1e-9) ** 2
 

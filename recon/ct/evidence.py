@@ -1,4 +1,4 @@
-"""What speaks for a denoised CT slice and against it, told by the slice itself."""
+"""Checks of a denoised CT slice, from the slice alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FEW, STANDS_OUT, EDGES = 500, 20.0, 0.005
 
 
 class Reason(str):
-    """What speaks against a slice in a sentence: `words`, with `number` in their place for it where one differs."""
+    """A reason against a slice, as a sentence: `words`, with `number` inserted where reasons differ by a number."""
 
     words: str
     number: str
@@ -52,7 +52,7 @@ class Reason(str):
 
 
 def in_short(reasons: Iterable[Reason]) -> list[str]:
-    """Reasons that differ in their number as one, with the least and the largest of it."""
+    """Reasons that differ only in their number, joined into one with the range of numbers."""
     alike: dict[str, list[str]] = {}
     for reason in reasons:
         alike.setdefault(reason.words, []).append(reason.number)
@@ -72,12 +72,12 @@ def evidence(
     trained: tuple[float, float] | None,
     sharpness: float = 1.0,
 ) -> dict[str, Any]:
-    """What speaks for a slice (y, x) in HU as it would be written, and `reasons` against it.
+    """Numbers on an output slice (y, x) in HU, and `reasons` against it.
 
-    `noise` in HU; `removed`, the root mean square of what was taken away in the body over the noise; `blur` in pixels
-    and `patch` in standard deviations (see there). `sharpness` is how many pixels a sample of the slice takes
-    (`image_noise.sharpness`): an interpolated slice may lose as many times the blur. `share` is how much of what was
-    taken away may stay away: all, or (limit / b)² where the blur b is beyond its limit, since a share s of it takes
+    `noise` in HU; `removed`, the root mean square of what was removed in the body, over the noise; `blur` in pixels
+    and `patch` in standard deviations (see these functions). `sharpness` is the number of pixels per sample of the
+    slice (`image_noise.sharpness`); the limit on blur is multiplied by it. `share` is how much of what was removed
+    may stay removed: all, or (limit / b)² if the blur b exceeds its limit, since a share s of it removes
     ½·s·b²·(−∇²x) from edges, which is a blur of b·√s.
     """
     body = noisy > -900
@@ -111,16 +111,16 @@ def evidence(
 
 
 def blur(removed: Tensor, x: Tensor, body: Tensor) -> float:
-    """Standard deviation b in pixels of the Gaussian blur that takes from edges what was taken away, 0 for none.
+    """Standard deviation b in pixels of the Gaussian blur that has the effect of the removed part on edges; 0 for none.
 
         b² = (E(d·h at edges) − E(d·h beside)) / (E(h² at edges) − E(h² beside)),   d = y − x̂,   h = −∇²(x̂ smoothed)
 
-    A blur takes ½b²·(−∇²x) away: at edges, where x is steep, that speaks with one voice however small it is in each
-    pixel, and noise does not know where edges are. What noise alone makes of both products, as x̂ holds some still, is
-    found beside the edges. Edges are the tenth of the body's pixels with the steepest x̂, those of it that stand out
-    from noise, and what lies within two pixels of them, beside is what lies four pixels further; 0 where there are
-    hardly any. The smoothing (¼, ½, ¼ along both axes) lessens h, so that ½ is no part of the formula: blurs of 0.7 and
-    1 pixel are found as 0.65 to 0.8 and 0.9 to 1.1 in scans.
+    A blur removes ½b²·(−∇²x). At edges, where x is steep, this has the same sign everywhere, however small it is in
+    each pixel, while noise is independent of edges. The contribution of noise to both products, since x̂ still holds
+    some, is measured beside the edges and subtracted. Edges are the tenth of the body's pixels with the steepest x̂,
+    if they stand out from noise, with all pixels within two pixels of them; *beside* is up to four pixels further. 0
+    if there are hardly any. The smoothing (¼, ½, ¼ along both axes) reduces h, so the factor ½ is not in the formula:
+    blurs of 0.7 and 1 pixel are found as 0.65 to 0.8 and 0.9 to 1.1 in scans.
     """
     inner, steep = _inner(body), _steepness(x)
     count = int(inner.sum())
@@ -141,13 +141,13 @@ def blur(removed: Tensor, x: Tensor, body: Tensor) -> float:
 
 
 def patch(removed: Tensor, body: Tensor) -> float:
-    """Largest mean over SIDE × SIDE pixels of what was taken away, in robust standard deviations of such means.
+    """Largest mean over SIDE × SIDE pixels of what was removed, in robust standard deviations of such means.
 
-    0 where no such mean reaches SEEN HU.
+    0 if no such mean reaches SEEN HU.
 
-    Noise is made even first: d over its root mean square within 31 × 31 pixels. Means of noise are near Gaussian, and
-    the largest of a slice is 3 to 7; a lesion that went, or a piece of an organ, stands out as far as its contrast over
-    the noise allows.
+    Noise is normalised first: d over its root mean square within 31 × 31 pixels. Means of noise are nearly Gaussian,
+    and the largest of a slice is 3 to 7. A lost lesion, or a piece of an organ, exceeds this if its contrast is large
+    enough relative to the noise.
     """
     inner = _inner(body)
     if int(inner.sum()) < FEW:

@@ -1,4 +1,4 @@
-"""How well images of projections explain what was measured, ray by ray."""
+"""How well images of projections fit the measured rays."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from recon.recipe import Trust
 def misfit(hu: Tensor, data: Projected, A: Xray, water: float) -> Tensor:
     """χ² = Σ (w (A x − p))² / M of slices (slice, y, x) in HU over the M rays of each, w the rays' 1/σ.
 
-    1 for an image that explains the data, below 1 for one that fits their noise too; a filtered backprojection misses
-    them by what its window takes from edges.
+    1 for an image that fits the data, below 1 if it also fits their noise. A filtered backprojection misses them by
+    what its window removes at edges.
     """
     rays: Tensor = (data.weights * (A(attenuation(hu, water)) - data.p)).square().mean((-2, -1))
     return rays
@@ -38,11 +38,11 @@ def examined(
     device: torch.device,
     chunk: int,
 ) -> Denoised:
-    """The denoised slices (z, y, x), each held against its projections beside the filtered backprojection `start`.
+    """The denoised slices (z, y, x), compared with their projections, as is the filtered backprojection `start`.
 
-    `measured(first, last)` gives the projections of some slices. Adds χ² as `residual` and `classical_residual` to the
-    evidence on each slice; a slice whose χ² passes `limits.residual` times that of its start, or of the noise where
-    that is more, is what no projection speaks for: it has a reason against it and falls back.
+    `measured(first, last)` gives the projections of some slices. Adds χ² as `residual` and `classical_residual` to
+    the evidence on each slice. A slice whose χ² exceeds `limits.residual` times that of its start, or of the noise if
+    that is more, gets a reason against it and is replaced by its start.
     """
     data, items = found.data.copy(), []
     old = list(found.trust["items"])

@@ -1,4 +1,4 @@
-"""How much of what a denoiser takes away stays away: of fine texture a share, of coarse variations little."""
+"""How much of what a denoiser would remove is removed: a share of fine texture, little of coarse variations."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ FAINT = 75.0
 
 
 def share(settings: CT, noise: float, least: float = LEAST, left: float = LEFT) -> float:
-    """The share s of a denoised image in what is written, for a slice with `noise` σ in HU.
+    """The share s of the denoised image in the output, for a slice with `noise` σ in HU.
 
-        s = max(least, 1 − left / σ)   where `ct.strength` is "auto"
+        s = max(least, 1 − left / σ)   if `ct.strength` is "auto"
 
-    of the noise that a slice came with, (1 − s)·σ is blended back in as its texture: some of it keeps a picture like
-    those that eyes are used to, but never more than `left` HU, which would hide what denoising has brought out. A
-    number that is asked for is that number, whatever the noise.
+    A part (1 − s)·σ of the noise remains as texture. Some of it keeps the usual look of an image, but never more than
+    `left` HU, which would hide what denoising reveals. A number in `ct.strength` is used as it is, for any noise.
     """
     if settings.strength != "auto":
         return settings.strength
@@ -50,30 +49,30 @@ def sampled(settings: CT, noise: ImageNoise) -> CT:
 
 
 def written(before: Tensor, denoised: Tensor, settings: CT, noise: float) -> Tensor:
-    """What is written of a slice (..., y, x) in HU with `noise` σ, of what it was before and after denoising.
+    """The output for a slice (..., y, x) in HU with `noise` σ, from the slice before and after denoising.
 
         y + s·(d − b·G d),   d = x̂ − y
 
-    s by `share`, b by `back`, G d by `coarser` with `ct.coarse` pixels: see there.
+    s by `share`, b by `back`, G d by `coarser` with `ct.coarse` pixels.
     """
     taken = denoised - before
     return before + share(settings, noise) * (taken - back(noise) * coarser(taken, settings.coarse))
 
 
 def back(noise: float) -> float:
-    """The share of what is coarse that is given back of a slice with `noise` σ in HU: min(1, FAINT / σ)."""
+    """Share of coarse detail that is given back in a slice with `noise` σ in HU: min(1, FAINT / σ)."""
     return min(1.0, FAINT / noise) if noise > 0 else 1.0
 
 
 def coarser(taken: Tensor, pixels: float) -> Tensor:
-    """Of what is taken away d (..., y, x) the part that is coarse, by a Gaussian G of `pixels`; 0 pixels: nothing.
+    """The coarse part of what is removed, d (..., y, x), by a Gaussian G of `pixels`; 0 pixels: nothing.
 
         d − (1 − G)ⁿ d,   n = TIMES
 
-    Noise of filtered backprojection has a spectrum that grows with |f| from nothing at all (Riederer, Pelc and
-    Chesler, Phys Med Biol 23:446, 1978): what is coarse in a difference image is hardly noise, and faint lesions are
-    coarse. Given back, it costs little noise, and an observer loses no lesion. What G leaves out is smoothed again
-    (twicing; J. W. Tukey, Exploratory Data Analysis, 1977), which tells coarse from fine more sharply.
+    The spectrum of noise after filtered backprojection rises with |f| from zero (Riederer, Pelc and Chesler, Phys Med
+    Biol 23:446, 1978). So the coarse part of a difference image is hardly noise, but faint lesions are coarse. Giving
+    it back costs little noise and keeps lesions visible. What G leaves out is smoothed again (twicing; J. W. Tukey,
+    Exploratory Data Analysis, 1977), which separates coarse from fine detail more sharply.
     """
     left = taken
     for _ in range(TIMES if pixels else 0):
@@ -92,13 +91,13 @@ def smoothed(taken: Tensor, pixels: float) -> Tensor:
 
 
 def kept(width: float, settings: CT, noise: float) -> float:
-    """The least share of its contrast that a faint disc `width` pixels across keeps in a slice with `noise` σ in HU.
+    """The minimum share of its contrast that a faint disc `width` pixels across keeps in a slice with `noise` σ in HU.
 
         1 − s·(1 − b·h),   h = Σₙ −(−1)ⁿ (TIMES choose n) g(n)
         g(n) = 1 − e⁻ᶻ (I₀(z) + I₁(z)),   z = (width/2)² / (n · coarse²)
 
-    which is what is left in the mean over a disc of which a denoiser takes everything away: g(n) is what n Gaussians of
-    `ct.coarse` pixels leave of it, s and b are those of `written`.
+    This is the mean over a disc that a denoiser removes completely: g(n) is what n Gaussians of `ct.coarse` pixels
+    leave of it; s and b are those of `written`.
     """
     h, n = 0.0, torch.arange(1, TIMES + 1, dtype=torch.float64)
     if settings.coarse:

@@ -1,4 +1,4 @@
-"""A volume as a network of slices sees it: every column of its fully sampled readout is a slice (kz, ky) of its own."""
+"""A volume as slices for a network: every column of its fully sampled readout is a slice (kz, ky)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def reconstruct(
 ) -> Tensor:
     """The network's volume (..., [set,] z, y, x) of k-space (..., coil, kz, ky, x) in hybrid space, complex64.
 
-    `start` is the classical picture of the whole volume, from which every column starts: it knows the neighbours of a
-    column, which the network does not see. Columns whose noise is above `most` of their signal, as beyond the ends of
-    the object, keep it. On a CPU columns are taken one by one, so that no picture depends on its company. Raises
+    `start` is the classical image of the whole volume, from which every column starts: it includes the neighbours of
+    a column, which the network does not see. Columns whose noise is above `most` of their signal, as beyond the ends
+    of the object, keep it. On a CPU columns are processed one by one, so results do not depend on the batch. Raises
     ReconError for k-space whose readout is not in image space, and for lines that differ from column to column.
     """
     A = m.A

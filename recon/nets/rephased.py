@@ -1,4 +1,4 @@
-"""A network's image of a slice without the object's phase, for where the image with it depends on that phase."""
+"""A network's image of a slice without the object's phase, to test where the usual image depends on that phase."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WINDOW, SEEN, LEAST, BODY = 13, 0.02, 0.003, 0.1
 
 @dataclass(frozen=True)
 class Rephased:
-    """How far a network's image is from the one without the object's phase, and the share of pixels of the latter."""
+    """Difference of a network's images with and without the object's phase; share of pixels from the latter."""
 
     apart: float
     share: float
@@ -31,9 +31,9 @@ class Rephased:
 def compared(
     network: Unrolled, m: Measurement, x: Tensor, start: Tensor, *, limit: float, denoise: float = 0.0
 ) -> tuple[Tensor, list[Rephased | None]]:
-    """The images x (..., 1, y, x) of a network, without the object's phase where they depend on it, see `mixed`.
+    """The images x (..., 1, y, x) of a network, made without the object's phase where they depend on it; see `mixed`.
 
-    None for volumes, several sets of maps, and fewer rows than LARGE, whose images stay what they are.
+    None for volumes, several sets of maps, and fewer rows than LARGE: these images are not changed.
     """
     A, items = m.A, m.y.shape[:-4].numel()
     if not isinstance(A, Sense) or A.sets or m.y.shape[-3] > 1 or m.y.shape[-2] < LARGE:
@@ -45,13 +45,13 @@ def compared(
 def image(
     network: Unrolled, m: Measurement, start: Tensor, *, phase: Tensor | None = None, denoise: float = 0.0
 ) -> Tensor:
-    """The image (..., 1, y, x) that a network makes of the same data where the phase is a part of the coils' maps.
+    """The image (..., 1, y, x) that a network makes of the same data if the phase is part of the coil maps.
 
         x' = p · f(A p, y, x₀ p̄),   p = x₀ / |x₀|
 
-    `phase` is an image with the phase p in place of x₀.
-    A p explains y by x p̄ as well as A does by x. Where coils tell aliases apart badly a network relies on a phase that
-    is smooth, as in its training; where it is not, the network draws what is not there, and without p it does not.
+    `phase` is an image with the phase p to use instead of x₀. A p with x p̄ explains y as well as A with x. Where
+    coils separate aliases badly, a network relies on a smooth phase, as in its training. If the phase is not smooth,
+    the network draws structures that do not exist; without p it does not.
     """
     A = m.A
     assert isinstance(A, Sense)
@@ -63,12 +63,13 @@ def image(
 
 
 def mixed(x: Tensor, other: Tensor, start: Tensor, limit: float) -> tuple[Tensor, list[float], list[float]]:
-    """Images x (..., 1, y, x) with the other x' in windows too far from it; largest ratio and share of pixels of each.
+    """Images x (..., 1, y, x), replaced by x' in windows that differ too much; largest ratio and share of pixels.
 
         w · x' + (1 − w) · x,   w = 1 in windows of 13 × 13 pixels with ‖|x| − |x'|‖ > limit · ‖|x'| − |x₀|‖
 
-    and falling to 0 around them; x₀ is the classical image. Windows count whose images differ by 2 % of the peak or
-    more: the largest ratio is 0 where none does. Only where a window beyond the limit is bright, dark ones follow.
+    and falling to 0 around them; x₀ is the classical image. Only windows whose images differ by 2 % of the peak or
+    more count: the largest ratio is 0 if there is none. Dark windows follow only if a bright window is beyond the
+    limit.
     """
     lead, plane = x.shape[:-3], x.shape[-2:]
     a, b, c = (t.abs().reshape(-1, *plane) for t in (x, other, start))

@@ -1,4 +1,4 @@
-"""The house network: a classical picture, then cascades of learned correction and data consistency."""
+"""The unrolled network: a classical image, then cascades of learned correction and data consistency."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def spots(shifts: NDArray[np.float64]) -> tuple[list[tuple[float, float, float]]
             places.append(cell)
             if len(places) > _PLACES:
                 raise DataError(
-                    f"the focal spot has more than {_PLACES} positions (7033,100B to 100D), more than a flying "
-                    "focal spot can have; export the projections again"
+                    f"the focal spot has more than {_PLACES} positions (7033,100B to 100D), too many for a flying "
+                    "focal spot; export the projections again"
                 )
         which[(cells == cell).all(1)] = known
     means = [shifts[which == i].mean(0) for i in range(len(places))]

@@ -1,4 +1,4 @@
-"""Whether every second line has another phase or another start of its readout, told by the ACS lines alone."""
+"""Tests with the ACS lines whether every second line has another phase or another start of its readout."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SCATTER_ALONE, SCATTER = 2.0, 1.2
 
 @dataclass(frozen=True)
 class Alternating:
-    """What lines of one parity have against those of the other in the ACS block.
+    """Difference between odd and even lines of the ACS block.
 
-    `degrees` is their phase in the middle of the image, −180 to 180, and `samples` how much later their readout starts;
-    which parity comes first decides the sign. Several coils take up a part of either: at least these were found.
-    `scatter` is the phase in degrees that may be the object's own, which lines show that are foretold badly, by one or
-    two channels.
+    `degrees` is the phase in the middle of the image, −180 to 180, and `samples` how much later the readout starts;
+    which parity comes first decides the sign. Several coils absorb part of either: the true values are at least
+    these. `scatter` is the phase in degrees that may come from the object, estimated from how well lines are
+    predicted.
     """
 
     degrees: float
@@ -45,23 +45,23 @@ class Alternating:
 
 
 def compared(m: Measurement) -> list[Alternating | None]:
-    """What lines of either parity say of each other in the ACS block, one answer for each slice or volume.
+    """Compare odd and even lines of the ACS block; one result for each slice or volume.
 
-    The lines of a slice are foretold from their two neighbours by one kernel w for all lines, as GRAPPA does,
+    The lines of a slice are predicted from their two neighbours by one kernel w for all lines, as in GRAPPA,
 
         p_n = w ∗ (k_{n−1}, k_{n+1}),   C(x) = Σ_{n odd} p̄_n k_n + conj Σ_{n even} p̄_n k_n,
 
-    summed over coils and partitions. Where the odd lines have a phase φ(x) more than the even ones, C has it, since the
-    first sum has it and the second one has −φ: what an object or its coils make of the phase from line to line is in
-    the kernel or cancels. φ = degrees + 2π·samples·x/N is the one by which C comes together best.
+    summed over coils and partitions. If odd lines have a phase φ(x) relative to even ones, the first sum has φ and
+    the second −φ, so C has the phase φ. Phase changes from line to line that come from the object or its coils are in
+    the kernel or cancel. φ = degrees + 2π·samples·x/N is the phase that maximises the coherent sum of C.
 
-    Foretold lines that are off by ε of their size agree with the measured ones by 1 − ε²/2 and are off in phase by ε at
-    random. Good scans of one channel had up to 1.4 times that phase, those of several channels up to 1.1 times where it
-    was large (two channels) and far below the limit where not; faults of several channels had 1.2 times and more, since
-    what is at fault scatters too. `scatter` is 2 times it for one channel, and 1.2 times for several.
+    Predicted lines with a relative error ε agree with the measured ones by 1 − ε²/2, with a random phase error of ε.
+    Good scans of one channel had up to 1.4 times that phase; those of several channels up to 1.1 times where it was
+    large (two channels), and far below the limit otherwise. Faults of several channels had 1.2 times and more, since
+    a fault scatters too. `scatter` is 2 times it for one channel, and 1.2 times for several.
 
-    None for a block of too few lines and for several sets of maps.
-    (Griswold et al., Magn Reson Med 47:1202, 2002; Bruder et al., Magn Reson Med 23:311, 1992.)
+    None for a block of too few lines and for several sets of maps. (Griswold et al., Magn Reson Med 47:1202, 2002;
+    Bruder et al., Magn Reson Med 23:311, 1992.)
     """
     items, masks = m.y.shape[:-4].numel(), encoded(m)
     if masks is None:

@@ -1,4 +1,4 @@
-"""Whether the lines beside the ACS block agree with it, told by the phase of fine detail in an image."""
+"""Tests with the phase of fine detail whether the lines outside the ACS block agree with those inside."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ALONG = ((0, (1, 2)), (1, (0, 2)), (2, (0, 1)))
 
 @dataclass(frozen=True)
 class Detail:
-    """How the detail from lines beside the ACS block lies upon the picture from within it.
+    """How the detail from lines outside the ACS block fits the image from the lines inside.
 
-    `rows`, `samples` or `partitions` is how far these lines seem to lie from where they belong, along ky, the readout,
-    or kz of a volume: the axis along which most is gained, the others are 0. `gain` is how many times as much of the
-    detail agrees in phase when they are moved back, 1 where nothing is gained. `turned` is their phase in degrees,
-    −90 to 90, and `coherent` the share of the detail that agrees as it is.
+    `rows`, `samples` or `partitions` is the shift of these lines from their correct place, along ky, the readout, or
+    kz of a volume: the axis with the largest gain; the others are 0. `gain` is how many times as much of the detail
+    agrees in phase when they are moved back, 1 if nothing is gained. `turned` is their phase in degrees, −90 to 90,
+    and `coherent` the share of the detail that agrees without moving.
     """
 
     rows: float
@@ -46,17 +46,18 @@ class Detail:
 
 
 def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
-    """What fine detail of images x (..., z, y, x) says of the lines beside the ACS block, one answer for each item.
+    """Test the lines outside the ACS block with the fine detail of images x (..., z, y, x); one result per item.
 
         u = (d p̄)² / |d|,   p = l / |l|,   l = the ACS block of x,   d = x − l
         C(r, s, t) = |Σ u exp(−4πi (r z / N_z + s y / N_y + t x / N_x))|,   gain = max C / C(0),   turned = arg(Σ u) / 2
 
-    An edge and the tissue that it bounds have one phase, or opposite ones, which the square forgets: so all of u is
-    positive but for noise, whose square has mean zero. Lines r partitions, s rows or t samples away give it a phase
-    that turns 2r, 2s and 2t times across the field of view; lines of another phase turn it twice as far. No residual
-    sees either: an image explains such data. r, s and t are sought along each axis alone, up to 1.25.
+    An edge and the tissue that it bounds have the same phase or opposite ones, and the square removes the sign. So u
+    is positive except for noise, whose square has mean zero. Lines that are off by r partitions, s rows or t samples
+    give u a phase that turns 2r, 2s and 2t times across the field of view; lines of another phase turn it by twice
+    that phase. The residual does not show either fault, because an image explains such data. r, s and t are searched
+    along each axis separately, up to 1.25.
 
-    None for too few lines inside or beside the block, and for several sets of maps.
+    None for too few lines inside or outside the block, and for several sets of maps.
     """
     # Items of y, not of the image, which has an axis more where there are several sets of maps.
     items, masks = m.y.shape[:-4].numel(), encoded(m)
@@ -74,7 +75,7 @@ def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
 
 
 def doubtful(d: Detail | None) -> bool:
-    """Whether `recon.solve.rows` should look too: three more pictures, a tenth of a reconstruction."""
+    """Whether `recon.solve.rows` should be used too: it takes three more images, a tenth of a reconstruction."""
     return d is not None and (d.coherent < DOUBT or d.gain > NO_GAIN)
 
 

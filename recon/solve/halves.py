@@ -1,4 +1,4 @@
-"""Whether both halves of k-space show the object in one place, told by the fine detail of an image."""
+"""Tests with the fine detail of an image whether both halves of k-space show the object at the same position."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ TURNS = (1.5, 3.0, 4.5, 6.0, 7.5)
 
 @dataclass(frozen=True)
 class Halves:
-    """How far the half of k-space of positive ky shows the object from where the other half does, in voxels.
+    """Shift in voxels between the object in the half of k-space with positive ky and in the other half.
 
-    `rows` and `columns` is where the halves agree best and `gain` how many times as well as in place, of the band where
-    that is most; all of it counts only where it is `clear`, the agreement over that of all other places, and where the
-    `share` of what pictures that are alike would have is not small. `degrees` is how far the one is turned about the
-    middle of the image, by which the body, of `radius` voxels (root mean square), moves too.
+    `rows` and `columns` is the shift with the best agreement, and `gain` that agreement over the one without shift,
+    in the band with the largest gain. It counts only if it is `clear` (the agreement over that of all other shifts),
+    and if `share`, the agreement relative to that of identical images, is not small. `degrees` is the rotation of one
+    half about the middle of the image, which also moves the body, of `radius` voxels (root mean square).
     """
 
     rows: float
@@ -58,15 +58,15 @@ class Halves:
 
 
 def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
-    """What fine detail of images x (..., 1, y, x) says of the two halves of k-space, one answer for each slice.
+    """Compare the two halves of k-space with the fine detail of images x (..., 1, y, x); one result for each slice.
 
         a₊ = d₊ p̄,   a₋ = conj(d₋ p̄),   p = l / |l|,   C(s) = |Σ_r a₊(r + s) conj(a₋(r)) / |a₊ a₋|^½|
 
-    with l the rows of the ACS block of x, d₊ and d₋ those beyond it on either side. An object of the phase of its
-    tissue is real times p, the two sides of k-space of a real one are conjugates: so a₊ = a₋, and C is largest at
-    s = 0. Whoever moved by s while one side was measured has it there, and whoever turned too has it where a₋ is turned
-    back. No residual sees that where the lines of the ACS block were all measured before or after. Bands that begin
-    further out see a later motion.
+    with l the rows of the ACS block of x, d₊ and d₋ those beyond it on either side. An object with the phase of its
+    tissue is real times p, and the two sides of k-space of a real object are conjugates: so a₊ = a₋, and C is largest
+    at s = 0. If the object moved by s while one side was measured, C is largest at s; if it also rotated, with a₋
+    rotated back. The residual does not show this if all lines of the ACS block were measured before or after the
+    motion. Bands that begin further out detect a later motion.
 
     None for volumes, for too few lines inside the block or beyond it on either side, and for several sets of maps.
     (The symmetry is that of homodyne detection: Noll et al., IEEE Trans Med Imaging 10:154, 1991.)
@@ -144,10 +144,10 @@ def _agreeing(
 
 
 def turned(x: Tensor, degrees: Sequence[float], carrier: float) -> Tensor:
-    """A picture (y, x) turned about its middle by each of some angles, from +x to +y: (angle, y, x).
+    """An image (y, x) rotated about its middle by each of some angles, from +x to +y: (angle, y, x).
 
-    Its frequencies along y lie around `carrier` (radians for each voxel). They are moved to zero before the picture is
-    interpolated, by cubic convolution, and back.
+    Its frequencies along y are near `carrier` (radians per voxel). They are moved to zero before the cubic
+    interpolation, and back afterwards.
     """
     y, x_ = torch.meshgrid(*(torch.arange(n, device=x.device) - n // 2 for n in x.shape), indexing="ij")
     base = torch.view_as_real(x * torch.polar(torch.ones_like(x.real), -carrier * y)).movedim(-1, 0)

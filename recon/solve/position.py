@@ -1,4 +1,4 @@
-"""Whether lines that only calibrate show the coils where the lines of the image do, told by both together."""
+"""Tests whether separate calibration lines show the coils at the same position as the image's lines."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SAVED = 0.02
 
 @dataclass(frozen=True)
 class Position:
-    """By how many voxels maps must be moved to where the image's lines show the object, and what that saves.
+    """By how many voxels maps must be moved to fit the image's lines, and what that saves.
 
-    `saved` is the share of the residual, negative where the maps are better as they are, 0 where that was not asked.
+    `saved` is the saved share of the residual, negative if the maps fit better unmoved, 0 if not tested.
     """
 
     rows: float
@@ -42,16 +42,16 @@ class Position:
 
 
 def compared(m: Measurement, blocks: Sequence[Tensor | None]) -> list[Position | None]:
-    """What slices y (item, coil, 1, ky, x) say of the separate calibration blocks (coil, 1, cy, cx) behind their maps.
+    """Compare slices y (item, coil, 1, ky, x) with the separate calibration blocks (coil, 1, cy, cx) of their maps.
 
         s = argmax |Σ_k Σ_c y_c(k) conj(b_c(k)) / |·|^½ exp(2πi k·s)|,   saved = 1 − ‖A(s) x(s) − y‖² / ‖A x − y‖²
 
-    over the samples that both have, x the wavelet picture with the maps as they are and x(s) with them moved by s: the
-    same object elsewhere has a phase that turns over k-space. Another contrast, or a patient who moved beneath coils
-    that stayed, gives an s too, but then moved maps explain less, not more.
+    over the samples that both have, with x the wavelet image with the maps, and x(s) with the maps moved by s. An
+    object that is shifted by s has a phase ramp over k-space. Another contrast, or a patient who moved under coils
+    that stayed, also gives an s, but then moved maps fit worse, not better.
 
-    None where there is no block, for volumes, one channel and several sets of maps, and where fewer than LEAST lines
-    are in both.
+    None without a block, for volumes, one channel and several sets of maps, and if fewer than LEAST lines are in
+    both.
     """
     A = m.A
     if not isinstance(A, Sense) or A.sets or m.y.shape[-3] > 1 or m.y.shape[-4] == 1 or m.y.ndim != 5:

@@ -1,4 +1,4 @@
-"""Whether the lines beside the ACS block lie in the rows that they were stored in, told by the image itself."""
+"""Tests with the sparsity of the image whether the lines outside the ACS block are in their correct rows."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def block(mask: Tensor) -> tuple[slice, slice]:
 
 
 def encoded(m: Measurement) -> Tensor | None:
-    """Which lines (item, kz, ky) of k-space were measured; None where lines cannot be told apart by what they show.
+    """Which lines (item, kz, ky) of k-space were measured; None if the test does not apply.
 
-    That is with several sets of maps, off the grid, where ky is no encode, and with samples missing within a line.
+    It does not apply to several sets of maps, to non-Cartesian scans, if ky is not encoded, and if samples are
+    missing within a line.
     """
     A = m.A
     if not isinstance(A, Sense) or A.sets or -2 not in A.axes or A.mask.shape[-1] > 1:
@@ -51,7 +52,7 @@ def encoded(m: Measurement) -> Tensor | None:
 
 
 def moved(m: Measurement, rows: int) -> Measurement:
-    """Slices (..., coil, 1, ky, x) with all lines beside the ACS block `rows` rows further; what leaves is lost."""
+    """Slices (..., coil, 1, ky, x) with the lines outside the ACS block shifted by `rows` rows; some leave the grid."""
     A = m.A
     assert isinstance(A, Sense)
     mask = A.mask.expand(*m.y.shape[:-4], *A.mask.shape[-4:]) if m.y.ndim > 4 else A.mask
@@ -70,17 +71,19 @@ def moved(m: Measurement, rows: int) -> Measurement:
 def sparser(
     m: Measurement, wanted: Sequence[bool] = (), shifts: tuple[int, ...] = (-1, 1)
 ) -> list[tuple[int, float] | None]:
-    """By how many rows the lines beside the ACS block are off, and how much sparser a picture is with them moved back.
+    """The shift of the lines outside the ACS block in rows, and how much sparser an image is with them moved back.
 
         1 − TV(x₋ₛ) / TV(x₀),   TV(x) = Σ √(|∂y x|² + |∂x x|²)
 
-    for the s of the most; negative where no s makes it sparser. x is a quick L1-wavelet picture of some columns, with
-    the lines beside the ACS block moved by −s rows. A counter that is off by s gives fine structure a phase that turns
-    s times across the field of view against coarse structure, which no residual sees: an image explains it, but not a
-    sparse one. One pair for each slice of y (..., coil, 1, ky, x); None for a slice with too few ACS lines or lines
-    beside them, for volumes and for several sets of maps, and for one channel: there, aliases of good raw scans at
-    0.055 T were up to 1.9 % sparser with the lines moved, and those of bad ones not always. None too for what is not
-    `wanted`, by default all is.
+    for the best s; negative if no s makes it sparser. x is a quick L1-wavelet image of some columns, with the lines
+    outside the ACS block moved by −s rows. A counter that is off by s gives fine structure a phase that turns s times
+    across the field of view relative to coarse structure. The residual does not show this: an image explains it, but
+    not a sparse one.
+
+    One pair for each slice of y (..., coil, 1, ky, x). None for a slice with too few lines inside or outside the ACS
+    block, for volumes, for several sets of maps, and for one channel: there, aliases of good raw scans at 0.055 T
+    were up to 1.9 % sparser with the lines moved, and those of faulty ones not always. Also None for items that are
+    not `wanted` (default: all are).
     """
     items, lines = m.y.shape[:-4].numel(), encoded(m)
     if lines is None or m.y.shape[-3] > 1 or m.y.shape[-4] == 1:

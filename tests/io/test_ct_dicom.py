@@ -264,7 +264,7 @@ def test_a_series_that_is_no_volume_is_refused_with_what_is_wrong(kind: str, tmp
 def test_a_missing_slice_is_named_by_its_neighbours(tmp_path: Path) -> None:
     paths = ct_files.write(tmp_path / "in", ct_files.body((6, 40, 48)))
     paths[2].unlink()
-    with pytest.raises(DataError, match="lacks 1 slice between instance 3 and instance 5; copy the series again"):
+    with pytest.raises(DataError, match="lacks 1 slice between instance 3 and instance 5; copy the whole series again"):
         read(tmp_path / "in")
 
 
@@ -330,7 +330,7 @@ def test_a_file_that_may_not_be_read_is_never_left_out(tmp_path: Path, monkeypat
         return usual(path, *mode)
 
     monkeypatch.setattr(Path, "open", closed)
-    with pytest.raises(DataError, match="cannot be read as a whole: Permission denied; ask its owner"):
+    with pytest.raises(DataError, match="part of the folder cannot be read: Permission denied; ask its owner"):
         read(tmp_path / "in")
 
 

@@ -184,7 +184,7 @@ BAD = {
     "many frames": (_set(5, NumberOfFrames=2), "projection 6 is not a single projection"),
     "spots without a pattern": (
         lambda d, k: _private(0x7033, 0x0C, "FL", 0.1 * k)(d, k),
-        "the focal spot has more than 8 places",
+        "the focal spot has more than 8 positions",
     ),
 }
 
@@ -239,7 +239,7 @@ def test_a_folder_of_projections_becomes_slices_in_hu_with_their_place(tmp_path:
     told = command.recon("info", tmp_path / "in")
     assert told.code == 0
     assert "helical, curved detector" in told.out
-    assert "flying focal spot: 2 places" in told.out
+    assert "flying focal spot: 2 positions" in told.out
     assert "geheim" not in told.out
     recipe = tmp_path / "r.toml"
     recipe.write_text("[ct]\nmatrix = 32\nthickness = 3.0\n")

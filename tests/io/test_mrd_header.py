@@ -233,7 +233,7 @@ def test_a_time_or_date_that_there_is_not_is_left_empty_with_a_note(element: str
     header, _, notes = mrd_header.parse(xml.encode())
     what = element.removeprefix("study").lower()
     assert getattr(header.study, what) == kept
-    assert any(f"{element} is no {what}" in n for n in notes) == (not kept)
+    assert any(f"{element} is not a {what}" in n for n in notes) == (not kept)
 
 
 def test_limits_may_be_missing() -> None:

@@ -279,7 +279,7 @@ def test_lines_cut_off_at_the_end_of_the_older_layout_are_left_out(gre: Path, tm
     (tmp_path / "short.dat").write_bytes(whole[: len(whole) - 128 - 1000])
     scan = read(tmp_path / "short.dat")
     assert len(scan.lines) == 159
-    assert any("cut off" in n for n in scan.notes)
+    assert any("truncated" in n for n in scan.notes)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.999])

@@ -67,8 +67,8 @@ def test_a_third_component_of_a_flat_scan_is_left_out_and_said() -> None:
     weighted = np.concatenate([XY, np.ones_like(XY[..., :1])], -1)
     points, notes = trajectory.normalise(weighted, ENCODING)
     np.testing.assert_allclose(points, SPOKES)
-    assert any("left out" in n for n in notes)
-    assert not any("left out" in n for n in trajectory.normalise(XY, ENCODING)[1])
+    assert any("ignored" in n for n in notes)
+    assert not any("ignored" in n for n in trajectory.normalise(XY, ENCODING)[1])
 
 
 def test_positions_that_are_not_numbers_are_refused() -> None:
