@@ -173,7 +173,7 @@ def test_a_slice_that_shows_next_to_nothing_and_one_that_is_not_finite_are_judge
     assert judged(air, air, 0.0)["reasons"] == ()
     broken = anatomy()
     broken[50, 50] = np.nan
-    assert "not finite" in judged(anatomy(), broken, 10)["reasons"][0]
+    assert "NaN or infinite" in judged(anatomy(), broken, 10)["reasons"][0]
 
 
 def test_reasons_that_differ_in_a_number_are_told_as_one() -> None:

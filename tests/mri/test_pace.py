@@ -74,7 +74,7 @@ def test_f27_a_gpu_without_memory_gives_way_to_the_processor(
     assert moved
     assert close(image, expected)
     assert image.provenance["device"] == "cuda:0, then cpu"
-    assert any("the GPU ran out of memory in the middle" in n and "processor" in n for n in image.notes)
+    assert any("the GPU ran out of memory during the reconstruction" in n and "CPU" in n for n in image.notes)
 
 
 def test_f27_what_was_done_before_the_gpu_was_full_stays(monkeypatch: pytest.MonkeyPatch) -> None:

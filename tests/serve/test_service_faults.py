@@ -72,7 +72,7 @@ def test_f27_the_scanner_gets_its_image_from_the_processor_where_the_gpu_is_full
     server = local()
     (image,) = run(server.port, session(full)).images
     assert np.allclose(image.pixels[0], expected, atol=1e-3 * expected.max())
-    assert "the GPU ran out of memory in the middle" in image.attributes
+    assert "the GPU ran out of memory during the reconstruction" in image.attributes
     assert any("the GPU ran out of memory" in n for t in server.told for n in t.get("notes", []))
     assert [t["made"]["device"] for t in server.told if "made" in t] == ["cuda:0, then cpu"]
 
