@@ -115,15 +115,27 @@ class NormUNet(nn.Module):
     def _batch(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
         top, left = (-h % MULTIPLE) // 2, (-w % MULTIPLE) // 2
+        border = left, -w % MULTIPLE - left, top, -h % MULTIPLE - top
         parts = torch.view_as_real(x).movedim(-1, 1)
-        sd, mean = torch.std_mean(parts, (-2, -1), keepdim=True)
-        h_pad, w_pad = -h % MULTIPLE - top, -w % MULTIPLE - left
-        sd = sd.clamp_min(torch.finfo(sd.dtype).tiny)  # a coil without signal stays without
-        seen = F.pad((parts - mean) / sd, (left, w_pad, top, h_pad))
         if _lean(x):
-            seen = seen.contiguous(memory_format=torch.channels_last)
-        out = self.unet(seen)[..., top : top + h, left : left + w].to(sd.dtype) * sd + mean
+            return self._alone(parts, border)
+        sd, mean = torch.std_mean(parts, (-2, -1), keepdim=True)
+        sd = sd.clamp_min(torch.finfo(sd.dtype).tiny)  # a coil without signal stays without
+        out = self.unet(F.pad((parts - mean) / sd, border))
+        out = out[..., top : top + h, left : left + w].to(sd.dtype) * sd + mean
         return torch.complex(out[:, 0], out[:, 1])
+
+    def _alone(self, parts: Tensor, border: tuple[int, int, int, int]) -> Tensor:
+        """The same for one image without gradients, row by row, real and imaginary parts side by side."""
+        h, w = parts.shape[-2:]
+        mean, variance = _moments(parts)
+        sd = (variance * (h * w / max(1, h * w - 1))).sqrt().clamp_min(torch.finfo(mean.dtype).tiny)
+        middle, width = mean.repeat(w), sd.repeat(w)
+        rows = parts[0].permute(1, 2, 0).reshape(h, 2 * w)
+        seen = F.pad(((rows - middle) / width).view(1, h, w, 2).movedim(-1, 1), border)
+        out = self.unet(seen.contiguous(memory_format=torch.channels_last))
+        out = out[0, :, border[2] : border[2] + h, border[0] : border[0] + w].permute(1, 2, 0).reshape(h, 2 * w)
+        return torch.view_as_complex(torch.addcmul(middle, out, width).view(1, h, w, 2))
 
 
 def _rectified(x: Tensor, joined: Tensor | None = None, first: int = 0) -> Tensor:
