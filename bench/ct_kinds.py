@@ -6,9 +6,11 @@
 Three neighbouring slices at two places of each scan of `train` and `validation` (chest, pelvis, head, heart) get noise
 of projections at a half, a quarter and a tenth of their dose, independent from slice to slice; and the same noise is
 added to quiet references, the slices after total variation. Slice and reference alike are then what other
-reconstructions, grids and fillings would make of them (`kinds`). Printed are the noise that was added (robust, in soft
-tissue), the estimate, which holds the scan's own noise too, and the gain over what came in, the worst first. PSNR is
-that of all six slices over the body. All is simulated.
+reconstructions, grids and fillings would make of them (`kinds`). Whether a kind loses is read off the quiet reference:
+a slice as it came has noise of its own, for whose removal a denoiser is charged, and beside its gain stands that of
+somebody who knew the slice without any noise (`recon.accuracy.ct_bound`). Printed are the noise that was added (robust,
+in soft tissue), the estimate, and gains over what came in, the worst first. PSNR is that of all six slices over the
+body. All is simulated.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from records import Record, store, stored
 from scipy import ndimage
 
 from recon.accuracy import ct, ct_measures
+from recon.accuracy.ct_bound import bound
 from recon.ct.denoise import denoise_images, total_variation
 from recon.io.read import read
 from recon.progress import silent
@@ -126,44 +129,65 @@ def one(r: np.ndarray, y: np.ndarray, plan: Recipe) -> dict[str, Any]:
     one_by_one = [[ct_measures.errors(v[k : k + 1], r[k : k + 1])["psnr"] for k in range(len(y))] for v in (x, y)]
     each = np.subtract(*one_by_one)
     levels = [v for p in parts for v in p.provenance["noise_HU"]]
+    limit = bound(y, r)
     return {
         "pixels": list(r.shape[1:]), "added_HU": round(added, 2), "noise_HU": [round(v, 1) for v in levels],
         "came_dB": round(psnr[0], 3), "gain_dB": round(psnr[1] - psnr[0], 3),
         "worst_slice_dB": round(float(each.min()), 3),
         "as_they_came": sum(int(p.trust["fallbacks"]) for p in parts),
+        "noiseless_dB": round(limit.noiseless - psnr[0], 2) if limit else None,
     }  # fmt: skip
 
 
+def verdicts(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Scan, kind and dose with the record of the quiet reference, which decides, and beside it that as it came."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for r in records:
+        found.setdefault((r["scan"], r["kind"], r["dose"]), {})[r["reference"]] = r
+    both = [{"at": at, **v} for at, v in found.items() if len(v) == len(REFERENCES)]
+    return sorted(both, key=lambda v: v["quiet"]["gain_dB"])
+
+
+def lost(records: Sequence[Record]) -> int:
+    """How many of the records lie below HARM."""
+    return sum(r["gain_dB"] < HARM for r in records)
+
+
 def shown(records: Sequence[Record]) -> list[str]:
-    """Rows of records, the worst first, and their mean."""
-    heads = "scan | reference | kind | dose | pixels | added, HU | estimated | gain, dB | worst slice | as they came"
-    rows = [f"| {heads} |", "|---" * 10 + "|"]
-    for r in sorted(records, key=lambda r: r["gain_dB"]):
-        size, levels = "×".join(map(str, r["pixels"])), sorted(r["noise_HU"])
-        row = [*(r[n] for n in ("scan", "reference", "kind", "dose")), size, f"{r['added_HU']:.1f}"]
-        row += [f"{levels[0]:.0f} to {levels[-1]:.0f}", *(f"{r[n]:+.2f}" for n in ("gain_dB", "worst_slice_dB"))]
-        rows.append(f"| {' | '.join(map(str, [*row, r['as_they_came']]))} |")
+    """Rows of kinds, the worst first, and their means."""
+    heads = "scan | kind | dose | pixels | added, HU | estimated | gain, dB | worst slice | back | as it came | clean"
+    rows = [f"| {heads} |", "|---" * 11 + "|"]
+    number = lambda v: "" if v is None else f"{v:+.2f}"  # noqa: E731
+    for v in verdicts(records):
+        r, own = v["quiet"], v["as it came"]
+        levels = sorted(r["noise_HU"])
+        span = f"{levels[0]:.0f} to {levels[-1]:.0f}"
+        row = [*v["at"], "×".join(map(str, r["pixels"])), f"{r['added_HU']:.1f}", span]
+        row += [number(r["gain_dB"]), number(r["worst_slice_dB"]), r["as_they_came"]]
+        rows.append(f"| {' | '.join(map(str, [*row, number(own['gain_dB']), number(own['noiseless_dB'])]))} |")
     ends = []
     for reference in REFERENCES:
-        gains = [r["gain_dB"] for r in records if r["reference"] == reference]
-        if gains:
-            harm = sum(g < HARM for g in gains)
-            ends.append(f"{reference}: {len(gains)} kinds, mean {np.mean(gains):+.3f} dB, {harm} below −0.1 dB")
+        these = [r for r in records if r["reference"] == reference]
+        if these:
+            mean = np.mean([r["gain_dB"] for r in these])
+            ends.append(f"{reference}: {len(these)} kinds, mean {mean:+.3f} dB, {lost(these)} below −0.1 dB")
     return [*rows, "", *ends]
 
 
 def page(records: Sequence[Record]) -> list[str]:
-    """Rows of the documentation: of each scan and reference the mean gain, kinds that lose, and the worst of them."""
+    """Rows of the documentation: by scan and dose the mean gain, kinds that lose, the worst, and what came as it is."""
     rows = []
-    for scan, reference in itertools.product(SCANS, REFERENCES):
-        these = [r for r in records if r["scan"] == scan and r["reference"] == reference]
+    doses = sorted({r["dose"] for r in records}, reverse=True)
+    for scan, dose in itertools.product(SCANS, doses):
+        these = [v for v in verdicts(records) if v["at"][0] == scan and v["at"][2] == dose]
         if these:
-            gains = [r["gain_dB"] for r in these]
-            worst = min(these, key=lambda r: r["gain_dB"])
-            size = "×".join(map(str, next(r["pixels"] for r in these if r["kind"] == "as it is")))
-            low = f"{worst['kind']}, {worst['dose']:g} of the dose: {worst['gain_dB']:+.2f}"
-            count = sum(g < HARM for g in gains)
-            rows.append(f"| {scan} | {reference} | {size} | {len(these)} | {np.mean(gains):+.2f} | {count} | {low} |")
+            quiet, own = ([v[name] for v in these] for name in ("quiet", "as it came"))
+            clean = [r["noiseless_dB"] for r in own if r["noiseless_dB"] is not None]
+            means = [f"{np.mean([r['gain_dB'] for r in rs]):+.2f}" for rs in (quiet, own)]
+            size = "×".join(map(str, next(r["pixels"] for r in quiet if r["kind"] == "as it is")))
+            worst = f"{these[0]['at'][1]}: {quiet[0]['gain_dB']:+.2f}"
+            row = [scan, size, f"{dose:g}", len(these), means[0], lost(quiet), worst, means[1], lost(own)]
+            rows.append(f"| {' | '.join(map(str, row))} | {np.mean(clean):+.2f} |")
     return rows
 
 

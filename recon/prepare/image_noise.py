@@ -36,16 +36,16 @@ FLAT, BELIEVED = 25, 0.85
 #: Measured slices whose median a slice without a place to measure is held against, and how far above it may be.
 NEAR, ABOVE = 5, 1.3
 
-#: A quantile of the windows of a difference of neighbouring slices, and how many times it the level and the bands, the
-#: finest first, may be. Of noise alone, filtered backprojection's and in bodies, the level is 1.1 to 1.3 times as much;
-#: windows that show how anatomy goes on are far more.
-QUIET, TIMES = 0.05, (1.3, 1.3, 1.35, 1.6)
+#: Steps of the regression that tells noise from structure in a difference; how far a window may lie above its line, as
+#: a share of it, before it counts for half; the variance of slopes, over their mean squared, below which they say
+#: little; and the least noise that is believed, over that of the tenth of the windows that show the least.
+STEPS, BEYOND, EVENLY, LEAST = 8, 0.5, 0.05, 0.5
 
-#: The share of windows in which the noise of slice and difference is compared. Where less than SAME of the finest band
-#: is left, slices are the same slice, or interpolated. The second band shows as large a share where neighbours have
-#: noise in common, and a far smaller one where the slice shows structure: between the ratios AGREE one passes to the
-#: other. Chosen on slices of `train` and `validation` with added noise (bench/ct_kinds.py).
-LEAST, SAME, AGREE = 0.1, 0.1, (0.6, 0.85)
+#: Where less than SAME of the finest band's noise is left in a difference, slices are the same slice, or interpolated.
+#: The second band shows as large a share where neighbours have noise in common, and a far smaller one where the slice
+#: shows structure: between the ratios AGREE one passes to the other. Below COMMON they share much of it. All of these
+#: were chosen on slices of `train` and `validation` with added noise (bench/ct_kinds.py).
+SAME, AGREE, COMMON = 0.1, (0.6, 0.85), 0.7
 
 #: HU that values within EVEN × EVEN pixels may differ by where nothing was measured: noise differs by more.
 ALIKE, EVEN = 0.1, 5
@@ -121,25 +121,37 @@ def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
         (x₁ − 2x₂ + x₃) / √6,   of two slices (x₁ − x₂) / √2
 
     holds noise as strong and as fine as each slice's where their noise is independent, and of anatomy only how it bends
-    from slice to slice. Where structure fills a slice, or pixels are coarse, that is far less; from BELIEVED of it on
-    the slice is believed. Noise that neighbours have in common (slices that overlap or were interpolated) goes from the
-    difference: its level is divided by the share that is left of the finest band, where structure is least. A single
-    slice keeps what is its own.
+    from slice to slice, which is most where slices are steep. In windows the difference has the variance σ² + β·S, with
+    S the squared slopes of the mean of the slices less what noise has of them, and σ² is what counts (`_flat`). From
+    BELIEVED of it on the slice is believed. Noise that neighbours have in common (slices that overlap or were
+    interpolated) goes from the difference: its level is divided by the share that is left of the finest band, and the
+    slice is believed where all of the difference is as strong. A single slice keeps what is its own, and one with fewer
+    than FLAT windows.
     """
     if len(near) < 2 or float(own.level) <= 0:
         return own
     x, weights = image.float()[:, None], near.new_tensor([1.0, -2.0, 1.0] if len(near) == 3 else [1.0, -1.0])
     apart = (near.float() * weights[:, None, None] / weights.norm()).sum(0)[None, None]
-    windows = _soft(_box(x)[0, 0])
-    usual, quiet = (_lowest(windows, _local(apart), share) for share in (1 - STRUCTURED, QUIET))
-    fine, coarser = (_left(windows, octaves(x[:, 0])[band], octaves(apart[:, 0])[band]) for band in (0, 1))
+    # Windows that reach over the rim of a filling, or of air that was cut off, show that rim.
+    whole = highest(unmeasured(image)[0].float(), WINDOW)[4:-4:2, 4:-4:2] == 0
+    windows = _soft(_box(x)[0, 0]) & whole
+    if int(windows.sum()) < FLAT:
+        return own
+    # Mean and difference of independent noise are independent, and the mean has as many times less of it as slices.
+    slopes = _slopes(near.float().mean(0)[None, None]) - _slopes(apart) / len(near)
+    steep = _seen(windows, [slopes])[0]
+    alone, differ = (_seen(windows, _local(v)) for v in (x, apart))
+    flat = _flat(differ, steep)
+    found = _noise(flat[None], own.level.shape)
+    _, fine, coarser, _ = (flat / _flat(alone, steep).clamp_min(1e-6)).tolist()
     if fine < SAME:
         return own
     agree = min(1.0, max(0.0, (coarser / fine - AGREE[0]) / (AGREE[1] - AGREE[0])))
-    left = min(1.0, fine**agree)
-    if float(_noise(usual[None], own.level.shape).level) / left >= BELIEVED * float(own.level):
+    left, most = min(1.0, fine**agree), BELIEVED * float(own.level)
+    # Of noise in common the mean has more than its share, and noise that varies over a body passes for structure.
+    usual = _noise(differ.quantile(1 - STRUCTURED, dim=1)[None], own.level.shape)
+    if float(found.level) >= left * most or (left < COMMON and float(usual.level) >= left * most):
         return own
-    found = _noise(torch.minimum(usual, quiet * quiet.new_tensor(TIMES))[None], own.level.shape)
     return ImageNoise(found.level / left, found.texture, own.sure)
 
 
@@ -222,14 +234,34 @@ def _local(x: Tensor) -> list[Tensor]:
     return [_deviation(x - _box(x)), *(_deviation(b[:, None]) for b in octaves(x[:, 0])[:BANDS])]
 
 
-def _left(windows: Tensor, band: Tensor, apart: Tensor) -> float:
-    """The share of a band's deviation (1, y, x) that is left in a difference, in the windows where both are least."""
-    power = torch.stack([_box(v[:, None] * v[:, None])[0, 0, 4:-4:2, 4:-4:2][windows] for v in (band, apart)])
-    if not power.numel():
-        return 0.0
-    both = power.sum(0)
-    whole, rest = power[:, both <= both.quantile(LEAST)].mean(1)
-    return float((rest / whole.clamp_min(1e-12)).sqrt())
+def _slopes(x: Tensor) -> Tensor:
+    """Mean squared slopes in the windows of an image (1, 1, y, x) that is smoothed."""
+    dy, dx = torch.gradient(_binomial(_binomial(x, 1), 1), dim=(-2, -1))
+    return _box(dy.square() + dx.square())
+
+
+def _flat(deviations: Tensor, slopes: Tensor) -> Tensor:
+    """A low quantile of each deviation (1 + BANDS, window) as it would be without slopes: σ² of its square σ² + β·S.
+
+    Regressions of relative errors over the windows with the least slopes; those far above the line count for less.
+    """
+    plain = slopes <= slopes.quantile(1 - STRUCTURED)
+    square, steep = deviations[:, plain].square(), slopes[plain].clamp_min(0)
+    steep = steep / steep.mean().clamp_min(1e-12)
+    lowest = square.quantile(0.1, dim=1, keepdim=True) * LEAST**2
+    level, slope = square.quantile(1 - STRUCTURED, dim=1, keepdim=True), torch.zeros_like(lowest)
+    for _ in range(STEPS):
+        line = (level + slope * steep).clamp_min(1e-9)
+        weight = line**-2 / (1 + ((square / line - 1).clamp_min(0) / BEYOND).square())
+        weight = weight / weight.sum(1, keepdim=True)
+        mean, middle = ((weight * v).sum(1, keepdim=True) for v in (square, steep))
+        spread = (weight * (steep - middle).square()).sum(1, keepdim=True) + EVENLY * middle.square() + 1e-12
+        slope = ((weight * (steep - middle) * square).sum(1, keepdim=True) / spread).clamp_min(0)
+        level = mean - slope * middle
+        through = (weight * steep * (square - lowest)).sum(1, keepdim=True) / (weight * steep.square()).sum(1, True)
+        slope, level = torch.where(level < lowest, through, slope), torch.maximum(level, lowest)
+    share = level / (level + slope * steep).clamp_min(1e-9)
+    return (square * share).quantile(1 - STRUCTURED, dim=1).sqrt()
 
 
 def _noise(found: Tensor, lead: torch.Size) -> ImageNoise:
@@ -268,13 +300,17 @@ def _alone(mean: Tensor, kind: tuple[float, float]) -> Tensor:
     return where if int(where.sum()) >= FLAT else torch.zeros_like(where)
 
 
-def _lowest(where: Tensor, deviations: list[Tensor], share: float = 1 - STRUCTURED) -> Tensor:
-    """A quantile of each deviation over the windows that count; zeros where there are none."""
+def _lowest(where: Tensor, deviations: list[Tensor]) -> Tensor:
+    """The 30th percentile of each deviation over the windows that count; zeros where there are none."""
     if not bool(where.any()):
         return deviations[0].new_zeros(len(deviations))
-    seen = torch.stack([d.reshape(d.shape[-2:])[4:-4:2, 4:-4:2][where] for d in deviations])
-    seen = seen[:, :: 1 + seen.shape[1] // 1_000_000]
-    return seen.quantile(share, dim=1)
+    return _seen(where, deviations).quantile(1 - STRUCTURED, dim=1)
+
+
+def _seen(where: Tensor, images: list[Tensor]) -> Tensor:
+    """Values (image, window) of images in the windows that count, not all where there are very many."""
+    seen = torch.stack([d.reshape(d.shape[-2:])[4:-4:2, 4:-4:2][where] for d in images])
+    return seen[:, :: 1 + seen.shape[1] // 1_000_000]
 
 
 def _deviation(x: Tensor) -> Tensor:

@@ -47,6 +47,26 @@ def test_structure_that_fills_slices_does_not_pass_for_noise() -> None:
     assert max(levels(noisy[:2])) < 2 * SIGMA
 
 
+def bending(slices: int = 4, size: int = 120) -> np.ndarray:
+    """Slices of soft tissue with more and more structure from left to right, which is another in each slice."""
+    y, x = np.mgrid[:size, :size].astype(float)
+    z = 0.7 * np.arange(slices)[:, None, None]
+    waves = np.cos(1.1 * x + z) + np.cos(0.9 * y - z) + np.cos(0.7 * (x + y) + z)
+    return (20 + 130 * x / size * waves).astype(np.float32)
+
+
+def test_structure_that_bends_from_slice_to_slice_does_not_pass_for_noise() -> None:
+    clean = bending()
+    noisy = clean + SIGMA * drawn(clean.shape)
+    assert min(alone(noisy)) > 4 * SIGMA
+    assert levels(noisy) == pytest.approx([SIGMA] * 4, rel=0.1)
+
+
+def test_noise_that_varies_over_a_body_does_not_pass_for_structure() -> None:
+    noisy = plain(4, 160) + 7 * SIGMA * drawn((4, 160, 160)) * np.linspace(0.2, 1.8, 160, dtype=np.float32)
+    assert levels(noisy) == pytest.approx(alone(noisy), rel=0.1)
+
+
 def test_noise_that_neighbours_have_in_common_is_found_nevertheless() -> None:
     clean, noise = plain(), drawn((6, 96, 96))
     overlapping = clean + SIGMA * (noise[:4] + noise[1:5] + noise[2:6]) / np.float32(3**0.5)
