@@ -13,6 +13,10 @@ from recon.kernels.steady import alone
 #: Offsets (kz, ky) of the measured neighbours that predict a missing line.
 Sources = tuple[tuple[int, int], ...]
 
+#: Share of the calibration lines of a slice that a line and its neighbours may span: few lines that hold all of them,
+#: those in the middle of k-space, fit weights that do not predict the others.
+SPAN = 0.4
+
 #: Equations per unknown, at most, in the fit of the weights.
 EQUATIONS = 12
 
@@ -25,8 +29,8 @@ def grappa(
     mask: Tensor,
     calibration: Tensor,
     *,
-    kernel: tuple[int, int, int] = (3, 3, 5),
-    lam: float = 0.02,
+    kernel: tuple[int, int, int] = (5, 5, 5),
+    lam: float = 1e-5,
     sigma: float = 0.0,
 ) -> Tensor:
     """Full k-space: each missing line as a linear combination of its measured neighbours in all coils.
@@ -42,10 +46,10 @@ def grappa(
 
     `kspace` is (..., coil, kz, ky, kx), zero where nothing was measured, `mask` (kz, ky) true where measured,
     `calibration` (..., coil, cz, cy, cx) a fully sampled block at the same spacing. `kernel` counts the nearest
-    measured lines that are used along kz and along ky (kz × ky of them in a volume undersampled along both axes)
-    and the samples along kx. Any regular pattern will do: uniform, shifted (CAIPIRINHA), with embedded calibration
-    lines. Lines with no measured neighbour near, as in partial Fourier scans, stay zero. Measured samples are kept
-    bit for bit.
+    measured lines that are used at most along kz and along ky (kz × ky of them in a volume undersampled along both
+    axes) and the samples along kx. Any regular pattern will do: uniform, shifted (CAIPIRINHA), with embedded
+    calibration lines. Lines with no measured neighbour near, as in partial Fourier scans, stay zero. Measured samples
+    are kept bit for bit.
 
     Raises DataError when the calibration block is too small or the pattern is not regular.
     (Griswold et al., Magn Reson Med 47:1202, 2002; Breuer et al., Magn Reson Med 55:549, 2006.)
@@ -70,19 +74,23 @@ def neighbourhoods(
 ) -> dict[Sources, NDArray[np.intp]]:
     """Missing lines, (line, (kz, ky)), grouped by the offsets of the measured lines that predict them.
 
-    The nearest measured lines are taken, those at one distance together, as far as they fit into three quarters of
-    the calibration `block` (lines along kz, ky); nothing farther away than the widest gap between measured lines is
-    predicted. Raises DataError for a pattern that is not regular, and where no arrangement fits into the block.
+    The nearest measured lines are taken, those at one distance together, as far as they fit into SPAN of the
+    calibration `block` (lines along kz, ky), or three quarters of that of a volume; nothing farther away than the
+    widest gap between measured lines is predicted. Raises DataError for a pattern that is not regular, and where no
+    arrangement fits into the block.
     """
     if mask.all():
         return {}
     axes = [a for a in (0, 1) if (mask.any(a) & ~mask.all(a)).any()]
     count = int(np.prod([lines[a] for a in axes]))
-    fit = [max(1, n - n // 4) for n in block]
-    reach = [min(fit[a], mask.shape[a]) - 1 if a in axes else 0 for a in (0, 1)]
     gap = max(
         (int(np.diff(np.flatnonzero(row)).max(initial=1)) for a in axes for row in np.moveaxis(mask, a, 1)), default=1
     )
+    fit = [max(1, n - n // 4) for n in block]
+    if mask.shape[0] == 1:
+        # A neighbour on either side, at least.
+        fit = [min(most, max(round(n * SPAN), gap + 1)) for n, most in zip(block, fit)]
+    reach = [min(fit[a], mask.shape[a]) - 1 if a in axes else 0 for a in (0, 1)]
     size = [2 * r + 1 for r in reach]
     missing = np.argwhere(~mask)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, [(r, r) for r in reach]), size)
