@@ -89,9 +89,7 @@ def _recipe(p: Mapping[str, Any]) -> list[str]:
     except ReconError as e:
         return [f"this version does not support its recipe: {e}"]
     return (
-        []
-        if now == p.get("recipe_hash")
-        else [("its recipe has a different hash here: a default or a key has changed")]
+        [] if now == p.get("recipe_hash") else ["its recipe has a different hash here: a default or a key has changed"]
     )
 
 

@@ -112,7 +112,7 @@ def _table(records: Sequence[Record]) -> str:
     best = {k: better(r[k] for r in records) for k in known if (better := _COLUMNS[k][2])}
     for r in records:
         aside = [r["settings"]] if r["settings"] else []
-        aside += [counted(r["fallbacks"], "slice as it came", "slices unchanged")] if r["fallbacks"] else []
+        aside += [counted(r["fallbacks"], "slice unchanged", "slices unchanged")] if r["fallbacks"] else []
         said = f" <small>{html.escape('; '.join(aside))}</small>" if aside else ""
         cells = [f"<td>{html.escape(r['method'])}{said}</td>"]
         for k in known:

@@ -91,9 +91,7 @@ def _denoised(
         why = f"unrolled: {'asked for' if method == 'unrolled' else f'CT images, which {name} was trained for'}"
         return Denoised(found.data, "unrolled", why, found.provenance, found.trust, found.notes, found.uncertainty)
     if method == "auto":
-        return total_variation(
-            volume, recipe, device, report, ("tv: CT images, and no network for CT is installed"), out
-        )
+        return total_variation(volume, recipe, device, report, "tv: CT images, and no network for CT is installed", out)
     if method == "tv":
         return total_variation(volume, recipe, device, report, "tv: asked for", out)
     raise ReconError(

@@ -67,9 +67,7 @@ def examined(
     back = sum(bool(i["reasons"]) for i in items) if limits.fallback else 0
     notes = found.notes
     if back > found.trust["fallbacks"]:
-        them = counted(
-            len(items), "slice shows the filtered backprojection", ("slices show the filtered backprojection")
-        )
+        them = counted(len(items), "slice shows the filtered backprojection", "slices show the filtered backprojection")
         notes = (*notes, f"{back} of {them}: {'; '.join(reasons)}")
     worst = {"residual": max(i["residual"] for i in items), "fallbacks": back, "reasons": reasons, "items": items}
     return replace(found, data=data, trust={**found.trust, **worst}, notes=notes)

@@ -44,7 +44,7 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     data = found.data if found else volume
     if len(filled):
         data[filling] = filled
-    method, why = (found.method, found.why) if found else ("none", ("none: strength 0 leaves the image unchanged"))
+    method, why = (found.method, found.why) if found else ("none", "none: strength 0 leaves the image unchanged")
     notes = [why, *(found.notes if found else ())]
     return Image(
         data=np.ascontiguousarray(data, dtype=np.float32),

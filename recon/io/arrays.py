@@ -112,7 +112,7 @@ def scan_from_array(
     lines["discard_pre"], lines["discard_post"] = pre, nx - stop
     if pre or stop < nx:
         notes += (
-            (f"columns {stop} to {nx} and 0 to {pre} of x are zero in every readout and are treated as not measured"),
+            f"columns {stop} to {nx} and 0 to {pre} of x are zero in every readout and are treated as not measured",
         )
     if holes and holes <= _STRAY:
         zeros = int(np.count_nonzero(~measured[..., pre:stop][rows]))

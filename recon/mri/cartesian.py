@@ -176,7 +176,7 @@ def _shared(job: Job, calibrating: Mapping[tuple[int, int], NDArray[np.intp]]) -
         own = job.frames[key].rows
         if len(rows) > len(own) and np.isin(own, rows).all():
             return [
-                ("no frame holds ACS lines: coil sensitivities are calibrated on the mean over repetitions and phases")
+                "no frame holds ACS lines: coil sensitivities are calibrated on the mean over repetitions and phases"
             ]
     return []
 

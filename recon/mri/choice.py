@@ -90,7 +90,7 @@ def choose(
         return Choice("combine", "combine: k-space is fully sampled")
     if sampling.acceleration == (1, 1):
         return Choice(
-            "combine", ("combine: k-space is fully sampled except at its edge (partial Fourier or zero-filling)")
+            "combine", "combine: k-space is fully sampled except at its edge (partial Fourier or zero-filling)"
         )
     found = f"undersampled, R = {sampling.effective:.2f}"
     classical: Method

@@ -286,7 +286,7 @@ def _kind(item: Item) -> tuple[str, str]:
 
 
 _CONTEXT = Answer(
-    "never", ("the PACS does not accept images of this class in this transfer syntax; ask its administrators")
+    "never", "the PACS does not accept images of this class in this transfer syntax; ask its administrators"
 )
 
 

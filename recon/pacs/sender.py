@@ -127,9 +127,7 @@ class Sender:
         except OSError:
             whole = False
         if not whole:
-            self._fail(
-                item, ("the file in the spool has changed since it was added; check the disk, and send it again")
-            )
+            self._fail(item, "the file in the spool has changed since it was added; check the disk, and send it again")
         return whole
 
     def _send(self, batch: list[Item]) -> list[Item]:

@@ -196,9 +196,7 @@ def _assumed(lines: Tensor, why: str) -> Whitening:
     level = ASSUMED * float(lines[:, live].to(torch.complex128).abs().square().mean().sqrt())
     matrix = torch.eye(coils, dtype=torch.complex64)[live] * (2**0.5 / level)
     gone = (~live).nonzero()[:, 0].tolist()
-    notes = [
-        (f"no noise was found: {why}, and none is visible in the data; {ASSUMED:g} of the mean signal was assumed")
-    ]
+    notes = [f"no noise was found: {why}, and none is visible in the data; {ASSUMED:g} of the mean signal was assumed"]
     notes += [dead(gone, coils)] if gone else []
     return Whitening(matrix, "assumed", tuple(notes))
 

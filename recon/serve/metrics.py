@@ -34,7 +34,7 @@ def _lines(s: Mapping[str, Any]) -> Iterator[str]:
     late = {("of", name): s["latency_s"][name] for name in ("last", "median", "most")}
     known: dict[Label, float] = {label: value for label, value in late.items() if value is not None}
     yield from _metric(
-        "recon_latency_seconds", "gauge", ("Time from the last line to the image, over the last 200."), known
+        "recon_latency_seconds", "gauge", "Time from the last line to the image, over the last 200.", known
     )
     days: dict[Label, float] = {("key", one["key"]): one["days"] * 86400 for one in s.get("certificates", ())}
     yield from _metric("recon_certificate_seconds", "gauge", "Time until a certificate expires.", days)
