@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--scans", nargs="+", default=list(SCANS), choices=list(SCANS))
     parser.add_argument("--doses", nargs="+", type=float, default=DOSES)
+    parser.add_argument("--kinds", nargs="+", default=(), help="these alone, by name (default: all)")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true", help="show what was measured")
     options = parser.parse_args()
@@ -205,6 +206,8 @@ def main() -> None:
         base = Recipe()
         plan = replace(base, solve=replace(base.solve, method="unrolled", weights=options.network))
         for scan, reference, kind, dose, (r, y) in pairs(options.data, options.scans, options.doses):
+            if options.kinds and kind not in options.kinds:
+                continue
             case = dict(zip(CASE, (options.network, scan, reference, kind, dose)))
             record = {**case, **one(r, y, plan)}
             print(record, flush=True)

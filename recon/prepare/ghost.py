@@ -1,4 +1,4 @@
-"""What navigators leave of the Nyquist ghost: the phase of forward against reversed lines, found in the lines alone."""
+"""The Nyquist ghost that remains after the navigators: the phase between forward and reversed lines, from the lines."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def freed(lines: Lines, rows: NDArray[np.intp]) -> tuple[Lines, str]:
     turned = samples.turned(rows, found.constant, found.slope * finer)
     middle, quarter = np.rad2deg([found.constant, found.slope * block.shape[-1] / 4])
     note = (
-        f"forward and reversed echo-planar lines differed by {middle:+.1f}° and {quarter:+.1f}° more in a quarter of "
-        'the image, a ghost that navigators left; it was taken away (prepare.ghost = "navigators" keeps it)'
+        f"a residual EPI ghost was corrected: the phase of reversed lines was off by {middle:+.1f}° at the centre and "
+        f'{quarter:+.1f}° more at a quarter of the field of view (prepare.ghost = "navigators" turns this off)'
     )
     return replace(lines, scan=replace(lines.scan, samples=turned)), note
 
