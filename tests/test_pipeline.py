@@ -319,6 +319,6 @@ def test_settings_that_mean_something_else_off_the_grid_are_told() -> None:
     asked = pipeline.reconstruct(scan, recipes.parse({"prepare": {"maps": "walsh", "coil_compression": "geometric"}}))
     assert asked.data.tobytes() == plain.data.tobytes()
     assert [n for n in asked.notes if n not in plain.notes] == [
-        'prepare.maps = "walsh" is for Cartesian scans; of this one it means "espirit"',
-        'prepare.coil_compression = "geometric" is for Cartesian scans; of this one it means "svd"',
+        'prepare.maps = "walsh" is for Cartesian scans; for this one it means "espirit"',
+        'prepare.coil_compression = "geometric" is for Cartesian scans; for this one it means "svd"',
     ]

@@ -19,6 +19,8 @@ SIZES: dict[str, Settings] = {
     "8x160x160x160": {"coils": 8, "shape": (160, 160, 160), "slices": 1},
 }
 QUICK = ("8x256x256",)
+#: Noise of their k-space, per real and imaginary part.
+SIGMA = 0.01
 
 
 def calibration_lines(n: int) -> int:
@@ -37,7 +39,7 @@ def mask(shape: tuple[int, ...], pattern: str = "variable_density", acceleration
 
 
 def problem(
-    settings: Settings, sigma: float = 0.01, pattern: str = "variable_density", acceleration: float = 4
+    settings: Settings, sigma: float = SIGMA, pattern: str = "variable_density", acceleration: float = 4
 ) -> Data:
     """Truth, maps, mask (kz, ky) and masked k-space of a size."""
     shape = tuple(settings["shape"])

@@ -34,7 +34,7 @@ def ours(data: Data, settings: Settings) -> Callable[[], Any]:
     data = cartesian.laid_out(data, settings)
     kspace, block = torch.from_numpy(data["kspace"][0]), torch.from_numpy(data["calibration"])
     mask = torch.from_numpy(data["mask"]) > 0
-    return lambda: grappa(kspace, mask, block, kernel=(1, 2, 5))
+    return lambda: grappa(kspace, mask, block, sigma=cartesian.SIGMA, kernel=(1, 2, 5))
 
 
 def error(data: Data, settings: Settings, result: Array, witness: Array | None) -> float:

@@ -179,7 +179,7 @@ def _counted(data: Projected, photons: Tensor | None, notes: tuple[str, ...], go
     lost = float((few if good is None else few & good).float().mean((-2, -1)).max())
     # A few rays of millions round to no percent.
     many = f"{share:.2%} of the rays" if share >= 1e-4 else counted(int(starved.sum()), "ray")
-    said = (f"{many} detected no photons and get almost no weight (photon starvation)",) if share > 0 else ()
+    said = (f"photon starvation: {many} without a detected photon, given almost no weight",) if share > 0 else ()
     return replace(data, notes=(*notes, *said), lost=lost)
 
 

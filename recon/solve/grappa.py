@@ -29,9 +29,9 @@ def grappa(
     mask: Tensor,
     calibration: Tensor,
     *,
+    sigma: float,
     kernel: tuple[int, int, int] = (5, 5, 5),
     lam: float = 1e-5,
-    sigma: float = 0.0,
 ) -> Tensor:
     """Full k-space: each missing line as a linear combination of its measured neighbours in all coils.
 
@@ -42,7 +42,8 @@ def grappa(
 
     for n unknowns per coil and m equations. Calibration lines hold nearly all of the signal but the noise of their own
     m samples alone; weights that fit them carry the noise of all M samples of k-space into the image, so that `sigma`,
-    the noise per real and imaginary part, asks for what is missing of it. Its default 0 leaves that out.
+    the noise per real and imaginary part of `kspace` (0 where there is none, 1 after whitening), adds what is missing.
+    With less than the true noise the weights amplify it: a measured brain at R = 4 loses 2.9 dB with σ = 0.
 
     `kspace` is (..., coil, kz, ky, kx), zero where nothing was measured, `mask` (kz, ky) true where measured,
     `calibration` (..., coil, cz, cy, cx) a fully sampled block at the same spacing. `kernel` counts the nearest

@@ -103,7 +103,9 @@ def test_a_pool_of_other_settings_is_refused_and_the_setting_named(data: Path, t
     assert found(recipe) == 1
     # Longer, with more scans, or at another rate it is the same training's.
     assert found(replace(recipe, pool=Pool(size=2, validation=1), loop=replace(TINY.loop, rate=0.1))) == 2
-    with pytest.raises(ReconError, match=r"scans of other settings than the recipe's \(data\.noise\); name a new"):
+    with pytest.raises(
+        ReconError, match=r"scans made with other settings than the recipe's \(data\.noise\); give a new"
+    ):
         found(replace(recipe, data=replace(DATA, noise=(0.01, 0.2))))
     with pytest.raises(ReconError, match=r"\(network\.start\)"):
         found(replace(recipe, network=replace(TINY.network, start=9)))

@@ -139,7 +139,7 @@ def test_f41_the_log_says_that_the_certificate_of_a_scanner_has_expired(tmp_path
     assert select.select([front.ready], [], [], 10)[0]
     ((plain, _, reason),) = front.take()
     assert plain is None
-    assert "no TLS (certificate verify failed: certificate has expired)" in reason
+    assert "the TLS handshake failed (certificate verify failed: certificate has expired)" in reason
     front.close()
 
 
@@ -248,7 +248,9 @@ def test_a_server_without_tls_is_said_to_the_client(
     local: Callable[..., Local], files: Files, scan_file: Path, full: Recording
 ) -> None:
     one = local(first_s=1)
-    assert "no TLS" in refused(recon("stream", scan_file, "--to", f"127.0.0.1:{one.port}", "--tls-ca", files.ca), 1)
+    assert "the TLS handshake failed" in refused(
+        recon("stream", scan_file, "--to", f"127.0.0.1:{one.port}", "--tls-ca", files.ca), 1
+    )
     assert len(run(one.port, session(full)).images) == 1
 
 

@@ -120,7 +120,7 @@ def test_a_volume_whose_partitions_are_counted_wrong_is_not_trusted_and_says_whe
     m = moved_lines(volume(4), 1, 0)
     x = unrolled.classical(m, 60)
     found = trust.examine(m, x, x, limits=Trust(), trained=None, witnesses=[Witnesses(detail=told(m))])[0]
-    assert any("moved by -0.9 partitions)" in reason for reason in found.reasons)
+    assert any("moved by -0.9 partitions," in reason for reason in found.reasons)
     good = volume(4)
     x = unrolled.classical(good, 60)
     assert not trust.examine(good, x, x, limits=Trust(), trained=None, witnesses=[Witnesses(detail=told(good))])[

@@ -50,7 +50,7 @@ def test_equispaced_lines_are_filled(R: int, limit: float, embedded: bool, ny: i
     if embedded:
         mask[:, ny // 2 - 12 : ny // 2 + 12] = True
     kspace = full * mask[..., None]
-    got = grappa(kspace, mask, middle(full, 1, 24), lam=1e-4)
+    got = grappa(kspace, mask, middle(full, 1, 24), lam=1e-4, sigma=0.0)
     assert error(got, full) < min(limit, 0.5 * error(kspace, full))
     assert torch.equal(got[:, mask], full[:, mask])
     assert torch.equal(kspace, full * mask[..., None])
@@ -63,7 +63,8 @@ def test_the_default_regularisation_leaves_a_clean_scan_sharp() -> None:
     default = recipe.Recipe().solve
     given = full * mask[..., None], mask, middle(full, 1, 24)
     shown, strong = (
-        error(grappa(*given, kernel=default.grappa_kernel, lam=lam), full) for lam in (default.grappa_l2, 0.02)
+        error(grappa(*given, kernel=default.grappa_kernel, lam=lam, sigma=0.0), full)
+        for lam in (default.grappa_l2, 0.02)
     )
     assert shown < 0.5 * strong
 
@@ -106,7 +107,7 @@ def test_weights_that_are_told_the_noise_carry_less_of_it_into_a_noisy_image(
     assert filled[1] < filled[0] * 10 ** (-least / 20)
     # Of a clean scan they are the same, and its unit does not matter.
     clean = full * mask[..., None], mask, middle(full, 1, 24)
-    torch.testing.assert_close(grappa(*clean, lam=1e-3, sigma=1e-9 * sigma), grappa(*clean, lam=1e-3))
+    torch.testing.assert_close(grappa(*clean, lam=1e-3, sigma=1e-9 * sigma), grappa(*clean, lam=1e-3, sigma=0.0))
     big = grappa(*(1e3 * k if k.is_complex() else k for k in given), kernel=(1, 5, 5), lam=1e-3, sigma=1e3 * sigma)
     torch.testing.assert_close(big, 1e3 * told)
 
@@ -130,7 +131,7 @@ def test_volumes_undersampled_along_two_axes_are_filled(shift: int, limit: float
     for z in range(0, 24, 2):
         mask[z, (z // 2 * shift) % 2 :: 2] = True
     mask[4:20, 8:24] = True
-    got = grappa(full * mask[..., None], mask, middle(full, 16, 16), kernel=(2, 2, 3), lam=1e-4)
+    got = grappa(full * mask[..., None], mask, middle(full, 16, 16), kernel=(2, 2, 3), lam=1e-4, sigma=0.0)
     assert error(got, full) < limit < 0.7 * error(full * mask[..., None], full)
 
 
@@ -138,7 +139,7 @@ def test_the_neighbours_of_some_lines_at_a_time_are_in_memory(monkeypatch: pytes
     full, mask = scene((1, 64, 20), coils=3), torch.zeros(1, 64, dtype=torch.bool)
     mask[:, ::4] = mask[:, 24:40] = True
     given = full * mask[..., None], mask, middle(full, 1, 16)
-    whole, gathered, predict = grappa(*given), [], module._predict
+    whole, gathered, predict = grappa(*given, sigma=0.0), [], module._predict
 
     def spied(kspace: Tensor, weights: Tensor, sources, z: Tensor, y: Tensor) -> Tensor:
         gathered.append(len(sources) * len(z) * kspace[:, 0, 0].nbytes)
@@ -146,7 +147,7 @@ def test_the_neighbours_of_some_lines_at_a_time_are_in_memory(monkeypatch: pytes
 
     monkeypatch.setattr(module, "_predict", spied)
     monkeypatch.setattr(module, "GATHERED", 5_000)
-    torch.testing.assert_close(grappa(*given), whole)
+    torch.testing.assert_close(grappa(*given, sigma=0.0), whole)
     assert 2_500 < max(gathered) <= 5_000 < sum(gathered)
 
 
@@ -154,7 +155,7 @@ def test_lines_missing_along_kz_alone_are_filled() -> None:
     full = scene((32, 9, 20), coils=8)
     mask = torch.zeros(32, 9, dtype=torch.bool)
     mask[::2] = True
-    got = grappa(full * mask[..., None], mask, middle(full, 20, 9), lam=1e-4)
+    got = grappa(full * mask[..., None], mask, middle(full, 20, 9), lam=1e-4, sigma=0.0)
     assert error(got, full) < 0.06 < 0.3 * error(full * mask[..., None], full)
 
 
@@ -163,18 +164,18 @@ def test_a_batch_is_its_items_and_strides_do_not_matter() -> None:
     mask = torch.zeros(1, 32, dtype=torch.bool)
     mask[:, ::2] = True
     kspace, block = full * mask[..., None], middle(full, 1, 16)
-    got = grappa(kspace, mask, block)
-    assert torch.equal(got[1], grappa(kspace[1], mask, block[1]))
+    got = grappa(kspace, mask, block, sigma=0.0)
+    assert torch.equal(got[1], grappa(kspace[1], mask, block[1], sigma=0.0))
     turned = kspace.transpose(-1, -2).contiguous().transpose(-1, -2)
-    torch.testing.assert_close(grappa(turned, mask, block), got)
+    torch.testing.assert_close(grappa(turned, mask, block, sigma=0.0), got)
 
 
 def test_doubling_the_signal_doubles_the_answer() -> None:
     full = scene((1, 32, 20))
     mask = torch.zeros(1, 32, dtype=torch.bool)
     mask[:, ::2] = True
-    one = grappa(full * mask[..., None], mask, middle(full, 1, 16))
-    two = grappa(2 * full * mask[..., None], mask, 2 * middle(full, 1, 16))
+    one = grappa(full * mask[..., None], mask, middle(full, 1, 16), sigma=0.0)
+    two = grappa(2 * full * mask[..., None], mask, 2 * middle(full, 1, 16), sigma=0.0)
     torch.testing.assert_close(two, 2 * one)
 
 
@@ -182,7 +183,7 @@ def test_the_part_that_a_partial_fourier_scan_leaves_out_stays_zero() -> None:
     full = scene((1, 64, 20))
     mask = torch.zeros(1, 64, dtype=torch.bool)
     mask[:, 24::2] = True
-    got = grappa(full * mask[..., None], mask, middle(full, 1, 16))
+    got = grappa(full * mask[..., None], mask, middle(full, 1, 16), sigma=0.0)
     assert not got[:, :, :22].any()
     assert got[:, :, 24:].abs().amin((0, 1, 3)).min() > 0
 
@@ -205,11 +206,11 @@ def test_too_few_calibration_lines_and_random_sampling_are_refused_with_a_cure()
     mask = torch.zeros(1, 32, dtype=torch.bool)
     mask[:, ::4] = True
     with pytest.raises(DataError, match=r"1 x 1 lines.*calibration lines.*sense"):
-        grappa(full * mask[..., None], mask, middle(full, 1, 1))
+        grappa(full * mask[..., None], mask, middle(full, 1, 1), sigma=0.0)
     with pytest.raises(DataError, match=r"regular.*sense"):
         neighbourhoods(np.random.default_rng(0).random((64, 64)) < 0.25, (24, 24), (3, 3))
 
 
 def test_nothing_missing_changes_nothing() -> None:
     full = scene((1, 16, 12))
-    assert torch.equal(grappa(full, torch.ones(1, 16, dtype=torch.bool), middle(full, 1, 8)), full)
+    assert torch.equal(grappa(full, torch.ones(1, 16, dtype=torch.bool), middle(full, 1, 8), sigma=0.0), full)

@@ -112,7 +112,7 @@ def test_grappa_is_at_least_as_good_as_that_of_pygrappa(brain: Scan, R: int) -> 
     quality = {}
     filled = [v[:, 0].numpy().transpose(1, 2, 0).astype(np.complex128) for v in (kspace, block)]
     theirs = torch.from_numpy(np.moveaxis(pygrappa.cgrappa(*filled, kernel_size=(5, 5), coil_axis=-1), -1, 0).copy())
-    for name, full in {"ours": grappa(kspace, mask[None], block), "theirs": theirs[:, None]}.items():
+    for name, full in {"ours": grappa(kspace, mask[None], block, sigma=1.0), "theirs": theirs[:, None]}.items():
         image = ifft(full, (-2, -1)).abs().square().sum(0).sqrt()[0].numpy()
         quality[name] = psnr(image, brain.rss, brain.body)
     print(f"R = {R}: {quality}")
