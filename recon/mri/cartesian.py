@@ -77,13 +77,14 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             measured.whole(job, len(batch), pace.columns)
         # All of k-space of a volume that is solved in parts stays with the CPU.
         near = replace(lines, device=torch.device("cpu") if pace.columns else pace.device)
-        for key, rows in ((key, calibrating[key]) for key in batch):
-            image = ghost_free(near, job.frames[key].rows, job, said)
+        for key in batch:
+            own, rows = job.frames[key].rows, calibrating[key]
+            image = _ghost_free(near, own, job, said)
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
-                apart = image if rows is job.frames[key].rows else ghost_free(near, rows, job, said)
+                apart = _apart(near, image, own, rows, job, said)
                 last = pace, rows, calibrated(apart, rows, choice.method, here, in_parts=pace.columns > 0)
-            known.append(replace(last[2], separate=not np.isin(rows, job.frames[key].rows).any()))
-            slabs.append(_slab(replace(image, compression=last[2].compression), job.frames[key].rows, job, said))
+            known.append(replace(last[2], separate=not np.isin(rows, own).any()))
+            slabs.append(_slab(replace(image, compression=last[2].compression), own, job, said))
         if pace.columns:
             solved = encoded.by_columns(choice.method, slabs[0], known[0], top, here, pace.columns, seeds[0])
         else:
@@ -92,8 +93,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
     batch_size = measured.whole(job, plan.batch, plan.columns) if job.solver else plan.batch
     reached = start = Pace(job.device, batch_size, plan.columns)
-    how: dict[str, Any] = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
-    how |= {"instead": choice.instead or "classical", **networks.evidence(choice.method, job.recipe.solve)}
+    how = _how(job, choice, found)
     parts = _alike(job, keys, tops, acquired)
     for batch, made, reached in paces.walk_parts(parts, start, problem, work, notes):
         evidence += made.evidence
@@ -112,6 +112,12 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     how["device"] = devices(job.device, reached.device)
     notes += trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
     return out, {**how, "uncertainty": spread, "trust": told}, notes
+
+
+def _how(job: Job, choice: Choice, found: Sampling) -> dict[str, Any]:
+    """How the images of a scan are made: by which method, why, what takes its place if need be, and the sampling."""
+    how = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
+    return {**how, "instead": choice.instead or "classical", **networks.evidence(choice.method, job.recipe.solve)}
 
 
 def _seed(seed: int, frame: Frame) -> int:
@@ -201,13 +207,20 @@ def _finished(
     return Finished(images, deviations, solved.evidence, notes)
 
 
-def ghost_free(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Lines:
+def _ghost_free(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Lines:
     """The lines with some of them free of what is left of an echo-planar ghost, which is `said` where it is found."""
     if job.recipe.prepare.ghost != "auto":
         return lines
     lines, note = ghost.freed(lines, rows)
     said += [note] if note else []
     return lines
+
+
+def _apart(
+    lines: Lines, image: Lines, own: NDArray[np.intp], rows: NDArray[np.intp], job: Job, said: list[str]
+) -> Lines:
+    """The lines with those that calibrate free of the ghost: those of the `image` whose `own` they are, or apart."""
+    return image if rows is own else _ghost_free(lines, rows, job, said)
 
 
 def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Slab:
@@ -309,12 +322,10 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     found = []
     count = min(most, len(keys))
     for n in ((2 * np.arange(count) + 1) * len(keys) // (2 * count)).tolist():
-        rows = calibrating_rows(job, job.frames[keys[n]], acquired[keys[n]])
-        image = ghost_free(lines, job.frames[keys[n]].rows, job, [])
-        known = calibrated(
-            image if rows is job.frames[keys[n]].rows else ghost_free(lines, rows, job, []), rows, "unrolled", job
-        )
-        slab = _slab(replace(image, compression=known.compression), job.frames[keys[n]].rows, job, [])
+        own, rows = job.frames[keys[n]].rows, calibrating_rows(job, job.frames[keys[n]], acquired[keys[n]])
+        image = _ghost_free(lines, own, job, [])
+        known = calibrated(_apart(lines, image, own, rows, job, []), rows, "unrolled", job)
+        slab = _slab(replace(image, compression=known.compression), own, job, [])
         top = max(1, int(acquired[keys[n]].max()))
         m = encoded.measurement(slab.y[None], slab.counts[None], [known], top, 1)
         assert isinstance(m.A, Sense)

@@ -12,6 +12,7 @@ from recon.data import DataError, counted
 from recon.kernels.steady import alone
 from recon.operators import ifft
 from recon.prepare import quiet
+from recon.prepare.filled import measured
 from recon.prepare.quiet import FEW, NONE, NoNoise, hann, quietest
 
 #: Samples that are treated in double precision, or whitened, at a time.
@@ -214,7 +215,7 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
         )
     silent = _silent(picked, live)
     live = live & ~silent
-    used, mask, notes = _measured(picked[:, live])
+    used, mask, notes = measured(picked[:, live])
     n, _, nx = used.shape
     if n < 8 or nx < 16:
         raise NoNoise(
@@ -306,58 +307,3 @@ def _subset(lines: Tensor) -> Tensor:
         return lines
     order = torch.randperm(lines.shape[0], generator=torch.Generator().manual_seed(0))[:count]
     return lines[order.to(lines.device)]
-
-
-def _measured(lines: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Lines and columns that hold measured samples, their mask (n, nx), and notes on what was left out."""
-    notes: tuple[str, ...] = ()
-    mask = (lines != 0).any(1)
-    rows = mask.any(1)
-    columns = mask.any(0)
-    energy = lines.abs().square().sum(1)
-    for axis, keep in ((1, rows), (0, columns)):
-        profile = energy.sum(axis) / mask.sum(axis).clamp_min(1)
-        void = _void(profile[keep])
-        if bool(void.any()):
-            keep[keep.nonzero()[:, 0][void]] = False
-            share = float(void.double().mean())
-            what = "lines" if axis == 1 else "readout columns"
-            notes += (
-                (
-                    f"{share:.0%} of the {what} are far below the rest: they were zero-filled by the scanner and "
-                    "are left out"
-                ),
-            )
-    zeros = 1 - float(mask[rows].double().mean())
-    kept = columns.nonzero()[:, 0]
-    span = slice(int(kept[0]), int(kept[-1]) + 1)
-    mask = mask[rows][:, span]
-    kept_lines = lines[rows][:, :, span]
-    if float(mask.double().mean()) > 0.98 or _coarse(kept_lines):
-        # A receiver with few bits gives a zero now and then: that is a measured sample.
-        return kept_lines, torch.ones_like(mask), notes
-    if zeros > 0.02:
-        notes += (f"{zeros:.0%} of the samples of the measured lines are exactly zero and were left out",)
-    return kept_lines, mask, notes
-
-
-def _coarse(lines: Tensor) -> bool:
-    """Whether zeros come of a receiver with few bits, in which more samples have one part of zero than both.
-
-    A part that is zero with probability p makes 2p(1 − p) of the one and p² of the other: fewer up to p = 2/3, a step
-    of 1.9 σ. Samples that were not measured have both.
-    """
-    zero = torch.view_as_real(lines) == 0
-    both = int(zero.all(-1).sum())
-    return int(zero.any(-1).sum()) - both >= both
-
-
-def _void(profile: Tensor) -> Tensor:
-    """Entries of an energy profile below a gap of more than 9 dB that has a twentieth below and a third above it."""
-    ordered = profile.sort().values.log()
-    n = len(ordered)
-    low, high = max(1, n // 20), max(2, n - n // 3)
-    steps = ordered[low:high] - ordered[low - 1 : high - 1]
-    if len(steps) == 0 or float(steps.max()) < math.log(8):
-        return torch.zeros_like(profile, dtype=torch.bool)
-    return profile < ordered[low + int(steps.argmax())].exp() * 0.999

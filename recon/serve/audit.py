@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from recon.errors import ReconError
+from recon.errors import ReconError, counted
 from recon.io import journal
 
 #: Bytes at the end of the file in which the last number is looked for.
@@ -58,6 +59,15 @@ class Audit:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def outcome(record: Mapping[str, Any]) -> str:
+    """How a session ended, in words: its state, what it took and gave, and why it was no more."""
+    images = len(record.get("images", ())) + record.get("images_passed", 0)
+    parts = [counted(n, what) for n, what in ((images, "image"), (record.get("lines", 0), "line")) if n]
+    parts += [f"recipe {record['recipe']}"] if record.get("recipe") else []
+    said = f" ({', '.join(parts)})" if parts else ""
+    return f"{record['state']}{said}" + (f": {record['reason']}" if record.get("reason") else "")
 
 
 def _last(tail: bytes) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from recon.errors import ReconError, counted
 from recon.recipe import Recipe
 from recon.serve import memory, notify, words
-from recon.serve.audit import Audit
+from recon.serve.audit import Audit, outcome
 from recon.serve.board import Board, worst
 from recon.serve.door import Leaving, Waiting
 from recon.serve.outbox import Outbox
@@ -233,7 +233,7 @@ class Server:
         seconds = round(time.monotonic() - session.began, 3)
         self._record("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
         self._board.ended(session.name, seconds, session.record)
-        self._log(f"job {session.name} ended after {seconds:.1f} s: {_outcome(session.record)}")
+        self._log(f"job {session.name} ended after {seconds:.1f} s: {outcome(session.record)}")
         # What the process has handed over goes before, so that no word is ever read as pixels.
         session.outbox.end(_last(said) if said else b"", self._leaving.put)
 
@@ -342,12 +342,3 @@ class Server:
 def _last(said: str) -> bytes:
     """The last that a peer hears."""
     return words.text(said) + words.close()
-
-
-def _outcome(record: Mapping[str, Any]) -> str:
-    """How a session ended, in words: its state, what it took and gave, and why it was no more."""
-    images = len(record.get("images", ())) + record.get("images_passed", 0)
-    parts = [counted(n, what) for n, what in ((images, "image"), (record.get("lines", 0), "line")) if n]
-    parts += [f"recipe {record['recipe']}"] if record.get("recipe") else []
-    said = f" ({', '.join(parts)})" if parts else ""
-    return f"{record['state']}{said}" + (f": {record['reason']}" if record.get("reason") else "")
