@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from recon.io.dicom import write_dicom
@@ -125,3 +126,12 @@ def orthanc(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def to_orthanc(orthanc: Orthanc, post: Callable[..., Post]) -> Post:
     """A spool for Orthanc, to be used within its network."""
     return post("ORTHANC@127.0.0.1:14242", waits=WAITS)
+
+
+def blackened(folder: Path, other: Path) -> Path:
+    """A folder with the first image of another, of which every pixel is zero."""
+    other.mkdir()
+    d = pydicom.dcmread(folder / "IM0001.dcm")
+    d.PixelData = bytes(len(d.PixelData))
+    d.save_as(other / "IM0001.dcm")
+    return other

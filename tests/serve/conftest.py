@@ -15,9 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recon import simulation
+from recon.data import Limit
+from recon.io.ismrmrd import write
+from recon.io.samples import SomeRows
 from recon.pacs.settings import Pacs
 from recon.serve.control import Listening, Speaking
 from recon.serve.outbox import Outbox
@@ -190,3 +194,25 @@ def recording(scan_file: Path) -> Recording:
 @pytest.fixture(scope="session")
 def full(full_file: Path) -> Recording:
     return scanner.load(full_file)
+
+
+@pytest.fixture(scope="module", params=["slice after slice", "interleaved"])
+def series_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two repetitions of three undersampled slices."""
+    scan = simulation.simulate(simulation.preset(matrix=32, coils=4, accel=2, slices=3))
+    noise = (scan.lines["flags"] & np.uint64(1 << 18)) != 0
+    rows = np.nonzero(~noise)[0]
+    order = rows if request.param == "slice after slice" else rows[np.argsort(rows % (len(rows) // 3), kind="stable")]
+    table = np.concatenate([np.nonzero(noise)[0], order, order])
+    lines = scan.lines[table].copy()
+    lines["repetition"][len(table) - len(rows) :] = 1
+    limits = {**scan.encodings[0].limits, "repetition": Limit(0, 1, 0)}
+    encodings = (replace(scan.encodings[0], limits=limits), *scan.encodings[1:])
+    path = tmp_path_factory.mktemp("series") / "series.h5"
+    write(path, replace(scan, lines=lines, samples=SomeRows(scan.samples, table), encodings=encodings))
+    return path
+
+
+@pytest.fixture
+def series(series_file: Path) -> Recording:
+    return scanner.load(series_file)
