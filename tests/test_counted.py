@@ -10,7 +10,7 @@ import pytest
 import recon
 from recon import info, simulation
 from recon.errors import counted
-from recon.serve import server
+from recon.serve import audit
 from recon.simulation import preset
 
 #: A one before a word that ends as a plural does: "1 slices".
@@ -44,7 +44,7 @@ def test_a_scan_of_one_of_everything_is_told_in_the_singular(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("images", "said"), [(1, "done (1 image, 1 line)"), (2, "done (2 images, 1 line)")])
 def test_the_server_counts_what_a_session_gave(images: int, said: str) -> None:
-    assert server._outcome({"state": "done", "images": [{}] * images, "lines": 1}) == said
+    assert audit.outcome({"state": "done", "images": [{}] * images, "lines": 1}) == said
 
 
 def test_the_pattern_of_a_slip_finds_one() -> None:
