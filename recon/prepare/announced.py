@@ -20,10 +20,10 @@ def encodes(encoding: Encoding) -> tuple[int, int]:
 
 
 def announced(encoding: Encoding, *names: str) -> int:
-    """Number of combinations of the counters by their limits; one where a counter has none."""
+    """Number of combinations of the counters within their limits; a counter without limits has one value."""
     return math.prod(span(encoding.limits.get(name), 1) for name in names)
 
 
 def lines_each(encoding: Encoding) -> int:
-    """Number of lines of one average of a frame, without ACS lines on top: N/R along both axes, rounded up."""
+    """Lines of one average of a frame, not counting additional ACS lines: N/R along both axes, rounded up."""
     return max(1, math.prod(math.ceil(n / r) for n, r in zip(encodes(encoding), encoding.acceleration)))

@@ -1,4 +1,4 @@
-"""Samples that a receiver cut off at the largest number that it can hold."""
+"""Detection of samples that the receiver clipped at the largest number it can store."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from numpy.typing import NDArray
 from recon.data import RawScan, counted
 from recon.prepare import sort
 
-#: Frames that are looked at, and lines of each around the centre of k-space, where samples are largest.
+#: Number of frames that are examined, and of lines in each around the centre of k-space, where samples are largest.
 FRAMES, LINES = 8, 24
-#: Samples at the limit from which on a channel counts, and the share of the limit above which fewer must lie below it.
+#: A channel is reported if at least LEAST of its samples lie at the limit, and no more samples lie between NEAR times
+#: the limit and the limit.
 LEAST, NEAR = 3, 0.75
-#: Values that a channel must take for its largest to say anything: of a recording of few bits many are the same.
+#: Channels with fewer different values are not judged: in a recording of few bits, many samples are equal.
 VALUES = 128
 
 
 def clipped(scan: RawScan) -> tuple[str, ...]:
-    """A warning that names the channels whose samples are clipped; none where none is.
+    """A warning that names the channels with clipped samples; empty if there are none.
 
-    Of noise and signal one sample is the largest. Where several real or imaginary parts of a channel have the largest
-    value to the last bit, LEAST of them and as many as lie between it and NEAR of it, the receiver could not go
-    further: samples grow towards the centre of k-space so that fewer are large, and of noise most are small. What was
-    cut off before a digital filter no longer has one value, and is not seen.
+    In unclipped data a single sample is the largest. A channel counts as clipped if several of its real or imaginary
+    parts equal the largest value exactly: at least LEAST, and at least as many as lie between NEAR times this value and
+    it. Without clipping, large samples are rare, since signal grows towards the centre of k-space and most noise is
+    small. Samples that were clipped before a digital filter no longer share one value; this is not detected.
     """
     number = sort.choose_encoding(scan)
     imaging = sort.kinds(scan).imaging
@@ -46,7 +47,7 @@ def clipped(scan: RawScan) -> tuple[str, ...]:
 
 
 def _central(scan: RawScan, rows: NDArray[np.intp], number: int) -> NDArray[np.intp]:
-    """The lines nearest to the centre of k-space, all of one length; off the grid some of all."""
+    """The lines nearest to the centre of k-space, all of the same length; of non-Cartesian scans, a selection."""
     lines, encoding = scan.lines[rows], scan.encodings[number]
     if encoding.on_grid:
         ky, kz, valid = sort.row_index(lines, encoding)
@@ -61,7 +62,7 @@ def _central(scan: RawScan, rows: NDArray[np.intp], number: int) -> NDArray[np.i
 
 
 def _at_limit(x: NDArray[np.complex64]) -> int:
-    """How many real and imaginary parts lie at either limit of a channel, 0 where none is one."""
+    """How many real and imaginary parts lie at either limit of a channel; 0 if there is no clipping."""
     parts = np.concatenate([x.real.ravel(), x.imag.ravel()])
     parts = parts[np.isfinite(parts)]
     if len(np.unique(parts)) < VALUES:

@@ -1,4 +1,4 @@
-"""Which side of k-space an image lacks, and what the recipe does about it."""
+"""Which side of k-space is missing, and how it is completed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recon.prepare.partial_fourier import homodyne, pocs
 
-#: K-space counts as cut when one side reaches farther than the other by this share of the axis, and by more than the
+#: K-space counts as partial if one side reaches farther than the other by this share of the axis and by more than the
 #: widest gap between samples.
 _SHARE = 0.02
 
@@ -17,9 +17,9 @@ _SHARE = 0.02
 def complete(
     x: Tensor, sampled: Tensor, columns: Tensor, method: Literal["zero-fill", "homodyne", "pocs"]
 ) -> tuple[Tensor, list[str]]:
-    """A coil-combined image (z, y, x) with the missing side of its k-space treated as `method` says, and notes.
+    """A coil-combined image (z, y, x), with the missing side of k-space completed by `method`, and notes.
 
-    `sampled` is bool (kz, ky), `columns` bool (kx,) over the encoded readout, of which x shows the middle field of
+    `sampled` is bool (kz, ky); `columns` is bool (kx,) over the encoded readout, of which x covers the central field of
     view.
     """
     ranges = {
@@ -49,7 +49,7 @@ def _gap(acquired: Tensor) -> int:
 
 
 def _extent(acquired: Tensor, n: int) -> tuple[int, int]:
-    """Range [low, high) of a centred axis of n samples that the acquired ones span, in units of its own samples."""
+    """Range [low, high) of the acquired samples on a centred axis of n samples."""
     where = acquired.nonzero()[:, 0]
     encoded = len(acquired)
     if not len(where):

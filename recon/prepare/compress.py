@@ -1,4 +1,4 @@
-"""Coil compression: fewer virtual coils that keep almost all of the signal, and white noise white."""
+"""Coil compression: fewer virtual coils that keep almost all of the signal; white noise stays white."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from recon.operators import COIL
 
 @dataclass(frozen=True)
 class Compression:
-    """A matrix with orthonormal rows, complex64 (virtual, coil) or, position by position, (x, virtual, coil).
+    """A matrix with orthonormal rows, complex64 (virtual, coil), or (x, virtual, coil) with one matrix per position.
 
-    `share` is that of the calibration's energy which the virtual coils keep, between 0 and 1, on the matrix's device.
+    `share` is the share of the calibration's energy that the virtual coils keep, 0 to 1, as a tensor on the matrix's
+    device.
     """
 
     matrix: Tensor
@@ -24,7 +25,7 @@ class Compression:
 
     @property
     def energy(self) -> float:
-        """The share as a number, for which a GPU is waited for."""
+        """The share as a number; this waits for the GPU."""
         return float(self.share)
 
 
@@ -38,10 +39,10 @@ def svd(calibration: Tensor, *, virtual: int | None = None, energy: float = 0.99
 
         X = U Σ Vᴴ with X (coil, samples),   A = U[:, :v]ᴴ
 
-    `calibration` is (..., coil, z, y, x) of any extent, in k-space or image space, its noise white. `virtual` gives the
-    number of virtual coils v; when None it is the smallest that keeps the share `energy`. In each row the largest
-    weight is real and positive. Raises DataError for an impossible number of coils.
-    Source: Huang et al., Magn Reson Imaging 26:133, 2008; Buehrer et al., Magn Reson Med 57:1131, 2007.
+    `calibration` is (..., coil, z, y, x) of any size, in k-space or image space, with white noise. `virtual` is the
+    number of virtual coils v; None means the smallest number that keeps the share `energy`. In each row the largest
+    weight is real and positive. Raises DataError for an impossible number of coils. Source: Huang et al., Magn Reson
+    Imaging 26:133, 2008; Buehrer et al., Magn Reson Med 57:1131, 2007.
     """
     values, vectors = alone(torch.linalg.eigh, _correlation(_coils_first(calibration)))
     values, vectors = values.flip(-1), vectors.flip(-1)
@@ -51,15 +52,14 @@ def svd(calibration: Tensor, *, virtual: int | None = None, energy: float = 0.99
 
 
 def geometric(calibration: Tensor, *, virtual: int | None = None, energy: float = 0.99, window: int = 5) -> Compression:
-    """Compression of its own at each readout position, aligned so that virtual coils vary smoothly along the readout.
+    """A separate compression at each readout position, aligned so that virtual coils vary smoothly along the readout.
 
         A_x = U_x[:, :v]ᴴ from the data at x,   A_x ← P_x A_x with P_x unitary of least ‖P_x A_x − A_x−1‖
 
-    `calibration` is hybrid data (..., coil, kz, ky, x): k-space transformed to image space along the readout, and
-    white. Data within `window` positions are used together. Alignment starts at the position of most energy and runs
-    outwards. Needs fewer virtual coils than `svd` for the same energy, as each position sees few coils. `virtual`,
-    `energy` and errors as in `svd`.
-    Source: Zhang et al., Magn Reson Med 69:571, 2013.
+    `calibration` is hybrid data (..., coil, kz, ky, x) with white noise: image space along the readout, k-space along
+    the phase encodes. Data within `window` positions are used together. Alignment starts at the position with the most
+    energy and proceeds outwards. It needs fewer virtual coils than `svd` for the same energy, because each position
+    sees few coils. `virtual`, `energy` and errors are as in `svd`. Source: Zhang et al., Magn Reson Med 69:571, 2013.
     """
     data = calibration.movedim((-1, COIL), (0, 1)).flatten(2)
     data = data / data.abs().max().clamp_min(torch.finfo(data.real.dtype).tiny)
@@ -118,6 +118,6 @@ def _share(values: Tensor, kept: int) -> Tensor:
 
 
 def _signed(rows: Tensor) -> Tensor:
-    """Rows whose largest entry is real and positive."""
+    """Rows, multiplied by a phase that makes the largest entry real and positive."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     return rows * torch.polar(torch.ones_like(largest.real), -largest.angle())

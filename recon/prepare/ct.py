@@ -1,4 +1,4 @@
-"""From CT projections to a measurement: counts to line integrals, rays to an operator, noise to weights."""
+"""From CT projections to a measurement: counts become line integrals, rays an operator, noise the weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from recon.operators.windows import box
 from recon.operators.xray import Fan, Parallel, Xray
 from recon.prepare import elements
 
-#: Rays with no photon left that a scan may have; more are a wrong dark field, or no counts at all.
+#: Largest share of rays without any photon; a larger one means a wrong dark field or data that are not counts.
 STARVED = 0.25
-#: Fewest photons that a logarithm is taken of, as scanners do for rays that starved.
+#: Counts below this are set to it before the logarithm is taken, as scanners do for photon-starved rays.
 FLOOR = 0.5
-#: Standard deviations that a ray's count must reach not to be lost, and the share of lost rays in a slice from which
-#: streaks are told: up to it the bias of the logarithm stayed below 10 HU in 99 % of the body of simulated scans
+#: A ray counts as lost if its count is below this many standard deviations. Above this share of lost rays in a slice,
+#: streaks are reported: up to it, the bias of the logarithm stayed below 10 HU in 99 % of the body of simulated scans
 #: (bench/ct_starved.py).
 LOST, MANY_LOST = 3.0, 1e-3
-#: Rays along the detector and views over which the noise of line integrals is averaged where no counts tell it.
+#: Number of detector elements and of views over which the noise of line integrals is averaged if there are no counts.
 WINDOW = 9
 
 
@@ -31,8 +31,8 @@ WINDOW = 9
 class Projected:
     """Line integrals `p` (slice, view, detector), the inverse `weights` = 1/√variance of each ray, and notes.
 
-    `lost` is the share of rays in the worst slice (row, of a cone) whose count is below LOST standard deviations; of
-    line integrals without counts `drowned`.
+    `lost` is the share of lost rays (count below LOST standard deviations) in the worst slice, or in the worst detector
+    row of a cone beam; for line integrals without counts it is `drowned`.
     """
 
     p: Tensor
@@ -42,7 +42,7 @@ class Projected:
 
 
 def streaked(lost: float) -> str:
-    """What to say of a scan whose worst slice lost this share of its rays; nothing for a few."""
+    """The warning for a scan whose worst slice lost this share of its rays; empty for a small share."""
     if lost <= MANY_LOST:
         return ""
     return (
@@ -52,7 +52,7 @@ def streaked(lost: float) -> str:
 
 
 def geometry(scan: CTProjections) -> Parallel | Fan:
-    """The rays of a scan; raises DataError for a beam that reaches nothing."""
+    """The rays of a scan; raises DataError if no ray reaches the image."""
     angles, n = torch.from_numpy(np.ascontiguousarray(scan.angles)), scan.values.shape[-1]
     if scan.beam == "parallel":
         return Parallel(angles, n, scan.spacing, scan.offset)
@@ -62,7 +62,7 @@ def geometry(scan: CTProjections) -> Parallel | Fan:
 
 
 def cone(scan: CTProjections) -> Cone:
-    """The rays of a cone beam; raises DataError for one that reaches nothing."""
+    """The rays of a cone beam; raises DataError if no ray reaches the image."""
     rows, _, columns = scan.values.shape
     return Cone(
         torch.from_numpy(np.ascontiguousarray(scan.angles)), rows, columns, scan.row_spacing, scan.spacing,
@@ -71,30 +71,30 @@ def cone(scan: CTProjections) -> Cone:
 
 
 def field_of_view(g: Parallel | Fan | Cone) -> float:
-    """Diameter in mm of the circle that every view sees whole, or with a shifted detector sees from one side."""
+    """Diameter in mm of the circle that every view covers completely, or a shifted detector covers from one side."""
     return 2 * float(g.distances.abs().max())
 
 
 def operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0) -> Xray:
-    """The projection of a scan's slices; `matrix` and `voxel` replace what the file asks for, 0 keeps it.
+    """The projection operator of a scan's slices; `matrix` and `voxel` replace the file's values, 0 keeps them.
 
-    Where the file leaves it open, 512 pixels a side over the circle that is seen; raises DataError where the source
-    lies within the image.
+    If the file gives none, the image has 512 pixels a side and covers the circle that is seen. Raises DataError if the
+    source lies within the image.
     """
     g = geometry(scan)
     return Xray(g, *_plane(scan, matrix, voxel, field_of_view(g)))
 
 
 def volume_operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0, thickness: float = 0.0) -> ConeXray:
-    """The projection of a cone beam's volume; `thickness` replaces that of the file, and then its positions too.
+    """The projection operator of a cone beam's volume; `thickness` replaces the file's thickness and positions.
 
-    Where the file leaves it open, slices as thick as pixels are wide cover what the rows see at the axis. Raises as
-    `operator`.
+    If the file gives none, slices are as thick as pixels are wide and cover what the detector rows see at the axis.
+    Raises as `operator`.
     """
     g = cone(scan)
     shape, size = _plane(scan, matrix, voxel, field_of_view(g))
     if scan.positions and not thickness:
-        # The volume rises along the axis, in whichever order its slices are asked for.
+        # The volume is ordered along the axis, whatever the order of the requested slices.
         step = abs(float(np.diff(scan.positions).mean())) if len(scan.positions) > 1 else scan.thickness or size
         return ConeXray(g, (len(scan.positions), *shape), size, step, float(np.mean(scan.positions)))
     step = thickness or scan.thickness or size
@@ -104,19 +104,20 @@ def volume_operator(scan: CTProjections, matrix: int = 0, voxel: float = 0.0, th
 
 
 def _plane(scan: CTProjections, matrix: int, voxel: float, seen: float) -> tuple[tuple[int, int], float]:
-    """Matrix and pixel of a slice: those asked for, the file's, or 512 over what is `seen`."""
+    """Matrix and pixel size of a slice: those requested, those of the file, or 512 pixels over the diameter `seen`."""
     ny, nx = (matrix, matrix) if matrix else (scan.matrix if min(scan.matrix) else (512, 512))
     return (ny, nx), voxel or (scan.voxel if scan.voxel and not matrix else 0.0) or seen / max(ny, nx)
 
 
 def projected(scan: CTProjections, first: int, last: int) -> Projected:
-    """Line integrals of the slices first … last − 1 and how sure each is.
+    """Line integrals of the slices first … last − 1, with the weight of each ray.
 
         p = ln(I₀ / I),  I = max(counts − dark, ½ photon),   variance (N + σ²) / N² in photons
 
-    Line integrals without counts are taken as equally sure; their noise is read off neighbouring elements. Rays of a
-    few faulty elements (`elements.faulty`, or none of whose flat is left beside the dark field) are filled in from
-    those beside them, and weigh nothing. Raises DataError for flat fields without light and for counts that are none.
+    Line integrals without counts get equal weights; their noise is estimated from neighbouring elements. Rays of a few
+    faulty elements are interpolated from their neighbours and get weight zero. Faulty are those that `elements.faulty`
+    finds, and those whose flat field is not above the dark field. Raises DataError for flat fields without light and
+    for data that are not counts.
     """
     values = torch.from_numpy(np.ascontiguousarray(scan.values[first:last]))
     if scan.kind == "line integrals":
@@ -153,7 +154,7 @@ def projected(scan: CTProjections, first: int, last: int) -> Projected:
 
 
 def _mended(data: Projected, blind: Tensor, photons: Tensor | None = None) -> Projected:
-    """The rays with those of faulty elements filled in, `blind` (slice, detector) among them, and what to say of it."""
+    """The rays, with those of faulty elements and of `blind` (slice, detector) filled in, and a note."""
     few = data.weights < LOST if photons is not None else torch.zeros_like(data.p, dtype=torch.bool)
     bad = elements.faulty(data.p, few) | blind.bool()
     many = int(bad.any(0).sum())
@@ -171,23 +172,24 @@ def _mended(data: Projected, blind: Tensor, photons: Tensor | None = None) -> Pr
 
 
 def _counted(data: Projected, photons: Tensor | None, notes: tuple[str, ...], good: Tensor | None = None) -> Projected:
-    """The rays with the share that is lost of counts, of elements that are `good`, and what to say of starved ones."""
+    """The rays, the share of lost rays among `good` elements, and a note on photon-starved rays."""
     if photons is None:
         return replace(data, notes=notes)
     starved = photons < FLOOR
     share, few = float(starved.float().mean()), data.weights < LOST
     lost = float((few if good is None else few & good).float().mean((-2, -1)).max())
-    # A few rays of millions round to no percent.
+    # A few rays in millions would be rounded to 0 %.
     many = f"{share:.2%} of the rays" if share >= 1e-4 else counted(int(starved.sum()), "ray")
     said = (f"photon starvation: {many} without a detected photon, given almost no weight",) if share > 0 else ()
     return replace(data, notes=(*notes, *said), lost=lost)
 
 
 def drowned(p: Tensor) -> float:
-    """Share of the rays, in the worst slice of line integrals (..., view, detector), of σ above 1/LOST.
+    """Share of rays in the worst slice of line integrals (..., view, detector) whose noise σ is above 1/LOST.
 
-    var p ≈ 1/N: of so much noise are the rays whose counts do not reach LOST deviations. σ is the mean size of second
-    differences along the detector, √(12/π) σ of Gaussian noise, over WINDOW × WINDOW rays, few of which cross a rim.
+    Because var p ≈ 1/N, these are the rays whose counts are below LOST standard deviations. For Gaussian noise the mean
+    size of second differences along the detector is √(12/π) σ; it is averaged over WINDOW × WINDOW rays, few of which
+    cross an edge of the body.
     """
     if p.shape[-1] < 3:
         return 0.0
@@ -197,7 +199,7 @@ def drowned(p: Tensor) -> float:
 
 
 def _rough(p: Tensor) -> float:
-    """Standard deviation of line integrals from second differences along the detector, 0 where there are none."""
+    """Standard deviation of line integrals, from second differences along the detector; 0 where there are none."""
     if p.shape[-1] < 3:
         return 0.0
     d = p[..., 2:] - 2 * p[..., 1:-1] + p[..., :-2]

@@ -1,4 +1,4 @@
-"""Density compensation: how much of k-space each sample of a trajectory stands for."""
+"""Density compensation: the area or volume of k-space that each sample of a trajectory represents."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def pipe(points: Tensor, shape: tuple[int, ...], iterations: int = 10, *, keep: 
 
         w ← w / Ψw,   (Ψw)_i = Σ_j |⟨a_i, a_j⟩|² w_j,   ⟨a_i, a_j⟩ = Π_d N_d⁻¹ Σ_n exp(2πi (k_j − k_i)_d n / N_d)
 
-    Ψw = 1 is the condition for the least ‖AᴴWA − 1‖ in the Frobenius norm (Sedarat & Nishimura, IEEE Trans Med Imaging
-    19:306, 2000), the steps are those of Pipe & Menon (Magn Reson Med 41:179, 1999). The kernel |⟨a_i, a_j⟩|² is
-    positive, so that the weights stay positive; it is applied as a triangular window on the doubled field of view.
+    Ψw = 1 is the condition for the smallest ‖AᴴWA − 1‖ in the Frobenius norm (Sedarat & Nishimura, IEEE Trans Med
+    Imaging 19:306, 2000). The iteration is that of Pipe & Menon (Magn Reson Med 41:179, 1999). The kernel |⟨a_i, a_j⟩|²
+    is positive, so the weights stay positive. It is applied as a triangular window on the doubled field of view.
 
-    `points` and `shape` as for Nufft; the result has the points' shape without its last axis. A weight is an area (2D)
-    or volume (3D) of k-space in units of a Cartesian sample's: the weights of a full Cartesian grid are 1, and Aᴴ W y
-    is on the scale of the image. Samples at the rim stand for some of the empty space beside them as well. Where `keep`
-    is False or 0 the sample does not count and its weight is 0.
+    `points` and `shape` are as for Nufft; the result has the points' shape without its last axis. A weight is an area
+    (2D) or volume (3D) of k-space in units of a Cartesian sample: the weights of a full Cartesian grid are 1, and Aᴴ W
+    y is on the scale of the image. Samples at the edge also represent some of the empty space outside. Where `keep` is
+    False or 0, the sample is ignored and its weight is 0.
     """
     double = Nufft(points.double() * 2, tuple(2 * n for n in shape), 1e-6)
     window = torch.ones((), dtype=torch.float64, device=points.device)
@@ -41,16 +41,16 @@ def pipe(points: Tensor, shape: tuple[int, ...], iterations: int = 10, *, keep: 
 
 
 def ramp(points: Tensor) -> Tensor:
-    """Weights of straight lines from rim to rim through the centre of k-space, sampled in equal steps Δ.
+    """Weights of straight lines through the centre of k-space, from edge to edge, sampled in equal steps Δ.
 
         2D   w = γ (|r| Δ + b),         γ the angle to the lines on either side, halved
         3D   w = (2π / lines) r² Δ,     for directions that fill the sphere evenly
 
-    which is the trapezoidal rule for ∫ f |r| dr and ∫ f r² dr. Where |r| has its corner that rule lacks b = Δ² / 6 at
-    r = 0, by Euler and Maclaurin (a sample's own area, Δ² / 4, would lift the whole image); between two samples, at
-    the fraction θ, they share b = Δ² (θ² − θ + 1/6). `points` (line, sample, 2 or 3) in cycles per field of view. In
-    units of a Cartesian sample, as `pipe`; unlike there, lines that are too far apart are weighted by all of the space
-    between them. Raises DataError for other lines than these.
+    which is the trapezoidal rule for ∫ f |r| dr and ∫ f r² dr. At the corner of |r| the rule is too small by b = Δ² / 6
+    (Euler–Maclaurin); a sample's own area, Δ² / 4, would raise the whole image. If the centre lies between two samples,
+    at the fraction θ, they share b = Δ² (θ² − θ + 1/6). `points` is (line, sample, 2 or 3) in cycles per field of view.
+    Weights are in units of a Cartesian sample, as in `pipe`; but lines that are too far apart represent all of the
+    space between them. Raises DataError for lines of any other kind.
     """
     if points.ndim != 3 or points.shape[-1] not in (2, 3) or points.shape[-2] < 3:
         raise DataError(f"radial weights need points (line, sample, 2 or 3), not {tuple(points.shape)}; use pipe")

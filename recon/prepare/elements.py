@@ -1,4 +1,4 @@
-"""Detector elements that count nothing, or always the same: found, and their rays filled in from their neighbours."""
+"""Detector elements that are dead or stuck: how they are found, and how their rays are interpolated from neighbours."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: Share of a row's elements that may be faulty and are filled in, and how many may be at least.
+#: Largest share of a row's elements that are filled in if faulty, and the number that is always allowed.
 FEW, SOME = 0.02, 2
-#: Share of the views that an element must lose to be dead, and that those beside it must not.
+#: A dead element loses more than DEAD of its views; its neighbours lose less than ALIVE of theirs.
 DEAD, ALIVE = 0.9, 0.1
-#: Over the views a stuck element varies by less than this share of what its neighbours do, and they by more than so
-#: much, in line integrals: in a round body all elements see the same from all sides, and nothing tells.
+#: A stuck element varies over the views by less than this share of what its neighbours do. The neighbours must vary by
+#: more than VARIES (in line integrals): in a round body every element sees the same in all views, and a stuck one
+#: cannot be recognised.
 STILL, VARIES = 0.3, 0.3
-#: Fewest views that tell what varies beneath noise, and as many as are looked at.
+#: Fewest views with which variation can be distinguished from noise, and how many views are examined.
 VIEWS, LOOKED = 32, 128
 
 
 def faulty(p: Tensor, lost: Tensor) -> Tensor:
-    """Elements (slice, detector) that are dead or stuck, of line integrals (slice, view, detector) and rays `lost`.
+    """Dead or stuck detector elements (slice, detector) of line integrals (slice, view, detector) and `lost` rays.
 
-    Dead are those that lose DEAD of their rays where one beside them, to either side, loses few. Stuck are those whose
-    line integrals do not vary from view to view, of which nine in ten lie within v, where those of one of the two that
-    are two and three elements away vary, to either side:
+    An element is dead if it loses more than DEAD of its rays while at least one near neighbour on each side loses few.
+    An element is stuck if its line integrals hardly vary from view to view, while those of its neighbours two or three
+    elements away do, on both sides. With v the range that holds nine in ten of an element's values:
 
         v(c) < STILL · min(max(v(c − 2), v(c − 3)), max(v(c + 2), v(c + 3)))
 
-    A body cannot do that: whatever an element sees, those nearer to the axis see at other angles.
+    A body cannot cause that: elements nearer to the axis see the same structures at other angles.
     """
     if p.shape[-1] < 7 or p.shape[-2] < VIEWS:
         return torch.zeros((p.shape[0], p.shape[-1]), dtype=torch.bool, device=p.device)
@@ -43,7 +44,7 @@ def faulty(p: Tensor, lost: Tensor) -> Tensor:
 
 
 def _either(values: Tensor, best: Callable[[Tensor, Tensor], Tensor], steps: tuple[int, ...]) -> Tensor:
-    """Of elements (..., detector) the worse of both sides, each the best of those so many steps away."""
+    """For each element (..., detector) the worse of its two sides; a side is the best of the neighbours at `steps`."""
     sides = []
     for sign in (1, -1):
         side = values.roll(sign * steps[0], -1)
@@ -54,13 +55,16 @@ def _either(values: Tensor, best: Callable[[Tensor, Tensor], Tensor], steps: tup
 
 
 def too_many(bad: Tensor) -> bool:
-    """Whether more of a row's elements (..., detector) are faulty than may be filled in."""
+    """Whether a row (..., detector) has more faulty elements than may be filled in."""
     return int(bad.sum(-1).max()) > max(SOME, FEW * bad.shape[-1])
 
 
 def filled(p: Tensor, bad: Tensor) -> Tensor:
-    """Line integrals (slice, view, detector) with those of faulty elements (slice, detector) interpolated linearly
-    between the nearest good ones; at the ends of the detector that of the last good one."""
+    """Line integrals (slice, view, detector) with faulty elements (slice, detector) interpolated.
+
+    Interpolation is linear between the nearest good elements; at the ends of the detector the last good one is
+    repeated.
+    """
     out = p.clone()
     for k in torch.nonzero(bad.any(-1)).flatten().tolist():
         good = torch.nonzero(~bad[k]).flatten()

@@ -1,4 +1,4 @@
-"""Echo-planar readouts made Cartesian: regridded from their ramps, turned, and freed of the Nyquist ghost."""
+"""Echo-planar readouts made Cartesian: ramp samples regridded, reversed lines flipped, the Nyquist ghost corrected."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from recon.data import DataError, Encoding, Flag, RawScan, Samples, flag_bits, flagged
 
-#: When sample n is taken after the receiver starts, in dwell times: the middle of its interval. Forward and reversed
-#: readouts then mirror each other; Gadgetron's 1.0 puts them two half samples apart and leaves that to the navigators.
+#: Time of sample n after the receiver starts, in dwell times: the middle of its interval. Forward and reversed readouts
+#: then mirror each other. Gadgetron uses 1.0, which shifts them by two half samples; the navigators then correct this.
 SAMPLE_INSTANT = 0.5
 
 #: Singular values below this share of the flat top's, 1/√Δk, are left out of the pseudo-inverse. Samples on the flat
-#: top are wider apart than the grid, so the edge of the oversampled field of view is not determined: it stays dark.
+#: top are wider apart than the grid, so the edge of the oversampled field of view is not determined and stays dark.
 _CUT = 0.5
 
 _TIMES = ("rampUpTime", "flatTopTime", "rampDownTime", "acqDelayTime", "dwellTime")
@@ -29,14 +29,14 @@ def ramp_sampled(encoding: Encoding) -> bool:
 
 
 def trajectory(encoding: Encoding, samples: int, *, reverse: bool = False) -> NDArray[np.float64]:
-    """Position of each sample, in order of time, on the encoded grid: k = 0 at the centre, steps of 1/FOV.
+    """Position of each sample on the encoded grid, in order of time: k = 0 at the centre, in steps of 1/FOV.
 
         t = (n + ½)·dwell + delay
         k(t) = t²/(2·up)  |  up/2 + (t − up)  |  up/2 + flat + down/2 − (up + flat + down − t)²/(2·down)
         k₊ = s·(k − A/2),  k₋ = −k₊,  A = up/2 + flat + down/2
 
-    on the ramp up, the flat top and the ramp down; s = Nx / (area under the gradient while samples are taken). Raises
-    DataError for times that are missing, not positive, or leave samples outside of the gradient.
+    on the ramp up, the flat top and the ramp down; s = Nx / (area under the gradient during sampling). Raises DataError
+    if times are missing or not positive, or if samples lie outside the gradient.
     """
     p = encoding.trajectory_parameters
     if missing := [n for n in _TIMES if n not in p]:
@@ -63,12 +63,12 @@ def trajectory(encoding: Encoding, samples: int, *, reverse: bool = False) -> ND
 
 
 def ramp_matrix(encoding: Encoding, samples: int, *, reverse: bool = False) -> NDArray[np.complex64]:
-    """Matrix (nx, samples) from ramp samples, in order of time, to the even grid of a forward readout.
+    """Matrix (nx, samples) that maps ramp samples, in order of time, to the even grid of a forward readout.
 
         M = pinv(S) · diag(exp(2πi·x₀·(k − k_flat))),   S[n, m] = sinc(k_n − (m − Nx//2))
 
-    S interpolates the even grid at the samples. The phase is that of an image centre x₀ fields of view off the
-    isocentre (readoutOffcentre): the receiver's frequency follows the flat top, k_flat, on the ramps too. Where
+    S interpolates from the even grid to the samples. The phase belongs to an image centre x₀ fields of view off the
+    isocentre (readoutOffcentre): on the ramps, too, the receiver's frequency is that of the flat top, k_flat. If
     readoutOffcentre is absent, x₀ = 0. Raises DataError as `trajectory`.
     """
     nx = encoding.encoded_matrix[0]
@@ -81,11 +81,11 @@ def ramp_matrix(encoding: Encoding, samples: int, *, reverse: bool = False) -> N
 
 
 def noise_gain(encoding: Encoding, samples: int) -> float:
-    """Standard deviation that regridding gives, in the image's own field of view, to white noise of 1.
+    """Standard deviation, within the image's field of view, that white noise of 1 has after regridding.
 
         g² = mean over x of Σ_n |(F⁻¹M)[x, n]|²
 
-    F⁻¹ is unitary, M that of `ramp_matrix`. Raises DataError as `trajectory`.
+    F⁻¹ is unitary, M is that of `ramp_matrix`. Raises DataError as `trajectory`.
     """
     nx = encoding.encoded_matrix[0]
     inner = max(1, round(nx * min(1.0, encoding.recon_fov[0] / encoding.encoded_fov[0])))
@@ -96,12 +96,12 @@ def noise_gain(encoding: Encoding, samples: int) -> float:
 def ghost_phase(
     forward: NDArray[np.complexfloating[Any, Any]], backward: NDArray[np.complexfloating[Any, Any]]
 ) -> tuple[float, float]:
-    """Constant (rad) and slope (rad per pixel from pixel N // 2) of the phase of forward against reversed readouts.
+    """Constant (rad) and slope (rad per pixel from pixel N // 2) of the phase of forward relative to reversed readouts.
 
         forward(x) ≈ backward(x) · exp(i(φ₀ + φ₁·x))
 
     Both are (..., x) in image space. With c = f·b*, φ₁ is the angle of Σ c(x+1)·c*(x) and φ₀ that of Σ c·exp(−iφ₁·x):
-    both weigh each pixel by its signal, and neither needs a phase to be unwrapped.
+    both weight each pixel by its signal, and neither needs phase unwrapping.
     """
     c = np.asarray(forward, complex) * np.conj(backward)
     slope = float(np.angle(np.sum(c[..., 1:] * np.conj(c[..., :-1]))))
@@ -111,11 +111,11 @@ def ghost_phase(
 
 @dataclass(frozen=True, eq=False)
 class StraightSamples:
-    """Samples of echo-planar lines on the even grid, computed when asked from those of another scan.
+    """Samples of echo-planar lines on the even grid, computed on request from those of another scan.
 
-    Line i is line `origin[i]` of `inner`, multiplied with `matrices[matrix[i]]` (−1: none) and in image space with
-    exp(i(φ₀ + φ₁·x)) of `phases[phase[i]]`, (coil, 2) (−1: none). `backward` says which lines were read out backwards,
-    `gains` holds the noise gain of the matrices that regrid.
+    Line i is line `origin[i]` of `inner`, multiplied by `matrices[matrix[i]]` (−1: none) and, in image space, by
+    exp(i(φ₀ + φ₁·x)) of `phases[phase[i]]`, (coil, 2) (−1: none). `backward` marks the lines that were read out
+    backwards; `gains` holds the noise gain of the regridding matrices.
     """
 
     inner: Samples
@@ -150,12 +150,12 @@ class StraightSamples:
         return self.inner.trajectory(self.origin[rows])
 
     def some(self, rows: NDArray[np.intp]) -> StraightSamples:
-        """Those of some lines, which know what they were received as."""
+        """The samples of some lines, still linked to what was received."""
         kept = {name: getattr(self, name)[rows] for name in ("origin", "matrix", "phase", "backward")}
         return replace(self, **kept)
 
     def turned(self, rows: NDArray[np.intp], constant: float, slope: float) -> StraightSamples:
-        """With half of a phase (rad; rad per pixel) taken from forward lines of `rows`, half added to reversed ones."""
+        """The samples with half of a phase (rad; rad per pixel) taken from forward `rows`, added to reversed ones."""
         phase, phases = self.phase.copy(), list(self.phases)
         for back, half in ((False, -0.5), (True, 0.5)):
             for p in set(self.phase[(some := rows[self.backward[rows] == back])].tolist()):
@@ -165,9 +165,9 @@ class StraightSamples:
 
 
 def as_received(samples: Samples, rows: NDArray[np.intp]) -> tuple[NDArray[np.complex64], float] | None:
-    """Lines from before they were regridded, where they were: their noise is white, that of the even grid is not.
+    """Regridded lines as they were before regridding: there their noise is white, on the even grid it is not.
 
-    With them comes the `noise_gain` of the regridding. None for lines that were sampled evenly.
+    Returned with the `noise_gain` of the regridding. None for lines that were sampled evenly.
     """
     if not isinstance(samples, StraightSamples) or not samples.gains.get(kind := int(samples.matrix[rows[0]])):
         return None
@@ -175,21 +175,22 @@ def as_received(samples: Samples, rows: NDArray[np.intp]) -> tuple[NDArray[np.co
 
 
 def straighten(scan: RawScan) -> RawScan:
-    """The scan with its echo-planar lines as ordinary forward readouts on the even grid, without its navigators.
+    """The scan with its echo-planar lines as ordinary forward readouts on the even grid, without navigators.
 
-    Lines of encodings with trajectory "epi" are regridded where they were sampled on ramps (`ramp_matrix`), turned
-    where they were reversed, and freed of the Nyquist ghost: half of the phase that the navigators (PHASECORR) of the
-    same slice and frame show between forward and reversed readouts is taken from the ones, half added to the others,
-    for each coil. Frames without navigators take those of the nearest repetition of their slice; with none at all the
-    ghost stays, and a note says so. A regridded line states the dwell time, dwell/g² with g its `noise_gain`, at which
-    even samples have its noise. The encoding becomes cartesian; other lines stay as they are. A scan without EPI is
-    returned itself. Raises DataError as `trajectory`.
+    Lines of encodings with trajectory "epi" are regridded if they were sampled on ramps (`ramp_matrix`), flipped if
+    they were reversed, and corrected for the Nyquist ghost. For this, the phase between forward and reversed readouts
+    is taken from the navigators (PHASECORR) of the same slice and frame. Half of it is subtracted from the forward
+    lines and half added to the reversed ones, for each coil. Frames without navigators use those of the nearest
+    repetition of their slice; without any navigators the ghost remains and a note says so. A regridded line states the
+    dwell time dwell/g², with g its `noise_gain`, at which evenly spaced samples would have its noise. The encoding
+    becomes cartesian; other lines are unchanged. A scan without EPI is returned as it is. Raises DataError as
+    `trajectory`.
     """
     epi = [e.trajectory == "epi" for e in scan.encodings]
     if not any(epi):
         return scan
     lines = scan.lines.copy()
-    # Lines of no image may name an encoding that the header does not have: the others are `line_rules.check`'s.
+    # Lines that make no image may name an encoding that the header lacks; all others are checked by `line_rules.check`.
     known = lines["encoding_space_ref"] < len(epi)
     treated = known & np.asarray(epi)[lines["encoding_space_ref"] * known] & ~flagged(lines, Flag.NOISE)
     reverse = flagged(lines, Flag.REVERSE)
@@ -214,7 +215,7 @@ def straighten(scan: RawScan) -> RawScan:
             if turned:
                 pre, post = lines["discard_post"][here], lines["discard_pre"][here]
                 lines["discard_pre"][here], lines["discard_post"][here] = pre, post
-                # A half sample of difference from the forward lines is left to the navigators.
+                # A difference of half a sample from the forward lines is left to the navigators.
                 forward = treated & ~reverse & (kinds[:, 0] == ref)
                 centre = lines["center_sample"][forward]
                 lines["center_sample"][here] = centre[0] if len(centre) else ns - 1 - lines["center_sample"][here]
@@ -254,7 +255,7 @@ def _phases(
 
 
 def _groups(key: NDArray[np.int_], among: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
-    """Each key (line, counter) that occurs among some lines, and the rows of these lines in their order."""
+    """Each key (line, counter) that occurs among some lines, with the rows of these lines in their order."""
     rows = np.nonzero(among)[0]
     found, of = np.unique(key[rows], axis=0, return_inverse=True)
     order = np.argsort(of.reshape(-1), kind="stable")
@@ -264,7 +265,7 @@ def _groups(key: NDArray[np.int_], among: NDArray[np.bool_]) -> Iterator[tuple[t
 
 
 def _fit(straight: StraightSamples, rows: NDArray[np.intp], reverse: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """Constant and slope (coil, 2) from navigators in order of time, or None without both directions.
+    """Constant and slope (coil, 2) from navigators in order of time, or None if a direction is missing.
 
     A line is compared with the mean of its two neighbours, which cancels the phase that a wrong frequency adds between
     one echo and the next; two lines alone are compared with each other.
@@ -285,7 +286,7 @@ def _fit(straight: StraightSamples, rows: NDArray[np.intp], reverse: NDArray[np.
 
 
 def _nearest(fits: dict[tuple[int, ...], NDArray[np.float64]], group: tuple[int, ...]) -> NDArray[np.float64] | None:
-    """Fit of the group, or else of the nearest repetition of the same slice and encoding."""
+    """Fit of the group, or of the nearest repetition of the same slice and encoding."""
     if group in fits:
         return fits[group]
     same = [g for g in fits if g[:2] == group[:2]]
@@ -294,7 +295,7 @@ def _nearest(fits: dict[tuple[int, ...], NDArray[np.float64]], group: tuple[int,
 
 
 def _flat(encoding: Encoding, samples: int, k: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where the samples would lie if the gradient were the flat top's from the first sample to the last."""
+    """Where the samples would lie if the gradient were that of the flat top from the first sample to the last."""
     p = encoding.trajectory_parameters
     t = (np.arange(samples) + SAMPLE_INSTANT) * p["dwellTime"] + p["acqDelayTime"]
     flat = (t >= p["rampUpTime"]) & (t <= p["rampUpTime"] + p["flatTopTime"])

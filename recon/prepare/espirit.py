@@ -17,10 +17,10 @@ from recon.operators.base import check_tensor
 from recon.prepare.place import together
 from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
-#: Pixels whose eigenvectors are computed together: what fits a processor's cache, and what fills a GPU.
+#: Pixels whose eigenvectors are computed together: enough for a processor's cache, and enough to fill a GPU.
 _CHUNK_CPU, _CHUNK_GPU = 4096, 1 << 18
 
-#: Coefficients along x of all rows that the compiled kernel gets at a time.
+#: Coefficients along x, of all rows, that the compiled kernel receives at a time.
 _PLANES_BYTES = 64 * 2**20
 
 
@@ -42,17 +42,17 @@ def espirit(
         A[s, (c, p)] = d_c(s + p) = U Σ Vᴴ at kernel positions s, offsets p;   V∥ = columns with σ > threshold · σ_max
         G_cc'(r) = (1/|kernel|) Σ_pq (V∥ V∥ᴴ)*[(c, p), (c', q)] exp(2πi r·(p − q)/N),   G(r) S(r) = λ(r) S(r),  λ ≈ 1
 
-    `calibration` is centred k-space (..., coil, cz, cy, cx) on the sample spacing of the grid `shape` = (z, y, x); an
-    axis of length 1 (2D) takes no part, and along a short one the kernel is at most half as long. At most the central
-    `width` samples per axis are used (None: all). Maps (..., coil, z, y, x), or (..., set, coil, z, y, x) when `sets` >
-    1, have unit root-sum-of-squares and a phase that makes the first principal coil of the calibration real and
-    positive. Pixels with λ < `crop` are zero; with `soft` the maps are multiplied by a weight that rises smoothly from
-    0 at λ = crop to 1 at λ = 1 instead. `threshold` is a singular value relative to the largest: BART's `ecalib -t` is
-    its square. `chunk` pixels are treated at a time, which bounds the memory beside the result. `columns` = (first,
-    end) along x makes the maps of that part of the grid alone, which is periodic: first may be negative.
+    `calibration` is centred k-space (..., coil, cz, cy, cx) with the sample spacing of the grid `shape` = (z, y, x). An
+    axis of length 1 (2D) is ignored; along a short axis the kernel is at most half as long. At most the central `width`
+    samples per axis are used (None: all). Maps (..., coil, z, y, x), or (..., set, coil, z, y, x) when `sets` > 1, have
+    unit root-sum-of-squares and a phase that makes the first principal coil of the calibration real and positive.
+    Pixels with λ < `crop` are zero; with `soft` the maps are multiplied instead by a weight that rises smoothly from 0
+    at λ = crop to 1 at λ = 1. `threshold` is a singular value relative to the largest: BART's `ecalib -t` is its
+    square. `chunk` pixels are treated at a time, which bounds the memory needed besides the result. `columns` = (first,
+    end) computes only these columns along x. The grid is periodic, so first may be negative.
 
-    Raises DataError when the calibration lacks axes, is smaller than the kernel, empty or not finite.
-    Source: Uecker et al., Magn Reson Med 71:990, 2014.
+    Raises DataError if the calibration lacks axes, is smaller than the kernel, is empty, or is not finite. Source:
+    Uecker et al., Magn Reson Med 71:990, 2014.
     """
     check_tensor(calibration, "espirit takes")
     if calibration.ndim < 4 or len(shape) != 3:
@@ -72,7 +72,7 @@ def espirit(
 
 @dataclass(frozen=True)
 class SignalSpace:
-    """What the calibration tells of the coils: Fourier coefficients of G (dz, dy, dx, c·c') and the first coil."""
+    """What the calibration contains: Fourier coefficients of G (dz, dy, dx, c·c') and the first principal coil."""
 
     kernels: Tensor
     reference: Tensor
@@ -131,7 +131,7 @@ def _check(calibration: Tensor, shape: tuple[int, int, int], kernel: int) -> Non
 
 
 def _kernel(data: Tensor, kernel: int) -> tuple[int, ...]:
-    # A kernel of more than half the calibration leaves too few positions to tell signal from noise: a slab of 8
+    # A kernel of more than half the calibration leaves too few positions to separate signal from noise: a slab of 8
     # partitions would lose nearly all of its voxels.
     return tuple(1 if n == 1 else min(kernel, max(2, n // 2)) for n in data.shape[1:])
 
@@ -142,7 +142,7 @@ def _centre(calibration: Tensor, width: int | None) -> Tensor:
         n = data.shape[axis]
         if width is not None and n > width:
             data = data.narrow(axis, n // 2 - width // 2, width)
-    # A GPU is asked for both at once; a largest value is not a number where any is not.
+    # Both are read from the GPU at once; the largest value is NaN if any value is.
     largest, peak = torch.stack([torch.view_as_real(calibration).abs().max(), data.abs().max()]).cpu().tolist()
     if not math.isfinite(largest):
         raise DataError("the calibration region holds values that are not finite: leave out the damaged coil or lines")
@@ -164,12 +164,12 @@ def _projector(data: Tensor, kernel: tuple[int, ...], threshold: float) -> Tenso
     else:
         values, vectors = alone(torch.linalg.eigh, _gram(data, kernel))
         signal = vectors[:, values > threshold**2 * values[-1]]
-    del vectors  # in a volume of many coils every matrix here takes a good part of the memory
+    del vectors  # in a volume of many coils each matrix here takes a large part of the memory
     return _diagonals((signal @ signal.mH).conj(), data.shape[0], kernel)
 
 
 def _rows(data: Tensor, kernel: tuple[int, ...]) -> Iterator[Tensor]:
-    """The calibration matrix A (position, coil and kernel), slab by slab along z."""
+    """The calibration matrix A (position, coil and kernel), in slabs along z."""
     size = data.shape[0] * math.prod(kernel)
     for z in range(data.shape[1] - kernel[0] + 1):
         slab = data[:, z : z + kernel[0]].unfold(2, kernel[1], 1).unfold(3, kernel[2], 1)
@@ -177,7 +177,7 @@ def _rows(data: Tensor, kernel: tuple[int, ...]) -> Iterator[Tensor]:
 
 
 def _gram(data: Tensor, kernel: tuple[int, ...]) -> Tensor:
-    """Aᴴ A, of which the calibration matrix A never exists as a whole."""
+    """Aᴴ A, computed without storing the whole calibration matrix A."""
     size = data.shape[0] * math.prod(kernel)
     gram = data.new_zeros(size, size)
     for rows in _rows(data, kernel):
@@ -198,16 +198,16 @@ def _diagonals(projector: Tensor, coils: int, kernel: tuple[int, ...]) -> Tensor
 
 
 def _waves(n: int, lags: int, like: Tensor, step: int = 1, part: tuple[int, int] | None = None) -> Tensor:
-    """exp(2πi r d / n) for every `step`-th of the n centred positions r, or those of a part, and the lags d."""
+    """exp(2πi r d / n) for every `step`-th of the n centred positions r, or of a part of them, and the lags d."""
     r = torch.arange(*(part or (0, n)), step, device=like.device, dtype=torch.float64) - n // 2
     d = torch.arange(lags, device=like.device, dtype=torch.float64) - lags // 2
-    # The product of two integers is reduced modulo n first: no precision is lost at large angles.
+    # The product of the two integers is reduced modulo n first, so no precision is lost at large angles.
     angle = 2 * math.pi / n * (r[:, None] * d).remainder(n)
     return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
 
 
 def _compiled(kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, nx: int, x0: int, crop: float) -> None:
-    """Write the eigenvectors (coil, z, y, x) and eigenvalues (z, y, x) of columns x0 and on of nx."""
+    """Write the eigenvectors (coil, z, y, x) and eigenvalues (z, y, x) of nx columns from x0 on."""
     lz, ly, lx, _ = kernels.shape
     coils, nz, ny, part = maps.shape
     upper = torch.triu_indices(coils, coils)
@@ -232,9 +232,9 @@ def _compiled(kernels: Tensor, reference: Tensor, maps: Tensor, values: Tensor, 
 def _matrices(
     kernels: Tensor, shape: tuple[int, int, int], steps: tuple[int, int, int], chunk: int, x0: int, part: int
 ) -> Iterator[tuple[int, slice, Tensor]]:
-    """G(r) of every `steps`-th pixel, (pixel, coil, coil), for a partition and some rows of that grid at a time.
+    """G(r) of every `steps`-th pixel, (pixel, coil, coil), for one partition and a few rows of the grid at a time.
 
-    `shape` is the whole grid, of which `part` columns from x0 on are wanted.
+    `shape` is the whole grid, of which `part` columns from x0 on are computed.
     """
     lz, ly, lx, pairs = kernels.shape
     parts = (None, None, (x0, x0 + part))
@@ -253,10 +253,10 @@ def _eigenmaps(
 ) -> None:
     """Write eigenvectors and eigenvalues of G(r) into (set, coil, z, y, x) and (set, z, y, x), a few rows at a time.
 
-    The grid has `width` columns and the maps are those from x0 on.
-    One set on a large grid is solved on every second pixel and interpolated, which is within a few power iterations of
-    the eigenvectors everywhere but at the rim of the object; pixels that are not there by then are solved for
-    themselves. Where λ stays well below `crop` nobody looks, and it is left at that.
+    The grid has `width` columns; the maps are those from x0 on. On a large grid one set is solved on every second pixel
+    and interpolated. This is within a few power iterations of the eigenvectors everywhere except at the edge of the
+    object; pixels that have not converged by then are solved separately. Where λ stays well below `crop` the pixel will
+    be zero, and the interpolated values are kept.
     """
     sets, coils, nz, ny, nx = maps.shape
     shape = (nz, ny, width)
@@ -281,7 +281,7 @@ def _eigenmaps(
 
 
 def _turned(vector: Tensor, reference: Tensor) -> Tensor:
-    """Eigenvectors (pixel, coil) with the phase that makes their part along the reference real and positive."""
+    """Eigenvectors (pixel, coil) with the phase that makes their component along the reference real and positive."""
     along = vector @ reference.conj()
     return vector * torch.polar(torch.ones_like(along.real), -along.angle())[:, None]
 
@@ -289,7 +289,7 @@ def _turned(vector: Tensor, reference: Tensor) -> Tensor:
 def _refined(
     g: Tensor, guess: Tensor, least: float, iterations: int = 3, tolerance: float = 3e-4
 ) -> tuple[Tensor, Tensor]:
-    """Largest eigenvalue, if above `least`, and its eigenvector, by power iterations from a near guess, else anew."""
+    """Largest eigenvalue, if above `least`, and its eigenvector, by power iterations from a close start or anew."""
     v = guess[:, :, None]
     tiny = torch.finfo(g.real.dtype).tiny
     for _ in range(iterations):
@@ -306,7 +306,7 @@ def _refined(
 
 
 def _between(coarse: Tensor, axis: int, n: int) -> Tensor:
-    """Every second of n samples to all of them: cubic between four neighbours, periodic where n is even."""
+    """Interpolation from every second of n samples to all: cubic between four neighbours, periodic if n is even."""
     m = coarse.shape[axis]
     at = torch.arange(n // 2, device=coarse.device)
     near = [(at + d) % m if n % 2 == 0 else (at + d).clamp(0, m - 1) for d in (-1, 0, 1, 2)]

@@ -1,4 +1,4 @@
-"""Which lines, columns and samples were measured, and which a scanner filled with zeros or next to nothing."""
+"""Which lines, columns and samples were measured, and which were filled with zeros or almost zeros by the scanner."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def measured(lines: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     mask = mask[rows][:, span]
     kept_lines = lines[rows][:, :, span]
     if float(mask.double().mean()) > 0.98 or _coarse(kept_lines):
-        # A receiver with few bits gives a zero now and then: that is a measured sample.
+        # A receiver with few bits records a zero now and then: that is a measured sample.
         return kept_lines, torch.ones_like(mask), notes
     if zeros > 0.02:
         notes += (f"{zeros:.0%} of the samples of the measured lines are exactly zero and were left out",)
@@ -40,10 +40,10 @@ def measured(lines: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 
 
 def _coarse(lines: Tensor) -> bool:
-    """Whether zeros come of a receiver with few bits, in which more samples have one part of zero than both.
+    """Whether zeros come from a receiver with few bits: then more samples have one zero part than two.
 
-    A part that is zero with probability p makes 2p(1 − p) of the one and p² of the other: fewer up to p = 2/3, a step
-    of 1.9 σ. Samples that were not measured have both.
+    If a part is zero with probability p, a share of 2p(1 − p) of the samples has one zero part and p² has two. The
+    second is smaller up to p = 2/3, a quantisation step of 1.9 σ. Samples that were not measured have two zero parts.
     """
     zero = torch.view_as_real(lines) == 0
     both = int(zero.all(-1).sum())
@@ -51,7 +51,7 @@ def _coarse(lines: Tensor) -> bool:
 
 
 def _void(profile: Tensor) -> Tensor:
-    """Entries of an energy profile below a gap of more than 9 dB that has a twentieth below and a third above it."""
+    """Entries of an energy profile below a gap of over 9 dB, with a twentieth of all below it and a third above."""
     ordered = profile.sort().values.log()
     n = len(ordered)
     low, high = max(1, n // 20), max(2, n - n // 3)

@@ -1,4 +1,4 @@
-"""From the solver's image on the encoded grid to the image that was asked for."""
+"""From the solver's image on the encoded grid to the requested image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recon.prepare.readout import resample
 
 
 def voxel_ratios(encoding: Encoding) -> list[float]:
-    """Voxels that the header asks for over those that were encoded, along x, y and, of a volume, z."""
+    """Voxels requested by the header relative to those encoded, along x, y and, for a volume, z."""
     return [
         (encoding.recon_fov[i] / encoding.recon_matrix[i]) / (encoding.encoded_fov[i] / encoding.encoded_matrix[i])
         for i in range(3 if encoding.encoded_matrix[2] > 1 else 2)
@@ -17,15 +17,15 @@ def voxel_ratios(encoding: Encoding) -> list[float]:
 
 
 def finer(encoding: Encoding) -> bool:
-    """Whether the image that the header asks for has smaller voxels than what was encoded: it is interpolated."""
+    """Whether the header requests smaller voxels than were encoded, so that the image is interpolated."""
     return any(r < 0.999 for r in voxel_ratios(encoding))
 
 
 def finish(x: Tensor, encoding: Encoding, shape: tuple[int, int, int]) -> Tensor:
     """The image (..., z, y, x) on the grid `shape` (nz, ny, nx) of the reconstructed field of view.
 
-    Cuts phase and slice oversampling and interpolates by zero-filling to the matrix that the header asks for. Voxels
-    lie where `geometry.from_centre` says: index N // 2 stays at the position of the slice.
+    Removes phase and slice oversampling and interpolates to the header's matrix by zero-filling. Voxels lie where
+    `geometry.from_centre` says: index N // 2 stays at the position of the slice.
     """
     sizes = x.shape[-3:]
     fov_in = (encoding.encoded_fov[2], encoding.encoded_fov[1], None)

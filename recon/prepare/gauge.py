@@ -1,4 +1,4 @@
-"""The phase in which an image is interpolated: about a point where a reference coil sees nothing it is none."""
+"""The phase in which an image is interpolated: the usual one is singular where the reference coil sees nothing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from torch import Tensor
 
 from recon.kernels.steady import alone
 
-#: Pixels that are looked at, those whose own coil is a start, steps from each, and the share of the darkest pixels.
+#: In order: pixels that are examined; pixels whose own coil is a start; steps from each start; share of the darkest
+#: pixels.
 PIXELS, STARTS, STEPS, DARKEST = 2000, 16, 6, 0.002
 
 
 def steady(maps: Tensor) -> Tensor:
-    """The combination a (coil) of unit norm of maps (coil, ...) that is dark nowhere, as far as one was found.
+    """A combination a (coil) of unit norm of maps (coil, ...) that is dark nowhere, as far as one was found.
 
         a ← normalised Σ m (mᴴ a) / |mᴴ a|²,   the steps towards the most Σ log |aᴴ m|²
 
-    over the pixels that have maps, from the coils of some of them; of all that were passed that whose dark pixels are
-    the brightest.
+    over the pixels that have maps, starting from the coils of some of them. Of all combinations on the way, the one
+    whose dark pixels are brightest is returned.
     """
     flat = maps.flatten(1)
     flat = flat[:, flat.abs().amax(0) > 0]
@@ -43,13 +44,14 @@ def steady(maps: Tensor) -> Tensor:
 def interpolated(x: Tensor, maps: Tensor, reference: Tensor, to: Callable[[Tensor], Tensor]) -> Tensor:
     """An image (z, y, x) on a finer grid, interpolated by `to` where its phase is smooth.
 
-    The phase of maps m (coil, z, y, x) makes their part along `reference` b (coil) real and positive. About a point
-    where b sees nothing it turns once, and so does the image's, whose spectrum then has no end: interpolated, the image
-    is dark there and ripples all around. With w the phase of another combination, a, that is dark nowhere,
+    The phase of maps m (coil, z, y, x) makes their component along `reference` b (coil) real and positive. Around a
+    point where b sees nothing, this phase makes a full turn, and so does that of the image. Such an image is not
+    band-limited: after interpolation it is dark at this point, with ripples all around. With w the phase of another
+    combination, a, that is dark nowhere,
 
         x̂ = I(x w) · exp(i arg I(bᴴm w*)),   w = exp(i arg aᴴm)
 
-    is the image in the phase of b still, made of two that are smooth: bᴴm w* is b as a sees it.
+    is still the image in the phase of b, but made of two smooth images: bᴴm w* is b as a sees it.
     """
     own, other = (torch.einsum("c,czyx->zyx", v.conj().to(maps), maps) for v in (reference, steady(maps)))
     w = torch.where(other.abs() > 0, torch.polar(torch.ones_like(other.real), other.angle()), 1.0)

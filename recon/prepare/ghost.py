@@ -1,4 +1,4 @@
-"""The Nyquist ghost that remains after the navigators: the phase between forward and reversed lines, from the lines."""
+"""The Nyquist ghost left by the navigators: the phase between forward and reversed lines, estimated from the lines."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from recon.prepare import hybrid, sort
 from recon.prepare.epi import StraightSamples
 from recon.prepare.hybrid import Lines
 
-#: Columns of a window, which has a kernel of its own, and lines on either side that predict a line.
+#: Columns of a window, which has its own kernel, and lines on either side from which a line is predicted.
 WINDOW, REACH = 8, 2
-#: Channels that the lines are compressed to, and the fewest and the most lines that are looked at.
+#: Channels to which the lines are compressed, and the fewest and the most lines that are examined.
 CHANNELS, LEAST, MOST = 4, 12, 32
-#: Ridge of a kernel as a share of the power of what it predicts from, and the power of an equation's energy by which
-#: it is weighted down: 0 leaves the lines in the middle of k-space to decide, 1 makes all alike.
+#: In order: regularisation of a kernel, as a share of the power it predicts from; and the exponent with which equations
+#: are weighted down by their energy: at 0 the lines in the middle of k-space dominate, at 1 all count alike.
 RIDGE, EVEN = 1e-4, 0.5
-#: Neighbourhoods that are searched one after the other, in degrees: half width of the phase in the middle of the image
-#: and of what a quarter of the field of view adds (90: a sample of the readout), and their step. The first one beside
-#: what navigators say, or without any.
+#: Search ranges, tried in this order, in degrees: half width of the phase in the middle of the image; half width of
+#: what a quarter of the field of view adds (90: one sample of the readout); step. The first is the neighbourhood of the
+#: navigators' phase, or of zero.
 NARROW, WIDE = (30.0, 20.0, 2.0), (90.0, 108.0, 6.0)
 FINER = ((9.0, 9.0, 1.5), (3.0, 3.0, 0.5), (1.0, 1.0, 0.125))
-#: Most times that a phase is looked for in lines that are free of what was found, and degrees from which on it is.
+#: Largest number of passes over lines from which the phase found so far was removed, and the phase in degrees above
+#: which another pass is made.
 PASSES, STEEP = 4, 2.0
-#: Twice the gain in log-likelihood from which on a phase is there, and most that two sets of windows may be apart.
+#: A phase is accepted if twice its gain in log-likelihood is at least CLEAR and two sets of windows differ by at most
+#: APART degrees.
 CLEAR, APART = 100.0, 6.0
 
 Complex = NDArray[np.complexfloating[Any, Any]]
@@ -36,10 +38,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Residual:
-    """Phase of forward against reversed lines in radians: `constant` at pixel N // 2, `slope` per pixel.
+    """Phase of forward relative to reversed lines in radians: `constant` at pixel N // 2, `slope` per pixel.
 
-    `gain` is twice what the logarithm of the likelihood gains by it, `apart` how many degrees every second window of
-    columns says otherwise than those between.
+    `gain` is twice the gain in log-likelihood; `apart` is by how many degrees the odd and the even windows of columns
+    disagree.
     """
 
     constant: float
@@ -49,16 +51,16 @@ class Residual:
 
     @property
     def clear(self) -> bool:
-        """Whether it is more than noise and detail make of no phase at all, and windows of columns agree on it."""
+        """Whether the phase is more than noise and detail would cause, and the windows of columns agree on it."""
         return self.gain > CLEAR and self.apart < APART
 
 
 def freed(lines: Lines, rows: NDArray[np.intp]) -> tuple[Lines, str]:
-    """The lines with echo-planar ones among `rows` (one slice) free of what is left of their ghost, and a note.
+    """The lines, with the remaining ghost removed from the echo-planar ones among `rows` (one slice), and a note.
 
-    The phase is told by those of `rows` that lie side by side around the centre of k-space (`residual`), at most MOST,
-    and half of it taken from the forward lines, half added to the others. The lines themselves, and no note, where none
-    is clear, for volumes, and for rows that were measured in both directions.
+    The phase is estimated from those of `rows` that lie next to each other around the centre of k-space (`residual`),
+    at most MOST. Half of it is subtracted from the forward lines and half added to the others. The lines are returned
+    unchanged, without a note, if no phase is clear, for volumes, and if rows were measured in both directions.
     """
     samples = lines.scan.samples
     if not isinstance(samples, StraightSamples) or lines.shape[0] > 1 or not samples.backward[rows].any():
@@ -75,7 +77,7 @@ def freed(lines: Lines, rows: NDArray[np.intp]) -> tuple[Lines, str]:
     found = residual(block[:, 0].cpu().numpy(), backward > 0, near=bool((samples.phase[rows] >= 0).all()))
     if found is None or not found.clear:
         return lines, ""
-    # Pixels of the field of view as encoded, which the lines as they were read may divide more finely.
+    # Pixels of the encoded field of view, which the lines as read out may divide more finely.
     finer = lines.encoding.encoded_matrix[0] / int(lines.scan.lines["number_of_samples"][rows[0]])
     turned = samples.turned(rows, found.constant, found.slope * finer)
     middle, quarter = np.rad2deg([found.constant, found.slope * block.shape[-1] / 4])
@@ -87,20 +89,20 @@ def freed(lines: Lines, rows: NDArray[np.intp]) -> tuple[Lines, str]:
 
 
 def residual(block: Complex, backward: NDArray[np.bool_], *, near: bool) -> Residual | None:
-    """The phase φ₀ + φ₁·x by which forward lines differ from reversed ones; None where nothing can tell it.
+    """The phase φ₀ + φ₁·x by which forward lines differ from reversed ones; None if it cannot be determined.
 
-    Neighbouring lines predict one another by a kernel, as in GRAPPA, since coils are smooth and the object ends within
-    the field of view. Lines of two phases do so badly. In each window v of columns
+    Neighbouring lines predict each other by a kernel, as in GRAPPA, because coils are smooth and the object ends within
+    the field of view. Lines of two different phases predict each other badly. In each window v of columns
 
         J_v(φ) = min_w Σ_n ‖k_n − Σ_o w_o e^{iφ (b_{n+o} − b_n)} k_{n+o}‖²,   o = ±1, ±2,
 
-    with b_n = 1 for a reversed line, and (φ₀, φ₁) minimise Σ_v N_v log J_v(φ₀ + φ₁ x_v): the likelihood of errors whose
-    size is each window's own. N_v is the number of equations less that of unknowns. φ₀ is looked for within ±90°, since
-    of an object smaller than half of the field of view nothing tells it from 180° more.
+    with b_n = 1 for a reversed line, and (φ₀, φ₁) minimise Σ_v N_v log J_v(φ₀ + φ₁ x_v): the likelihood if each window
+    has its own size of error. N_v is the number of equations minus the number of unknowns. φ₀ is searched within ±90°:
+    for an object smaller than half of the field of view, φ₀ and φ₀ + 180° are equivalent.
 
-    `block` (coil, ky, x) are neighbouring lines in hybrid space around the centre of k-space, white with noise 1 per
-    part; `backward` (ky,) says which were read out backwards. Of several channels the strongest combinations are used.
-    (Griswold et al., Magn Reson Med 47:1202, 2002; Lobos et al., IEEE Trans Med Imaging 37:2390, 2018.)
+    `block` (coil, ky, x) holds neighbouring lines in hybrid space around the centre of k-space, white with noise 1 per
+    part; `backward` (ky,) marks those that were read out backwards. Of several channels the strongest combinations are
+    used. (Griswold et al., Magn Reson Med 47:1202, 2002; Lobos et al., IEEE Trans Med Imaging 37:2390, 2018.)
     """
     lines, columns = block.shape[1:]
     if lines < LEAST or columns < 2 * WINDOW or backward.all() or not backward.any():
@@ -117,7 +119,7 @@ def residual(block: Complex, backward: NDArray[np.bool_], *, near: bool) -> Resi
         total, first = total + found, NARROW
         if np.abs(found).max() < STEEP:
             break
-        # A steep phase changes within a window: what is left of it is looked for once more.
+        # A steep phase changes within a window, so the remainder is searched for once more.
         turned = _windows(y * np.exp(1j * (b[:, None] - 0.5) * np.deg2rad(total[0] + total[1] * x)), b)
         windows, found = turned or windows, np.zeros(2)
     halves = [_best(windows.some(slice(side, None, 2)), columns, rounds) for side in (0, 1)]
@@ -133,8 +135,8 @@ def residual(block: Complex, backward: NDArray[np.bool_], *, near: bool) -> Resi
 class _Windows:
     """Normal equations of the windows: `gram` (window, kind, unknown, unknown), `cross` (…, unknown, coil), `power`.
 
-    Lines of one kind have sources that were read out in the same directions as seen from theirs: `turn` (kind, unknown)
-    is b_{n+o} − b_n. `x` is the middle of each window from pixel N // 2, `weight` its N_v.
+    Lines of one kind have sources with the same readout directions relative to theirs: `turn` (kind, unknown) is
+    b_{n+o} − b_n. `x` is the middle of each window from pixel N // 2; `weight` is its N_v.
     """
 
     x: Floats
@@ -157,13 +159,13 @@ class _Windows:
         return out
 
     def some(self, which: slice) -> _Windows:
-        """Some of the windows."""
+        """A selection of the windows."""
         gram, cross, power = self.gram[which], self.cross[which], self.power[which]
         return replace(self, x=self.x[which], weight=self.weight[which], gram=gram, cross=cross, power=power)
 
 
 def _best(windows: _Windows, columns: int, rounds: Sequence[tuple[float, float, float]]) -> Floats:
-    """The likeliest phase in degrees: in the middle, and what a quarter of the field of view adds."""
+    """The most likely phase in degrees: in the middle of the image, and what a quarter of the field of view adds."""
     at, found = windows.x / (columns / 4), np.zeros(2)
     for wide, high, step in rounds:
         a, b = np.arange(-wide, wide + step / 2, step), np.arange(-high, high + step / 2, step)
@@ -195,7 +197,7 @@ def _windows(y: Complex, backward: NDArray[np.int_]) -> _Windows | None:
     first = columns // 2 - count * WINDOW // 2
     cut = y[..., first : first + count * WINDOW].reshape(coils, lines, count, WINDOW)
     energy = (np.abs(cut) ** 2).sum((0, 3))
-    # The noise of a line's samples keeps empty ones from counting like full ones.
+    # The noise of a line's samples keeps empty lines from counting as much as full ones.
     near = sum(energy[n + o] + 2 * coils * WINDOW for o in range(-REACH, REACH + 1))
     scale = near ** (-EVEN / 2)
     targets = cut[:, n] * scale[..., None]
@@ -216,7 +218,7 @@ def _windows(y: Complex, backward: NDArray[np.int_]) -> _Windows | None:
 
 
 def _between(table: Floats, at: Floats) -> Floats:
-    """Values of a table (window, place) at broken places (…, window), by cubic interpolation, never below its least."""
+    """Cubic interpolation of a table (window, place) at fractional places (…, window), never below its minimum."""
     i = np.clip(np.floor(at).astype(np.intp), 1, table.shape[1] - 3)
     f, rows = at - i, np.arange(len(table))
     a, b, c, d = (table[rows, i + o] for o in (-1, 0, 1, 2))

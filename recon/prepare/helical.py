@@ -14,18 +14,18 @@ from torch import Tensor
 from recon.data import CTProjections, CTViews, DataError
 from recon.prepare.rays import Family, families, sections, spots
 
-#: Thinnest slices that are made where nothing is asked for, in mm.
+#: Thinnest slices made if no thickness is requested, in mm.
 THICKNESS = 1.0
-#: Weight of a ray that lies outside of the detector or too far from the slice: it counts where there is no other.
+#: Weight of a ray outside the detector or too far from the slice: it is used only if there is no other.
 _LAST = 1e-4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the slices lie: `positions` along the gantry's z in mm, rising; `reach`, how far views may lie off a slice.
+    """Where the slices lie: `positions` along the gantry's z in mm, rising; views are within `reach` of a slice.
 
-    `turn` is the way of the table in one turn, or from circle to circle, in mm, and `beyond` by how much the rays that
-    the slices need lie outside of the detector's rows, in mm at the axis.
+    `turn` is the table travel per rotation, or from circle to circle, in mm. `beyond` is how far the rays that the
+    slices need lie outside the detector's rows, in mm at the axis.
     """
 
     positions: NDArray[np.float64]
@@ -36,16 +36,17 @@ class Plan:
 
 
 def fans(scan: CTViews, thickness: float = 0.0) -> CTProjections:
-    """Full-turn fan-beam sinograms of slices `thickness` mm thick and apart, made when they are asked for.
+    """Full-turn fan-beam sinograms of contiguous slices, each `thickness` mm thick, computed on request.
 
-    The ray at (β, γ) of a slice at z is taken from the rays of the cone beam that lie in the same plane parallel to the
-    axis and meet the slice where they pass the axis, from views of either side:
+    The ray at (β, γ) of a slice at z is made from rays of the cone beam that lie in the same plane parallel to the axis
+    and meet the slice where they pass the axis, from views on both sides of the slice:
 
         p(β, γ) = Σᵢ wᵢ cos κᵢ pᵢ / Σᵢ wᵢ,    tan κᵢ = Δzᵢ / ℓ,   ℓ = ρ cos γ,   wᵢ = max(0, 1 − |Δzᵢ| / H)
 
-    with Δzᵢ from the source to the slice and H so wide that views from both sides of the slice always count. Each ray
-    starts at the true focal spot, wherever it flies. Slices thicker than a row are means over positions within them.
-    Raises DataError for a table too fast for the detector, focal spots without a pattern, and circles too short.
+    with Δzᵢ from the source to the slice, and H wide enough that views from both sides of the slice always count. Each
+    ray starts at the true position of a flying focal spot. Slices thicker than a row are means over positions within
+    them. Raises DataError if the table is too fast for the detector, if focal spots follow no pattern, and if circles
+    are too short.
 
     F. Noo, M. Defrise and R. Clackdoyle, Single-slice rebinning method for helical cone-beam CT, Phys. Med. Biol. 44,
     561 (1999).
@@ -79,7 +80,7 @@ def fans(scan: CTViews, thickness: float = 0.0) -> CTProjections:
 
 
 def virtual(scan: CTViews) -> NDArray[np.float64]:
-    """Angles φ of the virtual views: a whole turn from the first view on, as many as the scanner measures in a turn."""
+    """Angles φ of the virtual views: a full turn from the first view on, with as many views as the scanner measures."""
     count = max(1, round(2 * math.pi / abs(float(np.median(np.diff(scan.angles))))))
     return np.asarray(scan.angles[0] + 2 * math.pi * np.arange(count) / count)
 
@@ -94,7 +95,7 @@ def _helix(scan: CTViews, rays: list[Family], thick: float) -> Plan:
             "too little for a slice; give the whole scan"
         )
     fan = float(np.abs(rays[0].fan).max())
-    # Where both sides of a ray are measured, its views are at most `reach` apart; the nearest one half of that.
+    # If both sides of a ray are measured, its views are at most `reach` apart, and the nearest at most half of that.
     reach = turn * (math.pi + 2 * fan) / (2 * math.pi)
     need = turn * (math.pi + 2 * np.abs(rays[0].fan)) / (4 * math.pi)
     seen = scan.shape[0] / 2 * scan.spacing[0] * rays[0].near / rays[0].far
@@ -111,7 +112,7 @@ def _helix(scan: CTViews, rays: list[Family], thick: float) -> Plan:
 
 
 def _circles(scan: CTViews, rays: list[Family], thick: float) -> Plan:
-    """Slices over all that circles side by side cover, or one slice for each circle where gaps lie between them."""
+    """Slices over the range that adjacent circles cover, or one slice per circle if there are gaps between them."""
     row = scan.spacing[0] * scan.radius / scan.distance
     half = (scan.shape[0] - 1) / 2 * row
     at = np.sort([float(scan.positions[part].mean()) for part in sections(scan)])
@@ -131,10 +132,10 @@ def _circles(scan: CTViews, rays: list[Family], thick: float) -> Plan:
 
 
 def _to_patient(position: str, phi: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool, int]:
-    """Angles β of the virtual views in the patient's plane (x left, y back), whether columns turn over, and z's sign.
+    """Angles β of the virtual views for the patient (x left, y back), whether columns are flipped, and the sign of z.
 
-    The gantry's axes, seen from the table: x to the right, y up, z away. Away is the head's direction for a patient who
-    came head first; up is the front of one who lies supine, the right of one on the left side.
+    The gantry's axes, seen from the table, are x to the right, y up, z away. Away is towards the head for a patient who
+    lies head first. Up is the front of a supine patient, and the right side of one lying on the left side.
     """
     away = np.array([0, 0, -1.0 if position.startswith("FF") else 1.0])
     up = {"P": (0, 1, 0), "DL": (-1, 0, 0), "DR": (1, 0, 0)}.get(position[2:], (0, -1, 0))
@@ -148,9 +149,9 @@ def _to_patient(position: str, phi: NDArray[np.float64]) -> tuple[NDArray[np.flo
 
 @dataclass
 class Rebinned:
-    """Line integrals (slice, view, column) of the planned slices, each made when it is asked for.
+    """Line integrals (slice, view, column) of the planned slices, each computed on request.
 
-    Holds the views around the last slice, so that slices in their order read each file once.
+    Keeps the views around the last slice, so that slices requested in order read each file once.
     """
 
     scan: CTViews
@@ -208,12 +209,13 @@ class Rebinned:
     def _on_slice(
         self, rays: Family, views: NDArray[np.intp], z: float, data: NDArray[np.uint16], first: int
     ) -> tuple[Tensor, Tensor]:
-        """Line integrals (view, column) of rays through the slice, as long as they would be within it, and weights."""
+        """Line integrals (view, column) of rays through the slice, scaled to their length within it, and weights."""
         s = self.scan
         rows, columns = s.shape
         delta = torch.from_numpy(z - s.positions[views] - rays.axial).float()[:, None]
         near, far = (torch.from_numpy(v).float()[None] for v in (rays.near, rays.far))
-        # The ray leaves the source at z0 + Δz and meets the slice at the distance `near` of `far` to the detector.
+        # The ray leaves the source at z0 + Δz and meets the slice at distance `near` of the distance `far` to the
+        # detector.
         row = s.centre[0] - (rays.axial + delta * far / near) / s.spacing[0]
         over = torch.maximum(-row, row - (rows - 1))
         row = row.clamp(0, rows - 1)
@@ -235,7 +237,7 @@ class Rebinned:
         return value, weight * torch.from_numpy(rays.trust).float()[None]
 
     def _stored(self, first: int, last: int) -> tuple[NDArray[np.uint16], int]:
-        """The stored views first … last − 1 at least, and the number of the first one that is given."""
+        """The stored views from `first` to at least last − 1, and the number of the first one returned."""
         if self._held is not None and self._held[0] <= first and last <= self._held[1]:
             return self._held[2], self._held[0]
         if self._held is not None and self._held[0] < last and first < self._held[1]:
@@ -253,7 +255,7 @@ class Rebinned:
 def _gather(
     rays: Family, a: int, b: int, value: Tensor, weight: Tensor, above: Tensor, below: Tensor, phi: Tensor
 ) -> None:
-    """Add the views a … b − 1 of a family at the angles of the virtual views, between their neighbours."""
+    """Add the views a … b − 1 of a family, interpolated at the angles of the virtual views."""
     turn = torch.from_numpy(rays.turn[a:b])
     wanted = phi[:, None] + torch.from_numpy(rays.lag)[None]
     columns = value.shape[1]
@@ -271,7 +273,7 @@ def _gather(
         here, there = (upper - 1) * columns + column, upper * columns + column
         flat_v, flat_w = value.reshape(-1), weight.reshape(-1)
         if rays.spots > 1:
-            # Of the spots that take turns, each counts where its own views are: hats that add up to 1.
+            # With a flying focal spot, each spot counts near its own views: triangular weights that add up to 1.
             inside = inside * (1 - rays.spots * torch.minimum(share, 1 - share)).clamp_min(_LAST)
         low, high = (1 - share) * inside, share * inside
         above += (low * flat_v[here] + high * flat_v[there]).reshape(-1)
@@ -279,6 +281,6 @@ def _gather(
 
 
 def _unsigned(x: Tensor) -> Tensor:
-    """16 bits that were stored without a sign, as single precision."""
+    """16-bit values stored without a sign, as single precision."""
     wide = x.float()
     return torch.where(wide < 0, wide + 65536, wide)

@@ -1,7 +1,7 @@
 """From the lines of a Cartesian scan to the measurement of one slice or slab in hybrid space.
 
-Hybrid space holds image along the readout and k-space along the phase encodes: the readout is fully sampled, so its
-Fourier transform is undone once and every later step works along the encodes alone.
+Hybrid space is image space along the readout and k-space along the phase encodes. The readout is fully sampled, so its
+Fourier transform is inverted once, and every later step works only along the phase encodes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from recon.prepare import noise, place, sort
 from recon.prepare.noise import Whitening
 from recon.prepare.readout import crop, inner_size, to_hybrid
 
-#: Samples that are transformed at once; bounds the memory of a 3D scan's raw lines.
+#: Samples transformed at a time; bounds the memory for the raw lines of a 3D scan.
 _BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Slab:
-    """One slice or 3D slab: `y` (coil, kz, ky, x) in hybrid space, the mean over averages, zero where not measured.
+    """One slice or 3D slab: `y` (coil, kz, ky, x) in hybrid space, the mean of all averages, zero where not measured.
 
-    `counts` (kz, ky) says how many lines were averaged, `columns` (kx,) which samples of the readout were acquired; the
-    table of lines tells both, so they stay on the CPU.
+    `counts` (kz, ky) is how many lines were averaged, `columns` (kx,) which samples of the readout were acquired. Both
+    follow from the table of lines, so they stay on the CPU.
     """
 
     y: Tensor
@@ -41,7 +41,7 @@ class Slab:
 
 @dataclass(frozen=True)
 class Lines:
-    """How the readouts of a scan become hybrid lines: one encoding, whitening, coil compression, and the device."""
+    """How readouts of a scan become hybrid lines: encoding, whitening, coil compression, device."""
 
     scan: RawScan
     encoding: Encoding
@@ -52,12 +52,12 @@ class Lines:
 
     @cached_property
     def live(self) -> NDArray[np.bool_]:
-        """Coils (coil,) that the whitening reads: dead ones have a column of zeros."""
+        """Coils (coil,) that the whitening uses: dead ones have a column of zeros."""
         return np.asarray((self.whitening.matrix != 0).any(0))
 
     @cached_property
     def mixing(self) -> Tensor:
-        """Whitening of the live coils and, where one matrix serves all of the readout, compression, in one product."""
+        """Whitening of the live coils, multiplied with the compression if one matrix serves the whole readout."""
         white = self.whitening.matrix[:, torch.from_numpy(self.live)]
         if self.compression is None or self.compression.ndim == 3:
             return white.to(self.device)
@@ -71,18 +71,18 @@ class Lines:
 
 
 def inner_columns(encoding: Encoding) -> int:
-    """Voxels along the readout that are kept: the field of view asked for, or all of the encoded one."""
+    """Voxels that are kept along the readout: the requested field of view, or all of the encoded one."""
     return inner_size(encoding.encoded_matrix[0], encoding.encoded_fov[0], encoding.recon_fov[0])
 
 
 def gridded(
     lines: Lines, rows: NDArray[np.intp], ky: NDArray[np.intp], kz: NDArray[np.intp], shape: tuple[int, int]
 ) -> tuple[Tensor, NDArray[np.int32], NDArray[np.bool_]]:
-    """Whitened, oversampling-free, compressed readouts of `rows` on the rows (kz, ky) of a grid of `shape` (nz, ny).
+    """Readouts of `rows`, whitened, cropped and compressed, on the rows (kz, ky) of a grid of `shape` (nz, ny).
 
-    Data (coil, nz, ny, x) on the device of `lines`, counts (nz, ny), and the columns (kx,) that were acquired. Works
-    through the rows in blocks, so that the raw samples are never all in memory; each goes to the device once, as it was
-    read. Raises DataError for NaN or infinite samples.
+    Returns data (coil, nz, ny, x) on the device of `lines`, counts (nz, ny), and the columns (kx,) that were acquired.
+    Works in blocks of rows, so that the raw samples are never all in memory; each is sent to the device once,
+    unchanged. Raises DataError for NaN or infinite samples.
     """
     headers, nx = lines.scan.lines[rows], lines.encoding.encoded_matrix[0]
     acquired = np.zeros(nx, np.bool_)
@@ -104,17 +104,17 @@ def gridded(
 
 def _columns(lines: Lines, rows: NDArray[np.intp], nx: int) -> tuple[Tensor, NDArray[np.bool_]]:
     raw, live = lines.scan.samples.read(rows), lines.live
-    # What a dead coil recorded is never looked at: it may be anything.
+    # Samples of a dead coil are never read, whatever they hold.
     samples = place.upload(raw if live.all() else np.ascontiguousarray(raw[:, live]), lines.device)
     columns, sampled = place.readouts(noise.mix(lines.mixing, samples), lines.scan.lines[rows], nx)
     hybrid = to_hybrid(columns, lines.nx)
-    if lines.compression is not None and lines.compression.ndim == 3:  # geometric: a matrix for each x
+    if lines.compression is not None and lines.compression.ndim == 3:  # geometric: one matrix per x
         hybrid = torch.einsum("xvc,ncx->nvx", lines.compression.to(hybrid.device), hybrid)
     return hybrid, sampled
 
 
 def _damage(lines: Lines, rows: NDArray[np.intp]) -> str:
-    """What to say where the grid holds values that are not finite: which lines and channels of the file do."""
+    """The error for a grid with values that are not finite; it names the file's lines and channels that hold them."""
     bad, channels = 0, np.zeros(len(lines.live), np.bool_)
     for part in _equal_shapes(lines.scan.lines[rows]):
         for at in np.array_split(part, -(-len(part) // 256)):
@@ -131,14 +131,14 @@ def _damage(lines: Lines, rows: NDArray[np.intp]) -> str:
 
 
 def slab(lines: Lines, rows: NDArray[np.intp]) -> Slab:
-    """The lines of one slice or slab, averages joined, placed on the encoded grid."""
+    """The lines of one slice or slab on the encoded grid, averages joined."""
     ky, kz, valid = sort.row_index(lines.scan.lines[rows], lines.encoding)
     y, counted, columns = gridded(lines, rows[valid], ky[valid], kz[valid], lines.shape)
     return Slab(y, torch.from_numpy(counted), torch.from_numpy(columns))
 
 
 def counts(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> NDArray[np.int32]:
-    """How often each row (kz, ky) of the encoded grid was acquired; reads no samples."""
+    """How often each row (kz, ky) of the encoded grid was acquired, without reading samples."""
     nz, ny = encoding.encoded_matrix[2], encoding.encoded_matrix[1]
     ky, kz, valid = sort.row_index(scan.lines[rows], encoding)
     flat = np.bincount(kz[valid].astype(np.intp) * ny + ky[valid], minlength=nz * ny)
@@ -149,7 +149,7 @@ def calibration(lines: Lines, rows: NDArray[np.intp], size: int) -> Tensor:
     """Fully sampled block (coil, cz, cy, cx) around the centre of k-space, at most `size` along each axis.
 
     `rows` are lines that together hold the block: separate calibration lines, or the ACS lines of the image. Raises
-    DataError where no block of at least four lines is fully sampled.
+    DataError if no block of at least four lines is fully sampled.
     """
     sampled = counts(lines.scan, rows, lines.encoding) > 0
     z0, z1, y0, y1 = calibration_block(sampled, size)

@@ -1,4 +1,4 @@
-"""How noisy a magnitude image of MRI is, and which part of its k-space was measured, both read off the image."""
+"""Noise level of an MRI magnitude image and the measured part of its k-space, both estimated from the image."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 
 #: Median of |x| of a Gaussian of unit standard deviation.
 _MEDIAN = 0.6745
-#: Standard deviation of a magnitude of noise alone: √(2 − π/2).
+#: Standard deviation of the magnitude of pure noise: √(2 − π/2).
 _RAYLEIGH = math.sqrt(2 - math.pi / 2)
-#: Pixels of signal that a measurement of the noise needs.
+#: Pixels with signal that are needed to measure the noise.
 _ENOUGH = 400
-#: Local mean, in σ, from which the noise of a magnitude is taken to be Gaussian.
+#: Local mean, in σ, above which the noise of a magnitude is taken to be Gaussian.
 _SIGNAL = 4.0
-#: Fall in power that is an edge of what was measured, and the least part of an axis that may have been.
+#: Drop in power at the edge of the measured part, and the smallest share of an axis that may have been measured.
 _FALL, _LEAST = 4.0, 0.35
 
 
 def level(image: Tensor) -> Tensor:
-    """Standard deviation σ (z,) of the noise of a complex image's real part, from magnitudes (z, y, x); 0 unknown.
+    """Standard deviation σ (z,) of the noise of a complex image's real part, from magnitudes (z, y, x); 0 if unknown.
 
         σ = median |d| / (6 · 0.6745),   d = m ∗ (1, −2, 1)ᵀ(1, −2, 1)
 
-    over places whose mean is above 4σ: there the noise of a magnitude is Gaussian with the same σ. Where next to no
-    such place is found, all are taken, as noise without signal: smaller by √(2 − π/2). Pixels that are 0 were masked
-    by the scanner and count for nothing. (J. Immerkær, Comput. Vis. Image Underst. 64 (1996) 300.)
+    over pixels whose mean is above 4σ: there the noise of a magnitude is Gaussian with the same σ. If there are almost
+    no such pixels, all are used as noise without signal, whose deviation is smaller by √(2 − π/2). Pixels that are 0
+    were masked by the scanner and are ignored. (J. Immerkær, Comput. Vis. Image Underst. 64 (1996) 300.)
     """
     return torch.tensor([_level(x) for x in image.double()])
 
@@ -44,7 +44,7 @@ def _level(x: Tensor) -> float:
         return 0.0
     sigma = float(detail[shown].median()) / _MEDIAN / _RAYLEIGH
     for _ in range(4):
-        bright = (mean > _SIGNAL * sigma) & (least > _SIGNAL / 2 * sigma)  # edges to the air are no noise
+        bright = (mean > _SIGNAL * sigma) & (least > _SIGNAL / 2 * sigma)  # edges to air are not noise
         if int(bright.sum()) < _ENOUGH:
             break
         sigma = float(detail[bright].median()) / _MEDIAN
@@ -52,13 +52,14 @@ def _level(x: Tensor) -> float:
 
 
 def filled(image: Tensor) -> tuple[float, float]:
-    """The share along y and x of the k-space of images (z, y, x) that was measured; the rest was filled with zeros.
+    """The share of k-space along y and x that was measured in images (z, y, x); the rest was filled with zeros.
 
-    Along each axis the median power is searched for its deepest fall; one by less than a factor of 4 is none. Taking
-    magnitudes spreads a little power into what was empty, most where there is no signal. 1 where all was measured.
+    Along each axis the largest drop of the median power is searched for; a drop by less than a factor of 4 does not
+    count. Taking magnitudes spreads a little power into the empty part, mostly where there is no signal. The share is 1
+    if everything was measured.
     """
     power = torch.fft.fft2(image.double()).abs().square().mean(0)
-    # Across the middle of the other axis alone: its own ends may be empty.
+    # Only across the middle of the other axis, since the ends of that axis may be empty themselves.
     return _share(_inner(power, 1).median(1).values), _share(_inner(power, 0).median(0).values)
 
 
@@ -85,14 +86,14 @@ def _share(spectrum: Tensor) -> float:
 
 def measured(shape: Sequence[int], share: tuple[float, float]) -> list[int]:
     """Sizes along y and x of the grid that holds the given share of an image's k-space."""
-    # Odd: without a highest frequency of its own an image stays real.
+    # Odd sizes have no unpaired highest frequency, so the image stays real.
     return [n if s >= 1 else max(1, int(n * s) // 2 * 2 - 1) for n, s in zip(shape[-2:], share)]
 
 
 def resized(image: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The real image (z, y, x) on a coarser or finer grid, by cutting its k-space or zeros around it; values kept.
+    """The real image (z, y, x) on a coarser or finer grid, by cropping or zero-filling its k-space; values are kept.
 
-    At odd sizes of the coarser grid one way is the inverse of the other for what that grid can hold.
+    If the coarser grid has odd sizes, the two directions are inverses of each other for what that grid can represent.
     """
     if tuple(sizes) == tuple(image.shape[-2:]):
         return image

@@ -1,4 +1,4 @@
-"""Noise of the receiver coils: its covariance, measured or estimated, and the matrix that makes it white."""
+"""Noise of the receiver coils: its covariance, measured or estimated, and the whitening matrix."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from recon.prepare import quiet
 from recon.prepare.filled import measured
 from recon.prepare.quiet import FEW, NONE, NoNoise, hann, quietest
 
-#: Samples that are treated in double precision, or whitened, at a time.
+#: Samples treated in double precision, or whitened, at a time.
 _CHUNK = 1 << 20
-#: Relative noise bandwidth of the receiver where the scan file is silent.
+#: Relative noise bandwidth of the receiver if the file does not state it.
 BANDWIDTH = 0.793
-#: Where noise is read; of the last signal reaches all columns.
+#: Where noise is read. Signal reaches all columns of the last.
 OUTER, BESIDE, MARGIN = "outer k-space", "the columns beside the object", "the oversampled margin of the readout"
 FULL = "the oversampled margin of the readout, all of which signal reaches"
-#: What is no more than this share of the root mean square of all samples is what transforms in float32 round to.
+#: Values below this share of the root mean square of all samples are rounding errors of float32 transforms.
 _ROUNDING = 3e-6
 
 
-#: Noise samples of a channel from which on five standard errors of their mean are a tenth of the noise or less.
+#: Noise samples per channel from which on five standard errors of the mean are at most a tenth of the noise.
 ENOUGH = 2500
 
-#: Sources of a whitening that was not measured: none was asked for, or the samples tell nothing.
+#: Sources of a whitening that was not measured: not requested, or not found in the samples.
 UNKNOWN = ("none", "assumed")
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """The matrix that makes noise white, and where it comes from.
+    """The whitening matrix and its source.
 
     `matrix` is complex64 (coil_out, coil); it has fewer rows than columns when dead coils were left out, and their
-    columns are zero. `source` is "noise scan" or "estimate"; `notes` are sentences on what was found odd and what was
-    done. `offset` says whether noise lines hold a constant that the receiver adds, None where none can say.
+    columns are zero. `source` is "noise scan", "estimate", or one of UNKNOWN; `notes` are sentences on irregularities
+    and on what was done. `offset` says whether noise lines contain a constant that the receiver adds, None if that
+    cannot be determined.
     """
 
     matrix: Tensor
@@ -54,7 +55,7 @@ class Whitening:
 
 
 def covariance(samples: Tensor) -> Tensor:
-    """Covariance Ψ = X Xᴴ / (N − 1), no mean subtracted, of noise samples (coil, N) → complex128 (coil, coil)."""
+    """Covariance Ψ = X Xᴴ / (N − 1) of noise samples (coil, N), without subtracting a mean: complex128 (coil, coil)."""
     coils, count = samples.shape
     total = torch.zeros(coils, coils, dtype=torch.complex128, device=samples.device)
     for part in torch.split(samples, max(1, _CHUNK // coils), dim=1):
@@ -73,18 +74,18 @@ def whitener(
     oversampling: float = 1.0,
     why: str = "there is no noise scan",
 ) -> Whitening:
-    """Matrix W that makes the noise of imaging data white with σ = 1 per real and imaginary part.
+    """Matrix W that whitens imaging data to σ = 1 per real and imaginary part.
 
         W = sqrt(2 ρ t_data / t_noise) L⁻¹,   Ψ = L Lᴴ the covariance of the noise scan
 
     `noise` holds the samples of the noise scan (coil, N), taken with a dwell time of `dwell_noise_us` by a receiver
-    whose noise bandwidth is `bandwidth` (ρ) of the sampling bandwidth; `dwell_data_us` is the dwell time of the
-    imaging data. With a dwell time of 0 (unknown) the factor is sqrt(2). Without a noise scan (None) the covariance is
-    estimated from the imaging `lines`, see `estimate`, for the reason `why`. Dead coils are left out; with too few
-    samples or a singular covariance the coils are scaled one by one and stay correlated. Either is said in the notes.
+    whose noise bandwidth is `bandwidth` (ρ) times the sampling bandwidth. `dwell_data_us` is the dwell time of the
+    imaging data. If a dwell time is 0 (unknown), the factor is sqrt(2). Without a noise scan (None) the covariance is
+    estimated from the imaging `lines` (`estimate`); `why` gives the reason for the note. Dead coils are left out. With
+    too few samples or a singular covariance the coils are scaled one by one and stay correlated. The notes state both.
 
-    Raises DataError when every coil is dead, or when neither noise nor lines are given.
-    Source: Kellman and McVeigh, Magn Reson Med 54:1439, 2005; the bandwidth factor as in the ISMRMRD community's tools.
+    Raises DataError if every coil is dead, or if neither noise nor lines are given. Source: Kellman and McVeigh, Magn
+    Reson Med 54:1439, 2005; the bandwidth factor as in the ISMRMRD community's tools.
     """
     if noise is None:
         if lines is None:
@@ -107,9 +108,9 @@ def whitener(
 
 
 def apply(matrix: Tensor, lines: Tensor) -> Tensor:
-    """Mix the coils of readouts: (..., coil, nx) → (..., coil_out, nx), a bounded number of lines at a time.
+    """Mix the coils of readouts, (..., coil, nx) → (..., coil_out, nx), a bounded number of lines at a time.
 
-    Coils whose column of the matrix is zero are not read, so that what a dead coil recorded cannot spread.
+    Coils whose column of the matrix is zero are not read, so that NaN of a dead coil cannot spread.
     """
     live = matrix.abs().sum(0) > 0
     every = bool(live.all())
@@ -117,7 +118,7 @@ def apply(matrix: Tensor, lines: Tensor) -> Tensor:
 
 
 def mix(matrix: Tensor, lines: Tensor) -> Tensor:
-    """The product of `apply`, with every coil read."""
+    """The product of `apply`, reading every coil."""
     batch, (coils, nx) = lines.shape[:-2], lines.shape[-2:]
     flat = lines.reshape(-1, coils, nx)
     out = lines.new_empty(flat.shape[0], matrix.shape[0], nx)
@@ -163,9 +164,10 @@ def _whiten(samples: Tensor, factor: float, source: str, notes: tuple[str, ...])
 
 
 def _without_constant(samples: Tensor) -> tuple[Tensor, list[int]]:
-    """Noise samples (coil, N) without the mean of coils where it is beyond five standard errors, and which these are.
+    """Noise samples (coil, N) with the mean removed where it exceeds five standard errors, and these coils.
 
-    A whitening that took a receiver's offset for noise would give up what signal has its weights in the coils.
+    If the receiver's offset were taken for noise, the whitening would suppress signal with the same weights in the
+    coils.
     """
     mean = samples.to(torch.complex128).mean(1, keepdim=True)
     spread = (samples - mean).abs().square().mean(1) / samples.shape[1]
@@ -176,7 +178,7 @@ def _without_constant(samples: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def _clipped(samples: Tensor) -> list[int]:
-    """Coils in which more samples lie exactly at the largest value than noise would put there."""
+    """Coils in which more samples lie exactly at the largest value than noise would explain."""
     parts = torch.view_as_real(samples).flatten(1).abs()
     peak = parts.amax(1, keepdim=True)
     share = (parts == peak).double().mean(1)
@@ -188,23 +190,28 @@ def _numbers(coils: list[int]) -> str:
 
 
 def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is no noise scan") -> Whitening:
-    """Whitening matrix estimated from imaging readouts themselves, for scans without a noise scan.
+    """Whitening matrix estimated from the imaging readouts, for scans without a noise scan.
 
-    `lines` is k-space (n, coil, nx), centred along the readout, in any order and not averaged unevenly; `oversampling`
-    is encoded over reconstructed field of view along the readout. Noise is read where signal is weakest: the quarter of
-    lines with the lowest energy, and of their columns the lowest plateau of energy, in k-space or, behind a window
-    (`hann`) and an inverse FFT along the readout, beside the object; with oversampling, outside the field of view. The
-    window takes away the ringing of a readout that ends, which at high signal-to-noise ratios reaches everywhere. The
-    receiver's filter, which falls off beside the field of view, is made up for (`beside`, `filtered`). Lines and
-    columns are chosen on other samples than those measured, so that the choice does not bias the result. What is left
-    of the signal makes the estimate too high; of noise that is not white it is that of the quietest part. Of one
-    channel all lines count (`recon.prepare.quiet.every_line`) where no signal reaches the columns beside the object, so
-    that noise which is not white is that of a voxel. Of several this would let the ringing of the strongest lines into
-    the correlation of their noise, and weigh the channels of a full scan otherwise than those of one with fewer lines.
-    Samples that are exactly zero, and outer k-space far below the rest (zero-filled by the scanner), are left out and
-    reported, and so are coils whose samples are mostly zero.
+    `lines` is k-space (n, coil, nx), centred along the readout, in any order, without uneven averaging. `oversampling`
+    is the encoded over the reconstructed field of view along the readout.
 
-    Raises NoNoise when fewer than 8 lines or 16 columns were measured or no noise is in them, DataError when all are
+    Noise is read where signal is weakest: in the quarter of lines with the lowest energy, and of their columns those on
+    the lowest plateau of energy. Columns are taken in k-space or, after a window (`hann`) and an inverse FFT along the
+    readout, beside the object; with oversampling, outside the field of view. The window suppresses the ringing of a
+    truncated readout, which at high signal-to-noise ratios reaches every column. The roll-off of the receiver's filter
+    beside the field of view is compensated (`beside`, `filtered`). Lines and columns are chosen on other samples than
+    those measured, so that the choice does not bias the result. Remaining signal makes the estimate too high; if noise
+    is not white, the estimate is that of the quietest part.
+
+    With one channel all lines are used (`recon.prepare.quiet.every_line`) if no signal reaches the columns beside the
+    object; noise that is not white is then measured as it appears in a voxel. With several channels this would add the
+    ringing of the strongest lines to the noise correlation, and a full scan would weight its channels differently from
+    one with fewer lines.
+
+    Samples that are exactly zero, outer k-space far below the rest (zero-filled by the scanner), and coils whose
+    samples are mostly zero are left out and reported.
+
+    Raises NoNoise if fewer than 8 lines or 16 columns were measured or they hold no noise, DataError if all samples are
     zero.
     """
     picked = _subset(lines)
@@ -252,11 +259,11 @@ def estimate(lines: Tensor, *, oversampling: float = 1.0, why: str = "there is n
 
 
 def _places(used: Tensor, mask: Tensor, oversampling: float) -> dict[str, Tensor]:
-    """Samples (coil, N) that hold the least signal, by where they are, of lines (n, coil, nx).
+    """The samples (coil, N) of lines (n, coil, nx) with the least signal, by their place.
 
-    Where samples are missing these are the outer ones of k-space; otherwise, in this order, of one channel all lines of
-    the columns beside the object where no signal reaches these, of scans with readout oversampling the columns next to
-    the field of view, and of others either place. In all of them the fall of a receiver's filter is made up for.
+    If samples are missing, these are the outermost samples of k-space. Otherwise, in this order: with one channel, all
+    lines in the columns beside the object if no signal reaches them; with readout oversampling, the columns next to the
+    field of view; in other scans, either place. The roll-off of the receiver's filter is compensated everywhere.
     """
     nx = used.shape[-1]
     columns = torch.ones(nx, dtype=torch.bool, device=used.device)
@@ -279,21 +286,23 @@ def _places(used: Tensor, mask: Tensor, oversampling: float) -> dict[str, Tensor
         return {MARGIN: quiet_ones}
     if not margin:
         return {OUTER: outer, BESIDE: quiet_ones}
-    # Signal reaches all columns beside the field of view, as of a leg, which leaves noise to the outer lines.
+    # Signal reaches all columns beside the field of view, for instance of a leg, so that noise is left only in outer
+    # lines.
     places = {OUTER: outer, FULL: quiet.passed(hybrid, mask, inside, apart, quiet_ones)}
     least = quiet.beside(hybrid[quiet.outermost(hybrid, inside)], inside, fall)
     return quiet.filtered(places, FULL, least[2]) if least else places
 
 
 def dead(gone: list[int], coils: int) -> str:
-    """The note on coils, by their numbers, that recorded nothing."""
+    """The note on coils (by number) that recorded nothing."""
     named = _numbers(gone)
     return f"{len(gone)} of {counted(coils, 'coil')} left out as dead: zero, NaN or infinite ({named})"
 
 
 def _silent(lines: Tensor, live: Tensor) -> Tensor:
-    """Live coils (coil,) of which most samples are zero where others are not, their noise being less than a step of the
-    receiver; none where that is true of all.
+    """Live coils (coil,) most of whose samples are zero where other coils' are not; none if this holds for all coils.
+
+    Their noise is below one quantisation step of the receiver.
     """
     held = lines != 0
     silent = live & (held.sum((0, 2)) < 0.5 * held.any(1).sum())

@@ -1,4 +1,4 @@
-"""Where the header of a scan and its lines disagree; the lines are used wherever that is possible."""
+"""Contradictions between the header of a scan and its lines; where possible the lines are used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LIMITED = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
 def oddities(scan: RawScan) -> tuple[str, ...]:
-    """Sentences on each rule that the scan's header breaks, found without reading any samples.
+    """One sentence for each rule that the scan's header breaks, found without reading samples.
 
     Compares encoding limits, centres, readouts, acceleration, directions, channels and field strength with the imaging
-    lines. Raises DataError where there are no imaging lines.
+    lines. Raises DataError if there are no imaging lines.
     """
     kinds, number = sort.kinds(scan), sort.choose_encoding(scan)
     encoding = scan.encodings[number]
@@ -127,7 +127,7 @@ def _directions(lines: NDArray[np.void]) -> Iterator[str]:
         yield ("positions or directions hold NaN or infinity; the position of the image in the patient is unknown")
         return
     if not vectors.any():
-        return  # recon.prepare.stacks says so
+        return  # reported by recon.prepare.stacks
     gram = np.einsum("nik,njk->nij", vectors, vectors)
     off = np.abs(gram - np.eye(3)).max(axis=(1, 2)) > 2e-3
     if off.any():

@@ -1,4 +1,6 @@
-"""A constant that a receiver adds to all of its samples: a bright dot, and its aliases, in the middle of the image."""
+"""Detection and removal of a constant that the receiver adds to all samples: a bright dot, with aliases, in the middle
+of the image.
+"""
 
 from __future__ import annotations
 
@@ -11,42 +13,43 @@ from recon.masks import central_block
 from recon.prepare.hybrid import Slab
 from recon.prepare.readout import to_hybrid
 
-#: Power of the dot over that of all else around it once it is taken away, from which on it may be an offset.
+#: Power of the dot, relative to everything around it after removal, above which it may be an offset.
 ABOVE = 2.0
-#: Voxels along ky on either side of the dot that it is compared with.
+#: Voxels along ky on either side with which the dot is compared.
 AROUND = 12
-#: Most that a part of the outer lines may tell otherwise than all of them, as a share of the offset's power, beyond
-#: this many times what noise does; and most that its channels may have in common with those of the tissue beneath,
-#: which detail of it has: they differ where what is left is beyond as many times the noise.
+#: In order: largest deviation between a part of the outer lines and all of them, as a share of the offset's power,
+#: beyond BY_NOISE times the expected noise; and largest similarity (squared correlation) to the channel weights of the
+#: tissue at the same place. Fine detail of the tissue has the tissue's weights, an offset has others. They count as
+#: different if the remainder also exceeds BY_NOISE times the noise.
 APART, BY_NOISE, ALIKE = 0.03, 4.0, 0.97
-#: Lines, and samples of them, from which on there is something to tell it by; lines that are looked at, at most.
+#: Fewest lines, and fewest of their samples, that allow a decision; and the most lines that are examined.
 LEAST, MOST = 16, 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Offset:
-    """The constant of each coil (coil,), and what it is in the readouts of a slab (x,): F⁻¹ of the samples acquired."""
+    """The constant of each coil (coil,), and its profile along the readout (x,): F⁻¹ of the acquired samples."""
 
     constant: Tensor
     profile: Tensor
 
     @property
     def size(self) -> float:
-        """Root mean square over the coils, of whitened lines in units of the noise per real and imaginary part."""
+        """Root mean square over the coils of whitened lines, in units of the noise per real and imaginary part."""
         return float(self.constant.abs().square().mean().sqrt() / 2**0.5)
 
 
 def offset(slab: Slab) -> Offset | None:
-    """The constant c (coil,) that all samples of a slab (coil, kz, ky, x) have in common; None where none stands out.
+    """The constant c (coil,) that all samples of a slab (coil, kz, ky, x) share; None if none is found.
 
         c = mean over the outer lines of y(x₀) / p(x₀),   p = F⁻¹ of the readout's samples that were acquired
 
-    The outer lines are the half farthest from the centre of k-space, where signal is weakest. All that they hold of the
-    object in the middle voxel is its fine detail. An offset is what adds up to a dot there, of twice the power of the
-    detail around it that is left without it (edges of a tube lie on either side of its middle), is the same in all
-    quarters of these lines (fine detail fades outwards) and on either side of the centre, and has other weights in the
-    channels than the tissue beneath, as the lines around the centre without a gap show it. What is weaker stays: it is
-    no more than twice the detail or noise of a voxel.
+    The outer lines are the half farthest from the centre of k-space, where signal is weakest: in the middle voxel they
+    contain only fine detail of the object. A constant counts as an offset if all of the following hold. It adds up to a
+    dot with at least twice the power of the detail that remains around it without it (edges of a tube lie on either
+    side of its middle). It is the same in all quarters of these lines, whereas fine detail fades outwards, and on both
+    sides of the centre. Its channel weights differ from those of the tissue beneath, taken from the contiguous lines
+    around the centre. Weaker offsets remain; they are at most twice the detail or noise of a voxel.
     """
     coils, nz, ny, nx = slab.y.shape
     kz, ky = (slab.counts > 0).nonzero(as_tuple=True)
@@ -62,7 +65,8 @@ def offset(slab: Slab) -> Offset | None:
     middle = slab.y[..., x0].to("cpu", torch.complex128) / complex(p[x0])
     told = middle[:, kz[outer], ky[outer]]
     c = told.mean(1)
-    # Of the column that holds least, since those of air hold noise alone, and most lines, since sparks hit few.
+    # The column that holds least, since columns of air hold only noise; the median of the lines, since sparks affect
+    # few.
     noise = float(y.abs().square().sum(0).median(0).values.min()) / abs(complex(p[x0])) ** 2
     if not _even(told, ky[outer] - ny // 2, c):
         return None
@@ -72,7 +76,7 @@ def offset(slab: Slab) -> Offset | None:
 
 
 def subtract(slab: Slab, found: Offset) -> None:
-    """Take an offset from the samples of a slab that were measured, in place: a volume has no room for a copy."""
+    """Subtract an offset from the measured samples of a slab, in place, because memory may not hold a copy."""
     there = (slab.counts > 0).to(slab.y.device)
     for x in (found.profile.abs() > 1e-6 * found.profile.abs().max()).nonzero()[:, 0].tolist():
         constant = (found.constant * found.profile[x]).to(slab.y.device)
@@ -80,7 +84,7 @@ def subtract(slab: Slab, found: Offset) -> None:
 
 
 def _dot(y: Tensor, ky: Tensor, ny: int, p: Tensor) -> bool:
-    """Whether the outer lines (coil, line, x) add up to ABOVE times as much in the middle as anything around it."""
+    """Whether the outer lines (coil, line, x) add up in the middle to ABOVE times the power of everything around it."""
     turns = torch.arange(-AROUND, AROUND + 1)[:, None] * ky / ny
     waves = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(y.device)
     middle = y.shape[-1] // 2
@@ -91,7 +95,7 @@ def _dot(y: Tensor, ky: Tensor, ny: int, p: Tensor) -> bool:
 
 
 def _even(told: Tensor, ky: Tensor, c: Tensor) -> bool:
-    """Whether halves and quarters of the lines (coil, line), in order of their distance, and both sides tell c."""
+    """Whether halves and quarters of the lines (coil, line), in order of distance, and both sides agree on c."""
     n, low = told.shape[1], ky < 0
     parts = [*told.tensor_split(2, dim=1), *told.tensor_split(4, dim=1)]
     if min(int(low.sum()), int((~low).sum())) >= LEAST // 4:
@@ -105,7 +109,7 @@ def _even(told: Tensor, ky: Tensor, c: Tensor) -> bool:
 
 
 def _apart(middle: Tensor, mask: Tensor, c: Tensor, noise: float, outer: int) -> bool:
-    """Whether the tissue in the middle (coil, kz, ky), in lines without a gap, has other weights than c."""
+    """Whether tissue in the middle (coil, kz, ky), from contiguous lines, has other channel weights than c."""
     block = central_block(mask.numpy())
     if block is None:
         return False

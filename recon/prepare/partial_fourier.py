@@ -1,4 +1,4 @@
-"""Partial Fourier: the missing side of k-space from its conjugate symmetry, once a smooth phase is known."""
+"""Partial Fourier: the missing side of k-space from conjugate symmetry, with a smooth phase estimate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def homodyne(image: Tensor, axis: int, sampled: tuple[int, int], *, keep_phase: 
 
         m = Re(F⁻¹ W F x · exp(−iφ)),   φ = phase of F⁻¹ H F x
 
-    W is 2 where only one of k and −k was measured, 1 in the symmetric centre with a linear ramp between, 0 elsewhere;
-    H is a Hann window over the symmetric centre. `image` is complex (..., z, y, x), coil-combined; `axis` (−3, −2 or
-    −1) is partially sampled, its k-space zero outside [lo, hi) = `sampled` with the centre at N // 2. The result is
-    corrected for phase by definition: complex with zero imaginary part, positive where the phase estimate holds. With
+    W is 2 where only one of k and −k was measured, 1 in the symmetric centre with a linear ramp between, 0 elsewhere; H
+    is a Hann window over the symmetric centre. `image` is complex (..., z, y, x), coil-combined; `axis` (−3, −2 or −1)
+    is partially sampled, its k-space zero outside [lo, hi) = `sampled` with the centre at N // 2. The result is
+    phase-corrected by definition: complex with zero imaginary part, positive where the phase estimate is correct. With
     `keep_phase` it is multiplied by exp(iφ).
 
-    Raises DataError when the range does not hold the centre of k-space.
-    Source: Noll, Nishimura and Macovski, IEEE Trans Med Imaging 10:154, 1991.
+    Raises DataError if the range does not contain the centre of k-space. Source: Noll, Nishimura and Macovski, IEEE
+    Trans Med Imaging 10:154, 1991.
     """
     n, low, high, half = _symmetric(image, axis, sampled)
     if half is None:
@@ -44,9 +44,8 @@ def pocs(image: Tensor, axis: int, sampled: tuple[int, int], *, iterations: int 
         x ← exp(iφ) Re(exp(−iφ) x);   (F x)[k] ← y[k] for lo ≤ k < hi
 
     Arguments as in `homodyne`. The result is complex and keeps its phase; the last step restores the measured samples,
-    so that its k-space equals the input's on [lo, hi) exactly. Raises DataError when the range does not hold the
-    centre.
-    Source: Haacke, Lindskog and Lin, J Magn Reson 92:126, 1991.
+    so that its k-space equals the input's on [lo, hi) exactly. Raises DataError if the range does not contain the
+    centre. Source: Haacke, Lindskog and Lin, J Magn Reson 92:126, 1991.
     """
     n, low, high, half = _symmetric(image, axis, sampled)
     if half is None:
@@ -63,7 +62,7 @@ def pocs(image: Tensor, axis: int, sampled: tuple[int, int], *, iterations: int 
 
 
 def _symmetric(image: Tensor, axis: int, sampled: tuple[int, int]) -> tuple[int, int, int, int | None]:
-    """Length, range and half width h of the measured centre (−h … h), or None when nothing is missing."""
+    """Length, range and half width h of the symmetric centre (−h … h), or None if nothing is missing."""
     if axis not in (-3, -2, -1):
         raise DataError(
             f"partial Fourier axis {axis} is not one of −3 (z), −2 (y), −1 (x): choose the axis that was cut short"
@@ -89,7 +88,7 @@ def _along(values: Tensor, axis: int) -> Tensor:
 
 
 def _phase(kspace: Tensor, axis: int, half: int) -> Tensor:
-    """exp(iφ) of the image that the Hann-windowed symmetric centre gives."""
+    """exp(iφ) of the image of the Hann-windowed symmetric centre."""
     n = kspace.shape[axis]
     position = (torch.arange(n, device=kspace.device) - n // 2).to(kspace.real.dtype)
     window = torch.cos(torch.pi / 2 * position / (half + 1)).square() * (position.abs() <= half)

@@ -1,6 +1,6 @@
-"""Placing samples where they belong: readouts on encoded columns, lines on the grid of phase encodes, on any device.
+"""Placement of samples: readouts on encoded columns, lines on the grid of phase encodes, on any device.
 
-What depends on the table of lines alone (rows, counts, which columns) is found on the CPU before a sample is touched.
+What follows from the table of lines alone (rows, counts, columns) is computed on the CPU before samples are read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recon.prepare.sort import centre_samples, is_reversed
 
 
 def upload(samples: NDArray[np.complex64], device: torch.device) -> Tensor:
-    """Samples on a device: themselves on the CPU, else one copy that a GPU fetches while the CPU goes on."""
+    """Samples on a device: unchanged on the CPU, otherwise one asynchronous copy to the GPU."""
     return _fetched(torch.from_numpy(samples), device)
 
 
@@ -25,8 +25,8 @@ def readouts(samples: Tensor, lines: NDArray[np.void], nx: int) -> tuple[Tensor,
     """Readouts on the encoded grid, columns (line, coil, nx), and which columns (nx,) any of them acquired.
 
     Sample n of [discard_pre, ns − discard_post) goes to column n − c + nx//2, and to c − n + nx//2 in a reversed line,
-    with c from `centre_samples`; the rest is zero. `samples` is (line, coil, sample) and is returned itself where all
-    of it stays in place. Raises DataError where a sample would fall beside the grid.
+    with c from `centre_samples`; the rest is zero. `samples` is (line, coil, sample); it is returned without a copy if
+    every sample is already in place. Raises DataError if a sample would lie outside the grid.
     """
     n, coils, ns = samples.shape
     pre, post = lines["discard_pre"].astype(np.int64), lines["discard_post"].astype(np.int64)
@@ -34,7 +34,7 @@ def readouts(samples: Tensor, lines: NDArray[np.void], nx: int) -> tuple[Tensor,
     sampled = np.zeros(nx, np.bool_)
     if not n:
         return samples.new_zeros(0, coils, nx), sampled
-    # Almost always there is one group, or two (forth and back).
+    # Almost always there is one group, or two (forward and backward).
     distinct, of = (
         (key[:1], np.zeros(n, np.intp)) if (key == key[0]).all() else np.unique(key, axis=0, return_inverse=True)
     )
@@ -69,11 +69,11 @@ def grid(
     kz: NDArray[np.intp],
     shape: tuple[int, int],
 ) -> tuple[Tensor, NDArray[np.int32]]:
-    """Lines on the grid: data (coil, nz, ny, column) and counts (nz, ny), with shape (nz, ny).
+    """Lines on the grid: data (coil, nz, ny, column) and counts (nz, ny), with `shape` (nz, ny).
 
-    `blocks` gives the numbers of some lines, into `ky` and `kz`, and their values (line, coil, column). Lines of the
-    same row are averaged: their sum divided by their count. Rows without lines are zero; a sample that is NaN or
-    infinite makes its rows so. Raises DataError for rows outside the grid, and where no line is given.
+    `blocks` yields numbers of lines (indices into `ky` and `kz`) and their values (line, coil, column). Lines of the
+    same row are averaged: their sum divided by their count. Rows without lines are zero; a NaN or infinite sample makes
+    its whole row NaN or infinite. Raises DataError for rows outside the grid, and if no line is given.
     """
     nz, ny = shape
     if len(ky) and (ky.min() < 0 or kz.min() < 0 or ky.max() >= ny or kz.max() >= nz):
@@ -100,12 +100,12 @@ def grid(
 
 
 def finite(data: Tensor) -> bool:
-    """Whether no value is NaN or infinite: then their sum is none either, which takes one pass."""
+    """Whether no value is NaN or infinite: their sum is then finite, which takes one pass."""
     return bool(torch.isfinite(torch.view_as_real(data.sum(dtype=torch.complex128))).all())
 
 
 def together(parts: list[Tensor]) -> Tensor:
-    """Tensors of one shape along a new first axis; a single one, which may be a large volume, is not copied."""
+    """Tensors of one shape stacked along a new first axis; a single one, which may be a large volume, is not copied."""
     return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
 
@@ -119,7 +119,7 @@ def _fetched(host: Tensor, device: torch.device) -> Tensor:
 
 
 def _turns(flat: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Lines in turns, no row twice in one: the first line of each row, the second, and so on."""
+    """Lines in rounds without repeated rows: the first line of each row, then the second, and so on."""
     order = np.argsort(flat, kind="stable")
     counts = np.bincount(flat)
     rank = np.empty(len(flat), np.intp)

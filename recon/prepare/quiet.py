@@ -1,4 +1,4 @@
-"""Where imaging lines hold noise and no signal: the samples that an estimate of noise is taken from."""
+"""Where imaging lines hold noise without signal: the samples from which noise is estimated."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from torch import Tensor
 from recon.data import DataError
 from recon.operators import ifft
 
-#: Columns of a readout from which on noise is read behind a window, which needs every fourth to choose by.
+#: Columns of a readout above which noise is read after a window; choosing columns then needs every fourth.
 FEW = 32
-#: Most that the mean power of lines beside the object may be over their median, in which few lines with signal are not;
-#: and of columns next to the field of view, of which others are at hand.
+#: Largest ratio of the mean power of lines beside the object to their median (few lines with signal do not change the
+#: median); and the stricter limit for columns next to the field of view, where other columns are available.
 EVEN, CLEAN = 1.35, 1.1
-#: Part of the readout's band beyond which a receiver's filter has taken half of the noise's power away, or more, and
-#: the most that it takes between the field of view and the ends of the band (9 dB); what is above that is signal.
+#: Part of the readout's band beyond which a receiver's filter has removed half of the noise power or more; and the
+#: largest roll-off between the field of view and the ends of the band (9 dB): anything above it is signal.
 PASSED, FALL = 0.8, 8.0
-#: Part of the readout's band from which on are its ends, and the least share of the noise's power that they have where
-#: no filter takes it away.
+#: Part of the readout's band where its ends begin, and the smallest share of the noise power that the ends have if no
+#: filter removes it.
 ENDS, WHOLE = 0.85, 0.85
-#: The least b in exp(b u⁴), the noise's power over the readout's band, that a filter has: what falls faster is signal.
+#: The smallest b in exp(b u⁴), the noise power over the readout's band, that a filter has: a faster roll-off is signal.
 STEEPEST = -5.0
 NONE = 'no noise was found where the signal is weakest: set noise to "auto" or "none" in the recipe'
 
 
 class NoNoise(DataError):
-    """The samples do not tell how large their noise is."""
+    """The samples do not show how strong the noise is."""
 
 
 def hann(n: int) -> Tensor:
-    """The window w_k = sqrt(8/3) sin²(π (k + ½)/n) (n,), of mean square 1: it leaves the power of white noise as it is.
+    """The window w_k = sqrt(8/3) sin²(π (k + ½)/n) (n,), with mean square 1: it preserves the power of white noise.
 
-    Behind it, noise of neighbouring columns of the image is correlated (by 2/3), that of columns three apart is not.
+    After it, noise of adjacent columns of the image is correlated (by 2/3), that of columns three apart is not.
     """
     return math.sqrt(8 / 3) * torch.sin(math.pi * (torch.arange(n) + 0.5) / n).square()
 
 
 def quietest(data: Tensor, mask: Tensor, allowed: Tensor, apart: int = 1) -> Tensor:
-    """Samples (coil, N) of the quietest lines and columns of (n, coil, nx), each chosen on other samples than given.
+    """Samples (coil, N) of the quietest lines and columns of (n, coil, nx), chosen on samples that are not returned.
 
-    Lines are chosen by columns that are `apart` from those that are measured, where their noise is not correlated.
+    Lines are chosen by columns that are `apart` from those measured, so that their noise is not correlated.
     """
     energy = _energy(data) * mask
     columns = allowed.nonzero()[:, 0]
@@ -62,12 +62,12 @@ def quietest(data: Tensor, mask: Tensor, allowed: Tensor, apart: int = 1) -> Ten
 
 
 def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
-    """Samples (1, N) of all lines (n, 1, nx) in the quietest columns of their image; None where signal reaches these.
+    """Samples (1, N) of all lines (n, 1, nx) in the quietest columns of their image; None if signal reaches these.
 
-    What filters and gates made of noise over k-space counts as it does in a voxel, by the mean of all lines. Columns
-    are chosen by the other half of the lines. The image is taken with and without a window (`hann`) along the readout,
-    which takes away ringing and weighs the middle of the readout; what is less counts. A signal that reaches these
-    columns is in few of the lines, and makes their mean larger than their median.
+    The mean of all lines includes whatever filters and gates do to the noise over k-space, as it appears in a voxel.
+    Columns are chosen by the other half of the lines. The image is computed with and without a window (`hann`) along
+    the readout, and the lower result is used: the window suppresses ringing but weights the middle of the readout. A
+    signal that reaches these columns is in few of the lines and makes their mean larger than their median.
     """
     columns = allowed.nonzero()[:, 0]
     found: list[tuple[float, float, Tensor]] = []
@@ -86,17 +86,20 @@ def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
 
 
 def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, float] | None:
-    """Columns next to the field of view that no signal reaches; the noise's power in that over theirs, and over that of
-    the whole band.
+    """Columns next to the field of view that no signal reaches, and ratios of noise power to theirs.
 
-    `image` (n, coil, nx) holds lines after an inverse FFT along the readout, `inside` (nx,) the columns of the field of
-    view. A receiver's filter falls off towards both ends of the readout's band: on Siemens scanners the noise's power
-    goes as exp(b u⁴), with b about −2.5 and u from 0 in the middle to 1 at the ends (read off two scans of phantoms),
-    so that the outermost columns tell a third of the noise that voxels have. The columns are the innermost of which
-    lines with signal do not stand out, which are within FALL of the outermost and no steeper than STEEPEST; b is told
-    by their inner and outer half, and is 0 where these do not differ by more than twice their standard error, and no
-    less than `least`, which `steepest` tells, since a body that ends there falls, too. Where noise is level to the ends
-    of the band all the columns further out belong to them. None where signal reaches all.
+    The ratios are those of the noise power in the field of view and in the whole band. `image` (n, coil, nx) holds
+    lines after an inverse FFT along the readout, `inside` (nx,) marks the columns of the field of view.
+
+    A receiver's filter rolls off towards both ends of the readout's band. On Siemens scanners the noise power follows
+    exp(b u⁴), with b about −2.5 and u from 0 in the middle to 1 at the ends (from two phantom scans). The outermost
+    columns then show a third of the noise that voxels have.
+
+    The columns are the innermost in which lines with signal do not stand out, which are within FALL of the outermost,
+    and whose roll-off is no steeper than STEEPEST. b is fitted to their inner and outer half. It is 0 if these differ
+    by no more than twice their standard error. It is never below `least`, which `steepest` gives, because a body that
+    ends there also makes the power fall. If noise is flat to the ends of the band, all columns further out belong to
+    them, too. None if signal reaches all columns.
     """
     nx, u = image.shape[-1], _outward(inside)
     energy = _energy(image).double()
@@ -117,7 +120,7 @@ def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, 
             continue
         b = max(b, least) if b < -2 * float(fall.std()) / math.sqrt(len(fall)) else 0.0
         if b == 0 and float(energy[:, u > ENDS].mean()) > WHOLE * float(each.mean()):
-            columns = outwards[first:]  # without a filter all of them tell the noise, and more closely
+            columns = outwards[first:]  # without a filter all of them show the noise, with a smaller error
         band = torch.zeros_like(inside)
         band[columns] = True
         voxels, here, whole = ((b * u[part] ** 4).exp().mean() for part in (inside, band, torch.ones_like(band)))
@@ -126,9 +129,10 @@ def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, 
 
 
 def steepest(image: Tensor, inside: Tensor, outer: Tensor) -> float:
-    """The b of exp(b u⁴) by which noise at the ends of the readout's band is less than in all of it; 0 where it is not.
+    """The b of exp(b u⁴) by which noise at the ends of the readout's band is lower than in all of it; 0 if it is not.
 
-    `image` (n, coil, nx) as in `beside`; its outermost lines tell the ends, samples `outer` (coil, N) of k-space all.
+    `image` is (n, coil, nx) as in `beside`; its outermost lines show the ends, samples `outer` (coil, N) of k-space the
+    whole band.
     """
     u, b = _outward(inside), torch.linspace(STEEPEST, 0, 101, dtype=torch.float64)
     ends = u > ENDS
@@ -140,17 +144,17 @@ def steepest(image: Tensor, inside: Tensor, outer: Tensor) -> float:
 
 
 def outermost(image: Tensor, inside: Tensor) -> Tensor:
-    """The quarter of the lines (n, coil, nx) that have the least signal in the field of view (n / 4,), at least 8."""
+    """The quarter of the lines (n, coil, nx), at least 8, with the least signal in the field of view (n / 4,)."""
     power = image[..., inside].abs().square().mean(-1)
     weights = 1 / power.median(0).values.clamp_min(torch.finfo(power.dtype).tiny)
     return (power * weights).sum(1).argsort()[: max(8, len(power) // 4)].sort().values
 
 
 def passed(image: Tensor, mask: Tensor, inside: Tensor, apart: int, ends: Tensor) -> Tensor:
-    """Noise beside the field of view where the receiver's filter lets it pass, where signal reaches all columns.
+    """Noise beside the field of view within the passband of the receiver's filter, if signal reaches all columns.
 
-    The quietest columns are the outermost then, as the samples `ends` tell; those before PASSED count as long as they
-    tell no more than FALL times as much.
+    Then the quietest columns are the outermost, measured by the samples `ends`. The columns within PASSED count if they
+    show no more than FALL times as much.
     """
     columns = ~inside & (_outward(inside) < PASSED)
     if int(columns.sum()) < FEW:
@@ -160,10 +164,10 @@ def passed(image: Tensor, mask: Tensor, inside: Tensor, apart: int, ends: Tensor
 
 
 def filtered(places: dict[str, Tensor], margin: str, whole: float) -> dict[str, Tensor]:
-    """Samples by where they are from: without those of the `margin`, where a filter alone may make these the quieter.
+    """Samples by place, without those of the `margin` if only a filter may make them quieter.
 
-    Those of all of the band are made up for its fall: `whole` is the noise's power in the field of view over theirs.
-    Where the margin is quieter by more than FALL, the others are signal.
+    Those of the whole band are corrected for its roll-off: `whole` is the noise power in the field of view over theirs.
+    If the margin is quieter by more than FALL, the others hold signal.
     """
     power = {name: float(samples.abs().square().mean(1).log().mean()) for name, samples in places.items()}
     rest = {name: samples * whole**0.5 for name, samples in places.items() if name != margin}
@@ -171,24 +175,24 @@ def filtered(places: dict[str, Tensor], margin: str, whole: float) -> dict[str, 
 
 
 def _energy(data: Tensor) -> Tensor:
-    """Power (n, nx) of lines (n, coil, nx), the mean of the coils, each over its median."""
+    """Power (n, nx) of lines (n, coil, nx): the mean of the coils, each relative to its median."""
     power = data.abs().square()
     weights = 1 / power.flatten(2).movedim(1, 0).flatten(1).median(1).values.clamp_min(torch.finfo(power.dtype).tiny)
     return (power * weights[:, None]).mean(1)
 
 
 def _outward(inside: Tensor) -> Tensor:
-    """Where the columns of a readout lie in the receiver's band (nx,): 0 in its middle, 1 at its ends."""
+    """Position of the readout's columns in the receiver's band (nx,): 0 in the middle, 1 at the ends."""
     nx = len(inside)
     return ((torch.arange(nx, device=inside.device) - nx // 2).abs() / (nx / 2)).double()
 
 
 def _floor(energy: Tensor, count: Tensor, rough: bool = False) -> Tensor:
-    """Indices of the entries on the lowest plateau of an energy profile, each entry a mean over `count` samples.
+    """Indices of the entries on the lowest plateau of an energy profile; each entry is a mean of `count` samples.
 
-    The plateau is the lowest tenth of the entries whose spread is what so many samples of noise have; a slope below it,
-    where the receiver's filter falls off, is passed over. Noise of channels that are correlated scatters more than so
-    many samples say: with `rough`, a plateau of twice the spread counts if it is 9 dB below the other, which is signal.
+    The plateau is the lowest tenth of the entries whose spread is that of `count` samples of noise; a slope below it,
+    where the receiver's filter rolls off, is skipped. Noise of correlated channels scatters more than `count` suggests:
+    with `rough`, a plateau with twice the spread is accepted if it is 9 dB below the other, which is then signal.
     """
     valid = ((count > 0) & (energy > 0) & torch.isfinite(energy)).nonzero()[:, 0]
     if len(valid) < 8:

@@ -1,4 +1,4 @@
-"""Which rays of a turning detector lie on the rays of a fan: for each focal spot, from either side of the body."""
+"""Assignment of a rotating detector's rays to the rays of a fan, for each focal spot, from either side of the body."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from recon.data import CTViews, DataError
 
-#: Places of the focal spot that differ by less are one: radians, mm along z, mm along the radius.
+#: Focal spot positions that differ by less are the same: radians, mm along z, mm along the radius.
 _SAME = (2e-5, 0.02, 0.1)
-#: Places that a flying focal spot may have.
+#: Most positions that a flying focal spot may have.
 _PLACES = 8
 
 
 @dataclass(frozen=True)
 class Family:
-    """Rays of one focal spot, from one side of the body, through one run of views.
+    """Rays of one focal spot, from one side of the body, through one range of views.
 
-    The ray of the virtual fan at angle φ and column c lies in the plane, parallel to the axis, of the view whose
+    The ray of the virtual fan at angle φ and column c lies in a plane parallel to the axis: that of the view whose
     detector stands at φ + `lag`[c] (modulo 2π), at its column Σ_k `parts`[k, c] · `columns`[k, c]. `near` and `far` are
-    the lengths from the focal spot to the foot of the axis and to the detector, in the plane of the turn, in mm;
-    `axial` is the focal spot's Δz, `spots` how many take turns. `views` are numbers of views in the order of their
-    angles `turn`, and `trust` is below 1 for columns outside of the detector. `fan` holds the virtual fan's angles γ.
+    the lengths from the focal spot to the foot of the axis and to the detector, in the plane of rotation, in mm.
+    `axial` is the focal spot's Δz, `spots` the number of alternating spots. `views` are numbers of views in the order
+    of their angles `turn`; `trust` is below 1 for columns outside the detector. `fan` holds the virtual fan's angles γ.
     """
 
     views: NDArray[np.intp] = field(repr=False)
@@ -42,11 +42,11 @@ class Family:
 
 
 def spots(shifts: NDArray[np.float64]) -> tuple[list[tuple[float, float, float]], NDArray[np.intp]]:
-    """The places of the focal spot (Δφ, Δz, Δρ), and which of them each view has; DataError for more than _PLACES."""
+    """The positions of the focal spot (Δφ, Δz, Δρ), and that of each view; raises DataError for more than _PLACES."""
     cells = np.rint(shifts / np.array(_SAME)).astype(np.int64)
     places: list[NDArray[np.int64]] = []
     which = np.full(len(shifts), -1, np.intp)
-    # Neighbouring cells are one place, so that rounding does not make two of one.
+    # Neighbouring cells are merged, so that rounding does not split a position.
     for cell in np.unique(cells, axis=0):
         known = next((i for i, p in enumerate(places) if np.abs(p - cell).max() <= 1), len(places))
         if known == len(places):
@@ -73,7 +73,7 @@ def sections(scan: CTViews) -> list[NDArray[np.intp]]:
 
 
 def families(scan: CTViews) -> list[Family]:
-    """All families of a scan; raises DataError for a circle that covers less than the fan needs."""
+    """All families of a scan; raises DataError if a circle covers less than the fan needs."""
     places, which = spots(scan.shifts)
     gamma = _fan(scan)
     out = []
@@ -93,7 +93,7 @@ def families(scan: CTViews) -> list[Family]:
             views = views[np.argsort(scan.angles[views], kind="stable")]
             turn = scan.angles[views]
             if not scan.helical and whole:
-                # A whole turn closes upon itself.
+                # A full turn is periodic.
                 views, turn = np.append(views, views[0]), np.append(turn, turn[0] + 2 * math.pi)
                 order = np.argsort(turn, kind="stable")
                 views, turn = views[order], turn[order]
@@ -142,7 +142,7 @@ def _family(
 
 
 def _cubic(at: NDArray[np.float64], count: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Neighbours (4 or 1, column) and their shares by cubic convolution; whole numbers need no neighbours.
+    """Neighbouring columns (4 or 1, column) and their weights by cubic convolution; whole numbers need no neighbours.
 
     R. G. Keys, Cubic convolution interpolation for digital image processing, IEEE Trans. ASSP 29, 1153 (1981).
     """

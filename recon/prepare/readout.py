@@ -1,4 +1,4 @@
-"""From the encoded grid to the image's grid: removing oversampling, cropping, zero-fill interpolation."""
+"""From the encoded grid to the image's grid: removal of oversampling, cropping, zero-fill interpolation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def inner_size(encoded: int, encoded_fov: float, recon_fov: float) -> int:
-    """Samples of the encoded grid that cover the reconstructed field of view: ⌈N · FOV_recon / FOV_encoded⌉ up to N.
+    """Samples of the encoded grid that cover the reconstructed field of view: ⌈N · FOV_recon / FOV_encoded⌉, at most N.
 
-    A quotient within 1 % of a sample from a whole number counts as whole, since headers hold rounded millimetres.
+    A quotient within 1 % of a sample of a whole number counts as whole, because headers hold rounded millimetres.
     """
     exact = encoded * recon_fov / encoded_fov
     return min(encoded, max(1, round(exact) if abs(exact - round(exact)) < 1e-2 else math.ceil(exact)))
@@ -34,12 +34,13 @@ def to_hybrid(columns: Tensor, n: int) -> Tensor:
 
 
 def resample(x: Tensor, axis: int, spacing_in: float, spacing_out: float, n_out: int) -> Tensor:
-    """Band-limited interpolation of an axis onto `n_out` samples of another spacing, about the same centre N // 2.
+    """Band-limited interpolation of an axis onto `n_out` samples with another spacing, around the same centre N // 2.
 
         y[j] = (1/N) Σ_k X[k] exp(2πi k r_j / N),   r_j = (j − n_out//2) · spacing_out / spacing_in
 
-    with X the centred DFT of x. On equal spacings this crops or zero-pads in image space; a finer one is zero-filling
-    of k-space, a coarser one leaves out its edge. Values are kept (not the energy). Complex input, new tensor.
+    with X the centred DFT of x. With equal spacings this crops or zero-pads in image space. A finer spacing is
+    zero-filling of k-space, a coarser one leaves out the edge of k-space. Values are kept (not the energy). Complex
+    input, new tensor.
     """
     n_in = x.shape[axis]
     if math.isclose(spacing_in, spacing_out, rel_tol=1e-4):

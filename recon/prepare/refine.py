@@ -1,4 +1,4 @@
-"""Sensitivity maps once more, from k-space that a first image completed: for scans with few calibration lines."""
+"""Sensitivity maps estimated again from k-space that a first image completed: for scans with few calibration lines."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from recon.operators import fft
 from recon.operators.sense import Sense
 from recon.prepare.espirit import espirit
 
-#: Lines and samples around the centre of the completed k-space that the maps are made from.
+#: Lines and samples around the centre of the completed k-space from which the maps are made.
 WIDTH = 32
 
 
 def refined(m: Measurement, x: Tensor, *, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8) -> Measurement:
-    """The measurement of slices with ESPIRiT maps of k-space that their image x (..., 1, y, x) completes.
+    """The measurement of slices with ESPIRiT maps from k-space that was completed by their image x (..., 1, y, x).
 
         k = y / w where measured,   F S x elsewhere;   maps of the central 32 × 32 samples
 
-    y (..., coil, 1, ky, x) is in hybrid space; `kernel`, `threshold` and `crop` are those of `espirit`. Where no
-    maps can be made the measurement is given back as it is.
+    y (..., coil, 1, ky, x) is in hybrid space; `kernel`, `threshold` and `crop` are those of `espirit`. If no maps can
+    be made, the measurement is returned unchanged.
     """
     A = m.A
     if not isinstance(A, Sense) or A.sets or -1 in A.axes or m.y.shape[-4] == 1:

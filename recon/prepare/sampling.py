@@ -1,4 +1,4 @@
-"""What was sampled: acceleration, ACS block and partial Fourier, found from the rows that hold lines."""
+"""Sampling pattern: acceleration, ACS block and partial Fourier, detected from the rows that hold lines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Side = Literal["", "low", "high"]
 class Sampling:
     """How the phase encodes of one frame were sampled; pairs are in the order y, z.
 
-    `acceleration` is the spacing of a regular pattern outside the ACS block, (0, 0) where there is none; `caipi` is the
+    `acceleration` is the spacing of a regular pattern outside the ACS block, (0, 0) if there is none. `caipi` is the
     shift along y from one sampled partition to the next. `acs` is the largest fully sampled block around the centre as
-    half-open ranges, None where it is a single line. `partial_fourier` is the share of k-space between the
-    outermost lines where these lie at unequal distances of the centre, 1 elsewhere, and `missing` the side that was
-    left out. `effective` is rows of the grid per row sampled.
+    half-open ranges, None if it is a single line. `partial_fourier` is the share of k-space between the outermost lines
+    if these lie at unequal distances from the centre, otherwise 1, and `missing` the side that was left out.
+    `effective` is the number of grid rows per sampled row.
     """
 
     shape: tuple[int, int]
@@ -48,10 +48,10 @@ class Sampling:
 
 
 def decisive(counts: Iterable[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """Of how often each row (kz, ky) was acquired in every frame, the frame that decides the method.
+    """The frame that decides the method, given how often each row (kz, ky) was acquired in every frame.
 
-    It is the first, or the one with the fewest rows where these are fewer by more than MOST_MISSING: slices may be
-    accelerated each its way, but rows that were lost ask for no other method.
+    It is the first frame, or the one with the fewest rows if it lacks more than MOST_MISSING. Slices may have different
+    accelerations, but a few lost rows do not call for another method.
     """
     each = list(counts)
     fewest = min(each, key=np.count_nonzero)
@@ -83,7 +83,7 @@ def sampling(counts: NDArray[Any]) -> Sampling:
 
 
 def _core(mask: NDArray[np.bool_], block: tuple[tuple[int, int], tuple[int, int]] | None) -> NDArray[np.bool_]:
-    """The ACS region of any shape: the central block, all that solid 2×2 squares connect with it, and its rim."""
+    """The ACS region of any shape: the central block, what solid 2×2 squares connect with it, and its rim."""
     core = np.zeros_like(mask)
     if block is None:
         return core
@@ -111,7 +111,7 @@ def _grown(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _lattice(mask: NDArray[np.bool_], outside: NDArray[np.bool_]) -> tuple[tuple[int, int], int]:
-    """Spacing (y, z) and shift of the lattice that the rows outside the ACS region lie on; ((0, 0), 0) without one."""
+    """Spacing (y, z) and shift of the lattice of the rows outside the ACS region; ((0, 0), 0) if there is none."""
     none = (0, 0), 0
     if not outside.any():
         return (1, 1), 0
@@ -136,7 +136,7 @@ def _lattice(mask: NDArray[np.bool_], outside: NDArray[np.bool_]) -> tuple[tuple
 
 
 def _partial_fourier(rows: NDArray[np.intp], n: int) -> tuple[float, Side]:
-    """Share of an axis between the outermost rows and the side that is missing, (1, "") where both reach as far.
+    """Share of an axis between the outermost rows, and the missing side; (1, "") if both sides reach equally far.
 
     Distances that differ by no more than the widest gap between rows count as equal.
     """
@@ -150,10 +150,10 @@ def _partial_fourier(rows: NDArray[np.intp], n: int) -> tuple[float, Side]:
 
 
 def disagreements(found: Sampling, encoding: Encoding, number: int = 0) -> tuple[str, ...]:
-    """Sentences on where the header's acceleration says something else than the lines; the lines are believed."""
+    """Sentences on where the header's acceleration contradicts the lines; the lines are used."""
     stated, path = encoding.acceleration, f"encoding[{number}]/parallelImaging/accelerationFactor"
     a, b = found.acceleration
-    # A CAIPI lattice of 2×2 is one of 4×1 with a shift: only the product is the header's to state.
+    # A CAIPI lattice of 2×2 is also one of 4×1 with a shift: the header states only the product.
     if found.regular and a * b != stated[0] * stated[1] and not (found.full and stated == (1, 1)):
         return (f"{path} is {stated[0]}×{stated[1]}, but the lines are {a}×{b} undersampled; the lines are used",)
     if not found.regular and stated != (1, 1):

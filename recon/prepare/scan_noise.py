@@ -1,4 +1,4 @@
-"""The noise of a scan: which lines tell it, and what was done when none do."""
+"""The noise of a scan: which lines show it, and what is done if none do."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from recon.prepare.noise import BANDWIDTH, Whitening, dead, whitener
 from recon.prepare.quiet import NoNoise
 from recon.prepare.sort import Kinds, row_index
 
-#: Lines and noise samples that are looked at; more change nothing.
+#: Lines and noise samples that are examined; more change nothing.
 _LINES, _SAMPLES = 512, 1 << 18
-#: Samples of each coil in the lines that an estimate is taken from, at least and for every coil there is. About one in
-#: 32 lies where there is no signal: 1024 tell the level within 2 %, and 64 for every coil lose 1.5 % of the signal's
-#: power in their combination (Reed, Mallett and Brennan, IEEE Trans Aerosp Electron Syst 10:853, 1974). Of scans whose
-#: noise is not white half as many were seen to pick a place that is quieter than the rest.
+#: Samples of each coil in the lines used for an estimate: at least _ENOUGH, and _ENOUGH_A_COIL for every coil. About
+#: one in 32 lies where there is no signal: 1024 give the level within 2 %, and with 64 per coil the combination loses
+#: 1.5 % of the signal's power (Reed, Mallett and Brennan, IEEE Trans Aerosp Electron Syst 10:853, 1974). If the noise
+#: is not white, half as many were seen to pick a place that is quieter than the rest.
 _ENOUGH, _ENOUGH_A_COIL = 1 << 15, 1 << 11
-#: Noise, as a share of the root mean square of all samples, of data that show none.
+#: Assumed noise of data that show none, as a share of the root mean square of all samples.
 ASSUMED = 1e-3
-#: Readouts shorter than this tell nothing of noise by themselves.
+#: Readouts shorter than this cannot show their noise.
 _SHORT = 16
-#: Lines that are asked whether they show the noise that noise lines tell, and how many times as much these may tell:
-#: estimates from scans whose noise is known were at least 0.25 of it, where filters made it uneven (bench/noise.py).
+#: Imaging lines used to check the noise lines, and how many times as much noise the noise lines may show. Estimates
+#: from scans whose noise is known were at least 0.25 of it, where filters made the noise uneven (bench/noise.py).
 _ASKED, APART = 128, 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """A whitening that no later line can change; `tried` are the rows that tell it, behind those that told nothing."""
+    """A whitening that no later line can change; `tried` are its rows, after those that showed nothing."""
 
     whitening: Whitening
     tried: tuple[NDArray[np.intp], ...]
 
 
 def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Whitening:
-    """The matrix that whitens the imaging lines of a scan, by its noise lines or, without them, from the data.
+    """The matrix that whitens the imaging lines of a scan, from its noise lines or, without them, from the data.
 
-    `choice` is the recipe's: "auto" takes the noise scan where it fits, "estimate" the imaging lines always, "none"
-    leaves the channels alone. Every step aside from the noise scan is said in the notes. Where the data show no noise
-    either, as simulated ones may, "auto" assumes a little. An estimate is taken from `first_lines`, or from all lines
-    where there are none or they tell nothing: so that it is known, and the same, while a scan is still being acquired.
+    `choice` is the recipe's: "auto" uses the noise scan if it fits, "estimate" always the imaging lines, "none" leaves
+    the channels as they are. If the noise scan is not used, the notes say why. If the data show no noise either, as
+    simulated ones may, "auto" assumes a little. An estimate is made from `first_lines`, or from all lines if there are
+    none or they show nothing. This way it is known, and does not change, while a scan is still being acquired.
     """
     found = settled(scan, kinds, encoding, choice)
     if found is not None:
@@ -67,7 +67,7 @@ def whitening(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> W
 
 
 def settled(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Settled | None:
-    """What `whitening` is of every scan that begins so and adds no noise lines; None where later lines have a say."""
+    """What `whitening` returns for every scan that begins like this; None if later lines can change it."""
     lines, rows = scan.lines, _noise_rows(scan, kinds)
     if choice == "none":
         channels = int(lines["active_channels"][kinds.imaging[0]])
@@ -86,7 +86,7 @@ def settled(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Set
 
 
 def tellers(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> tuple[NDArray[np.intp], ...]:
-    """Rows of the lines that may tell the noise, the best first: noise lines, `first_lines`; those that there are."""
+    """Rows of the lines that may show the noise, the best first: noise lines and `first_lines`, if they exist."""
     rows, lines = _noise_rows(scan, kinds), scan.lines
     noise = (rows,) if choice == "auto" and len(rows) else ()
     if choice == "none" or int(lines["number_of_samples"][kinds.imaging].max()) < _SHORT:
@@ -96,7 +96,7 @@ def tellers(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> tup
 
 
 def _noise_rows(scan: RawScan, kinds: Kinds) -> NDArray[np.intp]:
-    """Noise lines of as many samples as the first of them; all have the channels of the image."""
+    """Noise lines with as many samples as the first of them; all have the channels of the image."""
     rows, samples = kinds.noise, scan.lines["number_of_samples"]
     alike: NDArray[np.intp] = rows[samples[rows] == samples[rows[:1]]]
     return alike
@@ -109,7 +109,7 @@ def _why(rows: NDArray[np.intp], choice: str) -> str:
 
 
 def _measured(scan: RawScan, kinds: Kinds, rows: NDArray[np.intp]) -> Whitening:
-    """Whitening by these noise lines; raises NoNoise where they hold none."""
+    """Whitening by these noise lines; raises NoNoise if they hold none."""
     lines, image = scan.lines, kinds.imaging[0]
     samples = scan.samples.read(rows[: max(1, _SAMPLES // int(lines["number_of_samples"][rows[0]]))])
     found = whitener(
@@ -122,14 +122,14 @@ def _measured(scan: RawScan, kinds: Kinds, rows: NDArray[np.intp]) -> Whitening:
 
 
 def contradicted(scan: RawScan, kinds: Kinds, encoding: Encoding, whitening: Whitening) -> tuple[str, ...]:
-    """A warning where noise lines tell more than APART times the noise that imaging lines show; none otherwise.
+    """A warning if noise lines show more than APART times the noise that imaging lines show; otherwise none.
 
         f = (∏ s)^(1/n),   s the singular values of W E⁺
 
-    with W the whitening by the noise lines and E by an estimate from imaging lines: the geometric mean, which a signal
-    in one combination of channels moves little. Noise that is told too low shows in the residual; here it would not:
-    of an object that fills the field of view an estimate is far too high. Nothing off the grid, and where imaging lines
-    show no noise.
+    with W the whitening by the noise lines and E the one estimated from imaging lines: the geometric mean, which signal
+    in one combination of channels changes little. Noise lines that show too little cannot be detected here, because the
+    estimate is far too high if an object fills the field of view. They show in the residual. Not checked for
+    non-Cartesian scans, nor if imaging lines show no noise.
     """
     rows = kinds.imaging[scan.lines["number_of_samples"][kinds.imaging] >= _SHORT]
     if whitening.source != "noise scan" or not encoding.on_grid or not len(rows):
@@ -153,10 +153,10 @@ def contradicted(scan: RawScan, kinds: Kinds, encoding: Encoding, whitening: Whi
 
 
 def first_lines(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding) -> NDArray[np.intp] | None:
-    """Rows of the lines that tell the noise where no noise scan does, which nothing that is acquired later changes.
+    """Rows of the lines from which noise is estimated without a noise scan; lines acquired later do not change them.
 
-    They are the first N/R lines, as many as the header announces, of the frames that are first to have these: of so
-    many frames that their lines hold samples enough. None where there are not as many.
+    They are the first N/R lines, the number that the header announces, of the frames that are first to have these. As
+    many frames are used as give enough samples. None if there are not enough.
     """
     lines = scan.lines
     kind = ("encoding_space_ref", "number_of_samples")
@@ -176,7 +176,7 @@ def first_lines(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding) ->
 
 
 def _read(scan: RawScan, rows: NDArray[np.intp]) -> tuple[NDArray[np.complex64], float]:
-    """Samples of at most _LINES of these lines, as they were received, and the gain of their regridding or 0."""
+    """Samples of at most _LINES of these lines, as received, and the noise gain of their regridding or 0."""
     some = rows[np.unique(np.linspace(0, len(rows) - 1, min(_LINES, len(rows))).astype(np.intp))]
     return as_received(scan.samples, some) or (scan.samples.read(some), 0.0)
 
@@ -190,7 +190,7 @@ def _estimated(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding, why: s
 
 
 def _assumed(lines: Tensor, why: str) -> Whitening:
-    """Whitening of (line, coil, sample) by a noise of ASSUMED times the root mean square of the samples."""
+    """Whitening of (line, coil, sample) with an assumed noise of ASSUMED times the root mean square of the samples."""
     coils = lines.shape[1]
     live = torch.isfinite(torch.view_as_real(lines)).flatten(2).all(2).all(0) & (lines.abs().amax((0, 2)) > 0)
     level = ASSUMED * float(lines[:, live].to(torch.complex128).abs().square().mean().sqrt())
@@ -210,6 +210,6 @@ def _outermost(scan: RawScan, imaging: NDArray[np.intp], encoding: Encoding, why
     far = far[scan.lines["number_of_samples"][far] == scan.lines["number_of_samples"][far[0]]]
     samples = scan.samples.read(far)
     outer = torch.from_numpy(np.ascontiguousarray(samples.transpose(1, 0, 2).reshape(samples.shape[1], -1)))
-    found = whitener(outer, dwell_data_us=1.0, dwell_noise_us=1.0, bandwidth=1.0)  # noise of the very bandwidth
+    found = whitener(outer, dwell_data_us=1.0, dwell_noise_us=1.0, bandwidth=1.0)  # noise of the sampling bandwidth
     note = f"noise was estimated from the edge of k-space: {why}; the estimate is too high where signal reaches there"
     return replace(found, source="estimate", notes=(note, *found.notes))

@@ -1,4 +1,4 @@
-"""Coil sensitivity maps: what they are, the eigenvectors that make them, and the combination of coil images."""
+"""Coil sensitivity maps: the type, the eigenvectors they are made of, and the combination of coil images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recon.operators import COIL
 class SensitivityMaps:
     """Coil sensitivity maps with unit root-sum-of-squares over coils inside their support and zero outside.
 
-    `maps` is complex64 (..., [set,] coil, z, y, x), `eigenvalues` float32 (..., [set,] z, y, x): how well a pixel
-    agrees with the calibration, 1 where it does fully. `sets` says whether the set axis is there, as in `Coils`.
+    `maps` is complex64 (..., [set,] coil, z, y, x). `eigenvalues` is float32 (..., [set,] z, y, x): how well a pixel
+    agrees with the calibration, 1 for full agreement. `sets` says whether the set axis is present, as in `Coils`.
     """
 
     maps: Tensor
@@ -29,17 +29,17 @@ def dominant(matrices: Tensor, tolerance: float = 1e-4) -> tuple[Tensor, Tensor]
         P ← P² / tr P² until ‖G v − λ v‖ ≤ tolerance · λ,   v = the largest column of P,   λ = vᴴ G v
 
     Shapes: (n, c, c) → (n,) and (n, c). The phase of v makes its largest component real and positive. Repeated squaring
-    needs matrix products alone, many times faster for small matrices than a library's eigenvalue routine.
+    needs only matrix products, which for small matrices is many times faster than a library's eigenvalue routine.
     """
     count, coils = matrices.shape[:2]
     values = matrices.new_zeros(count, dtype=matrices.real.dtype)
     vectors = matrices.new_zeros(count, coils)
     active: Tensor | None = None
-    # Where a matrix is zero save for rounding it is not Hermitian, and entries are larger than its trace.
+    # A matrix that is zero except for rounding is not Hermitian, and entries may be larger than its trace.
     power = (matrices + matrices.mH) / 2
     scale = _trace(matrices).maximum(torch.view_as_real(matrices).abs().amax((1, 2, 3)))
     for squarings in (3, 2, 2, 2, 2, 2):
-        # With unit trace the largest eigenvalue is at least 1/c: three squarings stay far from underflow.
+        # With unit trace the largest eigenvalue is at least 1/c, so three squarings do not underflow.
         power = power / scale.clamp_min(torch.finfo(values.dtype).tiny)[:, None, None]
         for _ in range(squarings):
             power = power @ power
@@ -83,7 +83,7 @@ def rss(coil_images: Tensor) -> Tensor:
 
 
 def combine(coil_images: Tensor, maps: Tensor) -> Tensor:
-    """Image that best explains fully sampled coil images with white noise: x = Σ_c S_c* x_c / Σ_c |S_c|².
+    """Optimal combination of fully sampled coil images with white noise: x = Σ_c S_c* x_c / Σ_c |S_c|².
 
     Both (..., coil, z, y, x) → (..., z, y, x); zero where the maps are.
     Source: Roemer et al., Magn Reson Med 16:192, 1990.

@@ -1,4 +1,4 @@
-"""Sorting lines: which of them make the image, which frame each belongs to, and where on the grid it lies."""
+"""Sorting of lines: which of them make the image, which frame each belongs to, and where on the grid it lies."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _IGNORED = {
 
 @dataclass(frozen=True)
 class Kinds:
-    """Rows of a scan by what they are for.
+    """Rows of a scan by purpose.
 
-    A line with flag 21 is in `imaging` and in `calibration`. `ignored` says how many lines serve none of these, and
-    why; `notes` are sentences on lines that had to be left out.
+    A line with flag 21 is in both `imaging` and `calibration`. `ignored` says how many lines serve no purpose, and why;
+    `notes` are sentences on lines that had to be left out.
     """
 
     imaging: NDArray[np.intp]
@@ -39,11 +39,11 @@ class Kinds:
 
 @dataclass(frozen=True)
 class Frame:
-    """The imaging lines of one slice (or 3D slab) in one state of the counters.
+    """The imaging lines of one slice (or 3D slab) for one combination of counters.
 
-    `complete` is False where other frames of the scan have phase encodes that this one lacks; it is decided by counting
-    lines, since flags such as LAST_IN_SLICE may be missing; `ended` is whether its last line has that one. `encodes` is
-    how many different phase encodes it has.
+    `complete` is False if other frames of the scan have phase encodes that this one lacks. This is decided by counting
+    lines, because flags such as LAST_IN_SLICE may be missing; `ended` says whether the last line has that flag.
+    `encodes` is the number of different phase encodes.
     """
 
     contrast: int
@@ -58,12 +58,11 @@ class Frame:
 
 
 def kinds(scan: RawScan) -> Kinds:
-    """Rows of imaging, calibration, noise and phase correction lines, told apart by their flags alone.
+    """Rows of imaging, calibration, noise and phase correction lines, classified by flags alone.
 
     Noise has flag 19, calibration 20 or 21, phase correction 24; imaging lines have none of 19, 20 (without 21), 23, 24
-    and 26 to 31. The number of channels that most imaging lines have decides: lines of another one are left out with a
-    note, and so are imaging lines of another encoding than most of them have: one grid makes one image. Raises
-    DataError where no imaging line is left.
+    and 26 to 31. The number of channels and the encoding that most imaging lines have decide; lines with others are
+    left out with a note, since one grid makes one image. Raises DataError if no imaging line is left.
     """
     lines, channels = scan.lines, scan.lines["active_channels"]
     noise, image = flagged(lines, Flag.NOISE), imaging(lines)
@@ -112,7 +111,7 @@ def flagged_for(lines: NDArray[np.void], rows: NDArray[np.intp], line: int) -> N
 
 
 def choose_encoding(scan: RawScan) -> int:
-    """Number of the encoding that most imaging lines use. Raises DataError where it is not in the header."""
+    """Number of the encoding that most imaging lines use. Raises DataError if it is not in the header."""
     e = int(scan.lines["encoding_space_ref"][kinds(scan).imaging[0]])
     if e >= len(scan.encodings):
         raise DataError(
@@ -123,11 +122,11 @@ def choose_encoding(scan: RawScan) -> int:
 
 
 def centre_samples(lines: NDArray[np.void], nx: int) -> NDArray[np.int64]:
-    """Index of the sample at the centre of k-space for each line, in the order of acquisition.
+    """Index of the sample at the centre of k-space for each line, in order of acquisition.
 
-    It is the header's center_sample, but for two habits of files: 0 where a full readout of nx samples begins, which
-    means that nobody set it (nx // 2 is taken, as if never reversed), and N // 2 counted after the flip in a full
-    reversed readout of even N, which would put one sample beyond the edge.
+    It is the header's center_sample, with two exceptions. A centre of 0 at the start of a full readout of nx samples
+    means that it was not set: nx // 2 is used, counted in the forward direction. N // 2 in a full reversed readout of
+    even N was counted after the flip and would put one sample beyond the edge.
     """
     ns, centre = lines["number_of_samples"].astype(np.int64), lines["center_sample"].astype(np.int64)
     reverse = is_reversed(lines)
@@ -139,12 +138,12 @@ def centre_samples(lines: NDArray[np.void], nx: int) -> NDArray[np.int64]:
 def row_index(
     lines: NDArray[np.void], encoding: Encoding
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-    """Row (ky, kz) of each line on the encoded grid, and whether it lies on it.
+    """Row (ky, kz) of each line on the encoded grid, and whether it lies on the grid.
 
         ky = kspace_encode_step_1 + Ey // 2 − c₁,   kz = kspace_encode_step_2 + Ez // 2 − c₂
 
-    with E the encoded matrix and c the centre of the encoding limits. A missing limit is replaced by E // 2 where the
-    lines take each value 0 … E − 1. Raises DataError where it is missing and they do not.
+    with E the encoded matrix and c the centre of the encoding limits. A missing limit is replaced by E // 2 if the
+    lines take each value 0 … E − 1; otherwise DataError is raised.
     """
     ky, valid_y = _rows(lines, encoding, 1)
     kz, valid_z = _rows(lines, encoding, 2)
@@ -164,7 +163,7 @@ def _rows(lines: NDArray[np.void], encoding: Encoding, axis: int) -> tuple[NDArr
 
 
 def finite(columns: NDArray[np.complex64]) -> NDArray[np.bool_]:
-    """Lines (line,) without NaN and infinity, of (line, coil, sample)."""
+    """Lines (line,) of (line, coil, sample) without NaN and infinity."""
     parts = columns.view(columns.real.dtype) if columns.flags.c_contiguous else columns
     return (
         np.asarray(np.isfinite(parts.reshape(len(columns), -1)).all(axis=1)) if len(columns) else np.ones(0, np.bool_)
@@ -194,8 +193,8 @@ def frames(scan: RawScan, rows: NDArray[np.intp]) -> list[Frame]:
 def _complete(frames: list[NDArray[np.void]]) -> list[tuple[bool, int]]:
     """Whether each frame has the phase encodes of the fullest one, and how many it has.
 
-    Frames without the ACS lines of the fullest (flag 21) are whole too, and so are those with as many phase encodes as
-    most frames have: sampling may change from frame to frame.
+    Frames that lack only the ACS lines of the fullest (flag 21) are complete, too. So are those with as many phase
+    encodes as most frames, because sampling may change from frame to frame.
     """
     encodes = [_encodes(lines) for lines in frames]
     sizes = np.array([len(e) for e in encodes])

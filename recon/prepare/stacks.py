@@ -1,4 +1,4 @@
-"""Which slices of a scan belong together, and where they are in the patient."""
+"""Which slices of a scan belong together, and where they lie in the patient."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from recon.geometry import Geometry, GeometryError, check_directions, from_centr
 
 @dataclass(frozen=True)
 class Stack:
-    """Slice numbers in the order of their place along the slice direction, and the geometry of the volume they make.
+    """Slice numbers in order of position along the slice direction, and the geometry of the volume they form.
 
-    A 3D slab is a stack of one slice number. `notes` are sentences on what was odd.
+    A 3D slab is a stack of one slice number. `notes` are sentences on irregularities.
     """
 
     slices: tuple[int, ...]
@@ -26,8 +26,8 @@ class Stack:
 def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[Stack]:
     """Groups of parallel, equally spaced slices among the imaging lines `rows`, in the order of their first slice.
 
-    Slices of several orientations (a localiser) make several stacks, slices that no regular grid fits one stack each.
-    Where the file gives no usable directions, the axes are the array's and `geometry.known` is False.
+    Slices of several orientations (a localiser) form several stacks; slices without regular spacing form one stack
+    each. If the file gives no usable directions, the axes are the array's and `geometry.known` is False.
     """
     lines = scan.lines[rows]
     numbers, first = np.unique(lines["slice"], return_index=True)
@@ -51,7 +51,7 @@ def stacks(scan: RawScan, rows: NDArray[np.intp], encoding: Encoding) -> list[St
 
 
 def _unplaced(lines: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which slices, of a line each, lie at 0, 0, 0 with all others and have a parallel one among them."""
+    """Which slices, given one line each, lie at 0, 0, 0 like all others although one of these is parallel to them."""
     ways = np.concatenate([lines["read_dir"], lines["phase_dir"]], axis=1)
     same = (np.abs(ways[:, None] - ways[None]) < 1e-3).all(axis=2)
     several: NDArray[np.bool_] = same.sum(axis=1) > 1
@@ -59,7 +59,7 @@ def _unplaced(lines: NDArray[np.void]) -> NDArray[np.bool_]:
 
 
 def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool, notes: list[str]) -> Geometry:
-    """Geometry of one slice, the `index`-th by number; `placed` says whether the file gives slices places."""
+    """Geometry of one slice, the `index`-th by number; `placed` says whether the file gives slice positions."""
     fov, matrix = encoding.recon_fov, encoding.recon_matrix
     if encoding.encoded_matrix[2] == 1:
         matrix = (matrix[0], matrix[1], 1)
@@ -80,14 +80,14 @@ def _slice_geometry(line: np.void, encoding: Encoding, index: int, placed: bool,
         axes = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
         centre = (0.0, 0.0, index * fov[2] if matrix[2] == 1 else 0.0)
         geometry = from_centre(centre, *axes, fov, matrix, known=False)
-    # Some converters state the distance of slices in reconSpace; what was excited is the smaller of the two.
+    # Some converters store the slice distance in reconSpace; the excited thickness is the smaller of the two.
     return replace(geometry, thickness=min(fov[2], encoding.encoded_fov[2])) if matrix[2] == 1 else geometry
 
 
 def _orthonormal(
     read: tuple[float, ...], phase: tuple[float, ...], normal: tuple[float, ...]
 ) -> list[tuple[float, ...]]:
-    """Directions that `check_directions` accepts, to the last digit: files round them, and readers of DICOM do not."""
+    """Directions accepted by `check_directions`, made exactly orthonormal as DICOM readers demand: files round."""
     r = np.asarray(read) / np.linalg.norm(read)
     c = np.asarray(phase) - (np.asarray(phase) @ r) * r
     c /= np.linalg.norm(c)

@@ -1,4 +1,4 @@
-"""The part of k-space that was measured, where the scanner stored zeros around it to interpolate the image."""
+"""The measured part of k-space, if the scanner stored zeros around it to interpolate the image."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from recon.prepare.noise import Whitening
 from recon.prepare.sampling import sampling
 from recon.prepare.sort import Frame, Kinds, centre_samples, is_reversed, row_index
 
-#: Power of the edge of what was measured over all that lies outside of it, and the most that lies there, as a share of
-#: the noise: what a scanner filled in is zero or rounding, also behind a filter (Hamming's ends at 22 dB).
+#: Power at the edge of the measured part over everything outside, and the largest power outside as a share of the
+#: noise: filling by the scanner is zero or rounding, also behind a filter (a Hamming window's ends are at 22 dB).
 STEP, EMPTY = 100.0, 0.1
-#: Distances from the centre on the inside of an edge whose median power stands for it, so that a spark does not.
+#: Number of distances inside an edge whose median power represents it, so that a spark does not.
 EDGE = 4
-#: Least share of an axis that must be empty at either end, and least radius of what was measured.
+#: Smallest share of an axis that must be empty at either end, and smallest radius of the measured part.
 MARGIN, LEAST = 0.02, 1 / 8
-#: No scanner interpolates by more than that along an axis: such a header is wrong.
+#: No scanner interpolates by more than this along an axis: such a header is wrong.
 MOST = 5
-#: How far the parts that were measured of two axes may differ where one speaks for the other.
+#: How far the measured shares of two axes may differ for one to confirm the other.
 ALIKE = 0.1
-#: Lines that are looked at together, and frames of a scan that are looked at.
+#: Lines examined at a time, and frames of a scan that are examined.
 _BLOCK, _FRAMES = 32, 3
 _NAMES = ("readout samples", "phase encodes", "partitions")
 
@@ -42,16 +42,18 @@ class Support:
 
 
 def measured(scan: RawScan, kinds: Kinds, encoding: Encoding, frames: Sequence[Frame], whitening: Whitening) -> Support:
-    """The scan with its encoded matrix cut to what was measured, about the same centre; itself where nothing is empty.
+    """The scan with its encoded matrix cropped to the measured part, with the same centre; unchanged if none is empty.
 
-    Along each axis the offsets d from the centre of k-space that hold lines, or samples, whose power stands out of what
-    lies further out by STEP end at ±h; beyond it, at both ends of the axis, there are no lines or less than noise:
-    partial Fourier leaves one end, and a spectrum that falls steeply ends in noise. Lines at a distance R from one
-    another leave up to R − 1 rows empty at an end by chance; so an end counts as empty where it could hold another
-    line. Lines at random, fewer and fewer further out, end anywhere: of them an axis counts as empty where lines of
-    zeros were stored there, the header says so, or another axis is as empty. The new matrix has index N // 2 in the
-    same place of k-space, and no phase ramp or shift comes of it; the image is interpolated to the grid that was asked
-    for as ever.
+    Along each axis, offsets d from the centre of k-space count as measured up to ±h. The lines or samples there exceed
+    the power further out by STEP. Beyond, at both ends of the axis, there are no lines or less than noise: partial
+    Fourier leaves one end, and a spectrum that falls steeply ends in noise.
+
+    Lines at distance R from each other leave up to R − 1 rows empty at an end by chance, so an end counts as empty only
+    if it could hold another line. Random patterns whose density falls outwards may end anywhere. With these, an axis
+    counts as empty only if lines of zeros were stored there, the header says so, or another axis is equally empty.
+
+    The new matrix has index N // 2 at the same place of k-space, so there is no phase ramp or shift. The image is still
+    interpolated to the requested grid.
     """
     lines = scan.lines
     if encoding.trajectory not in ("cartesian", "epi") or not frames:
@@ -71,7 +73,7 @@ def measured(scan: RawScan, kinds: Kinds, encoding: Encoding, frames: Sequence[F
     for axis, steps in ((1, ky[valid] - old[1] // 2), (2, kz[valid] - old[2] // 2)):
         ends = [_ends(look.rows[axis - 1], most) for look in looks]
         first, last, edge = min(e[0] for e in ends), max(e[1] for e in ends), any(e[2] for e in ends)
-        # Frames that were not looked at may hold other rows of the same part.
+        # Frames that were not examined may hold other rows of the same part.
         kept = np.unique(steps[(steps >= first) & (steps <= last)] if edge else steps)
         gap = int(np.diff(kept).max()) if len(kept) > 1 else 1
         first, last, named = _announced(kept, gap, encoding, axis)
@@ -95,14 +97,14 @@ def measured(scan: RawScan, kinds: Kinds, encoding: Encoding, frames: Sequence[F
 
 @dataclass(frozen=True)
 class _Looked:
-    """Offsets from the centre and mean power there of some lines of a frame: along ky, along kz, along the readout."""
+    """Offsets from the centre, and mean power there, of some lines of a frame: along ky, kz and the readout."""
 
     rows: tuple[tuple[NDArray[np.intp], Floats], tuple[NDArray[np.intp], Floats]]
     columns: tuple[NDArray[np.intp], Floats]
 
 
 def _looked(scan: RawScan, frame: Frame, encoding: Encoding, whitening: Whitening) -> _Looked:
-    """One line of each ky, that nearest to kz = 0, and one of each kz."""
+    """One line of each ky, the one nearest to kz = 0, and one of each kz."""
     nx, ny, nz = encoding.encoded_matrix
     ky, kz, valid = row_index(scan.lines[frame.rows], encoding)
     rows, dy, dz = frame.rows[valid], ky[valid] - ny // 2, kz[valid] - nz // 2
@@ -120,7 +122,7 @@ def _looked(scan: RawScan, frame: Frame, encoding: Encoding, whitening: Whitenin
 
 
 def _nearest(d: NDArray[np.intp], other: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Positions of one line for each value of d: that with the smallest |other|."""
+    """Positions of one line for each value of d: the one with the smallest |other|."""
     order = np.lexsort((np.abs(other), d))
     return order[np.unique(d[order], return_index=True)[1]]
 
@@ -131,7 +133,7 @@ def _power(scan: RawScan, rows: NDArray[np.intp], nx: int, matrix: NDArray[np.co
     power, there = np.zeros((len(rows), nx)), np.zeros((len(rows), nx))
     for n in np.unique(lines["number_of_samples"]):
         at = np.nonzero(lines["number_of_samples"] == n)[0]
-        with np.errstate(invalid="ignore"):  # samples that are no numbers count for nothing here and are refused later
+        with np.errstate(invalid="ignore"):  # NaN is ignored here and refused later
             white = matrix[:, live] @ scan.samples.read(rows[at])[:, live]
         square = np.nan_to_num((white.real**2 + white.imag**2).mean(1, dtype=np.float64) / 2, nan=0.0, posinf=0.0)
         for i, line, one in zip(at, lines[at], square):
@@ -152,7 +154,7 @@ def _columns(line: np.void, nx: int) -> NDArray[np.intp]:
 
 
 def _ends(profile: tuple[NDArray[np.intp], Floats], most: float) -> tuple[int, int, bool]:
-    """The first and last offset of what was measured, one of which may reach further, and whether more was stored."""
+    """The first and last measured offset, one of which may reach further, and whether more was stored."""
     offset, power = profile
     radius, level = _radius(profile, most)
     kept = offset[(np.abs(offset) < radius) & (power > STEP * level)]
@@ -161,7 +163,7 @@ def _ends(profile: tuple[NDArray[np.intp], Floats], most: float) -> tuple[int, i
 
 
 def _radius(profile: tuple[NDArray[np.intp], Floats], most: float) -> tuple[int, float]:
-    """The h of which all that was measured is within |d| < h, and the most power that lies outside."""
+    """The h with all measured samples within |d| < h, and the largest power outside."""
     d, side = np.unique(np.abs(profile[0]), return_inverse=True)
     power = np.zeros(len(d))
     np.maximum.at(power, side, profile[1])
@@ -176,7 +178,7 @@ def _radius(profile: tuple[NDArray[np.intp], Floats], most: float) -> tuple[int,
 
 
 def _announced(kept: NDArray[np.intp], gap: int, encoding: Encoding, axis: int) -> tuple[int, int, bool]:
-    """The first and last row, or those that the header names where no line more could lie between, and which."""
+    """The first and last row, or those in the header if no line could lie between them; and which of the two."""
     first, last = int(kept.min()), int(kept.max())
     limit = encoding.limits.get(f"kspace_encoding_step_{axis}")
     if limit is not None:
@@ -194,17 +196,17 @@ def _counts(
 
 
 def _size(n: int, first: int, last: int, gap: int) -> int:
-    """Samples of an axis of n whose ends beyond first and last, counted from N // 2, are empty."""
+    """Matrix size of an axis of n samples whose ends beyond first and last, counted from N // 2, are empty."""
     low, high = first + n // 2, n - 1 - n // 2 - last
     if min(low, high) < max(gap, 2, math.ceil(MARGIN * n)):
         return n
-    # Even, for the sake of the transforms.
+    # Even, for faster transforms.
     found = 2 * max(-first, last + 1)
     return found if n / MOST < found < n else n
 
 
 def _cut(lines: NDArray[np.void], rows: NDArray[np.intp], old: int, new: int) -> NDArray[np.void]:
-    """The table of lines with the samples of `rows` beyond the middle `new` of `old` columns discarded."""
+    """The table of lines with the samples of `rows` outside the middle `new` of `old` columns discarded."""
     out: NDArray[np.void] = lines.copy()
     if new == old:
         return out

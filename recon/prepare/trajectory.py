@@ -21,7 +21,7 @@ _MEANING = {
     "encoded": "cycles per encoded field of view (−N/2 … N/2 with the oversampled N)",
     "1/m": "cycles per metre",
 }
-#: Positions may fall short of or exceed the edge of k-space by this factor before their unit is in doubt.
+#: Largest factor by which positions may miss the edge of k-space before their unit is in doubt.
 _DOUBT = 1.8
 
 
@@ -36,7 +36,7 @@ def normalise(
     view, whatever the oversampling along the readout.
 
     The format states no unit. The edge of k-space lies at encoded_matrix / (2 encoded_fov) cycles per mm, and the unit
-    is the one in which the largest |k| comes nearest to it. Raises DataError where none comes within a factor of 1.8.
+    is the one in which the largest |k| is nearest to it. Raises DataError if none is within a factor of 1.8.
     """
     k = np.asarray(trajectory, np.float64)
     if k.ndim != 3 or k.shape[-1] < 2:
@@ -86,7 +86,7 @@ def of_scan(
 
     Line i of a standard radial scan is at the angle π i / lines, or i · 111.25° for "golden", with i its
     kspace_encode_step_1; its centre is at center_sample and its samples are 1 / encoded_fov apart. Raises DataError,
-    with the three cures, where no positions are stored and no standard was chosen.
+    with the three cures, if no positions are stored and no standard was chosen.
     """
     lines = scan.lines[rows]
     if standard is None:
@@ -118,8 +118,8 @@ GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
 def radial(spokes: int, samples: int, matrix: int, *, golden: bool = False) -> Floats:
     """Lines through the centre at the angles π i / spokes, or i · 111.25°: points (spoke, sample, 2) as (ky, kx).
 
-    In cycles per field of view, −matrix/2 … matrix/2 in `samples` steps with 0 at samples // 2; line 0 runs along +kx
-    and angles run from kx to ky.
+    In cycles per field of view: `samples` steps over −matrix/2 … matrix/2, with 0 at samples // 2. Line 0 runs along
+    +kx; angles run from kx to ky.
     """
     angle = np.arange(spokes, dtype=np.float64) * (GOLDEN if golden else math.pi / spokes)
     return _spokes(_readout(samples, matrix), angle)
@@ -155,14 +155,14 @@ def kooshball(spokes: int, samples: int, matrix: int) -> Floats:
 
 
 def inside(points: Floats, shape: Sequence[int]) -> NDArray[np.bool_]:
-    """Which points lie within −N/2 … N/2 of a grid of `shape` along every axis; the others would fold back into it."""
+    """Which points lie within −N/2 … N/2 of a grid of `shape` along every axis; others would alias into it."""
     return np.asarray((np.abs(points) <= np.asarray(shape) / 2 + 1e-3).all(axis=-1))
 
 
 def offcentre_phase(points: Floats, shift_voxels: Sequence[float], shape: Sequence[int]) -> NDArray[np.complex64]:
     """The factor of each sample that moves the image by `shift_voxels`: exp(−2πi Σ_d k_d shift_d / N_d).
 
-    `points` (..., ndim) in cycles per field of view; shift and shape in the same order as they, (y, x) or (z, y, x).
+    `points` is (..., ndim) in cycles per field of view; shift and shape have the same order, (y, x) or (z, y, x).
     """
     turns = np.asarray(points, np.float64) @ (np.asarray(shift_voxels, np.float64) / np.asarray(shape, np.float64))
     factor: NDArray[np.complex64] = np.exp(-2j * math.pi * turns).astype(np.complex64)
@@ -172,14 +172,14 @@ def offcentre_phase(points: Floats, shift_voxels: Sequence[float], shape: Sequen
 def isocentre_shift(
     position: Sequence[float], directions: Sequence[Sequence[float]], voxel: Sequence[float]
 ) -> tuple[float, ...]:
-    """Voxels by which an image around the isocentre moves to be one around `position`: −(position · direction) / voxel.
+    """Shift in voxels from an image around the isocentre to one around `position`: −(position · direction) / voxel.
 
     `position` in LPS millimetres; `directions` and `voxel` in the order of the points, (phase, read) for 2D and (slice,
     phase, read) for 3D. Pass the result to `offcentre_phase`.
 
-    Whether a scan needs it is not written in ISMRMRD. Scanners move the field of view of Cartesian scans before they
-    store the samples; that of spirals none of them moves (ismrmrd#250). Radial scans differ by sequence, and those
-    played by Pulseq were moved. So samples stay as they are unless the recipe says otherwise (`prepare.offcentre`).
+    ISMRMRD does not record whether a scan needs this. Scanners move the field of view of Cartesian scans before they
+    store the samples, but never that of spirals (ismrmrd#250). Radial scans differ by sequence; those played by Pulseq
+    were moved. Samples are therefore not changed unless the recipe says so (`prepare.offcentre`).
     """
     p = np.asarray(position, np.float64)
     return tuple(float(-(p @ np.asarray(d, np.float64)) / v) for d, v in zip(directions, voxel))
@@ -201,7 +201,7 @@ def _scales(encoding: Encoding, ndim: int) -> dict[str, Floats]:
 
 
 def _mismatch(reach: Floats, edge: Floats) -> float:
-    """Mean |log(reach / edge)| over the axes that the trajectory leaves at all."""
+    """Mean |log(reach / edge)| over the axes along which the trajectory extends."""
     used = reach > 1e-3 * (reach / edge).max() * edge
     return float(np.abs(np.log(reach[used] / edge[used])).mean()) if used.any() else math.inf
 

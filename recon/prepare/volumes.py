@@ -1,4 +1,4 @@
-"""Which volumes of a scan are whole: frames by their counters, what is left out, and the axes of the image."""
+"""Which volumes of a scan are complete: frames by their counters, what is left out, and the axes of the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from recon.data import FRAME_COUNTERS, DataError, Encoding
 from recon.prepare.sort import Frame
 from recon.prepare.stacks import Stack
 
-#: Share of the phase encodes without which a last repetition is no image of its own.
+#: A last repetition that lacks more than this share of the phase encodes makes no image.
 MOST_MISSING = 0.05
 _REPETITION = FRAME_COUNTERS.index("repetition")
 
@@ -16,11 +16,11 @@ _REPETITION = FRAME_COUNTERS.index("repetition")
 def whole_volumes(
     frames: list[Frame], stack: Stack, encoding: Encoding
 ) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...], dict[tuple[int, int], Frame], list[str]]:
-    """Counters that vary, the volumes that are whole, their frames by (volume, slice), and what was left out.
+    """Counters that vary, the complete volumes, their frames by (volume, slice), and what was left out.
 
-    A volume that lacks a slice is left out where others are whole, and so is a last repetition that lacks more than
-    MOST_MISSING of the phase encodes of the others and whose lines do not say that they ended: a cancelled scan ends in
-    one. Raises DataError where the counters leave a line or two for each image.
+    A volume that lacks a slice is left out if others are complete. A last repetition is left out if it lacks more than
+    MOST_MISSING of the phase encodes of the others and its lines do not mark an end: a cancelled scan ends like this.
+    Raises DataError if the counters leave only a line or two for each image.
     """
     by_volume: dict[tuple[int, ...], dict[int, Frame]] = {}
     for f in frames:

@@ -13,7 +13,7 @@ from recon.data import DataError
 from recon.kernels import eigen
 from recon.prepare.sensitivities import SensitivityMaps, dominant, first_coil
 
-#: Entries of all matrices of a tile, on the CPU and on a GPU: some arrays of that size are held at a time.
+#: Entries of all matrices of a tile, on the CPU and on a GPU: a few arrays of this size are held at a time.
 _ENTRIES = {False: 1 << 20, True: 1 << 26}
 
 
@@ -25,13 +25,12 @@ def walsh(
         R_cc'(r) = mean of x_c x_c'* over a window around r,   R S = λ S
 
     `coil_images` is complex (..., coil, z, y, x) with white noise, `window` an odd number of pixels per axis (1 along
-    an axis of length 1). Maps (..., coil, z, y, x) have unit root-sum-of-squares and the phase that makes the first
-    principal coil, or `reference` (coil), real and positive; they are zero where the images are. `eigenvalues` is
-    λ / tr R, from 1/coils in noise to 1 where one map explains all. Without kernels the work is done on tiles
-    of about `chunk` pixels.
+    an axis of length 1). Maps (..., coil, z, y, x) have unit root-sum-of-squares; their phase makes the first principal
+    coil, or `reference` (coil), real and positive. They are zero where the images are. `eigenvalues` is λ / tr R, from
+    1/coils in noise to 1 where one map explains all. Without kernels the work is done on tiles of about `chunk` pixels.
 
-    Raises DataError for an even or non-positive window, and for images that are not finite.
-    Source: Walsh, Gmitro and Marcellin, Magn Reson Med 43:682, 2000.
+    Raises DataError for an even or non-positive window, and for images with NaN or infinity. Source: Walsh, Gmitro and
+    Marcellin, Magn Reson Med 43:682, 2000.
     """
     if window < 1 or window % 2 == 0:
         raise DataError(f"the window of the adaptive combination is {window} pixels: choose an odd number such as 5")
@@ -66,14 +65,14 @@ def walsh(
 
 
 def _tile(nz: int, ny: int, nx: int, pixels: int) -> tuple[int, int]:
-    """Partitions and rows of a tile of about so many pixels, as wide as the image and about as deep as high."""
+    """Partitions and rows of a tile of about `chunk` pixels, as wide as the image and about as deep as high."""
     lines = max(1, pixels // nx)
     depth = min(nz, max(1, math.isqrt(lines), lines // ny))
     return depth, min(ny, max(1, lines // depth))
 
 
 def _correlation(images: Tensor, zs: slice, ys: slice, size: list[int]) -> Tensor:
-    """Local means of x_c x_c'* in a tile, (c, c, z, y, x), over the part of the window that lies in the image."""
+    """Local means of x_c x_c'* in a tile, (c, c, z, y, x), over the part of the window inside the image."""
     (z0, z1), (y0, y1) = (_around(part, n, of) for part, n, of in zip((zs, ys), size, images.shape[1:]))
     around = images[:, z0:z1, y0:y1]
     pairs = around[:, None] * around[None].conj()
@@ -84,6 +83,6 @@ def _correlation(images: Tensor, zs: slice, ys: slice, size: list[int]) -> Tenso
 
 
 def _around(part: slice, window: int, length: int) -> tuple[int, int]:
-    """What the windows of a part reach, at least as long as one of them."""
+    """The range that the windows of a part cover, at least as long as one window."""
     low = max(0, min(part.start - window // 2, length - window))
     return low, min(length, max(part.stop + window // 2, low + window))
