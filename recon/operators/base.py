@@ -1,4 +1,6 @@
-"""Linear operators as values: `A(x)`, `A.H`, `A @ B`, `A + B`, `2j * A`, and `A.normal(inner)` with its short cuts."""
+"""Linear operators as values: `A(x)`, `A.H`, `A @ B`, `A + B`, `2j * A`, and `A.normal(inner)` with its
+simplifications.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,18 @@ Number = int | float | complex
 
 
 class Linear:
-    """y = A x. Subclasses are frozen dataclasses that give `forward` and `adjoint` and hold nothing that changes.
+    """y = A x. Subclasses are frozen dataclasses that define `forward` and `adjoint` and hold no mutable state.
 
-    `A(x)` and `A @ x` apply it, `A.H` is the adjoint, `A @ B` the product, `A + B`, `A - B`, `2j * A` and `A / 2` are
-    what they say, `A.normal()` is AᴴA. A factor is a number or a tensor without axes, which may be learned. Raises
-    DataError for what is no tensor.
+    `A(x)` and `A @ x` apply the operator, `A.H` is the adjoint, `A @ B` the product, `A.normal()` is AᴴA; `A + B`, `A -
+    B`, `2j * A` and `A / 2` are sums and multiples. A factor is a number, or a tensor without axes, which may be
+    learned. Raises DataError for anything that is not a tensor.
     """
 
-    #: NumPy's numbers leave `a * A` to the operator.
+    #: Makes NumPy's numbers leave `a * A` to the operator.
     __array_ufunc__ = None
 
     def __init_subclass__(cls) -> None:
-        # A dataclass would print all that its tensors hold.
+        # The dataclass default would print whole tensors.
         if "__repr__" not in vars(cls):
             cls.__repr__ = Linear.__repr__  # type: ignore[method-assign]
 
@@ -51,7 +53,7 @@ class Linear:
         return Adjoint(self)
 
     def normal(self, inner: Linear | None = None) -> Linear:
-        """Aᴴ · inner · A (inner = identity when None); subclasses take every short cut that they know."""
+        """Aᴴ · inner · A (inner = identity when None); subclasses simplify where they can."""
         return self.H @ self if inner is None else self.H @ inner @ self
 
     @overload
@@ -65,7 +67,7 @@ class Linear:
         return Sum((self, _operator(other)))
 
     def __radd__(self, other: int) -> Linear:
-        """0 + A is A, so that `sum` takes operators."""
+        """0 + A is A, so that `sum` accepts operators."""
         return self if isinstance(other, int) and other == 0 else Sum((_operator(other), self))
 
     def __sub__(self, other: Linear) -> Linear:
@@ -86,7 +88,7 @@ class Linear:
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """The same operator with every tensor in it moved as by `Tensor.to(*args, **kwargs)`.
 
-        A dtype gives the precision alone: `.to(torch.complex64)` and `.to(torch.float32)` both leave complex maps
+        A dtype sets only the precision: `.to(torch.complex64)` and `.to(torch.float32)` both leave complex maps
         complex, real masks real, and integers and booleans as they are.
         """
         parts = {f.name: getattr(self, f.name) for f in _fields(self)}
@@ -94,7 +96,7 @@ class Linear:
 
 
 def check_tensor(x: Any, who: str) -> None:
-    """Raise DataError for what is no tensor; `who` takes tensors."""
+    """Raise DataError for anything that is not a tensor; `who` names the caller in the message."""
     if not isinstance(x, Tensor):
         raise DataError(
             f"{who} torch tensors and was given {_kind(x)}; torch.as_tensor(x) makes one of a NumPy or CuPy array "
@@ -103,12 +105,12 @@ def check_tensor(x: Any, who: str) -> None:
 
 
 def real_numbers(x: Tensor) -> Tensor:
-    """Whole numbers and booleans as real numbers, in which they are multiplied and subtracted; all else as it is."""
+    """Integers and booleans as real numbers, for multiplication and subtraction; all else unchanged."""
     return x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
 
 
 def complex_numbers(x: Tensor) -> Tensor:
-    """All numbers as complex ones, in double precision where they are."""
+    """All numbers as complex ones; double precision stays double."""
     return x.to(torch.complex128 if x.dtype in (torch.float64, torch.complex128) else torch.complex64)
 
 
@@ -117,7 +119,7 @@ def _fields(op: Linear) -> tuple[Field[Any], ...]:
 
 
 def _said(value: Any) -> str:
-    """A value in few words: of a tensor its kind, shape and device."""
+    """A short description of a value: for a tensor its kind, shape and device."""
     if isinstance(value, Tensor) and value.ndim:
         where = "" if value.device.type == "cpu" else f" on {value.device}"
         return f"{str(value.dtype).removeprefix('torch.')} {'×'.join(map(str, value.shape))}{where}"
@@ -294,7 +296,7 @@ class Sum(Linear):
 
 @dataclass(frozen=True, eq=False)
 class Stack(Linear):
-    """Batch item b of the leading axis through its own operator: for volumes whose sampling differs, item by item."""
+    """Batch item b of the leading axis through operator b: for volumes whose sampling differs from item to item."""
 
     items: tuple[Linear, ...]
 

@@ -1,4 +1,4 @@
-"""Coil sensitivities: one image to the images that each coil sees."""
+"""Coil sensitivities: from one image to the images that each coil sees."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_maps(maps: Tensor, sets: bool) -> None:
 
 
 def check_image(x: Tensor, maps: Tensor, sets: bool, *, exact: bool = True) -> None:
-    """Raises DataError for an image (..., z, y, x) of another size than the maps, which may have 1 if not `exact`."""
+    """Raises DataError for an image (..., z, y, x) of another size than the maps; unless `exact`, 1 is allowed."""
     own = maps.shape[-3:]
     if x.ndim < 3 + sets or any(n != m and (exact or m != 1) for n, m in zip(x.shape[-3:], own)):
         hint = "x[None] adds the axis z" if x.ndim < 3 else "crop one"
@@ -62,7 +62,7 @@ def check_image(x: Tensor, maps: Tensor, sets: bool, *, exact: bool = True) -> N
 
 
 def check_coils(y: Tensor, maps: Tensor, *, exact: bool = True) -> None:
-    """Raises DataError for coil images or k-space (..., coil, z, y, x) of another size than the maps, as before."""
+    """Raises DataError for coil images or k-space (..., coil, z, y, x) of another size than the maps."""
     own = maps.shape[-4:]
     wrong = y.ndim < 4 or any(n != m and (exact or m != 1) for n, m in zip(y.shape[-3:], own[1:]))
     if wrong or y.shape[-4] != own[0]:

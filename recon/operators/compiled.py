@@ -1,6 +1,6 @@
-"""Which Cartesian encodings the compiled kernels take, and their batch axes arranged as the kernels want them.
+"""Which Cartesian encodings the compiled kernels accept, and batch axes arranged as the kernels need them.
 
-Every function returns None where the kernels do not serve; the operator then takes its twin written with torch.
+Every function returns None if the kernels do not apply; the operator then uses its implementation in torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from recon.operators.coils import COIL
 def weights(w: Tensor, maps: Tensor, axes: tuple[int, ...]) -> Tensor | None:
     """Weights (..., coil, z, y, x) as (item, z, ky): real, even over coils and columns, y or (z, y) transformed.
 
-    Columns in x are neighbours in memory and go through together, so x must stay in image space.
+    Columns in x are neighbours in memory and are processed together, so x must stay in image space.
     """
     if sorted(axes) not in ([-2], [-3, -2]) or w.shape[-4] > 1 or w.shape[-1] > 1 or w.is_complex():
         return None
-    if w.numel() == 0:  # an empty batch, whose transform torch refuses
+    if w.numel() == 0:  # an empty batch, which torch cannot transform
         return None
     if not kernel.serves(maps, volume=-3 in axes):
         return None
@@ -54,7 +54,7 @@ def decode(y: Tensor, maps: Tensor, given: Tensor | None, volume: bool, sets: bo
 
 
 def _fits(t: Tensor, maps: Tensor, w: Tensor, sets: bool, keep: int, volume: bool = False) -> bool:
-    """Whether maps and weights have no batch axes or all of those of `t`, and `t` is one that the kernels take."""
+    """Whether maps and weights have no batch axes or all those of `t`, and the kernels accept `t`."""
     lead = tuple(t.shape[: t.ndim - keep])
     own = tuple(maps.shape[: maps.ndim - (5 if sets else 4)])
     return (

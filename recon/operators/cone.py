@@ -1,4 +1,4 @@
-"""X-ray projection of volumes in a cone beam whose source turns on a circle."""
+"""X-ray projection of volumes in a cone beam whose source moves on a circle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recon.operators.base import Linear
 from recon.operators.derivatives import linear_map, refuse_learned
 from recon.operators.xray import Fan, Xray, batched
 
-#: Rays that rise more than this for each mm across the axis are beyond what lines of the image sample well.
+#: Steepest rise of a ray, per mm across the axis, that lines of the image still sample well.
 STEEPEST = 0.7
 
 
@@ -54,7 +54,7 @@ class Cone:
 
     @cached_property
     def fan(self) -> Fan:
-        """The rays in the plane of the circle; raises DataError for what makes no fan."""
+        """The rays in the plane of the circle; raises DataError if they form no fan."""
         return Fan(
             self.angles, self.columns, self.spacing, self.source_distance, self.detector_distance, False, self.offset
         )
@@ -72,7 +72,7 @@ class Cone:
 
     @property
     def distances(self) -> Tensor:
-        """How far the ray of each column passes the axis, in mm."""
+        """Distance of the ray of each column from the axis, in mm."""
         return self.fan.distances
 
 
@@ -118,22 +118,22 @@ class ConeXray(Linear):
         return linear_map(self._project, self._transpose, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The transpose: (..., z, y, x), each voxel the sum of its shares in the rays."""
+        """The transpose: (..., z, y, x); each voxel is the sum of its shares in the rays."""
         self._fits(y, self.tracks.sinogram, "sinogram")
         return linear_map(self._transpose, self._project, y)
 
     def smear(self, y: Tensor) -> Tensor:
-        """Filtered projections laid back over the volume, without weights for the angles: see `kernels.cone`."""
+        """Filtered projections, backprojected over the volume without angular weights: see `kernels.cone`."""
         self._fits(y, self.tracks.sinogram, "sinogram")
         return linear_map(self._smear, self._smear_transposed, y)
 
     @cached_property
     def tracks(self) -> kernel.Tracks:
-        """The rays on the grid of voxels, as the kernels take them."""
+        """The rays on the voxel grid, in the form the kernels take."""
         g, rays = self.geometry, self.plane.rays
         reach = g.source_distance + g.detector_distance
         turn = g.angles.detach().to("cpu", torch.float64)[:, None]
-        # A ray's way from the source to the detector is reach · d + s · e; lines lie across x or y.
+        # The path of a ray from source to detector is reach · d + s · e; lines lie across x or y.
         s, d, e = g.fan.places, (-turn.sin(), turn.cos()), (turn.cos(), turn.sin())
         rows = rays.rays[..., 2] > 0
         way = torch.where(rows, reach * d[1] + s * e[1], reach * d[0] + s * e[0])

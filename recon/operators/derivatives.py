@@ -1,4 +1,4 @@
-"""Derivatives of what autograd cannot look into: linear maps with their adjoints, and what such maps are made of."""
+"""Derivatives of code that autograd cannot trace: linear maps with their adjoints, and the tensors they depend on."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Map = Callable[[Tensor], Tensor]
 
 
 def linear_map(forward: Map, adjoint: Map, x: Tensor) -> Tensor:
-    """forward(x) of a linear map that autograd cannot look into: its backward is its adjoint, to any order.
+    """forward(x) of a linear map that autograd cannot trace: its backward is its adjoint, to any order.
 
-    The transforms of `torch.func` pass through it as well; `vmap` calls `forward` for one item after the other. What
-    the map is made of must not change under them: see `learned`.
+    The transforms of `torch.func` work as well; `vmap` calls `forward` for each item in turn. Tensors that the map
+    depends on must not require a gradient: see `learned`.
     """
     return cast(Tensor, _LinearMap.apply(forward, adjoint, x))  # type: ignore[no-untyped-call]
 
 
 def learned(*tensors: Tensor | None) -> bool:
-    """Whether a derivative with respect to one of these may be asked for, or a transform of `torch.func` holds it."""
+    """Whether one of these tensors requires a gradient or is held by a transform of `torch.func`."""
     return any(t is not None and (t.requires_grad or bridge.watched(t)) for t in tensors)
 
 
 def refuse_learned(t: Tensor, what: str) -> None:
-    """Raise DataError where a derivative with respect to `what`, a plural, may be asked for: there is none."""
+    """Raise DataError if a derivative with respect to `what` (a plural) may be needed: there is none."""
     if learned(t):
         raise DataError(
             f"{what} that require a gradient are not supported, since projections are not differentiable in "
@@ -58,5 +58,5 @@ class _LinearMap(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], forward: Map, adjoint: Map, x: Tensor) -> tuple[Tensor, int]:
-        # Leading axes of an item may meet axes of maps or kernels: only the map of one item is known to be right.
+        # Leading axes of an item may match axes of maps or kernels, so only the map of a single item is reliable.
         return torch.stack([linear_map(forward, adjoint, one) for one in x.unbind(in_dims[2])]), 0

@@ -15,10 +15,10 @@ from recon.operators.fourier import check_axes, check_has
 class Gradient(Linear):
     """Forward differences along `axes`: (∇x)_d[n] = w_d (x[n + e_d] − x[n]), 0 at the last index (Neumann boundary).
 
-    Image (..., z, y, x) → differences (d, ..., z, y, x) with one leading axis of length len(axes); `axes` are
-    negative. `spacing` are the voxel sizes along `axes`, w_d = min(spacing) / spacing_d, so that anisotropic voxels
-    have the gradient of the continuous image in units of the smallest voxel; all w_d are 1 without it. The adjoint is
-    minus the divergence. Raises DataError for axes that are not negative.
+    Image (..., z, y, x) → differences (d, ..., z, y, x) with one leading axis of length len(axes); `axes` are negative.
+    `spacing` are the voxel sizes along `axes`, w_d = min(spacing) / spacing_d, so that for anisotropic voxels this is
+    the gradient of the continuous image in units of the smallest voxel. Without it all w_d are 1. The adjoint is minus
+    the divergence. Raises DataError for axes that are not negative.
     """
 
     axes: tuple[int, ...] = (-2, -1)

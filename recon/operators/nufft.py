@@ -1,4 +1,4 @@
-"""The non-uniform Fourier transform: image to samples anywhere in k-space."""
+"""The non-uniform Fourier transform: from an image to samples anywhere in k-space."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from recon.operators.sampling import Sample, Weight
 from recon.operators.toeplitz import Toeplitz, toeplitz
 from recon.operators.trajectory import learned_map
 
-#: Work space, in bytes, of all threads of one transform together: large volumes are transformed by fewer threads.
+#: Work space, in bytes, of all threads of a transform together: large volumes use fewer threads.
 WORKSPACE = 1 << 30
-#: Plans that one operator keeps for its next call.
+#: Plans that an operator keeps for its next call.
 _KEPT = 32
 
-# Plans carry sorted points and work space, never results: they live beside the operator and go with it. A plan is taken
-# out while it works, so that two threads never share one.
+# Plans hold sorted points and work space, never results; they are deleted with the operator. A plan is removed while in
+# use, so that two threads never share one.
 _PLANS: WeakKeyDictionary[Nufft, dict[tuple[Any, ...], list[Any]]] = WeakKeyDictionary()
 
 _Kind = Literal[1, 2]
@@ -39,8 +39,8 @@ class Nufft(Linear):
         y_j = (Π N)^(−1/2) Σ_n x[n] exp(−2πi Σ_d k_jd (n_d − N_d//2) / N_d)
 
     `points` k are cycles per field of view (−N/2 … N/2), last axis in the order (ky, kx) or (kz, ky, kx); `shape` is
-    (y, x) or (z, y, x) alike. The samples take the place of the last three axes, so that the coil axis stays where
-    every other operator looks for it:
+    (y, x) or (z, y, x) in the same order. The samples replace the last three axes, so that the coil axis stays where
+    every other operator expects it:
 
         points (line, sample, 2)       (..., coil, z, y, x) → (..., coil, z, line, sample)  every slice alike
         points (z, line, sample, 2)    (..., coil, z, y, x) → (..., coil, z, line, sample)  a trajectory per slice
@@ -50,11 +50,11 @@ class Nufft(Linear):
     is the relative accuracy, 1e-6 in single and 1e-12 in double precision when None; in single precision the rounding
     of the points leaves about 1e-5 at N = 256. The normal operator is a Toeplitz convolution.
 
-    Differentiable in the points as well, where they require it: see `recon.operators.trajectory`.
+    Also differentiable in the points, if they require a gradient: see `recon.operators.trajectory`.
 
-    Two runs on a CPU give the same bits, whatever the number of threads or coils: each coil is gridded by one thread.
-    On a GPU the adjoint adds in any order and may differ in the last bits. Runs on finufft, on a GPU on cufinufft
-    (Barnett et al., SIAM J Sci Comput 41:C479, 2019); raises MissingPackage without it, and DataError where points,
+    Two runs on a CPU give identical bits for any number of threads or coils, because each coil is gridded by one
+    thread. On a GPU the adjoint adds in varying order and may differ in the last bits. Uses finufft, and cufinufft on a
+    GPU (Barnett et al., SIAM J Sci Comput 41:C479, 2019). Raises MissingPackage without it, and DataError if points,
     shape or data do not fit.
     """
 
@@ -74,7 +74,7 @@ class Nufft(Linear):
                 f"points of shape {tuple(self.points.shape)} do not fit a grid of shape {self.shape}; give points "
                 "(line, sample, 2) or (slice, line, sample, 2) with (y, x), or (line, sample, 3) with (z, y, x)"
             )
-        # Within `vmap` points cannot be asked for their values: those of each item are, when it is transformed.
+        # Within `vmap` the values of points cannot be read; those of each item are checked when it is transformed.
         values = None if bridge.traced(self.points) else self.points
         if not self.points.is_floating_point() or (values is not None and not bool(torch.isfinite(values).all())):
             raise DataError(
@@ -87,7 +87,7 @@ class Nufft(Linear):
         return (1, self.points.shape[0]) if self.points.ndim == 2 else (self.points.shape[-3], self.points.shape[-2])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Type 2: the image's spectrum at the points; DataError for an image of another grid."""
+        """Type 2: the image's spectrum at the points; raises DataError for an image on another grid."""
         if x.shape[-len(self.shape) :] != self.shape or x.ndim < 3:
             raise DataError(
                 f"an image of shape {tuple(x.shape)} does not end in (z, y, x) with the grid {self.shape}; crop it"
@@ -96,7 +96,7 @@ class Nufft(Linear):
         return self._differentiable(False, complex_numbers(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Type 1: the samples spread over the grid; no inverse, see `recon.prepare.density`; raises as `forward`."""
+        """Type 1: the samples spread over the grid, not an inverse (`recon.prepare.density`); raises as `forward`."""
         if y.ndim < 3 or y.shape[-2:] != self.lines or (len(self.shape) == 3 and y.shape[-3] != 1):
             raise DataError(
                 f"samples of shape {tuple(y.shape)} do not fit {self.lines[0]} lines of {self.lines[1]} points; they "
@@ -112,7 +112,7 @@ class Nufft(Linear):
         return linear_map(there, back, data)
 
     def normal(self, inner: Linear | None = None) -> Linear:
-        """A Toeplitz convolution, for diagonal inner operators as well; else Aᴴ · inner · A."""
+        """A Toeplitz convolution, also for diagonal inner operators; otherwise Aᴴ · inner · A."""
         weights = _diagonal(inner)
         return super().normal(inner) if weights is None else self._toeplitz(weights)
 
@@ -124,8 +124,8 @@ class Nufft(Linear):
         slices = self.points.shape[0] if self.points.ndim == 4 else 1
         y = weights.to(torch.complex128)
         y = y.expand(np.broadcast_shapes(y.shape, (slices, *self.lines)))
-        # The doubled grid reads points in cycles per doubled field of view: the angles per voxel stay as they are. A
-        # kernel is made once and used many times, so that it is made in double precision.
+        # On the doubled grid points are in cycles per doubled field of view, so the angles per voxel stay the same. A
+        # kernel is computed once and used many times, hence in double precision.
         eps = self.eps / 10 if self.eps is not None else (1e-13 if exact else 1e-8)
         double = Nufft(self.points.double() * 2, tuple(2 * n for n in self.shape), eps)
         lags = double.adjoint(y) * (math.sqrt(math.prod(double.shape)) / math.prod(self.shape))
@@ -144,7 +144,7 @@ class Nufft(Linear):
         return x.reshape(*(y.shape[:-2] if len(self.shape) == 2 else y.shape[:-3]), *self.shape)
 
     def _slices(self, shape: torch.Size) -> tuple[int]:
-        """Slices that have trajectories of their own."""
+        """Number of slices with trajectories of their own."""
         return (shape[-3] if self.points.ndim == 4 else 1,)
 
     def _transform(self, kind: _Kind, data: Tensor, out_shape: tuple[int, ...]) -> Tensor:
@@ -162,7 +162,7 @@ class Nufft(Linear):
         return [(points[:, d] * (2 * math.pi / n)).to(real).contiguous() for d, n in enumerate(self.shape)]
 
     def accuracy(self, dtype: torch.dtype) -> float:
-        """The relative accuracy asked of the transform in the precision of `dtype`."""
+        """The relative accuracy of the transform in the precision of `dtype`."""
         floor = 1e-6 if dtype == torch.complex64 else 1e-14
         return max(floor, self.eps) if self.eps is not None else (1e-6 if dtype == torch.complex64 else 1e-12)
 
@@ -178,7 +178,7 @@ def _on_cpu(op: Nufft, kind: _Kind, data: Tensor, out: Tensor) -> None:
     eps = op.accuracy(data.dtype)
 
     def plan(s: int) -> Any:
-        # One thread for each transform: threads that share one add in any order, which changes the last bits.
+        # One thread for each transform: threads that share one add in varying order, which changes the last bits.
         made = Plan(
             kind, op.shape, eps=eps, isign=1 if kind == 1 else -1, nthreads=1,
             dtype="complex64" if data.dtype == torch.complex64 else "complex128",
@@ -238,7 +238,7 @@ def _on_gpu(op: Nufft, kind: _Kind, data: Tensor, out: Tensor) -> None:
 
 
 def _diagonal(inner: Linear | None) -> Tensor | complex | None:
-    """Weights of an operator that multiplies each sample by a number, None of any other."""
+    """Weights of an operator that multiplies each sample by a number, None for any other operator."""
     if inner is None or isinstance(inner, Identity):
         return 1.0
     if isinstance(inner, Scale):

@@ -12,9 +12,10 @@ from recon.operators.derivatives import learned
 
 @dataclass(frozen=True, eq=False)
 class Sample(Linear):
-    """Keeps measured samples: y = m · x with m of zeros and ones (float, broadcast against x).
+    """Keeps measured samples: y = m · x, with m of zeros and ones (float, broadcast against x).
 
-    A projection, hence its own adjoint and its own normal operator, which a mask that is learned leaves as m · m.
+    A projection, and therefore its own adjoint and its own normal operator. For a learned mask the normal operator is m
+    · m.
     """
 
     mask: Tensor

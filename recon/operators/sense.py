@@ -22,11 +22,11 @@ from recon.operators.derivatives import Map, learned, linear_map
 from recon.operators.fourier import Fourier, check_axes
 from recon.operators.sampling import Sample, Weight
 
-#: Working set of one step on the CPU in bytes: coil images that stay in a second-level cache from the multiplication
+#: Working set of one step on the CPU in bytes: coil images that stay in the second-level cache from the multiplication
 #: by the maps to the sum over coils. Other devices get 64 times as much.
 CACHE = 1 << 20
 
-#: Coil images in bytes that a GPU takes through all steps at once, all items of a batch in one launch of each.
+#: Bytes of coil images up to which a GPU processes a whole batch at once, with one launch per step.
 TOGETHER = 2 << 30
 
 
@@ -38,11 +38,11 @@ class Sense(Linear):
     `mask` real and broadcast against k-space. Axes outside `axes` stay in image space. Results have the dtype of
     the maps. Raises DataError for maps, a mask, an image or k-space that do not fit each other.
 
-    The centred transform is F = D_k · FFT · D_n with the phase ramps D_n = exp(2πi c n / N) and
-    D_k = exp(2πi c (k − c) / N), c = N // 2, for odd and even N alike. D_n is folded into the maps and D_k into the
-    mask, so nothing is shifted, and in AᴴA the ramps D_k cancel. Transformed axes are laid out last, and groups of
-    planes and coils go through while they are in the cache. Conjugation goes around the sum,
-    Σ conj(S) FFT⁻¹(v) = conj(Σ S FFT(conj v)), so no second copy of the maps is held.
+    The centred transform is F = D_k · FFT · D_n with the phase ramps D_n = exp(2πi c n / N) and D_k = exp(2πi c (k − c)
+    / N), c = N // 2, for odd and even N alike. D_n is folded into the maps and D_k into the mask, so nothing is
+    shifted, and in AᴴA the ramps D_k cancel. Transformed axes are stored last, and groups of planes and coils are
+    processed while they are in the cache. Conjugation is applied outside the sum, Σ conj(S) FFT⁻¹(v) = conj(Σ S
+    FFT(conj v)), so no second copy of the maps is held.
     """
 
     maps: Tensor
@@ -64,8 +64,8 @@ class Sense(Linear):
             raise DataError("a mask is real; give Weight(w) @ Sense(maps, mask) for complex weights w of samples")
 
     def plain(self) -> Linear:
-        """The chain that this operator stands for, differentiable in the maps and the mask too."""
-        # As weights, whose normal operator is right for masks that are not of zeros and ones as well.
+        """The equivalent chain of operators, differentiable in the maps and the mask, too."""
+        # As weights, whose normal operator is also right for masks with values other than 0 and 1.
         mask = self.mask.to(self.maps.real.dtype)
         return chain(Weight(mask), Fourier(self.axes), Coils(self.maps, self.sets))
 
@@ -75,18 +75,18 @@ class Sense(Linear):
         return self.plain().forward(x) if self._learned else _linear(self._forward, self._adjoint, x, self.maps)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Σ_c conj(S_c) F⁻¹ m y_c; samples where m = 0 count as 0 whatever they hold, unless maps or m are learned."""
+        """Σ_c conj(S_c) F⁻¹ m y_c; samples where m = 0 count as 0 whatever they are, unless maps or m are learned."""
         check_coils(y, self.maps)
         return self.plain().adjoint(y) if self._learned else _linear(self._adjoint, self._forward, y, self.maps)
 
     def normal(self, inner: Linear | None = None) -> Linear:
-        """Σ_c conj(S_c) F⁻¹ m² F S_c in one pass; a diagonal inner operator joins the mask."""
+        """Σ_c conj(S_c) F⁻¹ m² F S_c in one pass; a diagonal inner operator is merged with the mask."""
         diagonal = inner.mask if isinstance(inner, Sample) else inner.w if isinstance(inner, Weight) else None
         if self._learned or learned(diagonal) or (inner is not None and diagonal is None):
             return self.plain().normal(inner)
         square = self.mask * self.mask
         w = _narrow(square if diagonal is None else square * diagonal)
-        # Along an axis that is weighted evenly the transform and its inverse cancel.
+        # Along an axis with constant weights the transform and its inverse cancel.
         axes = tuple(a for a in self.axes if w.shape[a] > 1) or self.axes[-1:]
         return SenseNormal(self if axes == self.axes else replace(self, axes=axes), w)
 
@@ -101,7 +101,7 @@ class Sense(Linear):
 
     @cached_property
     def folded(self) -> Tensor:
-        """Maps times D_n as (..., set, coil, plane, *transformed); `plane` runs over all axes left in image space."""
+        """Maps times D_n as (..., set, coil, plane, *transformed); `plane` covers all axes left in image space."""
         s = self.maps if self.sets else self.maps.unsqueeze(COIL - 1)
         for a in self.axes:
             s = s * _ramp(s.shape[a], 0, a, s)
@@ -109,7 +109,7 @@ class Sense(Linear):
 
     @cached_property
     def settled(self) -> Tensor:
-        """The maps as the compiled kernels read them, contiguous: copied once, not by every call."""
+        """The maps as the compiled kernels read them, contiguous: copied once, not at every call."""
         maps: Tensor = bridge.settled(self.maps)
         return maps
 
@@ -135,7 +135,7 @@ class Sense(Linear):
         return self.rows(w.expand(*w.shape[:-3], *shape))
 
     def steps(self) -> Iterator[tuple[slice, slice]]:
-        """Groups of coils and planes that are worked on together."""
+        """Groups of coils and planes that are processed together."""
         coils, planes, *rest = self.folded.shape[-2 - len(self.axes) :]
         one = math.prod(rest) * self.folded.element_size()
         budget = CACHE if self.maps.device.type == "cpu" else 64 * CACHE
@@ -147,7 +147,7 @@ class Sense(Linear):
 
     @cached_property
     def _compiled(self) -> Tensor | None:
-        """The mask as the compiled kernels take it, centred and scaled, or None where they do not serve."""
+        """The mask as the compiled kernels take it, centred and scaled, or None if they do not apply."""
         w = compiled.weights(_narrow(self.mask), self.maps, self.axes)
         if w is None or not all(kernel.transforms(self.maps.shape[a], self.maps.device) for a in self.axes):
             return None
@@ -188,7 +188,7 @@ class Sense(Linear):
             si, mi, ki = _item(s, item, 3 + d), _item(m, item, 2 + d), _item(k, item, 2 + d)
             for c, p in self.steps():
                 w = _part(mi, c, p)
-                v = (ki[c, p].conj() * w).resolve_conj().masked_fill_(w == 0, 0)  # what was not measured is not read
+                v = (ki[c, p].conj() * w).resolve_conj().masked_fill_(w == 0, 0)  # unmeasured samples are not read
                 _gather(si[:, c, p], _transform(v, d), x[item][:, p])
         x = self.unrows(x.conj_physical_())
         return x if self.sets else x.squeeze(COIL)
@@ -265,7 +265,7 @@ class SenseNormal(Linear):
 
 
 def _narrow(w: Tensor) -> Tensor:
-    """Weights with at least four axes (..., coil, z, y, x), of size one along coil, z, y or x where they are even."""
+    """Weights with at least four axes (..., coil, z, y, x), of size one along coil, z, y or x if constant there."""
     w = w.reshape((1,) * (4 - w.ndim) + w.shape)
     for a in (-4, -3, -2, -1):
         first = w.narrow(a, 0, 1)
@@ -280,12 +280,12 @@ def _broadcast(*shapes: torch.Size) -> tuple[int, ...]:
 
 
 def _linear(forward: Map, adjoint: Map, x: Tensor, maps: Tensor) -> Tensor:
-    # Converted out here, autograd knows the way back: the gradient of a real image is real.
+    # Converted here, where autograd can trace it: the gradient of a real image is real.
     return linear_map(forward, adjoint, x.to(maps.dtype))
 
 
 def _ramp(n: int, origin: int, axis: int, like: Tensor) -> Tensor:
-    """exp(2πi c (m − origin) / n) for m = 0 … n − 1 and c = n // 2, along `axis`; exactly ±1 where n is even."""
+    """exp(2πi c (m − origin) / n) for m = 0 … n − 1 and c = n // 2, along `axis`; exactly ±1 if n is even."""
     turns = (n // 2) * (torch.arange(n, device=like.device) - origin) % n
     angle = turns.to(torch.float64) * (2 * math.pi / n)
     ramp = angle.cos().round() if n % 2 == 0 else torch.polar(torch.ones_like(angle), angle)
@@ -293,7 +293,7 @@ def _ramp(n: int, origin: int, axis: int, like: Tensor) -> Tensor:
 
 
 def _together(s: Tensor, lead: tuple[int, ...], d: int) -> bool:
-    """Whether a whole batch goes through at once: a GPU waits for its launches more than for its memory."""
+    """Whether a whole batch is processed at once: a GPU is limited by launches rather than by memory."""
     return s.device.type != "cpu" and math.prod((*lead, *s.shape[-3 - d :])) * s.element_size() <= TOGETHER
 
 

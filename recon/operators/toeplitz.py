@@ -1,4 +1,4 @@
-"""Convolution with any kernel as long as the image: what a non-uniform Fourier transform and its adjoint make."""
+"""Convolution with a kernel as long as the image: the normal operator of a non-uniform Fourier transform."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recon.kernels.sense import QUICK_FACTOR, smooth
 from recon.operators.base import Linear, complex_numbers
 from recon.operators.derivatives import learned, linear_map
 
-#: Voxels that are convolved at a time by each thread (small enough for its cache), and by a GPU.
+#: Voxels convolved at a time by each thread (small enough for its cache), and by a GPU.
 CHUNK, CHUNK_GPU = 1 << 16, 1 << 25
 
 
@@ -26,17 +26,17 @@ CHUNK, CHUNK_GPU = 1 << 16, 1 << 25
 class Toeplitz(Linear):
     """y[n] = Σ_m t[n − m] x[m] over the last `ndim` axes, m and n in 0 … N − 1, without periodicity.
 
-    The convolution of period 2N that holds it is split into its even and odd frequencies along each axis, which are
+    The convolution of period 2N that contains it is split into its even and odd frequencies along each axis. This gives
     2^ndim convolutions of period N between phases:
 
         T x = Σ_{a ∈ {0,1}^ndim} conj(D_a) F⁻¹ K_a F D_a x
         D_a[n] = exp(−πi a·n/N),   K_a[k] = DFT_2N(t)[2k + a] / 2^ndim
 
     so that nothing larger than the image is ever transformed (the embedding: Fessler et al., IEEE Trans Signal Process
-    53:3393, 2005). `kernels` are the K_a, shape (2^ndim, ..., N…), real where t is Hermitian, as it is for real
+    53:3393, 2005). `kernels` are the K_a, shape (2^ndim, ..., N…). They are real if t is Hermitian, as for real
     weights: T is then its own adjoint. Leading axes of the kernels broadcast against those of the image, whose sides
-    are `shape`: where those of the kernels are longer, it is filled up with zeros, which are cut off again. Kernels
-    that require a gradient, as those of learned weights or points do, take plain torch.
+    are `shape`. If the kernels' sides are longer, the image is zero-padded and the result cropped. Kernels that require
+    a gradient, such as those of learned weights or points, use plain torch.
     """
 
     kernels: Tensor
@@ -44,11 +44,11 @@ class Toeplitz(Linear):
 
     @property
     def H(self) -> Linear:
-        """Itself where the kernel is Hermitian."""
+        """The operator itself if the kernel is Hermitian."""
         return super().H if self.kernels.is_complex() else self
 
     def forward(self, x: Tensor) -> Tensor:
-        """T x; DataError for an image of other sides."""
+        """T x; raises DataError for an image with other sides."""
         return self._apply(x, self.kernels, self.kernels.conj())
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ class Toeplitz(Linear):
 
 
 def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toeplitz:
-    """The convolution with t given at lags −N … N − 1 (the first meets no pair of voxels) over the last `ndim` axes.
+    """The convolution with t given at lags −N … N − 1 over the last `ndim` axes; lag −N occurs for no pair of voxels.
 
-    `real` says that t[−n] = conj(t[n]), `dtype` is the real precision in which the kernel is kept. A side N with a
-    prime factor above 5, whose transforms take longer, becomes the next one without in the kernels.
+    `real` says that t[−n] = conj(t[n]); `dtype` is the real precision of the kernel. A side N with a prime factor above
+    5, whose transforms take longer, is replaced by the next one without.
     """
     axes = tuple(range(-ndim, 0))
     shape = tuple(n // 2 for n in lags.shape[-ndim:])
@@ -89,7 +89,7 @@ def toeplitz(lags: Tensor, ndim: int, *, real: bool, dtype: torch.dtype) -> Toep
 
 
 def _open(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
-    """`_convolve` in steps that autograd looks into: for kernels that are learned, or made of what is."""
+    """`_convolve` in steps that autograd can trace: for learned kernels, or kernels of learned weights or points."""
     axes, shape = tuple(range(-ndim, 0)), kernels.shape[-ndim:]
     wide = F.pad(x, [v for axis in reversed(axes) for v in (0, shape[axis] - x.shape[axis])])
     total = torch.zeros((), dtype=x.dtype, device=x.device)
@@ -144,6 +144,6 @@ def _convolve(x: Tensor, kernels: Tensor, ndim: int) -> Tensor:
 
 
 def _ramp(n: int, behind: int, like: Tensor) -> Tensor:
-    """exp(−πi m / n) along an axis that has `behind` axes behind it."""
+    """exp(−πi m / n) along an axis with `behind` axes after it."""
     angle = torch.arange(n, dtype=torch.float64, device=like.device) * (-math.pi / n)
     return torch.polar(torch.ones_like(angle), angle).to(like.dtype).reshape(-1, *(1,) * behind)

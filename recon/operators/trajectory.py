@@ -18,8 +18,8 @@ def learned_map(op: Nufft, adjoint: bool, data: Tensor) -> Tensor:
 
         ∂(A x)_j / ∂k_jd = (A [−2πi r_d x])_j,   r_d[n] = (n_d − N_d//2) / N_d
 
-    so that a gradient of the points costs as many transforms as there are axes, in one batch. Plans are made anew each
-    time, since an optimiser moves the points in place.
+    so the gradient with respect to the points costs one transform per axis, in one batch. Plans are created anew each
+    time, because an optimiser moves the points in place.
     """
     return cast(Tensor, _Learned.apply(op, adjoint, op.points, data))  # type: ignore[no-untyped-call]
 
@@ -44,7 +44,7 @@ class _Learned(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             image, samples = (g, data) if ctx.adjoint else (data, g)
             shares = (samples.conj() * op.forward(_turned(op, image))).real
-            # Summed over all that has the same points: of slices with trajectories of their own each keeps its own.
+            # Summed over everything with the same points: slices with their own trajectories keep their own gradients.
             shares = shares.unsqueeze(1).flatten(1, -4 if points.ndim == 4 else -3).sum(1)
             moved = shares.movedim(0, -1).reshape(points.shape).to(points.dtype)
         if ctx.needs_input_grad[3]:
@@ -81,7 +81,7 @@ class _Learned(torch.autograd.Function):
 
 
 def _turned(op: Nufft, images: Tensor, *, each: bool = False) -> Tensor:
-    """−2πi r_d x for every axis d, (d, ..., z, y, x); with `each`, of images that have that axis already."""
+    """−2πi r_d x for every axis d, (d, ..., z, y, x); with `each`, for images that already have that axis."""
     ndim, out = len(op.shape), []
     for d, n in enumerate(op.shape):
         r = (torch.arange(n, dtype=torch.float64, device=images.device) - n // 2) * (-2 * math.pi / n)

@@ -1,4 +1,4 @@
-"""Orthonormal discrete wavelet transforms of any size."""
+"""Orthonormal discrete wavelet transforms for any size."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def _filters(n: int, order: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def seam(n: int, order: int) -> tuple[list[int], list[int], NDArray[np.float64]]:
-    """What makes the filters at an odd length n orthonormal: rows, columns, and the values to add (row, column).
+    """What makes the filters at an odd length n orthonormal: rows, columns, and values to add (row, column).
 
-    It lies around the place where the last scaling function meets the first, and is no other at a greater length.
+    It lies where the last scaling function meets the first, and is the same at any greater length.
     """
     least = min(n, 12 * order + 1)
     rows, m = _filters(least, order), (least + 1) // 2
@@ -96,8 +96,8 @@ class Wavelet(Linear):
 
     Image (..., z, y, x), real or complex → coefficients of the same shape: the approximation in the corner of lowest
     indices (`coarse`), details around it, level by level. Daubechies wavelets "db1" (Haar) to "db10". Each level halves
-    (rounding up) every axis that is still at least `smallest` long, and no shorter than the filter; `levels` bounds
-    their number. Levels are matrix products along one axis. Raises DataError for another name, and for axes that count
+    (rounding up) every axis that is still at least `smallest` long and at least as long as the filter; `levels` limits
+    their number. Levels are matrix products along one axis. Raises DataError for another name, and for axes counted
     from the front.
     """
 
@@ -154,9 +154,9 @@ class Wavelet(Linear):
         return _unplanar(planes, y)
 
     def rolled(self, x: Tensor, shift: tuple[int, ...] | Tensor) -> Tensor:
-        """W of the image that is first rolled by `shift` along `axes`, 0 ≤ shift < side; empty for none.
+        """W of the image after rolling it by `shift` along `axes`, 0 ≤ shift < side; an empty shift means none.
 
-        A tensor lies where x does, and is not asked what it holds.
+        A shift given as a tensor lies on the device of x and is not read back.
         """
         if not isinstance(shift, Tensor) and (levels := self._planes(x)):
             return self._haar(x, levels, shift, False)
@@ -174,7 +174,7 @@ class Wavelet(Linear):
         return made
 
     def _planes(self, x: Tensor) -> int:
-        """The number of levels where one kernel makes all of them: Haar's, of planes whose sides halve evenly."""
+        """The number of levels if one kernel computes all of them: Haar, on planes whose sides halve evenly."""
         if self.order > 1 or self.axes != (-2, -1) or not kernel.turns(x):
             return 0
         sizes = self.shapes(x.shape)
@@ -186,7 +186,7 @@ class Wavelet(Linear):
         return Identity() if inner is None else super().normal(inner)
 
     def _compiled(self, x: Tensor, inverse: bool) -> Tensor:
-        """The transform by the compiled kernels, in place on a copy; on a GPU odd lengths by their matrix."""
+        """The transform by the compiled kernels, in place on a copy; on a GPU odd lengths use their matrix."""
         out = x.clone(memory_format=torch.contiguous_format).resolve_conj()
         items = out.view(-1, *(1,) * (3 - out.ndim), *out.shape[-3:])
         sizes = self.shapes(x.shape)
@@ -208,7 +208,7 @@ class Wavelet(Linear):
         return out
 
     def _level(self, x: Tensor, before: tuple[int, ...], after: tuple[int, ...], inverse: bool) -> Tensor:
-        """One level on the corner of the planar image that it concerns."""
+        """One level on the corner of the planar image that it applies to."""
         part = corner = self._corner(x, before)
         for a, n, m in zip(self.axes, before, after):
             if m < n and self.order == 1 and n % 2 == 0:

@@ -15,8 +15,8 @@ from recon.operators.coils import COIL
 class Whiten(Linear):
     """y = W x along the coil axis: (..., coil, z, y, x) → (..., coil_out, z, y, x) with `matrix` (coil_out, coil).
 
-    With W = c · L⁻¹ and Ψ = L Lᴴ the covariance of the noise, the noise of y is white. Raises DataError for data of
-    other coils or of another precision.
+    With W = c · L⁻¹ and Ψ = L Lᴴ the covariance of the noise, the noise of y is white. Raises DataError for data with
+    another number of coils or of another precision.
     """
 
     matrix: Tensor
@@ -40,6 +40,6 @@ def _mix(matrix: Tensor, x: Tensor) -> Tensor:
             f"data of {x.dtype} {tuple(x.shape)} do not fit a matrix of {matrix.dtype} {tuple(matrix.shape)}; give "
             "(..., coil, z, y, x) with as many coils as it has columns, in its precision: data.to(matrix.dtype)"
         )
-    # One product per coil stack, the pixels in a row: no copy of the data but the result.
+    # One product per coil stack, with pixels in a row, copies nothing but the result.
     mixed = matrix @ x.flatten(COIL + 1)
     return mixed.reshape(*mixed.shape[:-1], *x.shape[COIL + 1 :])

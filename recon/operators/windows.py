@@ -1,4 +1,4 @@
-"""Means and extremes over square windows of pixels, at a cost that grows with the logarithm of their width."""
+"""Means and extremes over square windows of pixels; the cost grows with the logarithm of the width."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def box(x: Tensor, width: int, *, inside: bool = False) -> Tensor:
 
         x̄(r) = Σ x(r + s) / width²,   |s_y|, |s_x| ≤ width // 2
 
-    with zeros beyond the borders; with `inside` the mean is over the pixels that there are. Values that are not finite
-    reach as far as their windows do.
+    with zeros beyond the borders; with `inside` the mean is over the pixels inside the image. NaN and infinity spread
+    over the windows that contain them.
     """
     total = _sum(x, width)
     if not inside:
@@ -43,7 +43,7 @@ def _sum(x: Tensor, width: int) -> Tensor:
 
 
 def _joined(x: Tensor, width: int, axis: int, join: Join, outside: float) -> Tensor:
-    """Values within ±width//2 along an axis, joined two by two: spans of 1, 2, 4 … values, of which `width` is made."""
+    """Values within ±width//2 along an axis combined in pairs: spans of 1, 2, 4 … values that add up to `width`."""
     n, half = x.shape[axis], width // 2
     part = F.pad(x, (half, half) if axis == -1 else (0, 0, half, half), value=outside)
     found: Tensor | None = None

@@ -42,7 +42,7 @@ class Parallel:
 
     @property
     def distances(self) -> Tensor:
-        """How far the ray of each element passes the axis, in mm: s."""
+        """Distance of the ray of each element from the axis, in mm: s."""
         return self.places
 
 
@@ -52,9 +52,9 @@ class Fan:
 
     `angles` β in radians (view,); `source_distance` from the source to the axis of rotation and `detector_distance`
     from there to the detector, in mm. Element u lies at s = (u − (detectors − 1)/2) · spacing + offset mm from the
-    central ray: along (cos β, sin β) on a flat detector; along the arc around the source, at the fan angle
-    γ = s / (source_distance + detector_distance), where `curved`. The ray at fan angle γ is the parallel ray of
-    θ = β − γ; with a distant source the beam is `Parallel`.
+    central ray. On a flat detector s runs along (cos β, sin β). On a `curved` one it runs along the arc around the
+    source, at the fan angle γ = s / (source_distance + detector_distance). The ray at fan angle γ is the parallel ray
+    of θ = β − γ; with a distant source the beam is `Parallel`.
     """
 
     angles: Tensor
@@ -88,7 +88,7 @@ class Fan:
 
     @property
     def distances(self) -> Tensor:
-        """How far the ray of each element passes the axis, in mm: source_distance · sin γ."""
+        """Distance of the ray of each element from the axis, in mm: source_distance · sin γ."""
         return self.source_distance * self.fan_angles.sin()
 
 
@@ -96,11 +96,11 @@ class Fan:
 class Xray(Linear):
     """y = ∫ x along each ray of a scan by Joseph's method, and its exact transpose.
 
-    Images (..., y, x) of attenuation in 1/mm, `shape` = (y, x), with square pixels of `voxel` mm whose middle lies on
-    the axis of rotation, x growing with the column and y with the row; sinograms (..., view, detector) without unit.
-    Real or complex, in single or double precision, and so is the result.
+    Images (..., y, x) hold attenuation in 1/mm, `shape` = (y, x), with square pixels of `voxel` mm and their middle on
+    the axis of rotation; x grows with the column and y with the row. Sinograms (..., view, detector) have no unit. Both
+    are real or complex, in single or double precision.
 
-    Raises DataError where the source lies within the image.
+    Raises DataError if the source lies within the image.
 
     P. M. Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE Trans. Med. Imaging 1 (1982).
     """
@@ -125,13 +125,13 @@ class Xray(Linear):
         return linear_map(self._project, self._transpose, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The transpose: (..., y, x), each pixel the sum of its shares in the rays."""
+        """The transpose: (..., y, x); each pixel is the sum of its shares in the rays."""
         self._fits(y, tuple(self.rays.rays.shape[:2]), "sinogram")
         return linear_map(self._transpose, self._project, y)
 
     @cached_property
     def rays(self) -> kernel.Rays:
-        """The rays on the pixel grid, as the kernels take them."""
+        """The rays on the pixel grid, in the form the kernels take."""
         g = self.geometry
         angles, s = g.angles.detach().to("cpu", torch.float64)[:, None], g.places
         # Points on the rays and their directions, (view, detector), as (x, y) in mm.
@@ -166,7 +166,7 @@ class Xray(Linear):
         )
 
     def smear(self, y: Tensor) -> Tensor:
-        """Filtered projections laid back over the image, without weights for the angles: see `kernels.projector`."""
+        """Filtered projections, backprojected over the image without angular weights: see `kernels.projector`."""
         self._fits(y, tuple(self.rays.rays.shape[:2]), "sinogram")
         return linear_map(self._smear, self._smear_transposed, y)
 
@@ -189,7 +189,7 @@ class Xray(Linear):
 
 
 def batched(f: Callable[[Tensor, Rays], Tensor], t: Tensor, rays: Rays, ndim: int = 2) -> Tensor:
-    """Apply a kernel to every item of a batch; real and imaginary parts are items of their own."""
+    """Apply a kernel to every item of a batch; real and imaginary parts are separate items."""
     if t.is_complex():
         return torch.complex(batched(f, t.real, rays, ndim), batched(f, t.imag, rays, ndim))
     t = t.detach()

@@ -1,4 +1,4 @@
-"""Solvers: each takes a Measurement or an operator and knows nothing of coils or files."""
+"""Solvers: each takes a Measurement or an operator; none depends on coils or files."""
 
 from recon.solve import cg, fbp, fista, grappa, pdhg, power, sirt
 from recon.solve.cg import Solution

@@ -13,15 +13,15 @@ from recon.kernels.steady import alone
 from recon.operators.fourier import fft, ifft
 from recon.solve.rows import block, encoded
 
-#: Fewest lines of the block, and samples around the centre of the readout that are looked at.
+#: Fewest lines of the block, and samples around the centre of the readout that are used.
 LEAST, WIDTH = 10, 64
-#: Samples along the readout that a line is foretold from, on either neighbour, and the ridge of the kernel as a share
-#: of the samples' power: the better a kernel fits, the more of a fault it takes up.
+#: Samples along the readout that predict a line, on either neighbour, and the regularisation of the kernel as a share
+#: of the samples' power: the better a kernel fits, the more of a fault it absorbs.
 TAPS, RIDGE = 3, 1e-3
-#: How far a readout is looked for, in samples, and how finely.
+#: Range in samples within which the start of the readout is searched, and the step.
 FARTHEST, STEPS = 2.0, 16
 
-#: How much of the phase that lines scatter by may be the object's own, with one channel and with several.
+#: How much of the phase scatter between lines may come from the object, with one channel and with several.
 SCATTER_ALONE, SCATTER = 2.0, 1.2
 
 
@@ -40,7 +40,7 @@ class Alternating:
     scatter: float
 
     def beyond(self, degrees: float, samples: float) -> bool:
-        """Whether either is more than that, and the phase more than what may be the object's own."""
+        """Whether the shift is larger than that, or the phase larger than what may come from the object."""
         return abs(self.degrees) > max(degrees, self.scatter) or abs(self.samples) > samples
 
 
@@ -56,9 +56,9 @@ def compared(m: Measurement) -> list[Alternating | None]:
     the kernel or cancel. φ = degrees + 2π·samples·x/N is the phase that maximises the coherent sum of C.
 
     Predicted lines with a relative error ε agree with the measured ones by 1 − ε²/2, with a random phase error of ε.
-    Good scans of one channel had up to 1.4 times that phase; those of several channels up to 1.1 times where it was
-    large (two channels), and far below the limit otherwise. Faults of several channels had 1.2 times and more, since
-    a fault scatters too. `scatter` is 2 times it for one channel, and 1.2 times for several.
+    Good scans of one channel had up to 1.4 times that phase. Good scans of several channels had up to 1.1 times where
+    the phase was large (two channels), and far less otherwise. Faults of several channels had 1.2 times and more,
+    because a fault also scatters. `scatter` is 2 times that phase for one channel, and 1.2 times for several.
 
     None for a block of too few lines and for several sets of maps. (Griswold et al., Magn Reson Med 47:1202, 2002;
     Bruder et al., Magn Reson Med 23:311, 1992.)
@@ -76,12 +76,12 @@ def compared(m: Measurement) -> list[Alternating | None]:
 
 
 def _of(y: Tensor, sigma: float) -> Alternating | None:
-    """The answer of a block (coil, kz, ky, x)."""
+    """The result for one block (coil, kz, ky, x)."""
     k = fft(y, (-1,))
     nx = k.shape[-1]
     width = min(WIDTH, nx)
     k = k[..., nx // 2 - width // 2 : nx // 2 - width // 2 + width]
-    # (coil, neighbour and tap, kz, ky, kx): a line is foretold from samples beside its own on either side.
+    # (coil, neighbour and tap, kz, ky, kx): a line is predicted from nearby samples on either side.
     near = k.unfold(-1, TAPS, 1).movedim(-1, 1)
     sources = torch.cat([near[..., :-2, :], near[..., 2:, :]], 1).flatten(0, 1)
     targets = k[..., 1:-1, TAPS // 2 : width - (TAPS - 1) // 2]

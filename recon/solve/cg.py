@@ -17,9 +17,9 @@ from recon.solve import replay
 
 @dataclass(frozen=True)
 class Solution:
-    """A solver's answer: `x`; per problem of the batch the iterations it took and its final `residual`.
+    """A solver's result: `x`, and for each problem of the batch the number of iterations and the final `residual`.
 
-    What the residual measures is said by the solver that returns it.
+    The solver that returns it defines what the residual measures.
     """
 
     x: Tensor
@@ -35,7 +35,7 @@ class Solution:
 
 
 def rss(x: Tensor, *axes: int) -> Tensor:
-    """Root sum of squares |x|₂ over `axes`, which stay with length one; |x| without axes."""
+    """Root sum of squares |x|₂ over `axes`, which are kept with length one; |x| without axes."""
     # Several times faster on the CPU than the vector norm of complex numbers along leading axes.
     square = x.real.square().addcmul_(x.imag, x.imag) if x.is_complex() else x.square()
     return (square.sum(axes, keepdim=True) if axes else square).sqrt_()
@@ -55,12 +55,12 @@ def cg(
 ) -> Solution:
     """The solution of (N + λI) x = b + λ x_ref by conjugate gradients, N = AᴴA self-adjoint and positive.
 
-    With b = Aᴴy this minimises ‖Ax − y‖² + λ‖x − x_ref‖² (x_ref = 0 without `reference`). The last `ndim` axes of
-    `b` are one problem, the axes before are independent problems, each of which stops when its residual
-    ‖b − (N + λI)x‖ falls below `tolerance`·‖b‖ and is then frozen; `lam` may hold one value for each. Starts from
-    `x0` (zero). `callback(iteration, x)` sees every iterate and must not change it. Solution.residual is the relative
-    residual. No argument is changed. Raises DataError for λ < 0, of which nothing is minimised.
-    (Hestenes and Stiefel, J Res Natl Bur Stand 49:409, 1952.)
+    With b = Aᴴy this minimises ‖Ax − y‖² + λ‖x − x_ref‖² (x_ref = 0 without `reference`). The last `ndim` axes of `b`
+    are one problem; the axes before are independent problems. Each stops when its residual ‖b − (N + λI)x‖ falls below
+    `tolerance`·‖b‖ and is then frozen; `lam` may hold one value for each. Starts from `x0` (zero). `callback(iteration,
+    x)` receives every iterate and must not change it. Solution.residual is the relative residual. No argument is
+    changed. Raises DataError for λ < 0, where there is no minimum. (Hestenes and Stiefel, J Res Natl Bur Stand 49:409,
+    1952.)
     """
     wide = (..., *(None,) * ndim)
     kind, device = b.real.dtype, b.device
@@ -92,7 +92,7 @@ def cg(
         vectors.turn(p, r, torch.where(active, rr / previous, zero), ndim)
         return x, r, p, rr, active, count
 
-    # What is done is frozen, so that the few iterations too many that a GPU makes change nothing.
+    # Solved problems are frozen, so the few extra iterations on a GPU change nothing.
     if b.device.type != "cpu" or bool(active.any()):
         start = x, r, p, rr, active, count
         for k, state in enumerate(replay.states(step, start, iterations, graphs=callback is None)):
@@ -106,12 +106,12 @@ def cg(
 
 
 def noise_to_signal(measurement: Measurement, ndim: int = 3, b: Tensor | None = None) -> Tensor:
-    """The natural λ of CG-SENSE: power of the noise over power of the image, per voxel and problem.
+    """The natural λ of CG-SENSE: noise power over image power, per voxel and problem.
 
-    For ‖Ax − y‖² + λ‖x‖² with complex noise of variance 2σ² and an image of mean square τ² the maximum a posteriori
-    has λ = 2σ²/τ². τ² is estimated as (‖y‖² − 2σ²M) / V, M measured samples and V voxels of the image, with A of norm
-    1 and a measured k-space centre, which holds nearly all of the energy. Data without any signal give λ = 1. `b` is
-    Aᴴy where it is known already, for the shape of an image.
+    For ‖Ax − y‖² + λ‖x‖² with complex noise of variance 2σ² and an image of mean square τ², the maximum a posteriori
+    estimate has λ = 2σ²/τ². τ² is estimated as (‖y‖² − 2σ²M) / V with M measured samples and V voxels of the image.
+    This assumes that A has norm 1 and that the k-space centre, which holds nearly all of the energy, was measured. Data
+    without signal give λ = 1. `b` is Aᴴy, if already known; it gives the shape of an image.
     """
     y = measurement.y
     x = measurement.A.adjoint(y) if b is None else b
@@ -139,10 +139,9 @@ def sense(
 ) -> Solution:
     """CG-SENSE: x̂ = argmin ‖Ax − y‖² + λ‖x‖² by conjugate gradients on the normal equations.
 
-    λ has no unit, since A of unit norm has none: it weighs against the eigenvalues of AᴴA, which lie in [0, 1], and
-    is independent of the intensities. Without `lam` it is `noise_to_signal(measurement)`. `ndim` is 3 for images
-    (..., z, y, x) and 4 for several sets of maps (..., set, z, y, x).
-    (Pruessmann et al., Magn Reson Med 46:638, 2001.)
+    λ is relative to the eigenvalues of AᴴA, which lie in [0, 1] for A of unit norm; it has no unit and does not depend
+    on intensities. Without `lam` it is `noise_to_signal(measurement)`. `ndim` is 3 for images (..., z, y, x) and 4 for
+    several sets of maps (..., set, z, y, x). (Pruessmann et al., Magn Reson Med 46:638, 2001.)
     """
     b = measurement.A.adjoint(measurement.y)
     lam = noise_to_signal(measurement, ndim, b) if lam is None else lam

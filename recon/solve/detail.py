@@ -13,15 +13,15 @@ from recon.kernels.steady import total
 from recon.operators.fourier import fft, ifft
 from recon.solve.rows import LEAST_BESIDE, block, encoded
 
-#: Fewest rows of the ACS block: the picture of eight is too coarse to know the phase of what lies upon it.
+#: Fewest rows of the ACS block: an image of eight rows is too coarse to know the phase of detail on it.
 LEAST_ACS = 10
-#: How far lines are looked for, in rows and in samples of the readout, and how finely.
+#: Search range of the shift, in rows and in samples of the readout, and the steps.
 FARTHEST, STEPS = 1.25, 10
-#: Pixels below this share of the bright ones show noise.
+#: Pixels below this share of the bright ones contain noise.
 BODY = 0.1
-#: Where less of the detail agrees than this, lines may be one row off: with them so, at most 0.43 did (bench/rows.py).
+#: If less of the detail agrees than this, lines may be one row off: with such a fault at most 0.43 did (bench/rows.py).
 DOUBT = 0.5
-#: Gains below this are those of rounding.
+#: Gains below this are rounding errors.
 NO_GAIN = 1.001
 #: An axis of (z, y, x) and the two others.
 ALONG = ((0, (1, 2)), (1, (0, 2)), (2, (0, 1)))
@@ -59,7 +59,7 @@ def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
 
     None for too few lines inside or outside the block, and for several sets of maps.
     """
-    # Items of y, not of the image, which has an axis more where there are several sets of maps.
+    # Items of y, because the image has one more axis with several sets of maps.
     items, masks = m.y.shape[:-4].numel(), encoded(m)
     if masks is None:
         return [None] * items
@@ -75,12 +75,12 @@ def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
 
 
 def doubtful(d: Detail | None) -> bool:
-    """Whether `recon.solve.rows` should be used too: it takes three more images, a tenth of a reconstruction."""
+    """Whether `recon.solve.rows` should be used, too: it takes three more images, a tenth of a reconstruction."""
     return d is not None and (d.coherent < DOUBT or d.gain > NO_GAIN)
 
 
 def _of(x: Tensor, core: Tensor) -> Detail | None:
-    """The detail of one image (z, y, x) beside the block `core` (kz, ky)."""
+    """The result for one image (z, y, x) with the ACS block `core` (kz, ky)."""
     axes = (-3, -2) if len(core) > 1 else (-2,)
     low = ifft(fft(x, axes) * core[..., None], axes)
     v, level = (x - low) * low.conj(), low.abs()
@@ -92,14 +92,14 @@ def _of(x: Tensor, core: Tensor) -> Detail | None:
         return None
     moves = [_farther(u.sum(others), abs(here)) if u.shape[axis] > 1 else (0.0, 1.0) for axis, others in ALONG]
     gain = max(g for _, g in moves)
-    # What is gained along the other axes is a shadow of it: bodies are not symmetric.
+    # Gains along the other axes follow from the largest one, because bodies are not symmetric.
     r, s, t = (by if g == gain else 0.0 for by, g in moves)
     turned = math.degrees(math.atan2(here.imag, here.real)) / 2
     return Detail(s, t, gain, turned, abs(here) / size, r)
 
 
 def _farther(line: Tensor, here: float) -> tuple[float, float]:
-    """The shift by which most of a line (n,) comes together, and how many times as much that is as without one."""
+    """The shift that aligns most of a line (n,), and the gain over no shift."""
     n = len(line)
     shifts = torch.linspace(-FARTHEST, FARTHEST, 2 * STEPS + 1, dtype=torch.float64, device=line.device)
     at = (torch.arange(n, dtype=torch.float64, device=line.device) - n // 2) / n

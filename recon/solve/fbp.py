@@ -16,7 +16,7 @@ from recon.operators.xray import Fan, Parallel, Xray
 #: Neighbouring angles further apart than this many typical steps have a gap between them.
 GAP = 3.0
 
-#: A detector that lacks more elements than this on one side sees the body's other side further.
+#: A detector that lacks more elements than this on one side is treated as shifted.
 SHIFTED = 4
 
 Window = Literal["ramp", "shepp-logan", "hann"]
@@ -26,17 +26,19 @@ def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp", beyond: tuple[in
     """Attenuation (..., y, x) in 1/mm from line integrals `y` (..., view, detector) by filtered backprojection.
 
     f(r) = Σ_views Δ · (h ∗ w y)(position of r) / distance², with the band-limited ramp h times `window`. Angles may
-    come in any order and spacing: each view counts for its share Δ of the half turn, or for a fan of the whole turn,
-    which measures every ray twice. A fan over less than a turn, but at least 180° and the fan's opening, is weighted so
-    that the two measurements of a ray share 1 between them, smoothly in angle, and so is a full turn of a detector that
-    is shifted to one side. Where parallel angles leave a gap, nothing is made up for it. `beyond`: `y` holds so many
-    elements more than the detector before its first and after its last (`recon.solve.truncated`).
+    have any order and spacing: each view is weighted with its share Δ of the half turn, or for a fan of the full turn,
+    which measures every ray twice.
+
+    A fan over less than a turn, but at least 180° plus the fan angle, is weighted so that the two measurements of a ray
+    add up to 1, smoothly in angle. The same is done for a full turn of a detector that is shifted to one side. A gap
+    between parallel angles is not compensated. `beyond` is the number of elements by which `y` exceeds the detector on
+    each side (`recon.solve.truncated`).
 
     A cone beam, (..., z, y, x) from (..., row, view, column), is filtered row by row with the weights of its fan and
-    the cosine of the cone (Feldkamp, Davis and Kress): exact in the plane of the source, and for what does not change
-    along the axis; further off a circle does not measure all that it takes.
+    the cosine of the cone angle (Feldkamp, Davis and Kress). This is exact in the plane of the source and for objects
+    that do not change along the axis. Further off, a circular orbit does not measure enough for an exact image.
 
-    Raises DataError for an unknown window, and for a fan whose angles are too few.
+    Raises DataError for an unknown window, and for a fan that covers too few angles.
 
     A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, IEEE Press (1988), chapter 3;
     D. L. Parker, Optimal short scan convolution reconstruction for fan beam CT, Med. Phys. 9 (1982); L. A. Feldkamp,
@@ -47,7 +49,7 @@ def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp", beyond: tuple[in
     g = A.plane.geometry if isinstance(A, ConeXray) else A.geometry
     weights = view_weights(A)
     if isinstance(A, ConeXray):
-        # The cosine of the angle between a ray and the central one, of rays above the fan too.
+        # The cosine of the angle between a ray and the central one, also for rays above the fan.
         reach = A.geometry.source_distance + A.geometry.detector_distance
         away = A.geometry.heights[:, None, None] ** 2 + A.plane.geometry.places**2
         weights = weights * reach / (reach**2 + away).sqrt()
@@ -66,9 +68,9 @@ def fbp(y: Tensor, A: Xray | ConeXray, window: Window = "ramp", beyond: tuple[in
 def _evened(
     y: Tensor, A: Xray | ConeXray, g: Parallel | Fan, beyond: tuple[int, int]
 ) -> tuple[Tensor, Xray | ConeXray]:
-    """Weighted sinograms of a fan's shifted detector with zeros up to where its other end would be, and their A.
+    """Weighted sinograms of a shifted detector, zero-padded to a symmetric one, and the operator A for them.
 
-    What is filtered reaches beyond the detector, into the body that this view does not see.
+    The filter spreads the data beyond the detector, into a part of the body that this view does not see.
     """
     short = shifted_by(g) if isinstance(g, Fan) else 0
     before, after = max(0, short - beyond[0]), max(0, -short - beyond[1])
@@ -77,7 +79,7 @@ def _evened(
 
 
 def _widened(A: Xray | ConeXray, g: Parallel | Fan, before: int, after: int) -> Xray | ConeXray:
-    """The same rays with so many elements more before the detector's first and after its last."""
+    """The same rays with `beyond` more elements on each side of the detector."""
     if not before + after:
         return A
     count, offset = g.detectors + before + after, g.offset + (after - before) * g.spacing / 2
@@ -87,15 +89,15 @@ def _widened(A: Xray | ConeXray, g: Parallel | Fan, before: int, after: int) -> 
 
 
 def shifted_by(g: Fan) -> int:
-    """Elements that a detector lacks on its lower side (on its upper, negative) to see both sides as far; 0 for few."""
+    """Elements missing on the detector's lower side (upper: negative) for a symmetric one; 0 for only a few."""
     lacks = round(float(g.places[0] + g.places[-1]) / g.spacing)
     return lacks if abs(lacks) > SHIFTED else 0
 
 
 def view_weights(A: Xray | ConeXray) -> Tensor:
-    """Share of each view, or with a short scan of each ray, in the integral over angles: (view, 1) or (view, detector).
+    """Weight of each view, or in a short scan of each ray, in the integral over angles: (view, 1) or (view, detector).
 
-    They add up to π over the measurements of one ray. Raises DataError for a fan whose angles are too few.
+    They add up to π over the measurements of one ray. Raises DataError for a fan that covers too few angles.
     """
     g = A.plane.geometry if isinstance(A, ConeXray) else A.geometry
     angles = g.angles.detach().to("cpu", torch.float64)
@@ -109,7 +111,7 @@ def view_weights(A: Xray | ConeXray) -> Tensor:
     gamma = g.fan_angles
     needed = math.pi + 2 * float(gamma.abs().max())
     covered = float(beta.max())
-    # Half a step on either side belongs to the first and last view.
+    # The first and last view each cover half a step on either side.
     if covered + 1.01 * covered / max(1, angles.numel() - 1) < needed:
         raise DataError(
             f"the views cover {math.degrees(covered):.1f}° where filtered backprojection of this fan needs "
@@ -119,10 +121,10 @@ def view_weights(A: Xray | ConeXray) -> Tensor:
 
 
 def _one_sided(g: Fan) -> Tensor:
-    """Weights w(γ) with w(γ) + w(−γ) = 1 for a full turn: ½, or of a shifted detector ½ + ½ sin(π/2 · γ/γ₀) and then 1.
+    """Weights w(γ) with w(γ) + w(−γ) = 1 for a full turn: ½; for a shifted detector ½ + ½ sin(π/2 · γ/γ₀), then 1.
 
-    The ray at γ is measured again from the other side at −γ, but for those beyond the detector's nearer end γ₀.
-    G. Wang, X-ray micro-CT with a displaced detector array, Med. Phys. 29 (2002).
+    The ray at γ is measured again from the other side at −γ, except for rays beyond the detector's shorter end γ₀. G.
+    Wang, X-ray micro-CT with a displaced detector array, Med. Phys. 29 (2002).
     """
     gamma, shift = g.fan_angles, shifted_by(g)
     if not shift:
@@ -136,7 +138,7 @@ def _parker(beta: Tensor, gamma: Tensor, covered: float) -> Tensor:
     """Weights w(β, γ) with w(β, γ) + w(β + π − 2γ, −γ) = 1, continuous and zero at both ends of a scan over `covered`.
 
     The ray (β, γ) is measured again from β + π − 2γ at −γ. M. D. Silver, Med. Phys. 27 (2000), spreads the weights over
-    a scan that is longer than it must be.
+    scans that are longer than necessary.
     """
     spare = (covered - math.pi) / 2
     early, late = (spare + gamma).clamp_min(1e-9), (spare - gamma).clamp_min(1e-9)
@@ -155,14 +157,14 @@ def _gaps(angles: Tensor) -> tuple[float, float, float]:
 
 
 def _typical(gaps: Tensor) -> float:
-    """Median of the gaps between angles that differ."""
+    """Median of the gaps between different angles."""
     return float(gaps[gaps > 1e-9].median())
 
 
 def _shares(angles: Tensor, period: float, closed: bool) -> Tensor:
-    """Half the distance to the neighbours on both sides, modulo `period` where `closed`; (view,).
+    """Half the distance to the neighbours on both sides, modulo `period` if `closed`; (view,).
 
-    A gap of more than GAP typical steps is no step: the view beside it counts as far to that side as to the other.
+    A gap of more than GAP typical steps is ignored: the view beside it gets the same share on both sides.
     """
     a, order = (angles % period if closed else angles).sort()
     n = a.numel()
@@ -181,12 +183,12 @@ def _shares(angles: Tensor, period: float, closed: bool) -> Tensor:
 
 
 def _filtered(y: Tensor, g: Parallel | Fan, window: Window) -> Tensor:
-    """Convolution along the detector with the ramp, as an integral over mm (or over angles, curved detectors)."""
+    """Convolution along the detector with the ramp, as an integral over mm (over angles for curved detectors)."""
     n = g.detectors
     length = 1 << max(1, 2 * n - 1).bit_length()
     lag = torch.arange(length, dtype=torch.float64)
     lag = torch.minimum(lag, length - lag)
-    # Positions in source distances for a fan, whose depth is in them too; the filter is homogeneous of degree -2.
+    # Fan positions in units of the source distance, like the depth; the filter is homogeneous of degree −2.
     if not isinstance(g, Fan):
         step = g.spacing
         scale = step

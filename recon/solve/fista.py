@@ -1,4 +1,4 @@
-"""Accelerated proximal gradient, and L1-wavelet reconstruction on it."""
+"""Accelerated proximal gradient method, and L1-wavelet reconstruction with it."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def fista(
     """The minimiser of ½ xᴴNx − Re bᴴx + g(x), which is ½‖Ax − y‖² + g(x) for N = AᴴA and b = Aᴴy.
 
     x⁺ = prox(v − step·(Nv − b)), v = x⁺ + ((t − 1) / t⁺) (x⁺ − x), t⁺ = (1 + √(1 + 4t²)) / 2, with `step` at most
-    1/‖N‖. With `restart` the momentum of a problem starts anew when it points uphill, ⟨v − x⁺, x⁺ − x⟩ > 0
-    (O'Donoghue and Candès, Found Comput Math 15:715, 2015). The last `ndim` axes of `b` are one problem; a problem is
-    done when ‖x⁺ − x‖ ≤ `tolerance`·‖x⁺‖ and is then frozen. Solution.residual is that relative change.
-    With `graphs` the proximal operator asks nothing of a GPU, where it takes k as a tensor (1,): see `replay`.
-    (Beck and Teboulle, SIAM J Imaging Sci 2:183, 2009.)
+    1/‖N‖. With `restart` the momentum of a problem is reset when it points uphill, ⟨v − x⁺, x⁺ − x⟩ > 0 (O'Donoghue and
+    Candès, Found Comput Math 15:715, 2015). The last `ndim` axes of `b` are one problem; it is finished when ‖x⁺ − x‖ ≤
+    `tolerance`·‖x⁺‖ and is then frozen. Solution.residual is this relative change. `graphs` says that the proximal
+    operator never reads values back from a GPU; there it receives k as a tensor (1,): see `replay`. (Beck and Teboulle,
+    SIAM J Imaging Sci 2:183, 2009.)
     """
     wide = (..., *(None,) * ndim)
     b = b.resolve_conj()
@@ -54,7 +54,7 @@ def fista(
     active = torch.ones_like(t, dtype=torch.bool)
     tiny = torch.finfo(t.dtype).tiny
     on_cpu = b.device.type == "cpu"
-    # On pairs of real numbers an update is one pass over memory, where real times complex would be several.
+    # On pairs of real numbers an update is one pass over memory; a real factor times complex numbers takes several.
     real = torch.view_as_real if b.is_complex() else _itself
     whole = torch.view_as_complex if b.is_complex() else _itself
     pairs = (..., *(None,) * (ndim + b.is_complex()))
@@ -64,7 +64,7 @@ def fista(
     ) -> replay.State:
         downhill = real(v), real(normal(v).resolve_conj()) - real(b)
         new = prox(whole(torch.add(*downhill, alpha=-step)), step, k)
-        if not on_cpu or not bool(active.all()):  # a GPU that is asked waits
+        if not on_cpu or not bool(active.all()):  # reading from a GPU waits for it
             new = torch.where(active[wide], new, x)
         move = whole(real(new) - real(x))
         if restart:
@@ -75,7 +75,7 @@ def fista(
         change = torch.where(active, size, change)
         return new, v, following, change, active & (change > tolerance), count + active, k + 1
 
-    # Numbers of Python are the same in every replay.
+    # Python numbers would be the same in every replay.
     first = torch.zeros(1, dtype=torch.int64, device=b.device) if graphs and not on_cpu else 0
     start = x, v, t, change, active, count, first
     for k, state in enumerate(replay.states(one, start, iterations, graphs=graphs and callback is None)):
@@ -92,7 +92,7 @@ def _itself(x: Tensor) -> Tensor:
 
 
 def step_size(A: Linear, normal: Linear, like: Tensor, ndim: int = 3) -> float:
-    """1/‖A‖² from a bound known from the parts of A, else by power iteration with 5 % to spare."""
+    """1/‖A‖² from a known bound on the parts of A, otherwise by power iteration with a margin of 5 %."""
     bound = squared_norm_bound(A)
     if bound is None:
         bound = 1.05 * float(largest_eigenvalue(normal, like, ndim=ndim).max())
@@ -102,9 +102,9 @@ def step_size(A: Linear, normal: Linear, like: Tensor, ndim: int = 3) -> float:
 def shrink(x: Tensor, threshold: float | Tensor, *, p: float = 1.0, joint: int | None = None) -> Tensor:
     """x · max(0, 1 − (threshold / |x|)^(2 − p)): soft thresholding for p = 1, which is the prox of threshold · Σ|x|.
 
-    Smaller p takes less from large coefficients, p = 0 is the non-negative garrote; these are proximal operators of
-    penalties that are not convex (Chartrand, ISBI 2009). With `joint` the magnitude is the root sum of squares over
-    that axis, so that its entries vanish together. A threshold that is a tensor lies where x does and is positive.
+    Smaller p shrinks large coefficients less; p = 0 is the non-negative garrote. For p < 1 these are proximal operators
+    of non-convex penalties (Chartrand, ISBI 2009). With `joint` the magnitude is the root sum of squares over that
+    axis, so that its entries vanish together. A threshold that is a tensor must be positive and on the device of x.
     """
     if not isinstance(threshold, Tensor) and threshold <= 0:
         return x
@@ -136,18 +136,22 @@ def l1_wavelet(
 ) -> Solution:
     """x̂ = argmin ½‖Ax − y‖² + λσ‖Ψx‖_p by FISTA, Ψ the details of an orthonormal wavelet transform.
 
-    λ counts in standard deviations σ of the noise: with A of unit norm a wavelet coefficient of pure noise has
-    standard deviation σ per real and imaginary part. The approximation band is not thresholded, since it is not
-    sparse and thresholding would only darken the image. With `cycle_spin` each iteration transforms the image shifted
-    by a random offset, drawn from `seed`: the shrinkage is then, on average, that of a shift-invariant transform and
-    leaves no blocks (Coifman and Donoho, 1995; Figueiredo and Nowak, IEEE Trans Image Process 12:906, 2003). `axes`
-    are the transformed axes (by default those of the last three that are longer than one); with `ndim` 4 the image is
-    (..., set, z, y, x) and the sets share their threshold. With `continuation` c > 1 the threshold starts c times as
-    large and falls geometrically over the first 70 % of the iterations, which takes fewer of them (Hale, Yin, Zhang,
-    SIAM J Optim 19:1107, 2008).
+    λ is in units of the noise's standard deviation σ: with A of unit norm a wavelet coefficient of pure noise has
+    standard deviation σ per real and imaginary part. The approximation band is not thresholded: it is not sparse, and
+    thresholding would only darken the image.
 
-    `p` chooses the penalty (see `shrink`). p = 1 is the L1 norm, convex, and wants λ near 0.2; smaller p keeps edges
-    higher, wants a larger λ, and its minimum is local. (Lustig et al., Magn Reson Med 58:1182, 2007.)
+    With `cycle_spin` each iteration transforms the image shifted by a random offset, drawn from `seed`. The shrinkage
+    is then, on average, that of a shift-invariant transform and leaves no blocks (Coifman and Donoho, 1995; Figueiredo
+    and Nowak, IEEE Trans Image Process 12:906, 2003).
+
+    `axes` are the transformed axes (by default those of the last three that are longer than one); with `ndim` 4 the
+    image is (..., set, z, y, x) and the sets share their threshold. With `continuation` c > 1 the threshold starts c
+    times as large and falls geometrically over the first 70 % of the iterations, so that fewer are needed (Hale, Yin,
+    Zhang, SIAM J Optim 19:1107, 2008).
+
+    `p` chooses the penalty (see `shrink`). p = 1 is the convex L1 norm and works best with λ near 0.2. Smaller p
+    preserves the height of edges, needs a larger λ, and its minimum is local. (Lustig et al., Magn Reson Med 58:1182,
+    2007.)
     """
     A, normal = measurement.A, measurement.A.normal()
     b = A.adjoint(measurement.y)
@@ -185,14 +189,14 @@ def l1_wavelet(
 
 
 def _row(rows: Any, k: int | Tensor) -> Any:
-    """Row k of a list, or of a tensor on a GPU, which is not asked what k is."""
+    """Row k of a list, or of a tensor on a GPU, where k is not read back."""
     return rows.index_select(0, k)[0] if isinstance(k, Tensor) else rows[k]
 
 
 def _shifts(shape: torch.Size, transform: Wavelet, iterations: int, seed: int) -> list[tuple[int, ...]]:
     """One offset per axis and iteration, the same for every problem of a batch.
 
-    Where all levels halve evenly, offsets repeat after 2^levels.
+    If all levels halve evenly, offsets repeat after 2^levels.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = transform.shapes(shape)

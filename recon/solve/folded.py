@@ -1,4 +1,4 @@
-"""The exact SENSE image where sampling is periodic: small systems of the voxels that fold onto one another."""
+"""The exact SENSE image for periodic sampling: small systems of the voxels that alias onto each other."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from torch import Tensor
 from recon.operators import Linear
 from recon.operators.sense import Sense, SenseNormal
 
-#: Unknowns of a system up to which it is solved. R = 4 of two sets of maps has 8, every second line of both encodes 4.
+#: Largest number of unknowns of a system. R = 4 with two sets of maps has 8, every second line of both encodes 4.
 MOST = 16
 
-#: Bytes of maps and systems that are worked on at once; other devices get 64 times as much.
+#: Bytes of maps and systems processed at once; other devices get 64 times as much.
 CACHE = 4 << 20
 
 
 def exact(A: Linear, b: Tensor, lam: float | Tensor, ndim: int = 3) -> Tensor | None:
-    """(AᴴA + λI)⁻¹ b of a Cartesian A whose weights repeat themselves along the encodes, None for any other.
+    """(AᴴA + λI)⁻¹ b of a Cartesian A with periodic weights along the encodes, None for any other.
 
-    Weights of period P along an axis of N = P·L lines fold voxels onto one another that are L apart, and no others:
+    Weights of period P along an axis of N = P·L lines alias voxels onto each other that are L apart, and no others:
 
         (F⁻¹ w F x)(y) = Σ_j s_j x(y − jL),     s_j = P⁻¹ Σ_{k<P} w_k exp(2πi (k − N//2) j / P)
 
-    so that each of the L groups of P voxels is a problem of its own, of the matrix
-    M_ij = s_{i−j} Σ_c conj(S_c(y_i)) S_c(y_j) + λ δ_ij, which a Cholesky decomposition LDLᴴ solves. Of volumes groups
-    reach along y and z, and they hold all sets of maps. `b` is (..., z, y, x), or with `ndim` 4 (..., set, z, y, x);
-    λ > 0 is one number or one for each item, as in `cg`. What ends the period is for `cg`: ACS lines among those of the
-    image, partial Fourier, and numbers of lines that R does not divide.
-    (Pruessmann et al.: SENSE, Magn Reson Med 42:952, 1999.)
+    so each of the L groups of P voxels is a separate problem with the matrix M_ij = s_{i−j} Σ_c conj(S_c(y_i)) S_c(y_j)
+    + λ δ_ij, solved by a Cholesky decomposition LDLᴴ. In volumes a group extends along y and z, and it includes all
+    sets of maps. `b` is (..., z, y, x), or with `ndim` 4 (..., set, z, y, x); λ > 0 is one number or one for each item,
+    as in `cg`. Sampling that is not periodic needs `cg`: ACS lines among those of the image, partial Fourier, and
+    numbers of lines that R does not divide. (Pruessmann et al.: SENSE, Magn Reson Med 42:952, 1999.)
     """
     if not isinstance(A, Sense) or ndim != 3 + A.sets or A.maps.requires_grad or b.requires_grad:
         return None
@@ -57,7 +56,7 @@ def exact(A: Linear, b: Tensor, lam: float | Tensor, ndim: int = 3) -> Tensor | 
 
 
 def _encodes(normal: Linear) -> Tensor | None:
-    """Weights (..., kz, ky) on the CPU, one along what is no encode; None where they vary over coils or columns."""
+    """Weights (..., kz, ky) on the CPU, 1 along axes that are not encoded; None if they vary over coils or columns."""
     if not isinstance(normal, SenseNormal) or not set(normal.sense.axes) <= {-3, -2}:
         return None
     w = normal.w
@@ -74,7 +73,7 @@ def _encodes(normal: Linear) -> Tensor | None:
 
 
 def _periods(w: Tensor) -> tuple[int, int] | None:
-    """The least periods of weights along z and y that divide their lengths; None where one is above `MOST`."""
+    """The smallest periods of weights along z and y that divide their lengths; None if one is above `MOST`."""
     found = []
     for axis in (-2, -1):
         n = w.shape[axis]
@@ -84,7 +83,7 @@ def _periods(w: Tensor) -> tuple[int, int] | None:
 
 
 def _spread(w: Tensor, periods: tuple[int, int]) -> Tensor:
-    """s (..., Pz, Py), complex128: how much of a voxel folds to which of its group."""
+    """s (..., Pz, Py), complex128: how much of a voxel aliases to which voxel of its group."""
     s: Tensor = torch.fft.ifft2(w[..., : periods[0], : periods[1]].to(torch.complex128))
     for axis, p in zip((-2, -1), periods):
         angle = -2 * math.pi / p * (w.shape[axis] // 2 * torch.arange(p, dtype=torch.float64) % p)
@@ -99,7 +98,7 @@ def _groups(t: Tensor, periods: tuple[int, int]) -> Tensor:
 
 
 def _parts(s: Tensor) -> Iterator[tuple[EllipsisType, slice, slice, slice]]:
-    """Some groups of voxels at a time, of maps (coil, set, Pz, Py, Lz, Ly, x)."""
+    """A few groups of voxels at a time, of maps (coil, set, Pz, Py, Lz, Ly, x)."""
     nz, ny, nx = s.shape[-3:]
     unknowns = s.shape[1:-3].numel()
     one = nx * unknowns * (2 * s.shape[0] + unknowns) * s.element_size()
@@ -117,7 +116,7 @@ def _flat(t: Tensor) -> Tensor:
 
 def _system(s: Tensor, spread: Tensor, lam: Tensor) -> list[Tensor]:
     """Rows of the lower triangle of M: row i is (i + 1, group); s (coil, unknown, group)."""
-    # Coil by coil, so that a sum has the same order in parts of any size.
+    # Coil by coil, so that a sum has the same order for any size of part.
     conj, n = s.conj().resolve_conj(), s.shape[1]
     rows = [s.new_zeros(i + 1, s.shape[-1]) for i in range(n)]
     for own, other in zip(conj, s):

@@ -13,14 +13,14 @@ from recon.kernels.steady import alone
 #: Offsets (kz, ky) of the measured neighbours that predict a missing line.
 Sources = tuple[tuple[int, int], ...]
 
-#: Share of the calibration lines of a slice that a line and its neighbours may span: few lines that hold all of them,
-#: those in the middle of k-space, fit weights that do not predict the others.
+#: Share of the slice's calibration lines that a line and its neighbours may span. If the span is too long, only a few
+#: lines in the middle of k-space contain it, and weights fitted to these do not predict the others.
 SPAN = 0.4
 
-#: Equations per unknown, at most, in the fit of the weights.
+#: Largest number of equations per unknown in the fit of the weights.
 EQUATIONS = 12
 
-#: Bytes of measured neighbours that are gathered at a time.
+#: Bytes of measured neighbours gathered at a time.
 GATHERED = 32 << 20
 
 
@@ -40,20 +40,20 @@ def grappa(
 
         min ‖A w − b‖² + [λ tr AᴴA / n + 2σ² (M − m)] ‖w‖²
 
-    for n unknowns per coil and m equations. Calibration lines hold nearly all of the signal but the noise of their own
-    m samples alone; weights that fit them carry the noise of all M samples of k-space into the image, so that `sigma`,
-    the noise per real and imaginary part of `kspace` (0 where there is none, 1 after whitening), adds what is missing.
-    With less than the true noise the weights amplify it: a measured brain at R = 4 loses 2.9 dB with σ = 0.
+    for n unknowns per coil and m equations. Calibration lines hold nearly all of the signal but only the noise of their
+    own m samples. The fitted weights carry the noise of all M samples of k-space into the image, so `sigma` adds the
+    missing noise: it is the noise per real and imaginary part of `kspace` (0 for none, 1 after whitening). With less
+    than the true noise the weights amplify it: a measured brain at R = 4 loses 2.9 dB with σ = 0.
 
-    `kspace` is (..., coil, kz, ky, kx), zero where nothing was measured, `mask` (kz, ky) true where measured,
-    `calibration` (..., coil, cz, cy, cx) a fully sampled block at the same spacing. `kernel` counts the nearest
-    measured lines that are used at most along kz and along ky (kz × ky of them in a volume undersampled along both
-    axes) and the samples along kx. Any regular pattern will do: uniform, shifted (CAIPIRINHA), with embedded
-    calibration lines. Lines with no measured neighbour near, as in partial Fourier scans, stay zero. Measured samples
-    are kept bit for bit.
+    `kspace` is (..., coil, kz, ky, kx), zero where nothing was measured; `mask` (kz, ky) is true where measured;
+    `calibration` (..., coil, cz, cy, cx) is a fully sampled block with the same spacing. `kernel` is the largest number
+    of measured lines used along kz and along ky (kz × ky of them in a volume undersampled along both axes), and the
+    number of samples along kx. Any regular pattern works: uniform, shifted (CAIPIRINHA), with embedded calibration
+    lines. Lines without a measured neighbour nearby, as in partial Fourier scans, stay zero. Measured samples are kept
+    bit for bit.
 
-    Raises DataError when the calibration block is too small or the pattern is not regular.
-    (Griswold et al., Magn Reson Med 47:1202, 2002; Breuer et al., Magn Reson Med 55:549, 2006.)
+    Raises DataError if the calibration block is too small or the pattern is not regular. (Griswold et al., Magn Reson
+    Med 47:1202, 2002; Breuer et al., Magn Reson Med 55:549, 2006.)
     """
     if kspace.ndim > 4:
         pairs = zip(kspace, calibration, strict=True)
@@ -75,10 +75,10 @@ def neighbourhoods(
 ) -> dict[Sources, NDArray[np.intp]]:
     """Missing lines, (line, (kz, ky)), grouped by the offsets of the measured lines that predict them.
 
-    The nearest measured lines are taken, those at one distance together, as far as they fit into SPAN of the
-    calibration `block` (lines along kz, ky), or three quarters of that of a volume; nothing farther away than the
-    widest gap between measured lines is predicted. Raises DataError for a pattern that is not regular, and where no
-    arrangement fits into the block.
+    The nearest measured lines are used, those at equal distance together, as far as they fit into SPAN of the
+    calibration `block` (lines along kz, ky), or three quarters of SPAN for a volume. Nothing farther away than the
+    widest gap between measured lines is predicted. Raises DataError for an irregular pattern, and if no arrangement
+    fits into the block.
     """
     if mask.all():
         return {}
@@ -89,7 +89,7 @@ def neighbourhoods(
     )
     fit = [max(1, n - n // 4) for n in block]
     if mask.shape[0] == 1:
-        # A neighbour on either side, at least.
+        # At least one neighbour on either side.
         fit = [min(most, max(round(n * SPAN), gap + 1)) for n, most in zip(block, fit)]
     reach = [min(fit[a], mask.shape[a]) - 1 if a in axes else 0 for a in (0, 1)]
     size = [2 * r + 1 for r in reach]
@@ -116,7 +116,7 @@ def neighbourhoods(
 
 
 def _nearest(offsets: NDArray[np.intp], count: int, fit: list[int], farthest: int) -> Sources:
-    """The `count` nearest offsets, and those as near as the last, without the far ones that do not fit the block."""
+    """The `count` nearest offsets, and those as near as the last, except distant ones that do not fit the block."""
     distance = (offsets**2).sum(1)
     order = np.argsort(distance, kind="stable")
     offsets, distance = offsets[order], distance[order]
@@ -136,7 +136,7 @@ def _weights(calibration: Tensor, sources: Sources, taps: int, lam: float, noise
     sizes = [calibration.shape[1 + a] - high[a] + low[a] for a in (0, 1)]
     taps = min(taps, nx - 1 + nx % 2)
     width = nx - taps + 1
-    # Far more equations than unknowns change nothing: keep those around the centre of the readout, where the signal is.
+    # Extra equations beyond this change nothing; those around the centre of the readout, with the signal, are kept.
     width = min(width, max(1, -(-EQUATIONS * taps * len(sources) * coils // (sizes[0] * sizes[1]))))
     start = (nx - taps + 1 - width) // 2
 
@@ -158,7 +158,7 @@ def _weights(calibration: Tensor, sources: Sources, taps: int, lam: float, noise
 
 
 def _predict(kspace: Tensor, weights: Tensor, sources: Sources, z: Tensor, y: Tensor) -> Tensor:
-    """Lines at (z, y) from their sources, (coil, line, kx)."""
+    """Lines at (z, y) predicted from their sources, (coil, line, kx)."""
     coils, nx = kspace.shape[0], kspace.shape[-1]
     taps = weights.shape[1] // (len(sources) * coils)
     near = torch.cat([kspace[:, z + s[0], y + s[1]] for s in sources])

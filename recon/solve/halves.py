@@ -15,18 +15,19 @@ from recon.operators.fourier import fft, ifft
 from recon.solve.detail import BODY, LEAST_ACS
 from recon.solve.rows import block, encoded
 
-#: Where a band begins beyond the ACS block, as a share of the way to the edge of k-space: who moved late in the scan
-#: left most lines of that half in place.
+#: Where a band begins beyond the ACS block, as a share of the way to the edge of k-space: after motion late in the
+#: scan, most lines of that half are still in place.
 BANDS = (0.0, 0.3, 0.5)
 #: Fewest measured lines of a band on either side.
 LEAST = 4
-#: How far halves are looked for, in voxels.
+#: Search range of the shift, in voxels.
 FARTHEST = 12
-#: How many times the agreement in place, and the median of all other places, another place must have to count, and the
-#: least share of what pictures that are alike would have (bench/motion.py); the same of a picture that is turned.
+#: In order: a shift counts if its agreement is this many times that without shift, and this many times the median of
+#: all others, and at least this share of what identical images would have (bench/motion.py); then the same for a
+#: rotation.
 GAIN, CLEAR, SHARE = 1.25, 5.0, 0.3
 TURNED = 1.25, 6.0, 0.2
-#: Turns that are tried to either side, in degrees: half a step moves the rim of a head by less than a voxel.
+#: Rotations tried to either side, in degrees: half a step moves the edge of a head by less than a voxel.
 TURNS = (1.5, 3.0, 4.5, 6.0, 7.5)
 
 
@@ -50,7 +51,7 @@ class Halves:
 
     @property
     def apart(self) -> float:
-        """The distance in voxels, 0 where nothing is clear."""
+        """The distance in voxels, 0 if nothing is clear."""
         gain, clear, share = TURNED if self.degrees else (GAIN, CLEAR, SHARE)
         counts = self.gain > gain and self.clear > clear and self.share > share
         turned = math.radians(self.degrees) * self.radius
@@ -78,7 +79,7 @@ def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
 
 
 def _of(x: Tensor, measured: Tensor) -> Halves | None:
-    """The answer of one image (y, x) of the rows `measured` (ky,)."""
+    """The result for one image (y, x) with the rows `measured` (ky,)."""
     _, rows = block(measured[None])
     if rows.stop - rows.start < LEAST_ACS:
         return None
@@ -109,10 +110,10 @@ def _weighted(x: Tensor) -> Tensor:
 
 
 def _places(plus: Tensor, minus: Tensor, carrier: float, radius: float) -> list[Halves]:
-    """Where two pictures (y, x) agree best as they are, and with the second one turned."""
+    """The shift at which two images (y, x) agree best, and the same with the second one rotated."""
     a = fft(plus, (-2, -1))
     here, found = _agreeing(a, minus[None], (0.0,), radius)
-    # |C| is at most what equal pictures have: where it is near that in place, no turn can gain enough to count.
+    # |C| is at most that of identical images: if it is near that without shift, no rotation can gain enough.
     if not found or TURNED[0] * found[0].share >= found[0].gain:
         return found
     degrees = [sign * turn for turn in TURNS for sign in (1, -1)]
@@ -122,9 +123,9 @@ def _places(plus: Tensor, minus: Tensor, carrier: float, radius: float) -> list[
 def _agreeing(
     a: Tensor, pictures: Tensor, degrees: Sequence[float], radius: float, here: float | None = None
 ) -> tuple[float, list[Halves]]:
-    """How well a spectrum (y, x) agrees with the first picture in place, or `here`, and where it does best with each.
+    """How well a spectrum (y, x) agrees with the first image at no shift, or at `here`, and where it agrees best.
 
-    Nothing where a picture is not finite, or empty.
+    Nothing if an image is not finite, or empty.
     """
     b = fft(pictures, (-2, -1))
     c = ifft(a * b.conj(), (-2, -1)).abs()
@@ -132,7 +133,7 @@ def _agreeing(
     (ny, nx), far = a.shape, [min(FARTHEST, n // 2 - 1) for n in a.shape]
     c = c[:, ny // 2 - far[0] : ny // 2 + far[0] + 1, nx // 2 - far[1] : nx // 2 + far[1] + 1]
     if here is None:
-        # Between two voxels both hold a share: what is in place is the best of those around.
+        # Between two voxels both hold a share, so the value at no shift is the best of its neighbourhood.
         here = float(c[0, far[0] - 1 : far[0] + 2, far[1] - 1 : far[1] + 2].max())
     best, usual = c.flatten(1).max(1), c.flatten(1).median(1).values.tolist()
     if not (math.isfinite(float(best.values.sum())) and min(usual) > 0 and here > 0):
@@ -146,7 +147,7 @@ def _agreeing(
 def turned(x: Tensor, degrees: Sequence[float], carrier: float) -> Tensor:
     """An image (y, x) rotated about its middle by each of some angles, from +x to +y: (angle, y, x).
 
-    Its frequencies along y are near `carrier` (radians per voxel). They are moved to zero before the cubic
+    Its frequencies along y are near `carrier` (radians per voxel). They are shifted to zero before the cubic
     interpolation, and back afterwards.
     """
     y, x_ = torch.meshgrid(*(torch.arange(n, device=x.device) - n // 2 for n in x.shape), indexing="ij")

@@ -1,4 +1,4 @@
-"""Primal-dual splitting, and total-variation reconstruction on it."""
+"""Primal-dual splitting, and total-variation reconstruction with it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def pdhg(
     graphs: bool = False,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Solution:
-    """The minimiser of ½ xᴴNx − Re bᴴx + h(Kx) + δ_C(x), with N = AᴴA and b = Aᴴy that of ½‖Ax − y‖² + h(Kx) on C.
+    """The minimiser of ½ xᴴNx − Re bᴴx + h(Kx) + δ_C(x); with N = AᴴA, b = Aᴴy that of ½‖Ax − y‖² + h(Kx) on C.
 
-    x⁺ = P_C(x − τ(Nx − b + Kᴴp)), p⁺ = prox_{s h*}(p + s K(2x⁺ − x)), with `bound` ≥ ‖N‖, `K_bound` ≥ ‖K‖² and
-    1/τ − s‖K‖² ≥ ‖N‖/2 (Condat, J Optim Theory Appl 158:460, 2013; Vũ, Adv Comput Math 38:667, 2013). `dual_prox(p,
-    s)` is prox of s·h*, `project` the projection onto C. s = `balance` / ‖K‖: 1 suits denoising, 0.1 undersampled
-    data. Kx and p have one axis in front of those of x. The last `ndim` axes of `b` are one problem, done and frozen
-    when ‖x⁺ − x‖ ≤ `tolerance`·‖x⁺‖ and the same holds of p. Solution.residual is the larger relative change.
-    `graphs` says that `K`, `dual_prox` and `project` ask nothing of a GPU (see `replay`).
+    x⁺ = P_C(x − τ(Nx − b + Kᴴp)), p⁺ = prox_{s h*}(p + s K(2x⁺ − x)), with `bound` ≥ ‖N‖, `K_bound` ≥ ‖K‖² and 1/τ −
+    s‖K‖² ≥ ‖N‖/2 (Condat, J Optim Theory Appl 158:460, 2013; Vũ, Adv Comput Math 38:667, 2013). `dual_prox(p, s)` is
+    prox of s·h*, `project` the projection onto C. s = `balance` / ‖K‖: 1 suits denoising, 0.1 undersampled data. Kx and
+    p have one axis more than x, in front. The last `ndim` axes of `b` are one problem; it is finished and frozen when
+    ‖x⁺ − x‖ ≤ `tolerance`·‖x⁺‖ and the same holds for p. Solution.residual is the larger relative change. `graphs` says
+    that `K`, `dual_prox` and `project` never read values back from a GPU (see `replay`).
     """
     wide = (..., *(None,) * ndim)
     s = balance / K_bound**0.5
@@ -57,7 +57,7 @@ def pdhg(
         new = x - tau * (normal(x) - b + K.adjoint(p))
         new = new if project is None else project(new)
         dual = dual_prox(p + s * K(2 * new - x), s)
-        if not on_cpu or not bool(active.all()):  # a GPU that is asked waits
+        if not on_cpu or not bool(active.all()):  # reading from a GPU waits for it
             new, dual = torch.where(active[wide], new, x), torch.where(active[wide], dual, p)
         moved = _relative(new - x, new, ndim, tiny)
         turned = torch.stack([_relative(d - q, d, ndim, tiny) for d, q in zip(dual, p)]).amax(0)
@@ -95,12 +95,11 @@ def tv(
 ) -> Solution:
     """x̂ = argmin ½‖Ax − y‖² + λσ Σ_r |(∇x)(r)|₂: isotropic total variation, also of complex images.
 
-    |·|₂ joins the `axes` (by default those of the last three that are longer than one), real and imaginary part and,
+    |·|₂ combines the `axes` (by default those of the last three that are longer than one), real and imaginary part and,
     with `ndim` 4, the sets of maps. `spacing` holds the voxel sizes along `axes` for anisotropic voxels (see
-    `Gradient`). λ counts in standard deviations σ of the noise. `constraint` "real" or "nonnegative" restricts the
+    `Gradient`). λ is in units of the noise's standard deviation σ. `constraint` "real" or "nonnegative" restricts the
     image; iterations start from `x0`, by default Aᴴy. In a denoised image (A = I) a disc of radius r loses 2λσ/r of its
-    height.
-    (Rudin, Osher and Fatemi, Physica D 60:259, 1992; Chambolle and Pock, J Math Imaging Vis 40:120, 2011.)
+    height. (Rudin, Osher and Fatemi, Physica D 60:259, 1992; Chambolle and Pock, J Math Imaging Vis 40:120, 2011.)
     """
     A, normal = measurement.A, measurement.A.normal()
     b = A.adjoint(measurement.y)

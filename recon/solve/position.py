@@ -14,13 +14,13 @@ from recon.operators.fourier import fft, ifft
 from recon.operators.sense import Sense
 from recon.solve.fista import l1_wavelet
 
-#: Fewest lines that both have, and how far the one is looked for from the other, in voxels.
+#: Fewest lines that both must have, and the search range of the shift, in voxels.
 LEAST, FARTHEST = 3, 16
-#: Moves below this are not looked into.
+#: Smaller shifts are not examined.
 NEAR = 1.5
-#: Iterations of the pictures that are compared.
+#: Iterations of the images that are compared.
 ITERATIONS = 60
-#: Least share of the residual that moved maps must save to be believed (bench/motion.py).
+#: Smallest share of the residual that shifted maps must save to count (bench/motion.py).
 SAVED = 0.02
 
 
@@ -37,7 +37,7 @@ class Position:
 
     @property
     def elsewhere(self) -> float:
-        """The distance in voxels, 0 where moved maps explain the lines no better."""
+        """The distance in voxels, 0 if shifted maps do not explain the lines better."""
         return math.hypot(self.rows, self.columns) if self.saved > SAVED else 0.0
 
 
@@ -50,8 +50,7 @@ def compared(m: Measurement, blocks: Sequence[Tensor | None]) -> list[Position |
     object that is shifted by s has a phase ramp over k-space. Another contrast, or a patient who moved under coils
     that stayed, also gives an s, but then moved maps fit worse, not better.
 
-    None without a block, for volumes, one channel and several sets of maps, and if fewer than LEAST lines are in
-    both.
+    None without a block, for volumes, one channel and several sets of maps, and if fewer than LEAST lines are in both.
     """
     A = m.A
     if not isinstance(A, Sense) or A.sets or m.y.shape[-3] > 1 or m.y.shape[-4] == 1 or m.y.ndim != 5:
@@ -78,7 +77,7 @@ def _of(m: Measurement, block: Tensor) -> Position | None:
     cross = (k[:, y, x] * b.conj()).sum(0) * lines[:, None]
     wide = cross.new_zeros(ny, nx)
     wide[y, x] = cross * cross.abs().clamp_min(torch.finfo(cross.real.dtype).tiny).rsqrt()
-    # Lines at a distance of R show a move by a share of the field of view as none.
+    # With lines at distance R, a shift by a share of the field of view looks like no shift.
     apart = int(torch.nonzero(lines).flatten().diff().max())
     ry, rx = min(FARTHEST, ny // (2 * apart) - 1), min(FARTHEST, nx // 2 - 1)
     c = ifft(wide, (-2, -1)).abs()[ny // 2 - ry : ny // 2 + ry + 1, nx // 2 - rx : nx // 2 + rx + 1]

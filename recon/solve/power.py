@@ -1,4 +1,4 @@
-"""The largest eigenvalue of a normal operator: known from its parts, or found by power iteration."""
+"""The largest eigenvalue of a normal operator: derived from its parts, or found by power iteration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recon.operators.sense import Sense
 from recon.solve import replay
 from recon.solve.cg import rss
 
-#: How far the square of maps of unit root sum of squares is from 1 by rounding alone.
+#: How far the square of maps of unit root sum of squares may differ from 1 by rounding.
 _ROUNDING = 1e-5
 
 
@@ -23,9 +23,9 @@ def largest_eigenvalue(
 ) -> Tensor:
     """Largest eigenvalue of the self-adjoint, positive operator `normal`, one per problem of the batch.
 
-    Power iteration v ← Nv / ‖Nv‖ from seeded noise, the same for every problem, with the Rayleigh quotient
-    vᴴNv / vᴴv, which approaches from below. `like` has the shape, dtype and device of an image, and its last `ndim`
-    axes are one problem. Stops when no eigenvalue changes by more than `tolerance` of itself.
+    Power iteration v ← Nv / ‖Nv‖ from seeded noise, the same for every problem, with the Rayleigh quotient vᴴNv / vᴴv,
+    which approaches the eigenvalue from below. `like` has the shape, dtype and device of an image, and its last `ndim`
+    axes are one problem. Stops when the relative change of every eigenvalue is at most `tolerance`.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = like.shape[like.ndim - ndim :]
@@ -48,11 +48,11 @@ def largest_eigenvalue(
 
 
 def squared_norm_bound(A: Linear) -> float | None:
-    """An upper bound of ‖A‖² read off the parts of A, or None where a part does not tell.
+    """An upper bound of ‖A‖² derived from the parts of A, or None if the bound of a part is not known.
 
-    Fourier is unitary, a diagonal operator has max |w|², coil maps have their largest root sum of squares squared
-    (several sets: the largest eigenvalue of the Gram matrix of the sets), and ‖AB‖ ≤ ‖A‖‖B‖. With maps of unit root
-    sum of squares and a mask of ones the bound is 1, to the last bit, whoever is beside a problem in its batch.
+    Fourier is unitary; a diagonal operator has max |w|²; coil maps have their largest root sum of squares, squared
+    (several sets: the largest eigenvalue of the sets' Gram matrix); and ‖AB‖ ≤ ‖A‖‖B‖. With maps of unit root sum of
+    squares and a mask of ones the bound is exactly 1, whatever other problems are in the batch.
     """
     if isinstance(A, Fourier | Identity):
         return 1.0

@@ -1,4 +1,4 @@
-"""Iterations of a solver, on a GPU as replays of one CUDA graph: small problems wait for Python, not for the card."""
+"""Iterations of a solver on a GPU as replays of a CUDA graph: small problems are limited by Python, not by the GPU."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from torch import Tensor
 
 from recon.kernels import graph
 
-#: Iterations on a GPU between two questions whether all problems are solved: until it has answered it gets no work.
+#: Iterations on a GPU between two checks whether all problems are solved: during a check the GPU gets no work.
 PAUSE = 6
 
-#: Fewest iterations that a graph is captured for, which takes as long as three; most bytes of a state, since large ones
-#: compute for longer than they are launched; most bytes that are kept from one solver to the next.
+#: In order: fewest iterations for which a graph is captured, which takes as long as three; largest state in bytes,
+#: because large ones compute for longer than a launch takes; most bytes that are kept from one solver to the next.
 FEWEST, LARGEST, KEPT = 6, 256 << 20, 512 << 20
 
-#: Share of the largest value by which a replay may differ from the step itself.
+#: Largest difference between a replay and the step itself, as a share of the largest value.
 AGREEMENT = 1e-4
 
-#: What one iteration hands to the next: tensors, and on a CPU numbers of Python among them.
+#: What one iteration passes to the next: tensors, and on a CPU also Python numbers.
 State = tuple[Any, ...]
 Step = Callable[..., State]
 
-#: Why there are no graphs in this process any more.
+#: Why graphs are off in this process.
 _off: list[str] = []
 
 
 def due(k: int, device: torch.device) -> bool:
-    """Whether a solver asks after iteration k = 0, 1, … if it is done: on a CPU always, on a GPU now and then."""
+    """Whether a solver checks after iteration k = 0, 1, … if it is finished: on a CPU always, on a GPU now and then."""
     return device.type == "cpu" or k % PAUSE == PAUSE - 1
 
 
 def states(step: Step, state: State, iterations: int, *, graphs: bool = True) -> Iterator[State]:
-    """The states after 1 … `iterations` steps state ← step(*state), each valid until the next one is asked for.
+    """The states after 1 … `iterations` steps state ← step(*state), each valid until the next one is requested.
 
-    A step may write into the tensors it is given and reads nothing else that changes. On a GPU it asks nothing of the
-    device; the third and all later ones are replays of one graph, captured for this call, whose first result is held
-    against the step itself. Where that fails graphs are off for the rest of the process, which is said once. Without
-    graphs go few iterations, large states, whoever does not want `graphs`, and all under RECON_GRAPHS=0.
+    A step may write into the tensors it is given and must read nothing else that changes. On a GPU it must not read
+    values back. The third and all later steps are replays of one graph, captured for this call, whose first result is
+    compared with the step itself. If that fails, graphs are off for the rest of the process, with one message. No
+    graphs are used for few iterations, for large states, without `graphs`, and if RECON_GRAPHS=0.
     """
     if not graphs or iterations < FEWEST or not _serves(state) or not graph.turn.acquire(blocking=False):
         yield from _plain(step, state, iterations)
@@ -65,8 +65,8 @@ def _plain(step: Step, state: State, iterations: int) -> Iterator[State]:
 
 
 def _replayed(step: Step, state: State, device: torch.device) -> tuple[State, Step]:
-    """The next state, and what makes the ones after it: replays, or the step where a graph cannot be or is wrong."""
-    # Copies, since what a step returns may share memory; and the step must not write into what the graph starts from.
+    """The next state, and the function for those after it: replays, or the step itself if a graph fails or is wrong."""
+    # Copies, because results of a step may share memory, and a step must not write into the inputs of the graph.
     static = tuple(t.clone(memory_format=torch.contiguous_format) for t in state)
     expected = step(*state)
 
@@ -85,7 +85,7 @@ def _replayed(step: Step, state: State, device: torch.device) -> tuple[State, St
         if not all(_agree(a, b) for a, b in zip(static, expected, strict=True)):
             raise ValueError("the graph gave a different result than separate kernel launches")
     except torch.cuda.OutOfMemoryError:
-        return expected, step  # this time: without a graph there may be enough
+        return expected, step  # only this time: without a graph memory may suffice
     except Exception as e:
         _off.append(f"{type(e).__name__}: {next(iter(str(e).splitlines()), '')}")
         print(f"CUDA graphs are off: {_off[-1]}", file=sys.stderr, flush=True)

@@ -14,15 +14,15 @@ from recon.masks import central_block
 from recon.operators.sense import Sense
 from recon.solve.fista import l1_wavelet
 
-#: Columns of the readout that are looked at, iterations of each picture and levels of its wavelets, few enough that
-#: both sides of most matrices halve evenly: a quick look, not an image.
+#: Columns of the readout that are used, iterations for each image, and levels of its wavelets. They are few enough that
+#: both sides of most matrices halve evenly, since a quick image is enough.
 WIDTH, ITERATIONS, LEVELS = 64, 20, 3
-#: Fewest rows of the ACS block, and fewest measured rows beside it, that tell anything.
+#: Fewest rows of the ACS block, and fewest measured rows beside it, for a test.
 LEAST_ACS, LEAST_BESIDE = 8, 10
 
 
 def acs(measured: Tensor) -> Tensor:
-    """The run of measured rows around the centre of k-space, as a mask of the shape of `measured`, (ky,)."""
+    """The run of measured rows around the centre of k-space, as a mask with the shape of `measured`, (ky,)."""
     centre = measured.numel() // 2
     holes = torch.nonzero(~measured).flatten()
     low = int(holes[holes < centre].max()) + 1 if bool((holes < centre).any()) else 0
@@ -33,7 +33,7 @@ def acs(measured: Tensor) -> Tensor:
 
 
 def block(mask: Tensor) -> tuple[slice, slice]:
-    """The largest rectangle around the centre of a mask (kz, ky) that was all measured, as partitions and rows."""
+    """The largest fully measured rectangle around the centre of a mask (kz, ky), as partitions and rows."""
     (y0, y1), (z0, z1) = central_block(mask.cpu().numpy()) or ((0, 0), (0, 0))
     return slice(z0, z1), slice(y0, y1)
 
@@ -104,7 +104,7 @@ def sparser(
 
 
 def _picked(m: Measurement, keep: Tensor) -> Measurement:
-    """The slices of a batch (..., coil, 1, ky, x) that are kept, as one axis of slices."""
+    """The selected slices of a batch (..., coil, 1, ky, x), as one axis of slices."""
     if m.y.ndim == 4 or bool(keep.all()):
         return m
     A, lead = m.A, m.y.shape[:-4]
@@ -117,7 +117,7 @@ def _picked(m: Measurement, keep: Tensor) -> Measurement:
 
 
 def _trimmed(m: Measurement) -> Measurement:
-    """Without the first and the last row of the ACS block: either may be a line from beside it that came too near."""
+    """Without the first and last row of the ACS block: either may be a line from outside that was moved there."""
     A = m.A
     assert isinstance(A, Sense)
     lines = A.mask.reshape(-1, m.y.shape[-2])
@@ -128,7 +128,7 @@ def _trimmed(m: Measurement) -> Measurement:
 
 
 def _columns(m: Measurement) -> Measurement:
-    """The neighbouring columns that hold the most energy."""
+    """The adjacent columns with the most energy."""
     nx = m.y.shape[-1]
     if nx <= WIDTH:
         return m
@@ -141,7 +141,7 @@ def _columns(m: Measurement) -> Measurement:
 
 
 def _variation(every: Sequence[Measurement]) -> Tensor:
-    """TV of the picture of each slice of measurements that differ in their lines alone, (measurement, slice)."""
+    """TV of the image of each slice, for measurements that differ only in their lines, (measurement, slice)."""
     A = every[0].A
     assert isinstance(A, Sense)
     lead = every[0].y.shape[:-4]

@@ -24,10 +24,10 @@ def sirt(
 ) -> Solution:
     """x⁺ = P(x + ω C Aᵀ R (y − Ax)),   R = 1 / (A 1),  C = 1 / (Aᵀ 1),   P onto x ≥ 0.
 
-    For operators whose entries are not negative. It minimises (y − Ax)ᵀ R (y − Ax), from `x0` (zero), for 0 < ω < 2;
-    its iterates go from smooth to sharp, so that `iterations` regularises. Weights in A weigh the rays. Pixels that no
-    ray meets stay. Solution.residual is ‖R^½ (y − Ax)‖ / ‖R^½ y‖ before the last step. (P. Gilbert, J Theor Biol
-    36:105, 1972; A. H. Andersen and A. C. Kak, Ultrason Imaging 6:81, 1984.)
+    For operators with non-negative entries. It minimises (y − Ax)ᵀ R (y − Ax), starting from `x0` (zero), for 0 < ω <
+    2. Its iterates go from smooth to sharp, so `iterations` regularises. Weights in A weight the rays. Pixels that no
+    ray crosses keep their value. Solution.residual is ‖R^½ (y − Ax)‖ / ‖R^½ y‖ before the last step. (P. Gilbert, J
+    Theor Biol 36:105, 1972; A. H. Andersen and A. C. Kak, Ultrason Imaging 6:81, 1984.)
     """
     A, y = measurement.A, measurement.y
     b = A.adjoint(y)
@@ -49,6 +49,6 @@ def sirt(
 
 
 def _inverse(t: Tensor) -> Tensor:
-    """1 / t, and 0 for what is next to nothing: rays that graze a corner, pixels that are hardly seen."""
+    """1 / t, and 0 for almost zero: rays that graze a corner, pixels that are hardly seen."""
     small = 1e-4 * float(t.max()) + torch.finfo(t.dtype).tiny
     return torch.where(t > small, 1 / t.clamp_min(small), torch.zeros_like(t))
