@@ -1,1 +1,1 @@
-"""The path of raw MRI scans: calibration, method, image, on the grid and off it."""
+"""The pipeline for raw MRI scans: calibration, choice of a method, image, Cartesian and non-Cartesian."""

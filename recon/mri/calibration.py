@@ -1,4 +1,4 @@
-"""What the calibration lines of a Cartesian scan tell of its coils: which lines they are, compression and maps."""
+"""Calibration of the coils of a Cartesian scan: which lines are used, coil compression and sensitivity maps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from recon.recipe import Method
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What the calibration lines of a slice tell: the coil compression, the calibration block and the maps.
+    """The result of a slice's calibration lines: the coil compression, the calibration block and the maps.
 
     A volume that is solved in parts has the `signal` space instead of maps, which are made for each part. `reference`
-    is the coil (coil) whose part of the maps is real and positive. `separate` is whether none of the lines is the
-    image's.
+    is the coil (coil) whose component of the maps is real and positive. `separate` says that none of the lines belongs
+    to the image.
     """
 
     compression: Tensor | None
@@ -38,11 +38,11 @@ class Calibrated:
 
 
 def calibrating_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Lines that calibrate a frame: those flagged for it in its slice, or the image's own where they are more.
+    """Lines that calibrate a frame: those flagged for it in its slice, or the image's own if these are more.
 
-    Flagged lines of the same contrast and set come first; a scan that calibrates once serves all repetitions. Where
-    neither hold enough, the mean over all repetitions and phases of the slice calibrates them, whose lines may
-    interleave (Breuer et al.: TGRAPPA, Magn Reson Med 53:981, 2005).
+    Flagged lines of the same contrast and set come first; a scan that calibrates once serves all repetitions. If
+    neither are enough, the mean over all repetitions and phases of the slice is used, whose lines may interleave
+    (Breuer et al.: TGRAPPA, Magn Reson Med 53:981, 2005).
     """
     rows = sort.flagged_for(job.scan.lines, job.kinds.calibration, int(frame.rows[0]))
 
@@ -50,7 +50,7 @@ def calibrating_rows(job: Job, frame: Frame, acquired: NDArray[np.int32]) -> NDA
         z0, z1, y0, y1 = hybrid.calibration_block(sampled, job.recipe.prepare.calibration_size)
         return (z1 - z0) * (y1 - y0)
 
-    # Of no line at all, a header without limits could not tell where the centre is.
+    # Without any line, the centre of k-space would be unknown if the header has no limits.
     own = acquired > 0
     flagged = hybrid.counts(job.scan, rows, job.encoding) > 0 if len(rows) else np.zeros_like(own)
     rows = rows if len(rows) and area(flagged) >= area(own) else frame.rows
@@ -67,7 +67,7 @@ def _same_object(a: Frame, b: Frame) -> bool:
 
 
 def calibrated(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *, in_parts: bool = False) -> Calibrated:
-    """What some lines tell of the coils for a method; with `in_parts` the signal space in place of maps.
+    """The calibration of the coils from some lines for a method; with `in_parts` the signal space instead of maps.
 
     Raises DataError for lines that cannot calibrate.
     """
@@ -109,6 +109,6 @@ def calibrated(lines: Lines, rows: NDArray[np.intp], method: Method, job: Job, *
 def maps_of(
     signal: SignalSpace, shape: tuple[int, int, int], job: Job, columns: tuple[int, int] | None = None
 ) -> Tensor:
-    """Maps of the signal space on a grid (z, y, x), or on some columns of it, as the recipe wants them."""
+    """Maps of the signal space on a grid (z, y, x), or on some of its columns, with the recipe's settings."""
     prepare = job.recipe.prepare
     return eigenmaps(signal, shape, crop=prepare.espirit_crop, sets=prepare.map_sets, columns=columns).maps

@@ -1,4 +1,4 @@
-"""Cartesian scans: batches of slices or slabs through calibration, solver and the image's own grid."""
+"""Cartesian scans: batches of slices or slabs through calibration and solver to the image's grid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from recon.trust import Evidence
 
 @dataclass(frozen=True)
 class Finished:
-    """Images of a batch on the image's own grid, their uncertainty where it is wanted, evidence and notes."""
+    """Images of a batch on the image's own grid, their uncertainty if requested, evidence and notes."""
 
     images: list[NDArray[np.complex64]]
     deviations: list[NDArray[np.float32]]
@@ -49,8 +49,8 @@ class Finished:
 def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, Any], list[str]]:
     """All volumes of a job, (volume, z, y, x) on the image's own grid, how they were made, and notes.
 
-    `how` holds the uncertainty map of the same shape where the recipe asks for replicas. Raises DataError for lines
-    that cannot calibrate or hold no numbers, ReconError for a method that does not fit the scan or its memory.
+    `how` holds the uncertainty map of the same shape if the recipe asks for replicas. Raises DataError for lines that
+    cannot calibrate or contain NaN, ReconError for a method that does not fit the scan or the memory.
     """
     acquired = {key: hybrid.counts(job.scan, f.rows, job.encoding) for key, f in job.frames.items()}
     job, tops = replace(job, gain=_gain(job, acquired)), _tops(job, acquired)
@@ -75,7 +75,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
         seeds = [_seed(job.recipe.solve.seed, job.frames[key]) for key in batch]
         if job.solver:
             measured.whole(job, len(batch), pace.columns)
-        # All of k-space of a volume that is solved in parts stays with the CPU.
+        # The k-space of a volume that is solved in parts stays on the CPU.
         near = replace(lines, device=torch.device("cpu") if pace.columns else pace.device)
         for key in batch:
             own, rows = job.frames[key].rows, calibrating[key]
@@ -115,25 +115,25 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
 
 def _how(job: Job, choice: Choice, found: Sampling) -> dict[str, Any]:
-    """How the images of a scan are made: by which method, why, what takes its place if need be, and the sampling."""
+    """How the images of a scan are made: the method, the reason, the fallback, and the sampling."""
     how = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
     return {**how, "instead": choice.instead or "classical", **networks.evidence(choice.method, job.recipe.solve)}
 
 
 def _seed(seed: int, frame: Frame) -> int:
-    """The seed of the replicas of a frame: its own, whichever frames are solved with it, or are there at all."""
+    """The seed of the replicas of a frame: it does not depend on other frames."""
     counters = (frame.contrast, frame.phase, frame.repetition, frame.set, frame.slice)
     return int(np.random.SeedSequence((seed % 2**63, *counters)).generate_state(1)[0])
 
 
 def _gain(job: Job, acquired: Mapping[tuple[int, int], NDArray[np.int32]]) -> float:
-    """The gain of all frames: by the averages of that which was whole first, or of the scan that this is a part of."""
+    """The gain of all frames: by the averages of the first complete frame, or those of the whole scan."""
     first = min(job.frames, key=lambda key: int(job.frames[key].rows[-1]))
     return units.gain(job.encoding, job.whole.averages or units.averages(acquired[first]))
 
 
 def _tops(job: Job, acquired: Mapping[tuple[int, int], NDArray[np.int32]]) -> dict[tuple[int, int], int]:
-    """How often the row of a frame that was measured most often was; of any frame for a solver that sees volumes."""
+    """How often the most frequently measured row of the frame, or of all frames for a joint solver, was acquired."""
     tops = {key: max(1, int(c.max())) for key, c in acquired.items()}
     return dict.fromkeys(tops, max(tops.values())) if job.solver else tops
 
@@ -144,9 +144,9 @@ def _alike(
     tops: Mapping[tuple[int, int], int],
     acquired: Mapping[tuple[int, int], NDArray[np.int32]],
 ) -> Iterator[list[tuple[int, int]]]:
-    """The frames that may be solved together: of one `top`, and on a CPU of the same rows.
+    """The frames that may be solved together: those with the same `top`, and on a CPU with the same rows.
 
-    Beside one of other rows the last bits of an image would be others than where it is solved by itself.
+    Together with a frame of other rows, the last bits of an image would differ from those of a separate run.
     """
     exact = job.device.type == "cpu" and not job.solver
     for _, some in groupby(keys, lambda key: acquired[key].tobytes() if exact else tops[key]):
@@ -156,7 +156,7 @@ def _alike(
 def _handed(
     job: Job, key: tuple[int, int], made: Finished, item: int, how: dict[str, Any], notes: Sequence[str]
 ) -> None:
-    """Hand on the image of one frame, with what its own evidence says."""
+    """Pass on the image of one frame, with the notes from its own evidence."""
     assert job.hand is not None
     told = trust.summary(made.evidence[item : item + 1])
     doubts = trust.not_trusted(told, how["instead"], job.recipe.trust.fallback)
@@ -165,7 +165,7 @@ def _handed(
 
 
 def _choice(job: Job, found: Sampling) -> Choice:
-    """The method for what was sampled; raises ReconError where replicas are asked of one that makes none."""
+    """The method for the sampling found; raises ReconError if replicas are requested of a method that makes none."""
     if job.solver:
         choice = measured.choice(job)
     else:
@@ -177,7 +177,7 @@ def _choice(job: Job, found: Sampling) -> Choice:
 
 
 def _shared(job: Job, calibrating: Mapping[tuple[int, int], NDArray[np.intp]]) -> list[str]:
-    """A note where coils are calibrated by more lines than those of their own frame."""
+    """A note if coils are calibrated by more lines than those of their own frame."""
     for key, rows in calibrating.items():
         own = job.frames[key].rows
         if len(rows) > len(own) and np.isin(own, rows).all():
@@ -208,7 +208,7 @@ def _finished(
 
 
 def _ghost_free(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Lines:
-    """The lines with some of them free of what is left of an echo-planar ghost, which is `said` where it is found."""
+    """The lines with the remaining echo-planar ghost removed from some of them; a correction is added to `said`."""
     if job.recipe.prepare.ghost != "auto":
         return lines
     lines, note = ghost.freed(lines, rows)
@@ -219,14 +219,14 @@ def _ghost_free(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str])
 def _apart(
     lines: Lines, image: Lines, own: NDArray[np.intp], rows: NDArray[np.intp], job: Job, said: list[str]
 ) -> Lines:
-    """The lines with those that calibrate free of the ghost: those of the `image` whose `own` they are, or apart."""
+    """The calibrating lines without the ghost: those of the `image` if they are its `own`, else corrected here."""
     return image if rows is own else _ghost_free(lines, rows, job, said)
 
 
 def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Slab:
-    """The slab of some lines, free of their receiver's offset, which is `said` where there is one."""
+    """The slab of some lines without the receiver's offset; a correction is added to `said`."""
     slab = hybrid.slab(lines, rows)
-    # A constant that noise lines do not hold is a bright point of the object.
+    # A constant that noise lines do not contain is a bright point of the object.
     wanted = job.recipe.prepare.offset == "auto" and job.whitening.offset is not False
     found = receiver.offset(slab) if wanted else None
     if found is not None:
@@ -240,7 +240,7 @@ def _slab(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str]) -> Sl
 
 
 def _on_grid(x: Tensor, item: int, solved: EncodedImages, job: Job, shape: tuple[int, int, int]) -> Tensor:
-    """The image of an item on the image's own grid, in a smooth phase where it is interpolated to a finer one."""
+    """The image of an item on the image's own grid; if the grid is finer, it is interpolated in a smooth phase."""
 
     def to(image: Tensor) -> Tensor:
         return finish(image, job.encoding, shape)
@@ -258,7 +258,7 @@ def _scaled(x: Tensor, gain: float) -> Tensor:
 def _planned(
     job: Job, lines: Lines, choice: Choice, acquired: Mapping[Any, NDArray[np.int32]]
 ) -> tuple[Choice, planning.Problem, planning.Plan]:
-    """The plan of a method; where a network that nobody asked for needs too much memory, the classical method's."""
+    """The plan of a method; if a network chosen by "auto" needs too much memory, that of the classical method."""
     budget, problem = planning.budget(job.memory), _problem(job, lines, choice.method, acquired)
     try:
         return choice, problem, planning.plan(problem, budget)
@@ -279,7 +279,7 @@ def _planned(
 
 def _lines(job: Job, method: Method) -> Lines:
     if method == "varnet":
-        # It learned from coils as they were stored, with all of the readout; one without signal it cannot take.
+        # It was trained on coils as they were stored, with the whole readout; it cannot take a coil without signal.
         alive = job.whitening.matrix.abs().sum(0) > 0
         raw = replace(job.whitening, matrix=torch.eye(len(alive), dtype=job.whitening.matrix.dtype)[alive])
         return Lines(job.scan, job.encoding, raw, job.encoding.encoded_matrix[0])
@@ -290,7 +290,7 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
     headers, recipe = job.scan.lines[job.kinds.imaging], job.recipe.prepare
     coils = int(headers["active_channels"][0])
     compressed = recipe.coil_compression != "none" and method != "varnet"
-    # On a CPU such a slice is solved alone: in company its last bits would depend on who is beside it.
+    # On a CPU such a slice is solved alone: in a batch its last bits would depend on the other slices.
     alone = method in ("combine", "grappa", "unrolled")
     return planning.Problem(
         coils=coils,
@@ -307,7 +307,7 @@ def _problem(job: Job, lines: Lines, method: Method, acquired: Mapping[Any, NDAr
 
 
 def measurements(job: Job, most: int) -> list[Measurement]:
-    """What the solvers are given of slices of a job, at most so many, evenly spaced: y (coil, 1, ky, x).
+    """Measurements of slices of a job as the solvers get them, at most `most`, evenly spaced: y (coil, 1, ky, x).
 
     Raises ReconError for a volume.
     """

@@ -1,4 +1,4 @@
-"""Which method reconstructs a scan, why, and what speaks against a network on it."""
+"""Which method reconstructs a scan, why, and reasons against a network."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from recon.prepare.noise import UNKNOWN
 from recon.prepare.sampling import Sampling
 from recon.recipe import CT_ALONE, Method, Recipe, Solve
 
-#: What everybody should know who looks at an image of fastMRI's network.
+#: The caution on every image of fastMRI's network.
 VARNET_LIMITS = (
     "varnet: a magnitude image without phase; the weights that fastMRI publishes were trained on 2D Cartesian "
     "knees or brains at 1.5 and 3 T, no evidence is collected (Image.trust), and separate calibration lines "
     "are not used"
 )
 
-#: Lines along either phase encode of a volume from which on its planes are wide enough for a network of slices.
+#: Lines along either phase encode of a volume above which its planes are wide enough for a network of slices.
 LEAST_LINES = 48
 
-#: How many times the most phase encodes of its training a network serves: slices of several coils, whose image is held
-#: against the one without the object's phase (`recon.nets.rephased`), and all others. Beyond, mri-base was seen to draw
-#: crisp lines that are not there, or nobody looked (docs/trust-numbers.md, "Large matrices").
+#: How far beyond the most phase encodes in training a network is used, as a factor: for slices of several coils, whose
+#: image is compared with the one without the object's phase (`recon.nets.rephased`), and for all others. Beyond,
+#: mri-base was seen to draw sharp lines that do not exist, or no images were examined (docs/trust-numbers.md, "Large
+#: matrices").
 WIDER, WIDER_ALONE = 1.5, 1.2
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The method that runs, and the sentence that says why.
+    """The method that runs, and the sentence that gives the reason.
 
-    `instead` is the method whose image takes the place of a learned one that is not trusted; None for the picture that
-    the network starts from.
+    `instead` is the method whose image replaces a learned one that is not trusted; None for the image that the network
+    starts from.
     """
 
     method: Method
@@ -44,29 +45,29 @@ class Choice:
 
 @dataclass(frozen=True)
 class Network:
-    """What "auto" may use: a network by its name, what it was trained on, and what speaks against it if anything."""
+    """A network that "auto" may use: its name, the range of its training, and any reason against it."""
 
     name: str
     trained: trust.Range | None
     against: str = ""
-    #: What speaks against it on volumes.
+    #: The reason against it for volumes.
     volumes: str = ""
-    #: Whether the noise of the scan is known, by which `cs` tells structure from it.
+    #: Whether the noise of the scan is known, which `cs` needs to distinguish structure from it.
     noise: bool = True
-    #: The R of slices of several coils that it serves, where that was measured beyond its training.
+    #: The R of slices of several coils at which it is used, if it was measured beyond its training.
     slices: tuple[float, float] | None = None
 
 
 def choose(
     wanted: Method, sampling: Sampling, coils: int, *, cartesian: bool = True, network: Network | None = None
 ) -> Choice:
-    """The method that was asked for, or for "auto" the one that suits the sampling found in the data.
+    """The requested method, or for "auto" the one that suits the sampling found in the data.
 
-    Fully sampled: combine. Undersampled on a grid: the `network`, where R is inside of what it was trained on, or
-    measured on since. Otherwise a classical method: with one channel, or at irregular positions, cs, since
-    sensitivities alone cannot tell the aliases apart or leave them incoherent; in all other cases, and non-Cartesian,
-    sense. What takes a network's place is cs wherever the noise is known: in slices, and in volumes that start from it.
-    Raises ReconError for a method that the sampling rules out.
+    Fully sampled: combine. Undersampled on a grid: the `network`, if R is within the range of its training or of later
+    measurements. Otherwise a classical method: cs with one channel, because sensitivities alone cannot separate the
+    aliases, or at irregular positions, where aliases are incoherent; in all other cases, and non-Cartesian, sense. The
+    fallback of a network is cs if the noise is known: in slices, and in volumes that start from it. Raises ReconError
+    for a method that the sampling rules out.
     """
     if wanted in CT_ALONE:
         raise ReconError(f"{wanted} reconstructs CT projections, and this is an MRI scan; use --method auto")
@@ -112,7 +113,7 @@ def choose(
 
 
 def _outside(network: Network, sampling: Sampling, coils: int) -> str:
-    """What in the sampling is outside of the network's range; nothing where its range is not known."""
+    """What in the sampling is outside the network's range; empty if its range is not known."""
     if sampling.shape[1] > 1 and coils == 1:
         return "it was not tested on single-channel volumes"
     if sampling.shape[1] > 1 and min(sampling.shape) < LEAST_LINES:
@@ -132,7 +133,7 @@ def _outside(network: Network, sampling: Sampling, coils: int) -> str:
 
 
 def _learned(trained: trust.Range | None, sampling: Sampling, coils: int) -> bool:
-    """Whether a network was trained on such a sampling, and not only measured on it since."""
+    """Whether a network was trained on such a sampling, rather than only measured on it later."""
     if trained is None:
         return True
     low, high = trained.of(coils).acceleration
@@ -141,12 +142,12 @@ def _learned(trained: trust.Range | None, sampling: Sampling, coils: int) -> boo
 
 
 def _factor(sampling: Sampling) -> float:
-    """R by the lattice where there is one: ACS lines on top make it smaller than the networks' masks were named."""
+    """R of the lattice, if there is one: networks' masks are named by it, without the ACS lines that lower R."""
     return round(float(math.prod(sampling.acceleration)) if sampling.regular else sampling.effective, 1)
 
 
 def _too_wide(trained: trust.Range, shape: tuple[int, int], coils: int) -> str:
-    """What speaks against a network where there are more phase encodes than it learned to unfold."""
+    """The reason against a network if there are more phase encodes than it was trained to unfold."""
     most = WIDER if shape[1] == 1 and coils > 1 else WIDER_ALONE
     if trained.lines is None or max(shape) <= most * trained.lines:
         return ""
@@ -154,10 +155,10 @@ def _too_wide(trained: trust.Range, shape: tuple[int, int], coils: int) -> str:
 
 
 def offered(recipe: Recipe, noise: str) -> Network | None:
-    """The network that "auto" may use on a Cartesian scan, `noise` being where the scan's noise level is from.
+    """The network that "auto" may use on a Cartesian scan; `noise` says where the scan's noise level comes from.
 
-    Weights that the recipe names are used, or refused with ReconError; of those that ship, broken ones speak against
-    themselves. None where the recipe asks for a method, or nothing ships.
+    Weights named in the recipe are used, or refused with ReconError; broken weights that ship with recon give a reason
+    against themselves. None if the recipe names a method, or if no weights ship.
     """
     solve, prepare = recipe.solve, recipe.prepare
     if solve.method != "auto" or (solve.weights == "auto" and weights.best() is None):
@@ -178,7 +179,7 @@ def offered(recipe: Recipe, noise: str) -> Network | None:
 
 
 def cautions(method: Method, recipe: Solve, shape: tuple[int, int], coils: int) -> list[str]:
-    """What everybody should know who looks at a network's image of so many phase encodes (y, z), in sentences."""
+    """Cautions, as sentences, on a network's image with so many phase encodes (y, z)."""
     if method == "varnet":
         return [VARNET_LIMITS]
     if method != "unrolled":

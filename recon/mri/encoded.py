@@ -34,8 +34,8 @@ from recon.trust import Evidence
 class EncodedImages:
     """Complex images (item, z, y, x) on the encoded grid, their uncertainty (or None), and evidence on learned ones.
 
-    `phase` holds the maps (item, coil, z, y, x) and the coil (item, coil) that decide theirs, where that is wanted.
-    `notes` say what is wrong with classical ones.
+    `phase` holds the maps (item, coil, z, y, x) and the coil (item, coil) that define the image's phase, if requested.
+    `notes` are warnings on classical images.
     """
 
     images: Tensor
@@ -50,7 +50,7 @@ def by_columns(
 ) -> EncodedImages:
     """The complex image (1, z, y, x) of a volume, some columns of its readout at a time; `seed` is that of replicas.
 
-    What belongs to the volume as a whole is found first: its mean power, which sets λ, and the phase of its coils.
+    Properties of the whole volume are computed first: its mean power, which sets λ, and the phase of its coils.
     """
     nx, halo = slab.y.shape[-1], HALO[method]
     weights = (slab.counts / top).sqrt()[:, :, None]
@@ -93,10 +93,10 @@ def images(
     power: float | None = None,
     towards: Tensor | None = None,
 ) -> EncodedImages:
-    """The images of a batch; those of the method `instead` where a learned one is not trusted.
+    """The images of a batch; if a learned one is not trusted, that of the method `instead`.
 
-    `seeds` holds one for the replicas of each item; `columns`, `power` and `towards` are the columns here of the whole
-    volume, and its mean power and first coil, where this is a part of one.
+    `seeds` holds one seed for the replicas of each item. If this is a part of a volume, `columns` are its columns of
+    the whole, and `power` and `towards` the mean power and the first coil of the whole.
     """
     y, acquired = place.together([s.y for s in slabs]).to(job.device), place.together([s.counts for s in slabs])
     if method == "varnet":
@@ -111,7 +111,7 @@ def images(
 
 
 def _combined(y: Tensor, job: Job, towards: Tensor | None) -> EncodedImages:
-    """The coil images of full k-space y (item, coil, kz, ky, x) in one, by the adaptive combination."""
+    """The coil images of full k-space y (item, coil, kz, ky, x), combined adaptively."""
     coil_images = ifft(y, (-3, -2))
     if y.shape[1] == 1:
         return EncodedImages(coil_images[:, 0])
@@ -132,7 +132,7 @@ def _explained(
     instead: Method | None,
     power: float | None,
 ) -> EncodedImages:
-    """The images by which a solver, or a network, explains a measurement; all else is as for `images`."""
+    """The images with which a solver, or a network, explains a measurement; arguments are as for `images`."""
     solve, limits = job.recipe.solve, job.recipe.trust
     positions = position.compared(m, [k.block if k.separate else None for k in known])
     evidence: Sequence[Evidence] | None = None
@@ -148,7 +148,7 @@ def _explained(
             )  # fmt: skip
         else:
             x = methods.solve(method, given, solve, power=power, sets=sets)
-        # The first set is the object; the second takes up what wraps around.
+        # The first set is the object; the second absorbs what wraps around.
         return x[:, 0] if sets > 1 else x
 
     x = run(m)
@@ -157,15 +157,15 @@ def _explained(
     references = [k.reference for k in known if k.reference is not None] if finer(job.encoding) else []
     assert isinstance(m.A, Sense)
     phase = (m.A.maps[:, 0] if sets > 1 else m.A.maps, torch.stack(references)) if references else None
-    # What is said of learned images says it too.
+    # The evidence on learned images includes it.
     far = [] if evidence else [p for p in positions if p is not None and p.elsewhere > limits.elsewhere]
     notes = tuple(f"warning: {trust.elsewhere(p.rows, p.columns)}" for p in far)
     return EncodedImages(x, spread, tuple(evidence or ()), phase, notes)
 
 
 def measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, sets: int) -> Measurement:
-    """What a solver is given of y (item, coil, kz, ky, x), means of `counts` (item, kz, ky) lines, `top` at most."""
-    # n lines averaged into one have noise σ/√n: weighting by √n keeps it white. What was never measured is zero anyway.
+    """The measurement of y (item, coil, kz, ky, x), which are means of `counts` (item, kz, ky) lines, at most `top`."""
+    # n averaged lines have noise σ/√n: weighting by √n keeps it white. Unmeasured samples are zero anyway.
     weights = (counts / top).sqrt()[:, None, :, :, None].to(y.device)
     even = bool(((counts == 0) | (counts == top)).all())
     if y.shape[1] == 1:
@@ -176,7 +176,7 @@ def measurement(y: Tensor, counts: Tensor, known: list[Calibrated], top: int, se
 
 
 def _grappa(slab: Slab, known: Calibrated, top: int, job: Job) -> Tensor:
-    """Full k-space of a slice or slab in hybrid space; its noise counts where it is known."""
+    """Full k-space of a slice or slab in hybrid space; its noise is taken into account if it is known."""
     assert known.block is not None
     solve, sigma = job.recipe.solve, top**-0.5 if job.whitening.known else 0.0
     k = fft(slab.y.to(job.device), (-1,))

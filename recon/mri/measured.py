@@ -1,4 +1,4 @@
-"""What a scan gives a method of one's own: its measurements, and the one path with another solver in it."""
+"""The interface for a user's own method: the measurements of a scan, and the pipeline with another solver."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from recon.operators import Stack
 
 
 def choice(job: Job) -> Choice:
-    """The choice of the caller's own solver; its memory is planned as that of tv, which takes most of the classical."""
+    """The choice of the caller's own solver; memory is planned as for tv, the most of the classical methods."""
     if not isinstance(getattr(job.solver, "__name__", None), str):
         return Choice("tv", "own: a function given by the caller")
     return Choice("tv", f"own: the function {job.solver.__name__}, given by the caller")  # type: ignore[union-attr]
 
 
 def solved(job: Job, m: Measurement) -> Tensor:
-    """The images of the caller's solver; raises ReconError for what is no image of the measurement's shape."""
+    """The images of the caller's solver; raises ReconError if a result is not an image of the measurement's shape."""
     assert job.solver is not None
     x, want = job.solver(m), m.A.adjoint(m.y)
     if not isinstance(x, Tensor):
@@ -38,7 +38,7 @@ def solved(job: Job, m: Measurement) -> Tensor:
 
 
 def whole(job: Job, batch: int, columns: int) -> int:
-    """How many problems go together: all volumes of a slice, for a solver that joins them, or ReconError."""
+    """How many problems are solved together: all volumes of a slice, for a solver that joins them; or ReconError."""
     if columns or batch < len(job.volumes):
         raise ReconError(
             f"a custom solver gets all {len(job.volumes)} volumes of a slice at once, which needs more memory "

@@ -16,7 +16,7 @@ from recon.recipe import Method, Prepare, Solve, Trust
 from recon.solve import alternating, cg, detail, fista, folded, halves, pdhg, rows
 from recon.solve.position import Position
 
-#: Iterations that a method takes unless the recipe says otherwise.
+#: Iterations of a method unless the recipe says otherwise.
 ITERATIONS = {"sense": 50, "cs": 60, "tv": 150}
 
 
@@ -28,9 +28,9 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
         tv     min ½‖Ax − y‖² + λ TV(x),     λ = tv · σ
         unrolled  the network in `weights`, see `recon.nets.unrolled`
 
-    2σ² is the noise power of a voxel that was measured fully and `power` the mean signal power of a voxel, by default
-    from the energy of a Cartesian y (see `noise_to_signal`): so one default serves every scan, whatever its scale. The
-    constant is the power of the error that sensitivity maps of about 1 % leave: without it a scan of very high SNR
+    2σ² is the noise power of a fully measured voxel and `power` the mean signal power of a voxel, by default from the
+    energy of a Cartesian y (see `noise_to_signal`). One default thus serves every scan, whatever its scale. The
+    constant is the power of the error caused by maps that are wrong by about 1 %: without it, a scan with very high SNR
     would be fitted beyond what its maps can explain.
     """
     ndim = 3 if sets == 1 else 4
@@ -41,7 +41,7 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
         b = m.A.adjoint(m.y)
         ratio = cg.noise_to_signal(m, ndim, b) if power is None else 2 * m.sigma**2 / power
         lam = recipe.l2 * (ratio + trust.MAPS_ERROR)
-        # Whoever names iterations wants that many: stopping early is a regularisation too.
+        # If the recipe gives a number of iterations, all are done: stopping early is regularisation, too.
         x = None if recipe.iterations else folded.exact(m.A, b, lam, ndim)
         if x is not None:
             return x
@@ -52,7 +52,7 @@ def solve(method: Method, m: Measurement, recipe: Solve, *, power: float | None 
 
 
 def varnet(y: Tensor, counts: Tensor, recipe: Solve) -> Tensor:
-    """fastMRI's network on slices (item, coil, 1, ky, x) in hybrid space, of coils as the scanner stored them.
+    """fastMRI's network on slices (item, coil, 1, ky, x) in hybrid space, with coils as the scanner stored them.
 
     `counts` (item, 1, ky) says how many lines were averaged into each. The image (item, z, y, x) is complex without
     phase, the root-sum-of-squares of the coils, in the units of y.
@@ -72,13 +72,13 @@ def learned(
     positions: Sequence[Position | None] = (),
     prepare: Prepare | None = None,
 ) -> tuple[Tensor, Sequence[trust.Evidence]]:
-    """The network's images, or the classical ones where trust is broken, and the evidence on each item.
+    """The network's images, or the classical ones if they are not trusted, and the evidence on each item.
 
-    Where those of large slices depend on the object's phase they are made without it (`recon.nets.rephased`).
-    Classical is what the network starts from, or the image of the method `instead`. With `decided` the evidence is
-    taken as given: replicas of an image are made as that image was. With `refine_maps` both are made a second time,
-    with ESPIRiT maps, as `prepare` wants them, of the k-space that the first image completed. `positions` is what
-    `recon.solve.position` says of separate calibration lines.
+    If images of large slices depend on the object's phase, they are made without it (`recon.nets.rephased`). The
+    classical image is the network's start, or the image of the method `instead`. With `decided` the given evidence is
+    used: replicas of an image are made like the image. With `refine_maps` both are made a second time, with ESPIRiT
+    maps (settings of `prepare`) of the k-space that the first image completed. `positions` are the results of
+    `recon.solve.position` for separate calibration lines.
     """
     ndim = 3 if sets == 1 else 4
     start, x = _unrolled(m, recipe, sets, limits.margin)
@@ -110,7 +110,7 @@ def _witnesses(
     *,
     rows_too: bool,
 ) -> list[trust.Witnesses]:
-    """What classical images x and the lines behind them say of each item, its rows in k-space only with `rows_too`."""
+    """Test results for classical images x and the lines behind them, per item; rows only with `rows_too`."""
     details = detail.compared(m, x)
     none = [None] * len(details)
     lines = rows.sparser(m, [detail.doubtful(d) for d in details]) if rows_too else none
@@ -120,10 +120,10 @@ def _witnesses(
 
 
 def _unrolled(m: Measurement, recipe: Solve, sets: int, margin: float = Trust().margin) -> tuple[Tensor, Tensor]:
-    """What a network starts from and what it makes of it: slices from a wavelet picture, volumes from that of `cs`.
+    """The network's start and its result: slices start from a wavelet image, volumes from that of `cs`.
 
-    The columns of a volume's readout are slices to the network; a start that saw all three axes is worth up to 0.9 dB
-    over one that saw the column alone.
+    The columns of a volume's readout are slices for the network. A start that uses all three axes gains up to 0.9 dB
+    over one from the column alone.
     """
     ndim = 3 if sets == 1 else 4
     network = networks.load(recipe.weights, str(m.y.device)).network

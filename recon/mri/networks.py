@@ -1,4 +1,4 @@
-"""The networks for scans: loaded once, what they were trained on, and what was measured of them since."""
+"""Networks for scans: loaded once, with the range of their training and later measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @lru_cache(maxsize=4)
 def load(name: str, device: str) -> weights.Loaded:
-    """The network for scans of that name or folder; raises ReconError where there is none, or one for CT images."""
+    """The network for scans of this name or folder; raises ReconError if there is none, or one for CT images."""
     loaded = weights.load(name, device)
     if loaded.network.shape.real:
         raise ReconError(f"{loaded.name} is a network for CT images, and this is an MRI scan; give one for MRI")
@@ -26,13 +26,13 @@ def load(name: str, device: str) -> weights.Loaded:
 
 @lru_cache(maxsize=1)
 def load_fastmri(name: str, device: str) -> checkpoint.Loaded:
-    """fastMRI's VarNet in a checkpoint; raises ReconError for what is none."""
+    """fastMRI's VarNet from a checkpoint; raises ReconError for other files."""
     return checkpoint.load(name, device)
 
 
 @lru_cache(maxsize=4)
 def trained(name: str) -> trust.Range | None:
-    """What the training recipe beside the weights says of their range; None where there is no recipe."""
+    """The range that the training recipe beside the weights states; None without a recipe."""
     from recon.learn import settings, synth
 
     path = weights.find(name) / "recipe.toml"
@@ -43,7 +43,7 @@ def trained(name: str) -> trust.Range | None:
 
 
 def evidence(method: Method, recipe: Solve) -> dict[str, str]:
-    """Name and SHA-256 of the weights behind an image, empty where no network takes part."""
+    """Name and SHA-256 of the weights used for an image, empty if no network was used."""
     if method not in ("unrolled", "varnet"):
         return {}
     loaded = load(recipe.weights, "cpu") if method == "unrolled" else load_fastmri(recipe.weights, "cpu")
@@ -51,10 +51,10 @@ def evidence(method: Method, recipe: Solve) -> dict[str, str]:
 
 
 def reach(name: str, acceleration: tuple[float, float]) -> tuple[float, float]:
-    """The R of slices of several coils that a network was measured on without a loss to `cs`, or that of its training.
+    """The R of slices of several coils at which a network was measured without a loss to `cs`, or that of its training.
 
-    `acceleration` is that of its training, which the record widens, one of `bench/reach.py`. Raises ReconError for a
-    record that cannot be read.
+    `acceleration` is that of its training; the record of `bench/reach.py` widens it. Raises ReconError for a record
+    that cannot be read.
     """
 
     def wider(stored: Any) -> tuple[float, float]:
@@ -65,7 +65,7 @@ def reach(name: str, acceleration: tuple[float, float]) -> tuple[float, float]:
 
 
 def losses(name: str) -> str:
-    """What a network was measured to lose to `cs` on volumes, by `bench/volumes.py`; empty where it never lost.
+    """Losses to `cs` measured for a network on volumes, by `bench/volumes.py`; empty if it never lost.
 
     Raises ReconError for a record beside the weights that cannot be read.
     """
@@ -80,10 +80,11 @@ def losses(name: str) -> str:
 
 @lru_cache(maxsize=4)
 def calibration(name: str) -> dict[str, float]:
-    """What replicas of a network are worth, measured beside its weights; empty where it was not.
+    """The measured calibration of a network's replicas, stored beside its weights; empty if there is none.
 
-    `factor` times 1.96 standard deviations hold the error of 95 of 100 pixels; `within_1` and `within_2` are the shares
-    of pixels whose error is below one and two standard deviations. Raises ReconError for a file that cannot be read.
+    `factor` times 1.96 standard deviations contain the error of 95 of 100 pixels; `within_1` and `within_2` are the
+    shares of pixels whose error is below one and two standard deviations. Raises ReconError for a file that cannot be
+    read.
     """
     names = ("factor", "within_1", "within_2")
     return _recorded(name, "calibration.json", lambda stored: {key: float(stored[key]) for key in names}, {})
@@ -91,7 +92,7 @@ def calibration(name: str) -> dict[str, float]:
 
 @lru_cache(maxsize=4)
 def draws(name: str) -> bool:
-    """Whether a network may draw what is not there: unless none of the large slices did that `bench/large.py` made.
+    """Whether a network may draw structures that do not exist: unless `bench/large.py` found none on large slices.
 
     Raises ReconError for a record beside the weights that cannot be read.
     """
@@ -99,7 +100,7 @@ def draws(name: str) -> bool:
 
 
 def _recorded(name: str, file: str, read: Callable[[Any], T], otherwise: T) -> T:
-    """What `read` makes of a record beside a network's weights; `otherwise` where there is none, or it is of others."""
+    """The result of `read` for a record beside a network's weights; `otherwise` without one for these weights."""
     path = weights.find(name) / file
     if not path.is_file():
         return otherwise

@@ -1,4 +1,4 @@
-"""Radial, spiral and other non-Cartesian scans, in 2D, as stacks of equal planes, and in 3D."""
+"""Radial, spiral and other non-Cartesian scans: 2D, stacks of equal planes, and 3D."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from recon.prepare.sort import Frame
 from recon.progress import Report
 from recon.recipe import Method, Prepare
 
-#: A k-space position, in cycles per field of view, that no grid reaches.
+#: A k-space position, in cycles per field of view, outside every grid.
 _OUTSIDE = 1e6
 
 #: Any sampling that is not on a grid.
@@ -74,7 +74,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
 
 def _otherwise(prepare: Prepare) -> list[str]:
-    """Notes on settings that mean something else off the grid."""
+    """Notes on settings with another meaning for non-Cartesian scans."""
     settings = (("maps", "walsh", "espirit"), ("coil_compression", "geometric", "svd"))
     return [
         f'prepare.{name} = "{value}" is for Cartesian scans; for this one it means "{meant}"'
@@ -84,7 +84,7 @@ def _otherwise(prepare: Prepare) -> list[str]:
 
 
 def _how(job: Job, choice: Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:
-    """How images were made of which shares of their grids were sampled."""
+    """How the images were made, given the sampled shares of their grids."""
     sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
     device = devices(job.device, reached.device)
     return {"method": choice.method, "why": choice.why, "sampling": sampling, "device": device}
@@ -92,7 +92,7 @@ def _how(job: Job, choice: Choice, sampled: list[float], reached: Pace) -> dict[
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured of one slice or slab, the mean power of its image, samples for each voxel, and notes."""
+    """The measurement of one slice or slab, the mean power of its image, samples per voxel, and notes."""
 
     measurement: Measurement
     power: float
@@ -115,7 +115,7 @@ def _measured(job: Job, frame: Frame) -> _Measured:
     else:
         y = y[:, None]
     shape = (matrix[1], matrix[0]) if points.shape[-1] == 2 else (nz, matrix[1], matrix[0])
-    # Samples beyond the grid's edge would fold back into it.
+    # Samples beyond the grid's edge would alias into it.
     keep = torch.from_numpy(trajectory.inside(points, shape)).to(job.device)
     k = torch.from_numpy(points).to(job.device, torch.float32)
     k = torch.where(keep[..., None], k, torch.zeros_like(k))
@@ -158,7 +158,7 @@ def _mean_power(x: Tensor) -> float:
 
 
 def _images(job: Job, found: Sequence[_Measured], method: Method) -> Tensor:
-    """The images (item, z, y, x) of slices or slabs, all of them together where the solver is the caller's own."""
+    """The images (item, z, y, x) of slices or slabs, all together for the caller's own solver."""
     if job.solver:
         x = own.solved(job, own.together([f.measurement for f in found]))
     else:
@@ -168,7 +168,7 @@ def _images(job: Job, found: Sequence[_Measured], method: Method) -> Tensor:
 
 
 def _without_discarded(points: NDArray[np.float64], lines: NDArray[np.void]) -> NDArray[np.float64]:
-    """The points (line, sample, dimension) with those of discarded samples far outside any grid."""
+    """The points (line, sample, dimension), with those of discarded samples moved far outside any grid."""
     sample, samples = np.arange(points.shape[1]), lines["number_of_samples"].astype(np.int64)
     late = sample >= (samples - lines["discard_post"])[:, None]
     early = sample < lines["discard_pre"].astype(np.int64)[:, None]
@@ -194,7 +194,7 @@ def _problem(job: Job, coils: int) -> planning.Problem:
 
 
 def _block(gridded: Tensor, job: Job) -> Tensor:
-    """The middle of the gridded k-space (coil, cz, cy, cx), for calibration."""
+    """The centre of the gridded k-space (coil, cz, cy, cx), for calibration."""
     size = job.recipe.prepare.calibration_size
     axes = (-3, -2, -1) if job.encoding.encoded_matrix[2] > 1 else (-2, -1)
     block = fft(gridded, axes)
@@ -208,7 +208,7 @@ def _planes(
 ) -> tuple[NDArray[np.float64], Tensor, tuple[str, ...]]:
     """A stack of equal planes: the Cartesian axis kz is transformed first, which leaves nz slices with one trajectory.
 
-    Raises DataError where partitions are missing or differ in their trajectory.
+    Raises DataError if partitions are missing or have different trajectories.
     """
     partition = job.scan.lines["kspace_encode_step_2"][frame.rows]
     numbers = np.unique(partition)
@@ -239,7 +239,7 @@ def _planes(
 def _shifted(
     job: Job, frame: Frame, points: NDArray[np.float64], y: Tensor, shape: tuple[int, ...]
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Samples that were demodulated at the isocentre, moved to the position of the slice."""
+    """Samples that were demodulated at the isocentre, shifted to the position of the slice."""
     line, encoding = job.scan.lines[frame.rows[0]], job.encoding
     voxel = [f / n for f, n in zip(encoding.recon_fov, encoding.recon_matrix)][::-1][-len(shape) :]
     names = ("slice_dir", "phase_dir", "read_dir")[-len(shape) :]

@@ -1,4 +1,4 @@
-"""How much is worked on at once, and where; and the next smaller step when a machine runs out of memory on the way."""
+"""How much is processed at once, and where; and the next smaller step when a machine runs out of memory."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Pace:
 
 
 def trouble(e: Exception) -> str:
-    """ "memory" where a machine ran out of it, "driver" where its GPU failed, nothing for any other error."""
+    """ "memory" if a machine ran out of it, "driver" if its GPU failed, empty for any other error."""
     if out_of_memory(e):
         return "memory"
     return "driver" if isinstance(e, RuntimeError) and _DRIVER.search(str(e)) else ""
 
 
 def lesser(pace: Pace, e: Exception, problem: Problem) -> Pace | None:
-    """The next smaller step after an error, or None where there is none or it would not help.
+    """The next smaller step after an error, or None if there is none or it would not help.
 
-    Half the slices at a time, then half the columns of a volume, then the processor in place of the GPU; after a
-    failure of the GPU itself the processor at once.
+    Half the slices at a time, then half the columns of a volume, then the CPU instead of the GPU; after a failure of
+    the GPU itself the CPU at once.
     """
     what = trouble(e)
     if not what:
@@ -58,10 +58,10 @@ def lesser(pace: Pace, e: Exception, problem: Problem) -> Pace | None:
 def walk(
     keys: Sequence[K], pace: Pace, problem: Problem, work: Callable[[Sequence[K], Pace], T], notes: list[str]
 ) -> Iterator[tuple[Sequence[K], T, Pace]]:
-    """What `work` makes of the keys, some at a time: (those keys, its result, the pace it was made at).
+    """Results of `work` for the keys, a few at a time: (those keys, the result, the pace it was made at).
 
-    Where it runs out of memory or its GPU fails, the same keys are done again at the next smaller step, which `notes`
-    then tell; what was done before stays.
+    If memory runs out or the GPU fails, the same keys are repeated at the next smaller step, with a note in `notes`;
+    finished results are kept.
     """
     done = 0
     while done < len(keys):
@@ -73,7 +73,7 @@ def walk(
             smaller, reason = lesser(pace, e, problem), trouble(e)
             if smaller is None:
                 raise
-        if smaller is not None:  # the exception has gone by now, and with it the tensors that it held
+        if smaller is not None:  # the exception is deleted by now, and with it the tensors that it held
             notes.append(_said(reason, smaller, pace))
             pace = smaller
             _release()
@@ -85,7 +85,7 @@ def walk(
 def walk_parts(
     parts: Iterable[Sequence[K]], pace: Pace, problem: Problem, work: Callable[[Sequence[K], Pace], T], notes: list[str]
 ) -> Iterator[tuple[Sequence[K], T, Pace]]:
-    """As `walk`, through keys of which only those of one part may be worked on together."""
+    """As `walk`, with keys in parts; only keys of the same part are processed together."""
     reached = pace
     for keys in parts:
         for batch, result, reached in walk(keys, pace, problem, work, notes):
@@ -97,7 +97,7 @@ def _release() -> None:
     graph.forget()
     gc.collect()
     if torch.cuda.is_available():
-        with contextlib.suppress(RuntimeError):  # a GPU that failed gives nothing back
+        with contextlib.suppress(RuntimeError):  # after a failure of the GPU its memory cannot be freed
             torch.cuda.empty_cache()
 
 

@@ -1,4 +1,4 @@
-"""Networks that see a `Measurement(y, A, sigma)` and nothing of files or coils."""
+"""Networks that see a `Measurement(y, A, sigma)`; none depends on files or coils."""
 
 from recon.starting import submodules
 

@@ -31,10 +31,10 @@ class Loaded:
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
-    """The network in a state dict of fastMRI's VarNet, alone in a file or within a checkpoint of fastMRI's training.
+    """The network in a state dict of fastMRI's VarNet, on its own or within a checkpoint of fastMRI's training.
 
-    Cascades, channels and pools are read from the tensors' shapes. Raises ReconError, before a network runs, for a
-    file that is missing, is more than tensors, or whose tensors are not those of a VarNet, or not finite.
+    Cascades, channels and pools are read from the tensors' shapes. Raises ReconError, before a network runs, if the
+    file is missing or contains more than tensors, and if the tensors are not those of a VarNet or not finite.
     """
     path = Path(path)
     try:
@@ -65,7 +65,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
 
 
 def _state(path: Path, found: object) -> dict[str, Tensor]:
-    """The tensors of the network by name, without the prefix that fastMRI's training gives them."""
+    """The tensors of the network by name, without the prefix from fastMRI's training."""
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         prefix = "varnet."
         found = {k[len(prefix) :]: v for k, v in found["state_dict"].items() if str(k).startswith(prefix)}
@@ -78,7 +78,7 @@ def _state(path: Path, found: object) -> dict[str, Tensor]:
 
 
 def _shape(path: Path, tensors: Mapping[str, Tensor]) -> Shape:
-    """The sizes that the names and shapes of the tensors tell."""
+    """The sizes given by the names and shapes of the tensors."""
     cascades = {int(m[1]) for key in tensors if (m := re.match(r"cascades\.(\d{1,4})\.dc_weight$", key))}
     sizes = []
     for unet in (_CASCADE, _SENS):

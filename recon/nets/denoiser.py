@@ -12,11 +12,11 @@ from recon.data import Measurement
 from recon.nets.unrolled import Held, Problem, Unrolled
 from recon.operators import Identity, Linear
 
-#: Pixels that an image is mirrored beyond its borders, for the network to see what it saw in training.
+#: Pixels by which an image is mirrored beyond its borders, so that the network sees borders as in training.
 BORDER = 16
 
-#: Error of a denoised image over the noise that it was made of, and conjugate gradients, where rays have a say. Both
-#: were chosen on the phantom and validation slices (bench/ct_consistency.py).
+#: Expected error of a denoised image over its noise, and number of conjugate-gradient iterations, if rays are used.
+#: Both were chosen on the phantom and on validation slices (bench/ct_consistency.py).
 ERROR, ITERATIONS = 0.3, 15
 
 
@@ -40,10 +40,11 @@ class Inner(Linear):
 def denoised(
     network: Unrolled, image: Tensor, level: Tensor, texture: Tensor, rays: Measurement | None = None
 ) -> Tensor:
-    """Images (item, y, x) in HU without the noise of `level` (item,) HU and of correlation `texture` (item, values).
+    """Images (item, y, x) in HU without noise of `level` (item,) HU and correlation `texture` (item, values).
 
-    The network works on attenuation relative to water, 1 + HU/1000, with A = I. An image whose level is 0 is returned.
-    `rays`, y (item, view, detector) of unit noise and A on attenuation relative to water, have a say in each cascade:
+    The network works on attenuation relative to water, 1 + HU/1000, with A = I. An image with level 0 is returned
+    unchanged. `rays` are y (item, view, detector) with unit noise, and A on attenuation relative to water. Each cascade
+    is then fitted to them:
 
         argmin ‖Ax − y‖² + ‖x − x_cascade‖² / (ERROR · level)²
     """

@@ -1,4 +1,4 @@
-"""The End-to-End Variational Network, with fastMRI's names of tensors, so that its published weights load."""
+"""The End-to-End Variational Network, with fastMRI's tensor names, so that its published weights can be loaded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from recon.operators import fft, ifft
 from recon.operators.coils import COIL
 from recon.operators.sense import Sense
 
-#: Fewer ACS lines than this show no coil.
+#: Fewest ACS lines that show the coils.
 LEAST_ACS = 4
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides the size of a network: cascades, width and depth of their U-Nets and of the one for the maps."""
+    """The size of a network: cascades, and width and depth of their U-Nets and of the one for the maps."""
 
     cascades: int = 12
     channels: int = 18
@@ -62,13 +62,13 @@ class Cascade(nn.Module):
 class VarNet(nn.Module):
     """kₜ₊₁ = kₜ − ηₜ M(kₜ − y) − F S Rₜ(Sᴴ F⁻¹ kₜ) from k₀ = y; the image is the root-sum-of-squares of F⁻¹ k_T.
 
-    A step adds to k-space nothing but F S of one image u, and SᴴS = 1. So k-space of all coils is never updated:
+    A step adds only F S of one image u to k-space, and SᴴS = 1. So k-space of all coils is never updated:
 
         kₜ = y − F S vₜ + M F S (vₜ − wₜ),    vₜ₊₁ = vₜ + uₜ,    wₜ₊₁ = (1 − ηₜ) wₜ + uₜ,
         uₜ = Rₜ(rₜ),    rₜ = Sᴴ F⁻¹ kₜ = r₀ − vₜ + Sᴴ F⁻¹ M F S (vₜ − wₜ)
 
-    which leaves one SENSE normal operator a cascade, along the undersampled axis alone. f(a·y) = a·f(y).
-    (Sriram et al., End-to-End Variational Networks, MICCAI 2020, arXiv:2004.06688.)
+    which leaves one SENSE normal operator per cascade, along the undersampled axis only. f(a·y) = a·f(y). (Sriram et
+    al., End-to-End Variational Networks, MICCAI 2020, arXiv:2004.06688.)
     """
 
     def __init__(self, shape: Shape = Shape()) -> None:
@@ -80,13 +80,13 @@ class VarNet(nn.Module):
     def forward(self, y: Tensor, mask: Tensor, acs: int | None = None) -> Tensor:
         """Image (n, row, column), real, of k-space `y`, complex (n, coil, row, column), zero where not measured.
 
-        Rows are the readout, as in fastMRI's files. `mask` (1 or n, 1, 1 or row, column) says what was measured; the
-        maps come from the `acs` columns in the middle, or from as many as `acs_columns` finds.
+        Rows are the readout, as in fastMRI's files. `mask` (1 or n, 1, 1 or row, column) says what was measured. The
+        maps come from the `acs` columns in the middle, by default as many as `acs_columns` finds.
         """
         columns = mask[:, 0, 0] != 0
         found = acs_columns(columns) if acs is None else torch.full((len(columns),), acs, device=columns.device)
         centre = _middle(found, columns.shape[-1])[:, None, None, :, None]
-        # The house's axes: phase encoding along y, readout along x. Undersampled in y alone, x is left in image space.
+        # recon's axes: phase encoding along y, readout along x. If only y is undersampled, x is left in image space.
         m = mask.to(y.real.dtype).mT[:, :, None]
         axes = (-2,) if m.shape[-1] == 1 else (-2, -1)
         y = _stacked((c if -1 in axes else ifft(c, (-2,))).mT[:, None] for c in y.unbind(1))
@@ -103,7 +103,7 @@ class VarNet(nn.Module):
 
 
 def acs_columns(columns: Tensor) -> Tensor:
-    """Width (n,) of the block of measured columns about the middle, from bool (n, column), as fastMRI counts it.
+    """Width (n,) of the block of measured columns around the middle, from bool (n, column), as fastMRI counts it.
 
     It is even, twice the shorter of the runs on either side of the middle, and at least one. A side that is measured
     to its end counts as empty.
@@ -128,7 +128,7 @@ def _planes(network: NormUNet, x: Tensor) -> Tensor:
 
 
 def _stacked(coils: Iterable[Tensor]) -> Tensor:
-    """Coils (n, z, y, x), made one after the other, as (n, coil, z, y, x)."""
+    """Coils (n, z, y, x), computed one after the other, as (n, coil, z, y, x)."""
     return torch.stack([c for c in coils], COIL)
 
 
@@ -152,9 +152,9 @@ def _root_sum_of_squares(maps: Tensor, mask: Tensor, y: Tensor, v: Tensor, d: Te
 def reconstruct(network: VarNet, y: Tensor, measured: Tensor) -> Tensor:
     """Image (item, z, y, x), real, of slices in hybrid space (item, coil, 1, ky, x) with `measured` (item, ky), bool.
 
-    The network is meant for coils as the scanner stored them: neither whitened nor compressed nor freed of readout
-    oversampling. Its maps come from the whole block of measured lines about the middle, at least LEAST_ACS of them;
-    raises DataError where there are fewer. The unit of y does not matter.
+    The network needs coils as the scanner stored them: not whitened, not compressed, with readout oversampling. Its
+    maps come from the whole block of measured lines around the middle, at least LEAST_ACS of them; raises DataError if
+    there are fewer. The unit of y does not matter.
     """
     rows = y[:, :, 0].mT
     scale = rows.abs().amax((1, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
@@ -166,7 +166,10 @@ def reconstruct(network: VarNet, y: Tensor, measured: Tensor) -> Tensor:
 
 
 def acs_lines(measured: Tensor) -> int:
-    """Number of measured lines (ky,) in a row about the middle, as many on either side; DataError below LEAST_ACS."""
+    """Number of contiguous measured lines (ky,), equally many on either side of the middle.
+
+    Raises DataError below LEAST_ACS.
+    """
     n = len(measured)
     runs = [int(side.to(torch.uint8).cumprod(0).sum()) for side in (measured[: n // 2].flip(0), measured[n // 2 :])]
     found = min(2 * min(runs), n)

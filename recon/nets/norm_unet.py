@@ -1,4 +1,4 @@
-"""The U-Net with instance normalisation that fastMRI's networks are made of, under the names of its tensors."""
+"""The U-Net with instance normalisation that fastMRI's networks consist of, with its tensor names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recon.kernels import features
 #: Slope of the rectifiers below zero.
 SLOPE = 0.2
 
-#: Images are padded with zeros, half on each side, to a multiple of this many pixels, whatever the number of levels.
+#: Images are zero-padded, half on each side, to a multiple of this many pixels, whatever the number of levels.
 MULTIPLE = 16
 
 
@@ -27,7 +27,7 @@ class ConvBlock(nn.Module):
         self.layers = nn.ModuleDict({"0": first, "4": second})
 
     def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
-        """(n, inputs, h, w) → (n, outputs, h, w); the last channels of `joined` get a copy."""
+        """(n, inputs, h, w) → (n, outputs, h, w); the last channels of `joined` receive a copy."""
         x = _rectified(self.layers["0"](x))
         x = self.layers["4"](x)
         return _rectified(x, joined, x.shape[1])
@@ -41,7 +41,7 @@ class UpBlock(nn.Module):
         self.layers = nn.ModuleDict({"0": nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)})
 
     def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
-        """(n, inputs, h, w) → (n, outputs, 2h, 2w); the first channels of `joined` get a copy."""
+        """(n, inputs, h, w) → (n, outputs, 2h, 2w); the first channels of `joined` receive a copy."""
         return _rectified(self.layers["0"](x), joined, 0)
 
 
@@ -80,7 +80,7 @@ class UNet(nn.Module):
         return x
 
     def _alone(self, x: Tensor) -> Tensor:
-        """The same for one image without gradients, whose features of a level are written side by side."""
+        """The same for one image without gradients; features of a level are written next to each other."""
         levels: list[Tensor] = []
         for block in self.down_sample_layers:
             width = cast(nn.Conv2d, cast(ConvBlock, block).layers["4"]).out_channels
@@ -97,7 +97,7 @@ class UNet(nn.Module):
 class NormUNet(nn.Module):
     """Complex images through a U-Net that sees them with mean 0 and deviation 1: f(a·x + b) = a·f(x) + b, a > 0.
 
-    Mean and standard deviation are those of the real and of the imaginary part, each for itself.
+    Mean and standard deviation are taken separately for the real and for the imaginary part.
     """
 
     def __init__(self, channels: int, pools: int) -> None:
@@ -108,8 +108,8 @@ class NormUNet(nn.Module):
         """Complex (n, h, w) → complex (n, h, w)."""
         if not _lean(x):
             return self._batch(x)
-        # One image after the other keeps features in the cache and their memory small, and the channels of a pixel side
-        # by side is what convolutions on a CPU take without a copy.
+        # One image at a time keeps features in the cache and needs little memory; with a pixel's channels adjacent,
+        # convolutions on a CPU need no copy.
         return torch.cat([self._batch(one) for one in x[:, None]])
 
     def _batch(self, x: Tensor) -> Tensor:
@@ -120,13 +120,13 @@ class NormUNet(nn.Module):
         if _lean(x):
             return self._alone(parts, border)
         sd, mean = torch.std_mean(parts, (-2, -1), keepdim=True)
-        sd = sd.clamp_min(torch.finfo(sd.dtype).tiny)  # a coil without signal stays without
+        sd = sd.clamp_min(torch.finfo(sd.dtype).tiny)  # a coil without signal stays zero
         out = self.unet(F.pad((parts - mean) / sd, border))
         out = out[..., top : top + h, left : left + w].to(sd.dtype) * sd + mean
         return torch.complex(out[:, 0], out[:, 1])
 
     def _alone(self, parts: Tensor, border: tuple[int, int, int, int]) -> Tensor:
-        """The same for one image without gradients, row by row, real and imaginary parts side by side."""
+        """The same for one image without gradients, row by row, real and imaginary parts next to each other."""
         h, w = parts.shape[-2:]
         mean, variance = _moments(parts)
         sd = (variance * (h * w / max(1, h * w - 1))).sqrt().clamp_min(torch.finfo(mean.dtype).tiny)
@@ -139,9 +139,9 @@ class NormUNet(nn.Module):
 
 
 def _rectified(x: Tensor, joined: Tensor | None = None, first: int = 0) -> Tensor:
-    """Leaky rectifier of (x − mean) / sd over each image and channel, in the memory of x where that is allowed.
+    """Leaky rectifier of (x − mean) / sd over each image and channel, in place where allowed.
 
-    The channels of `joined` from `first` on get a copy.
+    The channels of `joined` from `first` on receive a copy.
     """
     if not _lean(x):
         return F.leaky_relu_(F.instance_norm(x), SLOPE)
@@ -158,15 +158,15 @@ def _rectified(x: Tensor, joined: Tensor | None = None, first: int = 0) -> Tenso
 
 
 def _lean(x: Tensor) -> bool:
-    """Whether features may be worked on in place: on the CPU, in single precision or better, and without a gradient."""
+    """Whether features may be changed in place: on the CPU, in single precision or better, and without a gradient."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (channel,) of an image (1, channel, h, w) whose channels lie side by side.
+    """Mean and variance (channel,) of an image (1, channel, h, w) whose channels are adjacent in memory.
 
-    They are taken down each column and then joined over the columns, which reads memory as it lies and keeps the sums
-    of single precision short: one sum over a whole image would be wrong by 1e-5.
+    They are computed down each column and then combined over the columns. This reads memory in order and keeps
+    single-precision sums short: one sum over a whole image would be wrong by 1e-5.
     """
     _, channels, h, w = x.shape
     columns = x.permute(0, 2, 3, 1).reshape(1, h, 1, w * channels).permute(0, 3, 1, 2)

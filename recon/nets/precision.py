@@ -1,4 +1,4 @@
-"""The precision in which networks make pictures on a GPU."""
+"""The precision of networks on a GPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def full() -> Iterator[None]:
-    """Convolutions in true single precision within.
+    """True single precision for convolutions inside this context.
 
-    Torch lets a GPU's tensor cores round their factors to 10 bits (TF32). Through the twelve cascades of a VarNet that
-    grew to 4e-3 of the image (random weights, 640×368, on an H200); training may do with it.
+    By default torch lets a GPU's tensor cores round factors to 10 bits (TF32). Over the twelve cascades of a VarNet the
+    error grew to 4e-3 of the image (random weights, 640×368, on an H200). Training may use TF32.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32

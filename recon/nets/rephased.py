@@ -1,4 +1,4 @@
-"""A network's image of a slice without the object's phase, to test where the usual image depends on that phase."""
+"""A network's image of a slice without the object's phase, to test whether the usual image depends on that phase."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from recon.nets.unrolled import Unrolled
 from recon.operators.sense import Sense
 from recon.operators.windows import box, highest
 
-#: Phase encodes from which on slices are looked at: with fewer, no image was seen to be wrong (bench/large.py).
+#: Phase encodes above which slices are tested: with fewer, no image was seen to be wrong (bench/large.py).
 LARGE = 288
-#: Width of the windows in pixels, what two images must differ by in one to count, and the least that they are compared
-#: with, as shares of the peak; how bright the classical image must be there.
+#: In order: width of the windows in pixels; smallest difference between two images in a window that counts, and
+#: smallest reference for the comparison, as shares of the peak; required brightness of the classical image there.
 WINDOW, SEEN, LEAST, BODY = 13, 0.02, 0.003, 0.1
 
 
@@ -80,7 +80,7 @@ def mixed(x: Tensor, other: Tensor, start: Tensor, limit: float) -> tuple[Tensor
     largest = most.tolist()
     if max(largest, default=0) <= limit:
         return x, largest, [0.0] * len(largest)
-    # Every pixel of such a window is the other image's, and around them one changes over to the other.
+    # Every pixel of such a window is taken from the other image, with a smooth transition around it.
     near = highest(((ratio > limit) & (most > limit)[:, None, None]).float(), 2 * WINDOW - 1)
     w = box(near, WINDOW, inside=True)
     return x + w.reshape(*lead, 1, *plane) * (other - x), largest, near.flatten(1).mean(1).tolist()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Conditioned(nn.Module):
-    """Two 3×3 convolutions, each then h·(1 + γ) + β of its condition, a leaky rectifier (Perez, AAAI 2018)."""
+    """Two 3×3 convolutions, each with h·(1 + γ) + β of its condition and a leaky rectifier (Perez, AAAI 2018)."""
 
     def __init__(self, inputs: int, outputs: int, condition: int, exact: bool = False) -> None:
         super().__init__()
@@ -28,7 +28,8 @@ class Conditioned(nn.Module):
             return self._alone(x, condition)
         g1, b1, g2, b2 = self.modulation(condition)[..., None, None].chunk(4, 1)
         if x.dtype == torch.float32 and self.exact:
-            # Fine detail beside large values is lost in half precision: whatever finds it must not round its input.
+            # Half precision would lose fine detail next to large values, so the input of this layer must not be
+            # rounded.
             with torch.autocast(x.device.type, enabled=False):
                 h = self.first(x)
         else:
@@ -37,7 +38,7 @@ class Conditioned(nn.Module):
         return F.leaky_relu(torch.addcmul(b2, self.second(x), 1 + g2), 0.1, inplace=True)
 
     def _alone(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The same for one item without gradients, whose modulation is that of the weights and needs no pass."""
+        """The same for one item without gradients; its modulation is folded into the weights and needs no pass."""
         for conv, (g, b) in zip((self.first, self.second), self.modulation(condition)[0].view(2, 2, -1)):
             bias = torch.addcmul(b, cast(Tensor, conv.bias), 1 + g)
             weight = (conv.weight * (1 + g)[:, None, None, None]).contiguous(memory_format=torch.channels_last)
@@ -48,10 +49,10 @@ class Conditioned(nn.Module):
 class UNet(nn.Module):
     """Real images (n, inputs, y, x) → (n, outputs, y, x), exactly zero before any training.
 
-    The image is folded two by two into four times as many channels, which keeps every detail at a quarter of the
-    cost; `channels` are the widths of the levels below, each at half the resolution of the one before. Sizes are
-    padded with zeros to what the levels need and cut again. The last convolution starts at zero and its output is
-    scaled by the condition. (Ronneberger et al., MICCAI 2015; Zhang et al., IEEE Trans Image Process 27:4608, 2018.)
+    The image is folded two by two into four times as many channels, which keeps every detail at a quarter of the cost.
+    `channels` are the widths of the levels below, each at half the resolution of the one before. Sizes are zero-padded
+    to what the levels need, and the result is cropped. The last convolution starts at zero and its output is scaled by
+    the condition. (Ronneberger et al., MICCAI 2015; Zhang et al., IEEE Trans Image Process 27:4608, 2018.)
     """
 
     def __init__(self, inputs: int, outputs: int, channels: Sequence[int], condition: int) -> None:
@@ -75,7 +76,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.gain.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The correction that the network proposes."""
+        """The correction proposed by the network."""
         ny, nx = x.shape[-2:]
         x = F.pad(x, (0, -nx % self.multiple, 0, -ny % self.multiple))
         x = F.pixel_unshuffle(x, 2)

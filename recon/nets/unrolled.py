@@ -18,25 +18,25 @@ from recon.operators import Linear
 from recon.operators.windows import box
 from recon.solve.fista import l1_wavelet
 
-#: Relative error of sensitivity maps: noise below this part of the signal is not what limits the data.
+#: Relative error of sensitivity maps: noise below this share of the signal does not limit the image.
 MODEL_ERROR = 1e-3
 
 #: Expected error ε of the classical start relative to its size: log ε = a + b·log ν + c·log R, fitted to simulations.
 EXPECTED = (-2.33, 0.365, 0.83)
 
-#: Planes that go through the network together when it is not trained.
+#: Planes that pass through the network together outside training.
 PLANES = 4
 
-#: Differences of neighbourhoods in units of ε beyond which they are compressed, in `details` and in `plain`.
+#: Differences of neighbourhoods, in units of ε, above which they are compressed: in `details` and in `plain`.
 COMPRESSED, PLAIN = 5.0, 100.0
 
-#: Logarithm of λ over the noise level before training: the classical picture is trusted more than single samples.
+#: Logarithm of λ over the noise level before training: the classical image is trusted more than single samples.
 TRUST = 4.0
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides the size of a network."""
+    """The size of a network."""
 
     cascades: int = 2
     channels: tuple[int, ...] = (32, 64, 96)
@@ -45,13 +45,13 @@ class Shape:
     iterations: int = 6
     #: Iterations of the wavelet reconstruction that the network starts from.
     start: int = 60
-    #: Real images with one channel in a unit of their own (CT: attenuation relative to water), never rescaled.
+    #: Real images with one channel in a fixed unit (CT: attenuation relative to water), never rescaled.
     real: bool = False
-    #: Numbers that describe the correlation of an image's noise, among the conditions.
+    #: Numbers that describe the correlation of an image's noise, as part of the condition.
     texture: int = 0
-    #: Widths of the neighbourhoods whose means a pixel and each other are compared with.
+    #: Widths of the neighbourhoods whose means are compared with a pixel and with each other.
     details: tuple[int, ...] = (5,)
-    #: The same, kept in proportion up to large values: noise beside an edge shows in these alone.
+    #: The same, left proportional up to large values: only these show noise next to an edge.
     plain: tuple[int, ...] = ()
     #: Expected error ε of the start as `EXPECTED`.
     expected: tuple[float, float, float] = EXPECTED
@@ -59,7 +59,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Data that the image of each cascade is held against beside those that the network was trained with.
+    """Data with which the image of each cascade is made consistent, in addition to those of the training.
 
     argmin ‖Ax − y‖² + `weight`·‖x − x_cascade‖² by `iterations` conjugate gradients; `normal` is AᴴA, `b` is Aᴴy.
     """
@@ -72,12 +72,12 @@ class Held:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """All that the network is told of a measurement, in its own units; items of a batch have their own numbers.
+    """All information on a measurement that the network gets, in its own units; items of a batch have their own values.
 
-    `normal` is N = AᴴA, `b` = Aᴴy and `start` the classical picture, complex (..., z, y, x); `noise` is the standard
+    `normal` is N = AᴴA, `b` = Aᴴy and `start` the classical image, complex (..., z, y, x). `noise` is the standard
     deviation √2·σ of a complex fully sampled pixel, `sampled` the share of k-space that was measured, 1/R; both have
-    the leading axes of `b`. `ndim` axes belong to one item: 3, or 4 with several sets of maps. Images of a network for
-    real images are real; `texture` (..., Shape.texture) then describes how their noise is correlated.
+    the leading axes of `b`. `ndim` axes belong to one item: 3, or 4 with several sets of maps. For networks on real
+    images the images are real, and `texture` (..., Shape.texture) describes the correlation of their noise.
     """
 
     normal: Linear
@@ -94,13 +94,12 @@ class Unrolled(nn.Module):
     """x₀ = classical,  z = xₖ + ε·Dₖ(xₖ, xₖ − x₀, Nxₖ − b, detail; ν, R, d),  xₖ₊₁ = argmin ‖Ax − y‖² + λₖ‖x − z‖².
 
     D is a U-Net whose last layer starts at zero: an untrained network is an iterated Tikhonov refinement of its start.
-    ε, the error that a classical picture of such noise and acceleration usually has, is its unit.
-    The quadratic problem is solved by conjugate gradients that start from z, λₖ = ν·exp(hₖ(ν, R, d, …)): the cleaner
-    the scan, the more it is trusted. Everything is divided by a norm of the start, hence f(a·y) = a·f(y) when σ is
-    scaled with y; real images, whose unit says what is shown, are not divided. ν is the noise of a fully sampled pixel
-    over that norm. `denoise` d between 0 and 1 asks for the
-    picture of a full scan with all of its noise (0), with none (1), or with the share 1 − d of its amplitude.
-    (Aggarwal, Mani, Jacob: MoDL, IEEE Trans Med Imaging 38:394, 2019.)
+    Its unit is ε, the usual error of a classical image with this noise and acceleration. The quadratic problem is
+    solved by conjugate gradients starting from z, with λₖ = ν·exp(hₖ(ν, R, d, …)): a cleaner scan gets more weight.
+    Everything is divided by a norm of the start, so f(a·y) = a·f(y) if σ is scaled with y. Real images are not divided,
+    because their unit has a meaning. ν is the noise of a fully sampled pixel over that norm. `denoise` d between 0 and
+    1 asks for the image of a full scan with all of its noise (0), with none (1), or with the share 1 − d of its
+    amplitude. (Aggarwal, Mani, Jacob: MoDL, IEEE Trans Med Imaging 38:394, 2019.)
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -117,7 +116,7 @@ class Unrolled(nn.Module):
         self.correction = nn.ModuleList(UNet(inputs, parts, shape.channels, n) for _ in range(shape.cascades))
 
     def forward(self, problem: Problem, denoise: float | Tensor = 0.0) -> Tensor:
-        """The image, of the shape of `problem.b`."""
+        """The image, with the shape of `problem.b`."""
         return self.steps(problem, denoise)[-1]
 
     def steps(self, problem: Problem, denoise: float | Tensor = 0.0) -> list[Tensor]:
@@ -160,7 +159,7 @@ def reconstruct(
 ) -> Tensor:
     """The network's image (..., z, y, x) of a measurement, complex64, in the units of AᴴA x = Aᴴy.
 
-    `ndim` is 3, or 4 for several sets of maps (..., set, z, y, x); `start` replaces the classical picture.
+    `ndim` is 3, or 4 for several sets of maps (..., set, z, y, x); `start` replaces the classical image.
     """
     with torch.no_grad(), precision.full():
         picture: Tensor = network(problem(measurement, network.shape.start, ndim=ndim, start=start), denoise)
@@ -168,7 +167,7 @@ def reconstruct(
 
 
 def problem(m: Measurement, iterations: int, *, ndim: int = 3, start: Tensor | None = None) -> Problem:
-    """What the network needs of a measurement; the classical picture is an L1-wavelet one unless `start` is given."""
+    """What the network needs of a measurement; the classical image is an L1-wavelet one unless `start` is given."""
     b, normal = m.A.adjoint(m.y), m.A.normal()
     x = classical(m, iterations, ndim) if start is None else start
     noise = torch.full(b.shape[: b.ndim - ndim], math.sqrt(2) * m.sigma, device=b.device)
@@ -176,7 +175,7 @@ def problem(m: Measurement, iterations: int, *, ndim: int = 3, start: Tensor | N
 
 
 def classical(m: Measurement, iterations: int, ndim: int = 3) -> Tensor:
-    """The picture that the network starts from: L1-wavelet with a falling threshold, close to converged."""
+    """The image that the network starts from: L1-wavelet with a decreasing threshold, close to convergence."""
     return l1_wavelet(m, lam=1.0, iterations=iterations, wavelet="db1", continuation=15.0, ndim=ndim).x
 
 
@@ -184,7 +183,7 @@ def size(x: Tensor, ndim: int) -> Tensor:
     """(Σ|x|⁴ / Σ|x|²)^½ of each item: the root mean square weighted by energy, which empty space does not change."""
     square = (x.real.square() + x.imag.square()).flatten(-ndim)
     tiny = torch.finfo(square.dtype).tiny
-    # Divided by the largest first, so that no fourth power leaves the range of single precision.
+    # Divided by the largest value first, so that no fourth power exceeds the range of single precision.
     peak = square.amax(-1, keepdim=True).clamp_min(tiny)
     square = square / peak
     weighted: Tensor = total(square.square(), 1) / total(square, 1).clamp_min(tiny)
@@ -207,7 +206,7 @@ def refine(normal: Linear, b: Tensor, z: Tensor, lam: Tensor, iterations: int, n
     """(N + λI)⁻¹ (b + λz) by a fixed number of conjugate-gradient iterations from z; differentiable in all of them."""
     wide = (..., *(None,) * (ndim + 1))
     tiny = torch.finfo(z.real.dtype).tiny * 1e6
-    # On pairs of real numbers an update is one operation, where real times complex would be three.
+    # On pairs of real numbers an update is one operation; a real factor times complex numbers takes three.
     real = torch.view_as_real if z.is_complex() else _single
     whole = torch.view_as_complex if z.is_complex() else _squeezed
     x, r = real(z), real(b - normal(z))
@@ -237,7 +236,7 @@ def _pairs(a: Tensor, b: Tensor, ndim: int) -> Tensor:
 
 
 def _condition(nu: Tensor, share: Tensor, residual: Tensor, denoise: float | Tensor, ndim: int) -> Tensor:
-    """Noise level, acceleration, wish for denoising, and how far the start misses the data, (..., 4), each near 1."""
+    """Noise level, acceleration, requested denoising, and misfit of the start, (..., 4), each near 1."""
     square = _dot(residual, residual, ndim) / math.prod(residual.shape[-ndim:])
     misfit = square.sqrt() / (nu * share.sqrt())
     d = torch.as_tensor(denoise, dtype=nu.dtype, device=nu.device).expand(nu.shape)
@@ -247,10 +246,10 @@ def _condition(nu: Tensor, share: Tensor, residual: Tensor, denoise: float | Ten
 
 
 def _details(x: Tensor, error: Tensor, widths: Sequence[int], most: float, *, whole: bool) -> list[Tensor]:
-    """What distinguishes a pixel from the mean of its neighbourhood, and that from the next wider one's, in units of ε.
+    """Differences between a pixel, the mean of its neighbourhood, and that of the next wider one, in units of ε.
 
-    Values beyond `most` are compressed. Beyond the image there is nothing, which counts where `whole`: around an MR
-    image there is no signal, while a CT image is a piece of a body.
+    Values beyond `most` are compressed. Outside the image there are zeros. With `whole` they count: there is no signal
+    around an MR image, while a CT image is a part of a body.
     """
     found, finer = list[Tensor](), x
     for width in widths:
@@ -284,7 +283,7 @@ def _planes(network: UNet, channels: Tensor, condition: Tensor, ndim: int) -> Te
     if torch.is_grad_enabled():
         out = network(items, each)
     else:
-        # A few planes at a time bound the memory that features take.
+        # A few planes at a time limit the memory for features.
         out = torch.cat([network(i, e) for i, e in zip(torch.split(items, PLANES), torch.split(each, PLANES))])
     out = out.reshape(*lead, *out.shape[1:])
     return torch.complex(out[..., 0, :, :], out[..., 1, :, :]) if c.is_complex() else out[..., 0, :, :]

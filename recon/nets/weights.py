@@ -15,18 +15,18 @@ from recon.data import ReconError
 from recon.nets.unrolled import Shape, Unrolled
 
 FILE, HASH = "weights.safetensors", "SHA256"
-#: Networks that ship, the best first: the first of them that is there is the one that "auto" names.
+#: Networks that ship with recon, the best first: "auto" uses the first one that is installed.
 PREFERRED = ("mri-base", "mri-small")
-#: The header of a safetensors file is JSON of at most this size here; a network's takes a few kilobytes.
+#: Limit for the JSON header of a safetensors file; a network's takes a few kilobytes.
 _LARGEST_HEADER = 4 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A network in evaluation mode, its name, and the SHA-256 of the file that it came from.
+    """A network in evaluation mode, its name, and the SHA-256 of its file.
 
-    The name is the folder's. Where that is the name of a network that ships and the file is another, as a training by
-    the recipe of one that ships leaves it, the beginning of the hash follows, so that nobody takes one for the other.
+    The name is the folder's. If that is the name of a network that ships, but the file is another (for example after
+    training with its recipe), the beginning of the hash is added to the name, so that the two are not confused.
     """
 
     network: Unrolled
@@ -37,9 +37,9 @@ class Loaded:
 def load(name: str | Path, device: torch.device | str = "cpu") -> Loaded:
     """The network of a folder, or of a name among those that ship with the package.
 
-    Raises ReconError, before a network runs, for a folder without weights or without their hash, a hash that differs,
-    a file that is no safetensors (a pickle above all), tensors that are missing, superfluous, of another shape, or not
-    finite.
+    Raises ReconError, before a network runs, for a folder without weights or without their hash, a hash that differs, a
+    file that is not safetensors (above all a pickle), and tensors that are missing, superfluous, of another shape, or
+    not finite.
     """
     folder = find(name)
     path = folder / FILE
@@ -63,7 +63,7 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> Loaded:
 
 
 def _named(folder: Path, found: str) -> str:
-    """The folder's name, told from that of a network which ships where the two are not one."""
+    """The folder's name, with the hash added if it is the name of another network that ships."""
     name = folder.resolve().name
     shipped = available().get(name)
     if shipped is None or _recorded(shipped) == found:
@@ -72,7 +72,7 @@ def _named(folder: Path, found: str) -> str:
 
 
 def _recorded(folder: Path) -> str:
-    """The hash that stands beside weights, empty where none does."""
+    """The hash recorded beside weights, empty if there is none."""
     words = (folder / HASH).read_text(encoding="ascii", errors="replace").split() if (folder / HASH).is_file() else []
     return words[0].lower() if words else ""
 
@@ -97,7 +97,7 @@ def find(name: str | Path) -> Path:
 
 
 def best() -> Path | None:
-    """The folder of the best network that ships, None where none does."""
+    """The folder of the best network that ships, None if none does."""
     shipped = available()
     return next((shipped[name] for name in PREFERRED if name in shipped), None)
 
@@ -110,9 +110,10 @@ def available() -> dict[str, Path]:
 
 
 def save(network: Unrolled, folder: Path, *, half: bool = False) -> str:
-    """Write weights and hash of a network into a folder, in half precision where asked to; returns the hash.
+    """Write weights and hash of a network into a folder, in half precision if requested; returns the hash.
 
-    Neither file is ever half written: what the folder held stays until both are whole under other names.
+    Neither file is ever half written: the folder's content stays until both new files are complete under temporary
+    names.
     """
     from safetensors.torch import save as encoded
 
