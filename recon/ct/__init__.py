@@ -1,1 +1,1 @@
-"""CT along the one path: images that are denoised, projections that are reconstructed."""
+"""The pipeline for CT: images that are denoised, projections that are reconstructed."""

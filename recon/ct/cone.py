@@ -26,9 +26,9 @@ from recon.solve import truncated
 def volume(
     scan: CTProjections, recipe: Recipe, device: torch.device, water: float, report: Report, memory: int | None
 ) -> Made:
-    """The volume, by the solvers of slices on a `ConeXray`; the networks go through it slice by slice.
+    """The volume, by the solvers used for slices on a `ConeXray`; the networks process it slice by slice.
 
-    Raises TooLarge where the memory does not suffice, ReconError for rays that are to have a say in a network's image.
+    Raises TooLarge if the memory does not suffice, ReconError if rays are to be used inside a network.
     """
     if recipe.ct.consistency == "rays":
         raise ReconError(
@@ -55,9 +55,9 @@ def volume(
 
 
 def fits(scan: CTProjections, A: ConeXray, method: str, memory: int | None, *, cut: bool = False) -> None:
-    """Raises TooLarge where the volume of a scan is predicted to take more than is free, or than `memory` allows.
+    """Raises TooLarge if the volume of a scan is predicted to need more memory than is free, or than `memory` allows.
 
-    `cut`: the body reaches beyond the detector.
+    `cut` says that the body extends beyond the detector.
     """
     bytes_, free = plan.cone(scan.values.size, math.prod(A.shape), method, cut=cut), plan.budget(memory)
     if bytes_ > free:
@@ -69,7 +69,7 @@ def fits(scan: CTProjections, A: ConeXray, method: str, memory: int | None, *, c
 
 
 def approximate(A: ConeXray) -> str:
-    """What to say of filtered backprojection where the volume leaves the plane of the source."""
+    """The note on filtered backprojection for a volume that leaves the plane of the source."""
     half = (A.shape[0] - 1) / 2 * A.step + abs(A.height)
     angle = math.degrees(math.atan(half / A.geometry.source_distance))
     if angle < 1:
@@ -84,9 +84,9 @@ def approximate(A: ConeXray) -> str:
 def explained(
     found: Denoised, start: np.ndarray, rays: prepare.Projected, A: ConeXray, water: float, recipe: Recipe
 ) -> Denoised:
-    """The network's volume held against all rays beside the filtered backprojection, as `explained.examined` does.
+    """The network's volume, compared with all rays like the filtered backprojection, as in `explained.examined`.
 
-    One residual speaks for the volume, and where it is too large all of it falls back.
+    There is one residual for the volume; if it is too large, the whole volume falls back.
     """
     if not found.trust:
         return found
@@ -110,7 +110,7 @@ def explained(
 
 
 def grid(scan: CTProjections, A: ConeXray) -> Geometry:
-    """The place of the volume: the axis of rotation at x = y = 0 of LPS, the plane of the source at z = 0."""
+    """The position of the volume: the axis of rotation at x = y = 0 of LPS, the plane of the source at z = 0."""
     (nz, ny, nx), v = A.shape, A.voxel
     low = A.height - (nz - 1) / 2 * A.step
     return Geometry(

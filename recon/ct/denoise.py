@@ -1,4 +1,4 @@
-"""Denoising of CT images: A = I, noise estimated from the image, the solvers of every other scan."""
+"""Denoising of CT images: A = I, noise estimated from the image, the same solvers as for other scans."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from recon.progress import Report
 from recon.recipe import Recipe
 from recon.solve import pdhg
 
-#: Weight of total variation in units of the recipe's `solve.tv` and the noise: that of k-space is white, that of a CT
-#: image comes in grains, over which an edge is harder to tell.
+#: Weight of total variation in units of the recipe's `solve.tv` and the noise. k-space noise is white, but noise of a
+#: CT image is grainy, and an edge is harder to distinguish from grains.
 TV_WEIGHT = 2.0
 TV_ITERATIONS = 60
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """A denoised volume (z, y, x) in HU, and how it came about.
+    """A denoised volume (z, y, x) in HU, and how it was made.
 
-    `provenance` is added to that of the image (`weights`, `weights_sha256` of a network), `trust` are the numbers that
-    say how far it can be believed, `uncertainty` its standard deviation in HU.
+    `provenance` is added to that of the image (for a network `weights`, `weights_sha256`), `trust` holds the numbers on
+    how far the image can be trusted, `uncertainty` its standard deviation in HU.
     """
 
     data: NDArray[np.float32]
@@ -50,21 +50,21 @@ def denoise_images(
     *,
     into: NDArray[np.float32] | None = None,
 ) -> Denoised:
-    """The volume (z, y, x) in HU with less noise; what was measured of it, `rays`, has a say in a network's image.
+    """The volume (z, y, x) in HU with less noise; if `rays` of it were measured, a network's image is fitted to them.
 
-    The result is written into the array `into`, which may be the volume itself where nobody needs that any more.
+    The result is written into the array `into`, which may be the volume itself if it is no longer needed.
 
-    `solve.method` "unrolled", and "auto" where a network for CT ships: the network. "tv": total variation in the plane
-    of each slice. What comes back is `strength.written` of it, `provenance` holds the share s of each slice as
-    `strength`, and a note what faint discs keep where something was taken away. Raises ReconError for a method of
-    projections.
+    `solve.method` "unrolled", and "auto" if a network for CT ships, use the network. "tv" is total variation in the
+    plane of each slice. The result is blended by `strength.written`. `provenance` holds the share s of each slice as
+    `strength`; if something was removed, a note says how much contrast faint discs keep. Raises ReconError for a method
+    for projections.
     """
     out = np.empty_like(volume) if into is None else into
     found = _denoised(volume, recipe, device, report, rays, out)
     noise, coarse = found.provenance["noise_HU"], found.provenance["coarse_pixels"]
     shares = [strength.share(recipe.ct, level) for level in noise]
     items = found.trust.get("items") or [{"reasons": ()}] * len(volume)
-    # Of slices that came back as they were, and of air, nothing was taken away.
+    # From unchanged slices, and from air, nothing was removed.
     slices = [
         (replace(recipe.ct, coarse=c), level)
         for c, level, item in zip(coarse, noise, items, strict=True)
@@ -83,7 +83,7 @@ def _denoised(
     rays: learned.Rays | None,
     out: NDArray[np.float32],
 ) -> Denoised:
-    """What is written of the recipe's method, in `out`."""
+    """The output of the recipe's method, written into `out`."""
     method = recipe.solve.method
     if method == "unrolled" or (method == "auto" and (learned.best() or recipe.solve.weights != "auto")):
         found = learned.denoise(volume, recipe, device, report, rays, out)
@@ -109,7 +109,7 @@ def total_variation(
 ) -> Denoised:
     """`strength.written` of x̂ = argmin ½‖x − y‖² + λσ TV(x) slice by slice, λ = TV_WEIGHT · `solve.tv`, σ of the slice.
 
-    `into` is filled with it; it may be the volume itself.
+    The result is written into `into`, which may be the volume itself.
     """
     out = np.empty_like(volume) if into is None else into
     noises, said = image_noise.of_volume(volume, torch.device("cpu"))
@@ -121,7 +121,7 @@ def total_variation(
             out[k] = volume[k]
             continue
         y = torch.from_numpy(volume[k : k + 1]).to(device)
-        # In units of the noise, air at 0: the tolerance of the solver then means the same for every slice.
+        # In units of the noise, with air at 0, so that the solver's tolerance means the same for every slice.
         m = Measurement((y + 1000) / s, Identity(), 1.0)
         lam, n = TV_WEIGHT * recipe.solve.tv, recipe.solve.iterations or TV_ITERATIONS
         x = pdhg.tv(m, lam=lam, iterations=n, axes=(-2, -1), balance=1.0).x

@@ -12,29 +12,29 @@ from torch import Tensor
 from recon.operators.windows import box, highest
 from recon.recipe import Trust
 
-#: Largest blur in pixels (of a slice that is as sharp as they are) that a slice is written with, largest patch in
-#: standard deviations that it may have lost and be believed, and the patch's side in pixels. Chosen on validation
-#: slices as they are written (bench/ct_trust.py), and so that the faint rods of the observer's phantom, of which
-#: networks take 0.44 to 0.50 pixels at a tenth of the dose, are believed.
+#: In order: largest blur in pixels (for a slice as sharp as its pixels) of an output slice; largest patch in standard
+#: deviations that a trusted slice may have lost; the patch's side in pixels. Chosen on output slices of the validation
+#: data (bench/ct_trust.py), and so that the faint rods of the observer's phantom, which networks blur by 0.44 to 0.50
+#: pixels at a tenth of the dose, are trusted.
 BLUR, PATCH, SIDE = 0.53, 7.5, 7
 
-#: HU that a patch must have lost to be one: less hides no lesion, and scanners hold the value of water no better
-#: (within 5 HU; American College of Radiology, CT Quality Control Manual, 2017). A clean scan, of which next to nothing
-#: is taken away, would be given up for a patch of 2 HU.
+#: HU that a patch must have lost to count. Less hides no lesion, and scanners do not hold the value of water more
+#: precisely (within 5 HU; American College of Radiology, CT Quality Control Manual, 2017). With 2 HU a clean scan, from
+#: which almost nothing is removed, would be rejected.
 SEEN = 4.0
 
-#: Noise in HU up to which BLUR holds. Beyond, more is allowed, as σ: what stands out from noise is a detail's contrast
-#: times its width over σ, so that no picture made of more noise can be as sharp.
+#: Noise in HU up to which BLUR applies. Above it the limit rises with σ: a detail is visible in noise by its contrast
+#: times its width over σ, so no image from noisier data can be equally sharp.
 LOUD = 100.0
 
-#: HU that a slice in HU goes below somewhere (air, lung, fat), the least share of its pixels that do, HU that only
-#: metal reaches, and pixels of metal whose streaks may reach through the slice.
+#: In order: value that a slice in HU falls below somewhere (air, lung, fat); smallest share of its pixels that do; HU
+#: that only metal reaches; pixels of metal above which streaks may cross the slice.
 FAT, SHARE, METAL, PIECE = -50.0, 1e-3, 3000.0, 16
 
-#: Pixels that a body must have for edges to be looked for, how many times the median of its squared slopes is an edge
-#: (that of noise, a sum of two squares, reaches 20 times its median once in a million pixels, and once in a few hundred
-#: where noise differs twofold over the body), and the least share of its pixels that are some. In a body of water the
-#: steepest pixels are noise, of which much is taken away, and would pass for blurred edges.
+#: In order: pixels that a body needs for edges to be looked for; multiple of the median squared slope that counts as an
+#: edge; smallest share of the body's pixels that are edges. The squared slope of noise, a sum of two squares, reaches
+#: 20 times its median once in a million pixels, and once in a few hundred if noise varies twofold over the body. In a
+#: body of water the steepest pixels are noise, most of which is removed; they would look like blurred edges.
 FEW, STANDS_OUT, EDGES = 500, 20.0, 0.005
 
 
@@ -45,7 +45,7 @@ class Reason(str):
     number: str
 
     def __new__(cls, words: str, number: str = "") -> Reason:
-        """The sentence that `words.format(number)` is."""
+        """The sentence `words.format(number)`."""
         made = super().__new__(cls, words.format(number))
         made.words, made.number = words, number
         return made
@@ -160,17 +160,17 @@ def patch(removed: Tensor, body: Tensor) -> float:
 
 
 def _inner(body: Tensor) -> Tensor:
-    """The body without its rim, which is the files' rim too: values below −1024 are cut off there."""
+    """The body without its rim, which is also where files clip: values below −1024 are cut off there."""
     return _spread(~body, 4) == 0
 
 
 def _spread(where: Tensor, far: int) -> Tensor:
-    """Above 0 within so many pixels of where."""
+    """Positive within `pixels` of where the mask is."""
     return highest(where.float(), 2 * far + 1)
 
 
 def _steepness(x: Tensor) -> Tensor:
-    """|∇x|² of an image that is smoothed over 3 × 3 pixels."""
+    """|∇x|² of an image after smoothing over 3 × 3 pixels."""
     if min(x.shape) < 2:
         return torch.zeros_like(x)
     dy, dx = torch.gradient(box(x, 3, inside=True))

@@ -1,4 +1,4 @@
-"""CT images in, CT images out: read, denoise, blend with the original, keep what is no measurement."""
+"""CT images in, CT images out: reading, denoising, blending with the original; padding values are kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from recon.job import described, fingerprint, provenance
 from recon.progress import Report
 from recon.recipe import Recipe
 
-#: Nothing weighs less than air. A scanner's filling outside of its circle does, and stays as it is.
+#: Nothing attenuates less than air. A scanner's padding outside its circle has lower values and is kept.
 _FILLING = -1100.0
 
 
 def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int, report: Report) -> Image:
-    """The image of one series, denoised as `denoise_images` does, fillings outside of the circle as they were.
+    """The image of one series, denoised by `denoise_images`; padding outside the circle is kept.
 
-    Raises ReconError for a series that is not there, DataError for files that cannot be read.
+    Raises ReconError if the series does not exist, DataError for files that cannot be read.
     """
     started = datetime.now(timezone.utc)
     if not 0 <= stack < len(scan.series):
@@ -34,7 +34,7 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
     series = scan.series[stack]
     volume = series.voxels.read(0, series.geometry.shape[0])
     sha256, filling = fingerprint(volume), fillings(volume, series.fillings)
-    # Series of a thousand slices fill the memory: an array of our own is changed in its place.
+    # Series of a thousand slices fill the memory, so an array that belongs to recon is changed in place.
     volume = volume if volume.flags.owndata else volume.copy()
     if len(filled := volume[filling]):
         volume[filling] = -1000
@@ -67,10 +67,10 @@ def reconstruct(scan: CTImages, recipe: Recipe, device: torch.device, stack: int
 
 
 def fillings(volume: NDArray[np.float32], declared: Sequence[float] = ()) -> NDArray[np.bool_]:
-    """Voxels that hold one value below any that can be measured, which scanners put outside of their circle.
+    """Voxels with a padding value below anything measurable, which scanners put outside their circle.
 
-    Those of values in HU that the files declare are fillings; where they declare none, a filling fills: of all values
-    that are that low it is the most frequent, and no single dark voxel of a streak.
+    Values in HU that the files declare as padding count. Without a declaration, padding is the most frequent of all
+    values that are this low, and not a single dark voxel of a streak.
     """
     if declared:
         known: NDArray[np.bool_] = np.isin(volume, np.array(declared, volume.dtype))

@@ -1,4 +1,4 @@
-"""CT images denoised by a network, with what speaks for each slice and against it."""
+"""CT images denoised by a network, with the evidence for and against each slice."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from recon.recipe import Recipe
 #: Networks for CT images that may ship, the best first.
 PREFERRED = ("ct-base", "ct-small")
 
-#: What was measured of one slice: rays of unit noise, and A on attenuation relative to water.
+#: The measurement of one slice: rays with unit noise, and A on attenuation relative to water.
 Rays = Callable[[int], Measurement]
 
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A volume (z, y, x) in HU, evidence slice by slice, and its standard deviation in HU or None."""
+    """A volume (z, y, x) in HU, evidence for each slice, and its standard deviation in HU or None."""
 
     data: NDArray[np.float32]
     provenance: dict[str, Any]
@@ -41,7 +41,7 @@ class Learned:
 
 
 def best() -> str | None:
-    """The name of the best network for CT images that ships, None where none does."""
+    """The name of the best network for CT images that ships, None if none does."""
     return next(iter(shipped()), None)
 
 
@@ -59,12 +59,12 @@ def denoise(
     rays: Rays | None = None,
     into: NDArray[np.float32] | None = None,
 ) -> Learned:
-    """Every slice of a volume (z, y, x) in HU through the recipe's network, or as it came where that cannot be trusted.
+    """Every slice of a volume (z, y, x) in HU denoised by the recipe's network, or unchanged if that cannot be trusted.
 
-    Slices are `strength.written` of the network's, less where that would blur them (`share` of `evidence`), and `trust`
-    holds what `evidence` says of each as it would be written whole, but without `rays`, which have a say as
-    `denoiser.denoised` describes. They fill `into`, which may be the volume. Raises ReconError for weights that are no
-    denoiser of CT.
+    The output is `strength.written` of the network's slices, with a smaller share if that would blur them (`share` of
+    `evidence`). `trust` holds the `evidence` on each slice as it would be written with the full share, but without
+    `rays`, which are used as `denoiser.denoised` describes. The result is written into `into`, which may be the volume.
+    Raises ReconError for weights of another kind of network.
     """
     name = (best() or "") if recipe.solve.weights == "auto" else recipe.solve.weights
     if not name:
@@ -83,7 +83,7 @@ def denoise(
         shown = strength.written(y, x, how, level)
         found = evidence(y[0], shown[0], level, recipe.trust, known, image_noise.sharpness(noise))
         if rays and not (found["reasons"] and recipe.trust.fallback):
-            # What rays change is no noise: they have a say in what the network may show by itself.
+            # Changes made by rays are not noise; rays influence what the network shows.
             x = _denoised(loaded, y, noise, rays(k))
             shown = strength.written(y, x, how, level)
         items.append(found)
@@ -125,10 +125,10 @@ def denoise(
 
 
 def _denoised(loaded: weights.Loaded, y: Tensor, noise: ImageNoise, rays: Measurement | None = None) -> Tensor:
-    """The network's image of slices (1, y, x) in HU; places where nothing was measured come back as they are.
+    """The network's image of slices (1, y, x) in HU; places without a measurement are returned unchanged.
 
-    On the way they hold noise like that of the slice: in training no place was without any, and up to 64 pixels around
-    one the networks take all noise for structure.
+    Meanwhile they are filled with noise like that of the slice: in training no place was without noise, and within 64
+    pixels of such a place the networks take all noise for structure.
     """
     blank = image_noise.unmeasured(y)
     drawn = image_noise.drawn(noise, (y.shape[-2], y.shape[-1])) if bool(blank.any()) else torch.zeros_like(y)
@@ -137,10 +137,11 @@ def _denoised(loaded: weights.Loaded, y: Tensor, noise: ImageNoise, rays: Measur
 
 
 def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe, share: float) -> Tensor:
-    """Standard deviation of images of x̂ with fresh noise, denoised at the strength and share that the slice has.
+    """Standard deviation of images of x̂ with fresh noise, denoised with the slice's strength and share.
 
-    Fresh noise is what was removed, its phases drawn anew: of equal spectrum, as strong in each place as what was
-    removed around it. The map holds what the picture owes to chance and not what the network gets wrong every time.
+    Fresh noise is what was removed, with random phases: it has the same spectrum, and at each place the strength of
+    what was removed around it. The map shows the random part of the error, not the errors that the network makes every
+    time.
     """
     count = recipe.trust.replicas
     generator = torch.Generator().manual_seed(recipe.solve.seed)
@@ -160,15 +161,15 @@ def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, rec
 
 @lru_cache(maxsize=4)
 def trained(name: str) -> tuple[float, float] | None:
-    """The noise in HU that the recipe beside the weights names; None where there is no recipe."""
-    from recon.learn import ct_train  # a tenth of a second that scans of MRI need not wait for
+    """The noise in HU that the recipe beside the weights states; None without a recipe."""
+    from recon.learn import ct_train  # takes a tenth of a second, which MRI scans need not wait for
 
     path = weights.find(name) / "recipe.toml"
     return ct_train.load(path).data.noise if path.is_file() else None
 
 
 def network(name: str, device: torch.device) -> weights.Loaded:
-    """The network for CT images of that name or folder; raises ReconError where there is none, or one for MRI."""
+    """The network for CT images of this name or folder; raises ReconError if there is none, or one for MRI."""
     loaded = _network(name, str(device))
     if not loaded.network.shape.real:
         raise ReconError(f"{loaded.name} is a network for MRI scans; give one for CT, for instance ct-small")

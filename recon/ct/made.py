@@ -1,4 +1,4 @@
-"""What was made of projections, before it is an image with a header."""
+"""The result of projections before it becomes an image with a header."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recon.prepare import ct as prepare
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """HU (z, y, x), their place, the method and why it was taken, and the diameter in mm of the circle that is seen."""
+    """HU (z, y, x), their position, the method and the reason for it, and the diameter in mm of the visible circle."""
 
     data: NDArray[np.float32] = field(repr=False)
     geometry: Geometry
@@ -28,12 +28,12 @@ class Made:
     trust: Mapping[str, Any] = field(default_factory=dict)
 
     def streaked(self, lost: float) -> Made:
-        """The same with the share of rays that its worst slice lost as `starved`, and a note where that is large."""
+        """The same with `starved`, the share of lost rays in the worst slice, and a note if it is large."""
         said = prepare.streaked(lost)
         return replace(self, notes=(*self.notes, *([said] if said else [])), trust={**self.trust, "starved": lost})
 
     def cut(self, share: float) -> Made:
-        """The same with the share of the views that end within the body as `truncated`, and a note where there are."""
+        """The same with `truncated`, the share of views that end within the body, and a note if there are any."""
         said = (
             f"the body extends beyond the detector in {share:.0%} of the views and was extrapolated there as "
             "water: soft tissue inside the field of view may be off by about 30 HU, by more at its rim or "
@@ -42,7 +42,7 @@ class Made:
         return replace(self, notes=(*self.notes, *([said] if share else [])), trust={**self.trust, "truncated": share})
 
     def denoised(self, found: Denoised) -> Made:
-        """The same with the images that a network made of it, and what it says of them."""
+        """The same with the images that a network made of it, and the evidence on them."""
         return replace(
             self,
             data=found.data,

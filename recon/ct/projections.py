@@ -25,15 +25,16 @@ from recon.solve import truncated
 
 #: Slices that are solved at once.
 CHUNK = 4
-#: Pixels along a side from which rays cost quality where the views are this many a pixel: they gained at 160², and at
-#: 512² of 90 views, and lost at 512² of 480 (docs/how-to/ct-denoising.md); between was not measured.
+#: Pixels along a side above which rays reduce quality if there are no more than this many views per pixel: they gained
+#: at 160², and at 512² with 90 views, and lost at 512² with 480 (docs/how-to/ct-denoising.md); values between were not
+#: measured.
 FINE, ENOUGH = 320, 0.5
 
 
 def reconstruct(
     scan: CTProjections, recipe: Recipe, device: torch.device, stack: int, report: Report, memory: int | None = None
 ) -> Image:
-    """The slices of a scan in HU; raises ReconError for a method that takes no projections.
+    """The slices of a scan in HU; raises ReconError for a method that does not apply to projections.
 
     `memory` limits the bytes that the volume of a cone beam may take; slices are solved a few at a time.
     """
@@ -71,7 +72,7 @@ def reconstruct(
 
 
 def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: float, report: Report) -> Made:
-    """The slices of parallel rays or of a fan, each on its own, a few at a time."""
+    """The slices of parallel rays or of a fan, each separately, a few at a time."""
     A = prepare.operator(scan, recipe.ct.matrix, recipe.ct.voxel)
     method, why = choose(recipe.solve.method, scan, A)
 
@@ -102,7 +103,7 @@ def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: flo
         return Measurement(data.weights * data.p, water * (Weight(data.weights) @ A))
 
     held = recipe.ct.consistency == "rays"
-    # What is coarse the rays decide, and nothing of the start is to be given back.
+    # Coarse structure is determined by the rays, so nothing of the start is given back.
     plan = replace(recipe, ct=replace(recipe.ct, coarse=0.0)) if held else recipe
     found = denoise_images(out, plan, device, report, rays if held else None)
     said = (
@@ -114,7 +115,7 @@ def slices(scan: CTProjections, recipe: Recipe, device: torch.device, water: flo
 
 
 def costly(A: Xray) -> list[str]:
-    """What to say of rays that have a say in a network's image: a sentence where that was measured to cost quality."""
+    """The warning on using rays inside a network, if that was measured to reduce quality."""
     if min(A.shape) < FINE or len(A.geometry.angles) < ENOUGH * min(A.shape):
         return []
     return [
@@ -124,7 +125,7 @@ def costly(A: Xray) -> list[str]:
 
 
 def grid(scan: CTProjections, A: Xray) -> Geometry:
-    """The place of the slices: the axis of rotation at x = y = 0 of LPS, x to the left, y to the back, z upwards."""
+    """The position of the slices: the axis of rotation at x = y = 0 of LPS, x to the left, y to the back, z upwards."""
     (ny, nx), v = A.shape, A.voxel
     steps = np.diff(scan.positions)
     step = float(steps.mean()) if len(steps) else scan.thickness

@@ -1,4 +1,4 @@
-"""What a file of CT holds: `recon info`."""
+"""The content of a CT file: `recon info`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recon.prepare.helical import fans
 
 @dataclass(frozen=True)
 class CTReport:
-    """CT in plain numbers and sentences, nothing of it about the patient."""
+    """CT as plain numbers and sentences, without patient data."""
 
     format: str
     items: tuple[Mapping[str, Any], ...]
@@ -69,7 +69,7 @@ def _projections(p: CTProjections) -> Mapping[str, Any]:
 
 
 def _views(v: CTViews, made: CTProjections) -> Mapping[str, Any]:
-    """What was measured, and the slices that it gives where nothing is asked for."""
+    """What was measured, and the slices made by default."""
     turn = abs(float(np.median(np.diff(v.angles))))
     return {
         "scanner": " ".join(w for w in (v.header.system.vendor, v.header.system.model) if w) or "not stated",
@@ -91,7 +91,7 @@ def _views(v: CTViews, made: CTProjections) -> Mapping[str, Any]:
 
 
 def text(report: CTReport) -> str:
-    """The report for reading: one subject on each line, in words, then what was noted."""
+    """The report as text: one line per subject, then the notes."""
     out = [("format", report.format)]
     for item in report.items:
         kind = _of_series if "series" in item else _of_views if "turns" in item else _of_projections

@@ -1,4 +1,4 @@
-"""CT projections to attenuation: the solvers of every other scan on A = Weight(w) @ Xray(geometry)."""
+"""From CT projections to attenuation: the same solvers as for other scans on A = Weight(w) @ Xray(geometry)."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from recon.solve.fbp import Window, fbp, view_weights
 from recon.solve.power import largest_eigenvalue
 from recon.solve.sirt import sirt
 
-#: Window of the ramp where the recipe leaves it open: a network finds edges beneath noise that Hann's would have taken
-#: away with it, and shepp-logan is near the sharpest kernel of its training (bench/ct_consistency.py --windows).
+#: Window of the ramp if the recipe names none. A network finds edges in noise that Hann's window would have removed
+#: together with the noise, and shepp-logan is near the sharpest kernel of its training (bench/ct_consistency.py
+#: --windows).
 WINDOW: dict[str, Window] = {"fbp": "hann", "unrolled": "shepp-logan"}
 ITERATIONS = {"sirt": 50, "cgls": 10, "tv": 100}
-#: Views below which total variation takes more iterations, as many times as views are missing, up to so many times: few
-#: views converge more slowly, and each costs less (60, 120 and 360 views of the phantom).
+#: Below this number of views total variation takes more iterations, in proportion to the missing views, up to a maximum
+#: factor: few views converge more slowly, and each iteration is cheaper (60, 120 and 360 views of the phantom).
 MANY_VIEWS, SLOWER = 240, 4
 #: Weight of total variation in units of the recipe's `solve.tv` over the noise of a filtered backprojection.
 TV_WEIGHT = 2.0
-#: Line integrals with elements more at either end, and how many (`truncated.continued`).
+#: Line integrals with more elements at either end, and how many (`truncated.continued`).
 Continued = tuple[Tensor, tuple[int, int]]
-#: Fewer views than this part of the detector's elements leave streaks in a filtered backprojection.
+#: Fewer views than this share of the detector's elements leave streaks in a filtered backprojection.
 SPARSE = 0.25
 
 
 def choose(wanted: str, scan: CTProjections, A: Xray | ConeXray) -> tuple[str, str]:
-    """The method and the sentence that says why; "auto" is fbp where the views suffice, otherwise tv.
+    """The method and the sentence with the reason; "auto" is fbp if there are enough views, otherwise tv.
 
-    Raises ReconError for a method of MRI.
+    Raises ReconError for a method for MRI.
     """
     if wanted in ("fbp", "sirt", "cgls", "tv"):
         return wanted, f"{wanted}: asked for"
@@ -68,9 +69,9 @@ def solve(method: str, data: prepare.Projected, A: Xray | ConeXray, recipe: Reci
         cgls   min ‖w (p − Ax)‖² by conjugate gradients, stopped after `iterations`
         tv     min ½‖w (p − Ax)‖² + β TV(x), x ≥ 0, β = TV_WEIGHT · `solve.tv` / s
 
-    w are the inverse standard deviations of the rays, s what filtered backprojection makes of their noise, from whose
-    image iterations start where the views allow one. A body that reaches beyond the detector is continued
-    (`truncated`), and iterations have room for it.
+    w are the inverse standard deviations of the rays, and s is their noise after filtered backprojection. Iterations
+    start from the filtered backprojection if there are enough views for one. A body that extends beyond the detector is
+    extrapolated (`truncated`), and the image grid is enlarged during the iterations.
     """
     views = truncated.continued(data.p, A, water)
     if method in ("fbp", "unrolled"):
@@ -81,9 +82,10 @@ def solve(method: str, data: prepare.Projected, A: Xray | ConeXray, recipe: Reci
 
 
 def _around(A: Xray | ConeXray, beyond: int) -> tuple[Xray | ConeXray, int]:
-    """The projection of an image with so many pixels more on each side that it holds a body `beyond` the detector.
+    """The projection of an image enlarged on each side so that it holds a body `beyond` the detector.
 
-    Iterations would heap what lies outside of an image onto its rim. None reaches the source, or twice its own size.
+    Otherwise iterations would pile up what lies outside an image on its rim. The enlarged image stays clear of the
+    source and within twice the size.
     """
     if isinstance(A, ConeXray) or not beyond:
         return A, 0
@@ -100,7 +102,7 @@ def _around(A: Xray | ConeXray, beyond: int) -> tuple[Xray | ConeXray, int]:
 def _iterated(
     method: str, data: prepare.Projected, A: Xray | ConeXray, views: Continued, recipe: Recipe, water: float
 ) -> Tensor:
-    """The image of an iterative method, from one of the continued views."""
+    """The image of an iterative method, from one of the extrapolated views."""
     m = Measurement(data.weights * data.p, Weight(data.weights) @ A)
     n = recipe.solve.iterations or ITERATIONS[method]
     start = _start(data.p, A, views)
@@ -113,7 +115,7 @@ def _iterated(
     beta = TV_WEIGHT * recipe.solve.tv / _noise(data, A, start, water)
     if not recipe.solve.iterations:
         n = round(n * min(SLOWER, max(1.0, MANY_VIEWS / data.p.shape[-2])))
-    # A and y over the norm of A: the solver's steps are made for operators of norm 1.
+    # A and y divided by the norm of A, because the solver's steps are made for operators of norm 1.
     scaled = Measurement(m.y / norm, (1 / norm) * m.A, 1 / norm)
     return pdhg.tv(
         scaled, lam=beta / norm, iterations=n, tolerance=1e-4, constraint="nonnegative", x0=start, **_axes(A)
@@ -121,7 +123,7 @@ def _iterated(
 
 
 def _axes(A: Xray | ConeXray) -> dict[str, Any]:
-    """Slices are each on its own in a fan; a volume varies along z too, in voxels that may be thick."""
+    """Slices of a fan are independent; a volume varies along z, too, in voxels that may be thick."""
     if not isinstance(A, ConeXray):
         return {"axes": (-2, -1)}
     axes = tuple(a for a in (-3, -2, -1) if A.shape[a] > 1)
@@ -129,10 +131,10 @@ def _axes(A: Xray | ConeXray) -> dict[str, Any]:
 
 
 def _noise(data: prepare.Projected, A: Xray | ConeXray, start: Tensor, water: float) -> float:
-    """Standard deviation in 1/mm within the body of what filtered backprojection makes of the noise of the rays.
+    """Standard deviation in 1/mm within the body that the noise of the rays has after filtered backprojection.
 
-    Streaks of few views are none of it, which the image itself would tell as noise; where the views do not allow one,
-    the image tells it.
+    Streaks from few views are not included, though they would look like noise in the image. If there are too few views
+    for a filtered backprojection, the noise is estimated from the image itself.
     """
     weights = data.weights.expand(data.p.shape)
     white = torch.randn(data.p.shape, generator=torch.Generator().manual_seed(0), dtype=data.p.dtype).to(data.p.device)
@@ -145,7 +147,7 @@ def _noise(data: prepare.Projected, A: Xray | ConeXray, start: Tensor, water: fl
 
 
 def _start(p: Tensor, A: Xray | ConeXray, views: Continued) -> Tensor:
-    """A first image: filtered backprojection where the views allow one, else a few conjugate gradients."""
+    """A first image: filtered backprojection if there are enough views, otherwise a few conjugate gradients."""
     try:
         return fbp(views[0], A, "hann", views[1]).clamp_min(0)
     except DataError:

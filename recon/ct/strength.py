@@ -1,4 +1,4 @@
-"""How much of what a denoiser would remove is removed: a share of fine texture, little of coarse variations."""
+"""How much of a denoiser's effect is applied: a share of fine texture, little of coarse variations."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from recon.prepare.image_noise import ImageNoise, sharpness
 from recon.recipe import CT
 
-#: Smallest share that stays away, and the largest noise in HU that is blended back in. Both were chosen on validation
-#: slices at 0.25, 0.1 and 0.05 of their dose: `python bench/ct.py ct-base ct-small` prints what to set here.
+#: Smallest share that stays removed, and largest noise in HU that is blended back in. Both were chosen on validation
+#: slices at 0.25, 0.1 and 0.05 of their dose: `python bench/ct.py ct-base ct-small` prints the values for this place.
 LEAST, LEFT = 0.7, 25.0
 
-#: How often what is coarse is looked for in what is left. One Gaussian as sharp costs contrast or lets noise back:
-#: chosen on validation slices and discs of 4 to 15 mm (`coarser`).
+#: How often coarse detail is extracted from the remainder. A single Gaussian of the same sharpness costs contrast or
+#: lets noise back in: chosen on validation slices and discs of 4 to 15 mm (`coarser`).
 TIMES = 3
 
-#: Widths in pixels of faint discs of which an image says how much contrast they keep.
+#: Widths in pixels of the faint discs for which an image states the remaining contrast.
 SPOTS = (4, 10)
 
-#: Noise in HU up to which all that is coarse is given back. Beyond, faint lesions are lost in any case, and rays that
-#: starve make coarse streaks: chosen on validation slices, where anything from 25 to 150 is within 0.1 dB.
+#: Noise in HU up to which all coarse detail is given back. Above it, faint lesions are lost in any case, and starved
+#: rays make coarse streaks: chosen on validation slices, where all values from 25 to 150 are within 0.1 dB.
 FAINT = 75.0
 
 
@@ -43,8 +43,10 @@ def share(settings: CT, noise: float, least: float = LEAST, left: float = LEFT) 
 
 
 def sampled(settings: CT, noise: ImageNoise) -> CT:
-    """The settings for a slice with that noise: `ct.coarse` counts samples of the scan, each of which takes `sharpness`
-    pixels, since noise of a slice that was interpolated or made by a smooth kernel is coarser by as much."""
+    """The settings for a slice with that noise, with `ct.coarse` converted from samples of the scan to pixels.
+
+    A sample takes `sharpness` pixels: noise of an interpolated slice or a smooth kernel is coarser by this factor.
+    """
     return replace(settings, coarse=settings.coarse * sharpness(noise))
 
 
@@ -81,7 +83,7 @@ def coarser(taken: Tensor, pixels: float) -> Tensor:
 
 
 def smoothed(taken: Tensor, pixels: float) -> Tensor:
-    """Images (..., y, x) smoothed by a Gaussian of so many pixels, continued beyond their borders as they end there."""
+    """Images (..., y, x) smoothed by a Gaussian of `pixels`, extended beyond their borders by the border values."""
     reach = math.ceil(4 * pixels)
     at = torch.arange(-reach, reach + 1, dtype=taken.dtype, device=taken.device)
     w = (-(at**2) / (2 * pixels**2)).exp()
@@ -108,7 +110,7 @@ def kept(width: float, settings: CT, noise: float) -> float:
 
 
 def said(slices: Sequence[tuple[CT, float]]) -> str:
-    """The sentence about shares and contrast that an image carries, by the settings and the noise σ in HU of slices."""
+    """The sentence on shares and contrast that an image carries, from the settings and the noise σ in HU of slices."""
     settings, shares = slices[0][0], [share(s, level) for s, level in slices]
     how, pixels = span(shares, 2), span([s.coarse for s, _ in slices], 1)
     coarse = f", and so was all detail coarser than {pixels} pixels" if settings.coarse else ""
@@ -122,6 +124,6 @@ def said(slices: Sequence[tuple[CT, float]]) -> str:
 
 
 def span(values: Sequence[float], digits: int) -> str:
-    """The least and the largest of some numbers in words, or the one that all of them are."""
+    """The range of some numbers in words, or the number if all are equal."""
     low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
     return low if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""Zero-shot adaptation: a network trained on with the measured lines of one undersampled scan alone."""
+"""Zero-shot adaptation: further training of a network on the measured lines of a single undersampled scan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recon.operators.sense import Sense
 from recon.progress import Report, silent
 from recon.solve.rows import acs
 
-#: Share of the time that scans may be divided in, so that some is left for steps.
+#: Share of the time for dividing scans, so that some is left for training steps.
 SETUP = 0.5
 
 
@@ -28,19 +28,20 @@ class Plan:
     """How a network is adapted."""
 
     minutes: float = 5.0
-    #: Most steps of the optimiser; 0 for as many as the time allows.
+    #: Largest number of optimiser steps; 0 for as many as the time allows.
     steps: int = 0
     rate: float = 3e-4
     #: Columns of a training image.
     width: int = 96
-    #: Share of the lines outside of the ACS block that are held out for good, and of the rest that make a split's loss.
+    #: Share of the lines outside the ACS block that are held out for validation, and of the rest that make a split's
+    #: loss.
     held: float = 0.15
     hidden: float = 0.2
     #: Splits of each slice; slices that are used, evenly spaced.
     splits: int = 6
     slices: int = 4
-    #: Share of the held-out error that must be gained. Held-out lines leave gaps twice as wide as a scan's own: on
-    #: scans like those of the training, gains of up to 5 % on them were losses of up to 0.4 dB in the image.
+    #: Required gain as a share of the held-out error. Held-out lines leave gaps twice as wide as the scan's own: on
+    #: scans like those of the training, gains of up to 5 % on them went with losses of up to 0.4 dB in the image.
     least: float = 0.05
     ema: float = 0.97
     #: Validations without a gain after which the adaptation ends.
@@ -50,10 +51,10 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A slice of which some lines are hidden: what the network is given, and the hidden lines that it must foretell.
+    """A slice with some lines hidden: what the network is given, and the hidden lines that it must predict.
 
-    Images and lines are those of one slice, (z, y, x) and (coil, z, y, x); `hidden` takes an image to the hidden lines
-    times the roots of their weights.
+    Images and lines are those of one slice, (z, y, x) and (coil, z, y, x). `hidden` maps an image to the hidden lines
+    times the square roots of their weights.
     """
 
     given: Measurement
@@ -66,7 +67,8 @@ class Split:
 class Adapted:
     """The weights, χ² per held-out sample before and after, and how the adaptation went.
 
-    `kept` is whether the adapted weights were better beyond doubt on the held-out lines; else `network` is the start.
+    `kept` says whether the adapted weights were significantly better on the held-out lines; otherwise `network` is the
+    original.
     """
 
     network: Unrolled
@@ -89,18 +91,18 @@ def adapt(
 ) -> Adapted:
     """Fine-tune a network on undersampled slices: y (coil, z, ky, x), whitened, sampled along rows.
 
-    The measured rows of a slice fall into three parts: Θ, which the network sees; Λ, which makes the loss; Γ, which is
-    held out for good and decides when to stop.
+    The measured rows of a slice are divided into three parts: Θ, which the network sees; Λ, which makes the loss; Γ,
+    which is held out and decides when to stop.
 
         L = ½ log( Σ_Λ w |A f(y_Θ) − y|² / Σ_Λ w |A x₀ − y|² ),   w = (1 − p̃p) / (p (1 − p̃))
 
-    with p the share of rows measured around a row and p̃ the share of those that Θ keeps: a row outside of the ACS
-    block stands for those beside it that were never measured. The weights of the best moving average on Γ are
-    returned; where their gain is less than `least`, or than its standard error over the held-out rows, the start is.
-    The minutes of the plan count from `begun` on the `clock`: no step begins, and no further slice is divided, where
-    the longest so far of what must follow would end after them. Raises ReconError where too few rows were measured to
-    be divided.
-    (Yaman et al., ICLR 2022; Millard and Chiew, IEEE Trans Comput Imaging 9:707, 2023.)
+    with p the share of rows measured around a row and p̃ the share of these in Θ: a row outside the ACS block
+    represents those beside it that were never measured. The moving average of the weights that is best on Γ is
+    returned. If its gain is less than `least`, or than its standard error over the held-out rows, the original is
+    returned. The minutes of the plan count from `begun` on the `clock`: no step begins, and no further slice is
+    divided, if the work that must follow would, by the longest duration so far, end too late. Raises ReconError if too
+    few rows were measured to be divided. (Yaman et al., ICLR 2022; Millard and Chiew, IEEE Trans Comput Imaging 9:707,
+    2023.)
     """
     begun = clock() if begun is None else begun
     draw = Draw.seeded(plan.seed)
@@ -115,7 +117,7 @@ def adapt(
 def _parts(
     network: Unrolled, scans: Sequence[Measurement], plan: Plan, draw: Draw, begun: float, clock: Callable[[], float]
 ) -> tuple[list[Split], list[Split]]:
-    """Splits to train on and slices to validate on, of as many scans as can be divided in the time for that."""
+    """Splits to train on and slices to validate on, from as many scans as can be divided in the time for that."""
     training: list[Split] = []
     held: list[Split] = []
     entered = clock()
@@ -145,7 +147,7 @@ def _fitted(
     )
     end, last = begun + 60 * plan.minutes, clock()
     first = least = held_error(best, held)
-    # Before the first step a validation, which sees whole images, stands for it.
+    # Before the first step, the duration of a validation, which processes whole images, is the estimate.
     step = validation = (now := clock()) - last
     check, last = 0.1 * (end - now), now
     tried = steps = 0
@@ -157,7 +159,7 @@ def _fitted(
         _follow(average, current, min(plan.ema, (1 + steps) / (10 + steps)))
         taken = (now := clock()) - started
         step = max(step, taken) if steps > 1 else taken
-        # Whether one more step, and the validation that must follow it, end in time.
+        # Whether one more step, and the validation that must follow it, will end in time.
         over = steps == plan.steps or now + step + validation > end
         due = steps % max(1, plan.steps // 10) == 0 if plan.steps else now - last > check
         if due or over:
@@ -181,17 +183,17 @@ def _follow(average: Unrolled, current: Unrolled, keep: float) -> None:
 
 
 def _gained(first: Tensor, least: Tensor, plan: Plan) -> bool:
-    """Whether held-out rows are foretold better by more than the least gain, and than its standard error."""
+    """Whether held-out rows are predicted better by more than the required gain and its standard error."""
     gain = first - least
     doubt = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
     return float(gain.mean()) > max(doubt, plan.least * float(first.mean()))
 
 
 def divided(m: Measurement, plan: Plan, draw: Draw, iterations: int) -> tuple[Split, list[Split]]:
-    """A slice without its held-out rows, and its splits into rows that are given and hidden."""
+    """A slice without its held-out rows, and its splits into given and hidden rows."""
     A = m.A
     assert isinstance(A, Sense)
-    # Which rows are drawn is decided on the CPU, wherever the slice is.
+    # Rows are drawn on the CPU, on whatever device the slice is.
     mask = A.mask.reshape(-1).cpu()
     rows = torch.nonzero(mask).flatten()
     outside = rows[~acs(mask > 0)[rows]]
@@ -218,7 +220,7 @@ def divided(m: Measurement, plan: Plan, draw: Draw, iterations: int) -> tuple[Sp
 
 
 def held_error(network: Unrolled, held: Sequence[Split]) -> Tensor:
-    """|A f(y) − y|² / 2σ² per sample of each held-out row of all slices: 1 for a forecast that noise alone spoils."""
+    """|A f(y) − y|² / 2σ² per sample of each held-out row of all slices: 1 for a prediction limited by noise alone."""
     found = []
     for s in held:
         with torch.no_grad():
@@ -252,7 +254,7 @@ def _step(network: Unrolled, optimiser: torch.optim.Optimizer, split: Split, wid
 
 
 def _split(m: Measurement, A: Sense, hidden: Tensor, absent: Tensor, weight: Tensor, iterations: int) -> Split:
-    """A measurement without some rows, of which the `hidden` ones are to be foretold."""
+    """A measurement without some rows, of which the `hidden` ones are to be predicted."""
     seen = torch.ones(A.mask.numel())
     seen[hidden] = 0
     seen[absent] = 0
@@ -276,6 +278,6 @@ def _cut(A: Sense, columns: slice) -> Sense:
 
 
 def _density(measured: Tensor) -> Tensor:
-    """Share of the 17 rows around each row that were measured, at least one row's."""
+    """Share of the 17 rows around each row that were measured, counting at least one."""
     share = nn.functional.avg_pool1d(measured.float()[None, None], 17, 1, 8, count_include_pad=False)[0, 0]
     return share.clamp_min(1 / 17)

@@ -1,4 +1,4 @@
-"""What an adaptation leaves: weights with their card and their parent's recipe, and a sentence for a person."""
+"""The result of an adaptation: weights with their card and their parent's recipe, and a sentence for the user."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from recon.nets import weights
 
 
 def write(made: Adapted, parent: weights.Loaded, source: Path, folder: Path, scan: str, plan: Plan) -> None:
-    """Weights, hash, card and the parent's recipe (which tells the range) as a folder that appears whole or not at all.
+    """Write weights, hash, card and the parent's recipe (which defines the range) as a folder, all or nothing.
 
-    Where nothing was gained the weights are the parent's, to the byte.
-    `source` is the parent's folder and `scan` the SHA-256 of the scan, which tells nothing of the patient.
+    If nothing was gained, the weights are those of the parent, byte for byte. `source` is the parent's folder and
+    `scan` the SHA-256 of the scan, which reveals nothing about the patient.
     """
     with atomic_dir(folder) as temporary:
         if made.kept:
@@ -29,7 +29,7 @@ def write(made: Adapted, parent: weights.Loaded, source: Path, folder: Path, sca
 
 
 def said(made: Adapted, parent: str) -> str:
-    """The sentence that tells what came of it."""
+    """The sentence on the result."""
     how = f"in {counted(made.steps, 'step')}, {made.seconds:.0f} s"
     if not made.steps:
         return (
@@ -48,7 +48,7 @@ def said(made: Adapted, parent: str) -> str:
 
 
 def card(made: Adapted, parent: weights.Loaded, scan: str, plan: Plan) -> str:
-    """What there is to say of adapted weights, in the form of a model card."""
+    """The model card of adapted weights."""
     gain = 1 - made.after / made.before
     result = (
         f"χ² of the held-out samples fell from {made.before:.4f} to {made.after:.4f} ({gain:.1%})."

@@ -1,4 +1,4 @@
-"""Receive arrays to train on: Biot–Savart fields of random loops around the field of view."""
+"""Receive arrays for training: Biot–Savart fields of random loops around the field of view."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def coil_maps(draw: Draw, coils: int, shape: tuple[int, int]) -> Tensor:
     """Receive sensitivities Bx − i·By (coil, y, x) of `coils` loops, mean Σ|c|² = 1 over the field of view.
 
     B = Σ dl × r / |r|³ over 16 segments of each loop. Loops lie on an ellipse around the field of view (half-width 1),
-    roughly facing its centre, at random heights, radii and tilts; at times one is a surface array on one side. The
-    field is evaluated on 25 × 25 points and interpolated, since it is smooth wherever the body is.
+    roughly facing its centre, at random heights, radii and tilts; sometimes the array is a surface array on one side.
+    The field is evaluated on 25 × 25 points and interpolated, since it is smooth wherever the body is.
     """
     n = 25
     axis = torch.linspace(-1, 1, n, device=draw.device)

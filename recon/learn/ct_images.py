@@ -1,4 +1,4 @@
-"""CT slices to train on, in HU: real ones, and drawn ones with organs, bones and faint lesions."""
+"""CT slices for training, in HU: real ones, and simulated ones with organs, bones and faint lesions."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ AIR = -1000.0
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """CT volumes (slice, y, x) in HU, int16, and magnitudes of any kind that drawn slices take shapes from."""
+    """CT volumes (slice, y, x) in HU, int16, and magnitudes of any kind that give shapes to simulated slices."""
 
     ct: tuple[NDArray[np.int16], ...]
     others: volumes.Sources
 
 
 def read(folder: Path) -> Library:
-    """What a folder holds; volumes that fall below −500 are CT.
+    """The content of a folder; volumes with values below −500 are CT.
 
-    Raises DataError where there is no CT at all, and as `volumes.each` does.
+    Raises DataError if there is no CT at all, and as `volumes.each` does.
     """
     found: list[NDArray[np.int16]] = []
     for _, arrays in volumes.each(folder):
@@ -45,22 +45,22 @@ def read(folder: Path) -> Library:
 
 
 def slice_of(draw: Draw, library: Library, size: int, real: float, heads: float = 0.0) -> tuple[Tensor, bool]:
-    """One slice (size, size) in HU, and whether it is a real one with its own noise, which has probability `real`.
+    """One slice (size, size) in HU, and whether it is real with its own noise, which has probability `real`.
 
-    Of those that are drawn a share `heads` are heads.
+    A share `heads` of the simulated ones are heads.
     """
     scanned = draw.chance(real)
-    # A share of nothing draws no number: recipes without heads make the slices that they always made.
+    # A share of 0 draws no random number, so recipes without heads still give the same slices.
     head = not scanned and heads > 0 and draw.chance(heads)
     x = (_photograph if scanned else _head if head else _drawn)(draw, library, size)
     return _lesions(draw, x) if draw.chance(0.7) else x, scanned
 
 
 def _photograph(draw: Draw, library: Library, size: int) -> Tensor:
-    """A slice turned, mirrored, moved and scaled; made smaller, its own noise falls and its detail is finer."""
+    """A slice rotated, mirrored, shifted and scaled; made smaller, it has less noise and finer detail."""
     volume = draw.one_of(library.ct, [math.sqrt(v.size) for v in library.ct])
     x = torch.from_numpy(volume[draw.integer(0, len(volume) - 1)]).to(draw.device, torch.float32)[None, None]
-    # Below about 200 pixels across, a slice shows nothing when it is made smaller still.
+    # Below about 200 pixels across, further reduction leaves nothing to see.
     natural = min(1.0, x.shape[-1] / size)
     scale = draw.log_uniform(0.5, 1.15) if natural > 0.7 else draw.uniform(1.3, 2.4)
     if scale < 1:
@@ -84,7 +84,7 @@ def _photograph(draw: Draw, library: Library, size: int) -> Tensor:
 
 
 def _drawn(draw: Draw, library: Library, size: int) -> Tensor:
-    """Grey values of MR, shapes, fractals or textures as tissue, with bones or without."""
+    """Grey values of MR, shapes, fractals or textures as tissue, with or without bones."""
     shape = (size, size)
     g = images.image(draw, library.others, shape, 0.45).abs().clamp(0, 1.2)
     inside = F.max_pool2d((g > 0.06).float()[None, None], 5, 1, 2)[0, 0] > 0
@@ -104,7 +104,7 @@ def _drawn(draw: Draw, library: Library, size: int) -> Tensor:
         rim = draw.uniform(0.6, 0.95)
         x = torch.where(r > rim, draw.uniform(-120, 70), x)
         if draw.chance(0.4):
-            # The bone of a skull under it, whose marrow is darker.
+            # The bone of a skull under it, with darker marrow.
             deep = rim - draw.uniform(0.04, 0.16)
             x = torch.where((r > deep) & (r < rim), draw.uniform(600, 1900), x)
             if draw.chance(0.5):
@@ -119,13 +119,13 @@ def _drawn(draw: Draw, library: Library, size: int) -> Tensor:
 
 
 def _head(draw: Draw, library: Library, size: int) -> Tensor:
-    """A head: scalp, a skull of two tables with marrow between, brain, and at its base air cells and dense bone."""
+    """A head: scalp, a skull of two tables with marrow between, brain; at its base air cells and dense bone."""
     shape = (size, size)
     y, u = grid(shape, draw.device)
     a = draw.uniform(0.45, 0.8)
     r = ((u / a).square() + (y / min(0.9, a * draw.uniform(1.0, 1.35))).square()).sqrt()
     r = r + draw.uniform(0, 0.05) * draw.field(shape, 3.0) + draw.uniform(0, 0.01) * draw.field(shape, 2.0)
-    # Depths of the outer and of the inner table, of which the latter has ridges.
+    # Depths of the outer and the inner table; the inner one has ridges.
     outer = draw.uniform(0.82, 0.96) + draw.uniform(0, 0.02) * draw.field(shape, 3.0)
     thick = draw.log_uniform(0.03, 0.14) * (draw.uniform(0, 0.5) * draw.field(shape, 2.6)).exp()
     inner = outer - thick
@@ -138,9 +138,9 @@ def _head(draw: Draw, library: Library, size: int) -> Tensor:
     brain = draw.uniform(20, 45) + draw.uniform(5, 40) * (images.image(draw, library.others, shape, 0.8).abs() - 0.5)
     x = torch.where(r < inner, brain.clamp(-20, 110), x)
     if draw.chance(0.7):
-        # Bone, tissue and cells of air in each other, fine ones and coarse ones.
+        # Bone, tissue and air cells mixed, fine and coarse.
         where = draw.field(shape, 2.8) > draw.uniform(-0.3, 1.2)
-        # Waves over a smooth field are its contours: walls of a labyrinth, the finer the more waves there are.
+        # Waves of a smooth field give its contours: walls of a labyrinth, finer with more waves.
         cells, wall = draw.field(shape, draw.uniform(1.8, 2.8)), draw.log_uniform(0.05, 0.5)
         if draw.chance(0.75):
             cells = (draw.log_uniform(1, 10) * cells).sin() + draw.uniform(0, 0.7) * draw.field(shape, 1.5)
@@ -159,7 +159,7 @@ def _head(draw: Draw, library: Library, size: int) -> Tensor:
             x = torch.where(d < 0.01 + 0.04 * number[2], 500 + 2000 * number[3], x)
     x = torch.where(r < 1, x, AIR)
     if draw.chance(0.4):
-        # What the head rests on.
+        # The head rest.
         rest = (u.square() + (y - draw.uniform(-0.4, 0.4)).square()).sqrt() - draw.uniform(0.85, 1.1)
         x = torch.where((rest.abs() < draw.uniform(0.004, 0.015)) & (r > 1), draw.uniform(-700, 500), x)
     # From sharp kernels with coarse pixels to smooth kernels with fine ones.
@@ -167,7 +167,7 @@ def _head(draw: Draw, library: Library, size: int) -> Tensor:
 
 
 def _lesions(draw: Draw, x: Tensor) -> Tensor:
-    """Faint discs of 5 to 60 HU, of one and a half to twelve pixels radius, wherever there is tissue."""
+    """Faint discs of 5 to 60 HU, with a radius of 1.5 to 12 pixels, wherever there is tissue."""
     count = draw.integer(2, 24)
     n = x.shape[0]
     place = draw.uniforms(count, 2) * n

@@ -1,4 +1,4 @@
-"""FBP images of simulated low-dose scans with what they should show: a bank that batches are cut from."""
+"""FBP images of simulated low-dose scans with their targets: a bank from which batches are cut."""
 
 from __future__ import annotations
 
@@ -21,41 +21,42 @@ from recon.prepare import image_noise
 from recon.simulation import ct as physics
 from recon.solve.fbp import fbp
 
-#: Fewest photons that a logarithm is taken of here: that of the scans that networks learned from.
+#: Counts below this are set to it before the logarithm here, as in the scans that networks were trained on.
 FLOOR = 0.7
 
-#: Pixels at the border of a piece that do not count: the network does not see what is beyond.
+#: Border pixels of a piece that do not count: the network does not see what is beyond.
 BORDER = 8
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Ranges of the scans that are made; pairs are ranges."""
+    """Ranges of the simulated scans; pairs are ranges."""
 
     #: Pixels along either side of a simulated image, and slices that share a geometry.
     size: int = 384
     group: int = 16
     views: tuple[int, int] = (400, 640)
     voxel: tuple[float, float] = (0.5, 1.0)
-    #: Photons of a ray in air, noise of the electronics in photons: both decide where rays starve.
+    #: Photons of a ray in air, and electronic noise in photons: both decide which rays are starved.
     photons: tuple[float, float] = (2e4, 2e6)
     electronic: tuple[float, float] = (0.0, 12.0)
-    #: Standard deviation of the noise in the body in HU that the image is scaled to, log-uniform.
+    #: Standard deviation in HU of the noise in the body, to which the image is scaled, log-uniform.
     noise: tuple[float, float] = (3.0, 160.0)
     #: Share of slices of real scans.
     real: float = 0.6
-    #: Share of heads among the drawn slices, and of the pieces of a batch that lie where most edges are of four places.
+    #: Share of heads among the simulated slices; share of the pieces of a batch that are placed on the most edges of
+    #: four random places.
     heads: float = 0.0
     edges: float = 0.0
-    #: Images that the bank holds.
+    #: Images in the bank.
     bank: int = 3000
-    #: Images of the first groups, whose noise is correlated Gaussian noise without any projection: quick to make.
+    #: Images of the first groups, whose noise is correlated Gaussian noise without projections: quick to make.
     gaussian: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Images (item, y, x) in HU: as scanned, and the answer; level (item,) and texture of their noise as estimated."""
+    """Images (item, y, x) in HU: as scanned, and the target; level (item,) and texture of their noise as estimated."""
 
     noisy: Tensor
     clean: Tensor
@@ -64,13 +65,13 @@ class Made:
 
 
 def make(draw: Draw, library: Library, settings: Settings, *, known: bool = False, gaussian: bool = False) -> Made:
-    """A group of images of one geometry, each with a dose and a kernel of its own.
+    """A group of images with one geometry, each with its own dose and kernel.
 
-    Noise is linear in the projections: the FBP of the noise alone is added to the slice. A real slice has noise of its
-    own, σ₀, which the answer must not hold; with n the added noise of σ, the answer t = slice − (σ₀²/σ²)·n has an error
-    that is uncorrelated with that of the input, slice + n, where both noises have one spectrum, so that the best guess
-    of t is that of the slice without any noise. (Pang et al., Recorrupted-to-Recorrupted, CVPR 2021.)
-    With `known` the answer is the slice itself; with `gaussian` the noise is stationary and no projection is made.
+    Noise is linear in the projections: the FBP of the noise alone is added to the slice. A real slice has its own noise
+    σ₀, which the target must not contain. With n the added noise of σ, the target t = slice − (σ₀²/σ²)·n has an error
+    that is uncorrelated with that of the input, slice + n, if both noises have the same spectrum. The best estimate of
+    t is then that of the slice without noise. (Pang et al., Recorrupted-to-Recorrupted, CVPR 2021.) With `known` the
+    target is the slice itself; with `gaussian` the noise is stationary and no projection is made.
     """
     n = settings.size
     slices = [ct_images.slice_of(draw, library, n, settings.real, settings.heads) for _ in range(settings.group)]
@@ -84,7 +85,7 @@ def make(draw: Draw, library: Library, settings: Settings, *, known: bool = Fals
     noise = noise * strength[:, None, None]
     noisy = clean + noise
     if draw.chance(0.5):
-        # Files of scanners end here.
+        # Scanners' files clip at this value.
         noisy = noisy.clamp_min(-1024)
     found = image_noise.estimate(noisy)
     share = (own / strength).square().clamp_max(0.7)[:, None, None]
@@ -92,7 +93,7 @@ def make(draw: Draw, library: Library, settings: Settings, *, known: bool = Fals
 
 
 def _geometry(draw: Draw, settings: Settings) -> Xray:
-    """A parallel beam, or the fan of a clinical scanner, that covers the image."""
+    """A parallel beam, or the fan beam of a clinical scanner, that covers the image."""
     n, voxel = settings.size, draw.uniform(*settings.voxel)
     views = draw.integer(*settings.views)
     spacing = voxel * draw.uniform(0.7, 1.2)
@@ -109,7 +110,7 @@ def _geometry(draw: Draw, settings: Settings) -> Xray:
 
 
 def _noise(draw: Draw, clean: Tensor, A: Xray, settings: Settings) -> Tensor:
-    """FBP of the noise of projections of slices (item, y, x), each of unit strength in its body."""
+    """FBP of the noise of projections of slices (item, y, x), each with unit strength in its body."""
     line = A(attenuation(clean.clamp_min(AIR)))
     items, device = len(clean), clean.device
     photons = torch.tensor([draw.log_uniform(*settings.photons) for _ in range(items)], device=device)[:, None, None]
@@ -138,7 +139,7 @@ def _gaussian(draw: Draw, clean: Tensor) -> Tensor:
 
 
 def _kernel(draw: Draw, f: Tensor) -> Tensor:
-    """Transfer of a reconstruction kernel over frequencies f in cycles per element: smooth, standard or sharp."""
+    """Frequency response of a reconstruction kernel over f in cycles per element: smooth, standard or sharp."""
     cut = draw.log_uniform(0.1, 0.6)
     out = (-((f / cut) ** draw.uniform(1.5, 4))).exp()
     if draw.chance(0.35):
@@ -148,13 +149,13 @@ def _kernel(draw: Draw, f: Tensor) -> Tensor:
 
 
 class Bank:
-    """Images on a device, filled group by group, the oldest replaced; batches are pieces of them."""
+    """Images on a device, filled group by group, the oldest replaced first; batches are pieces of them."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         groups = max(1, settings.bank // settings.group)
         self.capacity, self.filled, self.next = groups * settings.group, 0, 0
-        #: Images that it has held so far.
+        #: Images added so far.
         self.total = 0
         n = settings.size
         self.noisy, self.clean = (torch.zeros(self.capacity, n, n, device=device) for _ in range(2))
@@ -162,7 +163,7 @@ class Bank:
         self.texture = torch.zeros(self.capacity, image_noise.BANDS, device=device)
 
     def add(self, made: Made) -> None:
-        """Put a group in; images whose noise could not be found are left out."""
+        """Add a group; images whose noise could not be estimated are left out."""
         good = (made.level > 0.5) & torch.isfinite(made.noisy).flatten(1).all(1)
         count = int(good.sum())
         at = (self.next + torch.arange(count, device=self.device)) % self.capacity
@@ -172,7 +173,7 @@ class Bank:
         self.filled, self.total = min(self.capacity, self.filled + count), self.total + count
 
     def batch(self, count: int, width: int, draw: Draw) -> Batch:
-        """`count` pieces of `width` pixels, mirrored and transposed, the noise told a little wrong at times."""
+        """`count` pieces of `width` pixels, mirrored and transposed, sometimes with a slightly wrong noise level."""
         d = self.device
         item = (draw.uniforms(count) * self.filled).long()
         first = self._places(item, width, draw)
@@ -192,8 +193,8 @@ class Bank:
     def _places(self, item: Tensor, width: int, draw: Draw) -> Tensor:
         """First row and column (item, 2) of a piece of each image.
 
-        Bodies are in the middle: places are drawn more often there. Of `edges` of the pieces four places are
-        drawn, and that is taken whose answer is the least even.
+        Bodies are in the middle, so places are drawn more often there. For a share `edges` of the pieces four places
+        are drawn, and the one whose target varies most is used.
         """
         count, room = len(item), self.settings.size - width
         tries = 4 if self.settings.edges else 1
@@ -203,7 +204,7 @@ class Bank:
             return first[0]
         clean = self.clean[item]
         slope = (clean[:, 1:, :-1] - clean[:, :-1, :-1]).abs() + (clean[:, :-1, 1:] - clean[:, :-1, :-1]).abs()
-        # Noise of the answer and the border of the body against air are no edges that count.
+        # Noise of the target, and the border of the body to air, do not count as edges.
         steep = ((slope > 100) & (clean[:, 1:, 1:] > -900)).float()
         total = F.pad(steep, (1, 0, 1, 0)).cumsum(-1).cumsum(-2)
         at, (top, left) = torch.arange(count, device=self.device), (first.clamp_max(room - 1)).unbind(-1)
@@ -214,7 +215,7 @@ class Bank:
 
 
 def batch(made: Made) -> Batch:
-    """Images as a problem of denoising with its answers, in units of water; air hardly counts, borders do not."""
+    """Images as a denoising problem with targets, in units of water; air has a small weight, borders none."""
     noisy, clean = ((v - AIR)[:, None] / 1000 for v in (made.noisy, made.clean))
     p = Problem(Identity(), noisy, noisy, made.level / 1000, torch.ones_like(made.level), texture=made.texture)
     near = F.max_pool2d(F.avg_pool2d(clean, 5, 1, 2), 9, 1, 4)

@@ -30,7 +30,7 @@ from recon.progress import Report, silent
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the weights of a denoiser."""
+    """Everything that determines the weights of a denoiser."""
 
     name: str = "untitled"
     kind: Literal["ct"] = "ct"
@@ -48,17 +48,17 @@ class Plan:
     )
     data: Settings = field(default_factory=Settings)
     loop: Loop = field(default_factory=lambda: Loop(batch=16, width=160, noisy=0.0, clean=1.0, ssim_from=2.0))
-    #: Weights that ship, or a folder of some, that learning goes on from; empty: the seed decides the first weights.
+    #: Weights that ship, or a folder of weights, that training continues from; empty: the seed gives the first weights.
     begin: str = ""
-    #: Share of the time that goes into making scans once the bank is half full.
+    #: Share of the time spent on making scans once the bank is half full.
     making: float = 0.25
-    #: Images that validation looks at, and the seed of the first.
+    #: Images used for validation, and the seed of the first.
     check: int = 16
     check_seed: int = 900_000_000
 
     @property
     def training(self) -> Training:
-        """The part of the recipe that every kind of training shares."""
+        """The part of the recipe that all kinds of training share."""
         return Training(self.name, network=self.network, loop=self.loop, begin=self.begin)
 
 
@@ -79,12 +79,12 @@ def train(
     resume: bool = False,
     report: Report = silent,
 ) -> list[State]:
-    """Train the networks of some plans on the same batches; each leaves its files in `output`/name.
+    """Train the networks of several plans on the same batches; each writes its files to `output`/name.
 
-    The first plan decides the data, the size of the batches and the time; `minutes` replaces it. What is left is as
-    for `recon.learn.train.train`, without a pool: scans are made on the device as the training goes on. Raises
-    ReconError for a folder with a checkpoint when not asked to resume, for weights to begin from of another shape, and
-    for two plans of one name.
+    The first plan decides the data, the batch size and the time; `minutes` replaces the time. The outputs are those of
+    `recon.learn.train.train`, without a pool: scans are made on the device during training. Raises ReconError for a
+    folder with a checkpoint unless asked to resume, for starting weights of another shape, and for two plans with the
+    same name.
     """
     place, first = torch.device(device), plans[0]
     total = 60 * (first.loop.minutes if minutes is None else minutes)
@@ -107,14 +107,14 @@ def train(
         held = check_set(first, data / "validation", place)
         bank = Bank(first.data, place)
         while bank.filled < min(bank.capacity, max(first.data.gaussian, 4 * first.data.group)):
-            # Learning starts with plain Gaussian noise, as it is quick to make.
+            # Training starts with plain Gaussian noise, because it is quick to make.
             bank.add(ct_synth.make(maker, library, first.data, gaussian=bank.total < first.data.gaussian))
             report("bank", bank.filled, bank.capacity)
         try:
             with common.interruptible() as stop:
                 _loop(plans, states, folders, logs, library, bank, held, maker, total, stop, report)
         finally:
-            # Whatever happened, what was learned is kept.
+            # Whatever happened, the weights learned so far are kept.
             for state, plan, folder in zip(states, plans, folders):
                 common.save(state, folder / "checkpoint.pt")
                 common.keep(state.average, folder / plan.name, half=True)
@@ -153,7 +153,7 @@ def _loop(
             if state.step % 20 == 0:
                 numbers = {name: float(value) for name, value in measured.items()}
                 log.write(step=state.step, minutes=lead.seconds / 60, scans=bank.total, **numbers)
-        # Steps that make scans take longer than others; a process that was stopped longer than that.
+        # Steps that make scans take longer than others; a paused process takes longer than that.
         elapsed = min(time.monotonic() - begin, 60.0)
         for state in states:
             state.seconds += elapsed
@@ -168,10 +168,10 @@ def _loop(
 
 
 def check_set(plan: Plan, data: Path, device: torch.device) -> list[Made]:
-    """Images of validation slices with added noise of 15 to 80 HU, with answers as in training, one by one.
+    """Images of validation slices with added noise of 15 to 80 HU, with targets as in training, one by one.
 
-    A slice's own noise is no part of its answer, which differs from the picture without any noise by noise that no
-    network can foresee: gains are smaller than those over a picture that is known.
+    A slice's own noise is not part of its target. The target differs from the noise-free image by noise that no network
+    can predict, so gains are smaller than for an image with known truth.
     """
     library = ct_images.read(data)
     settings = replace(plan.data, real=1.0, noise=(15.0, 80.0), group=min(8, plan.check))
@@ -201,7 +201,7 @@ def _check(states: Sequence[State], held: Sequence[Made], folders: Sequence[Path
 
 
 def picture(rows: Sequence[tuple[Tensor, ...]], path: Path) -> None:
-    """Slice, noisy, denoised and what was taken away, a row for each, in a window of −160 to 240 HU."""
+    """Slice, noisy, denoised and what was removed, one row each, in a window of −160 to 240 HU."""
     from PIL import Image
 
     made = []
@@ -213,6 +213,6 @@ def picture(rows: Sequence[tuple[Tensor, ...]], path: Path) -> None:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done what was asked of it: a measured time is then its own."""
+    """Wait until the device is idle, so that measured times are its own."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

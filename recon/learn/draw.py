@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Draw:
-    """Draws from a `torch.Generator` on its device: equal seeds give equal draws on a device of the same kind."""
+    """Draws from a `torch.Generator` on its device: equal seeds give equal draws on devices of the same kind."""
 
     generator: torch.Generator
 
     @classmethod
     def seeded(cls, seed: int, device: torch.device | str = "cpu") -> Draw:
-        """Draws that a seed decides."""
+        """Draws from a seed."""
         return cls(torch.Generator(device).manual_seed(seed))
 
     @property
@@ -46,7 +46,7 @@ class Draw:
         return self.uniform() < p
 
     def one_of(self, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
-        """One of the options, with probability in proportion to its weight."""
+        """One of the options, with probability proportional to its weight."""
         w = torch.ones(len(options)) if weights is None else torch.tensor(list(weights))
         at = int(torch.searchsorted(w.cumsum(0), self.uniform(0, float(w.sum())), right=True))
         return options[min(at, len(options) - 1)]

@@ -1,4 +1,4 @@
-"""Training scans from the fastMRI data set: its raw multi-coil slices, undersampled again and again."""
+"""Training scans from the fastMRI data set: its raw multi-coil slices, undersampled in ever new ways."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from recon.learn.synth import Example, Settings
 from recon.operators import fft
 from recon.prepare import compress, hybrid, scan_noise, sort
 
-#: What `--data` begins with.
+#: Prefix of `--data`.
 PREFIX = "fastmri:"
 
-#: Folders of the data set by the part of a training that they serve.
+#: Folders of the data set for each part of a training.
 FOLDERS = {"train": ("multicoil_train", "train"), "validation": ("multicoil_val", "validation")}
 
 
@@ -33,7 +33,7 @@ def folder(data: Path) -> Path:
 
 @lru_cache(maxsize=8)
 def files(root: Path, which: str) -> tuple[Path, ...]:
-    """HDF5 files of a part of the data set, in the order of their names; raises DataError where there are none."""
+    """HDF5 files of a part of the data set, ordered by name; raises DataError if there are none."""
     for name in FOLDERS[which]:
         if found := tuple(p for p in sorted((root / name).glob("*.h5")) if not is_litter(p)):
             return found
@@ -43,12 +43,12 @@ def files(root: Path, which: str) -> tuple[Path, ...]:
 
 
 def example(seed: int, paths: tuple[Path, ...], settings: Settings) -> Example:
-    """The scan that a seed decides: a slice of a file with some of its lines.
+    """The scan of a seed: a slice of a file with some of its lines.
 
-    The slice takes the path of a reconstruction: noise measured in the data and whitened, readout oversampling cut
-    off, coils compressed; maps from its ACS lines alone. Its answer is the combination of the coil images of all lines
-    with those maps, noise included; their root sum of squares, fastMRI's own target, has the same magnitude where the
-    maps explain the coils. Raises DataError for a file that is undersampled itself.
+    The slice is processed as in a reconstruction: noise measured in the data and whitened, readout oversampling
+    removed, coils compressed; maps from its ACS lines only. The target is the combination of the coil images of all
+    lines with those maps, including noise. The root sum of squares, fastMRI's own target, has the same magnitude if the
+    maps explain the coils. Raises DataError for a file that is itself undersampled.
     """
     draw = Draw.seeded(seed)
     path = draw.one_of(paths)
@@ -89,7 +89,7 @@ class Maker:
     root: Path
 
     def __call__(self, which: str, number: int) -> Item:
-        """The item of a number."""
+        """The item with this number."""
         p = self.recipe.pool
         seed, drawn = (p.seed, self.recipe.data) if which == "train" else (p.validation_seed, self.recipe.check)
         try:

@@ -1,4 +1,4 @@
-"""Gradients of a batch, and on a GPU their ten thousand launches as one CUDA graph for each shape of batch."""
+"""Gradients of a batch; on a GPU its ten thousand launches are captured as one CUDA graph for each batch shape."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from recon.operators.sense import Sense, SenseNormal
 #: Loss, gain in decibels and norm of the gradient.
 Measured = tuple[Tensor, Tensor, Tensor]
 
-#: A shape is captured when it comes for the second time, as long as there are fewer graphs than this.
+#: A shape is captured when it occurs for the second time, if there are fewer graphs than this.
 MOST = 40
 
-#: Largest relative difference between the loss that a graph gives and that of the same batch without it.
+#: Largest relative difference between the loss from a graph and that of the same batch without it.
 AGREEMENT = 0.02
 
 
 def gradients(run: nn.Module, loop: Loop, made: Batch, d: Tensor, ssim: Tensor | None, half: bool) -> Measured:
-    """Leave the clipped gradients of a batch's loss in the parameters; those that are not finite count as zero.
+    """Leave the clipped gradients of a batch's loss in the parameters; NaN and infinity count as zero.
 
-    `ssim` weighs structural dissimilarity; `half` lets convolutions run in bfloat16. Nothing here waits for the device.
+    `ssim` is the weight of structural dissimilarity; `half` runs convolutions in bfloat16. Nothing here waits for the
+    device.
     """
     parameters = list(run.parameters())
     for p in parameters:
@@ -42,7 +43,7 @@ def gradients(run: nn.Module, loop: Loop, made: Batch, d: Tensor, ssim: Tensor |
     target = made.clean + (1 - d)[:, None, None, None] * (made.full - made.clean)
     with torch.autocast(made.full.device.type, torch.bfloat16, enabled=half):
         found = run(made.problem, d)
-    # Every cascade is asked for the answer, each half as much as the one after it.
+    # Every cascade is compared with the target, each with half the weight of the next.
     shares = [0.5 ** (len(found) - 1 - k) for k in range(len(found))]
     errors = [losses.log_error(v, target, made.problem.start, made.weight) for v in found]
     loss, x = torch.stack([s * e for s, e in zip(shares, errors)]).sum() / sum(shares), found[-1]
@@ -60,25 +61,24 @@ def gradients(run: nn.Module, loop: Loop, made: Batch, d: Tensor, ssim: Tensor |
 class Graphs:
     """`gradients` for one network, captured once for each shape of batch and replayed.
 
-    A capture that fails, or whose loss differs from that without it, switches the graphs off for the rest of the
-    training, which goes on without them.
+    If a capture fails, or its loss differs from that without it, graphs are switched off for the rest of the training.
     """
 
     def __init__(self, run: nn.Module, loop: Loop) -> None:
         self.run, self.loop = run, loop
         self.on = loop.graphs
-        #: Held while a graph is captured; whoever uses the device on another thread holds it meanwhile.
+        #: Held during a capture; other threads must hold it when they use the device.
         self.lock = threading.Lock()
         self._graphs: dict[Any, tuple[Any, list[Tensor], Measured]] = {}
         self._seen = Counter[Any]()
         self._pool: Any = None
 
     def __len__(self) -> int:
-        """How many shapes of batch have a graph."""
+        """Number of batch shapes with a graph."""
         return len(self._graphs)
 
     def __call__(self, made: Batch, d: Tensor, ssim: float, half: bool) -> Measured:
-        """Gradients as `gradients` leaves them."""
+        """Gradients as in `gradients`."""
         given = [*_tensors(made), d, torch.tensor(ssim)]
         axes, device = _axes(made.problem), d.device
         key = (half, axes, *(t.shape for t in given))
@@ -105,7 +105,7 @@ class Graphs:
     def _captured(
         self, given: list[Tensor], axes: tuple[int, ...], half: bool, device: torch.device
     ) -> tuple[Any, list[Tensor], Measured]:
-        """A graph on copies of the tensors, and what it measures."""
+        """A graph on copies of the tensors, and its measured values."""
         static = [t.to(device).clone() for t in given]
 
         def once() -> Measured:
@@ -124,12 +124,12 @@ class Graphs:
 
 
 def _axes(p: Problem) -> tuple[int, ...]:
-    """The transformed axes of a scan of MRI, none where images are denoised."""
+    """The transformed axes of an MRI scan, none for image denoising."""
     return p.normal.sense.axes if isinstance(p.normal, SenseNormal) else ()
 
 
 def _tensors(made: Batch) -> list[Tensor]:
-    """All that a batch holds, in the order of `_batch`."""
+    """All tensors of a batch, in the order of `_batch`."""
     p = made.problem
     none = p.b.new_zeros(0)
     own = (p.normal.sense.maps, p.normal.sense.mask) if isinstance(p.normal, SenseNormal) else (none, none)

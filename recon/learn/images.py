@@ -1,4 +1,4 @@
-"""Complex images to train on: real magnitudes, shapes, fractals and textures, with phase of smooth and sharp parts."""
+"""Complex images for training: real magnitudes, shapes, fractals and textures, with smooth and sharp phase."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from recon.learn.draw import Draw, grid
 from recon.learn.volumes import Sources
 
-#: Standard deviations over tissue, in radians, of the phase of a field of susceptibility.
+#: Standard deviations of the phase of a susceptibility field over tissue, in radians.
 FIELD = (0.2, 1.5)
 
 
 def image(
     draw: Draw, sources: Sources, shape: tuple[int, int], real: float = 0.7, susceptibility: float = 0.0
 ) -> Tensor:
-    """One complex image (y, x), its largest magnitudes near 1; a real magnitude with probability `real`.
+    """One complex image (y, x), with its largest magnitudes near 1; a real magnitude with probability `real`.
 
-    With probability `susceptibility` its phase holds the field of its tissue in air.
+    With probability `susceptibility` its phase contains the field of its tissue in air.
     """
     if sources.magnitudes and draw.chance(real):
         m = _photograph(draw, draw.one_of(sources.magnitudes), shape)
@@ -36,9 +36,9 @@ def image(
 
 
 def phase(draw: Draw, magnitude: Tensor, susceptibility: float = 0.0) -> Tensor:
-    """A phase (y, x) in radians: constant, linear, smooth, and at times with sharp jumps, veins or rough parts.
+    """A phase (y, x) in radians: constant, linear, smooth, and sometimes with sharp jumps, veins or rough parts.
 
-    With probability `susceptibility` the field of the tissue in air is a part of it.
+    With probability `susceptibility` it contains the field of the tissue in air.
     """
     shape = (magnitude.shape[0], magnitude.shape[1])
     y, x = grid(shape, draw.device)
@@ -47,17 +47,17 @@ def phase(draw: Draw, magnitude: Tensor, susceptibility: float = 0.0) -> Tensor:
     if draw.chance(0.3):
         out = out + draw.uniform(0, 0.5) * draw.field(shape, 2.0)
     if draw.chance(0.2):
-        # Two species of spins, fat and water, with a phase of their own; the border follows the picture or a field.
+        # Two chemical species, fat and water, each with its own phase; the border follows the image or a field.
         border = magnitude - draw.uniform(0.4, 0.8) * magnitude.max() if draw.chance(0.5) else draw.field(shape, 2.2)
         out = out + draw.uniform(-math.pi, math.pi) * (border > 0)
     if draw.chance(0.15):
         out = out + draw.uniform(-1.5, 1.5) * (draw.field(shape, 2.0).abs() < 0.04)
-    # Where there is none nothing is drawn: the scans of recipes without it stay what they were.
+    # Without it no random number is drawn, so scans of recipes without it stay the same.
     if susceptibility and draw.chance(susceptibility):
         tissue = magnitude > draw.uniform(0.05, 0.15) * magnitude.max()
         found = field(tissue, draw.uniform(0, math.pi))
         within = found[tissue] if bool(tissue.any()) else found
-        # A field that hardly changes within, as that of a disc, is not blown up to one that does.
+        # A field that hardly changes inside the body, such as that of a disc, is not amplified.
         out = out + draw.uniform(*FIELD) * (found - within.mean()) / within.std().clamp_min(0.02)
     return out
 
@@ -67,9 +67,8 @@ def field(tissue: Tensor, angle: float) -> Tensor:
 
         F⁻¹((⅓ − (k·b)² / k²) · F(tissue)),   b = (cos angle, sin angle) along (y, x)
 
-    It is that of a body which does not change across the plane, smoothed by a Gaussian of one pixel: smooth within
-    tissue, with jumps where it ends. Periodic.
-    (Marques and Bowtell, Concepts Magn Reson B 25:65, 2005.)
+    The body is assumed constant across the plane, and the field is smoothed by a Gaussian of one pixel: smooth within
+    tissue, with jumps at its edges. Periodic. (Marques and Bowtell, Concepts Magn Reson B 25:65, 2005.)
     """
     ny, nx = tissue.shape
     ky, kx = torch.fft.fftfreq(ny, device=tissue.device)[:, None], torch.fft.fftfreq(nx, device=tissue.device)
@@ -82,7 +81,7 @@ def field(tissue: Tensor, angle: float) -> Tensor:
 
 
 def _photograph(draw: Draw, volume: NDArray[np.float32], shape: tuple[int, int]) -> Tensor:
-    """A slice turned, mirrored, scaled and moved, sampled on the grid."""
+    """A slice rotated, mirrored, scaled and shifted, sampled on the grid."""
     plane = torch.from_numpy(volume[draw.integer(0, len(volume) - 1)]).to(draw.device)
     rows, columns = (torch.nonzero(plane.mean(1 - a) > 0.02).flatten() for a in (0, 1))
     if len(rows) < 16 or len(columns) < 16:
@@ -104,7 +103,7 @@ def _photograph(draw: Draw, volume: NDArray[np.float32], shape: tuple[int, int])
 
 
 def _contrast(draw: Draw, m: Tensor) -> Tensor:
-    """Grey values through a random curve that leaves air dark."""
+    """Grey values through a random curve that keeps air dark."""
     m = (m / m.max().clamp_min(1e-6)).clamp(0, 1)
     if draw.chance(0.5):
         return m ** draw.uniform(0.7, 1.5)

@@ -1,4 +1,4 @@
-"""What training minimises: decibels against the classical start, and structural similarity."""
+"""The loss of a training: decibels relative to the classical start, and structural similarity."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def log_error(x: Tensor, target: Tensor, start: Tensor, weight: Tensor, floor: f
 
         L = ½ log(E(x) / E(x₀)),   E(x) = Σ w |x − t|² / Σ w + floor
 
-    Minimising the logarithm maximises the mean PSNR: every scan weighs the same, be its error large or small.
-    Times −20/ln 10 it is the gain over the start in decibels. Shapes (item, z, y, x).
+    Minimising the logarithm maximises the mean PSNR: every scan has the same weight, whether its error is large or
+    small. Multiplied by −20/ln 10 it is the gain over the start in decibels. Shapes (item, z, y, x).
     """
     complex_part = _log_mse(x - target, weight, floor) - _log_mse(start - target, weight, floor)
     flat = _log_mse(x.abs() - target.abs(), weight, floor) - _log_mse(start.abs() - target.abs(), weight, floor)
@@ -21,10 +21,10 @@ def log_error(x: Tensor, target: Tensor, start: Tensor, weight: Tensor, floor: f
 
 
 def gain(x: Tensor, target: Tensor, start: Tensor, weight: Tensor) -> Tensor:
-    """PSNR of |x| minus PSNR of |start| for each item, decibels, over the pixels of weight one.
+    """PSNR of |x| minus PSNR of |start| for each item in decibels, over pixels with weight one.
 
-    A piece without any such pixel, which shows air alone, is measured over all that counts. Finite for images without
-    an error.
+    A piece without such pixels, showing only air, is measured over all pixels that count. Finite for images without an
+    error.
     """
     body = (weight >= 1).float()
     body = torch.where(body.amax((-3, -2, -1), keepdim=True) > 0, body, weight)
@@ -33,7 +33,7 @@ def gain(x: Tensor, target: Tensor, start: Tensor, weight: Tensor) -> Tensor:
 
 
 def dissimilarity(x: Tensor, target: Tensor, weight: Tensor, window: int = 7) -> Tensor:
-    """1 − SSIM of magnitudes, weighted, with the data range of each item's target; formula as `recon.metrics.ssim`."""
+    """1 − SSIM of magnitudes, weighted, with the data range of each item's target; see `recon.metrics.ssim`."""
     a, t = x.abs().flatten(0, -3)[:, None], target.abs().flatten(0, -3)[:, None]
     peak = t.amax((-2, -1), keepdim=True).clamp_min(1e-6)
     a, t = a / peak, t / peak

@@ -1,4 +1,4 @@
-"""Muon: steps of orthogonalised momentum for convolution kernels, AdamW for the rest."""
+"""Muon: steps of orthogonalised momentum for convolution kernels, AdamW for other parameters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 class Muon(torch.optim.Optimizer):
     """p ← p − rate · √max(1, rows/columns) · orthogonal(momentum), kernels taken as matrices (outputs, inputs·y·x).
 
-    All directions of a kernel move by the same amount, however small their gradient is, which learns in about half of
-    the steps of AdamW. Tensors with fewer than four axes follow AdamW with `rate`·`other`.
-    (Jordan et al., 2024, kellerjordan.github.io/posts/muon.)
+    All directions of a kernel move by the same amount, however small their gradient; this needs about half of the steps
+    of AdamW. Tensors with fewer than four axes use AdamW with `rate`·`other`. (Jordan et al., 2024,
+    kellerjordan.github.io/posts/muon.)
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient; those of equal shape together, which a GPU needs to be busy."""
+        """Move every parameter that has a gradient; those of equal shape together, which keeps a GPU busy."""
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if group["decay"]:
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(parameters, steps, alpha=-group["lr"] * scale)
 
     def _others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """AdamW without its decay; all of these parameters have had equally many gradients."""
+        """AdamW without weight decay; all of these parameters have had the same number of gradients."""
         if not parameters:
             return
         for p in parameters:
@@ -73,7 +73,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Matrices (..., row, column) with the singular vectors of the given ones and singular values near 1 (0.7 to 1.2).
+    """Matrices (..., row, column) with the singular vectors of the given ones and singular values of 0.7 to 1.2.
 
     X ← aX + (bA + cA²)X with A = XXᴴ, from X/‖X‖: Newton–Schulz iterations of fifth order.
     """

@@ -1,4 +1,4 @@
-"""A pool of training scans on disk: what is expensive is made once, and drawn from again with variations."""
+"""A pool of training scans on disk: expensive parts are made once, then drawn repeatedly with variations."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ from recon.progress import Report
 class Item:
     """A scan of a pool: maps (coil, z, y, x, 2), mask (y, x), and images (z, y, x) in units of the start's own size.
 
-    Maps are pairs of real numbers in half precision, as in the file: of an item that was read and lies on the CPU all
-    tensors are those of the file, which the system keeps in memory as long as it likes. `noise` is the standard
-    deviation of a complex fully sampled pixel, `sampled` the measured share of k-space; the transformed axes are
-    `axes`.
+    Maps are pairs of real numbers in half precision, as in the file. All tensors of an item on the CPU are
+    memory-mapped from the file. `noise` is the standard deviation of a complex fully sampled pixel, `sampled` the
+    measured share of k-space; `axes` are the transformed axes.
     """
 
     maps: Tensor
@@ -46,7 +45,7 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Items of one shape together: the problem, its answers without and with noise, and the weight of every pixel."""
+    """Items of one shape together: the problem, its targets without and with noise, and the weight of every pixel."""
 
     problem: Problem
     full: Tensor
@@ -71,18 +70,18 @@ def prepared(e: Example, iterations: int) -> Item:
 
 
 def write(path: Path, item: Item) -> None:
-    """Store an item as one safetensors file; raises ReconError where the disk refuses."""
+    """Store an item as one safetensors file; raises ReconError if it cannot be written."""
     from safetensors.torch import save
 
     tensors = {name: torch.view_as_real(getattr(item, name)).contiguous() for name in ("b", "start", "full", "clean")}
     tensors |= {name: getattr(item, name).contiguous() for name in ("maps", "mask")}
     names = ("noise", "sampled", "acceleration", "known_clean", "axes")
-    # As bytes, since only Python's own writing tells that a disk is full.
+    # As bytes, because only Python's own writing reports a full disk.
     put(path, save(tensors, metadata={"scan": json.dumps({n: getattr(item, n) for n in names})}))
 
 
 def read(path: Path) -> Item:
-    """The item in a file; raises DataError for one that is damaged."""
+    """The item in a file; raises DataError if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -103,9 +102,9 @@ def fill(
     report: Report,
     part: tuple[int, int] = (0, 1),
 ) -> list[Path]:
-    """Files of `count` items in a folder; those that are missing are made, each from its number.
+    """Files of `count` items in a folder; missing ones are made, each from its number.
 
-    `part` (i, n) makes every n-th only, so that n processes can share the work.
+    `part` (i, n) makes only every n-th, so that n processes can share the work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:06d}.safetensors" for i in range(count)]
@@ -118,7 +117,7 @@ def fill(
 
 
 class Groups:
-    """Items by what can share a batch: equal rows and axes, and at least `width` columns to cut from."""
+    """Items grouped by what can share a batch: equal rows and axes, and at least `width` columns to cut from."""
 
     def __init__(self, width: int, items: Iterable[Item] = ()) -> None:
         self.width, self._groups = width, dict[tuple[object, ...], list[Item]]()
@@ -126,7 +125,7 @@ class Groups:
             self.add(item)
 
     def add(self, item: Item) -> None:
-        """Put an item into its group; another thread may draw meanwhile."""
+        """Add an item to its group; another thread may draw at the same time."""
         *_, ny, nx = item.b.shape
         planar = -1 in item.axes
         key = (ny, nx if planar or nx < self.width else 0, item.axes)
@@ -136,7 +135,7 @@ class Groups:
         return sum(len(g) for g in self._groups.values())
 
     def draw(self, draw: Draw, count: int) -> list[Item]:
-        """Items of one group, drawn with replacement; groups in proportion to their size."""
+        """Items of one group, drawn with replacement; groups with probability in proportion to their size."""
         found = self._groups.copy()
         keys = sorted(found, key=repr)
         group = found[draw.one_of(keys, [len(found[k]) for k in keys])]
@@ -144,10 +143,10 @@ class Groups:
 
 
 def batch(items: Sequence[Item], width: int, draw: Draw | None) -> Batch:
-    """Items of one bucket as a batch, varied: columns cut out, mirrored left to right, turned in phase.
+    """Items of one group as a batch, varied: columns cut out, mirrored left to right, with a random phase.
 
-    Cutting and mirroring along x leave the problem exact where x is not transformed. Coils are filled up with zeros.
-    Without `draw` nothing is varied and all columns stay.
+    Cutting and mirroring along x keep the problem exact if x is not transformed. Missing coils are zeros. Without
+    `draw` nothing is varied and all columns stay.
     """
     parts = [_varied(item, width, draw) for item in items]
     most = max(p[0].shape[0] for p in parts)
@@ -157,7 +156,7 @@ def batch(items: Sequence[Item], width: int, draw: Draw | None) -> Batch:
     noise = onto(torch.tensor([item.noise for item in items]), b.device)
     share = onto(torch.tensor([item.sampled for item in items]), b.device)
     known = onto(torch.tensor([item.known_clean for item in items]), b.device)
-    # Sense.normal() would look at the mask's values, for which a GPU has to wait; these masks vary along their axes.
+    # Sense.normal() would read the mask's values, for which a GPU has to wait; these masks vary along their axes.
     normal = SenseNormal(Sense(maps, mask, items[0].axes), mask * mask)
     seen = torch.where(known[:, None, None, None], clean.abs(), start.abs())
     near = torch.nn.functional.max_pool2d(seen[:, 0], 9, 1, 4)[:, None]
@@ -172,7 +171,7 @@ def placed(item: Item, device: torch.device) -> Item:
 
 
 def onto(t: Tensor, device: torch.device) -> Tensor:
-    """A small tensor from the CPU on a device, without waiting for what the device is at."""
+    """A small tensor copied from the CPU to a device without waiting for its current work."""
     return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network, each on a GPU or a part of the CPU, as `torchrun` starts them."""
+"""Several processes that train one network, each on a GPU or a part of the CPU, as started by `torchrun`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Rank:
 
     number: int = 0
     size: int = 1
-    #: The process's number on its machine, which is that of its GPU.
+    #: The process's number on its machine, which is also that of its GPU.
     local: int = 0
 
     @property
@@ -26,7 +26,7 @@ class Rank:
         return self.number == 0
 
     def agree(self, value: float) -> float:
-        """The first process's value, in all of them."""
+        """The first process's value, in all processes."""
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64)
@@ -40,7 +40,7 @@ class Rank:
 
 
 def join(device: torch.device) -> Rank:
-    """This process's rank, after it has met the others; a process that `torchrun` did not start is alone."""
+    """This process's rank, after all have connected; a process that `torchrun` did not start is alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Rank()
@@ -50,13 +50,13 @@ def join(device: torch.device) -> Rank:
 
 
 def leave(rank: Rank) -> None:
-    """Part from the others."""
+    """Disconnect from the others."""
     if rank.size > 1 and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 class Cascades(nn.Module):
-    """`Unrolled.steps` as the forward pass, since that is the one in which processes add up their gradients."""
+    """`Unrolled.steps` as the forward pass, because processes add up the gradients of the forward pass."""
 
     def __init__(self, network: Unrolled) -> None:
         super().__init__()
@@ -68,6 +68,6 @@ class Cascades(nn.Module):
 
 
 def shared(network: Unrolled, rank: Rank) -> nn.Module:
-    """The network as this process runs it: gradients are means over all processes when there are several."""
+    """The network as this process runs it: with several processes, gradients are means over all."""
     alone = Cascades(network)
     return nn.parallel.DistributedDataParallel(alone) if rank.size > 1 else alone

@@ -22,17 +22,17 @@ class Pool:
     seed: int = 1_000_000
     validation: Annotated[int, Ge(0)] = 24
     validation_seed: int = 900_000_000
-    #: Scans that are there before the first step, when they are made while the network trains.
+    #: Scans that must exist before the first step, if they are made during training.
     first: Annotated[int, Ge(1)] = 256
 
 
 @dataclass(frozen=True)
 class Loop:
-    """The optimiser's path."""
+    """Settings of the optimisation."""
 
     minutes: Annotated[float, Ge(0)] = 60.0
     batch: Annotated[int, Ge(1)] = 2
-    #: Columns of a training image; the whole image is shown where it is narrower or sampled along both axes.
+    #: Columns of a training image; the whole image is used if it is narrower or sampled along both axes.
     width: Annotated[int, Ge(8)] = 96
     optimiser: Literal["muon", "adamw"] = "muon"
     rate: float = 0.02
@@ -40,10 +40,10 @@ class Loop:
     clip: float = 1.0
     warmup: Annotated[int, Ge(1)] = 100
     ema: float = 0.998
-    #: Share of the scans whose answer holds all noise, and none; the rest lies between.
+    #: Share of the scans whose target has all noise, and none; the rest lies between.
     noisy: float = 0.6
     clean: float = 0.2
-    #: Structural similarity joins the loss in the last part of the time.
+    #: Structural similarity is added to the loss in the last part of the time.
     ssim: float = 0.3
     ssim_from: float = 0.75
     #: Convolutions run in bfloat16 until this part of the time.
@@ -57,13 +57,13 @@ class Loop:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that decides the weights of a network."""
+    """Everything that determines the weights of a network."""
 
     name: str = "untitled"
     kind: Literal["unrolled"] = "unrolled"
     network: Shape = field(default_factory=Shape)
     data: Settings = field(default_factory=Settings)
-    #: What the scans of the validation set are drawn from.
+    #: The settings of the scans of the validation set.
     check: Settings = field(
         default_factory=lambda: Settings(
             sizes=(256,), coils=(4, 6, 8, 12), real=1.0, raw=0.1, estimated_maps=1.0, planar=0.0, partial=0.0,
@@ -72,25 +72,25 @@ class Training:
     )  # fmt: skip
     pool: Pool = field(default_factory=Pool)
     loop: Loop = field(default_factory=Loop)
-    #: Weights that ship, or a folder of some, that learning goes on from; empty: the seed decides the first weights.
+    #: Weights that ship, or a folder of weights, that training continues from; empty: the seed gives the first weights.
     begin: str = ""
 
 
-#: What a training leaves beside the folder of its weights.
+#: Files that a training leaves beside the folder of its weights.
 _TAKEN = ("pool", "checkpoint.pt", "log.jsonl")
-#: Beginnings of names of such files and folders: pictures, event files, the scans of each process.
+#: Prefixes of such files and folders: pictures, event files, the scans of each process.
 _BEGINNINGS = ("validation-", "events.out.", "rank-")
 
 
 def load(path: Path) -> Training:
-    """The training recipe in a TOML file; raises ReconError for what it does not know, and as `named`."""
+    """The training recipe in a TOML file; raises ReconError for unknown keys and values, and as `named`."""
     made = recipe.parse(recipe.table(path), str(path), Training)
     named(made.name, path)
     return made
 
 
 def named(name: str, path: Path) -> None:
-    """Raise ReconError for a name that no folder of weights may have, beside the other files of a training."""
+    """Raise ReconError for a name that conflicts with the other files of a training."""
     plain = name.strip(". ") == name and name.isprintable() and not set(name) & set('/\\:*?"<>|')
     if not name or not plain or len(name.encode()) > 100:
         raise ReconError(

@@ -1,4 +1,4 @@
-"""Scans made while a network trains: processes fill a folder, a thread takes what is finished to the device."""
+"""Scans made while a network trains: processes fill a folder, a thread moves finished scans to the device."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ Make = Callable[[str, int], Item]
 #: Numbers of a pool, and the folder of their files: (part of the data, folder, numbers).
 Wanted = tuple[str, Path, range]
 
-#: Scans in a row that could not be made before any was: then none will be.
+#: If this many scans in a row cannot be made before any succeeds, none will.
 _HOPELESS = 8
-#: Seconds after the last process has ended in which what it made may still arrive.
+#: Seconds after the end of the last process in which its scans may still arrive.
 _LATE_S = 2.0
 
-#: Part of a GPU's memory that stays free of scans.
+#: Share of a GPU's memory that is kept free of scans.
 ROOM = 0.3
 
 
 class Stream:
     """Items of a pool as they are finished, the validation set first; `held` and `groups` grow.
 
-    Which scan a number stands for is decided by the recipe; when it arrives is not: two trainings on a stream are alike
-    but not equal.
+    The recipe decides which scan a number stands for, but not when it arrives: two trainings on a stream are similar
+    but not identical.
     """
 
     def __init__(self, device: torch.device, width: int, lock: threading.Lock) -> None:
         self.device, self.groups, self.lock = device, Groups(width), lock
         self.held: dict[int, Item] = {}
         self.failed = 0
-        #: Why the last scan could not be made, where that is known; whether one of the validation set is lacking.
+        #: Why the last scan could not be made, if known; and whether one of the validation set is missing.
         self.reason, self.lacking = "", False
         self._ready: Any = None
         self._processes: list[Any] = []
 
     def take(self) -> None:
-        """Move what is finished to the device until the queue is closed by a None."""
+        """Move finished scans to the device until the queue is closed by a None."""
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         while (message := self._ready.get()) is not None:
             which, number, path, said = message
@@ -72,7 +72,7 @@ class Stream:
                 self.groups.add(item)
 
     def _read(self, path: Path | None) -> Item | None:
-        """The item in a finished file; None, which counts as failed, where none was made or the file is damaged."""
+        """The item in a finished file; None, counted as failed, if none was made or the file is damaged."""
         try:
             if path is not None:
                 return pool.read(path)
@@ -89,9 +89,9 @@ class Stream:
         return free > ROOM * total
 
     def wait(self, items: int, held: int, seconds: float, report: Report) -> None:
-        """Return when this many items are there.
+        """Return when this many items are available.
 
-        Raises ReconError when no process makes any for so long, and at once when they cannot all be made.
+        Raises ReconError if no process makes any for too long, and at once if they cannot all be made.
         """
         seen, since = -1, time.monotonic()
         while (now := min(items, len(self.groups)) + len(self.held)) < items + held:
@@ -120,9 +120,9 @@ def running(
     width: int,
     lock: threading.Lock | None = None,
 ) -> Iterator[Stream]:
-    """A stream that `workers` processes fill; they end with the block.
+    """A stream filled by `workers` processes, which end with the block.
 
-    `make` and what it returns must be picklable; each process calls it once.
+    `make` and its results must be picklable; each process calls it once.
     """
     context = multiprocessing.get_context("spawn")
     stream = Stream(device, width, lock or threading.Lock())
@@ -146,7 +146,7 @@ def running(
 
 
 def _work(make: Callable[[], Make], wanted: list[Wanted], part: tuple[int, int], ready: Any) -> None:
-    """Make every n-th item, tell of each, and stop when the training has stopped."""
+    """Make every n-th item, report each, and stop when the training has stopped."""
     parent = os.getppid()
     torch.set_num_threads(1)
     one = make()
@@ -168,4 +168,4 @@ def _work(make: Callable[[], Make], wanted: list[Wanted], part: tuple[int, int],
                     path = None
             with contextlib.suppress(queue.Full):
                 ready.put((which, number, path, said))
-    # Messages that are still on their way keep a process alive until they are read.
+    # Unread messages keep a process alive until they are read.

@@ -1,4 +1,4 @@
-"""Where the scans of a training come from: a pool made beforehand, or one that grows while the network trains."""
+"""The source of a training's scans: a pool made beforehand, or one that grows while the network trains."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from recon.learn.ranks import Rank
 from recon.learn.settings import Training
 from recon.progress import Report
 
-#: Seconds without a single new scan after which a training gives up.
+#: Seconds without a new scan after which a training gives up.
 PATIENCE = 120.0
-#: Fewest scans that a short training takes, where its recipe names that many.
+#: Fewest scans of a short training, if its recipe names that many.
 LEAST = 64
 
 
 @dataclass(frozen=True)
 class Supply:
-    """Items to train on, by group, and those held for validation; `clock` is when the time began, if a clock counts."""
+    """Items to train on, by group, and those held for validation; `clock` is the start time, if the clock counts."""
 
     groups: Groups
     held: list[Item]
@@ -48,10 +48,10 @@ def stocked(
     *,
     share: float = 1.0,
 ) -> Supply:
-    """A whole pool, made where files of it are missing; processes that train together share the making.
+    """A complete pool, with missing files made; processes that train together share this work.
 
-    A training of a `share` below one of its recipe's time takes that share of its scans, so that a trial is not all
-    preparation. Raises ReconError where the folder holds scans of other settings.
+    A training with a `share` below one of its recipe's time uses that share of its scans, so that a trial is not spent
+    on preparation. Raises ReconError if the folder holds scans with other settings.
     """
     _belongs(recipe, output / "pool")
     read = maker(recipe, data)
@@ -77,10 +77,10 @@ def streamed(
     report: Report,
     lock: threading.Lock,
 ) -> Iterator[Supply]:
-    """A pool that `workers` processes fill; training begins with the first few batches.
+    """A pool filled by `workers` processes; training begins with the first few batches.
 
-    `lock` is held while scans are put on the device. Processes that train together have pools and numbers of their own.
-    Raises ReconError where the folder holds scans of other settings.
+    `lock` is held while scans are put on the device. Processes that train together have separate pools and numbers.
+    Raises ReconError if the folder holds scans with other settings.
     """
     begun, own = time.monotonic(), output if rank.size == 1 else output / f"rank-{rank.number}"
     _belongs(recipe, own / "pool")
@@ -107,9 +107,9 @@ def wanted(recipe: Training, output: Path) -> list[stream.Wanted]:
 
 
 def _belongs(recipe: Training, folder: Path) -> None:
-    """Raise ReconError unless the scans of a pool are, and will be, a recipe's: a file beside them says what made them.
+    """Raise ReconError unless the scans of a pool belong to the recipe: a file beside them records the settings.
 
-    More scans of the same settings may join them; where there is no such file they are taken for the recipe's.
+    More scans with the same settings may be added; without such a file they are assumed to be the recipe's.
     """
     told, file = recipe.pool, folder / "settings.json"
     values = {
@@ -130,7 +130,7 @@ def _belongs(recipe: Training, folder: Path) -> None:
 
 
 def _difference(before: str, values: dict[str, dict[str, Any]]) -> str:
-    """The first setting of a recipe that is not the stored one."""
+    """The first setting of a recipe that differs from the stored one."""
     with suppress(ValueError, TypeError, AttributeError):
         stored, own = json.loads(before), json.loads(json.dumps(values))
         for section, keys in own.items():
@@ -141,7 +141,7 @@ def _difference(before: str, values: dict[str, dict[str, Any]]) -> str:
 
 
 def maker(recipe: Training, data: Path) -> stream.Make:
-    """What makes the item of a number; volumes are read when the first is asked for.
+    """The function that makes the item of a number; volumes are read at the first request.
 
     `data` is a folder of volumes, or `fastmri:FOLDER` with the data set of that name.
     """
@@ -159,7 +159,7 @@ class Maker:
     sources: dict[str, volumes.Sources]
 
     def __call__(self, which: str, number: int) -> Item:
-        """The item of a number."""
+        """The item with this number."""
         if which not in self.sources:
             self.sources[which] = volumes.read(self.data / which)
         seed, drawn = (

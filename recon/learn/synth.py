@@ -1,4 +1,4 @@
-"""Undersampled multi-coil scans made on the fly, with the fully sampled answer: what a network trains on."""
+"""Undersampled multi-coil scans made on the fly, with the fully sampled target: the training data of a network."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from recon.prepare import compress
 from recon.prepare.espirit import espirit
 from recon.prepare.sensitivities import combine
 
-#: Range of R on one channel, which cannot tell aliases apart: only moderate, irregular undersampling makes sense there.
+#: Range of R with one channel, which cannot separate aliases: only moderate, irregular undersampling makes sense.
 SINGLE = (1.5, 4.0)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Ranges of the scans that are made; lists are drawn from, pairs are ranges."""
+    """Ranges of the simulated scans; lists are drawn from, pairs are ranges."""
 
     #: Sizes of either side of the image, and how much finer the object is drawn than it is sampled.
     sizes: tuple[int, ...] = (160, 176, 192, 217, 224, 256)
     oversampling: float = 1.5
-    #: Coils of the array, and how many virtual ones are left of them.
+    #: Coils of the array, and to how many virtual ones they are compressed.
     coils: tuple[int, ...] = (1, 2, 3, 4, 4, 6, 8, 8, 12, 16, 24, 32)
     virtual: int = 8
     acceleration: tuple[float, float] = (2.0, 10.0)
@@ -44,7 +44,7 @@ class Settings:
     real: float = 0.7
     raw: float = 0.08
     estimated_maps: float = 0.7
-    #: Share of phases that hold the field of tissue in air, with jumps where it ends (`recon.learn.images.field`).
+    #: Share of phases that contain the field of tissue in air, with jumps at its edges (`recon.learn.images.field`).
     susceptibility: float = 0.0
     #: Share of scans sampled along both axes, and with partial Fourier.
     planar: float = 0.1
@@ -53,10 +53,10 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One scan: what was measured, and what a full scan with the same noise, and one without noise, would show.
+    """One scan: the measurement, and the image of a full scan with the same noise and of one without noise.
 
-    `full` and `clean` are complex64 (z, y, x), the coil images of the full scan combined with the maps of
-    `measurement`; where the object is real raw data nothing is known without noise and `clean` is `full`.
+    `full` and `clean` are complex64 (z, y, x): the coil images of the full scan combined with the maps of
+    `measurement`. If the object is real raw data, there is no noise-free image and `clean` is `full`.
     """
 
     measurement: Measurement
@@ -67,11 +67,11 @@ class Example:
 
 
 def example(seed: int, sources: Sources, settings: Settings, device: torch.device | str = "cpu") -> Example:
-    """The scan that a seed decides.
+    """The scan of a seed.
 
-    Coil images c_j x are drawn on a finer grid and cut out in k-space, so that the scan is that of a continuous object;
-    noise σ = 1 per real and imaginary part is added to all of k-space (the coils mixed, as after whitening), and the
-    mask takes its part. A seed whose calibration region is too small for ESPIRiT gets true maps.
+    Coil images c_j x are drawn on a finer grid and cropped in k-space, so that the scan is that of a continuous object.
+    Noise σ = 1 per real and imaginary part is added to all of k-space (the coils are mixed, as after whitening), and
+    the mask selects samples. A seed whose calibration region is too small for ESPIRiT gets true maps.
     """
     draw = Draw.seeded(seed, device)
     if sources.raw and draw.chance(settings.raw):
@@ -109,7 +109,7 @@ def _scan(
     k = fft((c * x)[:, None], (-2, -1)) * math.sqrt(math.prod(shape) / math.prod(fine))
     for axis, n in ((-2, shape[0]), (-1, shape[1])):
         k = k.narrow(axis, k.shape[axis] // 2 - n // 2, n)
-    # Sampled where the pixels of the coarse grid are.
+    # Sampled at the pixels of the coarse grid.
     rows, columns = (
         (torch.round((torch.arange(n, device=draw.device) - n // 2) * (m / n)).long() + m // 2).clamp(0, m - 1)
         for n, m in zip(shape, fine)
@@ -186,7 +186,7 @@ def calibrated(draw: Draw, settings: Settings, full: Tensor, truth: Tensor, acs:
 
 
 def undersampled(full: Tensor, clean: Tensor, maps: Tensor, mask: Tensor, R: float, planar: bool) -> Example:
-    """K-space (coil, 1, y, x) to an example; along y alone the readout goes to image space, as in hybrid space."""
+    """K-space (coil, 1, y, x) as an example; with only y undersampled, the readout is in image space."""
     axes = (-2, -1) if planar else (-2,)
     full, clean = (v if planar else ifft(v, (-1,)) for v in (full, clean))
     m = Measurement(full * mask, Sense(maps, mask, axes), 1.0)
@@ -195,14 +195,14 @@ def undersampled(full: Tensor, clean: Tensor, maps: Tensor, mask: Tensor, R: flo
 
 
 def _raw(draw: Draw, sources: Sources, settings: Settings) -> Example:
-    """A real slice of one channel, its noise measured in the corners of k-space."""
+    """A real slice of one channel, with noise measured in the corners of k-space."""
     volume = draw.one_of(sources.raw)
     k = torch.from_numpy(volume[draw.integer(0, len(volume) - 1)]).to(draw.device)
     k = k.mT if draw.chance(0.5) else k
     ny, nx = k.shape
     y, x = (((torch.arange(n, device=draw.device) - n // 2) / (n / 2)).square() for n in (ny, nx))
     corner = k[(y[:, None] + x) > 1.0]
-    # Zeros are no noise: many scanners leave the corners of k-space out, or fill them up.
+    # Zeros are not noise: many scanners omit or zero-fill the corners of k-space.
     corner = corner[corner != 0]
     if not len(corner):
         raise DataError(

@@ -1,4 +1,4 @@
-"""The training loop: a cosine in wall time, a moving average of the weights, checkpoints, a log, pictures."""
+"""The training loop: a cosine schedule in wall time, a moving average of the weights, checkpoints, a log, pictures."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from recon.recipe import to_toml
 
 @dataclass
 class State:
-    """What a checkpoint holds: both sets of weights, the optimiser, and how far the training is."""
+    """The content of a checkpoint: both sets of weights, the optimiser, and the progress of the training."""
 
     network: Unrolled
     average: Unrolled
     optimiser: torch.optim.Optimizer
-    #: What leaves a batch's gradients in the network, summed over processes where there are several.
+    #: The function that leaves a batch's gradients in the network, summed over all processes.
     gradients: Graphs
     step: int = 0
-    #: Seconds of training, pauses of the process left out.
+    #: Seconds of training, without pauses of the process.
     seconds: float = 0.0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
@@ -67,15 +67,15 @@ def train(
 ) -> State:
     """Train a network and leave checkpoint.pt, log.jsonl, validation pictures and the final weights in `output`.
 
-    `data` holds the folders `train` and `validation`. Scans are made into `output`/pool first, then drawn from it; a
-    pool that is there already is used. `minutes` replaces the recipe's time; `resume` goes on from the checkpoint.
-    The recipe decides what each step sees, and the time its rate: two trainings are alike but not equal.
+    `data` holds the folders `train` and `validation`. Scans are made into `output`/pool first and then drawn from it;
+    an existing pool is used. `minutes` replaces the recipe's time; `resume` continues from the checkpoint. The recipe
+    decides what each step sees, and the time decides the learning rate, so two trainings are similar but not identical.
 
-    With `workers`, that many processes make the scans while the network trains on those that are there, and the time
-    is that of the clock, with the making of the first scans. Which scans there are is decided by the recipe, when each
-    arrives is not. Under `torchrun` every process takes scans of its own, and all take one step together, by the mean
-    of their gradients. SIGTERM ends a training early, with all of its outputs.
-    Raises ReconError for a folder with a checkpoint when not asked to resume, and as `restore` does.
+    With `workers`, that many processes make scans while the network trains on those available, and the time is
+    wall-clock time, including the making of the first scans. The recipe decides which scans there are, but not when
+    each arrives. Under `torchrun` every process uses its own scans, and all take one step together with the mean of
+    their gradients. SIGTERM ends a training early, with all of its outputs. Raises ReconError for a folder with a
+    checkpoint unless asked to resume, and as `restore` does.
     """
     place = torch.device(device)
     rank = ranks.join(place)
@@ -100,13 +100,13 @@ def train(
                 if workers
                 else stocked(recipe, data, output, place, rank, report, share=total / 60 / (loop.minutes or 1))
             )
-            # Until here there is nothing to keep but finished scans: a signal ends the process as it does elsewhere.
+            # Until here only finished scans need to be kept, so a signal ends the process as usual.
             stop = stack.enter_context(interruptible())
             log = stack.enter_context(closing(Log(output))) if rank.first else None
             try:
                 _loop(state, recipe, supply, total, place, rank, stop, log, output, report)
             finally:
-                # Whatever happened, what was learned is kept.
+                # Whatever happened, the weights learned so far are kept.
                 if rank.first:
                     save(state, checkpoint)
                     keep(state.average, output / recipe.name)
@@ -144,7 +144,8 @@ def _loop(
             state.recent.append(elapsed)
         else:
             state.seconds = time.monotonic() - begun
-        # The time decides the rate: processes that each took their own would part, since gradients alone are shared.
+        # The time decides the learning rate: processes with separate clocks would diverge, because only gradients are
+        # shared.
         state.seconds = rank.agree(state.seconds)
         if log is None:
             continue
@@ -168,7 +169,7 @@ def _loop(
 
 @contextmanager
 def interruptible() -> Iterator[Event]:
-    """An event that SIGTERM sets, so that a training that is told to stop still leaves its outputs."""
+    """An event set by SIGTERM, so that a stopped training still writes its outputs."""
     stop = Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -181,18 +182,18 @@ def interruptible() -> Iterator[Event]:
 
 
 def counted(elapsed: float, recent: Sequence[float]) -> float:
-    """Seconds that a step counts: at most three times the usual, since a process that was stopped has not trained."""
+    """Seconds that a step counts: at most three times the usual, because a paused process has not trained."""
     return min(elapsed, 3 * statistics.median(recent)) if len(recent) > 8 else elapsed
 
 
 def start(recipe: Training, device: torch.device, rank: Rank = Rank()) -> State:
-    """The network before its first step here: as the recipe's seed decides, or as an earlier training left it.
+    """The network before its first step: initialised by the recipe's seed, or continued from an earlier training.
 
-    Raises ReconError for weights to begin from of another shape.
+    Raises ReconError for starting weights of another shape.
     """
     torch.manual_seed(recipe.loop.seed)
     if device.type == "cuda":
-        # Ten bits of mantissa where a convolution or the optimiser's products run in single precision.
+        # Ten bits of mantissa in single-precision convolutions and products of the optimiser.
         torch.set_float32_matmul_precision("high")
     network = Unrolled(recipe.network)
     if recipe.begin:
@@ -212,9 +213,9 @@ def start(recipe: Training, device: torch.device, rank: Rank = Rank()) -> State:
 
 
 def _go_on(network: Unrolled, recipe: Training) -> None:
-    """Give a network the weights that the recipe begins with."""
+    """Give a network the starting weights of the recipe."""
     found = weights.load(recipe.begin).network
-    # Further details may be added to those that the network has seen: their weights start at zero.
+    # The network may have more inputs than before: their weights start at zero.
     if found.shape not in (recipe.network, replace(recipe.network, plain=())):
         raise ReconError(
             f"{recipe.begin} has a different shape than the network of {recipe.name}; give both the same [network]"
@@ -224,14 +225,14 @@ def _go_on(network: Unrolled, recipe: Training) -> None:
 
 
 def _widened(value: Tensor, wanted: Tensor) -> Tensor:
-    """A weight for more inputs than it was trained for, which it does not look at."""
+    """A weight for more inputs than it was trained for; the new ones have no effect at first."""
     if value.shape == wanted.shape:
         return value
     return F.pad(value, (0, 0, 0, 0, 0, wanted.shape[1] - value.shape[1]))
 
 
 def batch_of(groups: Groups, loop: Loop, number: int, device: torch.device) -> tuple[Batch, Tensor]:
-    """The batch that a step's number decides, and the wish for denoising of each of its items."""
+    """The batch for this step's number, and the requested denoising of each of its items."""
     draw = Draw.seeded(loop.seed * 1_000_003 + number)
     chosen = groups.draw(draw, loop.batch)
     made = pool.batch(chosen, loop.width, draw)
@@ -242,9 +243,9 @@ def batch_of(groups: Groups, loop: Loop, number: int, device: torch.device) -> t
 
 
 def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: float) -> dict[str, Tensor | float]:
-    """One step of the optimiser; returns what it measured, as tensors that a GPU need not have finished.
+    """One step of the optimiser; returns its measurements as tensors that a GPU need not have finished.
 
-    Numbers of a graph's own memory are overwritten by the next step: read or copy them before.
+    Values in a graph's own memory are overwritten by the next step: read or copy them before.
     """
     loop, (made, d) = recipe.loop, drawn
     rate = (
@@ -265,9 +266,9 @@ def step(state: State, recipe: Training, drawn: tuple[Batch, Tensor], progress: 
 
 
 def validate(state: State, held: Sequence[Item], output: Path, device: torch.device) -> dict[str, float]:
-    """Gain over the start on the held scans in decibels, mean and least, with full noise; a picture of the last few.
+    """Gain over the start on the validation scans in dB, mean and minimum, with full noise; pictures of the last.
 
-    Nothing where no scans are held.
+    Empty if there are no validation scans.
     """
     if not held:
         return {}
@@ -283,7 +284,7 @@ def validate(state: State, held: Sequence[Item], output: Path, device: torch.dev
 
 
 def save(state: State, path: Path) -> None:
-    """Write a checkpoint, whole or not at all; raises ReconError where the disk refuses."""
+    """Write a checkpoint, completely or not at all; raises ReconError if it cannot be written."""
     held: dict[str, Any] = {
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
@@ -291,14 +292,14 @@ def save(state: State, path: Path) -> None:
         "step": state.step,
         "seconds": state.seconds,
     }
-    # As bytes, since only Python's own writing tells that a disk is full.
+    # As bytes, because only Python's own writing reports a full disk.
     content = BytesIO()
     torch.save(held, content)
     put(path, content.getvalue())
 
 
 def keep(network: Unrolled, folder: Path, *, half: bool = False) -> None:
-    """Write weights as `weights.save` does; raises ReconError where the disk refuses."""
+    """Write weights as `weights.save` does; raises ReconError if they cannot be written."""
     try:
         weights.save(network, folder, half=half)
     except OSError as e:
@@ -306,7 +307,7 @@ def keep(network: Unrolled, folder: Path, *, half: bool = False) -> None:
 
 
 def restore(state: State, path: Path) -> None:
-    """Go on from a checkpoint; raises ReconError for one that is damaged, or of another network or optimiser."""
+    """Continue from a checkpoint; raises ReconError if it is damaged, or belongs to another network or optimiser."""
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):

@@ -26,8 +26,8 @@ class Sources:
 def read(folder: Path) -> Sources:
     """Every volume in a folder: NIfTI, and .npz with `image` (slice, y, x) or single-channel complex k-space.
 
-    Volumes whose values fall below −500 are taken for CT in HU and windowed to −200 … 300, their air as zero. Raises
-    DataError for a folder that holds none, and as `each` does.
+    Volumes with values below −500 are treated as CT in HU and windowed to −200 … 300, with air as zero. Raises
+    DataError for a folder without volumes, and as `each` does.
     """
     magnitudes: list[NDArray[np.float32]] = []
     raw: list[NDArray[np.complex64]] = []
@@ -45,17 +45,17 @@ def read(folder: Path) -> Sources:
 
 
 def each(folder: Path) -> Iterator[tuple[str, list[NDArray[Any]]]]:
-    """The files of a folder that hold volumes: name, and volumes (slice, y, x) as `arrays` gives them.
+    """The files of a folder that hold volumes: name, and volumes (slice, y, x) as `arrays` returns them.
 
-    Voxels that are no finite number, as many tools leave around a brain, have the lowest value of their volume. Raises
-    DataError for a file that is damaged, that holds no volume of three axes, or k-space that is not finite.
+    NaN and infinite voxels, which many tools leave around a brain, get the lowest value of their volume. Raises
+    DataError for a file that is damaged, that holds no volume with three axes, or k-space that is not finite.
     """
     for path in (p for p in sorted(Path(folder).glob("*")) if not is_litter(p)):
         try:
             found = [_finite(array, path.name) for array in arrays(path)]
         except (DataError, MemoryError):
             raise
-        except Exception as error:  # nibabel, gzip, zipfile and numpy raise of all kinds
+        except Exception as error:  # nibabel, gzip, zipfile and numpy raise many kinds of errors
             raise DataError(
                 f"{path.name} is truncated or not a volume ({type(error).__name__}); copy it again, or leave it out"
             ) from None
@@ -64,9 +64,10 @@ def each(folder: Path) -> Iterator[tuple[str, list[NDArray[Any]]]]:
 
 
 def arrays(path: Path) -> list[NDArray[Any]]:
-    """Volumes (slice, y, x) of a file, or raw k-space; of nearly isotropic volumes the slices in every direction.
+    """Volumes (slice, y, x) of a file, or raw k-space; nearly isotropic volumes give slices in every direction.
 
-    Raises DataError for NIfTI of other than numbers along three axes, and what its libraries raise for a damaged file.
+    Raises DataError for NIfTI that does not hold numbers along three axes, and the errors of its libraries for a
+    damaged file.
     """
     if path.name.endswith((".nii", ".nii.gz")):
         import nibabel
@@ -88,7 +89,7 @@ def arrays(path: Path) -> list[NDArray[Any]]:
 
 
 def _finite(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """A volume with its lowest value where it holds no finite number."""
+    """A volume with NaN and infinity replaced by its lowest value."""
     good = np.isfinite(array)
     if good.all():
         return array
@@ -107,7 +108,7 @@ def _scaled(volume: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _centred(kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """The k-space peak moved to index N // 2, so that masks built around the centre fit it."""
+    """k-space with its peak moved to index N // 2, so that masks around the centre fit it."""
     power = np.sqrt((np.abs(kspace) ** 2).mean(0))
     at = np.unravel_index(int(power.argmax()), power.shape)
     moved = np.roll(kspace, [n // 2 - int(i) for n, i in zip(power.shape, at)], (1, 2))

@@ -1,4 +1,4 @@
-"""What a training shows of itself: a log, and pictures of the validation set."""
+"""The records of a training: a log, and pictures of the validation set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recon.io.atomic import atomic_file, write_error
 
 
 def picture(rows: Sequence[tuple[Tensor, Tensor, Tensor]], path: Path) -> None:
-    """Full scan, start, network, and the errors of both five times as bright, a row for each scan."""
+    """Full scan, start, network, and the errors of both five times as bright, one row per scan."""
     from PIL import Image
 
     made = []
@@ -30,7 +30,7 @@ def picture(rows: Sequence[tuple[Tensor, Tensor, Tensor]], path: Path) -> None:
 
 
 class Log:
-    """Lines of JSON in log.jsonl, and TensorBoard's event files beside it where that package is installed."""
+    """JSON lines in log.jsonl, and TensorBoard event files beside it if that package is installed."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,9 +43,9 @@ class Log:
             self._board = None
 
     def write(self, **values: float) -> None:
-        """Add what was measured at a step; what is not finite is null, since JSON has no such number.
+        """Add the measurements of a step; NaN and infinity become null, because JSON has no such numbers.
 
-        Raises ReconError where the disk refuses.
+        Raises ReconError if it cannot be written.
         """
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         try:
@@ -57,11 +57,11 @@ class Log:
             for name, value in values.items():
                 if name != "step":
                     self._board.add_scalar(name, value, int(values["step"]))
-            # A training that is killed leaves what it wrote.
+            # A training that is killed keeps what was logged.
             self._board.flush()
 
     def close(self) -> None:
-        """End TensorBoard's writer and its thread; later writes go to log.jsonl alone."""
+        """Close TensorBoard's writer and its thread; later writes go only to log.jsonl."""
         if self._board is not None:
             self._board.close()
             self._board = None
