@@ -5,11 +5,11 @@
     image = recon.reconstruct(recon.read("scan.h5"))  # ISMRMRD, fastMRI, BART .cfl, Siemens .dat, NumPy
     recon.write(image, ["brain.nii.gz", "brain_dicom/"])
 
-Other settings are a recipe, `recon.recipe.parse({"solve": {"method": "cs"}})`. A method of your own takes what a scan
-gives it, y = A x + n: `recon.reconstruct(scan, solver=...)`, or `recon.measurements(scan)` with the operators of
-`recon.operators` and the solvers of `recon.solve`. Sampling masks are in `recon.masks`, scans of known truth in
-`recon.simulation`, networks in `recon.nets` and their training in `recon.learn`, errors against a reference in
-`recon.metrics`.
+Other settings are a recipe, `recon.recipe.parse({"solve": {"method": "cs"}})`. For a method of your own,
+`recon.reconstruct(scan, solver=...)` calls it with the measurements of a scan, y = A x + n; or use
+`recon.measurements(scan)` with the operators of `recon.operators` and the solvers of `recon.solve`. Sampling masks are
+in `recon.masks`, simulated scans with known truth in `recon.simulation`, networks in `recon.nets`, their training in
+`recon.learn`, and error measures in `recon.metrics`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PUBLIC = {
     "ReconError": "recon.data",
 }
 
-#: Parts that `import recon` is enough for: `recon.operators.Sense`, `recon.io.arrays.scan_from_array`.
+#: Parts that `import recon` makes available: `recon.operators.Sense`, `recon.io.arrays.scan_from_array`.
 _PARTS = frozenset(
     {
         *("accuracy", "data", "geometry", "io", "learn", "masks", "metrics", "nets", "operators", "prepare", "recipe"),
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name or a part when it is first used, so that `import recon` costs nothing."""
+    """Import a public name or a part when it is first used, so that `import recon` is fast."""
     if name in _PARTS:
         return import_module(f"recon.{name}")
     if name not in _PUBLIC:
@@ -77,5 +77,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What a prompt completes: public names and parts."""
+    """Names for completion at a prompt: public names and parts."""
     return sorted({name for name in globals() if name.startswith("__")} | {*_PUBLIC, *_PARTS})

@@ -1,4 +1,4 @@
-"""What a scan, an image and a measurement print at a prompt: one line, and not a word of the patient."""
+"""How a scan, an image and a measurement print at a prompt: one line, without patient data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def scan(s: RawScan) -> str:
-    """The format, how many lines of how many channels, and the image that they are to make."""
+    """The format, the number of lines and channels, and the image that they will make."""
     e = s.encodings[0] if s.encodings else None
     coils = int(s.lines["active_channels"].max(initial=0))
     what = f", {e.trajectory}, image {_times(e.recon_matrix)} over {_times(e.recon_fov)} mm (x, y, z)" if e else ""

@@ -1,4 +1,4 @@
-"""Whether this installation would make an output again: its record against what is installed here."""
+"""Whether this installation would reproduce an output: its record against what is installed here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recon.data import ReconError, counted
 from recon.io import provenance
 from recon.recipe import digest, parse
 
-#: Evidence on learned images, of MR and of CT, and how it is shown.
+#: Keys of the evidence on learned images, of MR and of CT, and how they are shown.
 _NUMBERS = {
     "residual": "residual {:.2f}",
     "added": "added {:.2%}",
@@ -28,14 +28,14 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Checked:
-    """The record of an output, and a sentence for each thing that is different here."""
+    """The record of an output, and a sentence for each difference here."""
 
     record: Mapping[str, Any]
     differences: tuple[str, ...]
 
 
 def check(path: Path) -> Checked:
-    """Read an output's record and compare it; raises ReconError for a file that carries none."""
+    """Read an output's record and compare it; raises ReconError for a file without one."""
     record = provenance.read_back(path)
     p = record["provenance"]
     found = []
@@ -53,7 +53,7 @@ def check(path: Path) -> Checked:
 
 
 def text(checked: Checked) -> str:
-    """The record and the findings for a person."""
+    """The record and the findings as text."""
     p, trust = checked.record["provenance"], checked.record.get("trust") or {}
     lines = [
         f"made by     {p.get('engine')} {p.get('version')}, {p.get('date')}, on {p.get('device')}",
@@ -83,7 +83,7 @@ def as_json(checked: Checked) -> str:
 
 
 def _recipe(p: Mapping[str, Any]) -> list[str]:
-    """Whether the recipe's values still mean what they meant: its hash, made anew by this version."""
+    """Whether the recipe's values still have the same meaning: its hash, recomputed by this version."""
     try:
         now = digest(parse(p.get("recipe_values", {}), "its recipe"))
     except ReconError as e:
@@ -100,7 +100,7 @@ def _weights(p: Mapping[str, Any], of_ct: bool) -> list[str]:
     from recon.nets import checkpoint, weights
 
     name = p.get("recipe_values", {}).get("solve", {}).get("weights", p.get("weights", ""))
-    name = best() or name if of_ct and name == "auto" else name  # what `auto` names is another network for CT
+    name = best() or name if of_ct and name == "auto" else name  # `auto` means another network for CT
     try:
         here = (checkpoint if p.get("method") == "varnet" else weights).load(name).sha256
     except ReconError as e:

@@ -1,4 +1,4 @@
-"""The command line: its verbs, its exit codes, its errors. Nothing heavy is imported before a verb needs it."""
+"""The command line: its verbs, exit codes and errors. Large libraries are imported only when a verb needs them."""
 
 from __future__ import annotations
 
@@ -71,21 +71,22 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given or bool(os.environ.get("RECON_DEBUG"))
     given = [a for a in given if a != "--debug"]
-    # Threads that wait for work sleep instead of turning: beside other programs a run took seven times as long with
-    # turning ones. OpenMP reads this when torch is imported; whoever sets it otherwise is obeyed.
+    # Waiting threads sleep instead of spinning: beside other programs a run with spinning threads took seven times as
+    # long. OpenMP reads this when torch is imported; a value set by the user is kept.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Arrays in pages of 2 MB where the system has them: a fifth of a network's time on a slice went into small ones.
+    # Arrays in pages of 2 MB if the system has them: with small pages a network spent a fifth of its time on a slice on
+    # them.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # No other package that is installed looks into recipes, nor is one searched for.
+    # Do not search other installed packages for recipe plugins.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if arguments is None:
-        # A terminal without umlauts is told of them in other words; a line that it cannot show would be lost whole.
+        # A terminal without umlauts gets escape sequences for them; otherwise a line that it cannot show would be lost.
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         if given[:1] == ["run"]:
             defer()
-    # Finished by force, a run takes its temporary files away.
+    # A run ended by a signal removes its temporary files.
     with terminable(), warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
@@ -100,7 +101,7 @@ def _run(given: list[str], debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
-        # Who read the output has gone; nothing more can be said, not even when Python flushes at its end.
+        # The reader of the output is gone; nothing more can be written, not even when Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except Exception as e:
@@ -113,7 +114,7 @@ def _run(given: list[str], debug: bool) -> int:
 
 
 def _asked(given: list[str]) -> typer.Typer:
-    """The verbs; only the one that is asked for, where it is one, since typer looks at every option of every verb."""
+    """The verbs; only the requested one if it exists, because typer examines every option of every verb."""
     verb = given[0] if given else ""
     found = [c for c in app.registered_commands if c.callback and c.callback.__name__.replace("_", "-") == verb]
     if not found:
@@ -124,7 +125,7 @@ def _asked(given: list[str]) -> typer.Typer:
 
 
 def _refuse(e: Any) -> int:
-    """Say what is wrong with the arguments, or show the help where there are none."""
+    """Say what is wrong with the arguments, or show the help if there are none."""
     if type(e).__name__ == "NoArgsIsHelpError":
         e.show()
     else:
@@ -140,5 +141,5 @@ def _say(message: str) -> None:
     tell(f"recon: {one_line(message)}")
 
 
-#: What helps a run that ran out of memory.
+#: The hint for a run that ran out of memory.
 _MEMORY = "give a lower limit with --memory, or fewer --threads"

@@ -1,4 +1,4 @@
-"""What travels along the one path: RawScan, CTImages or CTProjections → Measurement → Image, all frozen dataclasses."""
+"""The data of the pipeline: RawScan, CTImages or CTProjections → Measurement → Image, all frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from recon.operators.base import Linear
 
 
-#: Sources that store an array and no header: what they say of a grid is what the array is.
+#: Sources that store an array without a header: their grid is the shape of the array.
 ARRAYS = ("numpy", "cfl")
 
 
 class Samples(Protocol):
-    """Access to the complex samples behind the lines of a RawScan; reads from the file when asked, never writes."""
+    """Access to the complex samples behind the lines of a RawScan; reads from the file on request, never writes."""
 
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.complex64]:
         """Samples of the given lines, (line, coil, sample); all must have the same number of channels and samples."""
         ...
 
     def trajectory(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Trajectory of the given lines as stored, (line, sample, dimension); dimension 0 where there is none."""
+        """Trajectory of the given lines as stored, (line, sample, dimension); dimension 0 if there is none."""
         ...
 
 
@@ -61,7 +61,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Encoding:
-    """One encoding space: `encoded` is the acquired grid with its oversampling, `recon` the image that was asked for.
+    """One encoding space: `encoded` is the acquired grid with its oversampling, `recon` the requested image.
 
     Matrices and fields of view (mm) are in the order x, y, z.
     """
@@ -87,12 +87,12 @@ class Encoding:
 
 @dataclass(frozen=True, eq=False)
 class RawScan:
-    """Raw data of one measurement, line by line, in the order of acquisition.
+    """Raw data of one measurement, line by line, in order of acquisition.
 
-    `lines` is an array of LINE, `samples` reads the complex data behind any of its rows. `notes` are sentences on what
-    the reader found odd and what it did about it, `rejected` counts imaging lines that broke a rule and were left out.
-    `source` names the format. Sources that store whole arrays (fastMRI, cfl, NumPy) are presented as lines too, so that
-    there is one path.
+    `lines` is an array of LINE; `samples` reads the complex data behind any of its rows. `notes` are sentences on
+    irregularities that the reader found and on what it did. `rejected` counts imaging lines that broke a rule and were
+    left out. `source` names the format. Sources that store whole arrays (fastMRI, cfl, NumPy) are presented as lines,
+    too, so that there is one pipeline.
     """
 
     lines: NDArray[np.void]
@@ -108,7 +108,7 @@ class RawScan:
 
 
 class Voxels(Protocol):
-    """Access to the voxels behind a CTSeries; reads from the files when asked, never writes."""
+    """Access to the voxels behind a CTSeries; reads from the files on request, never writes."""
 
     def read(self, first: int, last: int) -> NDArray[np.float32]:
         """HU of the slices first … last − 1, (z, y, x)."""
@@ -119,9 +119,9 @@ class Voxels(Protocol):
 class CTSeries:
     """One series of CT images in HU as a scanner made it, slices sorted along `geometry`'s slice direction.
 
-    `source` holds the DICOM header of each slice without its pixels, empty where the file was none; what is written of
-    the series takes patient, study and frame of reference from there. `label` tells series of one scan from another
-    without a word of the patient. `fillings` are the values in HU that the files declare to be no measurement.
+    `source` holds the DICOM header of each slice without its pixels, empty for other formats; derived series take
+    patient, study and frame of reference from it. `label` distinguishes the series of a scan without patient data.
+    `fillings` are the padding values in HU that the files declare.
     """
 
     voxels: Voxels = field(repr=False)
@@ -144,18 +144,17 @@ class CTImages:
 
 @dataclass(frozen=True, eq=False)
 class CTProjections:
-    """Projections of parallel slices, all seen by the same rays, or of a volume in a cone beam.
+    """Projections of parallel slices with the same rays for all, or of a volume in a cone beam.
 
-    `values` (slice, view, detector), of a cone (row, view, detector), are line integrals without unit, or, by `kind`,
-    counts, of which `air` and `dark` (anything that broadcasts to `values`) are those without a body and without a
-    beam. `angles` in radians (view,), `beam`, `spacing`, `offset` and the distances in mm as in
-    `recon.operators.xray`. `electronic_noise` is the standard deviation in counts beside Poisson's, `counts_per_unit`
-    how many photons one unit of counts stands for. `water` is the attenuation of water in 1/mm that HU are counted
-    from. `matrix` (y, x) and `voxel` in mm are what the file asks for, 0 where it leaves that open. `positions` holds
-    z of each slice in LPS mm, `thickness` is theirs; of a cone they are those of the slices to make, none and 0 where
-    that is open. Rows of a cone's detector are `row_spacing` mm apart and lie as `row_offset` says in
-    `recon.operators.cone`. Where `values` are made when they are asked for, `sha256` gives the fingerprint of what
-    they are made of.
+    `values` (slice, view, detector), for a cone (row, view, detector), are line integrals without unit or, by `kind`,
+    counts. `air` and `dark` (which broadcast to `values`) are the counts without a body and without a beam. `angles` in
+    radians (view,), `beam`, `spacing`, `offset` and the distances in mm are as in `recon.operators.xray`.
+    `electronic_noise` is the standard deviation in counts in addition to Poisson noise; `counts_per_unit` is the number
+    of photons per unit of counts. `water` is the attenuation of water in 1/mm to which HU refer. `matrix` (y, x) and
+    `voxel` in mm are the image that the file requests, 0 if it requests none. `positions` holds z of each slice in LPS
+    mm and `thickness` the slice thickness; for a cone they describe the requested slices, empty and 0 if there are
+    none. Rows of a cone's detector are `row_spacing` mm apart and shifted by `row_offset` as in `recon.operators.cone`.
+    If `values` are computed on request, `sha256` returns the fingerprint of their source.
     """
 
     values: NDArray[np.float32] = field(repr=False)
@@ -184,28 +183,27 @@ class CTProjections:
 
 
 class Views(Protocol):
-    """Access to the projections behind a CTViews; reads from the files when asked, never writes."""
+    """Access to the projections behind a CTViews; reads from the files on request, never writes."""
 
     def stored(self, first: int, last: int) -> NDArray[np.uint16]:
-        """Projections first … last − 1 as they are stored, (view, row, column)."""
+        """Projections first … last − 1 as stored, (view, row, column)."""
         ...
 
     def sha256(self) -> str:
-        """Fingerprint of all that was measured."""
+        """Fingerprint of all measured values."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class CTViews:
-    """Projections of a multi-row detector that turns with its source around the body, on circles or along a helix.
+    """Projections of a multi-row detector that rotates with its source around the body, on circles or along a helix.
 
     Positions are the gantry's, seen from the side of the table: x to the right, y up, z into the gantry. In view i the
     detector's focal centre lies at (−ρ sin φ, ρ cos φ, z), φ = `angles`[i] in radians without jumps, z = `positions`[i]
-    and ρ = `radius` in mm; the X-rays come from there, displaced by `shifts`[i] = (Δφ, Δz, Δρ). The detector is an arc
-    (`curved`) or a plane at `distance` mm from the focal centre; element (row, column), counted from 0, lies
-    (column − centre[1]) · spacing[1] along it, counter-clockwise, and (centre[0] − row) · spacing[0] along z.
-    A line integral is stored · `scale`[i, 0] + `scale`[i, 1]. `water` is the attenuation of water in 1/mm that HU are
-    counted from, 0 where unknown.
+    and ρ = `radius` in mm. The X-rays come from there, displaced by `shifts`[i] = (Δφ, Δz, Δρ). The detector is an arc
+    (`curved`) or a plane at `distance` mm from the focal centre. Element (row, column), counted from 0, lies (column −
+    centre[1]) · spacing[1] along it, counter-clockwise, and (centre[0] − row) · spacing[0] along z. A line integral is
+    stored · `scale`[i, 0] + `scale`[i, 1]. `water` is the attenuation of water in 1/mm to which HU refer, 0 if unknown.
     """
 
     views: Views = field(repr=False)
@@ -230,8 +228,8 @@ class CTViews:
 class Measurement:
     """y = A x + n with complex white noise of standard deviation `sigma` per real and imaginary part.
 
-    All that a solver or a network may know: `y` is what was measured, `A` the operator that predicts it. Raises
-    DataError where `y` is a NumPy array.
+    All that a solver or a network knows: `y` is what was measured, `A` the operator that predicts it. Raises DataError
+    if `y` is a NumPy array.
     """
 
     y: Tensor
@@ -250,12 +248,12 @@ class Measurement:
 class Image:
     """A reconstructed volume or series of volumes.
 
-    `data` is complex64 or float32 with axes (*axes, z, y, x); `axes` names the leading ones, in the order of
+    `data` is complex64 or float32 with axes (*axes, z, y, x). `axes` names the leading ones, in the order of
     FRAME_COUNTERS, and lists only those with more than one entry. `units` is "arbitrary" for MR intensities or "HU".
-    `provenance` holds the recipe and its hash, versions, method and seeds; `trust` the numbers that say how far the
-    image can be believed; `notes` sentences for the reader of the image. `uncertainty` is the standard deviation of its
-    magnitude, of the same shape, where it was asked for. `source` are the DICOM headers of the slices it was derived
-    from, where it was made of images. NumPy and matplotlib take it for its `data`.
+    `provenance` holds the recipe and its hash, versions, method and seeds; `trust` the numbers on how far the image can
+    be trusted; `notes` sentences for its reader. `uncertainty` is the standard deviation of the magnitude, with the
+    same shape, if requested. `source` are the DICOM headers of the slices, if the image was derived from images. NumPy
+    and matplotlib use it as its `data`.
     """
 
     data: NDArray[Any]

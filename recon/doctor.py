@@ -1,4 +1,4 @@
-"""What this machine offers the engine: versions, processor, GPU, optional packages, and how to get what is missing."""
+"""What this machine offers: versions, processor, GPU, optional packages, and how to install what is missing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 
 from recon import __version__
 
-#: Packages that the engine cannot do without.
+#: Required packages.
 NEEDED = ("numpy", "scipy", "torch", "h5py", "nibabel", "pydicom")
-#: Packages that it can do without: what each is for, and what brings it.
+#: Optional packages: what each is for, and how to install it.
 OPTIONAL = {
     "cupy": ("CUDA kernels", "cupy-cuda12x or cupy-cuda13x, whichever fits the driver"),
     "finufft": ("radial, spiral and other non-Cartesian scans", "finufft"),
@@ -28,7 +28,7 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Machine:
-    """The finding of `examine`; `missing` holds a sentence with its cure for each thing that is not there."""
+    """The result of `examine`; `missing` holds a sentence with the cure for each missing part."""
 
     recon: str
     python: str
@@ -45,7 +45,7 @@ class Machine:
 
 
 def examine() -> Machine:
-    """Look at the machine; imports torch, and runs the proof of every CUDA kernel where there is a GPU."""
+    """Examine the machine; imports torch, and runs the proof of every CUDA kernel if there is a GPU."""
     import psutil
     import torch
 
@@ -85,7 +85,7 @@ def examine() -> Machine:
 
 
 def text(machine: Machine) -> str:
-    """The finding as lines for a person."""
+    """The result as text."""
     lines = [
         f"recon       {machine.recon} on Python {machine.python}, {machine.system}",
         f"processor   {machine.processor}, {machine.cores} cores, {machine.threads} threads, {machine.memory_GiB} GiB",
@@ -98,12 +98,12 @@ def text(machine: Machine) -> str:
 
 
 def as_json(machine: Machine) -> str:
-    """The finding as JSON."""
+    """The result as JSON."""
     return json.dumps(asdict(machine), indent=2)
 
 
 def _version(name: str) -> str:
-    """Version of an installed package without importing it; CuPy has a distribution for each CUDA version."""
+    """Version of an installed package without importing it; CuPy has one distribution per CUDA version."""
     names = (name, "cupy-cuda12x", "cupy-cuda13x") if name == "cupy" else (name,)
     for distribution in names:
         try:

@@ -1,4 +1,4 @@
-"""How a command is ended from outside: as by an exception, wherever in the program the signal finds it."""
+"""How a command is ended by a signal: by an exception, wherever in the program the signal arrives."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: Seconds after which a signal is sent again that came where Python lets no exception out.
+#: Seconds after which a signal is repeated if it arrived where Python swallows exceptions.
 AGAIN = 0.02
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends the process with SystemExit(143), SIGINT with KeyboardInterrupt, so that nothing half-done stays.
+    """SIGTERM ends the process with SystemExit(143), SIGINT with KeyboardInterrupt, so that temporary work is undone.
 
-    Python prints and drops an exception that is raised in the callback of a weak reference or in `__del__`, and a
-    signal may arrive there: such a one is sent again a moment later, until it finds a place that it can end.
+    Python prints and drops an exception raised in the callback of a weak reference or in `__del__`. If a signal arrives
+    there, it is sent again a moment later, until it takes effect.
     """
 
     again: threading.Timer | None = None
@@ -33,7 +33,7 @@ def terminable() -> Iterator[None]:
             usual(lost)
             return
         nonlocal again
-        if again is None:  # one is enough: what comes after the end has begun would cut it short
+        if again is None:  # one is enough: further signals would interrupt the clean-up
             again = threading.Timer(AGAIN, send, [number])
             again.daemon = True
             again.start()
@@ -59,7 +59,7 @@ def terminable() -> Iterator[None]:
 
 
 def _send(number: int) -> None:
-    """A signal to the main thread, which it wakes where it waits for the system."""
+    """A signal to the main thread; it also interrupts system calls."""
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
         signal.pthread_kill(main, number)

@@ -12,31 +12,31 @@ from numpy.typing import NDArray
 
 Vector = tuple[float, float, float]
 
-#: Which index of an axis of N samples lies at the position that the scanner states: "fft" is N // 2, where a
-#: centred FFT has its zero phase; "centre" is (N - 1) / 2, the middle of the field of view. They differ by half a
-#: voxel for even N. Gadgetron and mrpro use "fft" as well.
+#: Which index of an axis of N samples lies at the position that the scanner states. "fft" is N // 2, where a centred
+#: FFT has its zero phase; "centre" is (N - 1) / 2, the middle of the field of view. They differ by half a voxel for
+#: even N. Gadgetron and mrpro use "fft" as well.
 CENTRE: Literal["fft", "centre"] = "fft"
 
-#: How far from 1 the length of a direction may be, and from 0 the cosine of two.
+#: How far the length of a direction may differ from 1, and the cosine of two from 0.
 _UNIT = 1e-3
 
 
 class GeometryError(ValueError):
-    """Directions or sizes from which no position in the patient follows."""
+    """Directions or sizes that do not define a position in the patient."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Place and size of a voxel grid (z, y, x) in the patient.
+    """Position and size of a voxel grid (z, y, x) in the patient.
 
         x(i, j, k) = position + i·Δx·read_dir + j·Δy·phase_dir + k·(Δz·slice_dir + a·read_dir + b·phase_dir)
 
-    `position` is the centre of voxel (0, 0, 0) in LPS millimetres, `voxel` is (Δx, Δy, Δz) in millimetres measured
-    from centre to centre, `shape` is (nz, ny, nx), `thickness` the excited slice thickness in millimetres. `known` is
-    False where the file gave no directions: the axes are then those of the array, and nothing may claim that they are
-    the patient's. `shear` = (a, b) is how far each slice is shifted in its plane against the one before, in mm: not
-    zero where the gantry of a CT was tilted. `steps` are the millimetres along `slice_dir` from each slice to the next
-    where they are not all Δz, which is the usual one then, and k counts such steps; () where they are.
+    `position` is the centre of voxel (0, 0, 0) in LPS millimetres. `voxel` is (Δx, Δy, Δz) in millimetres from centre
+    to centre, `shape` is (nz, ny, nx), `thickness` the excited slice thickness in millimetres. `known` is False if the
+    file gave no directions: the axes are then those of the array, and are not claimed to be the patient's. `shear` =
+    (a, b) is the in-plane shift of each slice relative to the one before, in mm; it is not zero if the gantry of a CT
+    was tilted. If slices are not evenly spaced, `steps` are the distances in mm along `slice_dir` from each slice to
+    the next, Δz is the most common one, and k counts such steps; otherwise `steps` is ().
     """
 
     position: Vector
@@ -83,7 +83,7 @@ def check_directions(read_dir: Sequence[float], phase_dir: Sequence[float], slic
 
 
 def orientation(normal: Sequence[float]) -> str:
-    """Axial, coronal or sagittal by the nearest axis of the patient, with the angle to it from 3° on."""
+    """Axial, coronal or sagittal by the nearest axis of the patient, with the angle to it if it is at least 3°."""
     n = np.abs(np.asarray(normal))
     i = int(n.argmax())
     angle = float(np.degrees(np.arccos(min(1.0, float(n[i] / np.linalg.norm(n))))))
@@ -133,8 +133,8 @@ def stack(slices: Sequence[Geometry], *, tolerance_mm: float = 0.05) -> tuple[Ge
     """Geometry of parallel, equally spaced slices and the order that sorts them along their slice direction.
 
     Each of `slices` is the geometry of one slice (nz = 1). The order is by position · normal, never by slice number,
-    and keeps the hand of the given slice_dir. Raises GeometryError where slices are not parallel, have different
-    in-plane grids, coincide, are not equally spaced or are staggered in the plane by more than `tolerance_mm`.
+    and keeps the orientation of the given slice_dir. Raises GeometryError if slices are not parallel, have different
+    in-plane grids, coincide, are not equally spaced, or are staggered in the plane by more than `tolerance_mm`.
     """
     first = slices[0]
     if len(slices) == 1:
@@ -175,7 +175,7 @@ def stack(slices: Sequence[Geometry], *, tolerance_mm: float = 0.05) -> tuple[Ge
 def affine_lps(g: Geometry) -> NDArray[np.float64]:
     """4×4 matrix from voxel index (i, j, k, 1) to LPS millimetres: [Δx·r | Δy·c | Δz·s (+ shear) | position].
 
-    Of slices that are not evenly spaced it tells the usual step alone: see `Geometry.slice_position`.
+    If slices are not evenly spaced, it describes only the most common step: see `Geometry.slice_position`.
     """
     out = np.eye(4)
     for column, (direction, step) in enumerate(zip((g.read_dir, g.phase_dir, g.slice_dir), g.voxel, strict=True)):
@@ -192,7 +192,7 @@ def affine_ras(g: Geometry) -> NDArray[np.float64]:
 
 
 def flip(g: Geometry, axis: Literal["x", "y", "z"]) -> Geometry:
-    """Geometry of the same voxels after the array is reversed along `axis`: that direction turns, voxel 0 moves."""
+    """Geometry of the same voxels after the array is reversed along `axis`: this direction flips, and voxel 0 moves."""
     i = "xyz".index(axis)
     names = ("read_dir", "phase_dir", "slice_dir")
     direction = np.asarray(getattr(g, names[i]))

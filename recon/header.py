@@ -1,4 +1,4 @@
-"""What a scan file says beside its samples: patient, study, scanner and timing of the sequence."""
+"""What a scan file states besides its samples: patient, study, scanner and timing of the sequence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Patient:
-    """The patient as the file states it. Goes into DICOM only: never into logs, messages or file names."""
+    """The patient as stated in the file. Only for DICOM: never for logs, messages or file names."""
 
     name: str = field(default="", repr=False)
     id: str = field(default="", repr=False)
@@ -20,7 +20,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Study:
-    """Study, series and frame of reference; dates are YYYYMMDD, times HHMMSS(.ffffff), empty where unknown."""
+    """Study, series and frame of reference; dates are YYYYMMDD, times HHMMSS(.ffffff), empty if unknown."""
 
     uid: str = ""
     id: str = ""
@@ -69,7 +69,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Header:
-    """What a scan file says beside its samples."""
+    """What a scan file states besides its samples."""
 
     patient: Patient = Patient()
     study: Study = Study()

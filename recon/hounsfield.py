@@ -1,4 +1,4 @@
-"""Attenuation in 1/mm inside, HU at every border: the one place where they meet."""
+"""Attenuation in 1/mm inside recon, HU in all inputs and outputs: the one place for conversion."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Any)
 
-#: Attenuation of water in 1/mm at 70 keV, near the mean energy of a 120 kV beam (NIST XCOM: 0.1929 cm²/g, times
-#: 1 g/cm³): what HU are counted from where a scan does not state its own.
+#: Attenuation of water in 1/mm at 70 keV, near the mean energy of a 120 kV beam (NIST XCOM: 0.1929 cm²/g, times 1
+#: g/cm³): the reference of HU if a scan does not state its own.
 WATER = 0.01929
 
 

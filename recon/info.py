@@ -1,4 +1,4 @@
-"""What a scan holds, what of it will be ignored, and which rules it breaks: `recon info`."""
+"""What a scan contains, what will be ignored, and which rules it breaks: `recon info`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
 from recon.prepare.stacks import stacks
 
-#: Samples (bytes) that are looked at for NaN and dead channels.
+#: Samples (bytes) that are examined for NaN and dead channels.
 _LOOK = 64 * 2**20
 
 _COUNTERS = ("average", "slice", *FRAME_COUNTERS, "segment")
@@ -39,10 +39,10 @@ _COUNTERS = ("average", "slice", *FRAME_COUNTERS, "segment")
 
 @dataclass(frozen=True)
 class Report:
-    """A scan in plain numbers and sentences. Nothing in it is about the patient; `as_json` makes it printable.
+    """A scan in plain numbers and sentences, without patient data; `as_json` makes it printable.
 
-    `findings` are broken rules and disagreements of header and lines; `ignored` counts lines that will not be used, by
-    reason; `notes` are what the reader noted.
+    `findings` are broken rules and contradictions between header and lines; `ignored` counts lines that will not be
+    used, by reason; `notes` come from the reader.
     """
 
     format: str
@@ -185,7 +185,7 @@ def _geometry(
 
 
 def _samples(scan: RawScan, rows: NDArray[np.intp]) -> tuple[dict[str, Any], list[str]]:
-    """A look at the samples of lines spread over the scan: NaN, channels without signal."""
+    """Examines samples of lines spread over the scan for NaN and channels without signal."""
     lines = scan.lines[rows]
     shape = (lines["active_channels"], lines["number_of_samples"])
     same = rows[(shape[0] == shape[0][0]) & (shape[1] == shape[1][0])]
@@ -206,7 +206,7 @@ def _samples(scan: RawScan, rows: NDArray[np.intp]) -> tuple[dict[str, Any], lis
 
 
 def text(report: Report | CTReport) -> str:
-    """The report for reading: one subject on each line, then what is ignored, odd or noted."""
+    """The report as text: one line per subject, then what is ignored, odd or noted."""
     if isinstance(report, CTReport):
         return ct_report.text(report)
     r = report

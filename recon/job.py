@@ -1,4 +1,4 @@
-"""A scan made ready for its method, and what is said of every image: how it was made, from which data."""
+"""A scan prepared for its method, and what every image states about how it was made and from which data."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from recon.prepare.sort import Frame, Kinds
 from recon.prepare.stacks import Stack
 from recon.recipe import Method, Recipe, digest
 
-#: A method of one's own: the image of a measurement, of the shape of `m.A.H(m.y)`.
+#: A user's own method: the image of a measurement, of the shape of `m.A.H(m.y)`.
 Solver = Callable[[Measurement], Tensor]
 
-#: Takes a frame when it is solved: its (volume, slice), its voxels (z, y, x), how they were made, and notes so far.
+#: Receives a frame when it is solved: its (volume, slice), its voxels (z, y, x), how they were made, and notes so far.
 Hand = Callable[[tuple[int, int], NDArray[np.complex64], dict[str, Any], list[str]], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """What is known of a whole scan where a part of it is reconstructed; what is None the part tells itself.
+    """What is known of a whole scan of which a part is reconstructed; None means that the part decides.
 
-    The `whitening` of its noise and the `doubts` that its imaging lines raise about it, its `averages` (see
-    `recon.prepare.units`), which scale all images alike, and what was `sampled` of the frame that decides the method of
-    all.
+    The `whitening` of its noise and the `doubts` about it from its imaging lines; its `averages` (see
+    `recon.prepare.units`), which scale all images alike; and the pattern `sampled` in the frame that decides the method
+    for all.
     """
 
     whitening: Whitening | None = None
@@ -55,12 +55,12 @@ class Whole:
 
 @dataclass(frozen=True)
 class Job:
-    """Which lines are what, the stack that is wanted, its frames by (volume, slice), the noise.
+    """Which lines serve which purpose, the requested stack, its frames by (volume, slice), the noise.
 
-    `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters that take more than one. `solver`
-    is the caller's own in place of the recipe's method. With `hand` each frame is handed on when it is solved, and on a
-    processor frames are then solved one by one. `whole` is what is known of the scan that this is a part of; `gain` is
-    what comes of its averages.
+    `volumes` holds the values of FRAME_COUNTERS of each volume, `axes` the counters with more than one value. `solver`
+    is the caller's own, in place of the recipe's method. With `hand` each frame is passed on when it is solved; on a
+    CPU frames are then solved one by one. `whole` is what is known of the scan that this is a part of; `gain` follows
+    from its averages.
     """
 
     scan: RawScan
@@ -82,7 +82,7 @@ class Job:
 
 
 def understood(scan: Any, recipe: Any, memory: Any) -> None:
-    """Raise ReconError for what a prompt may be given in place of a scan, a recipe or a number of bytes."""
+    """Raise ReconError for arguments at a prompt that are not a scan, a recipe or a number of bytes."""
     if not isinstance(scan, (RawScan, CTImages, CTProjections, CTViews)):
         raise ReconError(
             f"reconstruct takes a scan and was given {type(scan).__name__}; recon.read(path) reads one, "
@@ -99,17 +99,17 @@ def understood(scan: Any, recipe: Any, memory: Any) -> None:
         raise ReconError(f"memory is a number of bytes, such as 4 * 2**30, and not {memory!r}")
 
 
-#: Stands between the devices that an image was made on, one after the other.
+#: Separator between the devices on which an image was made, one after the other.
 _THEN = ", then "
 
 
 def devices(*names: object) -> str:
-    """The devices that an image was made on, in their order, each once; a name may be such a list itself."""
+    """The devices on which an image was made, in order, each once; a name may itself be such a list."""
     return _THEN.join(dict.fromkeys(one for name in names for one in str(name).split(_THEN)))
 
 
 def provenance(recipe: Recipe, device: torch.device, started: datetime) -> dict[str, Any]:
-    """What every image says of how it was made, whatever the scan."""
+    """What every image states about how it was made, for all kinds of scans."""
     return {
         "engine": "recon",
         "version": __version__,
@@ -124,11 +124,11 @@ def provenance(recipe: Recipe, device: torch.device, started: datetime) -> dict[
 
 
 def described(header: Header, recipe: Recipe) -> Header:
-    """The header with the recipe's description of the series, where it has one."""
+    """The header with the recipe's series description, if it has one."""
     description = recipe.output.series_description
     return replace(header, study=replace(header.study, series_description=description)) if description else header
 
 
 def fingerprint(values: NDArray[Any]) -> str:
-    """SHA-256 of measured values: tells scans apart and says nothing of who was measured."""
+    """SHA-256 of measured values: distinguishes scans and reveals nothing about the patient."""
     return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()

@@ -7,11 +7,10 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-#: Counters that separate images from one another; slices and encoding steps lie within an image, averages and segments
-#: are joined.
+#: Counters that separate images; slices and encoding steps lie within an image, averages and segments are joined.
 FRAME_COUNTERS = ("contrast", "phase", "repetition", "set")
 
-#: One row per readout: what ISMRMRD's acquisition header says of it, under the same names.
+#: One row per readout: the fields of ISMRMRD's acquisition header, with the same names.
 LINE = np.dtype(
     [
         ("flags", "<u8"),
@@ -84,6 +83,6 @@ def flagged(lines: NDArray[np.void], *flags: Flag) -> NDArray[np.bool_]:
 
 
 def imaging(lines: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Lines (line,) that belong to the image: none of NOT_IMAGE, and not calibration alone (20 without 21)."""
+    """Lines (line,) that belong to the image: none of NOT_IMAGE, and not only calibration (20 without 21)."""
     alone = flagged(lines, Flag.CALIBRATION) & ~flagged(lines, Flag.CALIBRATION_AND_IMAGING)
     return ~flagged(lines, *NOT_IMAGE) & ~alone

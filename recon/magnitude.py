@@ -1,4 +1,4 @@
-"""Denoising of magnitude images of MRI: A = I, noise read off each image, the solver of every other scan."""
+"""Denoising of MRI magnitude images: A = I, noise estimated from each image, the same solver as for other scans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TV_ITERATIONS = 80
 
 @dataclass(frozen=True, eq=False)
 class Cleaned:
-    """Magnitude images (z, y, x) with less noise, and a record of how that was done.
+    """Magnitude images (z, y, x) with less noise, and a record of the processing.
 
     `sigma` is the noise of each slice before, `filled` the share of k-space along y and x that was measured.
     """
@@ -39,14 +39,14 @@ class Cleaned:
 def denoise(images: NDArray[Any], recipe: Recipe) -> Cleaned:
     """(1 − s)·y + s·x̂, x̂ = argmin ½‖x − y‖² + λσ TV(x), for each slice of magnitudes y (z, y, x).
 
-    s is the recipe's `images.denoise`, λ = TV_WEIGHT · `solve.tv`, and σ is that of the slice where it shows signal. An
-    image that its scanner filled up with zeros in k-space is denoised on the grid that was measured, where its noise is
-    white; what is finer stays as it is.
+    s is the recipe's `images.denoise`, λ = TV_WEIGHT · `solve.tv`, and σ is the noise of the slice in places with
+    signal. An image that its scanner zero-filled in k-space is denoised on the measured grid, where its noise is white;
+    finer frequencies are unchanged.
 
-    The noise of a magnitude is Rician: where there is little signal its mean lies above it. Means are kept, as
-    averaging magnitude images would keep them: how many coils were joined, and how, is not known of an image, and a
-    correction would need it (H. Gudbjartsson and S. Patz, Magn. Reson. Med. 34 (1995) 910). Raises DataError for
-    values that are no magnitudes, and where no noise can be measured.
+    The noise of a magnitude is Rician: where there is little signal, its mean is above the signal. Means are kept, as
+    in averaging of magnitude images: a correction would need to know how many coils were combined, and how, which an
+    image does not state (H. Gudbjartsson and S. Patz, Magn. Reson. Med. 34 (1995) 910). Raises DataError for values
+    that cannot be magnitudes, and if no noise can be measured.
     """
     started = datetime.now(timezone.utc)
     full = torch.from_numpy(np.ascontiguousarray(images, np.float32))

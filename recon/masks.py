@@ -1,9 +1,9 @@
-"""Which lines of k-space are measured: sampling masks as pure functions of (shape, R, acs, seed).
+"""Sampling masks as pure functions of (shape, R, acs, seed): which lines of k-space are measured.
 
 Every mask is a bool array over the phase-encoded axes, (ky,) for 2D scans and (kz, ky) for 3D ones, with the centre of
-k-space at index N // 2; `shape` holds their lengths, or is that of the only one. `R` is the acceleration factor and
-`acs` the number of fully sampled central lines, one number or one per axis (0 for none). Random numbers come from
-numpy's PCG64 by way of `Generator.random` alone, whose stream is stable, so that a seed gives the same mask anywhere.
+k-space at index N // 2. `shape` holds their lengths, or is the length of the only one. `R` is the acceleration factor
+and `acs` the number of fully sampled central lines, one number or one per axis (0 for none). Random numbers come from
+numpy's PCG64 through `Generator.random` only, whose stream is stable, so that a seed gives the same mask everywhere.
 Raises ValueError, with the cure, for a shape, an R or a number of ACS lines that a mask cannot have.
 """
 
@@ -33,7 +33,7 @@ def effective(mask: Mask) -> float:
 
 
 def centre(shape: Counts, acs: Counts) -> Mask:
-    """The ACS block alone: `acs` lines along each axis around index N // 2; ValueError where they do not fit."""
+    """The ACS block alone: `acs` lines along each axis around index N // 2; ValueError if they do not fit."""
     shape = _grid(shape)
     out = np.zeros(shape, bool)
     sizes = (acs,) * len(shape) if isinstance(acs, (int, np.integer)) else tuple(acs)
@@ -50,10 +50,10 @@ def _grid(shape: Counts) -> tuple[int, ...]:
 
 
 def central_block(mask: Mask) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Largest fully sampled rectangle of a mask (nz, ny) that holds the centre (N // 2), as ranges of y and of z.
+    """Largest fully sampled rectangle of a mask (nz, ny) that contains the centre (N // 2), as ranges of y and of z.
 
-    None where the centre itself is not sampled. Of all partitions from z₀ to z₁ around the centre, the rectangle has
-    the rows that are sampled without a gap around the centre in every one of them.
+    None if the centre itself is not sampled. For partitions from z₀ to z₁ around the centre, the rectangle has the rows
+    that are sampled without a gap around the centre in every partition.
     """
     nz, ny = mask.shape
     cz, cy = nz // 2, ny // 2
@@ -84,8 +84,8 @@ def central_block(mask: Mask) -> tuple[tuple[int, int], tuple[int, int]] | None:
 def equispaced(shape: Counts, R: Counts, acs: Counts = 0, seed: int | None = None, offset: Counts = 0) -> Mask:
     """Every R-th line along each axis, plus the ACS block: the regular mask of SENSE and GRAPPA.
 
-    Line i is measured where (i − N//2 − offset) mod R = 0, on each axis with its own R; a seed draws the
-    offset instead. The ACS lines come on top: the effective factor is below R.
+    Line i is measured if (i − N//2 − offset) mod R = 0, on each axis with its own R; with a seed the offset is random.
+    The ACS lines are added, so the effective factor is below R.
     """
     shape = _grid(shape)
     factors = _per_axis(R, shape)
@@ -102,8 +102,8 @@ def equispaced_fraction(shape: Counts, R: float, acs: Counts = 0, seed: int = 0)
 
         spacing = (N − acs) / (N/R − acs),   line ⌊(j + o)·spacing⌋ of those outside the ACS block
 
-    with the offset o drawn from the seed. This is the variant that learned reconstruction is usually trained with: its
-    effective factor is R, its spacing is neither R nor always an integer. One axis only.
+    with the offset o drawn from the seed. Learned reconstruction is usually trained with this variant: its effective
+    factor is R, its spacing is not R and not always an integer. One axis only.
     """
     shape = _grid(shape)
     if len(shape) != 1:
@@ -117,7 +117,7 @@ def equispaced_fraction(shape: Counts, R: float, acs: Counts = 0, seed: int = 0)
 
 
 def random(shape: Counts, R: float, acs: Counts = 0, seed: int = 0) -> Mask:
-    """Lines drawn with equal probability outside the ACS block, as many as make the effective factor R."""
+    """Lines drawn with equal probability outside the ACS block, as many as give the effective factor R."""
     return _draw(_grid(shape), R, acs, seed, lambda r: np.ones_like(r))
 
 
@@ -127,11 +127,11 @@ def variable_density(shape: Counts, R: float, acs: Counts = 0, seed: int = 0, po
 
 
 def poisson_disc(shape: Counts, R: float, acs: Counts = 0, seed: int = 0, slope: float = 2.0) -> Mask:
-    """Variable-density Poisson disc on (kz, ky): lines that keep a distance which grows from the centre outwards.
+    """Variable-density Poisson disc on (kz, ky): lines with a minimum distance that grows from the centre outwards.
 
-    A line at distance r (1 at the nearest edge) keeps others at least a·(1 + slope·r) grid steps away. Candidates come
-    in random order; the spacing a is found by bisection so that slightly more than enough are accepted, and lines
-    outside the ACS block are dropped at random until the effective factor is R. Corners (r > 1) stay empty.
+    A line at distance r (1 at the nearest edge) is at least a·(1 + slope·r) grid steps from others. Candidates come in
+    random order. The spacing a is found by bisection so that slightly more lines than needed are accepted; lines
+    outside the ACS block are then removed at random until the effective factor is R. Corners (r > 1) stay empty.
     Source: dart throwing, Cook, ACM TOG 1986.
     """
     shape = _grid(shape)
@@ -166,10 +166,10 @@ def poisson_disc(shape: Counts, R: float, acs: Counts = 0, seed: int = 0, slope:
 
 
 def caipi(shape: Counts, R: Sequence[int], acs: Counts = 0, seed: int | None = None, shift: int = 1) -> Mask:
-    """2D CAIPIRINHA: every R[1]-th ky, in each the kz lattice of step R[0] moved by `shift` from one ky to the next.
+    """2D CAIPIRINHA: every R[1]-th ky; the kz lattice of step R[0] is shifted by `shift` from one ky to the next.
 
-    Line (z, y), counted from the centre, is measured where y mod R[1] = 0 and (z − shift·y/R[1]) mod R[0] = 0; a seed
-    moves the lattice. Source: Breuer et al., MRM 2006.
+    Line (z, y), counted from the centre, is measured if y mod R[1] = 0 and (z − shift·y/R[1]) mod R[0] = 0; a seed
+    shifts the lattice. Source: Breuer et al., MRM 2006.
     """
     shape = _grid(shape)
     if len(shape) != 2:
@@ -186,7 +186,7 @@ def caipi(shape: Counts, R: Sequence[int], acs: Counts = 0, seed: int | None = N
 def partial_fourier(n: int, fraction: float, missing: Literal["start", "end"] = "start") -> Mask:
     """Lines (n,) of a partial Fourier axis: round(fraction·n) of them, missing at low or at high index.
 
-    Raises ValueError unless more than half is measured: the centre, index n // 2, must be in it.
+    Raises ValueError unless more than half is measured, because the centre, index n // 2, must be included.
     """
     count = round(fraction * n)
     if not n // 2 < count <= n:
@@ -216,7 +216,7 @@ def _draw(
 def _darts(
     shape: tuple[int, ...], order: NDArray[np.intp], block: Mask, distance: Floats, a: float, slope: float
 ) -> Mask:
-    """Points accepted outside `block`, in the given order, none nearer to an accepted one than a·(1 + slope·r)."""
+    """Points accepted outside `block`, in the given order, none closer to an accepted one than a·(1 + slope·r)."""
     nz, ny = shape
     free = (distance <= 1) & ~block
     out = np.zeros(shape, bool)
@@ -243,7 +243,7 @@ def _distance(shape: tuple[int, ...], corner: bool) -> Floats:
 
 
 def _wanted(block: Mask, R: float) -> int:
-    """How many lines outside the ACS block make the effective factor R."""
+    """How many lines outside the ACS block give the effective factor R."""
     if R < 1:
         raise ValueError(f"an acceleration factor of {R} is below 1; give 1 or more")
     wanted = round(block.size / R) - int(np.count_nonzero(block))

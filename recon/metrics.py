@@ -1,4 +1,4 @@
-"""NMSE, PSNR and SSIM of a real image against a reference, each with its data range stated by the caller."""
+"""NMSE, PSNR and SSIM of a real image against a reference; the caller states the data range."""
 
 from __future__ import annotations
 
@@ -53,12 +53,11 @@ def ssim(
         ssim(p) = (2μₓμᵣ + C₁)(2σₓᵣ + C₂) / ((μₓ² + μᵣ² + C₁)(σₓ² + σᵣ² + C₂)),   C₁ = (0.01·R)², C₂ = (0.03·R)²
 
     Means and (co)variances are taken in a uniform `window`×`window` square around pixel p in the plane of the last two
-    axes, the covariances with divisor window² − 1; the mean runs over pixels whose square lies within the image and,
-    with `mask` (bool, broadcastable), whose centre lies in the mask. Leading axes are slices. R is `data_range`; the
+    axes, the covariances with divisor window² − 1. The mean covers pixels whose square lies within the image and, with
+    `mask` (bool, broadcastable), whose centre lies in the mask. Leading axes are slices. R is `data_range`; the
     challenge takes the maximum of the reference volume. Raises ReconError as `psnr` and for a window that is even,
-    below 3 or larger than the image.
-    Source: Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Process. 13 (2004) 600; Knoll et al., Magn. Reson. Med.
-    84 (2020) 3054.
+    below 3 or larger than the image. Source: Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Process. 13 (2004) 600;
+    Knoll et al., Magn. Reson. Med. 84 (2020) 3054.
     """
     a, r, m = _checked(x, reference, mask)
     values, chosen = _similar(a, r, m, data_range, window)
@@ -95,7 +94,7 @@ def ssim_map(
 def _similar(
     a: NDArray[np.float64], r: NDArray[np.float64], m: NDArray[np.bool_], data_range: float, window: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """SSIM at every pixel, and the pixels of a mask whose window lies within the image; ReconError where none does."""
+    """SSIM at every pixel, and the pixels of a mask whose window lies within the image; ReconError for none."""
     values, inside = ssim_map(a, r, data_range=data_range, window=window)
     chosen = m & inside
     if not chosen.any():
@@ -106,14 +105,14 @@ def _similar(
     return values, chosen
 
 
-#: Slices from which on a bootstrap tells an interval: of normal values the one of 95 % holds the mean in 52, 72, 84, 89
-#: and 91 of 100 trials of 2, 3, 6, 8 and 10 values.
+#: Fewest slices for a bootstrap interval: for normal values the 95 % interval contains the mean in 52, 72, 84, 89 and
+#: 91 of 100 trials with 2, 3, 6, 8 and 10 values.
 FEWEST = 8
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The three measures of a stack of slices, and 95 % confidence intervals by name where the slices are enough."""
+    """The three measures of a stack of slices, and 95 % confidence intervals by name if there are enough slices."""
 
     psnr: float
     ssim: float
@@ -133,10 +132,10 @@ def scores(
 ) -> Scores:
     """PSNR, SSIM and NMSE over all slices together, each with its interval from a bootstrap over the slices.
 
-    The values are those of `psnr`, `ssim` and `nmse`. For the intervals, as many slices as there are, among those that
-    hold a pixel to measure, are drawn with replacement `replicates` times; 2.5 and 97.5 percentiles. Fewer slices than
-    `fewest` give none. Raises ReconError as the three functions do.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    The values are those of `psnr`, `ssim` and `nmse`. For the intervals, slices are drawn with replacement `replicates`
+    times from those with pixels to measure, as many as there are; the limits are the 2.5 and 97.5 percentiles. Fewer
+    slices than `fewest` give none. Raises ReconError as the three functions do. Source: Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13.
     """
     a, r, m = _checked(x, reference, mask)
     values, chosen = _similar(a, r, m, data_range, 7)
@@ -165,10 +164,9 @@ def scores(
 def body(reference: ArrayLike) -> NDArray[np.bool_]:
     """Pixels of a magnitude reference (..., y, x) that lie in the body.
 
-    The magnitude, smoothed by a Gaussian of one pixel, is compared with half of Otsu's threshold over all slices; holes
+    The magnitude, smoothed by a Gaussian of one pixel, is compared with half of Otsu's threshold over all slices. Holes
     within a slice are filled, and pieces smaller than a twentieth of the slice's largest are left out. Raises
-    ReconError as `nmse`, and for an image without contrast.
-    Source: Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62.
+    ReconError as `nmse`, and for an image without contrast. Source: Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62.
     """
     from scipy import ndimage
 
@@ -192,7 +190,7 @@ def best_scale(x: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = N
 
 
 def _otsu(x: NDArray[np.float64]) -> float:
-    """The value that parts a histogram of 256 bins into the two classes of largest variance between them."""
+    """The value that divides a histogram of 256 bins into the two classes with the largest variance between them."""
     count, edges = np.histogram(x, 256)
     if edges[0] == edges[-1] or (count > 0).sum() < 2:
         raise ReconError(
@@ -202,7 +200,7 @@ def _otsu(x: NDArray[np.float64]) -> float:
     below, sums = np.cumsum(count)[:-1].astype(float), np.cumsum(count * middle)[:-1]
     total, whole = float(count.sum()), float((count * middle).sum())
     between = np.square(whole * below / total - sums) / np.maximum(below * (total - below), 1)
-    # Equal maxima lie over the empty bins of a gap: its middle is taken.
+    # Equal maxima lie over the empty bins of a gap: its middle is used.
     best = np.nonzero(between >= between.max() * (1 - 1e-12))[0]
     return float(edges[1:-1][best].mean())
 

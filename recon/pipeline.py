@@ -1,4 +1,4 @@
-"""The one path: reconstruct(scan, recipe) → Image. Command line, scanner hook and benchmarks all call it."""
+"""The pipeline: reconstruct(scan, recipe) → Image. Command line, scanner server and benchmarks all call it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ Scan = RawScan | CTImages | CTProjections | CTViews
 
 
 def slices(stack: Stack | CTSeries | CTProjections | CTViews, recipe: Recipe) -> int:
-    """How many slices the image of one of `stacks` will have; raises DataError for projections that make none."""
+    """How many slices the image of one of `stacks` will have; raises DataError for projections that give none."""
     if isinstance(stack, (Stack, CTSeries)):
         return stack.geometry.shape[0]
     if isinstance(stack, CTViews):
         stack = fans(stack, recipe.ct.thickness)
     if stack.beam == "cone":
-        from recon.prepare.ct import volume_operator  # what CT needs, a scan of MRI should not wait for
+        from recon.prepare.ct import volume_operator  # an MRI scan should not wait for what CT needs
 
         return volume_operator(stack, recipe.ct.matrix, recipe.ct.voxel, recipe.ct.thickness).shape[0]
     return len(stack.values)
@@ -61,7 +61,7 @@ def stacks(scan: RawScan) -> Sequence[Stack]: ...
 @overload
 def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections | CTViews]: ...
 def stacks(scan: Scan) -> Sequence[Stack | CTSeries | CTProjections | CTViews]:
-    """The groups of parallel slices of a scan, the series of CT images; `reconstruct` makes an image of one of them."""
+    """The groups of parallel slices of a scan, or series of CT images; `reconstruct` makes an image of one of them."""
     if isinstance(scan, CTImages):
         return scan.series
     if isinstance(scan, (CTProjections, CTViews)):
@@ -84,18 +84,19 @@ def reconstruct(
 ) -> Image:
     """The image of a raw scan, of CT projections or of CT images, as its recipe says.
 
-    `stack` numbers the group of parallel slices from 0 (see `stacks`); `device` is "auto", "cpu", "cuda" or "cuda:N";
-    `memory` limits the bytes used, by default what is free. Leading axes of the image are the counters with more than
-    one value (FRAME_COUNTERS). `keep` is handed what was solved of a raw scan, for `recon.serve.joined`; `each` the
-    image of each frame of it as soon as it is solved, or, where all of it is zero, when something is known to be not.
-    `whole` is what is known of the scan that this one is a part of.
+    `stack` numbers the group of parallel slices from 0 (see `stacks`). `device` is "auto", "cpu", "cuda" or "cuda:N".
+    `memory` limits the bytes used, by default to what is free. Leading axes of the image are the counters with more
+    than one value (FRAME_COUNTERS). `keep` is called with the solution of a raw scan, for `recon.serve.joined`. `each`
+    is called with the image of each frame as soon as it is solved; if all of it is zero, only once something is known
+    to be nonzero. `whole` is what is known of the scan that this one is a part of.
 
-    `solver` is a method of your own in place of the recipe's: a function of a `Measurement` whose first axis is that
-    of the volumes (contrasts, repetitions …) of one slice, that returns their images, of the shape of `m.A.H(m.y)`.
-    All else, from the noise to the place in the patient, is done as ever, replicas for its noise included.
+    `solver` is a method of your own in place of the recipe's. It is a function of a `Measurement` whose first axis is
+    that of the volumes (contrasts, repetitions …) of one slice, and returns their images, with the shape of
+    `m.A.H(m.y)`. Everything else, from the noise to the position in the patient, is done as usual, including replicas
+    for its noise.
 
-    Raises DataError for a scan that cannot be reconstructed as it stands, ReconError for a recipe, or a solver, that
-    does not fit it.
+    Raises DataError for a scan that cannot be reconstructed as it is, ReconError for a recipe, or a solver, that does
+    not fit it.
     """
     started = datetime.now(timezone.utc)
     report = progress or silent
@@ -106,7 +107,7 @@ def reconstruct(
             "solver yourself"
         )
     if isinstance(scan, CTImages):
-        from recon.ct import images  # what CT needs, a scan of MRI should not wait for
+        from recon.ct import images  # an MRI scan should not wait for what CT needs
 
         return images.reconstruct(scan, recipe, place(device), stack, report)
     if isinstance(scan, CTViews):
@@ -134,13 +135,13 @@ def measurements(
     memory: int | None = None,
     stack: int = 0,
 ) -> list[Measurement]:
-    """What a scan gives a method: y = A x + n of each slice in the order of space, or of the one volume of a 3D scan.
+    """The measurements of a scan, y = A x + n, of each slice in spatial order or of the volume of a 3D scan.
 
-    `y` is k-space (volume, coil, kz, ky, x), whitened, compressed and freed of readout oversampling, with the readout
-    in image space, where it is fully sampled; `A` is a `Sense` with its `maps` and its `mask`. Off the grid `y` is
-    (volume, coil, slice, line, sample) and `A` a `Stack` with an item for each volume. `sigma` is the standard
-    deviation of the noise per real and imaginary part, 1 but for averages. All of it is in memory at once: to go slice
-    by slice, and to have an `Image` in the end, give `reconstruct` a `solver`. Raises as `reconstruct`.
+    `y` is k-space (volume, coil, kz, ky, x): whitened, compressed, without readout oversampling, and with the readout,
+    which is fully sampled, in image space. `A` is a `Sense` with its `maps` and its `mask`. For non-Cartesian scans `y`
+    is (volume, coil, slice, line, sample) and `A` a `Stack` with an item for each volume. `sigma` is the standard
+    deviation of the noise per real and imaginary part, 1 except for averages. All of it is in memory at once: to
+    process slice by slice, and to get an `Image` in the end, pass a `solver` to `reconstruct`. Raises as `reconstruct`.
     """
     found: list[Measurement] = []
 
@@ -164,9 +165,9 @@ class Solved:
 
 @dataclass(frozen=True, eq=False)
 class FrameImage:
-    """The image of one frame: a slice, or a 3D slab, in one state of the counters.
+    """The image of one frame: a slice, or a 3D slab, for one combination of counters.
 
-    `number` is its place among all frames of the image, volume by volume and slice by slice in the order of space.
+    `number` is its place among all frames of the image, volume by volume and slice by slice in spatial order.
     """
 
     number: int
@@ -175,7 +176,7 @@ class FrameImage:
 
 
 class _Frames:
-    """Hands out the image of each frame of a job; those that are zero everywhere wait for `rest`."""
+    """Passes on the image of each frame of a job; those that are zero everywhere wait for `rest`."""
 
     def __init__(self, job: Job, started: datetime, each: Callable[[FrameImage], None]) -> None:
         self._job, self._started, self._each = job, started, each
@@ -222,7 +223,7 @@ def solved(job: Job, report: Report) -> Solved:
 
 
 def described_image(job: Job, made: Solved, started: datetime, sha256: str = "") -> Image:
-    """The image of a job: its volumes with what the scan, of this fingerprint, the job and the solver say of them."""
+    """The image of a job: its volumes with what scan (of this fingerprint), job and solver state about them."""
     scan, recipe, how = job.scan, job.recipe, made.how
     if spoilt := int((~np.isfinite(made.data)).sum()):
         raise ReconError(
@@ -256,7 +257,7 @@ def described_image(job: Job, made: Solved, started: datetime, sha256: str = "")
 
 
 def _blank(data: NDArray[np.complex64], job: Job) -> list[str]:
-    """A note of slices that are zero everywhere; raises DataError where nothing but zeros was measured."""
+    """A note on slices that are zero everywhere; raises DataError if only zeros were measured."""
     lit = data.any(axis=(-2, -1))
     if lit.all():
         return []
@@ -311,10 +312,10 @@ def prepare(
 
 
 def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:
-    """The array turned about index N // 2 along the axes that the recipe names.
+    """The array reversed about index N // 2 along the axes that the recipe names.
 
-    A scanner whose transform has the opposite sign stores k(−k): its pixel n is ours at −n. The geometry, which names
-    the scanner's directions, stays.
+    A scanner whose transform has the opposite sign stores k(−k): its pixel n is recon's at −n. The geometry, which
+    states the scanner's directions, is unchanged.
     """
     for turned, axis in ((job.recipe.prepare.flip_readout, -1), (job.recipe.prepare.flip_phase, -2)):
         if turned:
@@ -326,7 +327,7 @@ def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:
 def fingerprint(scan: RawScan, imaging: NDArray[np.intp]) -> str:
     """SHA-256 of the table of lines and the samples of a few: no two measurements have the same noise.
 
-    The patient is no part of it, so that it tells nothing of who was measured.
+    Patient data are not included, so it reveals nothing about the patient.
     """
     alike = imaging[scan.lines["number_of_samples"][imaging] == scan.lines["number_of_samples"][imaging[0]]]
     few = alike[np.unique(np.linspace(0, len(alike) - 1, 16).astype(np.intp))]
@@ -334,7 +335,7 @@ def fingerprint(scan: RawScan, imaging: NDArray[np.intp]) -> str:
 
 
 def place(name: str) -> torch.device:
-    """The device of a name: "auto", "cpu", "cuda" or "cuda:N"; raises ReconError for one that is not there."""
+    """The device with a name: "auto", "cpu", "cuda" or "cuda:N"; raises ReconError if it does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""Predicts the peak memory of a reconstruction before it runs, and picks what is worked on at once."""
+"""Prediction of the peak memory of a reconstruction before it runs, and choice of how much is processed at once."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ from pathlib import Path
 
 from recon.errors import TooLarge, counted
 
-#: Python, torch and the libraries themselves, and what torch's builds for GPUs take beyond that.
+#: Python, torch and the libraries themselves, and what torch's builds for GPUs take in addition.
 _BASE, _BASE_GPU = 300 * 2**20, 330 * 2**20
-#: MiB that a method works in whatever the size of the problem, a slice or a volume: the weights of a network and the
-#: work space of its convolutions, the transform of non-Cartesian k-space, the adaptive combination (without kernels its
-#: tiles; of a volume they are larger). A network of slices took 409 to 437 MiB in all of one scan, run after run.
+#: MiB of work space of a method for a slice or a volume, independent of the size of the problem: the weights of a
+#: network and the work space of its convolutions, the transform of non-Cartesian k-space, the adaptive combination
+#: (without kernels its tiles, which are larger for a volume). A network of slices took 409 to 437 MiB in total for one
+#: scan, in repeated runs.
 _WORK = {"unrolled": (115, 90), "varnet": (90, 90), "noncartesian": (90, 90), "combine": (44, 80), "grappa": (48, 80)}
 _COMPLEX = 8
 
-#: Complex arrays of the size of one problem's image, and of its coil images, that a method holds at its peak, the maps
-#: not counted. Measured on CPU by bench/memory.py.
+#: Complex arrays of the size of a problem's image, and of its coil images, that a method holds at its peak, not
+#: counting the maps. Measured on CPU by bench/memory.py.
 _IMAGES = {"combine": 4, "grappa": 4, "sense": 7, "cs": 10, "tv": 16, "unrolled": 40, "noncartesian": 24}
 _IMAGES["varnet"] = 100  # features of a U-Net at full resolution
 _COIL_IMAGES = {"combine": 6, "grappa": 8, "sense": 5, "cs": 5, "tv": 5, "unrolled": 5, "noncartesian": 12}
 _COIL_IMAGES["varnet"] = 8
-#: Of a volume of many coils the same, of coil images with the maps: its kernels and its maps go through it in parts.
-#: Measured from 64³ to 128³.
+#: The same for a volume of many coils, in coil images including the maps: its kernels and its maps are computed in
+#: parts. Measured from 64³ to 128³.
 _VOLUME = {"sense": 4.4, "cs": 4.4, "tv": 4.4, "combine": 5.75}
 _MANY_COILS, _MAKING_MAPS = 8, 150 * 2**20
-#: Of GRAPPA in a volume the unknowns of a coil: five samples of some fourteen lines. Neighbours that are gathered at a
-#: time are in its work space.
+#: For GRAPPA in a volume, the unknowns of a coil: five samples of some fourteen lines. The neighbours that are gathered
+#: at a time are included in its work space.
 _SAMPLES = 70
-#: Coil images that stay in the allocator from slice to slice where each is solved alone: as long as those of a slice
-#: take 32 MiB, beyond which arrays go back to the system, and above it. Measured from 192² to 768².
+#: Coil images that stay in the allocator from slice to slice if each is solved alone: while those of a slice take at
+#: most 32 MiB, beyond which arrays are returned to the system, and above it. Measured from 192² to 768².
 _LEFT, _RETURNED = {"combine": (8, 0), "grappa": (8, 2)}, 32 * 2**20
-#: Blocks of raw lines at a time: as read, whitened, transformed and cut.
+#: Blocks of raw lines at a time: as read, whitened, transformed and cropped.
 _RAW_BLOCKS = 4
 
-#: Of a cone beam of CT, arrays of the size of its projections, and of its volume, that a method holds at its peak at
-#: most, in single precision, beside the program: fitted to peaks at 64³, 96³ and 128³ and rounded up
+#: For a CT cone beam, arrays of the size of its projections, and of its volume, that a method holds at most at its
+#: peak, in single precision, in addition to the program: fitted to peaks at 64³, 96³ and 128³ and rounded up
 #: (bench/memory.py).
 _CONE = {"fbp": (9, 9), "unrolled": (9, 9), "sirt": (11, 9), "cgls": (12, 10), "tv": (12, 16)}
 _CONE_BASE = 400 * 2**20
-#: Of a body that reaches beyond the detector, arrays of the size of the projections as they were measured: each method
-#: begins with a filtered backprojection of views that are continued to up to twice their width.
+#: For a body that extends beyond the detector, arrays of the size of the measured projections: each method begins with
+#: a filtered backprojection of views extrapolated to up to twice their width.
 _CONE_CUT = 25
 
 
-#: Columns on either side of a part of a volume that are solved too and thrown away: none where columns are independent
-#: problems, the window of the adaptive combination, the reach of wavelets and of total variation.
+#: Columns on either side of a part of a volume that are also solved and then discarded: none if columns are independent
+#: problems, otherwise the window of the adaptive combination, or the reach of wavelets and of total variation.
 HALO = {"sense": 0, "combine": 4, "cs": 16, "tv": 16}
 
 #: What the parts of a volume may leave in the allocator when the next begins: 75 MiB from run to run, measured at
 #: 8×80×128² in parts of 32 and 43 columns.
 _PARTS = 128 * 2**20
 
-#: Fewer columns at a time than this are not worth their halo.
+#: Parts with fewer columns than this are not worth their halo.
 LEAST_COLUMNS = 8
 
 
@@ -62,7 +63,7 @@ LEAST_COLUMNS = 8
 class Problem:
     """Sizes of one slice or slab: channels as acquired and as solved, grid (nz, ny, nx), readout samples, lines.
 
-    There are `items` of them in all, each with an image of `voxels` in the end; at most `most` are solved at a time.
+    There are `items` of them in total, each with a final image of `voxels`; at most `most` are solved at a time.
     """
 
     coils: int
@@ -79,9 +80,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plan:
-    """`batch` problems at a time, with the peak memory in bytes that this is predicted to take.
+    """`batch` problems at a time, with the predicted peak memory in bytes.
 
-    `columns` is 0, or how many columns of the readout of a volume are solved at a time.
+    `columns` is 0, or how many columns of a volume's readout are solved at a time.
     """
 
     batch: int
@@ -90,19 +91,19 @@ class Plan:
 
 
 def plan(problem: Problem, budget: int) -> Plan:
-    """The largest batch whose predicted peak fits into `budget` bytes, at most 16 problems (more gain no speed).
+    """The largest batch whose predicted peak fits into `budget` bytes, at most 16 problems (more are not faster).
 
         peak = base + result + max(calibration, batch · (k-space + maps) + lines, batch · (images + coil images + maps))
 
-    A volume that does not fit as a whole is solved in parts along its fully sampled readout, where k-space of all
-    columns and three images stay in memory. Raises TooLarge when not even that fits.
+    A volume that does not fit as a whole is solved in parts along its fully sampled readout; k-space of all columns and
+    three images then stay in memory. Raises TooLarge if not even that fits.
     """
     fixed, each, raw = _fixed(problem), _each(problem), _RAW_BLOCKS * _raw(problem)
     calibrating, kept = _calibration(problem), _kept(problem)
     stack = math.prod(problem.grid) * _COMPLEX * problem.virtual_coils
 
     def peak(batch: int) -> int:
-        """A batch is calibrated and placed slab by slab, then solved: what is larger."""
+        """A batch is calibrated and placed slab by slab, then solved: the larger of the two counts."""
         copied = batch * stack if batch > 1 else 0  # k-space of several is copied into one array
         return fixed + max(calibrating + (batch - 1) * kept, batch * kept + raw, batch * _solving(problem) + copied)
 
@@ -127,9 +128,9 @@ def plan(problem: Problem, budget: int) -> Plan:
 
 
 def cone(rays: int, voxels: int, method: str, *, cut: bool = False) -> int:
-    """Bytes at the peak of a volume of CT that is made of the rays of a cone beam as a whole.
+    """Bytes at the peak of a CT volume that is made from the rays of a cone beam as a whole.
 
-    `cut`: the body reaches beyond the detector.
+    `cut` says that the body extends beyond the detector.
     """
     held, made = _CONE[method]
     held = max(held, _CONE_CUT) if cut else held
@@ -137,13 +138,13 @@ def cone(rays: int, voxels: int, method: str, *, cut: bool = False) -> int:
 
 
 def _words(size: int) -> str:
-    """A size in the unit in which it is no 0."""
+    """A size in the unit in which it does not round to 0."""
     exponent, unit = next(((e, u) for e, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**e), (0, "bytes"))
     return f"{size / 2**exponent:.{int(exponent == 30)}f} {unit}"
 
 
 def budget(limit: int | None) -> int:
-    """Bytes that may be used: `limit`, or nine tenths of what is free, within a container's or service's limit."""
+    """Bytes that may be used: `limit`, or nine tenths of what is free, within the limit of a container or service."""
     if limit is not None:
         return limit
     import psutil
@@ -159,7 +160,7 @@ def _base() -> int:
 
 def _each(p: Problem) -> int:
     voxels = p.grid[0] * p.grid[1] * p.grid[2]
-    # A network takes a volume column by column, so that what it starts from decides.
+    # A network processes a volume column by column, so its start decides.
     column = p.method == "unrolled" and p.grid[0] > 1
     method = "cs" if column else p.method
     coil_images = _COIL_IMAGES[method] + p.map_sets
@@ -167,9 +168,9 @@ def _each(p: Problem) -> int:
 
 
 def _solving(p: Problem) -> int:
-    """What one problem takes that is solved as a whole: of a volume, the making of its maps or the solution."""
+    """What a problem needs that is solved as a whole: for a volume, the larger of making its maps and solving it."""
     if p.grid[0] > 1 and p.method == "grappa":
-        from recon.solve.grappa import EQUATIONS  # imports torch, for which a server that only counts does not wait
+        from recon.solve.grappa import EQUATIONS  # imports torch, which a server that only counts need not wait for
 
         return _each(p) + EQUATIONS * (_SAMPLES * p.virtual_coils) ** 2 * _COMPLEX
     if p.grid[0] == 1 or p.method not in _VOLUME or p.map_sets > 1 or p.virtual_coils < _MANY_COILS:
@@ -181,7 +182,7 @@ def _solving(p: Problem) -> int:
 
 
 def _fixed(p: Problem) -> int:
-    """What stays all the time: the program, the result, and what a method works in whatever the size of the problem."""
+    """What is needed all the time: the program, the result, and the work space of a method."""
     return _base() + p.items * p.voxels * _COMPLEX + _work(p.method, volume=p.grid[0] > 1) + _left(p)
 
 
@@ -197,12 +198,12 @@ def _work(method: str, *, volume: bool) -> int:
 
 
 def _raw(p: Problem) -> int:
-    """A block of raw lines in work (see hybrid.py)."""
+    """A block of raw lines during processing (see hybrid.py)."""
     return min(p.lines * p.coils * p.samples * _COMPLEX, 64 * 2**20)
 
 
 def _kept(p: Problem) -> int:
-    """What a problem of a batch keeps until the batch is solved: its k-space, and its maps where there are any."""
+    """What a problem of a batch keeps until the batch is solved: its k-space, and its maps if there are any."""
     maps = 0 if p.method in ("combine", "grappa", "varnet") else p.map_sets
     return math.prod(p.grid) * _COMPLEX * p.virtual_coils * (1 + maps)
 
@@ -214,14 +215,14 @@ def _calibration(p: Problem) -> int:
 
 
 def machine() -> int:
-    """Bytes of memory that there are in all (the limit of a container or a service counts)."""
+    """Total memory in bytes (the limit of a container or a service counts)."""
     import psutil
 
     return int(min(psutil.virtual_memory().total, _container_limit()))
 
 
 def _container_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes that the control group of this process, or one above it, may hold at most: a container's, a service's.
+    """The most bytes that the control group of this process, or one above it, may use: a container's or a service's.
 
     A line of `own` reads `0::PATH` in version 2 of control groups, `N:memory:PATH` in version 1.
     """

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from recon.errors import tell
 
-#: Called with the name of a stage, the steps done and the steps in all.
+#: Called with the name of a stage, the steps done and the total number of steps.
 Report = Callable[[str, int, int], None]
 
 
@@ -19,7 +19,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @contextmanager
 def reporter(quiet: bool) -> Iterator[Report]:
-    """A Report for the command line: rich's bar on a terminal, a line a stage where standard error is none."""
+    """A Report for the command line: a progress bar on a terminal, otherwise one line per stage on standard error."""
     if quiet:
         yield silent
     elif sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""A quicker start of heavy imports."""
+"""Faster start of large imports."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
-#: What torch imports for compilers, exporters and tensors without data: a fourth of the time of its import, and no
-#: reconstruction asks for it.
+#: Modules of torch for compilers, exporters and tensors without data: a quarter of the time of its import, and not
+#: needed by any reconstruction.
 LATER = ("torch._meta_registrations", "torch.export")
 
-#: Versions of torch that were seen to reconstruct without them; any other is imported as ever.
+#: Versions of torch that were tested without them; others are imported as usual.
 KNOWN = ("2.13.",)
 
-#: Set in a process whose torch is imported as ever, since it did not start without those parts.
+#: Set in a process whose torch is imported as usual, because it did not start without those parts.
 PLAIN = "RECON_PLAIN_START"
 
 
 def same_bits() -> None:
-    """Ask MKL for the same bits on any number of threads, before its first call; whoever sets MKL_CBWR is obeyed.
+    """Ask MKL for identical bits on any number of threads, before its first call; a user's MKL_CBWR is kept.
 
-    On Intel's processors alone, where its products depend on their threads; on others the mode is a slower one.
+    Only on Intel processors, where its products depend on the number of threads; on others the mode is slower.
     """
     with suppress(OSError), open("/proc/cpuinfo", "rb") as file:
-        if b"GenuineIntel" in file.read(256):  # of the first processor: a page of all of them takes long to make
+        if b"GenuineIntel" in file.read(
+            256
+        ):  # only the first processor: the file of all of them takes long to generate
             os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def submodules(package: str) -> Callable[[str], Any]:
-    """A `__getattr__` for a package whose modules are imported when they are first named, as `recon.io.arrays` is."""
+    """A `__getattr__` for a package whose modules are imported on first use, such as `recon.io.arrays`."""
 
     def named(name: str) -> Any:
         module = f"{package}.{name}"
@@ -54,10 +56,10 @@ def submodules(package: str) -> Callable[[str], Any]:
 
 @contextmanager
 def staying() -> Iterator[None]:
-    """What is imported within stays to the end of the process, and no search for garbage goes through it.
+    """Everything imported inside stays until the end of the process and is excluded from garbage collection.
 
-    Importing torch makes some 160,000 objects that are never garbage: Python would go through all of them again and
-    again while they grow in number, a twelfth of the time of the import, and once more in every run that follows.
+    Importing torch creates some 160,000 objects that are never garbage. Python would scan all of them repeatedly while
+    they are created, a twelfth of the time of the import, and again in every run that follows.
     """
     usual = gc.isenabled()
     gc.disable()
@@ -70,12 +72,12 @@ def staying() -> Iterator[None]:
 
 
 def defer() -> None:
-    """Let the next import of torch leave out the modules LATER until something asks them for anything.
+    """Let the next import of torch skip the modules LATER until something uses them.
 
-    For a process of its own alone, such as a command: should torch not start like this, which the versions KNOWN do,
-    the process is started anew with nothing left out. Before another module of torch is imported later on, a compiler's
-    for instance, they are completed, and so they are by `complete`, without which tensors on torch's device "meta" lack
-    some of their functions. Does nothing where torch is imported already, and where a process cannot be replaced.
+    Only for a process of its own, such as a command. If torch does not start like this (the versions KNOWN do), the
+    process is restarted with everything. Before another module of torch is imported later, for instance a compiler's,
+    they are loaded completely. `complete` does the same; without it, tensors on torch's device "meta" lack some
+    functions. Does nothing if torch is already imported, or if a process cannot be restarted.
     """
     able = os.name == "posix" and bool(sys.executable) and PLAIN not in os.environ
     if able and "torch" not in sys.modules:
@@ -83,7 +85,7 @@ def defer() -> None:
 
 
 def complete() -> None:
-    """Load what was left out of torch; does nothing where nothing was."""
+    """Load what was skipped of torch; does nothing if nothing was."""
     if _FINDER in sys.meta_path:
         sys.meta_path.remove(_FINDER)
     for name in LATER:
@@ -93,7 +95,7 @@ def complete() -> None:
 
 
 class _Late:
-    """A module's `__getattr__` that runs the module's own code when it is first asked for a name."""
+    """A module's `__getattr__` that runs the module's own code when a name is first requested."""
 
     def __init__(self, module: ModuleType, loader: Any) -> None:
         self.module, self.loader, self.begun, self.lock = module, loader, False, RLock()
@@ -107,7 +109,7 @@ class _Late:
                     del self.module.__dict__["__getattr__"]
 
     def __call__(self, name: str) -> Any:
-        # What walks through all modules asks each for such names as __wrapped__, and wants nothing of it.
+        # Tools that scan all modules ask each for names such as __wrapped__ and need nothing from it.
         if not (name.startswith("__") and name.endswith("__")):
             self.load()
             if name in self.module.__dict__:
@@ -116,7 +118,7 @@ class _Late:
 
 
 class _Loader:
-    """A loader that runs one of the modules LATER when it is first used, and torch itself with a way back."""
+    """A loader that runs one of the modules LATER on first use, and torch itself with a fallback."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -143,7 +145,7 @@ class _Loader:
 
 
 def _let_generators_be_made(torch: Any) -> None:
-    """Do the one thing of LATER that numbers depend on: it names the type of the class of random generators."""
+    """Do the one thing of LATER that affects numbers: it names the type of the class of random generators."""
     if hasattr(torch._C, "_set_generator_metaclass"):
         torch._C._set_generator_metaclass(torch._opaque_base.OpaqueBaseMeta)
     torch.Generator().manual_seed(0)
@@ -152,7 +154,7 @@ def _let_generators_be_made(torch: Any) -> None:
 class _Finder:
     """Finds torch and, while it is imported, the modules LATER before Python's own finders do.
 
-    Once torch is there, whatever else of it is imported finds it complete.
+    Once torch is imported, all other imports of its modules find it complete.
     """
 
     state = "waiting"
@@ -169,7 +171,7 @@ class _Finder:
 
 
 def _known(spec: ModuleSpec) -> bool:
-    """Whether the torch that was found is of a version KNOWN, by the line of its file that says so."""
+    """Whether the installed torch is of a version KNOWN, by the line of its file that states it."""
     try:
         text = Path(spec.origin or "").with_name("version.py").read_text(encoding="utf-8")
     except (OSError, ValueError):

@@ -21,8 +21,9 @@ from recon.solve.position import Position
 
 #: Error of sensitivity maps, as a share of the signal's power.
 MAPS_ERROR = 1e-4
-#: Share of that error by which a learned image may miss the data more than the classical one, whatever their noise:
-#: 0.14 % of the signal. Of scans with 500 to 2,000 times their noise one in two gave way for less, and lost 2 to 5 dB.
+#: Share of that error by which a learned image's residual may exceed the classical one's at any noise level: 0.14 % of
+#: the signal. In scans with 500 to 2,000 times their noise, one in two fell back for less than this, and lost 2 to 5
+#: dB.
 MAPS_SLACK = 0.02
 
 
@@ -110,7 +111,7 @@ class Witnesses:
     phase: Rephased | None = None
 
     def told(self) -> dict[str, Any]:
-        """What they say, by the names of the evidence."""
+        """The results, with the keys of the evidence."""
         told: dict[str, Any] = {}
         if self.line is not None:
             told |= {"rows": self.line[0], "sparser": self.line[1]}
@@ -148,7 +149,7 @@ def examine(
     """
     alone = m.y.shape[-4] == 1
     if alone:
-        # Two of twelve good slices at 0.055 T passed the limits that hold for several coils: told, not judged.
+        # Two of twelve good slices at 0.055 T exceeded the limits for several coils: reported, not judged.
         limits = replace(limits, moved=1e9, turned=90.0)
     normal = m.A.normal()
     lead = learned.shape[: learned.ndim - ndim]
@@ -165,7 +166,7 @@ def examine(
     )
     heard = witnesses or [Witnesses()] * lead.numel()
     found = [Evidence(*n, **w.told()) for n, w in zip(numbers, heard, strict=True)]
-    # So is a turn: one of them seemed to turn by 6° and 7.5°, by two of three masks.
+    # Nor is a rotation: one of them seemed to rotate by 6° and 7.5°, with two of three masks.
     judged = [replace(limits, apart=1e9) if alone and e.apart_degrees else limits for e in found]
     return [replace(e, reasons=tuple(_reasons(e, by, trained))) for e, by in zip(found, judged)]
 
@@ -206,7 +207,7 @@ def summary(evidence: Sequence[Evidence]) -> dict[str, Any]:
 
 
 def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of images that were made one by one, from theirs."""
+    """The summary of images that were made one by one, from their summaries."""
     items = [Evidence(**{**e, "reasons": tuple(e["reasons"])}) for one in told for e in one.get("items", ())]
     more = {key: one[key] for one in told for key in one if key == "calibration"}
     return {**summary(items), **more}
@@ -239,7 +240,7 @@ def expected(noise: float) -> float:
 
 
 def elsewhere(rows: float, columns: float) -> str:
-    """The sentence on calibration lines of another position."""
+    """The sentence on calibration lines at another position."""
     return (
         f"the coil maps from the separate calibration lines fit the image better when moved by {rows:+.0f} "
         f"rows and {columns:+.0f} columns: acquire both at the same position and with the same field of view"
@@ -247,7 +248,7 @@ def elsewhere(rows: float, columns: float) -> str:
 
 
 def _moves(e: Evidence) -> str:
-    """What would move the lines beside the ACS block to where they belong."""
+    """What would move the lines outside the ACS block to their correct place."""
     by = ((e.moved_rows, "rows"), (e.moved_partitions, "partitions"), (e.moved_samples, "samples"))
     return " or ".join(f"{-value:+.1f} {name}" for value, name in by if value)
 
@@ -302,7 +303,7 @@ def _reasons(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
 
 
 def _of_the_network(e: Evidence, limits: Trust, trained: Range | None) -> list[str]:
-    """What speaks against an image because of what the network did, or learned."""
+    """Reasons against an image from what the network did, or was trained on."""
     found = []
     if e.rephased is not None and e.rephased > limits.rephased and not e.rephased_share:
         found.append(

@@ -1,4 +1,4 @@
-"""Lines over an axis as a drawing within a page."""
+"""A line chart as an SVG drawing within a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-#: Colours of the lines; they differ in lightness too.
+#: Colours of the lines; they also differ in lightness.
 COLOURS = ("#888888", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 WIDTH, HEIGHT, LEFT, RIGHT = 600, 240, 45, 190
 
@@ -20,10 +20,10 @@ def chart(
     *,
     dots: bool = False,
 ) -> str:
-    """SVG of lines of points (x, y) by name, named in that order at the side.
+    """SVG of named lines of points (x, y); the names are listed at the side in the same order.
 
-    `ticks` are places on the x axis and what is written there, the first and last of them its ends; `bounds` are those
-    of y, in `unit`; `label` says it all to those who do not see.
+    `ticks` are positions on the x axis and their labels, the first and last of them its ends; `bounds` are those of y,
+    in `unit`; `label` describes the chart for screen readers.
     """
     low, high = bounds
     left, right = ticks[0][0], ticks[-1][0]
@@ -57,6 +57,6 @@ def chart(
 
 
 def _step(span: float) -> float:
-    """A round distance of lines, of which at most eight fit."""
+    """A round distance between grid lines, of which at most eight fit."""
     size = 10.0 ** math.floor(math.log10(span / 8))
     return next(size * s for s in (1, 2, 5, 10) if span / (size * s) <= 8)

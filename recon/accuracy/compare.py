@@ -1,4 +1,4 @@
-"""One scan against itself: every method at every acceleration factor, compared with the full reconstruction."""
+"""A scan against its full data: every method at every acceleration factor, compared with the full reconstruction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recon.recipe import Recipe
 
 Floats = NDArray[np.float64]
 
-#: The name under which an inverse FFT of the measured lines alone competes.
+#: The name of the zero-filled inverse FFT among the methods.
 ZERO_FILLED = "zero-filled"
 METHODS = (ZERO_FILLED, *(m for m in get_args(recipes.Method) if m not in ("auto", *recipes.CT_ALONE)))
 #: Measures by name.
@@ -46,8 +46,8 @@ class Plan:
 class Reference:
     """The full reconstruction: `magnitude` (slice, y, x), `body` of that shape, `data_range` its maximum.
 
-    `shown` is the slice with the most body, which pictures show; `fingerprint` tells scans apart and says nothing of
-    the patient.
+    `shown` is the slice with the most body, shown in pictures; `fingerprint` distinguishes scans and reveals nothing
+    about the patient.
     """
 
     magnitude: Floats
@@ -59,7 +59,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Trial:
-    """One record, and the shown slice of its image on the scale of the reference, None where the method failed."""
+    """One record, and the shown slice of its image on the scale of the reference, None if the method failed."""
 
     record: Mapping[str, Any]
     picture: Floats | None = None
@@ -76,23 +76,23 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Answer:
-    """What another program makes of an undersampled scan: |x| (slice, y, x), its seconds, and with what settings."""
+    """Result of another program on an undersampled scan: |x| (slice, y, x), its seconds, and its settings."""
 
     magnitude: Floats
     seconds: float
     settings: str = ""
 
 
-#: Other programs by the name under which they compete. They are given the undersampled scan, the number of the stack,
-#: and the reference, on which they may choose their settings: the results say so.
+#: Other programs by name. They receive the undersampled scan, the number of the stack, and the reference, by which they
+#: may choose their settings; the results say so.
 Others = Mapping[str, Callable[[RawScan, int, Reference], Answer]]
 
 
 def reference(scan: RawScan, plan: Plan, stack: int = 0, truth: Floats | None = None) -> Reference:
-    """The coil-combined image of all lines, on the one path, with maps of the full data and all coils.
+    """The coil-combined image of all lines, by the usual pipeline, with maps of the full data and all coils.
 
-    Where the scan is simulated, `truth` (slice, y, x) is known and takes its place, on its scale. Raises DataError as
-    `measured`, and for an image without a body.
+    For a simulated scan the known `truth` (slice, y, x) replaces it, on its scale. Raises DataError as `measured`, and
+    for an image without a body.
     """
     measured(scan)
     recipe = recipes.with_method(plan.recipe, "combine")
@@ -121,11 +121,11 @@ def compare(
     others: Others = MappingProxyType({}),
     truth: Floats | None = None,
 ) -> Comparison:
-    """Undersample a fully sampled scan, reconstruct it by every method and score the images against all its lines.
+    """Undersample a fully sampled scan, reconstruct it by every method and compare the images with the full data.
 
-    `truth` (slice, y, x), known of simulated scans, takes the place of all lines.
-    The `others` come after the plan's methods. A method that fails, or a mask that the scan cannot have, leaves a
-    record with the reason in `failed`. Raises DataError for a scan that has no reference.
+    `truth` (slice, y, x), known for simulated scans, replaces the full data. The `others` come after the plan's
+    methods. If a method fails, or the scan cannot have a mask, the record states the reason in `failed`. Raises
+    DataError for a scan without a reference.
     """
     full = reference(scan, plan, stack, truth)
     todo = [(r, m) for r in plan.accelerations for m in (*plan.methods, *others)]
@@ -138,10 +138,10 @@ def compare(
 
 
 def score(magnitude: Floats, full: Reference) -> dict[str, Any]:
-    """The measures of an image (slice, y, x), within the body and over the whole of it (`*_whole`).
+    """The measures of an image (slice, y, x), within the body and over the whole image (`*_whole`).
 
-    The image is first multiplied by the one factor, the same for all slices, that brings it closest to the reference
-    within the body (`scale`): methods differ in how they weigh coils, and a reader windows the image anyhow.
+    The image is first multiplied by one factor, the same for all slices, that brings it closest to the reference within
+    the body (`scale`): methods weight coils differently, and a reader windows the image anyway.
     """
     scale = best_scale(magnitude, full.magnitude, mask=full.body)
     out: dict[str, Any] = {}
@@ -156,7 +156,7 @@ def score(magnitude: Floats, full: Reference) -> dict[str, Any]:
 
 
 def blank(full: Reference) -> dict[str, Any]:
-    """What `score` gives, for an image that is not there."""
+    """The keys of `score` for a missing image."""
     names = [m + suffix + ci for suffix in ("", "_whole") for ci in ("", "_ci") for m in MEASURES]
     return {**dict.fromkeys(names), "data_range": full.data_range, "scale": None, "slices": len(full.magnitude)}
 
@@ -201,10 +201,10 @@ def _trial(
 
 
 def _magnitude(data: NDArray[Any]) -> Floats:
-    """|x| as (slice, y, x): volumes of a series one after the other."""
+    """|x| as (slice, y, x), with the volumes of a series one after the other."""
     return np.asarray(np.abs(data).reshape(-1, *data.shape[-2:]), np.float64)
 
 
 def _finite(value: float) -> float | None:
-    """The value, None where it is infinite: JSON has no such number."""
+    """The value, None if it is infinite: JSON has no such number."""
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The benchmark of CT denoisers: scans in, their noise at a lower dose added, a folder of records and a page out."""
+"""The benchmark of CT denoisers: noise of a lower dose is added to scans; writes a folder of records and a page."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from recon.solve.fbp import fbp
 
 Record = dict[str, Any]
 
-#: Photons of a ray without a body at the full dose of the phantom and of scans that show no noise, the fewest of scans
-#: (small, resampled pictures would need a dose at which rays starve), and the electronics' noise in photons.
+#: In order: photons of a ray without a body at the full dose, for the phantom and for scans without noise; the fewest
+#: for scans (small, resampled images would need a dose at which rays are starved); the electronic noise in photons.
 PHOTONS, FEWEST, ELECTRONIC = 6e5, 2e4, 8.0
 VIEWS = 720
-#: Contrasts in HU of the discs that an observer looks for, and pictures of each kind that it sees.
+#: Contrasts in HU of the discs that the observer looks for, and number of images of each kind that it sees.
 CONTRASTS, REALISATIONS = (10.0, 15.0, 20.0), 4
 RECORDS, TABLE, PAGE = "results.json", "results.csv", "index.html"
 Beam = Literal["parallel", "curved"]
@@ -70,10 +70,9 @@ def bench(
 ) -> list[Record]:
     """Compare denoisers and write results.json, results.csv, index.html and a PNG for each scan; gives the records.
 
-    `scans` have references: noise of a lower dose is added to them. `real` are scans of phantoms with noise of their
-    own, round inserts in air and no reference. An analytic phantom tells detectability, transfer and noise power.
-    All files are brought up to date after each scan. Raises ReconError for a folder that holds results, unless they may
-    be replaced.
+    `scans` have references: noise of a lower dose is added to them. `real` are scans of phantoms with their own noise,
+    with round inserts in air and no reference. An analytic phantom gives detectability, transfer and noise power. All
+    files are updated after each scan. Raises ReconError for a folder that holds results, unless they may be replaced.
     """
     if (folder / RECORDS).exists() and not replace:
         raise ReconError(f"{folder} already holds results; give another folder, or --force to replace them")
@@ -105,7 +104,7 @@ def bench(
 
 
 def own_dose(slices: Slices, voxel: float, beam: Beam) -> float:
-    """Photons with which filtered backprojection is as noisy as the middle slice is, FEWEST at least."""
+    """Number of photons at which filtered backprojection is as noisy as the middle slice, at least FEWEST."""
     x = slices[len(slices) // 2]
     n = min(x.shape)
     x = np.ascontiguousarray(x[(x.shape[0] - n) // 2 :, (x.shape[1] - n) // 2 :][:n, :n])
@@ -125,11 +124,11 @@ def low_dose(
     beam: Beam = "parallel",
     photons: float = 0.0,
 ) -> Slices:
-    """Slices (z, y, x) in HU with noise of their projections at a share `dose` of the full one.
+    """Slices (z, y, x) in HU with the noise of their projections at a share `dose` of the full one.
 
-    The FBP (Hann) of the noise of projections is added to the slices. With `photons`, those of the own dose,
-    whose noise they hold already, what is added is the rest: the noise of photons · a/(1 − a), a = dose; without, it is
-    that of PHOTONS · dose. `shade` is what X-rays see instead of the slices themselves.
+    The FBP (Hann) of the noise of projections is added to the slices. `photons` are those of their own dose, whose
+    noise they already contain; only the rest is added: the noise of photons · a/(1 − a), a = dose. Without it the noise
+    is that of PHOTONS · dose. `shade` replaces the slices as the object that X-rays see.
     """
     reach = photons * dose / (1 - dose) if photons else PHOTONS * dose
     n = max(slices.shape[-2:])
@@ -145,7 +144,7 @@ def low_dose(
 
 
 def chosen(images: CTImages, count: int) -> tuple[Slices, float]:
-    """Slices (z, y, x) in HU spread over the first series of a scan, not below −1000, and their pixel in mm."""
+    """Slices (z, y, x) in HU spread over the first series of a scan, not below −1000, and their pixel size in mm."""
     series = images.series[0]
     total = series.geometry.shape[0]
     at = sorted({min(total - 1, round((k + 1) * total / (count + 1))) for k in range(count)})
@@ -216,7 +215,7 @@ def _real(
 def _told(
     x: Slices, middles: NDArray[np.bool_], rods: Sequence[measures.Rod]
 ) -> tuple[float, float, measures.Transfer]:
-    """Noise of a phantom, noise less shading, and the transfer at the rims of its inserts."""
+    """Noise of a phantom, noise without shading, and the transfer at the rims of its inserts."""
     return measures.noise_in(x, middles), measures.noise_in(x, middles, order=2), measures.transfer(x, rods)
 
 
@@ -240,7 +239,7 @@ def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: t
             for n, (setting, run) in methods.tuned(kinds[0], truth, level, plan.classical, device).items():
                 runs[n] = lambda x, run=run, setting=setting: methods.timed(run, setting, x)  # type: ignore[misc]
                 if n == "bm3d":
-                    # What is far from the discs has no say in them, and takes half a minute.
+                    # Regions far from the discs have no influence on them, and would take half a minute.
                     near = methods.boxed(run, methods.reach(places, measures.SPOT // 2))
                     few[n] = lambda x, near=near, setting=setting: methods.timed(near, setting, x)  # type: ignore[misc]
             for n, go in runs.items():
@@ -267,7 +266,7 @@ def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: t
 def _left(
     absent: Slices, present: Slices, drawn: Sequence[tuple[Slices, Any]], places: Sequence[tuple[int, int]]
 ) -> Record:
-    """Shares of contrast that discs of each width are left with, the mean over their heights; and each by itself."""
+    """Shares of contrast that discs of each width keep, the mean over their heights; and each separately."""
     kinds = [k for _, k in drawn]
     left = measures.contrast_left(absent, present, np.concatenate([d for d, _ in drawn]), places, kinds)
     mean = {w: float(np.mean([left[w, h] for h in measures.HEIGHTS])) for w in measures.WIDTHS}
@@ -278,7 +277,7 @@ def _left(
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV, without their curves; what was not measured stays empty."""
+    """Records as CSV, without their curves; missing values stay empty."""
     keys = [k for k in dict.fromkeys(k for r in records for k in r) if not k.endswith("_curve")]
     out = io.StringIO()
     writer = csv.DictWriter(out, keys, extrasaction="ignore", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""How near to a reference anybody could come, since the reference has noise of its own."""
+"""How close to a reference any method can come, because the reference has noise of its own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from recon.accuracy.ct_measures import RANGE, Slices
 from recon.operators.windows import box
 from recon.prepare.image_noise import octaves
 
-#: Mean HU of even soft tissue, the share of the body that counts as edges, the window in which noise is told there, and
-#: the share of such windows that are held to show noise alone.
+#: In order: mean HU of homogeneous soft tissue; share of the body that counts as edges; window in which noise is
+#: measured there; share of such windows that are assumed to show noise alone.
 SOFT, STEEP, WINDOW, LOWEST = (-200.0, 250.0), 0.15, 7, 0.1
-#: Pixels of even soft tissue without which nothing is told.
+#: Fewest pixels of homogeneous soft tissue for an answer.
 FEW = 200
-#: Own over added noise below which a reference counts as having none.
+#: Own over added noise below which a reference counts as noise-free.
 NONE = 0.01
 
 
@@ -32,25 +32,25 @@ class Bound:
 
 
 def bound(noisy: Slices, reference: Slices) -> Bound | None:
-    """What somebody would reach who knew the slices (z, y, x) in HU without any noise; None where no noise is told.
+    """The result for a perfect image of the slices (z, y, x) in HU; None if no noise can be measured.
 
         ‖E(r | t, y) − r‖² = Σ_b σ_b² ρ_b² / (1 + ρ_b²),   ‖t − r‖² = Σ_b σ_b² ρ_b²
 
-    with r = t + own noise, y = r + added noise of the power σ_b² in octave b, and ρ_b own over added noise in even soft
-    tissue, where both are told, taken for the same in all of the body. Whatever a denoiser is, it cannot do better on
-    average. PSNR is over the body, as in `ct_measures.errors`.
+    with r = t + own noise, y = r + added noise of power σ_b² in octave b, and ρ_b the ratio of own to added noise,
+    measured in homogeneous soft tissue and assumed equal in all of the body. No denoiser can do better on average. PSNR
+    is over the body, as in `ct_measures.errors`.
     """
     body, soft = reference > -900, even(reference)
     if soft.sum() < FEW:
         return None
     added = noisy - reference
     own, new = (octaves(torch.from_numpy(np.ascontiguousarray(v, np.float32))) for v in (reference, added))
-    # Octaves overlap; what each has in common with the whole adds up to it.
+    # Octaves overlap; their covariances with the whole add up to its variance.
     power = np.array([np.mean((b.numpy() * added)[body], dtype=np.float64) for b in new])
     ratio = np.array([_lowest(r, soft) / max(_lowest(n, soft), 1e-6) for r, n in zip(own, new)])
     if ratio[0] < NONE:
         return None
-    # The last is all that is coarser, where a reference shows anatomy and no noise that could be told.
+    # The last one contains everything coarser, where a reference shows anatomy and no noise could be measured.
     ratio[-1] = ratio[-2]
     share = power / power.sum()
     came = float(np.square(added[body]).mean(dtype=np.float64))
@@ -69,7 +69,7 @@ def even(reference: Slices) -> np.ndarray:
 
 
 def _lowest(x: torch.Tensor, where: np.ndarray) -> float:
-    """What all but the LOWEST share of local deviations of slices (z, y, x) exceed: noise, where all is even."""
+    """What all but the LOWEST share of local deviations of slices (z, y, x) exceed: noise, in homogeneous tissue."""
     local = box((x - box(x, WINDOW, inside=True)).square(), WINDOW, inside=True).sqrt().numpy()
     return float(np.quantile(local[where], LOWEST))
 

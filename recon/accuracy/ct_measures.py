@@ -1,4 +1,4 @@
-"""What CT images are judged by: error, noise power, transfer at edges, and an observer's discs."""
+"""Measures of CT images: error, noise power, transfer at edges, and an observer's detection of discs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from recon.metrics import ssim
 Slices = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-#: HU that the data range of PSNR and SSIM spans.
+#: Data range of PSNR and SSIM in HU.
 RANGE = 1400.0
-#: Radius of the discs that an observer looks for, and the side of the square in which it looks, in pixels.
+#: Radius of the discs that the observer looks for, and the side of the square in which it looks, in pixels.
 RADIUS, SPOT = 5.0, 32
-#: Widths in pixels and contrasts in HU of the discs of whose contrast is measured how much is left.
+#: Widths in pixels and contrasts in HU of the discs whose remaining contrast is measured.
 WIDTHS, HEIGHTS = (4, 6, 10, 15), (10, 20, 40)
 #: How far an edge is followed on either side, and the width of the bins there, in pixels.
 REACH, BIN = 8.0, 0.1
@@ -30,7 +30,7 @@ PATCH = 64
 
 @dataclass(frozen=True)
 class Rod:
-    """A round insert in a slice: its middle (y, x) and radius in pixels."""
+    """A round insert in a slice: its centre (y, x) and radius in pixels."""
 
     slice: int
     y: float
@@ -40,7 +40,7 @@ class Rod:
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
-    """Modulation transfer over `frequency` in cycles per pixel, and where it falls to half and to a tenth."""
+    """Modulation transfer over `frequency` in cycles per pixel, and where it falls to one half and to one tenth."""
 
     frequency: Floats
     value: Floats
@@ -61,7 +61,7 @@ def errors(x: Slices, reference: Slices) -> dict[str, float]:
 
 
 def phantom(contrast: float = 15.0, size: int = 320) -> tuple[Slices, Slices, list[tuple[int, int]], tuple[Rod, Rod]]:
-    """An elliptic body of 40 HU without and with discs of `contrast` HU, the discs' places, and two rods.
+    """An elliptic body of 40 HU without and with discs of `contrast` HU, the discs' positions, and two rods.
 
     The rods are of bone, 760 HU above the body, and faint, 100 HU above it.
     """
@@ -83,9 +83,9 @@ def phantom(contrast: float = 15.0, size: int = 320) -> tuple[Slices, Slices, li
 
 
 def discs(shape: tuple[int, int], places: Sequence[tuple[int, int]], turn: int) -> tuple[Slices, list[tuple[int, int]]]:
-    """A slice (1, y, x) of discs of all WIDTHS and HEIGHTS at some places, and the (width, height) of each.
+    """A slice (1, y, x) of discs of all WIDTHS and HEIGHTS at some positions, and the (width, height) of each.
 
-    Which is where follows `turn`, so that the pictures of several turns show every disc at many places.
+    `turn` determines their order, so that images with different turns show every disc at many positions.
     """
     kinds = [(w, h) for w in WIDTHS for h in HEIGHTS]
     found, out = [kinds[(n + 7 * turn) % len(kinds)] for n in range(len(places))], np.zeros(shape)
@@ -98,12 +98,11 @@ def discs(shape: tuple[int, int], places: Sequence[tuple[int, int]], turn: int) 
 def contrast_left(
     absent: Slices, present: Slices, drawn: Slices, places: Sequence[tuple[int, int]], kinds: Sequence[Sequence[Any]]
 ) -> dict[tuple[int, int], float]:
-    """Share of their contrast that discs have after a method, by (width, height), of images (n, y, x) of equal noise.
+    """Share of their contrast that discs keep, by (width, height), of images (n, y, x) with equal noise.
 
         mean over a disc of (f(noise + body + discs) − f(noise + body)) / mean over it of the disc
 
-    Noise that is the same in both is no part of it. `drawn` are the discs, `kinds` the (width, height) of those of each
-    image.
+    Noise that is the same in both cancels. `drawn` are the discs, `kinds` the (width, height) of those of each image.
     """
     half, found = SPOT // 2, dict[tuple[int, int], list[float]]()
     for a, p, d, there in zip(absent, present, drawn, kinds):
@@ -115,7 +114,7 @@ def contrast_left(
 
 
 def detectability(absent: Slices, present: Slices, places: Sequence[tuple[int, int]]) -> float:
-    """d' of a channelised Hotelling observer for discs at known places, from images (n, y, x) without and with them.
+    """d' of a channelised Hotelling observer for discs at known positions, from images (n, y, x) with and without them.
 
         d'² = Δvᵀ S⁻¹ Δv,   v = the image through nine difference-of-Gaussians channels
 
@@ -142,9 +141,9 @@ def detectability(absent: Slices, present: Slices, places: Sequence[tuple[int, i
 def transfer(image: Slices, rods: Sequence[Rod]) -> Transfer:
     """Modulation transfer of slices (z, y, x) at the rims of round inserts.
 
-    Values over the distance from the rim are the edge's response; its derivative, tapered at its ends, is
-    the line's, whose Fourier transform over its value at zero is the modulation transfer. An insert of 0 contrast has
-    none: raises ValueError.
+    Values over the distance from the rim are the edge spread function. Its derivative, tapered at its ends, is the line
+    spread function. The Fourier transform of that, over its value at zero, is the modulation transfer. An insert of 0
+    contrast has none: raises ValueError.
 
     S. Richard et al., Towards task-based assessment of CT performance, Med. Phys. 39 (2012) 4115.
     """
@@ -163,7 +162,7 @@ def transfer(image: Slices, rods: Sequence[Rod]) -> Transfer:
     at = (np.arange(bins) + 0.5) * BIN - REACH
     edge = np.interp(at, at[count > 0], total[count > 0] / count[count > 0])
     line = np.diff(edge) / BIN * signal.windows.tukey(bins - 1, 0.4)
-    # A rim bends: rings further out are longer, which the mean over a ring has taken care of already.
+    # A rim is curved: outer rings are longer, but the mean over a ring already accounts for this.
     f: Floats = np.fft.rfftfreq(8 * bins, BIN).astype(np.float64)
     value = np.abs(np.fft.rfft(line, 8 * bins))
     value = value / value[0] if value[0] > 0 else np.zeros_like(value)
@@ -217,10 +216,10 @@ def uniform(image: Slices, side: int = 21) -> NDArray[np.bool_]:
 
 
 def noise_in(image: Slices, middles: NDArray[np.bool_], side: int = 21, order: int = 0) -> float:
-    """Standard deviation in HU within the squares around some pixels, each less the polynomial that fits it best.
+    """Standard deviation in HU within the squares around some pixels, each less its best-fitting polynomial.
 
-    Of `order` 0 that is its mean. Shading, of beam hardening and scatter for instance, is no noise: order 2 takes it
-    out, as reports of noise power do (AAPM Task Group 233, 2019).
+    `order` 0 subtracts the mean. Shading, for instance from beam hardening and scatter, is not noise: order 2 removes
+    it, as reports of noise power do (AAPM Task Group 233, 2019).
     """
     x = image.astype(np.float64)
     basis = np.linalg.qr(np.vander(np.linspace(-1, 1, side), order + 1, increasing=True))[0].T

@@ -1,4 +1,4 @@
-"""What denoises CT images: networks, and classical methods each with the setting that suits the reference best."""
+"""CT denoisers: networks, and classical methods, each with the setting closest to the reference."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from recon.recipe import CT, Recipe
 
 Method = Callable[[Slices], Slices]
 
-#: Settings that are tried: weights of total variation, h over the noise, the noise that BM3D is told over the real one.
+#: Settings that are tried: weights of total variation, h over the noise, the assumed over the real noise in BM3D.
 TV, NLM, BM3D = (0.1, 0.2, 0.35, 0.5, 0.8, 1.3), (0.4, 0.6, 0.8, 1.1, 1.5), (0.7, 1.0, 1.4, 2.0, 2.8)
 CLASSICAL = ("tv", "nlm", "bm3d")
-#: Side of the piece on which BM3D is tuned and pixels around a body on which it runs, since it takes 10 s for 512².
-#: SEARCH: how far its blocks of 8 pixels are compared, in windows of 39.
+#: Side of the piece on which BM3D is tuned, and margin around a body on which it runs, because it takes 10 s for 512².
+#: SEARCH is how far its blocks of 8 pixels are compared, in windows of 39.
 PIECE, MARGIN, SEARCH = 192, 16, 27
 Box = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Images of one method, what it was set to, seconds a slice, slices that came back as they were, noise in HU."""
+    """Images of one method, its setting, seconds per slice, unchanged slices, noise in HU."""
 
     data: Slices
     settings: str
@@ -41,19 +41,19 @@ class Made:
 def networks(
     names: Sequence[str], strength: float | Literal["auto"], device: torch.device
 ) -> dict[str, Callable[[Slices], Made]]:
-    """Networks, shipped ones or folders, by name, each with its trust and its fallback, at a strength."""
+    """Networks, shipped ones or folders, by name, each with its checks and its fallback, at a strength."""
     return {Path(name).name: _network(name, strength, device) for name in names}
 
 
 def _network(name: str, strength: float | Literal["auto"], device: torch.device) -> Callable[[Slices], Made]:
-    learned.network(name, device)  # what is not there is told before anything is written
+    learned.network(name, device)  # missing ones are reported before anything is written
     base = Recipe()
     plan = replace(
         base, solve=replace(base.solve, method="unrolled", weights=name), ct=replace(base.ct, strength=strength)
     )
 
     def run(x: Slices) -> Made:
-        # Weights are read and memory is found before time counts.
+        # Weights are loaded and memory is allocated before the time is measured.
         denoise.denoise_images(x[:1], plan, device, silent)
         begin = time.perf_counter()
         found = denoise.denoise_images(x, plan, device, silent)
@@ -67,7 +67,7 @@ def _network(name: str, strength: float | Literal["auto"], device: torch.device)
 
 
 def choices(noise: float, wanted: Sequence[str], device: torch.device) -> dict[str, list[tuple[str, Method]]]:
-    """Settings of the classical methods that are wanted and installed, for a standard deviation of the noise in HU."""
+    """Settings of the requested, installed classical methods, for a standard deviation of the noise in HU."""
     found: dict[str, list[tuple[str, Method]]] = {}
     if "tv" in wanted:
         found["tv"] = [(f"solve.tv {w}", _tv(w, device)) for w in TV]
@@ -79,7 +79,7 @@ def choices(noise: float, wanted: Sequence[str], device: torch.device) -> dict[s
 
 
 def missing(wanted: Sequence[str]) -> list[str]:
-    """A sentence for each method that is wanted and not installed."""
+    """A sentence for each requested method that is not installed."""
     from importlib.util import find_spec
 
     packages = {"nlm": ("skimage", "scikit-image"), "bm3d": ("bm3d", "bm3d")}
@@ -94,7 +94,7 @@ def missing(wanted: Sequence[str]) -> list[str]:
 def tuned(
     noisy: Slices, reference: Slices, noise: float, wanted: Sequence[str], device: torch.device
 ) -> dict[str, tuple[str, Method]]:
-    """Of each classical method the setting that is nearest to the reference of the middle slice, a help to them.
+    """The setting of each classical method that is closest to the reference of the middle slice, in their favour.
 
     All settings are tried on the whole slice; those of BM3D on a piece of it, from the middle one downhill.
     """
@@ -114,7 +114,7 @@ def tuned(
 
 
 def downhill(error: Callable[[int], float], count: int) -> int:
-    """The number of the least error among 0 … count − 1, found from the middle on where there is one valley."""
+    """The number with the smallest error among 0 … count − 1, searched from the middle, assuming a single minimum."""
     known: dict[int, float] = {}
 
     def at(n: int) -> float:
@@ -131,7 +131,7 @@ def downhill(error: Callable[[int], float], count: int) -> int:
 
 
 def boxed(method: Method, box: Box) -> Method:
-    """A method that works on a box (y, x) of slices alone, and leaves the rest as it came."""
+    """A method that processes only a box (y, x) of slices and leaves the rest unchanged."""
 
     def run(x: Slices) -> Slices:
         out: Slices = x.copy()
@@ -143,14 +143,14 @@ def boxed(method: Method, box: Box) -> Method:
 
 
 def reach(places: Sequence[tuple[int, int]], half: int) -> Box:
-    """The box (y, x) of squares around places, and of what BM3D compares with them."""
+    """The box (y, x) of squares around some positions, and of what BM3D compares with them."""
     low, high = (np.array(places).min(0) - half - SEARCH, np.array(places).max(0) + half + SEARCH)
     return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
 def _around(x: Slices) -> Box:
-    """The box (y, x) around the bodies of slices, with a margin; all of it where there is none."""
-    # Noise passes for a body in single pixels.
+    """The box (y, x) around the bodies of slices, with a margin; the whole slice if there is none."""
+    # Single noisy pixels would look like a body.
     where = (x > -500).reshape(-1, *x.shape[-2:])
     spans = [np.nonzero((where.mean(axis) > 0.05).any(0))[0] for axis in (2, 1)]
     if not all(map(len, spans)):
@@ -160,14 +160,14 @@ def _around(x: Slices) -> Box:
 
 
 def _piece(x: Slices) -> Box:
-    """A box of PIECE pixels at most in the middle of a slice's body."""
+    """A box of at most PIECE pixels in the middle of a slice's body."""
     middles = [(s.indices(n)[0] + s.indices(n)[1]) // 2 for s, n in zip(_around(x), x.shape, strict=True)]
     low = [min(max(0, m - PIECE // 2), max(0, n - PIECE)) for m, n in zip(middles, x.shape, strict=True)]
     return slice(low[0], low[0] + PIECE), slice(low[1], low[1] + PIECE)
 
 
 def timed(method: Method, settings: str, x: Slices) -> Made:
-    """Images of a method and what it took."""
+    """Images of a method and the time it took."""
     begin = time.perf_counter()
     data = method(x)
     return Made(data, settings, (time.perf_counter() - begin) / len(x))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 
-#: Longer side of a tile; windows in HU of images and of what differs.
+#: Longer side of a tile; windows in HU of images and of differences.
 TILE, WINDOW, DIFFERENCE = 288, (-160.0, 240.0), (-100.0, 100.0)
 
 _METHOD = """<p>Noise was added to each slice, as a share of its own dose would have it. That dose is estimated from
@@ -54,7 +54,7 @@ _COLUMNS: dict[str, tuple[str, str, Callable[..., float] | None]] = {
 
 
 def page(records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
-    """The whole page of some records and a PNG for each scan, as HTML without any address of the network."""
+    """The whole page of some records and a PNG for each scan, as HTML without network addresses."""
     parts = [head("CT denoisers"), "<h1>Denoisers of CT images</h1>", _METHOD]
     for scan in dict.fromkeys(r["scan"] for r in records):
         own = [r for r in records if r["scan"] == scan]
@@ -73,10 +73,9 @@ def page(records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
 
 
 def picture(first: NDArray[Any], rows: Sequence[tuple[str, Mapping[str, NDArray[Any]]]], name: str) -> Picture:
-    """Tiles of one slice: `first`, which is called `name`, and for each row the images of methods above their
-    differences from it.
+    """Tiles of one slice: `first`, labelled `name`; for each row the images of methods above their differences from it.
 
-    Nothing of the patient or the file is written into it.
+    Nothing about the patient or the file is written into it.
     """
     from PIL import Image as pil
 

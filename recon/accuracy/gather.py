@@ -1,4 +1,4 @@
-"""The scans of a benchmark: what of files and folders can be compared, and a sentence for what cannot."""
+"""The scans of a benchmark: what in files and folders can be compared, and a reason for everything else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BARE, _NAMED = ("numpy", "cfl"), ("numpy", "ismrmrd")
 
 @dataclass(frozen=True)
 class Gathered:
-    """Raw scans, the file that each is called by, and for each file that was left out its name and the reason."""
+    """Raw scans with the name of their file, and name and reason for each file that was left out."""
 
     files: tuple[Path, ...]
     scans: tuple[RawScan, ...]
@@ -28,11 +28,11 @@ class Gathered:
 
 
 def gather(paths: Sequence[Path], axes: Sequence[str] = (), key: str | None = None) -> Gathered:
-    """The raw scans in files, and in the files of folders that are no series of DICOM.
+    """The raw scans in files, and in the files of folders that are not a DICOM series.
 
-    `axes` name the axes of bare arrays, each "coil,y,x" or "PATTERN=coil,y,x" for the files whose name fits: the first
-    that an array can have is taken, those with a pattern before those without. Without a `key` every complex array of
-    an .npz is a scan, called by the file and by its name where there are several.
+    `axes` name the axes of bare arrays, each "coil,y,x" or "PATTERN=coil,y,x" for the files whose name matches. The
+    first that fits the array's shape is used, those with a pattern first. Without a `key` every complex array of an
+    .npz is a scan, named after the file and, if there are several, the array.
     """
     files: list[Path] = []
     scans: list[RawScan] = []
@@ -51,7 +51,7 @@ def gather(paths: Sequence[Path], axes: Sequence[str] = (), key: str | None = No
 
 
 def _within(path: Path) -> Iterator[Path]:
-    """The path, or the visible files of a folder that holds no series, by name; of a .cfl with .hdr the first."""
+    """The path, or the visible files of a folder without a series, by name; of a .cfl with .hdr the first."""
     if not path.is_dir():
         yield path
         return
@@ -73,7 +73,7 @@ def _arrays(path: Path) -> list[str]:
             entries = sorted(n for n in archive.namelist() if n.endswith(".npy"))
             return [n.removesuffix(".npy") for n in entries if _complex(archive, n)]
     except (ValueError, OSError, zipfile.BadZipFile):
-        return []  # reading it says what is wrong
+        return []  # the reader reports what is wrong
 
 
 def _complex(archive: zipfile.ZipFile, entry: str) -> bool:

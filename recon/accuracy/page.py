@@ -1,4 +1,4 @@
-"""The page of a benchmark: one HTML file that holds its pictures and asks the network for nothing."""
+"""The page of a benchmark: one self-contained HTML file with its pictures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ reconstruction and reading.</p>
 
 
 def page(records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
-    """The whole page of some records and a PNG for each scan, as HTML without any address of the network."""
+    """The whole page of some records and a PNG for each scan, as HTML without network addresses."""
     scans = list(dict.fromkeys(str(r["scan"]) for r in records))
     parts = [head("Acceleration factors"), "<h1>Acceleration factors against fully sampled references</h1>", _METHOD]
     if len(scans) > 1:
@@ -59,12 +59,12 @@ def page(records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
 
 
 def head(title: str) -> str:
-    """What a page starts with."""
+    """The start of a page."""
     return _HEAD.format(style=_STYLE, title=html.escape(title))
 
 
 def shown(png: bytes, alt: str) -> str:
-    """A picture within the page, and the words for those who do not see it."""
+    """A picture within the page, and its text for screen readers."""
     data = base64.b64encode(png).decode()
     return f'<div class="scroll"><img alt="{html.escape(alt, True)}" src="data:image/png;base64,{data}"></div>'
 
@@ -106,7 +106,7 @@ def _table(records: Sequence[Record]) -> str:
 
 
 def _means(records: Sequence[Record]) -> str:
-    """Means over those scans that every method of the table has an image of, for each mask and acceleration factor."""
+    """Means over the scans for which every method of the table has an image, for each mask and acceleration factor."""
     rows = [
         '<div class="scroll"><table><tr><th>method</th><th>R</th><th>mask</th><th>scans</th><th>PSNR, body</th>'
         "<th>SSIM, body</th></tr>"
@@ -124,7 +124,7 @@ def _means(records: Sequence[Record]) -> str:
 
 
 def _chart(records: Sequence[Record]) -> str:
-    """PSNR in the body over R as a drawing, empty with fewer than two factors."""
+    """PSNR in the body over R as a chart, empty with fewer than two factors."""
     known = [r for r in records if r["psnr"] is not None]
     factors = sorted({r["acceleration"] for r in known})
     if len(factors) < 2:

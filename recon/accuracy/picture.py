@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 #: Longer side of a tile, height of the text above it, space between tiles, in pixels.
 TILE, TEXT, GAP = 224, 30, 4
-#: Factor by which errors are brightened.
+#: Factor by which errors are amplified.
 ERROR = 5.0
 #: Side of the magnified region as a share of the image's.
 ZOOM = 0.3
@@ -27,7 +27,7 @@ def picture(compared: Comparison) -> Picture:
 
     A band of three rows for each acceleration factor holds the images, their absolute errors times ERROR, and the
     region (ZOOM of each side) in which the reference has the most detail. All tiles share one window, from 0 to the
-    99.5 percentile of the reference. Nothing of the patient or the file is written into it.
+    99.5 percentile of the reference. Nothing about the patient or the file is written into it.
     """
     from PIL import Image as pil
 
@@ -68,13 +68,13 @@ def picture(compared: Comparison) -> Picture:
 
 
 def detail(image: Floats, body: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """The window (top, bottom, left, right) of ZOOM of each side with the most gradient well inside the body."""
+    """The window (top, bottom, left, right), ZOOM of each side, with the most gradient well inside the body."""
     from scipy.ndimage import binary_erosion, uniform_filter
 
     sides = [min(n, max(8, round(ZOOM * n))) for n in image.shape]
     inner = binary_erosion(body, iterations=max(1, min(image.shape) // 12))
     strength = np.hypot(*np.gradient(image)) * (inner if inner.any() else body)
-    # The strongest edge of all would decide alone: large gradients count like the 99th percentile.
+    # A single very strong edge would decide alone, so gradients are limited to their 99th percentile.
     strength = np.minimum(strength, np.percentile(strength, 99))
     mean = uniform_filter(strength, sides, mode="constant")
     inside = np.full(image.shape, -1.0)
@@ -95,7 +95,7 @@ def _tile(x: Floats, top: float, size: tuple[int, int]) -> Picture:
     from PIL import Image as pil
 
     grey = np.rint(np.clip(x / top, 0, 1) * 255).astype(np.uint8)
-    # Enlarged, voxels are repeated, and no detail is invented.
+    # Magnified by repeating voxels, without interpolated detail.
     how = pil.Resampling.NEAREST if size[0] >= x.shape[0] else pil.Resampling.BOX
     return pil.fromarray(grey).resize(size[::-1], how).convert("RGB")
 
@@ -110,7 +110,7 @@ def _framed(tile: Picture, box: tuple[int, int, int, int], shape: tuple[int, ...
 
 
 def write(sheet: Picture, x: int, y: int, text: str, width: int) -> None:
-    """Lines of text at (x, y) of a sheet, cut off where they are wider than a tile."""
+    """Write lines of text at (x, y) of a sheet, cut off if they are wider than a tile."""
     from PIL import ImageDraw, ImageFont
 
     font = ImageFont.load_default(11)

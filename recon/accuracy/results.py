@@ -1,4 +1,4 @@
-"""The benchmark of acceleration factors: scans in, a folder of records, pictures and one page out."""
+"""The benchmark of acceleration factors: from scans to a folder of records, pictures and one page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recon.data import CTSeries, DataError, RawScan, ReconError
 from recon.io.atomic import put, write_error
 from recon.progress import Report
 
-#: What a folder of results holds beside the pictures.
+#: Files of a folder of results, besides the pictures.
 RECORDS, TABLE, PAGE = "results.json", "results.csv", "index.html"
 
 
@@ -38,15 +38,14 @@ def bench(
     truths: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
     left: Callable[[str, ReconError], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compare every scan as `compare` does and write what was found into `folder`; gives the records.
+    """Compare every scan as `compare` does and write the results into `folder`; returns the records.
 
-    There is one plan for all scans, or one for each by its name, as have the `truths` of simulated scans. `folder` gets
-    results.json (a list of records),
-    results.csv, index.html and a PNG for each scan, all brought up to date after each scan. A scan of several stacks of
-    slices gives a comparison for each. Every scan is looked at before the first is reconstructed: raises DataError,
-    naming it, for one that is not fully sampled, and ReconError for a folder that holds results unless they may be
-    replaced. With `left`, a scan that has no reference is handed to it by name with the reason, and the others are
-    compared; nothing is written where none is left.
+    There is one plan for all scans, or one for each by its name; the same holds for the `truths` of simulated scans.
+    `folder` gets results.json (a list of records), results.csv, index.html and a PNG for each scan, all updated after
+    each scan. A scan with several stacks of slices gives one comparison for each. Every scan is checked before the
+    first is reconstructed: raises DataError, with its name, for one that is not fully sampled, and ReconError for a
+    folder that holds results unless they may be replaced. If `left` is given, it is called with the name and the reason
+    for each scan without a reference, and the others are compared; nothing is written if none is left.
     """
     if (folder / RECORDS).exists() and not replace:
         raise ReconError(f"{folder} already holds results; give another folder, or --force to replace them")
@@ -96,7 +95,7 @@ def png(compared: Comparison) -> bytes:
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV: an interval takes two columns, `*_low` and `*_high`; what is not known stays empty."""
+    """Records as CSV: an interval takes two columns, `*_low` and `*_high`; unknown values stay empty."""
     rows = []
     for r in records:
         row: dict[str, Any] = {}
@@ -114,11 +113,11 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def names(files: Sequence[Path], scans: Sequence[RawScan | CTSeries], *, numbered: bool = False) -> list[str]:
-    """What the scans are called in records, pages and file names: the stem of the file, or scan-1, scan-2, …
+    """Names of the scans in records, pages and file names: the stem of the file, or scan-1, scan-2, …
 
-    A stem that holds part of the patient's name, identifier, birth date or accession number as the scan states them is
-    replaced by the number, and `numbered` does it for all: a site whose file names tell who was measured in another way
-    asks for it. Equal stems are told apart by their number.
+    A stem that contains part of the patient's name, identifier, birth date or accession number, as stated in the scan,
+    is replaced by the number. `numbered` does this for all, for sites whose file names identify patients in another
+    way. Equal stems get a number.
     """
     stems = [_stem(f) for f in files]
     return [
@@ -148,7 +147,7 @@ def _stem(path: Path) -> str:
 
 
 def _tells(stem: str, scan: RawScan | CTSeries) -> bool:
-    """Whether a word of three and more signs that the scan knows of its patient occurs in the stem."""
+    """Whether the stem contains a word of at least three characters from the scan's patient data."""
     patient, study = scan.header.patient, scan.header.study
     known = (patient.name, patient.id, patient.birth_date, study.accession)
     words = {w for text in known for w in re.split(r"[\W_]+", text.lower()) if len(w) >= 3}

@@ -1,4 +1,4 @@
-"""Retrospective undersampling: a fully sampled raw scan with some of its lines, as if no other had been acquired."""
+"""Retrospective undersampling: a fully sampled raw scan with only some of its lines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def acs_lines(acceleration: float) -> int:
 def measured(scan: RawScan) -> Mask:
     """Rows (kz, ky) of the encoded grid that a fully sampled Cartesian scan measured in each of its frames.
 
-    Rows at the edge may be missing where they are missing on both sides alike (zero-filling, an elliptical shutter).
+    Rows at the edge may be missing if they are missing on both sides alike (zero-filling, an elliptical shutter).
     Raises DataError for a scan that is not Cartesian or not fully sampled.
     """
     scan, encoding, imaging = _sorted(scan)
@@ -60,10 +60,10 @@ def measured(scan: RawScan) -> Mask:
 
 
 def mask_of(kind: Kind, shape: tuple[int, int], acceleration: float, acs: int, seed: int) -> Mask:
-    """A mask (kz, ky) of `recon.masks` by its name, along ky alone where there is one partition.
+    """A mask (kz, ky) of `recon.masks` by its name, along ky only if there is one partition.
 
-    Regular masks divide R over the two axes of a volume, the larger factor along ky; the ACS block is cut to the grid.
-    Raises ReconError for an R, a number of ACS lines or a shape that the mask cannot have.
+    Regular masks divide R over the two axes of a volume, the larger factor along ky; the ACS block is limited to the
+    grid. Raises ReconError for an R, a number of ACS lines or a shape that the mask cannot have.
     """
     axes = shape if shape[0] > 1 else shape[1:]
     block = tuple(min(acs, n) for n in axes)
@@ -90,9 +90,9 @@ def mask_of(kind: Kind, shape: tuple[int, int], acceleration: float, acs: int, s
 
 
 def undersample(scan: RawScan, mask: Mask) -> Undersampled:
-    """The scan with those imaging lines whose row is set in `mask` (kz, ky), and its noise lines.
+    """The scan with the imaging lines whose row is set in `mask` (kz, ky), and its noise lines.
 
-    Averages of a row stay together; every frame gets the same mask; separate calibration lines are left out, so that
+    Averages of a row stay together; every frame gets the same mask. Separate calibration lines are left out, so that
     coils are calibrated by the ACS lines of the mask. Raises DataError as `measured`.
     """
     rows = measured(scan)
@@ -111,13 +111,13 @@ def undersample(scan: RawScan, mask: Mask) -> Undersampled:
 
 
 def _sorted(scan: RawScan) -> tuple[RawScan, Encoding, NDArray[np.intp]]:
-    """The scan with echo-planar lines straightened, the encoding of its images, its imaging lines."""
+    """The scan with echo-planar lines regridded, the encoding of its images, its imaging lines."""
     scan = epi.straighten(scan)
     return scan, scan.encodings[sort.choose_encoding(scan)], sort.kinds(scan).imaging
 
 
 def _centred(scan: RawScan, encoding: Encoding) -> RawScan:
-    """The scan with the centre of k-space in its header: with all lines it could be found from them, with few not."""
+    """The scan with the centre of k-space stated in its header: it follows from all lines, but not from a few."""
     limits = dict(encoding.limits)
     for axis, name in ((1, "kspace_encoding_step_1"), (2, "kspace_encoding_step_2")):
         n = encoding.encoded_matrix[axis]
@@ -127,6 +127,6 @@ def _centred(scan: RawScan, encoding: Encoding) -> RawScan:
 
 
 def _factors(acceleration: int) -> tuple[int, int]:
-    """R as two whole factors (z, y) as equal as can be, the larger along y."""
+    """R as two whole factors (z, y) that are as equal as possible, the larger along y."""
     z = max(f for f in range(1, math.isqrt(acceleration) + 1) if acceleration % f == 0)
     return z, acceleration // z

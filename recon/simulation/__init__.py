@@ -1,4 +1,4 @@
-"""Raw scans of an analytic head with everything that real ones have, and the images that they should give."""
+"""Raw scans of an analytic head with the features of real ones, and the images that they should give."""
 
 from recon.simulation.receiver import FALL, Receiver
 from recon.simulation.reference import truth, truth_maps

@@ -1,11 +1,11 @@
-"""Receive coils around the head whose effect on k-space is exact.
+"""Receive coils around the head with an exact effect on k-space.
 
 A sensitivity map that is a short Fourier series, c(u) = Σₘ aₘ exp(2πi m·u/P), shifts and adds the object's spectrum:
 
     k-space(k) = Σₘ aₘ F(k − m/P)
 
-so that multi-coil k-space of an analytic object is analytic too. The series is fitted to the Biot–Savart fields of
-loops around the head; the fitted maps are the maps of the simulated scan, to the last digit.
+so multi-coil k-space of an analytic object is analytic, too. The series is fitted to the Biot–Savart fields of loops
+around the head; the fitted maps are, exactly, the maps of the simulated scan.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def product(a: Modes, b: Modes) -> Modes:
 
 
 def in_plane(modes: Modes, w: float) -> Modes:
-    """The two-dimensional series that a three-dimensional one is in the plane u[2] = w mm."""
+    """The two-dimensional series of a three-dimensional one in the plane u[2] = w mm."""
     wave = np.exp(2j * np.pi * modes.index[:, 2] * w / modes.period[2])
     return _gathered(modes.index[:, :2], modes.coefficients * wave, modes.period[:2])
 
@@ -60,7 +60,7 @@ def received(shapes: Shapes, modes: Modes, kx: Floats, *lines: Floats) -> NDArra
     """K-space of each coil on Cartesian lines, (line, coil, sample): Σₘ aₘ F(k − m/P).
 
     `kx` are the samples along every line, `lines` ky (and kz) of each line, cycles/mm. F is evaluated once on the
-    product of the axes refined by the shifts m/P, which repeat where P is a multiple of the encoded field of view.
+    product of the axes, refined by the shifts m/P; these repeat if P is a multiple of the encoded field of view.
     """
     axes, at = [], []
     for d, k in enumerate((kx, *lines)):
@@ -112,7 +112,8 @@ def coil_modes(
     """Series of `coils` sensitivity maps in the coordinates u = axes · (x − origin) of a scan.
 
     Fitted by least squares inside the head to the fields of `loop_fields`, with |m| ≤ order. The mean over the head of
-    Σ|c|² is 1. `period` in millimetres should be at least 1.5 times the head (330 mm) along each axis: the maps repeat.
+    Σ|c|² is 1. `period` in millimetres should be at least 1.5 times the head (330 mm) along each axis, because the maps
+    are periodic.
     """
     points = _inside_head(4000)
     u = (points - np.asarray(origin)) @ np.asarray(axes, np.float64).T
@@ -124,7 +125,7 @@ def phase_mode(amount: float, period: Sequence[float]) -> Modes:
 
         p(u) ∝ 1 + i·amount·Σ_d w_d sin(2π u_d/P_d + d),   w = (0.6, −0.5, 0.4)
 
-    It is close to exp(i·amount·…), and its modulus, which varies by amount²/4, belongs to the truth like its phase.
+    It is close to exp(i·amount·…). Its modulus, which varies by amount²/4, belongs to the truth like its phase.
     """
     ndim = len(period)
     index = np.concatenate([np.zeros((1, ndim), np.intp), np.eye(ndim, dtype=np.intp), -np.eye(ndim, dtype=np.intp)])
@@ -138,7 +139,7 @@ def loop_fields(coils: int, points: Floats) -> Complexes:
     """Receive sensitivity Bx − i·By (coil, …) of circular loops around the head at `points` (…, 3), LPS mm.
 
     The loops lie in rings of about eight on an ellipsoid 45 mm outside the head and face its centre. Field by
-    Biot–Savart, Σ dl × r/|r|³ over 24 segments; arbitrary unit; each coil has a constant phase of its own.
+    Biot–Savart, Σ dl × r/|r|³ over 24 segments; the unit is arbitrary; each coil has a different constant phase.
     """
     flat = np.reshape(points, (-1, 3))
     out = np.empty((coils, len(flat)), np.complex128)
@@ -174,7 +175,7 @@ def _loops(coils: int) -> list[tuple[Floats, Floats, float]]:
 
 
 def _fit(values: Complexes, u: Floats, period: Sequence[float], order: int) -> Modes:
-    """Least squares with a slight ridge, so that the maps stay of the same size outside the fitted points."""
+    """Least squares with slight regularisation, so that the maps do not grow outside the fitted points."""
     ndim = len(period)
     box = np.stack(np.meshgrid(*[np.arange(-order, order + 1)] * ndim, indexing="ij"), -1).reshape(-1, ndim)
     index = box[(box**2).sum(1) <= order**2]
@@ -194,7 +195,7 @@ def _inside_head(count: int) -> Floats:
 
 
 def _gathered(index: NDArray[np.intp], coefficients: Complexes, period: tuple[float, ...]) -> Modes:
-    """Terms of equal index added up."""
+    """Terms with equal index added up."""
     unique, where = np.unique(index, axis=0, return_inverse=True)
     out = np.zeros((len(coefficients), len(unique)), np.complex128)
     np.add.at(out.T, where.ravel(), coefficients.T)

@@ -1,4 +1,4 @@
-"""What X-rays do on their way to the detector: Poisson and electronic noise, bow-tie, starvation, lower doses."""
+"""The effects of a detector on X-rays: Poisson and electronic noise, bow-tie filter, photon starvation, lower doses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from recon.prepare.ct import FLOOR
 
 @dataclass(frozen=True)
 class Beam:
-    """What leaves the tube and what the electronics add.
+    """The X-ray beam and the electronic noise.
 
-    `photons` reach an element without a body, in the middle of the beam; `electronic` is the standard deviation of the
-    electronics in photons; `bow_tie` from 0 (no filter) to 1 (all rays through a cylinder of water of `radius` mm are
-    equally bright).
+    `photons` reach a detector element in the middle of the beam without a body. `electronic` is the standard deviation
+    of the electronics in photons. `bow_tie` is 0 for no filter and 1 if all rays through a cylinder of water of
+    `radius` mm are equally bright.
     """
 
     photons: float
@@ -62,7 +62,7 @@ def measured(
 
 
 def line_integrals(counts: Tensor, air: Tensor, floor: float = FLOOR) -> Tensor:
-    """p = ln I₀ − ln max(counts, floor): rays that starved end at the largest value that can be measured."""
+    """p = ln I₀ − ln max(counts, floor): starved rays are set to the largest value that can be measured."""
     return air.to(counts.device, counts.dtype).log() - counts.clamp_min(floor).log()
 
 
@@ -75,13 +75,13 @@ def variance(p: Tensor, air: Tensor, electronic: float = 0.0) -> Tensor:
 def at_dose(
     p: Tensor, air: Tensor, dose: float, electronic: float = 0.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Line integrals as they would be at `dose` (0 to 1) of the one that they were measured at, with I₀ = `air`.
+    """Line integrals as they would be at `dose` (0 to 1) of the measured dose, with I₀ = `air`.
 
         p' = p + ξ √( (1 − a)/(a N) · (1 + (1 + a) σ² / (a N)) ),   N = I₀ e^−p,  a = dose,  ξ standard normal
 
-    which adds what the variance at the lower dose, 1/(aN) + σ²/(aN)², has beyond that which `p` holds already.
-    (L. Yu et al., J Comput Assist Tomogr 36:760, 2012; S. Zabić et al., Med Phys 40:031102, 2013.) Raises DataError for
-    a dose outside of 0 … 1.
+    which adds the variance at the lower dose, 1/(aN) + σ²/(aN)², minus the variance that p already has. (L. Yu et al.,
+    J Comput Assist Tomogr 36:760, 2012; S. Zabić et al., Med Phys 40:031102, 2013.) Raises DataError for a dose outside
+    0 … 1.
     """
     if not 0 < dose <= 1:
         raise DataError(f"a share of {dose:g} of the source's dose is not possible; give a share above 0 and at most 1")

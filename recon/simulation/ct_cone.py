@@ -1,4 +1,4 @@
-"""A scan in a cone beam: of a volume in HU, or of ellipsoids whose line integrals are known exactly."""
+"""A cone-beam scan of a volume in HU, or of ellipsoids with exactly known line integrals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recon.operators.cone import Cone
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """Semi-axes (a, b, c) in mm, turned by `turn` radians about z through its middle; `hu` adds to what it lies in."""
+    """Semi-axes (a, b, c) in mm, turned by `turn` radians about z through its middle; `hu` is relative to outside."""
 
     middle: tuple[float, float, float]
     axes: tuple[float, float, float]
@@ -27,7 +27,7 @@ class Ellipsoid:
 
 
 #: A head of water in a skull, with ventricles, two eyes, and three balls of low contrast (+10, +20 and +40 HU) in and
-#: off the plane of the source, within 220 mm; the first rises from air.
+#: off the plane of the source, within 220 mm. The HU of the first are relative to air.
 HEAD = (
     Ellipsoid((0, 0, 0), (78, 96, 84), 0, 1900),
     Ellipsoid((0, 0, 0), (72, 90, 78), 0, -860),
@@ -45,9 +45,9 @@ def rays(
     angles: Tensor, shape: tuple[int, int, int], voxel: float, step: float, fineness: float, offset: float,
     source_distance: float, detector_distance: float, elements: int = 0, rows: int = 0,
 ) -> Cone:  # fmt: skip
-    """A flat detector of square elements, `fineness` pixels at the axis, that covers the cylinder in a volume.
+    """A flat detector of square elements, `fineness` pixels wide at the axis, that covers the cylinder in a volume.
 
-    `offset` in elements; `elements` and `rows` 0: as many as it takes. Raises DataError where the source lies within.
+    `offset` in elements; `elements` and `rows` 0: as many as needed. Raises DataError if the source lies inside.
     """
     radius, far = min(shape[1:]) * voxel / 2, source_distance
     if not far > radius:
@@ -84,7 +84,7 @@ def integrals(body: Sequence[Ellipsoid], g: Cone) -> Tensor:
 
 
 def picture(body: Sequence[Ellipsoid], shape: tuple[int, int, int], voxel: float, step: float, fine: int = 3) -> Tensor:
-    """HU (z, y, x) of the ellipsoids on a grid about the origin, means over fine³ points; air is −1000."""
+    """HU (z, y, x) of the ellipsoids on a grid around the origin, means over fine³ points; air is −1000."""
     z, y, x = (
         ((torch.arange(n * fine, dtype=torch.float64) + 0.5) / fine - n / 2) * size
         for n, size in zip(shape, (step, voxel, voxel))
@@ -101,7 +101,7 @@ def picture(body: Sequence[Ellipsoid], shape: tuple[int, int, int], voxel: float
 
 
 def cylinder(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A volume (z, y, x) with air outside of the cylinder in it: a wide detector would see a square body."""
+    """A volume (z, y, x) with air outside its inscribed cylinder: a wide detector would see a square body."""
     ny, nx = hu.shape[1:]
     y, x = np.ogrid[:ny, :nx]
     inside = (y - (ny - 1) / 2) ** 2 + (x - (nx - 1) / 2) ** 2 < (min(ny, nx) / 2) ** 2

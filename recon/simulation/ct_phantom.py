@@ -1,4 +1,4 @@
-"""A phantom of ellipses whose line integrals are known exactly, for parallel and fan beams."""
+"""A phantom of ellipses with exactly known line integrals, for parallel and fan beams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recon.operators.xray import Fan, Parallel
 
 @dataclass(frozen=True)
 class Ellipse:
-    """Semi-axes a, b in mm, turned by `turn` radians around its middle (x, y); `hu` is added to what it lies in."""
+    """Semi-axes a, b in mm, turned by `turn` radians around its middle (x, y); `hu` is added to its surroundings."""
 
     x: float
     y: float
@@ -30,8 +30,8 @@ class Ellipse:
         return self.hu / 1000 * WATER
 
 
-#: A body of water with fat, lungs, a spine and three discs of low contrast (+10, +15 and +20 HU), in 380 mm; the first
-#: ellipse rises from air.
+#: A body of water with fat, lungs, a spine and three discs of low contrast (+10, +15 and +20 HU), in 380 mm. The HU of
+#: the first ellipse are relative to air.
 BODY = (
     Ellipse(0, 0, 170, 115, 0, 920),
     Ellipse(0, 0, 158, 103, 0, 130),
@@ -67,7 +67,7 @@ def integrals(ellipses: Sequence[Ellipse], g: Parallel | Fan) -> Tensor:
 
 
 def picture(ellipses: Sequence[Ellipse], n: int, voxel: float, fine: int = 4) -> Tensor:
-    """HU (y, x) on n × n pixels of `voxel` mm about the axis, each the mean over fine × fine points; air is −1000."""
+    """HU (y, x) on n × n pixels of `voxel` mm around the axis, each the mean over fine × fine points; air is −1000."""
     at = ((torch.arange(n * fine, dtype=torch.float64) + 0.5) / fine - n / 2) * voxel
     out = torch.full((n * fine, n * fine), -1000.0, dtype=torch.float64)
     for e in ellipses:

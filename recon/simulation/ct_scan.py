@@ -1,4 +1,4 @@
-"""A CT scan of a volume in HU, or of the analytic phantom, at a dose that is asked for."""
+"""A CT scan of a volume in HU, or of the analytic phantom, at a given dose."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from recon.simulation import ct, ct_cone, ct_phantom
 from recon.simulation.ct import Beam
 from recon.solve.fbp import fbp
 
-#: Photons of the trial scan that tells how noise in an image follows from them.
+#: Photons of the trial scan that shows how image noise depends on photons.
 _TRIAL = 1e6
 
 
 @dataclass(frozen=True)
 class Scan:
-    """How a scan is made; lengths in mm, angles in degrees.
+    """Settings of a scan; lengths in mm, angles in degrees.
 
-    `photons` in the middle of the beam without a body, or `dose`, the share of the source's own dose. `elements` 0
-    covers the circle within the image with elements of `fineness` pixels, projected to the axis; so do `rows` of a cone
-    beam with its slices. `offset` of the detector in elements; a quarter doubles the sampling of a full turn.
+    `photons` in the middle of the beam without a body, or `dose`, the share of the source's own dose. With `elements` 0
+    the detector covers the circle within the image, with elements as wide as `fineness` pixels at the axis; `rows` 0 of
+    a cone beam likewise covers its slices. `offset` is the shift of the detector in elements; a quarter doubles the
+    sampling of a full turn.
     """
 
     photons: float = 2e5
@@ -51,7 +52,7 @@ class Scan:
 
 
 def rays(scan: Scan, size: int, voxel: float) -> Parallel | Fan:
-    """The rays of a scan of `size` pixels of `voxel` mm a side; arc 0: half a turn (parallel), a whole one (fan).
+    """The rays of a scan of `size` pixels of `voxel` mm a side; arc 0 means half a turn (parallel) or a full one (fan).
 
     Raises ReconError for a scan without rays.
     """
@@ -92,10 +93,10 @@ def of_volume(
     scan: Scan,
     report: Report = silent,
 ) -> CTProjections:
-    """Projections of the slices (z, y, x) of a volume in HU, square in x and y, with the noise that was asked for.
+    """Projections of the slices (z, y, x) of a volume in HU, square in x and y, with the requested noise.
 
-    What lies outside of the circle within the image is air: a detector that covers more would see a square body. With
-    `scan.dose` the noise of the volume counts as that of its own dose, from which the added noise follows.
+    Outside the circle within the image everything is set to air, because a detector that covers more would see a square
+    body. With `scan.dose`, the volume's noise is taken as that of its own dose, which determines the added noise.
     """
     slices, ny, nx = hu.shape
     if scan.beam == "cone":
@@ -131,8 +132,8 @@ def _of_cone(
     report("project", 1, 1)
     if not scan.dose:
         return _of_rays(scan, g, p, voxel, hu.shape, step)
-    # Slices by the plane of the source, where a circle measures all that it takes, tell the noise: several, since that
-    # of one is less the nearer it lies to the middle between two rows.
+    # Slices near the plane of the source, where a circle measures everything, are used to measure the noise. There are
+    # several, because the noise of a slice falls towards the middle between two detector rows.
     nz = hu.shape[0]
     few = min(nz, 4 + nz % 2)
     near = ConeXray(g, (few, *hu.shape[1:]), voxel, step)
@@ -151,11 +152,11 @@ def _of_rays(
 
 
 def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, NDArray[np.float32]]:
-    """Projections of the analytic phantom without any error of pixels, and its HU (z, y, x) on pixels.
+    """Projections of the analytic phantom, free of pixel errors, and its HU (z, y, x) on pixels.
 
-    A body in 380 mm, of a cone beam a head in 220 mm and as many slices as pixels a side.
+    A body in 380 mm; for a cone beam a head in 220 mm with as many slices as pixels a side.
 
-    Raises ReconError for a `scan` that asks for a share of a dose, which a phantom does not have.
+    Raises ReconError for a `scan` with a share of a dose, because a phantom has no dose.
     """
     if scan.dose:
         raise ReconError("the phantom has no noise, so no dose to take a share of; give --photons instead of --dose")
@@ -175,9 +176,9 @@ def of_phantom(size: int, scan: Scan, slices: int = 1) -> tuple[CTProjections, N
 
 
 def own_photons(hu: NDArray[np.float32], A: Xray, scan: Scan) -> float:
-    """Photons with which filtered backprojection of this slice would be as noisy as the slice itself is.
+    """The number of photons at which filtered backprojection of this slice would be as noisy as the slice itself.
 
-    Noise goes as 1/√photons; a trial scan tells the factor. Raises DataError for a slice without noise.
+    Noise is proportional to 1/√photons; a trial scan gives the factor. Raises DataError for a slice without noise.
     """
     return _photons(hu, A(attenuation(torch.from_numpy(np.maximum(hu, -1000).astype(np.float32)))), A, scan)
 
@@ -197,12 +198,12 @@ def _photons(hu: NDArray[np.float32], p: Tensor, A: Xray | ConeXray, scan: Scan)
 
 
 def _shared(photons: float, scan: Scan) -> str:
-    """What is said of a source whose own noise is that of so many photons."""
+    """The note on a source whose own noise corresponds to that many photons."""
     return f"the source's own noise is that of {photons:.3g} photons, of which {scan.dose:g} remain"
 
 
 def _noisy(p: Tensor, air: Tensor, scan: Scan, k: int) -> Tensor:
-    """Counts of one slice, whose noise follows from the seed and its number alone."""
+    """Counts of one slice; their noise depends only on the seed and the slice number."""
     generator = torch.Generator().manual_seed(scan.seed * 1_000_003 + k)
     if not scan.dose:
         return ct.measured(p, air, scan.electronic, generator)

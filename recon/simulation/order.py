@@ -43,7 +43,7 @@ def _acs(s: Settings) -> tuple[int, ...]:
 
 
 def image_readouts(s: Settings) -> NDArray[np.void]:
-    """Readouts of one image in the order of acquisition."""
+    """Readouts of one image in order of acquisition."""
     if not s.gridded:
         out = np.zeros(readout_count(s), READOUT)
         out["y"] = np.arange(len(out))
@@ -66,7 +66,7 @@ def image_readouts(s: Settings) -> NDArray[np.void]:
 
 
 def _trains(s: Settings, lines: NDArray[np.void]) -> NDArray[np.void]:
-    """Echo trains: for each segment the navigators without phase encoding, then its lines, the gradient alternating."""
+    """Echo trains: for each segment the navigators without phase encoding, then its lines, with alternating sign."""
     trains = []
     for segment in range(s.segments):
         navigator = np.zeros(s.epi.navigators, READOUT)
@@ -79,7 +79,7 @@ def _trains(s: Settings, lines: NDArray[np.void]) -> NDArray[np.void]:
 
 
 def calibration_readouts(s: Settings) -> NDArray[np.void]:
-    """Readouts of the separate calibration of each slice; none where there is no such scan."""
+    """Readouts of the separate calibration of each slice; none if there is no such scan."""
     if not s.gridded or s.calibration != "separate" or s.acceleration == (1, 1):
         return np.zeros(0, READOUT)
     _, ny, nz = s.encoded_matrix

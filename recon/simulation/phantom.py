@@ -1,8 +1,8 @@
-"""A head of ellipsoids whose k-space is known exactly.
+"""A head of ellipsoids with exactly known k-space.
 
-Everything is in patient millimetres (LPS: +x left, +y posterior, +z head) and cycles per millimetre. A sum of
-ellipsoids has a Fourier transform in closed form, and so has its cut by any plane; the head is therefore truth for a
-reconstruction, and not the output of another discrete transform.
+All coordinates are in patient millimetres (LPS: +x left, +y posterior, +z head) and cycles per millimetre. The Fourier
+transform of a sum of ellipsoids has a closed form, and so has that of its cut by any plane. The head is therefore a
+true reference, not the output of another discrete transform.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Tissue:
-    """Signal at echo time 0, T2* in ms, swing of the signal over the `phase` counter and phase in rad per `set`."""
+    """Signal at echo time 0, T2* in ms, amplitude of the signal over the `phase` counter and phase in rad per `set`."""
 
     signal: complex
     t2star_ms: float
@@ -81,11 +81,11 @@ TISSUES = {
     "lesion 20 %": Tissue(0.80, 50.0),
 }
 
-#: Widths in millimetres of the bars of the four resolution groups; the gaps between bars are as wide.
+#: Widths in millimetres of the bars of the four resolution groups; the gaps between bars are equally wide.
 BAR_WIDTHS_MM = (3.0, 2.0, 1.5, 1.0)
 
-#: A point inside the stem of the letter F. The letter lies left and anterior and reads upright, stem towards the
-#: midline, when x runs to the right and y downwards: any mirroring shows.
+#: A point inside the stem of the letter F. The letter lies left and anterior. It reads upright, with its stem towards
+#: the midline, if x runs to the right and y downwards, so any mirroring is visible.
 LETTER_MM: Vector = (28.0, -36.0, 14.0)
 
 #: Semi-axes of the whole head.
@@ -93,7 +93,7 @@ HEAD_MM: Vector = (78.0, 98.0, 110.0)
 
 
 def _parts() -> Iterator[tuple[str, str, Ellipsoid]]:
-    """Tissue, the tissue that it replaces, and the place of each part; parts are nested or disjoint, never crossing."""
+    """Tissue, the tissue that it replaces, and the position of each part; parts are nested or disjoint."""
     yield "fat", "air", Ellipsoid((0, 0, 0), HEAD_MM)
     yield "bone", "fat", Ellipsoid((0, 0, 1), (73, 93, 104))
     yield "csf", "bone", Ellipsoid((0, 0, 1), (68, 88, 99))
@@ -126,8 +126,8 @@ def head(te_ms: float = 0.0, *, phase: float = 0.0, set_: int = 0, scale: float 
 
         s(tissue) = signal · exp(−TE/T2*) · (1 + pulse · cos 2π·phase) · exp(i · flow · set)
 
-    Each ellipsoid carries s(tissue) − s(the tissue that it replaces), so that a point holds the signal of its innermost
-    part at any echo time. `scale` shrinks or enlarges the head about the origin.
+    Each ellipsoid carries s(tissue) − s(the tissue that it replaces), so a point has the signal of its innermost part
+    at any echo time. `scale` shrinks or enlarges the head about the origin.
     """
 
     def signal(name: str) -> complex:
@@ -154,11 +154,11 @@ def volume(objects: Sequence[Ellipsoid], origin: Sequence[float], axes: Sequence
 
 
 def plane(objects: Sequence[Ellipsoid], origin: Sequence[float], axes: Sequence[Sequence[float]]) -> Shapes:
-    """Ellipses in which a plane through `origin` along axes[0] and axes[1] cuts the ellipsoids; a thin slice.
+    """Ellipses in which a plane through `origin` along axes[0] and axes[1] cuts the ellipsoids: a thin slice.
 
-    With E = [axes[0] axes[1]], d = origin − centre and B = Eᵀ form⁻¹ E, the cut is the ellipse
-    (u − u₀)ᵀ B (u − u₀) ≤ ρ²,   u₀ = −B⁻¹ Eᵀ form⁻¹ d,   ρ² = 1 − dᵀ form⁻¹ d + u₀ᵀ B u₀,
-    empty where ρ² ≤ 0. Objects that the plane misses are left out.
+    With E = [axes[0] axes[1]], d = origin − centre and B = Eᵀ form⁻¹ E, the cut is the ellipse (u − u₀)ᵀ B (u − u₀) ≤
+    ρ², u₀ = −B⁻¹ Eᵀ form⁻¹ d, ρ² = 1 − dᵀ form⁻¹ d + u₀ᵀ B u₀, and is empty if ρ² ≤ 0. Objects that the plane misses
+    are left out.
     """
     e = np.asarray(axes, np.float64)[:2]
     found = []
@@ -198,9 +198,9 @@ def spectrum(shapes: Shapes, k: Floats) -> Complexes:
 
 
 def grid_spectrum(shapes: Shapes, *axes: Floats, rows: int = 32) -> Complexes:
-    """`spectrum` on the product of k axes (kx, ky[, kz]), returned as ([kz,] ky, kx), to single precision and fast.
+    """`spectrum` on the product of k axes (kx, ky[, kz]), as ([kz,] ky, kx); fast, in single precision.
 
-    `rows` is the number of ky rows worked on at a time, so that they stay in the cache.
+    `rows` is the number of ky rows processed at a time, so that they stay in the cache.
     """
     kx, ky, kz = (*axes, np.zeros(1))[:3]
     out = np.zeros((len(kz), len(ky), len(kx)), np.complex128)
@@ -284,7 +284,7 @@ def _profile(kappa: Floats, ndim: int) -> Floats:
     """g(κ): 2 J₁(κ)/κ in two dimensions, 3 (sin κ − κ cos κ)/κ³ in three, 1 at κ = 0."""
     from scipy.special import j1
 
-    # Below 0.05 the difference in the numerator of the 3D form cancels; the series is exact there to 1e-13.
+    # Below 0.05 the difference in the numerator of the 3D form cancels; the series is accurate there to 1e-13.
     small = kappa < 0.05
     safe = np.where(small, 1.0, kappa)
     if ndim == 2:

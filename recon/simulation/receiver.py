@@ -1,4 +1,4 @@
-"""What receivers and patients do to the lines of a scan beside adding white noise."""
+"""Effects of receivers and patients on the lines of a scan, in addition to white noise."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from recon.data import DataError
 
 Samples = NDArray[np.complex64]
 
-#: How the noise of Siemens scanners falls off over the readout's band, read off two scans of phantoms.
+#: Roll-off of the noise of Siemens scanners over the readout's band, from two phantom scans.
 FALL = 2.5
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """Faults of a simulated scan; all are none by default.
+    """Faults of a simulated scan; by default there are none.
 
-    The power of the imaging lines' noise goes as exp(−`fall` u⁴) over the readout's band, u from 0 in its middle to 1
-    at its ends: 2.5 on Siemens scanners (two phantoms). The signal is left as it is, so that the truth stays exact: at
-    the edge of a field of view of half the band it would lose 7 %. `offset` is a constant on all samples, in units of
-    sigma and of another phase in each channel. `jitter_deg` turns each line by a phase of that standard deviation,
-    `drift_deg` is that of the steps of a phase that wanders from line to line, `gain_drift` the relative change of gain
-    over the whole scan. `spikes` samples are hit by a spark, in all channels, as large as the largest sample.
+    The noise power of the imaging lines follows exp(−`fall` u⁴) over the readout's band, u from 0 in its middle to 1 at
+    its ends: 2.5 on Siemens scanners (two phantoms). The signal is unchanged, so that the truth stays exact: at the
+    edge of a field of view of half the band it would lose 7 %. `offset` is a constant on all samples, in units of
+    sigma, with a different phase in each channel. `jitter_deg` is the standard deviation of a random phase of each
+    line, `drift_deg` that of the steps of a phase that drifts from line to line, `gain_drift` the relative change of
+    gain over the whole scan. `spikes` samples are replaced, in all channels, by a spark as large as the largest sample.
     """
 
     fall: float = 0.0
@@ -42,7 +42,7 @@ class Receiver:
 
 
 def filtered(white: Samples, fall: float) -> Samples:
-    """Noise (…, sample) behind a filter of power exp(−fall u⁴) over the band that the samples span; a new array."""
+    """Noise (…, sample) after a filter with power exp(−fall u⁴) over the band that the samples span; a new array."""
     if not fall:
         return white
     n = white.shape[-1]
@@ -52,7 +52,7 @@ def filtered(white: Samples, fall: float) -> Samples:
 
 
 def disturb(data: Samples, r: Receiver, seed: int) -> None:
-    """Turn, fade and spark lines (line, coil, sample) without noise in order of time, in place."""
+    """Apply phase, gain and spark faults to lines (line, coil, sample) without noise, in order of time, in place."""
     if not (r.jitter_deg or r.drift_deg or r.gain_drift or r.spikes):
         return
     rng, n = np.random.Generator(np.random.PCG64([seed, 2])), len(data)

@@ -1,4 +1,4 @@
-"""What lies in the simulated scanner, the head and the coils, and the images that a scan of it should give."""
+"""The contents of the simulated scanner, head and coils, and the images that a scan should give."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _axes(s: Settings) -> tuple[Vector, Vector, Vector]:
 
 
 def shapes(s: Settings, slice_: int, contrast: int, phase: int, set_: int) -> phantom.Shapes:
-    """The head at one count of each counter, as the slice (or the volume) sees it, in the coordinates of the scan."""
+    """The head at one value of each counter, as the slice (or the volume) sees it, in the coordinates of the scan."""
     head = phantom.head(s.te_ms[contrast], phase=phase / s.phases, set_=set_, scale=s.head_scale)
     return (phantom.volume if s.volumetric else phantom.plane)(head, s.slice_position(slice_), _axes(s))
 
@@ -48,7 +48,7 @@ def _coils(s: Settings) -> Modes:
     return _fitted(s.coils, tuple(s.position), tuple(map(tuple, _axes(s))), _period(s), s.coil_order)
 
 
-#: A scan, its truth and its maps ask for the same fit, which takes as long as the lines of a slice.
+#: A scan, its truth and its maps need the same fit, which takes as long as the lines of a slice.
 _fitted = functools.lru_cache(maxsize=64)(coil_modes)
 
 
@@ -69,11 +69,11 @@ def slice_modes(s: Settings, modes: Modes, slice_: int) -> Modes:
 
 
 def truth(s: Settings, *, band_limited: bool = False) -> Image:
-    """The image that the scan should give, one coil of sensitivity 1, no noise; complex64 (*axes, z, y, x).
+    """The image that the scan should give, with one coil of sensitivity 1 and no noise; complex64 (*axes, z, y, x).
 
-    The mean of the head over each voxel (in the plane of thin slices), or, `band_limited`, the FFT of its exact, fully
-    sampled k-space with all of its Gibbs ringing: what a perfect linear reconstruction gives. Axes are those of
-    FRAME_COUNTERS with more than one entry; repetitions are equal.
+    The mean of the head over each voxel (in the plane, for thin slices). With `band_limited` it is the FFT of the
+    exact, fully sampled k-space with all of its Gibbs ringing: the result of a perfect linear reconstruction. Axes are
+    those of FRAME_COUNTERS with more than one entry; repetitions are equal.
     """
     geometry = _geometry(s)
     phase = _phase(s)
@@ -90,7 +90,7 @@ def truth(s: Settings, *, band_limited: bool = False) -> Image:
 
 
 def truth_maps(s: Settings) -> NDArray[np.complex64]:
-    """Coil sensitivity maps at the voxels of `truth`, (coil, z, y, x): those of the scan, exactly."""
+    """Coil sensitivity maps at the voxels of `truth`, (coil, z, y, x): exactly those of the scan."""
     coils = _coils(s)
     out = [maps(slice_modes(s, coils, i), _voxels(s)).swapaxes(1, -1) for i in range(s.slices)]
     return np.concatenate([m if s.volumetric else m[:, None] for m in out], axis=1).astype(np.complex64)
@@ -140,7 +140,7 @@ def _centred(transform: Callable[..., Complexes], x: Complexes) -> Complexes:
 
 
 def _resized(x: Complexes, shape: tuple[int, ...]) -> Complexes:
-    """Cropped or padded with zeros about index N // 2 of each axis."""
+    """Cropped or zero-padded around index N // 2 of each axis."""
     for axis, n in enumerate(shape):
         low = n // 2 - x.shape[axis] // 2
         x = np.take(x, np.arange(max(0, -low), max(0, -low) + min(n, x.shape[axis])), axis)

@@ -1,4 +1,4 @@
-"""Raw scans of the analytic head, with everything that a real scan has, and the images that they should give."""
+"""Raw scans of the analytic head with the features of a real scan, and the images that they should give."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def simulate(s: Settings) -> RawScan:
     """The raw scan: noise scan, then separate calibration lines, then the image, as a scanner sends them.
 
     A centred unitary FFT of fully sampled k-space gives the signal of `phantom.TISSUES` times the coil maps. k-space
-    positions are relative to the slice's (or volume's) `position`. Equal settings give equal bits.
+    positions are relative to the `position` of the slice or volume. Equal settings give identical bits.
     """
     positions = _Positions.of(s)
     separate, image = calibration_readouts(s), image_readouts(s)
@@ -89,7 +89,7 @@ def preset(
     seed: int = 0,
     receiver: Receiver = Receiver(),
 ) -> Settings:
-    """Settings of an everyday head scan: `matrix`², 240 mm, slices of 4 mm with 10 % gap, or a volume of 240 mm.
+    """Settings of a typical head scan: `matrix`², 240 mm, slices of 4 mm with 10 % gap, or a volume of 240 mm.
 
     `noise` is relative to the mean signal of the head. A volume divides the acceleration over ky and kz; a volume of
     one slice gets 32 partitions. Raises DataError for a trajectory that has no preset.
@@ -131,11 +131,11 @@ def noise_factor(s: Settings) -> NDArray[np.complex128]:
 
 @dataclass(frozen=True, eq=False)
 class _Positions:
-    """Where the samples of a readout are: columns of lines, or points of spokes and arms, in cycles/mm.
+    """Positions of a readout's samples: columns of lines, or points of spokes and arms, in cycles/mm.
 
-    `forward` and `backward` are kx of lines of both directions in order of time; `points` (readout, sample, dimension)
-    and `stored`, the same in the unit of the file, replace them off the grid. `samples` and `centre` count the whole
-    readout with what is to be discarded.
+    `forward` and `backward` are kx of lines of both directions in order of time. For non-Cartesian scans, `points`
+    (readout, sample, dimension) and `stored`, the same in the unit of the file, replace them. `samples` and `centre`
+    count the whole readout, including discarded samples.
     """
 
     samples: int
@@ -170,7 +170,7 @@ class _Positions:
         if s.trajectory == "kooshball":
             grid = trajectories.kooshball(spokes, samples)
         elif s.trajectory == "spiral":
-            # One sample per step of the grid along the outermost turn, with some to spare.
+            # One sample per step of the grid along the outermost turn, with a margin.
             turns = n / (2 * spokes)
             samples = s.readout_samples or math.ceil(1.3 * math.pi * turns * n / 2) + 64
             grid = trajectories.spiral(spokes, samples, n)
@@ -189,7 +189,7 @@ def _columns(lines: NDArray[np.void], *names: str) -> NDArray[np.int64]:
 
 
 def _table(s: Settings, separate: int, image: int) -> tuple[NDArray[np.void], NDArray[np.intp]]:
-    """Lines with their counters, and which readout each one is; calibration readouts come before those of the image."""
+    """Lines with their counters, and the readout of each; calibration readouts come before those of the image."""
     order = np.r_[0 : s.slices : 2, 1 : s.slices : 2] if s.interleaved else np.arange(s.slices)
     axes = {
         "repetition": np.arange(s.repetitions),
@@ -215,7 +215,7 @@ def _table(s: Settings, separate: int, image: int) -> tuple[NDArray[np.void], ND
 
 
 def _fill(s: Settings, positions: _Positions, lines: NDArray[np.void], readouts: NDArray[np.void]) -> None:
-    """Everything of the acquisition headers but counters and time stamps."""
+    """Fill everything in the acquisition headers except counters and time stamps."""
     rows_y, rows_z = acquired_rows(s)
     lines["kspace_encode_step_1"] = readouts["y"] - (int(np.argmax(rows_y)) if s.gridded else 0)
     lines["kspace_encode_step_2"] = readouts["z"] - (int(np.argmax(rows_z)) if s.gridded else 0)

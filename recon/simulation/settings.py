@@ -1,4 +1,4 @@
-"""What a simulated scan is made of: its settings, and the encoding and header that follow from them."""
+"""Settings of a simulated scan, and the encoding and header that follow from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Epi:
 
     `samples` (0: twice the encoded columns) are taken over 85 % of the trapezoid, or, without `ramp_sampling`, one per
     encoded column. `delay` shifts the samples of forward lines by +delay and of reversed ones by −delay columns, and
-    `phase_rad` turns them by ±phase/2: together they make the N/2 ghost that the `navigators` measure.
+    `phase_rad` changes their phase by ±phase/2: together they cause the N/2 ghost that the `navigators` measure.
     """
 
     ramp_us: int = 150
@@ -47,22 +47,22 @@ class Settings:
     product. `calibration` says how the ACS lines are stored: "embedded" (flag 21), "reference" (flag 20 where they are
     off the regular pattern, 21 on it), "separate" (flag 20, measured before the image) or "none". `partial_fourier` is
     the acquired fraction along ky and kz, `echo_fraction` along the readout, each `missing` at the start or the end.
-    `discard` samples around each readout hold rubbish. `reversed_lines` turns every second line.
+    `discard` samples around each readout hold meaningless values. `reversed_lines` reverses every second line.
 
     Counters. One image for each of `te_ms`, `phases` (of a heartbeat: vessels pulsate), `sets` (velocity encoding) and
-    `repetitions`; `averages` differ in noise alone; `segments` interleave the lines.
+    `repetitions`; `averages` differ only in noise; `segments` interleave the lines.
 
     Trajectories other than "cartesian" and "epi" take `readouts` spokes or arms (0: full sampling over the
     acceleration) of `readout_samples` samples (0: enough), stored in the file in `trajectory_unit`: "grid" is −0.5 …
     0.5 cycles per voxel of `matrix`, "fov" −N/2 … N/2 cycles per field of view, "1/m" cycles per metre.
 
-    Receiver. `sigma` is the standard deviation of the noise per real and imaginary part, relative to signal and
-    coil maps of size 1 under a unitary FFT: an ideal combination of a full scan has the signal-to-noise ratio
-    signal/(sigma/√averages). Neighbouring coils share `correlation` of it. `noise_lines` are measured before with the
-    dwell time `noise_dwell_us`, and with `noise_coils` channels (0: as many). `receiver` holds faults.
+    Receiver. `sigma` is the standard deviation of the noise per real and imaginary part, relative to signal and coil
+    maps of size 1 under a unitary FFT: an ideal combination of a full scan has the signal-to-noise ratio
+    signal/(sigma/√averages). `correlation` is that of the noise of neighbouring coils. `noise_lines` are measured
+    first, with the dwell time `noise_dwell_us` and with `noise_coils` channels (0: as many). `receiver` holds faults.
 
     Object. `phase_rad` is the size of a smooth object phase, `head_scale` that of the head. `coil_order` is the number
-    of Fourier orders in the sensitivity maps; one coil is a volume coil of sensitivity 1.
+    of Fourier orders in the sensitivity maps; a single coil is a volume coil of sensitivity 1.
     """
 
     matrix: tuple[int, int, int] = (128, 128, 1)
@@ -254,7 +254,7 @@ def encoding_of(s: Settings) -> Encoding:
 
 
 def header_of(s: Settings) -> Header:
-    """A header whose patient cannot be taken for a real one."""
+    """A header whose patient cannot be mistaken for a real one."""
     root = f"2.25.{31415926535897932384626433 + s.seed}"
     return Header(
         Patient("Phantom^Simulated", "SIMULATED-0001", "19000101", "O", 75.0),

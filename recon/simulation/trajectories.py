@@ -1,7 +1,7 @@
-"""Where the samples of a readout lie in k-space, as pure functions.
+"""Positions of a readout's samples in k-space, as pure functions.
 
-Two-dimensional positions are (kx, ky), three-dimensional ones (kx, ky, kz), along the read, phase and slice directions,
-in cycles per sample of the encoded grid: −0.5 to 0.5 covers it, whatever its size.
+Two-dimensional positions are (kx, ky), three-dimensional ones (kx, ky, kz), along the read, phase and slice directions.
+They are in cycles per sample of the encoded grid: −0.5 to 0.5 covers it, whatever its size.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def spiral(arms: int, samples: int, matrix: int) -> Floats:
 
         k = ½·τ·exp(i(2π·turns·τ + 2π·arm/arms)),   turns = matrix/(2·arms),   τ(t) = (√(1 + b·t) − 1)/(√(1 + b) − 1)
 
-    With this number of turns all arms together are one sample of the grid apart. τ starts linearly (constant angular
-    velocity) and goes over to √t (constant linear velocity); b is the number of turns squared.
+    With this number of turns, adjacent turns of all arms together are one sample of the grid apart. τ starts linearly
+    (constant angular velocity) and changes to √t (constant linear velocity); b is the number of turns squared.
     """
     turns = matrix / (2 * arms)
     b = max(turns**2, 1.0)
@@ -62,11 +62,11 @@ def spiral(arms: int, samples: int, matrix: int) -> Floats:
 def epi_readout(parameters: Mapping[str, float], columns: int) -> tuple[Floats, Floats]:
     """Positions of the samples of ramp-sampled EPI, for lines of positive and negative gradient, in order of time.
 
-    With times in µs, t = (n + 1)·dwellTime + acqDelayTime, the trapezoid's area up to t is
-    t²/(2·up),   up/2 + (t − up),   A − (up + flat + down − t)²/(2·down)   on its ramp up, flat top and ramp down, with
-    A = up/2 + flat + down/2, and k = ±s·(area(t) − A/2) in steps of the encoded grid, where s makes the area of the
-    sampled window (numSamples·dwellTime long) as long as the grid has `columns`. Parameter names are those of the
-    trajectory description "ConventionalEPI".
+    With times in µs and t = (n + 1)·dwellTime + acqDelayTime, the trapezoid's area up to t is t²/(2·up) on the ramp up,
+    up/2 + (t − up) on the flat top, and A − (up + flat + down − t)²/(2·down) on the ramp down, with A = up/2 + flat +
+    down/2. Then k = ±s·(area(t) − A/2) in steps of the encoded grid; s makes the area of the sampled window
+    (numSamples·dwellTime long) equal to the grid's `columns`. Parameter names are those of the trajectory description
+    "ConventionalEPI".
     """
     up, flat, down = (float(parameters[n]) for n in ("rampUpTime", "flatTopTime", "rampDownTime"))
     delay, dwell, samples = (float(parameters[n]) for n in ("acqDelayTime", "dwellTime", "numSamples"))
