@@ -27,6 +27,10 @@ _COUNTS = {
 }  # fmt: skip
 #: What a folder of files on a disc is listed in, under whatever name.
 _DIRECTORY = "1.2.840.10008.1.3.10"
+#: What a DICOM object begins with that lacks the preamble of a file: its meta information or its first attribute.
+BARE = tuple(
+    bytes(tag) for tag in ([2, 0, 0, 0], [8, 0, 0, 0], [8, 0, 1, 0], [8, 0, 5, 0], [8, 0, 8, 0], [8, 0, 22, 0])
+)
 #: Attributes that one series has in common; where they differ there is more than one grid of voxels.
 _COMMON = ("Rows", "Columns", "PixelSpacing")
 
@@ -35,9 +39,10 @@ def files(path: Path) -> Iterator[Path]:
     """The DICOM files of a folder and all below it, in the order of their names, or the one that `path` is.
 
     A disc's own list of them (DICOMDIR) is none. Raises DataError for what cannot be read, and, at the end, for files
-    that break off before they could say that they are DICOM: at the end of a series no gap would tell of them.
+    that break off before they could say that they are DICOM, or never say it: at the end of a series no gap would tell
+    of them.
     """
-    kinds, short = set[str](), list[str]()
+    kinds, short, bare = set[str](), list[str](), 0
     for file in [path] if path.is_file() else _below(path):
         if file.name.upper() == "DICOMDIR" or is_litter(file):
             continue
@@ -49,12 +54,19 @@ def files(path: Path) -> Iterator[Path]:
         if start[128:] == b"DICM":
             kinds.add(file.suffix)
             yield file
+        elif start.startswith(BARE):
+            bare += 1
         elif len(start) < 132 and not file.name.startswith("."):
             short.append(file.suffix)
     if lost := sum(suffix in kinds for suffix in short):
         raise DataError(
             f"{counted(lost, 'file')} of the folder, named as its DICOM files are, {'ends' if lost == 1 else 'end'} "
             "before the first attribute; copy the series again"
+        )
+    if bare:
+        raise DataError(
+            f"{counted(bare, 'file')} of the folder {'is' if bare == 1 else 'are'} DICOM without preamble, as of old "
+            "archives; write each anew by dcmconv, or leave it out"
         )
 
 
@@ -125,6 +137,7 @@ def _headers(path: Path) -> Iterator[Slice]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom's repeat the values
                 header = pydicom.dcmread(file, stop_before_pixels=True)
+                _drop_undecodable(header)
                 header.walk(_touch)
                 header.file_meta.walk(_touch)
         except Exception as error:  # pydicom raises of all kinds for bytes that are no DICOM
@@ -136,6 +149,15 @@ def _headers(path: Path) -> Iterator[Slice]:
             continue
         several = ct_enhanced.frames(header) if ct_enhanced.is_enhanced(header) else [header]
         yield from (Slice(file, one) for one in several)
+
+
+def _drop_undecodable(header: Dataset) -> None:
+    """Leave out private elements that are not as long as their type: scanners write such, and nobody needs them."""
+    for tag in filter(lambda tag: tag.is_private, list(header.keys())):
+        try:
+            header[tag]
+        except Exception:  # pydicom raises of all kinds
+            del header[tag]
 
 
 def _touch(dataset: Dataset, element: Any) -> None:
@@ -157,13 +179,21 @@ def _kind(d: Dataset) -> str:
 
 
 def _aside(slices: Sequence[Slice]) -> str:
-    """What the images of a series are that is no volume in HU: pages of a report, in colour, maps; else nothing."""
+    """What images of a series are that are no volume in HU (pages of a report, maps, views all round); else nothing."""
     if all(_is_page(s.header) for s in slices):
         return "pages of a report"
     if all((whole(s.header, "SamplesPerPixel") or 1) != 1 for s in slices):
         return "pictures in colour"
+    if all("DERIVED" in (s.header.get("ImageType") or ()) for s in slices) and len(_turns(slices)) > 1:
+        return "derived images of several orientations"
     units = {_unit(s.header) for s in slices}
     return "" if "HU" in units else f"images in {'/'.join(sorted(units))} and not in HU"
+
+
+def _turns(slices: Sequence[Slice]) -> set[tuple[float, ...]]:
+    """Orientations of slices, as far as they are stated."""
+    stated = (numbers(s.header, "ImageOrientationPatient") for s in slices)
+    return {tuple(np.round(turn, 2)) for turn in stated if turn}
 
 
 def _unit(d: Dataset) -> str:

@@ -136,6 +136,8 @@ def recognise(path: str | Path) -> str:
         return "DICOM-CT-PD" if ct_pd.is_projection(path) else "DICOM"
     if ct_nifti.is_nifti(path):
         return "NIfTI"
+    if start.startswith(ct_dicom.BARE):
+        raise DataError(f"{path.name} is DICOM without preamble, as of old archives; write it anew by dcmconv")
     for offset, signature, sentence in _OTHERS:
         if start[offset : offset + len(signature)] == signature:
             raise DataError(f"{path.name} {sentence}; formats that are read are {FORMATS}")

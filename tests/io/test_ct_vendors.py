@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -11,10 +13,10 @@ import pytest
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 import recon
-from recon.data import CTImages
+from recon.data import CTImages, DataError
 from recon.recipe import CT, Recipe, Solve
 from tests.io import ct_files, ct_vendors
 from tests.io.validators import dcm2niix, differences, errors
@@ -111,6 +113,9 @@ def _other(d: pydicom.Dataset, **values: object) -> None:
 BESIDE = {
     "images in US and not in HU": lambda d, k: _other(d, RescaleType="US"),
     "pictures in colour": lambda d, k: _other(d, SamplesPerPixel=3, PhotometricInterpretation="RGB"),
+    "derived images of several orientations": lambda d, k: _other(
+        d, ImageType=["DERIVED", "SECONDARY", "MPR"], ImageOrientationPatient=[0, 1, 0, 0, k, k - 1]
+    ),
     "objects of modality SR": lambda d, k: _other(d, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR"),
 }
 
@@ -152,3 +157,36 @@ def test_a_scale_named_in_small_letters_and_spacings_of_other_digits_are_one_ser
 
     ct_files.write(tmp_path / "in", HU, change=change)
     assert len(recon.read(tmp_path / "in").series) == 1
+
+
+@pytest.mark.parametrize("vr", ["FD", "UL", "US"])
+def test_a_private_element_that_is_not_as_long_as_its_type_does_not_stop_a_series(vr: str, tmp_path: Path) -> None:
+    def change(d: pydicom.Dataset, k: int) -> None:
+        d.private_block(0x0019, "ACME", create=True).add_new(0x02, "LO", "abcdef"[: 5 if vr == "US" else 6])
+
+    for path in ct_files.write(tmp_path / "in", HU, change=change):
+        whole = path.read_bytes()
+        assert whole.count(b"\x19\0\x02\x10LO") == 1
+        cut = whole.replace(b"\x19\0\x02\x10LO", b"\x19\0\x02\x10" + vr.encode())
+        path.write_bytes(cut if vr != "US" else cut.replace(b"US\x06\0abcde ", b"US\x05\0abcde"))
+    written = recon.write(recon.reconstruct(recon.read(tmp_path / "in"), KEEP), [tmp_path / "out"])
+    assert np.array_equal(hounsfield(tmp_path / "out")[::-1], HU)
+    assert not errors(written[0])
+
+
+@pytest.mark.parametrize("meta", [True, False])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_files_without_a_preamble_are_never_left_out(syntax: str, meta: bool, tmp_path: Path) -> None:
+    def change(d: pydicom.Dataset, k: int) -> None:
+        d.file_meta.TransferSyntaxUID = syntax
+
+    paths = ct_files.write(tmp_path / "in", HU, change=change)
+    start = 132 if meta else 144 + pydicom.dcmread(paths[-1]).file_meta.FileMetaInformationGroupLength
+    paths[-1].write_bytes(paths[-1].read_bytes()[start:])
+    with pytest.raises(DataError, match=r"1 file of the folder is DICOM without preamble.*dcmconv"):
+        recon.read(tmp_path / "in")
+    with pytest.raises(DataError, match=r"is DICOM without preamble.*dcmconv"):
+        recon.read(paths[-1])
+    if tool := shutil.which("dcmconv"):
+        subprocess.run([tool, str(paths[-1]), str(paths[-1])], check=True)
+        assert np.array_equal(recon.read(tmp_path / "in").series[0].voxels.read(0, len(HU)), HU)
