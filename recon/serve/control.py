@@ -60,23 +60,32 @@ class Listening:
         self.socket = sock
         self._buffer = self._unsaid = b""
         self._files: deque[int] = deque()
+        self._lost = False
         sock.setblocking(False)
 
     def take(self) -> tuple[list[dict[str, Any]], bool]:
-        """What the process has said since, and whether it goes on; `file` of a message belongs to the caller."""
+        """What the process has said since, and whether it goes on; `file` of a message belongs to the caller.
+
+        It is -1, from one message on, where this process could not open another file.
+        """
         self._say()
         try:
-            got, files, _, _ = socket.recv_fds(self.socket, _PIECE, _FILES)
+            got, files, flags, _ = socket.recv_fds(self.socket, _PIECE, _FILES)
         except BlockingIOError:
             return [], True
         except OSError:
-            got, files = b"", []
-        self._files += files
+            got, files, flags = b"", [], 0
+        if self._lost:  # these belong to later messages
+            for file in files:
+                os.close(file)
+        else:
+            self._files += files
+            self._lost = bool(flags & socket.MSG_CTRUNC)
         *lines, self._buffer = (self._buffer + got).split(b"\n")
         said = [json.loads(line) for line in lines]
         for what in said:
             if "message" in what:
-                what["file"] = self._files.popleft()
+                what["file"] = self._files.popleft() if self._files else -1
         return said, bool(got)
 
     def tell(self, **what: Any) -> None:

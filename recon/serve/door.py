@@ -1,8 +1,10 @@
-"""Connections without a session: before their first message, which alone is worth a process, and after our last."""
+"""Connections without a session: as they come in, before their first message, which alone is worth a process, and
+after our last."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import select
 import selectors
@@ -18,6 +20,8 @@ _LINGER_S = 5.0
 _MOST = 64
 #: Bytes of a first message that are waited for at most, and seconds between two looks at one that is not whole.
 _FIRST, _LOOK_S = 2**15, 0.05
+#: What a machine says that has no room for another connection, and seconds until it is asked again.
+_FULL, _AGAIN_S = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 1.0
 
 Then = Callable[[socket.socket, str], None]
 
@@ -28,6 +32,59 @@ class _Guest:
     until: float
     then: Then
     whole: bool
+
+
+class Arriving:
+    """Connections that come in over a listening socket, each handed to `then`.
+
+    Where this process can open no more files, none is taken for a while: the loop would do nothing else but try.
+    """
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        listener: socket.socket,
+        then: Callable[[socket.socket, tuple[str, int]], None],
+        log: Callable[[str], None],
+    ) -> None:
+        listener.setblocking(False)
+        self._selector, self._listener, self._then, self._log = selector, listener, then, log
+        self._again = math.inf
+        self._watch()
+
+    def due(self) -> float:
+        """The monotonic time at which connections are taken again."""
+        return self._again
+
+    def look(self) -> None:
+        """Take connections again where it is time."""
+        if time.monotonic() >= self._again:
+            self._again = math.inf
+            self._watch()
+
+    def close(self) -> None:
+        """Take no more, for good."""
+        self._again = math.inf
+        if self._listener.fileno() >= 0:
+            if self._listener in self._selector.get_map():
+                self._selector.unregister(self._listener)
+            self._listener.close()
+
+    def _watch(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, address = self._listener.accept()
+        except OSError as e:
+            if e.errno in _FULL:
+                self._log(
+                    f"a connection has to wait ({e.strerror}); if this persists, raise LimitNOFILE of the service"
+                )
+                self._selector.unregister(self._listener)
+                self._again = time.monotonic() + _AGAIN_S
+            return  # otherwise the peer has gone again
+        self._then(connection, address)
 
 
 class Waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import selectors
@@ -17,11 +18,14 @@ from recon.serve.words import close
 
 #: Bytes that are sent before others have their turn.
 _PIECE = 2**20
+#: Files that wait before messages share one, and most bytes of a shared one: a process may open few files, often 1024,
+#: and a scanner that reads late has thousands of small images waiting.
+_FILES, _SHARED = 16, 2**23
 
 
 @dataclass
-class _Message:
-    """A file with `size` bytes, of which `sent` have left."""
+class _Waiting:
+    """A file with `size` bytes of whole messages, of which `sent` have left."""
 
     file: int
     size: int
@@ -31,8 +35,8 @@ class _Message:
 class Outbox:
     """Messages for one peer, sent as it takes them; the selector's key calls back whoever is to write.
 
-    `tell` hears `sent` with the bytes of each message that has left, and `broken`, the reason, where no more can: the
-    peer is gone, or took nothing for `send_s` seconds. `closed` is set once CLOSE is among the messages.
+    `tell` hears `sent` with the bytes of each file of messages that has left, and `broken`, the reason, where no more
+    can: the peer is gone, or took nothing for `send_s` seconds. `closed` is set once CLOSE is among the messages.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class Outbox:
     ) -> None:
         connection.setblocking(False)
         self._selector, self._connection, self._send_s, self._tell = selector, connection, send_s, tell
-        self._queue: deque[_Message] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._watching = False
         self._until = math.inf
         self._then: Callable[[socket.socket], None] | None = None
@@ -58,17 +62,29 @@ class Outbox:
             os.close(file)
             return
         self.closed = self.closed or os.pread(file, 2, 0) == close()
-        self._queue.append(_Message(file, size))
+        if not self._shared(file, size):
+            self._queue.append(_Waiting(file, size))
         self.held += size
         if len(self._queue) == 1:
             self._until = time.monotonic() + self._send_s
             self._send()
 
+    def _shared(self, file: int, size: int) -> bool:
+        """Move a message to the end of the last file, where many files wait; returns whether that was done."""
+        last = self._queue[-1] if len(self._queue) >= _FILES else None
+        if last is None or last.size + size > _SHARED:
+            return False
+        if os.pwrite(last.file, os.pread(file, size, 0), last.size) < size:
+            return False  # a part of it lies behind the end, where nothing is read
+        os.close(file)
+        last.size += size
+        return True
+
     def end(self, last: bytes, then: Callable[[socket.socket], None]) -> None:
         """Send the `last` words after all that waits, and hand the connection on to `then`."""
         self._then = then
         if last and not self.broken:
-            with scratch() as file:
+            with contextlib.suppress(OSError), scratch() as file:  # without the words where no more files can be opened
                 file.write(last)
                 file.flush()
                 self.put(os.dup(file.fileno()), len(last))

@@ -91,8 +91,16 @@ def _keep(pacs: Pacs, log: Callable[[str], None], ended: threading.Event) -> Non
     wait = _AGAIN_S
     while not ended.is_set():
         began = time.monotonic()
-        # Its standard input ends with this process, and so does it.
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            # Its standard input ends with this process, and so does it.
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        except OSError as e:
+            log(f"pacs: no sender could be started ({e.strerror}); it is tried again in {wait:g} s")
+            ended.wait(wait)
+            wait = min(2 * wait, _LONGEST_S)
+            continue
         reader = threading.Thread(target=_pass_on, args=(process.stderr, log), daemon=True)
         reader.start()
         while process.poll() is None and not ended.wait(0.2):

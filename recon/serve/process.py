@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from recon.serve.control import Listening, scratch
 from recon.serve.outbox import Outbox
+
+#: Seconds until a process that could not be started is tried again: the first time, and the longest.
+_START_S, _LONGEST_S = 2.0, 60.0
 
 
 @dataclass
@@ -58,6 +64,43 @@ def _group() -> dict[str, Any]:
     that reconstructs with all its threads.
     """
     return {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+
+
+class Starting:
+    """Starts workers. Where the machine has no room for a process, sessions that run go on, and it is tried again.
+
+    The pause before the next try doubles each time.
+    """
+
+    def __init__(self, setup: bytes, log: Callable[[str], None]) -> None:
+        self._setup, self._log = setup, log
+        self._pause_s, self._again = _START_S, math.inf
+
+    def due(self) -> float:
+        """The monotonic time of the next try, where the last one failed."""
+        return self._again
+
+    def look(self) -> None:
+        """Let it be tried again where it is time."""
+        if time.monotonic() >= self._again:
+            self._again = math.inf
+
+    def worker(self) -> Worker | None:
+        """A new worker, or none."""
+        if self._again < math.inf:
+            return None
+        try:
+            worker = start(self._setup)
+        except OSError as e:
+            self._log(
+                f"no process for a session could be started ({e.strerror}); next try in {self._pause_s:g} s; if this "
+                "persists, raise TasksMax, LimitNOFILE or MemoryMax of the service"
+            )
+            self._again = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_S)
+            return None
+        self._pause_s = _START_S
+        return worker
 
 
 def start(setup: bytes) -> Worker:

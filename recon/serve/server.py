@@ -21,9 +21,9 @@ from recon.recipe import Recipe
 from recon.serve import memory, notify, words
 from recon.serve.audit import Audit, outcome
 from recon.serve.board import Board, worst
-from recon.serve.door import Leaving, Waiting
+from recon.serve.door import Arriving, Leaving, Waiting
 from recon.serve.outbox import Outbox
-from recon.serve.process import Session, Worker, start
+from recon.serve.process import Session, Starting, Worker
 from recon.serve.settings import MiB, Site, networks
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ class Server:
     def __init__(
         self, sock: socket.socket, site: Site, recipes: Mapping[str, Recipe], audit: Audit, board: Board, log: Log
     ) -> None:
-        self._listener, self._site, self._audit, self._board, self._log = sock, site, audit, board, log
+        self._site, self._audit, self._board, self._log = site, audit, board, log
         self._allowed = networks(site)
-        self._setup = json.dumps({"site": asdict(site), "recipes": {n: asdict(r) for n, r in recipes.items()}}).encode()
+        setup = json.dumps({"site": asdict(site), "recipes": {n: asdict(r) for n, r in recipes.items()}}).encode()
+        self._starting = Starting(setup, log)
         self._workers: list[Worker] = []
         self._failures = 0
         self._stopping = 0.0
@@ -56,8 +57,7 @@ class Server:
         self._wake, self._wakened = socket.socketpair()
         for s in (self._wake, self._wakened):
             s.setblocking(False)
-        sock.setblocking(False)
-        self._selector.register(sock, selectors.EVENT_READ, self._accept)
+        self._arriving = Arriving(self._selector, sock, self._accept, log)
         self._selector.register(self._wakened, selectors.EVENT_READ, self._signalled)
         self._front: Front | None = None
         if site.tls.certificate:
@@ -92,22 +92,20 @@ class Server:
         return [w for w in self._workers if w.session]
 
     def _keep_warm(self) -> None:
+        self._starting.look()
         idle = sum(not w.session for w in self._workers)
         wanted = 0 if self._stopping else min(self._site.warm, self._site.max_sessions - len(self._active()))
         for _ in range(wanted - idle):
             self._start()
 
-    def _start(self) -> Worker:
-        worker = start(self._setup)
-        self._workers.append(worker)
-        self._selector.register(worker.control.socket, selectors.EVENT_READ, lambda: self._hear(worker))
+    def _start(self) -> Worker | None:
+        worker = self._starting.worker()
+        if worker is not None:
+            self._workers.append(worker)
+            self._selector.register(worker.control.socket, selectors.EVENT_READ, lambda: self._hear(worker))
         return worker
 
-    def _accept(self) -> None:
-        try:
-            connection, address = self._listener.accept()
-        except OSError:
-            return  # the peer has gone again
+    def _accept(self, connection: socket.socket, address: tuple[str, int]) -> None:
         peer = address[0].partition("%")[0].removeprefix("::ffff:")
         if not any(ipaddress.ip_address(peer) in network for network in self._allowed):
             self._log(f"{peer} is not in the allow-list; refused")
@@ -159,6 +157,10 @@ class Server:
             return
         now = time.monotonic()
         worker = next((w for w in self._workers if not w.session), None) or self._start()
+        if worker is None:
+            self._board.refused("busy")
+            self._leaving.put(connection, _last("ERR busy: no process could be started; try again later"))
+            return
         outbox = Outbox(self._selector, connection, self._site.limits.send_s, worker.control.tell)
         session = Session(secrets.token_hex(4), peer, outbox, now + self._site.limits.wall_s, now)
         self._outboxes.append(outbox)
@@ -190,7 +192,11 @@ class Server:
     def _note(self, worker: Worker, what: dict[str, Any]) -> None:
         if "message" in what:
             assert worker.session is not None
-            worker.session.outbox.put(what["file"], what["message"])
+            if what["file"] >= 0:
+                worker.session.outbox.put(what["file"], what["message"])
+            elif not worker.session.reason:
+                few = "the server could not open another file for its images; raise LimitNOFILE of the service"
+                worker.end(few, time.monotonic() + 60)
             return
         if "unfit" in what:
             raise ReconError(what["unfit"])
@@ -241,7 +247,7 @@ class Server:
         times = [w.session.ends_at for w in self._active() if w.session]
         times += [self._looks_at] if times else []
         times += [o.due() for o in self._outboxes] + ([self._most_until()] if self._stopping else [])
-        first = min([*times, self._waiting.due(), self._leaving.due()])
+        first = min([*times, *(of.due() for of in (self._arriving, self._starting, self._waiting, self._leaving))])
         return max(0.0, first - time.monotonic()) if first < math.inf else None
 
     def _watch(self) -> None:
@@ -254,6 +260,7 @@ class Server:
                 worker.end(_STOPPED if self._stopping else wall, now + 60)
         if now >= self._looks_at:
             self._looks_at = now + memory.pause(self._weigh(now))
+        self._arriving.look()
         self._waiting.look()
         self._leaving.look()
         for outbox in self._outboxes:
@@ -314,8 +321,7 @@ class Server:
     def _stop(self) -> None:
         self._stopping = time.monotonic()
         notify.stopping(self._site.limits.drain_s + self._site.limits.grace_s)
-        self._selector.unregister(self._listener)
-        self._listener.close()
+        self._arriving.close()
         for connection in self._waiting.end():
             self._leaving.put(connection, _last(f"ERR {_STOPPED}") if self._front is None else b"")
         for worker in self._active():
@@ -333,8 +339,8 @@ class Server:
             worker.kill()
             worker.process.wait()
         self._leaving.end(1.0)
+        self._arriving.close()
         self._selector.close()
-        self._listener.close()
         if self._front is not None:
             self._front.close()
 

@@ -204,10 +204,11 @@ def test_a_pacs_may_be_down_for_a_week() -> None:
     assert sum(waits) > 7 * 24 * 60
 
 
+@pytest.mark.parametrize("program", ["false", "/no/such/program"])
 def test_a_sender_that_cannot_start_is_started_ever_more_seldom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    monkeypatch.setattr(sending.sys, "executable", "false")
+    monkeypatch.setattr(sending.sys, "executable", program)
     monkeypatch.setattr(sending, "_AGAIN_S", 0.01)
     monkeypatch.setattr(sending, "_LONGEST_S", 0.04)
     said: list[str] = []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 from collections.abc import Callable
 
 import numpy as np
+import psutil
 import pytest
 
-from recon.serve.control import Listening, Speaking
+from recon.serve.control import Listening, Speaking, scratch
+from recon.serve.outbox import Outbox
 from tests.serve import scanner
 from tests.serve.conftest import Running
 from tests.serve.scanner import Recording, Scanner, config, header
@@ -104,3 +107,30 @@ def test_a_process_that_reads_nothing_for_a_while_hears_all_that_has_left_when_i
             process.tell(progress={})
             assert server.take() == ([{"progress": {}}], True)
         assert heard == count * line
+
+
+def test_f11_hundreds_of_images_that_wait_for_a_scanner_take_few_of_the_files_that_a_process_may_open() -> None:
+    ours, peer = socket.socketpair()
+    told: list[dict[str, int]] = []
+    few = psutil.Process().num_fds() + 64
+    messages = [n.to_bytes(4, "little") * 5000 for n in range(900)]
+    with selectors.DefaultSelector() as selector, peer:
+        box = Outbox(selector, ours, 60.0, lambda **what: told.append(what))
+        for message in messages:
+            with scratch() as file:
+                file.write(message)
+                file.flush()
+                box.put(os.dup(file.fileno()), len(message))
+        assert box.held > 16_000_000
+        assert psutil.Process().num_fds() < few
+        left: list[socket.socket] = []
+        box.end(b"last", left.append)
+        got = bytearray()
+        while not left or len(got) < 18_000_004:
+            for key, _ in selector.select(0):
+                key.data()
+            got += peer.recv(1 << 20, socket.MSG_DONTWAIT)
+        ours.close()
+    assert got == b"".join(messages) + b"last"
+    assert sum(t["sent"] for t in told) == len(got)
+    assert box.held == 0
