@@ -17,17 +17,17 @@ from recon.data import FRAME_COUNTERS, DataError, Encoding, Header, Image, Limit
 from recon.errors import out_of_memory
 from recon.io.samples import join, lines_from_array
 
-#: Names that an axis may have, outermost first as `scan_from_array` orders them.
+#: Names of axes, outermost first, in the order of `scan_from_array`.
 AXES = (*FRAME_COUNTERS, "average", "slice", "coil", "z", "y", "x")
 
-#: What reading a .npy or an .npz raises that is damaged, locked, or neither.
+#: Errors raised when reading a .npy or .npz that is damaged, locked, or another kind of file.
 BROKEN = (
     *(ValueError, OSError, EOFError, KeyError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
 )
 
-#: Readouts with fewer exact zeros than this share of their samples count as fully sampled: a stray zero of a
-#: quantised recording is not a hole in the mask.
+#: Readouts with a smaller share of exact zeros than this count as fully sampled: a stray zero of a quantised recording
+#: is not a hole in the mask.
 _STRAY = 0.01
 
 
@@ -40,11 +40,11 @@ def read(
 ) -> RawScan:
     """Scan in a .npy or .npz file of centred complex k-space.
 
-    `axes` names the axes of the array in order (a sequence, or one string "coil,y,x") out of AXES; x is the readout,
-    a missing axis has length 1. It may be left out for two axes, which are then y, x. `key` chooses the array of an
-    .npz that holds several. `voxel` is the voxel size (x, y, z) in mm, 1 mm where unknown. Rows of exact zeros were not
-    measured. Where the mask of a 2D scan varies along x as well, both axes of the picture are phase encoded:
-    see `scan_from_array`. Raises DataError for other files, real or non-finite data and axes that do not fit.
+    `axes` names the axes of the array in order (a sequence, or one string "coil,y,x") out of AXES; x is the readout, a
+    missing axis has length 1. It may be omitted for two axes, which are then y, x. `key` selects the array of an .npz
+    that holds several. `voxel` is the voxel size (x, y, z) in mm, 1 mm if unknown. Rows of exact zeros were not
+    measured. If the mask of a 2D scan varies along x as well, both axes of the image are phase encoded: see
+    `scan_from_array`. Raises DataError for other files, real or non-finite data and axes that do not fit.
     """
     path = Path(path)
     array = _load(path, key)
@@ -75,14 +75,15 @@ def scan_from_array(
     notes: tuple[str, ...] = (),
     header: Header | None = None,
 ) -> RawScan:
-    """Scan of a complex k-space array whose axes are named, centred (zero frequency at index N // 2).
+    """Scan of a centred complex k-space array with named axes (zero frequency at index N // 2).
 
     `axes` are names out of AXES in the order of the array, a sequence or "coil,y,x"; `voxel` is (x, y, z) in mm.
-    Readouts that are zero in all coils were not measured; columns that are zero in every readout at either end of x are
-    discarded samples. Where a 2D mask varies along x, x cannot be a readout: y and x become the phase encodings kz and
-    ky of a scan with a readout of length 1, and `plane` turns its image back into (y, x). The array, which may be a
-    memmap, is kept and read when asked; what is none, such as a tensor, becomes one. Raises DataError for wrong names,
-    a wrong number of axes, real, empty or non-finite arrays, a scan of zeros, and a 3D mask that varies along x.
+    Readouts that are zero in all coils were not measured; columns at either end of x that are zero in every readout are
+    discarded samples. If a 2D mask varies along x, x cannot be a readout: y and x become the phase encodings kz and ky
+    of a scan with a readout of length 1, and `plane` turns its image back into (y, x). The array, which may be a
+    memmap, is kept and read on request; anything else, such as a tensor, is converted to an array. Raises DataError for
+    wrong names, a wrong number of axes, real, empty or non-finite arrays, a scan of zeros, and a 3D mask that varies
+    along x.
     """
     axes, array = axis_names(axes) or (), np.asanyarray(array)
     if array.dtype.kind != "c":
@@ -128,8 +129,8 @@ def array_encoding(
 ) -> Encoding:
     """Encoding of an array of `matrix` (x, y, z) samples and `voxel` (mm) whose grid is also the image's.
 
-    `rotated`: the voxel is that of the picture (x, y, z) while the encoding's x, y, z are the picture's z, x, y. Raises
-    DataError for a voxel that is not three positive numbers.
+    `rotated` means that the voxel is that of the image (x, y, z) while the encoding's x, y, z are the image's z, x, y.
+    Raises DataError for a voxel that is not three positive numbers.
     """
     if len(voxel) != 3 or not all(np.isfinite(v) and v > 0 for v in voxel):
         raise DataError(f"the voxel size {voxel} mm is not three positive numbers; give it as --voxel x,y,z")
@@ -143,13 +144,13 @@ def array_encoding(
 
 
 def plane(image: Image) -> Image:
-    """The image of a scan without readout, whose two phase encodings span the picture, turned to (…, z, y, x).
+    """The image of a scan without readout, whose two phase encodings span the image, reordered to (…, z, y, x).
 
         (…, z = rows, y = columns, x = 1)  →  (…, z = 1, y = rows, x = columns)
 
-    Every voxel keeps its place in the patient: directions and voxel sizes move with their axes. Where the geometry is
-    unknown the directions are those of the array, before as after. An image with more than one voxel along x, or with
-    one plane, is returned as it is.
+    Every voxel keeps its position in the patient: directions and voxel sizes move with their axes. If the geometry is
+    unknown, the directions are those of the array, before and after. An image with more than one voxel along x, or with
+    one plane, is returned unchanged.
     """
     if image.data.shape[-1] != 1 or image.data.shape[-3] == 1:
         return image
@@ -228,7 +229,7 @@ def axis_names(axes: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def unaddressable(path: Path) -> DataError:
-    """What to say of a file that is too large to be mapped into the addresses of this process."""
+    """The error for a file that is too large to be mapped into the address space of this process."""
     return DataError(
         f"{path.name} has {path.stat().st_size / 1e9:.3g} GB, more than this process may address; raise that limit "
         "(ulimit -v unlimited, no more memory is taken by it), or cut the array into smaller ones"
@@ -254,7 +255,7 @@ def _load(path: Path, key: str | None) -> NDArray[Any]:
 
 
 def _choose(archive: Any, name: str, key: str | None) -> NDArray[Any]:
-    """The array of that key, or else the only one, or the only complex one; no other is read."""
+    """The array with that key, or the only one, or the only complex one; no other is read."""
     names = sorted(archive)
     if key is None:
         found = names if len(names) == 1 else [n for n in names if _is_complex(archive, n)]
@@ -274,6 +275,6 @@ def _is_complex(archive: Any, name: str) -> bool:
         return False
     with archive.zip.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
-        # Later versions are those of tables whose columns have names beyond Latin-1.
+        # Later versions are for tables whose column names go beyond Latin-1.
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         return version in headers and headers[version](file)[2].kind == "c"

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: written under a temporary name beside the final one, synced, renamed."""
+"""Outputs appear completely or not at all: written under a temporary name beside the final one, synced, renamed."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ _REASONS = {
     errno.EIO: "the disk reports an error; write to another with --output",
 }
 
-#: What the file managers of macOS and Windows leave in folders that were looked at, in small letters.
+#: Files that the file managers of macOS and Windows leave in opened folders, in lower case.
 _LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, by name, but for what file managers left there: .DS_Store, ._*, Thumbs.db, desktop.ini."""
+    """The content of a folder, by name, except what file managers left: .DS_Store, ._*, Thumbs.db, desktop.ini."""
     return sorted(p for p in folder.iterdir() if not is_litter(p))
 
 
 def is_litter(path: Path) -> bool:
-    """Whether a file is one of those that file managers leave in folders, whose content is nobody's."""
+    """Whether a file is one that file managers leave in folders, and holds no data."""
     name = path.name.lower()
     return (name in _LITTER or name.startswith("._")) and path.is_file()
 
 
 def write_error(path: Path, error: OSError) -> ReconError:
-    """The sentence that tells why `path` was not written and what cures it."""
+    """The sentence on why `path` was not written, with the cure."""
     known: BaseException | None = error
-    # Libraries pass an error on in words of their own; the first in the chain has the system's number.
+    # Libraries wrap errors in their own text; the first in the chain has the system's error number.
     while known is not None and not (isinstance(known, OSError) and known.errno):
         known = known.__cause__ or known.__context__
     number, words = (known.errno, known.strerror) if isinstance(known, OSError) else (0, type(error).__name__)
@@ -56,15 +56,15 @@ def write_error(path: Path, error: OSError) -> ReconError:
 
 
 def check_parent(path: Path) -> Path:
-    """The folder in which an output is made; raises ReconError where it is none, or nothing may be written into it."""
+    """The folder for an output; raises ReconError if it does not exist or is not writable."""
     parent = followed(path).parent
     _check(path, parent)
     return parent
 
 
 def check_folder(path: Path) -> None:
-    """Raise ReconError unless files can be made in a folder, which may be missing together with those above it."""
-    # Not Path.exists, which fails within a folder that may not be searched.
+    """Raise ReconError unless files can be created in a folder, which may be missing together with its parents."""
+    # Not Path.exists, which fails inside a folder without search permission.
     _check(path, next(p for p in (path, *path.absolute().parents) if os.path.exists(p)))
 
 
@@ -77,10 +77,10 @@ def _check(path: Path, folder: Path) -> None:
 
 
 def followed(path: Path) -> Path:
-    """Where an output is written that may be a link: the file or folder that it leads to, there or not.
+    """Where an output is written that may be a link: the file or folder it points to, whether it exists or not.
 
-    As in a folder of everybody's under Linux, a link counts that the user, the owner of its folder or root made. Any
-    other is taken for what it may be, a trap, and is replaced by the output. Raises OSError for links in a circle.
+    As in world-writable folders under Linux, a link is followed if the user, the owner of its folder or root created
+    it. Any other link may be a trap and is replaced by the output. Raises OSError for links in a circle.
     """
     for _ in range(40):
         if not path.is_symlink():
@@ -96,8 +96,8 @@ def followed(path: Path) -> Path:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary file (mode 0600, dot-prefixed, same folder) that becomes `path` when the block ends without error.
 
-    An existing file of that name is replaced in one step; of a link, what it leads to (see `followed`). On any error
-    the temporary file is removed and `path` is as it was; an OSError becomes a ReconError.
+    An existing file with that name is replaced in one step; for a link, its target (see `followed`). On any error the
+    temporary file is removed and `path` is unchanged; an OSError becomes a ReconError.
     """
     temporary = None
     try:
@@ -117,13 +117,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, as `atomic_file`; raises ReconError where the disk refuses."""
+    """Write a file completely or not at all, as `atomic_file`; raises ReconError if it cannot be written."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the entries of a folder, on the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -139,8 +139,8 @@ def sync(path: Path) -> None:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """A temporary folder (mode 0700, dot-prefixed, beside `path`) that becomes `path` when the block ends well.
 
-    `path` must not exist or be a folder without `entries`, or a link to either (see `followed`). On any error the
-    temporary folder is removed with what it holds; an OSError becomes a ReconError.
+    `path` must not exist, or be a folder without `entries`, or a link to either (see `followed`). On any error the
+    temporary folder is removed with its content; an OSError becomes a ReconError.
     """
     temporary = None
     try:
@@ -168,7 +168,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def _sibling(path: Path) -> Path:
-    # Cut, in bytes, so that a long but legal final name does not make an illegal temporary one.
+    # Limited, in bytes, so that a long but legal final name does not give an illegal temporary one.
     name = os.fsencode(path.name)[:180].decode(errors="ignore")
     return path.parent / f".{name}.{secrets.token_hex(6)}.part"
 

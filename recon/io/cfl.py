@@ -15,7 +15,7 @@ from recon.errors import out_of_memory
 from recon.io.arrays import axis_names, scan_from_array, unaddressable
 from recon.io.atomic import atomic_file
 
-#: What each of BART's dimensions means here; an empty name is a dimension that k-space does not have.
+#: The meaning of each of BART's dimensions here; an empty name is a dimension that k-space does not have.
 DIMENSIONS = (
     "x", "y", "z", "coil", "", "contrast", "", "", "", "", "repetition", "phase", "", "slice", "average", "",
 )  # fmt: skip
@@ -37,12 +37,11 @@ def read(
     """Scan in a .cfl/.hdr pair of centred k-space; `path` may name either file or neither suffix.
 
     Dimensions are BART's: 0 to 2 x, y, z with x the readout, 3 coil, 5 contrast, 10 repetition, 11 phase, 13 slice, 14
-    average; `axes` names those of the .hdr in its order instead (see `recon.io.arrays.AXES`), trailing ones of length 1
-    left out, others of length 1 without a name if one likes. `voxel` is the voxel size (x, y, z) in mm. Zeros were not
-    measured; a 2D mask that varies along x is treated as `recon.io.arrays.scan_from_array` says. The file is
+    average. `axes` names those of the .hdr in its order instead (see `recon.io.arrays.AXES`); trailing ones of length 1
+    may be omitted, others of length 1 may be left without a name. `voxel` is the voxel size (x, y, z) in mm. Zeros were
+    not measured; a 2D mask that varies along x is treated as in `recon.io.arrays.scan_from_array`. The file is
     memory-mapped. Raises DataError for a missing or broken .hdr, a .cfl of another size, non-finite samples and
-    dimensions that k-space does not have.
-    Source: BART 0.8, mri.h.
+    dimensions that k-space does not have. Source: BART 0.8, mri.h.
     """
     path = Path(path)
     array = load(path)
@@ -78,7 +77,7 @@ def read(
 
 
 def off_grid_axes(path: str | Path) -> tuple[str, ...] | None:
-    """Axes of a pair whose samples lie off the grid, which BART stores as 1 × sample × line; None for other shapes."""
+    """Axes of a pair with non-Cartesian samples, which BART stores as 1 × sample × line; None for other shapes."""
     shape = load(path).shape[::-1]
     used = max((i + 1 for i, n in enumerate(shape) if n > 1), default=0)
     if not 3 <= used <= len(DIMENSIONS) or shape[0] > 1 or min(shape[1:3]) < 2:
@@ -87,7 +86,7 @@ def off_grid_axes(path: str | Path) -> tuple[str, ...] | None:
 
 
 def is_pair(path: Path) -> bool:
-    """Whether the path, with either suffix or none, names a pair whose .hdr begins as BART's do."""
+    """Whether the path, with either suffix or none, names a pair whose .hdr begins like BART's."""
     base = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
     header = Path(f"{base}.hdr")
     if (path.suffix not in (".cfl", ".hdr") and path.is_file()) or not header.is_file():
@@ -125,8 +124,8 @@ def load(path: str | Path) -> NDArray[np.complex64]:
 def write(path: str | Path, array: ArrayLike) -> None:
     """Write an array (…, maps, coil, z, y, x) as a .cfl/.hdr pair, its axes reversed to BART's dimensions.
 
-    Converted to complex64. Each file appears whole or not at all, the .hdr last. Raises DataError for an empty array or
-    more than 16 axes, ReconError where the disk refuses.
+    Converted to complex64. Each file appears completely or not at all, the .hdr last. Raises DataError for an empty
+    array or more than 16 axes, ReconError if the files cannot be written.
     """
     data: NDArray[Any] = np.asarray(array)
     if data.size == 0 or data.ndim > len(DIMENSIONS):
@@ -140,7 +139,7 @@ def write(path: str | Path, array: ArrayLike) -> None:
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
-    """Both files of a pair; only the suffixes .cfl and .hdr are cut off, names may hold dots."""
+    """Both files of a pair; only the suffixes .cfl and .hdr are removed, because names may contain dots."""
     base = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
     return base.with_name(base.name + ".cfl"), base.with_name(base.name + ".hdr")
 

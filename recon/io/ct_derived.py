@@ -1,4 +1,4 @@
-"""CT images derived from a DICOM series: the source's patient, study, place and technique, pixels and identity new."""
+"""CT images derived from a DICOM series: patient, study, position and technique of the source, new pixels and UIDs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recon.io.provenance import DICOM_CREATOR, DICOM_GROUP, as_json, describe, i
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: What belongs to the pixels or the file of the source and not to those of the derived image.
+#: Attributes that belong to the pixels or the file of the source and not to the derived image.
 _GONE = (
     "PixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries",
     "LargestPixelValueInSeries", "PixelPaddingValue", "PixelPaddingRangeLimit", "VOILUTSequence", "ModalityLUTSequence",
@@ -26,21 +26,21 @@ _GONE = (
     "SourceImageSequence", "ReferencedImageSequence", "DerivationCodeSequence", "PixelDataProviderURL",
     "ReferencedPerformedProcedureStepSequence", "ImageComments", "ReferencedFrameNumber",
 )  # fmt: skip
-#: Series of the source's number and this are derived from it.
+#: A derived series has the source's number plus this.
 NUMBER = 1000
 
 
 def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[Dataset]:
-    """The DICOM objects of an image with a `source`, slice by slice; `content` is the digest that UIDs follow from.
+    """The DICOM objects of an image with a `source`, slice by slice; UIDs follow from the digest `content`.
 
         HU = stored · slope,   slope 1, or the source's where that is finer; nothing is clipped
 
-    Patient, study, frame of reference, technique and place of each slice are the source's own words. Series and
-    instances have UIDs of their own, ImageType says DERIVED, each slice refers to the one that it was made of, this
-    engine is contributing equipment. Private elements, overlays and signatures of the source are left out: what they
-    say of the pixels is no longer so. Frames of Enhanced CT become classic CT images. The series has the source's
-    number + 1000, or `series_number` where that is not 1. Raises ReconError for values that 16 bits do not
-    hold.
+    Patient, study, frame of reference, technique and position of each slice are copied from the source. Series and
+    instances get new UIDs, ImageType says DERIVED, each slice refers to its source slice, and recon is listed as
+    contributing equipment. Private elements, overlays and signatures of the source are left out, because their
+    statements on the pixels are no longer valid. Frames of Enhanced CT become classic CT images. The series has the
+    source's number + 1000, or `series_number` if that is not 1. Raises ReconError for values that do not fit into 16
+    bits.
     """
     from pydicom.uid import UID
 
@@ -51,7 +51,7 @@ def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[
         )
     slope = min([1.0, *(abs(float(d.RescaleSlope)) for d in image.source)])
     slope = float(dv.number(slope))
-    peak = float(max(-values.min(), values.max()))  # no array of magnitudes, as large as the volume
+    peak = float(max(-values.min(), values.max()))  # without an array of magnitudes as large as the volume
     if peak / slope > 32767:
         slope = float(dv.number(peak / 32767 * 1.0001))
     uid = dv.uid_of("derived series", content, str(image.source[0].get("SeriesInstanceUID", "")), str(series_number))
@@ -74,14 +74,14 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
 
     d, when = _copied(source), made_at(image)
     d.file_meta = FileMetaDataset()
-    # What came as a frame of an Enhanced CT object goes as an image of its own.
+    # A frame of an Enhanced CT object is written as a separate image.
     d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = UID(dv.CT_IMAGE)
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dv.sign(d.file_meta)
     for keyword in ("InstanceCreation", "Content", "Series"):
         setattr(d, f"{keyword}Date", when.strftime("%Y%m%d"))
         setattr(d, f"{keyword}Time", when.strftime("%H%M%S.%f"))
-    # PRIMARY stays: the image is of this examination, and viewers sort SECONDARY under screenshots.
+    # PRIMARY stays: the image belongs to this examination, and viewers sort SECONDARY with screenshots.
     kind = [str(v) for v in source.get("ImageType") or ()]
     d.ImageType = ["DERIVED", kind[1] if len(kind) > 1 else "PRIMARY", kind[2] if len(kind) > 2 else "AXIAL"]
     d.SeriesDescription = series_description(image)
@@ -106,11 +106,11 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
     d.setdefault("FrameOfReferenceUID", dv.uid_of("frame of reference", str(source.get("SeriesInstanceUID", ""))))
     d.setdefault("PositionReferenceIndicator", "")
     if not d.get("BodyPartExamined") and "ImageLaterality" not in d:
-        # Of a body part that is not named nobody can say that it is no pair: the attribute must be there, if empty.
+        # Without a body part it is unknown whether it is paired: the attribute must be present, but may be empty.
         d.setdefault("Laterality", "")
     filled = filling(source)
     if filled is not None and filled / slope == round(filled / slope) >= -32768:
-        d.add_new(0x00280120, "SS", round(filled / slope))  # PixelPaddingValue, as the pixels are stored now
+        d.add_new(0x00280120, "SS", round(filled / slope))  # PixelPaddingValue, as pixels are stored here
     block = d.private_block(DICOM_GROUP, DICOM_CREATOR, create=True)
     block.add_new(0x01, "UT", as_json(image, part="magnitude"))
     little = stored.astype("<i2").tobytes()
@@ -119,11 +119,11 @@ def _dataset(source: Dataset, image: Image, stored: NDArray[np.int16], slope: fl
 
 
 def _copied(source: Dataset) -> Dataset:
-    """The source's elements as UTF-8, without what speaks of its pixels."""
+    """The source's elements as UTF-8, without those on its pixels."""
     d = copy.deepcopy(source)
     d.decode()
     d.SpecificCharacterSet = "ISO_IR 192"
-    # A source of big endian (Philips and Siemens of old) is decoded by now, and pydicom would refuse to turn its bytes.
+    # A big-endian source (older Philips and Siemens) is decoded by now, and pydicom would refuse to swap its bytes.
     d.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
     d.remove_private_tags()
     for keyword in _GONE:
@@ -132,7 +132,7 @@ def _copied(source: Dataset) -> Dataset:
     for one in (d, *_items(d)):
         for element in list(one):
             _shorten(element)
-    # Overlays and curves are drawn over pixels that are no longer there; group lengths count bytes that are not.
+    # Overlays and curves are drawn over pixels that are gone; group lengths count bytes that are gone.
     for tag in [e.tag for e in d if 0x5000 <= e.tag.group <= 0x60FF or e.tag.element == 0]:
         del d[tag]
     return d
@@ -148,7 +148,7 @@ def _items(d: Dataset) -> Iterator[Dataset]:
 
 
 def _shorten(element: Any) -> None:
-    """Rewrite numbers in characters that DICOM does not allow: decimals of more than 16, whole ones with a point."""
+    """Rewrite numbers with too many or illegal characters: decimals with more than 16, integers with a point."""
     if element.VR not in ("DS", "IS") or element.value in (None, ""):
         return
     many = not isinstance(element.value, (str, int, float))

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
-#: How many numbers say where a slice lies and what its pixels stand for.
+#: Numbers that define a slice's position and the meaning of its pixels, with their count.
 _COUNTS = {
     "Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3,
     "RescaleSlope": 1, "RescaleIntercept": 1,
 }  # fmt: skip
-#: What a folder of files on a disc is listed in, under whatever name.
+#: The file that lists the files on a disc, under any name.
 _DIRECTORY = "1.2.840.10008.1.3.10"
-#: What a DICOM object begins with that lacks the preamble of a file: its meta information or its first attribute.
+#: First bytes of a DICOM object without the preamble of a file: its meta information or its first attribute.
 BARE = tuple(
     bytes(tag) for tag in ([2, 0, 0, 0], [8, 0, 0, 0], [8, 0, 1, 0], [8, 0, 5, 0], [8, 0, 8, 0], [8, 0, 22, 0])
 )
-#: Attributes that one series has in common; where they differ there is more than one grid of voxels.
+#: Attributes that all slices of a series share; if they differ, there is more than one voxel grid.
 _COMMON = ("Rows", "Columns", "PixelSpacing")
 
 
 def files(path: Path) -> Iterator[Path]:
-    """The DICOM files of a folder and all below it, in the order of their names, or the one that `path` is.
+    """The DICOM files of a folder and its subfolders, ordered by name, or the single file `path`.
 
-    A disc's own list of them (DICOMDIR) is none. Raises DataError for what cannot be read, and, at the end, for files
-    that break off before they could say that they are DICOM, or never say it: at the end of a series no gap would tell
-    of them.
+    A DICOMDIR does not count. Raises DataError for what cannot be read. At the end it also raises DataError for files
+    that are cut short before they can be recognised as DICOM, or never can be: a missing slice at the end of a series
+    leaves no gap.
     """
     kinds, short, bare = set[str](), list[str](), 0
     for file in [path] if path.is_file() else _below(path):
@@ -71,7 +71,7 @@ def files(path: Path) -> Iterator[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """The files below a folder, by name; raises DataError where one of its folders cannot be read."""
+    """The files below a folder, by name; raises DataError if one of its folders cannot be read."""
 
     def stop(error: OSError) -> None:
         raise _not_permitted(error) from None
@@ -88,12 +88,12 @@ def _not_permitted(error: OSError) -> DataError:
 
 
 def read(path: Path) -> CTImages:
-    """The CT series in a DICOM file or a folder and all below it.
+    """The CT series in a DICOM file, or in a folder and its subfolders.
 
-    Localizers, reports, maps and objects that are no CT images are left out and counted in the notes; passes of the
-    scanner or kernels that lie at the same places under one UID are series of their own. Raises DataError where there
-    is no CT image, or one series holds several orientations or grids, lacks slices, or holds some twice; no message
-    holds a word of the patient or the name of a file.
+    Localizers, reports, maps and objects that are not CT images are left out and counted in the notes. Passes of the
+    scanner, or kernels, that lie at the same positions under one UID are separate series. Raises DataError if there is
+    no CT image, or if a series has several orientations or grids, or missing or duplicate slices. No message contains
+    patient data or a file name.
     """
     found: dict[str, list[Slice]] = {}
     others: dict[str, int] = {}
@@ -115,7 +115,7 @@ def read(path: Path) -> CTImages:
             if kind:
                 others[kind] = others.get(kind, 0) + len(found.pop(uid))
     what = _told(others)
-    # Slices without a series come first: a header that lost its UID is cut short, and says so.
+    # Slices without a series come first: a header that lost its UID is cut short, and the error says so.
     told = [ct_passes.volumes(found[uid]) for uid in sorted(found)]
     several = [(part, notes) for parts, notes in told for part in parts]
     series = [_series(slices, len(several) > 1, notes) for slices, notes in several]
@@ -135,12 +135,12 @@ def _headers(path: Path) -> Iterator[Slice]:
     for file in files(path):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's repeat the values
+                warnings.simplefilter("ignore")  # pydicom's messages repeat the values
                 header = pydicom.dcmread(file, stop_before_pixels=True)
                 _drop_undecodable(header)
                 header.walk(_touch)
                 header.file_meta.walk(_touch)
-        except Exception as error:  # pydicom raises of all kinds for bytes that are no DICOM
+        except Exception as error:  # pydicom raises many kinds of errors for bytes that are not DICOM
             raise DataError(
                 f"a DICOM file of the series cannot be read ({type(error).__name__}): it is truncated or "
                 "damaged; copy the series again"
@@ -152,34 +152,34 @@ def _headers(path: Path) -> Iterator[Slice]:
 
 
 def _drop_undecodable(header: Dataset) -> None:
-    """Leave out private elements that are not as long as their type: scanners write such, and nobody needs them."""
+    """Remove private elements whose length does not fit their type: some scanners write them; they are not needed."""
     for tag in filter(lambda tag: tag.is_private, list(header.keys())):
         try:
             header[tag]
-        except Exception:  # pydicom raises of all kinds
+        except Exception:  # pydicom raises many kinds of errors
             del header[tag]
 
 
 def _touch(dataset: Dataset, element: Any) -> None:
-    """Decode an element, so that a broken one shows here."""
+    """Decode an element, so that a broken one raises here."""
 
 
 def _kind(d: Dataset) -> str:
-    """CT for a CT image, otherwise what the object is, in the plural."""
+    """CT for a CT image, otherwise the kind of object, in the plural."""
     modality = str(d.get("Modality", ""))
-    # The name in front of the data set is there even where that is cut short.
+    # The class in front of the data set is there even if the data set is cut short.
     uid = str(d.get("SOPClassUID") or d.file_meta.get("MediaStorageSOPClassUID", ""))
     if (0x7029, 0x1010) in d or (0x7031, 0x1001) in d:
         raise DataError("the folder holds both CT images and projections (DICOM-CT-PD); put each into its own folder")
     if not modality:
         raise DataError("a DICOM file in the folder has no Modality: it is truncated or damaged; copy the series again")
     if uid != CT_IMAGE and not ct_enhanced.is_enhanced(d):
-        return f"objects of modality {modality[:16]}"  # as long as the standard lets it be
+        return f"objects of modality {modality[:16]}"  # as long as the standard allows
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
 
 
 def _aside(slices: Sequence[Slice]) -> str:
-    """What images of a series are that are no volume in HU (pages of a report, maps, views all round); else nothing."""
+    """Why the images of a series are not a volume in HU: report pages, colour, maps, rotating views; or empty."""
     if all(_is_page(s.header) for s in slices):
         return "pages of a report"
     if all((whole(s.header, "SamplesPerPixel") or 1) != 1 for s in slices):
@@ -197,14 +197,14 @@ def _turns(slices: Sequence[Slice]) -> set[tuple[float, ...]]:
 
 
 def _unit(d: Dataset) -> str:
-    """What rescaled values are in; HU where nothing is said (DICOM PS3.3, C.8.2.1.1.2)."""
+    """Unit of rescaled values; HU if none is stated (DICOM PS3.3, C.8.2.1.1.2)."""
     return str(d.get("RescaleType") or "HU").strip().upper()[:16]
 
 
 def _is_page(d: Dataset) -> bool:
-    """Whether an object is a picture of text (a dose report, a protocol) that its scanner stored as a CT image.
+    """Whether an object is an image of text (a dose report, a protocol) that its scanner stored as a CT image.
 
-    It has pixels and a series, which the header of a slice that is cut short has not.
+    It has pixels and a series, unlike the header of a slice that is cut short.
     """
     whole = bool(d.get("SeriesInstanceUID")) and bool(d.get("Rows"))
     placed = d.get("ImagePositionPatient") or d.get("ImageOrientationPatient")
@@ -262,7 +262,7 @@ def _check(s: Slice, label: str) -> None:
 
 
 def _header(d: Dataset) -> Header:
-    """What NIfTI's sidecar may know; the patient stays in the DICOM headers."""
+    """What NIfTI's sidecar may contain; patient data stay in the DICOM headers."""
     study = Study(
         series_description=str(d.get("SeriesDescription", "")),
         protocol=str(d.get("ProtocolName", "")),

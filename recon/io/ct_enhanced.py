@@ -1,4 +1,4 @@
-"""Enhanced CT, many frames in one DICOM object: each frame told as the header of a classic CT image."""
+"""Enhanced CT, many frames in one DICOM object: each frame is presented as the header of a classic CT image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from recon.data import DataError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: Enhanced CT, and classic images that were put together into one object.
+#: Enhanced CT, and classic images that were converted into one object.
 CLASSES = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 
-#: What belongs to the object with its many frames and not to one of them.
+#: Attributes of the object with its many frames that do not apply to one of them.
 _OF_ALL = (
     "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence",
     "DimensionOrganizationSequence", "DimensionOrganizationType", "ConcatenationUID", "InConcatenationNumber",
@@ -25,7 +25,7 @@ _OF_ALL = (
     "PixelPresentation", "VolumetricProperties", "VolumeBasedCalculationTechnique", "PresentationLUTShape",
     "MultienergyCTAcquisition", "AcquisitionContextSequence",
 )  # fmt: skip
-#: Functional groups (DICOM PS3.3, C.7.6.16 and C.8.15.3) whose attributes a classic CT image has by the same name.
+#: Functional groups (DICOM PS3.3, C.7.6.16 and C.8.15.3) whose attributes have the same names in a classic CT image.
 _GROUPS = (
     "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence",
     "FrameVOILUTSequence", "CTReconstructionSequence", "CTXRayDetailsSequence", "CTAcquisitionDetailsSequence",
@@ -37,7 +37,7 @@ _SAME = (
     "ConvolutionKernel", "ReconstructionDiameter", "KVP", "FilterType", "RotationDirection", "GantryDetectorTilt",
     "TableHeight", "DataCollectionDiameter", "AcquisitionNumber", "PatientPosition", "BodyPartExamined",
 )  # fmt: skip
-#: Numbers that a classic image has as whole ones, by another name: group, there, here.
+#: Numbers that a classic image stores as integers under another name: group, name there, name here.
 _WHOLE = (
     ("CTExposureSequence", "ExposureTimeInms", "ExposureTime"),
     ("CTExposureSequence", "XRayTubeCurrentInmA", "XRayTubeCurrent"),
@@ -48,15 +48,15 @@ _WHOLE = (
 
 
 def is_enhanced(d: Dataset) -> bool:
-    """Whether an object holds many frames, each with a place of its own."""
+    """Whether an object holds many frames, each with its own position."""
     return str(d.get("SOPClassUID", "")) in CLASSES
 
 
 def frames(d: Dataset) -> list[Dataset]:
-    """A header as of a classic CT image for each frame, in their order in the object.
+    """A header as of a classic CT image for each frame, in the order of the object.
 
-    `ReferencedFrameNumber` is the frame's number from 1, the SOP class and instance stay those of the object. Raises
-    DataError for an object whose functional groups are not there.
+    `ReferencedFrameNumber` is the frame's number from 1; the SOP class and instance stay those of the object. Raises
+    DataError for an object without functional groups.
     """
     from pydicom import Dataset as New
 
@@ -105,7 +105,7 @@ def _frame(common: Dataset, shared: Dataset | None, own: Dataset, number: int) -
 
 
 def _put(d: Dataset, keyword: str, value: Any) -> None:
-    """Set an attribute of one frame; those that are there already belong to all of them."""
+    """Set an attribute of one frame; existing ones belong to all frames."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = tag_for_keyword(keyword)
@@ -114,13 +114,13 @@ def _put(d: Dataset, keyword: str, value: Any) -> None:
 
 
 def _one(groups: Dataset | None, name: str) -> Any:
-    """The item of a sequence that holds one; None where there is none."""
+    """The item of a sequence with exactly one; None if there is none."""
     found = groups.get(name) if groups is not None else None
     return found[0] if found else None
 
 
 def pixels(path: Path, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """Stored values of frames, numbered from 1, in the order that is asked for; one is in memory at a time."""
+    """Stored values of frames, numbered from 1, in the requested order; one is in memory at a time."""
     from pydicom.pixels.utils import iter_pixels
 
     for frame in iter_pixels(path, indices=[n - 1 for n in numbers], raw=True):

@@ -29,7 +29,7 @@ class _Array:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file begins as NIfTI does, packed with gzip or not."""
+    """Whether a file begins like NIfTI, compressed with gzip or not."""
     try:
         with _unpacked(path) as file:
             return bool(_version(file.read(352)))
@@ -38,14 +38,14 @@ def is_nifti(path: Path) -> bool:
 
 
 def _unpacked(path: Path) -> Any:
-    """The file, open for reading, without the gzip around it where there is one."""
+    """The file, open for reading, decompressed if it is gzipped."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if packed else path.open("rb")
 
 
 def _version(start: bytes) -> int:
-    """Version of the NIfTI file that begins so, 1 or 2; 0 where it is none that holds header and voxels together."""
+    """NIfTI version of a file that begins like this, 1 or 2; 0 if it does not hold header and voxels together."""
     return 1 if start[344:347] == b"n+1" else 2 if start[4:7] == b"n+2" else 0
 
 
@@ -58,7 +58,7 @@ def read(path: Path) -> CTImages:
     from nibabel.fileholders import FileHolder
 
     try:
-        # Not nibabel.load, which goes by the name of the file.
+        # Not nibabel.load, which depends on the file name.
         with _unpacked(path) as file:
             reader: Any = nibabel.Nifti2Image if _version(file.read(352)) == 2 else nibabel.Nifti1Image
             image = reader.from_file_map({"image": FileHolder(fileobj=file)})
@@ -68,7 +68,7 @@ def read(path: Path) -> CTImages:
             values = np.asarray(image.dataobj, dtype=np.float32)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # nibabel, gzip and zlib raise of all kinds
+    except Exception as error:  # nibabel, gzip and zlib raise many kinds of errors
         raise DataError(
             f"{path.name} is truncated or not a NIfTI file ({type(error).__name__}); copy it again"
         ) from None
@@ -94,7 +94,7 @@ def read(path: Path) -> CTImages:
 
 
 def _geometry(image: Any, shape: tuple[int, ...], path: Path) -> Geometry:
-    """The grid in LPS; its axes alone where the file claims no space of a scanner."""
+    """The grid in LPS; only its axes if the file claims no scanner space."""
     known = bool(image.header["qform_code"] or image.header["sform_code"])
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)
     if not np.isfinite(lps).all():

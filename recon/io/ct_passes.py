@@ -1,4 +1,4 @@
-"""Which slices of one series UID make a volume: passes, kernels, phases and times lie at the same places."""
+"""Which slices of one series UID make a volume: passes, kernels, phases and times can lie at the same positions."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from recon.io import ct_places
 from recon.io.ct_slices import Slice, whole
 
-#: What tells reconstructions apart that were stored under one UID: passes of the scanner, kernels, energies, times.
-#: All but the first two may differ from slice to slice, so that they count only where each is that of a whole volume.
+#: Attributes that distinguish reconstructions stored under one UID: passes of the scanner, kernels, energies, times.
+#: All but the first two may differ from slice to slice, so they count only if each value belongs to a whole volume.
 _APART = (
     "AcquisitionNumber", "ConvolutionKernel", "KVP", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase",
     "TriggerTime", "AcquisitionTime", "ImageType",
 )  # fmt: skip
 
-#: Slices that an acquisition must have to be a volume of its own: old scanners count each slice as one.
+#: Fewest slices for an acquisition to be a separate volume: old scanners count each slice as an acquisition.
 LEAST = 3
 
 
 def volumes(slices: Sequence[Slice]) -> tuple[list[list[Slice]], list[str]]:
-    """The slices of one series UID, apart where that explains why several lie at one place, and what is to be said.
+    """The slices of one series UID, divided if that explains several slices at one position, and notes.
 
-    Where no attribute does, and each place was measured as often as any other, they are told apart by their instance
-    numbers: scanners count through the places of one time and then the next, or through the times of one place.
+    If no attribute distinguishes them, and each position was measured equally often, the instance numbers do. Scanners
+    count either through the positions of one time and then the next, or through the times of one position.
     """
     whole_series = list(slices)
     if not _twice(whole_series):
@@ -49,7 +49,7 @@ def _by(keyword: str, slices: Sequence[Slice]) -> dict[str, list[Slice]]:
 
 
 def _acquisitions(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Acquisitions of one series, where each lies on a grid of its own and together they lie on none; else nothing.
+    """Acquisitions of one series, if each lies on its own grid and together they lie on none; otherwise empty.
 
     A head is often scanned with one tilt below and with another above, or the table is moved in between.
     """

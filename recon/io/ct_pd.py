@@ -1,4 +1,4 @@
-"""CT projections as DICOM (DICOM-CT-PD): one file for each view, checked before any of their pixels is read.
+"""CT projections as DICOM (DICOM-CT-PD): one file per view, checked before any pixels are read.
 
 B. Chen et al., Development and validation of an open data format for CT projection data, Med. Phys. 42, 6964 (2015);
 T. R. Moen et al., Low-dose CT image and projection dataset, Med. Phys. 48, 902 (2021), table IV.
@@ -25,7 +25,7 @@ from recon.io.ct_pd_header import PIXELS, PROJECTION, WANTED, described, number,
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: What each projection must state, by name, and what all of one scan have in common.
+#: What each projection must state, by name, and what all projections of a scan share.
 _NEEDED = ("angle", "position", "radius", "distance", "rows", "columns", "row_spacing", "column_spacing", "centre")
 _COMMON = ("radius", "distance", "rows", "columns", "row_spacing", "column_spacing", "centre")
 #: How far positions of a helix may go back, in mm: they are stored rounded.
@@ -34,22 +34,22 @@ _JITTER = 0.06
 
 @dataclass(frozen=True)
 class _View:
-    """One file: what it says of its projection, by name."""
+    """One file: the attributes of its projection, by name."""
 
     path: Path
     values: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """What a message may call it, since names of files may hold the patient's."""
+        """How a message names it, because file names may contain the patient's name."""
         return f"projection {self.values['instance']:.0f}"
 
 
 @dataclass(frozen=True)
 class _Files:
-    """The pixels of a scan, read view by view; the digest of each that was read is kept for the fingerprint.
+    """The pixels of a scan, read view by view; the digest of each view read is kept for the fingerprint.
 
-    `turned`: the files' first row is the nearest to the table, where the format's is the farthest.
+    `turned` means that the files' first row is nearest to the table; in the format it is the farthest.
     """
 
     views: tuple[_View, ...]
@@ -58,7 +58,7 @@ class _Files:
     digests: dict[int, bytes] = field(default_factory=dict)
 
     def stored(self, first: int, last: int) -> NDArray[np.uint16]:
-        """Projections first … last − 1 as they are stored, (view, row, column)."""
+        """Projections first … last − 1 as stored, (view, row, column)."""
         out = np.empty((last - first, *self.shape), np.uint16)
         for i in range(first, last):
             pixels = _pixels(self.views[i], self.shape)
@@ -67,7 +67,7 @@ class _Files:
         return out
 
     def sha256(self) -> str:
-        """Fingerprint of the pixels and of where they were measured; reads what has not been read yet."""
+        """Fingerprint of the pixels and of where they were measured; reads the pixels that have not been read yet."""
         for i in range(len(self.views)):
             if i not in self.digests:
                 self.stored(i, i + 1)
@@ -84,16 +84,16 @@ def is_projection(path: Path) -> bool:
 
     try:
         d = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(PROJECTION))
-    except Exception:  # pydicom raises of all kinds for bytes that are no DICOM
+    except Exception:  # pydicom raises many kinds of errors for bytes that are not DICOM
         return False
     return any(tag in d for tag in PROJECTION)
 
 
 def read(path: Path) -> CTViews:
-    """The projections of a folder, in the order of their instance numbers; pixels are read when they are asked for.
+    """The projections of a folder, in the order of their instance numbers; pixels are read on request.
 
-    Raises DataError where projections are missing, there twice, cut short or of several series, and where geometry,
-    angles or positions make no scan; no message holds a word of the patient or the name of a file.
+    Raises DataError if projections are missing, duplicate, cut short or from several series, and if geometry, angles or
+    positions do not make a scan. No message contains patient data or a file name.
     """
     views: list[_View] = []
     others = Counter[str]()
@@ -104,7 +104,7 @@ def read(path: Path) -> CTViews:
                 views.append(_view(file, d))
             except (DataError, OSError, MemoryError):
                 raise
-            except Exception as error:  # pydicom decodes an attribute when it is asked for
+            except Exception as error:  # pydicom decodes an attribute on access
                 raise _damaged(error) from None
         else:
             if not word(d, "modality"):
@@ -131,7 +131,7 @@ def _header(file: Path) -> Dataset:
 
     try:
         return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(WANTED))
-    except Exception as error:  # pydicom raises of all kinds for bytes that are no DICOM
+    except Exception as error:  # pydicom raises many kinds of errors for bytes that are not DICOM
         raise _damaged(error) from None
 
 
@@ -156,7 +156,7 @@ def _one_series(views: Sequence[_View]) -> None:
 
 
 def _view(file: Path, d: Dataset) -> _View:
-    """What a header says, checked; raises DataError for one that lacks something or states what is no number."""
+    """The content of a header, checked; raises DataError if something is missing or is not a number."""
     instance = number(d, "instance")
     label = "a projection without number" if instance is None else f"projection {instance:.0f}"
     if instance is None:
@@ -196,13 +196,13 @@ def _view(file: Path, d: Dataset) -> _View:
 
 
 def _complete(views: Sequence[_View]) -> None:
-    """Raise DataError where a projection is missing or there twice, naming it."""
+    """Raise DataError if a projection is missing or duplicate, naming it."""
     present = [round(v.values["instance"]) for v in views]
     twice = sorted(n for n, count in Counter(present).items() if count > 1)
     if twice:
         raise DataError(f"{len(twice)} projections appear twice ({_few(twice)}); give the projections of one scan only")
     lost = present[-1] - present[0] + 1 - len(present)
-    if lost:  # named by the gaps: between absurd numbers there is no list of all
+    if lost:  # named by the gaps: with absurd numbers a list of all would be endless
         gaps = [range(a + 1, b) for a, b in pairwise(present) if b > a + 1]
         some = [n for gap in gaps[:4] for n in gap[:4]][:4] + [gaps[-1][-1]] * (lost > 4)
         raise DataError(
@@ -270,7 +270,7 @@ def _scan(views: Sequence[_View], first: Dataset) -> CTViews:
 def _path(
     views: Sequence[_View], angles: NDArray[np.float64], positions: NDArray[np.float64], kind: str, row: float
 ) -> bool:
-    """Whether the source ran along a helix; raises DataError, naming the place, for a path that no scanner takes."""
+    """Whether the source moved along a helix; raises DataError, naming the place, for a path that no scanner has."""
     if len(views) < 16:
         raise DataError(f"{len(views)} projections are too few for a scan; give the folder with all of them")
     turns, moves = np.diff(angles), np.diff(positions)
@@ -311,7 +311,7 @@ def _path(
 
 
 def _water(d: Dataset) -> tuple[float, list[str]]:
-    """Attenuation of water in 1/mm, which some files state in 1/cm."""
+    """Attenuation of water in 1/mm; some files state it in 1/cm."""
     water = number(d, "water") or number(d, "water_before")
     if water is None or water == 0:
         return 0.0, ["the projections do not give the attenuation of water; that at 70 keV is used"]
@@ -325,7 +325,7 @@ def _water(d: Dataset) -> tuple[float, list[str]]:
 
 
 def _pixels(view: _View, shape: tuple[int, int]) -> NDArray[np.uint16]:
-    """Stored values of a projection as (row, column), whichever way round the file has them."""
+    """Stored values of a projection as (row, column), in whichever order the file has them."""
     import pydicom
 
     rows, columns = shape
@@ -345,6 +345,6 @@ def _pixels(view: _View, shape: tuple[int, int]) -> NDArray[np.uint16]:
             "damaged; copy the projections again"
         ) from None
     flat = flat[: rows * columns]
-    # The format says row by row; scanners' exporters store the transpose and say so in Rows and Columns.
+    # The format says row by row; scanners' exporters store the transpose and state it in Rows and Columns.
     turned = (int(d.Rows), int(d.Columns)) != (rows, columns)
     return np.asarray(flat.reshape(columns, rows).T if turned else flat.reshape(rows, columns), dtype=np.uint16)

@@ -1,4 +1,4 @@
-"""The attributes of DICOM-CT-PD: private ones are read by their tags, whatever representation a file gives them."""
+"""The attributes of DICOM-CT-PD: private ones are read by tag, whatever value representation a file gives them."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _TAGS: dict[str, tuple[tuple[int, int], str]] = {
     "geometry": ((0x7037, 0x100A), "text"),
     "log": ((0x7039, 0x1009), "text"),
     "water": ((0x7041, 0x1001), "text"),
-    # Where versions of the format before 2018 state it.
+    # Where versions of the format before 2018 store it.
     "water_before": ((0x0018, 0x0061), "text"),
 }
-#: A file that has one of these is a projection.
+#: A file with one of these is a projection.
 PROJECTION = ((0x7029, 0x1010), (0x7031, 0x1001))
-#: What is needed to decode the pixels, compressed ones too.
+#: Attributes needed to decode the pixels, including compressed ones.
 PIXELS = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelData"),
@@ -62,7 +62,7 @@ WANTED: tuple[Any, ...] = (*(tag for tag, _ in _TAGS.values()), *_KEYWORDS)
 
 
 def numbers(d: Dataset, name: str) -> tuple[float, ...] | None:
-    """The numbers of an attribute, None where it is missing, empty or holds none."""
+    """The numbers of an attribute, None if it is missing, empty or not numeric."""
     tag, kind = _TAGS[name]
     value = d[tag].value if tag in d else None
     if isinstance(value, (bytes, bytearray)) and kind != "text":
@@ -83,13 +83,13 @@ def numbers(d: Dataset, name: str) -> tuple[float, ...] | None:
 
 
 def number(d: Dataset, name: str) -> float | None:
-    """The first number of an attribute, None where there is none."""
+    """The first number of an attribute, None if there is none."""
     found = numbers(d, name)
     return found[0] if found else None
 
 
 def word(d: Dataset, name: str) -> str:
-    """A word such as HELICAL; empty where there is none."""
+    """A word such as HELICAL; empty if there is none."""
     tag, _ = _TAGS[name]
     value = d[tag].value if tag in d else ""
     text = bytes(value).decode("latin-1") if isinstance(value, (bytes, bytearray)) else str(value or "")
@@ -97,12 +97,12 @@ def word(d: Dataset, name: str) -> str:
 
 
 def of_ge(d: Dataset) -> bool:
-    """Whether a scanner of GE made the projections, whose files differ from the format (docs/reference/formats.md)."""
+    """Whether the projections are from a GE scanner, whose files differ from the format (docs/reference/formats.md)."""
     return str(d.get("Manufacturer") or "").strip().upper().startswith("GE")
 
 
 def described(d: Dataset) -> Header:
-    """Patient, study and scanner, for what is written of the scan."""
+    """Patient, study and scanner, for outputs of the scan."""
 
     def text(keyword: str) -> str:
         return str(d.get(keyword) or "")

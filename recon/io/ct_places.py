@@ -1,4 +1,4 @@
-"""Where the slices of a CT series lie: their order, what is missing between them, and the grid that they make."""
+"""Positions of the slices of a CT series: their order, missing slices, and the grid that they form."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from recon.data import DataError, counted
 from recon.geometry import Geometry, GeometryError, vector
 from recon.io.ct_slices import Slice, number, whole
 
-#: Slices further from their place than this, in mm, are not where a regular series has them.
+#: Largest deviation of a slice from its position in a regular series, in mm.
 _TOLERANCE = 0.05
-#: By how much directions of parallel slices may differ: they are stored rounded.
+#: How much directions of parallel slices may differ: they are stored rounded.
 PARALLEL = 1e-3
 
 
 def straight(slices: Sequence[Slice]) -> bool:
-    """Whether slices are parallel and lie along one line, as those of one grid do; also where a header states no place.
+    """Whether slices are parallel and lie along one line, as in one grid; True also for headers without a position.
 
-    Headers without a place are told of elsewhere.
+    Headers without a position are reported elsewhere.
     """
     try:
         turns = np.array([[float(v) for v in s.header.ImageOrientationPatient] for s in slices])
@@ -37,9 +37,9 @@ def straight(slices: Sequence[Slice]) -> bool:
 
 
 def in_order(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> tuple[list[Slice], list[str]]:
-    """Slices along r × c, without those that are there twice, and what is to be said of them.
+    """Slices along r × c, without duplicates, and notes.
 
-    Raises DataError for two of one place, and for slices that are missing: see `_missing`.
+    Raises DataError for two different slices at one position, and for missing slices: see `_missing`.
     """
     notes = []
     single: dict[tuple[str, str], Slice] = {}
@@ -82,16 +82,16 @@ def _usual(gaps: NDArray[np.float64]) -> float:
 
 
 def _odd(gaps: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Steps that are not the usual one."""
+    """Steps that differ from the usual one."""
     step = _usual(gaps)
     return np.nonzero(np.abs(gaps - step) > max(_TOLERANCE, 0.02 * step))[0]
 
 
 def _missing(ordered: Sequence[Slice], gaps: NDArray[np.float64], i: int) -> int:
-    """How many slices are missing between i and i + 1, which lie further apart than is usual.
+    """How many slices are missing between i and i + 1, which lie further apart than usual.
 
-    Where instance numbers count through the other slices one by one, they tell: a scanner that skips a place goes
-    on counting. Where they do not, a gap of whole steps is a slice that was lost, and any other is a spacing.
+    If instance numbers count through the other slices one by one, they decide: a scanner that skips a position
+    continues to count. Otherwise, a gap of whole steps is a lost slice, and any other gap is a spacing.
     """
     step = _usual(gaps)
     if gaps[i] < step:
@@ -140,10 +140,10 @@ def grid(slices: Sequence[Slice], turn: NDArray[np.float64], label: str) -> Geom
 
 
 def sheared(geometry: Geometry) -> list[str]:
-    """What is said of slices that do not lie straight above each other.
+    """The note on slices that are not straight above each other.
 
-    A gantry tilts about the axis from left to right, along which rows run: a shear along columns. One along rows comes
-    of another cause, such as a stack that was cut out anew.
+    A gantry tilts about the axis from left to right, along which rows run: a shear along columns. A shear along rows
+    has another cause, such as a resampled stack.
     """
     aside, along = (float(v) for v in geometry.shear)
     if not aside and not along:

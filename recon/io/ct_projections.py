@@ -1,4 +1,4 @@
-"""CT projections as HDF5, the layout that docs/reference/formats.md tells: read, checked, written."""
+"""CT projections as HDF5, in the layout of docs/reference/formats.md: read, checked, written."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from recon.data import CTProjections, DataError
 from recon.io import hdf5
 
-#: What the root's attribute `format` says.
+#: Value of the root's attribute `format`.
 FORMAT = "recon CT projections"
 VERSION = 1
 _BEAMS = ("parallel", "flat", "curved", "cone")
-#: Line integrals beyond these are none: e^-30 of the photons, or more light behind the body than before it.
+#: Line integrals beyond these are impossible: e^-30 of the photons, or more light behind the body than before it.
 _LOW, _HIGH = -3.0, 30.0
 
 
 def is_projections(file: Any) -> bool:
-    """Whether an open HDF5 file is of this layout, or tries to be."""
+    """Whether an open HDF5 file has this layout, or is meant to."""
     return _text(file, "format") == FORMAT or "projections" in file
 
 
 def read(path: Path) -> CTProjections:
-    """The projections in a file; raises DataError, naming the entry, for one that is missing or makes no scan."""
+    """The projections in a file; raises DataError, naming the entry, if one is missing or they make no scan."""
     with hdf5.opened(path) as file:
         return _checked(_read(file, path), path)
 
 
 def write(scan: CTProjections, path: Path) -> None:
-    """Write projections as HDF5, whole or not at all; the same scan gives the same bytes."""
+    """Write projections as HDF5, completely or not at all; the same scan gives the same bytes."""
     with hdf5.created(path, scan.values.nbytes) as file:
         file.attrs.update({"format": FORMAT, "version": VERSION})
         data = file.create_dataset("projections", data=scan.values, chunks=(1, *scan.values.shape[1:]), compression=4)
@@ -93,7 +93,7 @@ def _read(file: Any, path: Path) -> CTProjections:
     matrix = hdf5.numbers(image, "matrix", (0, 0))
     if len(matrix) != 2 or not np.isfinite(matrix).all():
         raise DataError(f"{path.name}: the image's matrix is {matrix}, not two whole numbers; write rows and columns")
-    # Each row of a fan's file is a slice; of a cone the slices to make are free.
+    # Each row of a fan's file is a slice; for a cone the slices are free to choose.
     slices = hdf5.numbers(image, "slice_positions_mm", () if beam == "cone" else np.arange(len(values)))
     return CTProjections(
         values=values,

@@ -1,4 +1,4 @@
-"""One slice of a CT series in DICOM: what its header says in numbers, and its pixels in HU."""
+"""One slice of a CT series in DICOM: numbers of its header, and its pixels in HU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recon.io import ct_enhanced
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: Nothing weighs less than air: a value below this in HU is a filling and no measurement.
+#: Nothing attenuates less than air: a value below this in HU is padding, not a measurement.
 FILLING = -1100.0
 
 
@@ -31,14 +31,14 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """What a message may call it: its number, since names of files may hold the patient's."""
+        """How a message names it: its number, because file names may contain the patient's name."""
         number = self.header.get("InstanceNumber")
         kind = "frame" if ct_enhanced.is_enhanced(self.header) else "instance"
         return f"{kind} {number}" if number is not None else "an instance without number"
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What no other slice shares, and a copy does."""
+        """A value that only copies of this slice share."""
         uid = str(self.header.get("SOPInstanceUID", self.path))
         return uid, str(self.header.get("ReferencedFrameNumber", ""))
 
@@ -58,7 +58,7 @@ class Files:
         """HU of the slices first … last − 1."""
         chosen = self.slices[first:last]
         d = chosen[0].header
-        # Filled slice by slice: a list of them would take the memory of a second volume.
+        # Filled slice by slice: a list would need the memory of a second volume.
         out = np.empty((len(chosen), int(d.Rows), int(d.Columns)), np.float32)
         for k, hu in enumerate(_all_hu(chosen)):
             out[k] = hu
@@ -66,7 +66,7 @@ class Files:
 
 
 def numbers(d: Dataset, keyword: str) -> list[float]:
-    """The numbers of a header's attribute; none where it is missing, empty, or one is in characters that make none."""
+    """The numbers of a header's attribute; empty if it is missing, empty, or one is not a number."""
     value = d.get(keyword)
     try:
         found = [float(v) for v in ([value] if isinstance(value, (str, int, float)) else value)]
@@ -76,21 +76,21 @@ def numbers(d: Dataset, keyword: str) -> list[float]:
 
 
 def number(d: Dataset, keyword: str) -> float | None:
-    """A number of a header; None where it is missing, empty, or in characters that make none ("2,5")."""
+    """A number of a header; None if it is missing, empty, or not a number ("2,5")."""
     found = numbers(d, keyword)
     return found[0] if len(found) == 1 else None
 
 
 def whole(d: Dataset, keyword: str) -> int | None:
-    """A whole number of a header; None where it is missing, empty or none."""
+    """An integer of a header; None if it is missing, empty or not an integer."""
     value = number(d, keyword)
     return None if value is None or value != round(value) else round(value)
 
 
 def filling(d: Dataset) -> float | None:
-    """HU of the filling that a header declares outside of the scanner's circle; None for none, or one that is a HU.
+    """Padding value in HU that a header declares outside the scanner's circle; None for none, or for a possible HU.
 
-    PixelPaddingValue counts as the pixels do; some scanners write it unsigned beside signed pixels (−2000 as 63536).
+    PixelPaddingValue is stored like the pixels; some scanners write it unsigned beside signed pixels (−2000 as 63536).
     """
     stored, slope, low = (number(d, k) for k in ("PixelPaddingValue", "RescaleSlope", "RescaleIntercept"))
     if stored is None or slope is None or low is None:
@@ -105,7 +105,7 @@ def filling(d: Dataset) -> float | None:
 
 
 def _all_hu(slices: Sequence[Slice]) -> Iterator[NDArray[np.float32]]:
-    """HU of slices; frames of one object that follow each other are read in one go."""
+    """HU of slices; consecutive frames of one object are read together."""
     for path, several in groupby(slices, lambda s: s.path):
         part = list(several)
         if ct_enhanced.is_enhanced(part[0].header):
@@ -122,7 +122,7 @@ def _all_hu(slices: Sequence[Slice]) -> Iterator[NDArray[np.float32]]:
 
 
 def _hu(s: Slice) -> NDArray[np.float32]:
-    """HU of one slice in a file of its own."""
+    """HU of one slice in a separate file."""
     import pydicom
 
     try:

@@ -1,4 +1,4 @@
-"""Images as DICOM: classic MR Image Storage (CT Image Storage for HU), one file for each slice."""
+"""Images as DICOM: classic MR Image Storage (CT Image Storage for HU), one file per slice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recon.io.provenance import plain
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: What decides the picture: part of every UID, so that a job sent again is recognised and a changed one is not.
+#: What determines the image: part of every UID, so that a repeated job is recognised and a changed one is new.
 _SETTINGS = (
     "engine",
     "version",
@@ -51,9 +51,9 @@ def write_dicom(
     series_number: int = 1,
     derived: bool = False,
 ) -> list[Path]:
-    """Write an image as a folder of DICOM files, whole or not at all: IM0001.dcm …, below SE01 … if several series.
+    """Write an image as a folder of DICOM files, all or nothing: IM0001.dcm …, below SE01 … if several series.
 
-    See `datasets` for what a series is. `folder` must not exist or be empty. Returns the files.
+    See `datasets` for the division into series. `folder` must not exist or must be empty. Returns the files.
     """
     found: list[Path] = []
     with atomic_dir(folder) as temporary:
@@ -75,7 +75,7 @@ def write_dicom_file(
     series_number: int = 1,
     derived: bool = False,
 ) -> list[Path]:
-    """Write an image of one slice as one DICOM file. Raises ReconError for any that needs several files."""
+    """Write an image of one slice as one DICOM file. Raises ReconError for images that need several files."""
     check_file(image, path, parts)
     (dataset,) = datasets(image, parts=parts, series_number=series_number, derived=derived)
     with atomic_file(path) as temporary:
@@ -97,17 +97,17 @@ def datasets(
 ) -> Iterator[Dataset]:
     """The DICOM objects of an image, slice by slice, ready to be saved or sent.
 
-    One series holds one meaning: each part (magnitude, phase, …) and each `set` has its own, and so has each contrast,
-    unless the contrasts are echoes with different known echo times, which share a series under EchoNumbers. Repetitions
-    and cardiac phases share a series under TemporalPositionIdentifier.
+    A series has one meaning: each part (magnitude, phase, …) and each `set` is a separate series, and so is each
+    contrast, unless the contrasts are echoes with different known echo times, which share a series under EchoNumbers.
+    Repetitions and cardiac phases share a series under TemporalPositionIdentifier.
 
         value · unit = stored · RescaleSlope,   one slope for each part, nothing clipped
 
-    where unit is 1 (1000 for phase: milliradians; a power of ten for very small values, said in ImageComments). UIDs
-    follow from pixels and settings: the same give the same UIDs, anything changed gives new ones. Geometry follows
-    PS3.3 C.7.6.2; an unknown one has a frame of reference of its own and says so. `derived` labels the image DERIVED,
-    as some sites ask for learned methods; PS3.3 C.7.6.1.1.2 calls every image from raw data ORIGINAL, every one
-    that was made of images DERIVED (see `ct_derived`). Raises ReconError for NaN or infinity.
+    where unit is 1 (1000 for phase: milliradians; a power of ten for very small values, stated in ImageComments). UIDs
+    follow from pixels and settings: the same give the same UIDs, any change gives new ones. Geometry follows PS3.3
+    C.7.6.2; an unknown one gets a separate frame of reference and a comment. `derived` labels the image DERIVED, as
+    some sites want for learned methods; PS3.3 C.7.6.1.1.2 calls every image from raw data ORIGINAL, and every image
+    made from images DERIVED (see `ct_derived`). Raises ReconError for NaN or infinity.
     """
     content = _digest(image)
     if image.source:
@@ -157,12 +157,12 @@ def _scale(image: Image, name: Part, values: Sequence[NDArray[np.float32]]) -> S
     if name == "phase":
         return Scale(0.1, True, -math.pi * _MRAD, math.pi * _MRAD, _MRAD)
     found = scale(values, step=1.0 if image.units == "HU" else None)
-    # Values are divided by the slope as the file spells it, not by one with more digits.
+    # Values are divided by the slope as written in the file, not by one with more digits.
     return replace(found, slope=float(dv.number(found.slope)), signed=found.signed or image.units == "HU")
 
 
 def _study(image: Image, content: str) -> str:
-    """A new StudyInstanceUID, shared by all images of one scan of one patient: its stacks, its recipes."""
+    """A new StudyInstanceUID, shared by all images of one scan of one patient, for all stacks and recipes."""
     scan = image.provenance.get("scan_sha256")
     patient = json.dumps(dataclasses.asdict(image.header.patient), sort_keys=True)
     return dv.uid_of("study", str(scan), patient) if scan else dv.uid_of("study", content)

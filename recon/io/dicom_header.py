@@ -1,4 +1,4 @@
-"""What all slices of a DICOM series share: patient, study, scanner, technique, and how the image came about."""
+"""Attributes shared by all slices of a DICOM series: patient, study, scanner, technique, and how the image was made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNPAIRED |= {"ABDOMEN", "LIVER", "PELVIS", "PROSTATE", "UTERUS", "WHOLEBODY", "
 
 @dataclass(frozen=True)
 class Series:
-    """The volumes of one series, the real part of them that is written, its scale, and what tells it from others."""
+    """The volumes of one series, the part of them that is written, its scale, and what distinguishes it from others."""
 
     part: Part
     volumes: Sequence[Volume]
@@ -37,10 +37,10 @@ class Series:
 
 
 def series_header(image: Image, series: Series, study: str, content: str, derived: bool) -> Dataset:
-    """The attributes that all slices of `series` share, without pixels and UIDs of its own.
+    """The attributes that all slices of `series` share, without pixels and their own UIDs.
 
-    `study` is the StudyInstanceUID, `content` the digest that new UIDs follow from. Attributes of type 2 that the scan
-    does not state are empty, never invented; optional ones are absent.
+    `study` is the StudyInstanceUID; new UIDs follow from the digest `content`. Type 2 attributes that the scan does not
+    state are empty, never invented; optional ones are absent.
     """
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
@@ -135,21 +135,21 @@ def _mr(d: Dataset, image: Image) -> None:
         d.MagneticFieldStrength = dv.number(system.field_T)
     if system.frequency_Hz:
         d.ImagingFrequency = dv.number(system.frequency_Hz / 1e6)
-        # Protons precess at 42.58 MHz/T, and a magnet that is sold as 3 T may hold 2.89. Fluorine is 6 % below; other
-        # nuclei are left to be named by those who know them.
+        # Protons precess at 42.58 MHz/T, and a magnet sold as 3 T may have 2.89 T. Fluorine is 6 % below; other nuclei
+        # are not named here.
         if system.field_T and abs(system.frequency_Hz / system.field_T / 42.577e6 - 1) < 0.04:
             d.ImagedNucleus = "1H"
 
 
 def equipment(image: Image, when: datetime) -> Dataset:
-    """This engine as an item of ContributingEquipmentSequence."""
+    """recon as an item of ContributingEquipmentSequence."""
     from pydicom import Dataset
 
     p, item = image.provenance, Dataset()
     item.PurposeOfReferenceCodeSequence = [dv.coded("109102", "Processing Equipment")]
     item.Manufacturer = item.ManufacturerModelName = dv.text(p.get("engine") or "recon")
     versions = [dv.text(p.get("version") or __version__)]
-    # 64 characters do not hold a whole SHA-256 and its name; ContributionDescription does.
+    # A SHA-256 and its name do not fit into 64 characters; ContributionDescription holds them.
     versions += [
         dv.text(f"{word} sha256:{str(p[key])[:40]}")
         for key, word in (("recipe_hash", "recipe"), ("weights_sha256", "weights"))
@@ -189,7 +189,7 @@ def _scanning_sequence(image: Image) -> list[str]:
         "GR": ("flash", "gradientecho", "gradient echo", "gre", "trufi", "ssfp", "spgr", "mprage"),
     }
     found = [code for code, names in families.items() if any(n in words for n in names)]
-    # Research Mode is the standard's own word for none of the others.
+    # Research Mode is the standard's term for none of the others.
     return [*(found or ["RM"]), *(["IR"] if image.header.sequence.TI and found else [])]
 
 
@@ -202,10 +202,10 @@ def _acquisition_type(image: Image) -> str:
 
 
 def made_at(image: Image) -> datetime:
-    """When the image was made, in the time of the place; now, where its provenance does not say."""
+    """When the image was made, in local time; now, if its provenance does not say."""
     try:
         stated = datetime.fromisoformat(str(image.provenance.get("date", "")).replace("Z", "+00:00"))
-        # DICOM states the time of the place; a date without zone is taken as such.
+        # DICOM states local time; a date without time zone is taken as such.
         return stated.astimezone() if stated.tzinfo else stated
     except ValueError:
         return datetime.now()

@@ -14,7 +14,7 @@ from recon.data import LINE, DataError, Encoding, Header, Limit, RawScan
 from recon.io import hdf5, mrd_header
 from recon.io.arrays import array_encoding
 
-#: Readout rows looked at to see whether a column was measured; a measured readout has noise in every one of them.
+#: Readout rows that are examined to see whether a column was measured; a measured readout has noise in every row.
 _PROBE = 4
 
 #: Attributes of the file that are kept in Header.user; patient_id goes into Header.patient.
@@ -25,7 +25,7 @@ _KEPT = ("acquisition", "max", "norm", "acceleration", "num_low_frequency")
 class Slices:
     """Samples behind the lines of a fastMRI file: row i is kspace[slice[i], :, :, column[i]].
 
-    The file is opened for each read and only the slices asked for are read, one at a time.
+    The file is opened for each read, and only the requested slices are read, one at a time.
     """
 
     path: Path
@@ -54,12 +54,11 @@ class Slices:
 def read(path: str | Path, *, voxel: tuple[float, float, float] | None = None) -> RawScan:
     """Scan in a fastMRI file: kspace (slice, coil, row, column), or (slice, row, column) of one emulated coil.
 
-    Rows are the oversampled readout and columns the phase encoding, so that the picture is the transpose of the one in
-    the file's reconstruction_*. A column is measured where the mask, if there is one, and the data say so. Field of
-    view and image size are those of ismrmrd_header; without it, of `voxel` (mm along readout, phase, slice) and of the
-    reconstruction. Nothing but a few rows is read until samples are asked for. Raises DataError for files that are not
-    HDF5, have no complex kspace of that shape, or whose mask does not fit.
-    Source: Zbontar et al., arXiv:1811.08839.
+    Rows are the oversampled readout and columns the phase encoding, so the image is the transpose of the file's
+    reconstruction_*. A column counts as measured if the mask, if there is one, and the data both say so. Field of view
+    and image size are those of ismrmrd_header; without it, of `voxel` (mm along readout, phase, slice) and of the
+    reconstruction. Only a few rows are read until samples are requested. Raises DataError for files that are not HDF5,
+    have no complex kspace of that shape, or whose mask does not fit. Source: Zbontar et al., arXiv:1811.08839.
     """
     path = Path(path)
     with hdf5.opened(path) as file:
@@ -137,7 +136,7 @@ def _mask(file: h5py.File, columns: int, name: str) -> NDArray[np.bool_]:
 def _header(
     file: h5py.File, rows: int, columns: int, voxel: tuple[float, float, float] | None
 ) -> tuple[Header, Encoding, int, tuple[str, ...]]:
-    """Header, encoding, the row of the encoded grid at which column 0 lies, and notes."""
+    """Header, encoding, the row of the encoded grid of column 0, and notes."""
     header, stated = Header(), None
     notes: tuple[str, ...] = ()
     if "ismrmrd_header" in file:
@@ -162,7 +161,7 @@ def _header(
     limit = stated.limits.get("kspace_encoding_step_1")
     first = 0
     if limit is not None and columns == limit.maximum + 1 < ny and ny // 2 - limit.center + columns <= ny:
-        # Only the acquired columns are stored: the header tells where in the encoded grid they lie.
+        # Only the acquired columns are stored: the header says where in the encoded grid they lie.
         first, columns = max(0, ny // 2 - limit.center), ny
     elif columns != ny:
         notes += ((f"the header states {ny} columns, kspace has {columns}; kspace is used, with the same voxel size"),)
@@ -178,7 +177,7 @@ def _header(
 
 
 def _target(file: h5py.File) -> tuple[int, int] | None:
-    """Size (row, column) of the reconstruction that the file brings along."""
+    """Size (row, column) of the reconstruction stored in the file."""
     for key in ("reconstruction_rss", "reconstruction_esc"):
         if isinstance(file.get(key), h5py.Dataset) and file[key].ndim == 3:
             return int(file[key].shape[-2]), int(file[key].shape[-1])
@@ -186,7 +185,7 @@ def _target(file: h5py.File) -> tuple[int, int] | None:
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as Python's own type."""
+    """An attribute as a plain Python type."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""HDF5 files: others' are opened read-only, not followed elsewhere nor believed beyond their size; ours are whole."""
+"""HDF5 files: input is opened read-only and not trusted beyond the file itself; output is written completely."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from recon.data import DataError
 from recon.io.atomic import atomic_file
 
-#: How many times larger what is packed may be than its file: deflate packs zeros 1032 times, and no scan is all zeros.
+#: Largest ratio of uncompressed size to file size: deflate compresses zeros 1032 times, and no scan is all zeros.
 PACKED = 1100
 
-#: Bytes that are to be free beside what is known of a file that is written, for HDF5's tables.
+#: Bytes that must be free beyond the known size of a file being written, for HDF5's tables.
 _SPARE = 2**15
 
 
@@ -29,8 +29,8 @@ _SPARE = 2**15
 def created(path: Path, size: int) -> Iterator[Any]:
     """A new file that becomes `path` when the block ends without error (see `atomic_file`), to hold `size` bytes.
 
-    Room is asked for first: where HDF5 cannot write its last blocks while it closes, the process ends with it. Raises
-    ReconError where the system refuses the file.
+    Space is checked first: if HDF5 cannot write its last blocks while closing, the process ends. Raises ReconError if
+    the system refuses the file.
     """
     with atomic_file(path) as temporary:
         if shutil.disk_usage(temporary.parent).free < size + size // 32 + _SPARE:
@@ -38,18 +38,18 @@ def created(path: Path, size: int) -> Iterator[Any]:
         try:
             with h5py.File(temporary, "w") as file:
                 yield file
-        except RuntimeError as error:  # HDF5's word for a write that the system refused while closing
+        except RuntimeError as error:  # HDF5's message for a failed write while closing
             raise OSError(0, "HDF5 could not write the file") from error
 
 
 @contextlib.contextmanager
 def opened(path: Path, *, again: bool = False) -> Iterator[Any]:
-    """The file, read-only; whatever HDF5 finds wrong with it becomes one sentence of a DataError.
+    """The file, read-only; any error of HDF5 becomes one sentence of a DataError.
 
-    Raises DataError too where the file takes data from another one (an external link, external storage, a virtual data
-    set): a scan that somebody sent would show what else lies on this machine. And where a data set states a size that
-    no packing makes of the file's, before anything is allocated for it. Both are not looked at `again` in a file that
-    has not changed.
+    Also raises DataError if the file takes data from another one (an external link, external storage, a virtual data
+    set): a scan from somebody else could otherwise reveal files of this machine. It raises DataError, before anything
+    is allocated, if a data set states a size that cannot be compressed into this file. Both checks are skipped with
+    `again` for an unchanged file.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the name")
@@ -65,7 +65,7 @@ def opened(path: Path, *, again: bool = False) -> Iterator[Any]:
 
 
 def group(inside: Any, name: str) -> Any:
-    """A group by its name; raises DataError where that is none, KeyError where there is nothing."""
+    """A group by its name; raises DataError if it is not a group, KeyError if it does not exist."""
     found = inside[name]
     if not isinstance(found, h5py.Group):
         raise _odd(inside, name)
@@ -73,13 +73,13 @@ def group(inside: Any, name: str) -> Any:
 
 
 def array(inside: Any, name: str, kinds: str = "") -> Any:
-    """A data set of a group by its name, of one of these kinds of NumPy's types, by default of any.
+    """A data set of a group by its name, with one of these kinds of NumPy types, by default any.
 
-    Raises DataError where that is a group, empty in HDF5's sense, or of a type that NumPy does not have; KeyError where
-    there is nothing of this name.
+    Raises DataError if it is a group, is empty in HDF5's sense, or has a type unknown to NumPy; KeyError if it does not
+    exist.
     """
     found = inside[name]
-    with contextlib.suppress(TypeError):  # of h5py, for what NumPy has no type for
+    with contextlib.suppress(TypeError):  # from h5py, for types unknown to NumPy
         there = isinstance(found, h5py.Dataset) and found.shape is not None
         if there and (found.dtype.kind in kinds or not kinds):
             return found
@@ -87,7 +87,7 @@ def array(inside: Any, name: str, kinds: str = "") -> Any:
 
 
 def text(inside: Any, name: str) -> bytes:
-    """The text in a data set, or the first of a list of them; raises DataError where it is none, as `array` does."""
+    """The text in a data set, or the first of a list; raises DataError if it is not text, and as `array`."""
     found = array(inside, name, "SO")
     value = found[(0,) * found.ndim] if found.size else None
     value = value.encode() if isinstance(value, str) else value
@@ -97,13 +97,13 @@ def text(inside: Any, name: str) -> bytes:
 
 
 def attribute(item: Any, name: str, default: Any = None) -> Any:
-    """An attribute of a group or a data set, of which None has none.
+    """An attribute of a group or a data set; None if it does not exist.
 
-    Raises DataError where it is empty in HDF5's sense, or of a type that NumPy does not have.
+    Raises DataError if it is empty in HDF5's sense, or has a type unknown to NumPy.
     """
     try:
         value = default if item is None else item.attrs.get(name, default)
-    except TypeError:  # of h5py, for what NumPy has no type for
+    except TypeError:  # from h5py, for types unknown to NumPy
         raise _odd(item, name) from None
     if isinstance(value, h5py.Empty):
         raise _odd(item, name)
@@ -111,7 +111,7 @@ def attribute(item: Any, name: str, default: Any = None) -> Any:
 
 
 def numbers(item: Any, name: str, default: Any) -> NDArray[np.float64]:
-    """The numbers of an attribute in a list; raises DataError where it holds anything else."""
+    """The numbers of an attribute as a list; raises DataError if it holds anything else."""
     value = attribute(item, name, default)
     try:
         if not np.iscomplexobj(value):
@@ -129,10 +129,10 @@ def _odd(inside: Any, name: str) -> DataError:
 
 
 def _whole(file: Any, path: Path) -> None:
-    """Raise DataError unless all that the file names lies within it and can."""
+    """Raise DataError unless everything that the file refers to lies within it and fits."""
     size = path.stat().st_size
 
-    # An error raised while HDF5 visits is lost: what is found is returned, which ends the visit.
+    # An error raised during HDF5's visit is lost; a returned value ends the visit.
     def away(name: bytes, link: Any) -> str | None:
         within = link.type in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
         return None if within else _elsewhere(name.decode(errors="replace"))

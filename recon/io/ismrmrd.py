@@ -1,4 +1,4 @@
-"""ISMRMRD (MRD version 1) raw data files: HDF5 with one record for each line."""
+"""ISMRMRD (MRD version 1) raw data files: HDF5 with one record per line."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from recon.data import LINE, DataError, RawScan
 from recon.io import hdf5, mrd_header
 from recon.io.mrd_lines import HEAD, IDX, assemble, heads, line_table
 
-#: Bytes of records or samples that are handled at once.
+#: Bytes of records or samples that are processed at once.
 _BLOCK = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class FileSamples:
-    """Samples of an ISMRMRD file; opened read-only for each request and closed after it.
+    """Samples of an ISMRMRD file; opened read-only for each request and closed afterwards.
 
-    `records[i]` is the place in the file of row i, `shapes` are its (channels, samples, trajectory dimensions).
-    Raises DataError where the file has changed since it was read, or where a record does not have its header's size.
+    `records[i]` is the position in the file of row i, `shapes` are its (channels, samples, trajectory dimensions).
+    Raises DataError if the file has changed since it was read, or if a record does not have its header's size.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class FileSamples:
         return channels, samples, dimensions
 
     def _fetch(self, field: str, rows: NDArray[np.intp], length: int) -> NDArray[np.float32]:
-        """The named field of the rows, (row, length) float32, in the order asked for."""
+        """The named field of the rows, (row, length) float32, in the requested order."""
         if not len(rows) or not length:
             return np.zeros((len(rows), length), np.float32)
         places, back = np.unique(self.records[rows], return_inverse=True)
@@ -63,7 +63,7 @@ class FileSamples:
             if _stamp(self.path) != self.stamp:
                 raise DataError(f"{self.path.name} has changed since it was opened; read it again")
             data = _group(file, self.dataset, self.path)["data"]
-            _records(data, field, places[:1], length)  # the header alone never decides what is allocated
+            _records(data, field, places[:1], length)  # the header alone never decides how much is allocated
             out = np.empty((len(places), length), np.float32)
             step = max(1, _BLOCK // (4 * length))
             for i in range(0, len(places), step):
@@ -74,12 +74,12 @@ class FileSamples:
 
 
 def read(path: str | Path, dataset: str | None = None) -> RawScan:
-    """The scan in an ISMRMRD file: its headers at once, its samples when they are asked for.
+    """The scan in an ISMRMRD file: its headers at once, its samples on request.
 
-    `dataset` names the group, by default "dataset" or the only one there is; a note names others that hold scans. The
-    file is opened read-only and is closed again at once. Lines that break a rule of `line_rules.check` are left out and
-    counted. Raises DataError for files that are cut short, hold no header or no lines, or whose records do not have the
-    size that their headers state.
+    `dataset` names the group, by default "dataset" or the only one; a note names others with scans. The file is opened
+    read-only and closed again at once. Lines that break a rule of `line_rules.check` are left out and counted. Raises
+    DataError for files that are cut short, hold no header or no lines, or whose records do not have the size stated in
+    their headers.
     """
     path = Path(path)
     with hdf5.opened(path) as file:
@@ -105,16 +105,16 @@ def read(path: str | Path, dataset: str | None = None) -> RawScan:
 
 
 def write(path: str | Path, scan: RawScan, dataset: str = "dataset") -> None:
-    """Write a scan as an ISMRMRD file that any reader of the format opens; it appears whole or not at all.
+    """Write a scan as an ISMRMRD file for any reader of the format; it appears completely or not at all.
 
-    Samples pass through in blocks. Raises ReconError where the file cannot be written.
+    Samples are processed in blocks. Raises ReconError if the file cannot be written.
     """
     record = np.dtype([("head", HEAD), ("traj", h5py.vlen_dtype("<f4")), ("data", h5py.vlen_dtype("<f4"))])
     n = len(scan.lines)
     size = 8 * scan.lines["active_channels"].astype(np.int64) * scan.lines["number_of_samples"]
     with hdf5.created(Path(path), int(size.sum())) as file:
         group = file.create_group(dataset)
-        # The C++ library opens headers of HDF5's ASCII type alone; their bytes are UTF-8 all the same.
+        # The C++ library opens only headers with HDF5's ASCII type; their bytes are UTF-8 all the same.
         xml = group.create_dataset("xml", (1,), h5py.string_dtype("ascii"), maxshape=(1,))
         xml[0] = mrd_header.build(scan.header, scan.encodings)
         data = group.create_dataset("data", (n,), record, maxshape=(None,), chunks=(max(1, min(n, 64)),))
@@ -200,11 +200,11 @@ def _data(group: Any, path: Path) -> Any:
 
 
 def _no_numbers(record: np.dtype[Any]) -> list[str]:
-    """Members of a record that hold no numbers where the format has them."""
+    """Members of a record that are not numeric although the format says so."""
     head = record["head"]
     odd = [n for n in LINE.names or () if (head["idx"][n] if n in IDX else head[n]).base.kind not in "biuf"]
     for name in {"data", "traj"} & set(record.names or ()):
-        # Lists of any length; of one length for all lines they are read as well.
+        # Variable-length lists; lists of one length for all lines are read as well.
         of = h5py.check_vlen_dtype(record[name]) or (record[name].base if record[name].shape else None)
         if getattr(of, "kind", "") not in ("i", "u", "f"):
             odd.append(name)
@@ -212,10 +212,10 @@ def _no_numbers(record: np.dtype[Any]) -> list[str]:
 
 
 def _lines(data: Any, path: Path) -> NDArray[np.void]:
-    """Headers of all lines, read block by block; the sizes of the records are compared with them on the way."""
+    """Headers of all lines, read block by block; the sizes of the records are checked against them at the same time."""
     n = data.shape[0]
     plain = data.id.get_create_plist().get_nfilters() == 0
-    # One sample takes 8 bytes, and what belongs to a line of any length is never packed.
+    # A sample takes 8 bytes, and variable-length data are never compressed.
     if n > path.stat().st_size // 8 or (plain and data.id.get_storage_size() < n * data.dtype.itemsize):
         raise DataError(f"{path.name} states {n} lines but stores fewer; copy it again")
     out = np.zeros(n, LINE)
@@ -240,10 +240,10 @@ def _lines(data: Any, path: Path) -> NDArray[np.void]:
 
 
 def _heads(data: Any) -> Iterator[tuple[int, NDArray[np.void], dict[str, NDArray[np.uint32]]]]:
-    """Blocks of headers: first line, headers, and, where the file shows them, the lengths of what belongs to each.
+    """Blocks of headers: first line, headers, and, if the file shows them, the lengths of the line's data.
 
-    Files that were written line by line have one chunk per line; taking the chunks as they are stored is ten times
-    faster there than reading through the selection, and shows the lengths without reading any samples.
+    Files written line by line have one chunk per line. Reading their chunks as stored is ten times faster than reading
+    through a selection, and shows the lengths without reading samples.
     """
     n, size = data.shape[0], data.dtype.itemsize
     layout = _with_lengths(data) if _plain_chunks(data) else None
@@ -265,9 +265,9 @@ def _heads(data: Any) -> Iterator[tuple[int, NDArray[np.void], dict[str, NDArray
 
 
 def _plain_chunks(data: Any) -> bool:
-    """Whether all chunks are there as they are, none packed and none of another size than it must have.
+    """Whether all chunks are stored uncompressed and with the size that they must have.
 
-    The sizes come from the file, and HDF5 does not survive a chunk that is larger than it should be.
+    The sizes come from the file, and HDF5 crashes on a chunk that is larger than it should be.
     """
     if data.chunks is None or data.id.get_create_plist().get_nfilters() or not hasattr(data.id, "chunk_iter"):
         return False
@@ -280,7 +280,7 @@ def _plain_chunks(data: Any) -> bool:
 
 
 def _with_lengths(data: Any) -> np.dtype[Any] | None:
-    """Layout of a stored record, with the length that begins each variable-length member; None where it differs."""
+    """Layout of a stored record, with the length in front of each variable-length member; None if it differs."""
     kind, dtype = data.id.get_type(), data.dtype
     if kind.get_size() != dtype.itemsize:
         return None
@@ -304,7 +304,7 @@ def _records(data: Any, field: str, places: NDArray[np.intp], length: int) -> li
     if (np.diff(places) == step).all():
         parts = data.fields(field)[int(places[0]) : int(places[-1]) + 1 : step]
     else:
-        # Points, since HDF5 joins a list of rows to one selection in quadratic time.
+        # Points, because HDF5 joins a list of rows into one selection in quadratic time.
         memory = np.dtype([(field, data.dtype[field])])
         space = data.id.get_space()
         space.select_elements(places[:, None].astype(np.uint64))

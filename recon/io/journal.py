@@ -1,4 +1,4 @@
-"""Files of one JSON record a line that are only ever appended to."""
+"""Files with one JSON record per line that are only appended to."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def append(file: int, record: Mapping[str, Any]) -> None:
-    """Append a record to a file, open for reading and appending, and have it on the disk.
+    """Append a record to a file, open for reading and appending, and flush it to disk.
 
-    Where a line broke off before, on a full disk or because the machine went down, this one begins on its own. Raises
-    OSError where the disk takes nothing.
+    If the last line is incomplete, because of a full disk or a crash, this record starts on a new line. Raises OSError
+    if nothing can be written.
     """
     size = os.fstat(file).st_size
     torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"

@@ -1,4 +1,4 @@
-"""Rules that the lines of a scan must keep to be placed on a grid; those that break them are left out and counted."""
+"""Rules that lines must satisfy to be placed on a grid; lines that break them are left out and counted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from recon.data import NOT_IMAGE, DataError, Encoding, Flag, Limit, flagged, ima
 
 COMPRESSED = (Flag.COMPRESSION1, Flag.COMPRESSION2, Flag.COMPRESSION3, Flag.COMPRESSION4)
 
-#: From this share of the imaging lines on, broken rules are an error and no longer stray lines.
+#: Above this share of the imaging lines, broken rules are an error rather than stray lines.
 MOST_REJECTED = 0.05
 
-#: Fields of view that differ by less are the same: headers round them.
+#: Fields of view that differ by less are equal: headers round them.
 _SAME_FOV = 0.01
 
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
@@ -24,11 +24,11 @@ _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArray[np.bool_], tuple[str, ...], int]:
     """Which lines can be used, notes on those that cannot, and how many imaging lines are among these.
 
-    Left out are imaging and calibration lines that name an encoding which the header does not have, lie outside its
-    encoded matrix, have no sample or channel, discard all of their samples, or have a counter beyond its limit. Where
-    the values beyond a limit follow it without a gap and are as well filled as those within, it is the limit that is
-    wrong: such lines stay, with a note. Raises DataError for compressed lines and where a share of MOST_REJECTED or
-    more of the imaging lines would be left out.
+    Imaging and calibration lines are left out if they name an encoding that the header does not have, lie outside its
+    encoded matrix, have no sample or channel, discard all of their samples, or have a counter beyond its limit. If the
+    values beyond a limit follow it without a gap and are filled as well as those within, the limit is wrong: such lines
+    stay, with a note. Raises DataError for compressed lines, and if a share of MOST_REJECTED or more of the imaging
+    lines would be left out.
     """
     compressed = int(np.count_nonzero(flagged(lines, *COMPRESSED)))
     if compressed:
@@ -86,7 +86,7 @@ def check(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[NDArr
 def _beyond(
     values: NDArray[np.uint16], mine: NDArray[np.bool_], limit: Limit | None, name: str
 ) -> tuple[NDArray[np.bool_], list[str]]:
-    """Lines whose counter exceeds its limit; none, and a note, where the limit is plainly wrong."""
+    """Lines whose counter exceeds its limit; none, and a note, if the limit is plainly wrong."""
     nothing = np.zeros(len(values), np.bool_)
     if limit is None:
         return nothing, []
@@ -106,13 +106,13 @@ def _beyond(
 def complete_limits(
     lines: NDArray[np.void], encodings: Sequence[Encoding]
 ) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
-    """Encodings whose limits of the phase encodes are filled in or put right where the lines leave no doubt, and notes.
+    """Encodings with missing or wrong limits of the phase encodes corrected where the lines leave no doubt, and notes.
 
-    Lines that run from a to a + N − 1, with N the encoded matrix, fit on the grid with the centre a + N // 2 alone. It
-    is taken where the header states no limits and every one of the N lines is there, and where the centre that it
-    states puts lines beside the grid and is off by one, or cannot be: it lies outside the lines, or leaves out so many
-    that the scan could not be read. Converters write such centres: (max − min) // 2 for even N, or 1 for one partition.
-    Others stay as they are.
+    Lines from a to a + N − 1, with N the encoded matrix, fit on the grid only with the centre a + N // 2. This centre
+    is used in two cases. The header states no limits and all N lines are there. Or the stated centre puts lines outside
+    the grid and is off by one, or is impossible: it lies outside the lines, or leaves out so many that the scan could
+    not be read. Converters write such centres: (max − min) // 2 for even N, or 1 for one partition. Other limits are
+    unchanged.
     """
     out, notes = [], []
     image = imaging(lines)
@@ -147,10 +147,10 @@ def complete_limits(
 
 
 def oversampled(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
-    """Encodings whose encoded matrix is made as wide as the readouts where these have twice its samples, and notes.
+    """Encodings with the encoded matrix widened to the readouts if these have twice its samples, and notes.
 
-    The header then leaves out that the readout was oversampled: N samples more at either side of the image, not finer
-    voxels than it asks for.
+    In this case the header omits the readout oversampling: N samples more beside the image, not finer voxels than
+    requested.
     """
     out, notes = [], []
     image = imaging(lines)
@@ -172,15 +172,15 @@ def oversampled(lines: NDArray[np.void], encodings: Sequence[Encoding]) -> tuple
 def calibration_of_others(
     lines: NDArray[np.void], encodings: Sequence[Encoding], keep: NDArray[np.bool_]
 ) -> tuple[NDArray[np.void], NDArray[np.bool_], tuple[str, ...]]:
-    """Lines whose calibration of other encodings is put on the image's grid, which of those to `keep` stay, and notes.
+    """Lines of other encodings' calibration moved to the image's grid, which of those to `keep` stay, and notes.
 
-    A reference scan has a matrix and limits of its own. Over the same encoded field of view its samples lie on the
-    image's grid, so that its lines are those of the image but for where they count from:
+    A reference scan has its own matrix and limits. If its encoded field of view is the same, its samples lie on the
+    image's grid, and its lines differ only in where counting starts:
 
         step = step' − c' + c
 
-    with c' and c the centres of both limits. Such lines serve the image; those over another field of view, longer than
-    its readouts, or whose centre nothing tells are left out.
+    with c' and c the centres of the two limits. Such lines calibrate the image. Lines with another field of view, with
+    longer readouts than the image's, or with an unknown centre are left out.
     """
     image, reference = imaging(lines) & keep, lines["encoding_space_ref"]
     apart = flagged(lines, Flag.CALIBRATION) & ~flagged(lines, *NOT_IMAGE) & ~image & keep
@@ -206,7 +206,7 @@ def calibration_of_others(
 
 
 def _onto(lines: NDArray[np.void], theirs: Encoding, ours: Encoding) -> tuple[NDArray[np.void], str]:
-    """Lines of one encoding counted as those of another, or why they cannot be."""
+    """Lines of one encoding counted as those of another, or the reason why this is impossible."""
     out = lines.copy()
     if not theirs.on_grid:
         return out, "which is not Cartesian"
@@ -234,7 +234,7 @@ def _onto(lines: NDArray[np.void], theirs: Encoding, ours: Encoding) -> tuple[ND
     return out, ""
 
 
-#: Lines whose k-space positions are looked at, and how far they may stray, as a share of the longest.
+#: Lines whose k-space positions are examined, and how far they may deviate, as a share of the longest.
 _LOOKED_AT, _STRAIGHT = 64, 1e-2
 
 
@@ -243,11 +243,11 @@ def off_grid(
     encodings: Sequence[Encoding],
     positions: Callable[[NDArray[np.intp]], NDArray[np.float32]],
 ) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
-    """Encodings said to be Cartesian whose lines have k-space positions that are not, as "other", and notes.
+    """Encodings stated as Cartesian whose lines have positions that are not, changed to "other", and notes.
 
-    Simulators and converters leave the trajectory out of the header, which then means Cartesian, and store each
-    sample's position. `positions` gives those of rows of one shape, (row, sample, dimension). They are Cartesian where
-    every line runs along the same axis, in equal steps.
+    Simulators and converters omit the trajectory in the header, which then means Cartesian, but store each sample's
+    position. `positions` returns those of rows of one shape, (row, sample, dimension). They are Cartesian if every line
+    runs along the same axis, in equal steps.
     """
     out, notes = [], []
     image = imaging(lines)

@@ -1,4 +1,4 @@
-"""What the XML header of ISMRMRD says of patient, study, scanner and timing, and its user parameters."""
+"""Patient, study, scanner, timing and user parameters in the XML header of ISMRMRD."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 from recon.data import Header, Patient, Sequence, Study, System
 from recon.io import mrd_values as values
 
-#: XML name of each text in measurementInformation, and its field in Study. recon.io.mrd_xml writes by the same table.
+#: XML name of each text in measurementInformation, and its field in Study. recon.io.mrd_xml writes with the same table.
 MEASUREMENT = {
     "measurementID": "measurement_id",
     "protocolName": "protocol",
@@ -18,7 +18,7 @@ MEASUREMENT = {
 
 
 def header(root: Element, notes: list[str]) -> Header:
-    """The header of a tree of elements without namespace; what is odd goes to `notes`, without the patient's values."""
+    """The header of an element tree without namespace; irregularities are added to `notes`, without patient data."""
     user = user_parameters(root.find("userParameters"), "userParameters", notes)
     patient = _patient(_part(root, "subjectInformation"), notes)
     study = _study(_part(root, "studyInformation"), _part(root, "measurementInformation"), user, notes)
@@ -41,7 +41,7 @@ def _patient(subject: Element, notes: list[str]) -> Patient:
 
 
 def _study(study: Element, measurement: Element, user: dict[str, Any], notes: list[str]) -> Study:
-    """Study and series; what of the measurement has no place there becomes a user parameter under its path."""
+    """Study and series; other parts of the measurement become user parameters named by their path."""
     texts = {
         name: values.text(measurement, element) or str(user.pop(f"measurementInformation/{element}", ""))
         for element, name in MEASUREMENT.items()
@@ -99,7 +99,7 @@ def _sequence(timing: Element, user: dict[str, Any], notes: list[str]) -> Sequen
 
 
 def user_parameters(e: Element | None, path: str, notes: list[str]) -> dict[str, Any]:
-    """User parameters by name; a name that comes more than once has a tuple of its values."""
+    """User parameters by name; a name that occurs more than once has a tuple of its values."""
     out: dict[str, Any] = {}
     for item in () if e is None else e:
         if not item.tag.startswith("userParameter"):

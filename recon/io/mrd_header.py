@@ -21,7 +21,7 @@ NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 #: Largest header that is read; scanners write some ten kilobytes.
 MAX_BYTES = 16 * 2**20
 
-#: Largest grid (voxels) that is believed.
+#: Largest grid (voxels) that is accepted.
 MAX_VOXELS = 2**31
 
 TRAJECTORIES = ("cartesian", "epi", "radial", "goldenangle", "spiral", "other")
@@ -63,12 +63,12 @@ _KNOWN: dict[str, frozenset[str]] = {
 
 
 def parse(xml: bytes | str) -> tuple[Header, tuple[Encoding, ...], tuple[str, ...]]:
-    """Header, encodings and notes (what was odd and what was made of it) of an ISMRMRD XML header.
+    """Header, encodings and notes (irregularities and how they were handled) of an ISMRMRD XML header.
 
-    Unknown elements, a foreign namespace and missing limits are accepted with a note; the same verdict is reached
-    whatever XML packages are installed. Raises DataError for XML that is cut short or malformed, that declares
-    entities, that has another root or more than MAX_BYTES, and for matrices, fields of view and limits that are
-    no possible numbers. No note and no error repeats a value from the patient's, the study's or the user's part.
+    Unknown elements, a foreign namespace and missing limits are accepted with a note; the result does not depend on the
+    installed XML packages. Raises DataError for XML that is cut short or malformed, that declares entities, that has
+    another root or more than MAX_BYTES, and for impossible matrices, fields of view and limits. No note and no error
+    repeats a value from the patient's, the study's or the user's part.
     """
     notes: list[str] = []
     root = _root(xml, notes)
@@ -89,7 +89,7 @@ def parse(xml: bytes | str) -> tuple[Header, tuple[Encoding, ...], tuple[str, ..
 
 
 class _Open(TreeBuilder):
-    """A tree builder that knows which elements are open, for the message when the text ends too early."""
+    """A tree builder that knows which elements are open, for the message if the text ends too early."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def _encoding(e: Element, path: str, notes: list[str]) -> Encoding:
 def _space(
     e: Element, path: str, notes: list[str], other: str
 ) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Matrix and field of view of a space; the thickness of a slice may stand in the `other` space alone."""
+    """Matrix and field of view of a space; the slice thickness may be stated only in the `other` space."""
     space = e.find(path.rpartition("/")[2])
     if space is None:
         raise DataError(f"the header has no element {path}; write its matrixSize and fieldOfView_mm into it")
@@ -253,8 +253,8 @@ def _limit(e: Element, path: str, notes: list[str]) -> Limit | None:
 def build(header: Header, encodings: tuple[Encoding, ...]) -> bytes:
     """ISMRMRD XML of a header, valid by the schema; `parse` reads everything back.
 
-    What the schema has no type for (an alphanumeric accession number, a series whose patient position is unknown) goes
-    into userParameterString under its element's path.
+    Values for which the schema has no type (an alphanumeric accession number, a series with unknown patient position)
+    go into userParameterString under their element's path.
     """
     from recon.io.mrd_xml import write
 

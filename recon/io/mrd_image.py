@@ -1,4 +1,4 @@
-"""Images as ISMRMRD: the messages that a scanner takes back, and the same in an HDF5 file."""
+"""Images as ISMRMRD: the messages that a scanner receives, and the same in an HDF5 file."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ IMAGE_HEADER = np.dtype(
 )
 _INT16, _FLOAT32, _COMPLEX64 = 2, 5, 7
 _TYPE = {"magnitude": 1, "phase": 2, "real": 3, "imag": 4, "complex": 5}
-#: Whole numbers of a series whose later images are not known yet reach so many times the peak of the first one, and
-#: so many standard deviations of the noise, where it is known: steps of an eighth of it, which add 0.1 % of its power.
+#: Range of the whole numbers of a series whose later images are not yet known: this many times the peak of the first
+#: image. If the noise is known, the range is at most this many of its standard deviations: steps of an eighth of it add
+#: 0.1 % of its power.
 HEAD_ROOM, REACH = 4.0, 512.0
-#: Bytes of a file for what stands beside an image's pixels, its header and its record, and no less.
+#: Bytes of a file besides an image's pixels, for its header and its record: an upper bound.
 _ABOUT = 1 << 13
 #: Largest whole number of a pixel: 12 bits, as scanners have.
 TOP = (1 << 12) - 1
@@ -65,7 +66,7 @@ ImagePart = Literal["magnitude", "phase", "real", "imag", "complex"]
 class ImageMessage:
     """One ISMRMRD image: `header` is a scalar of IMAGE_HEADER, `pixels` have shape (channel, z, y, x).
 
-    `cut` says how many pixels are larger than its whole numbers reach, and were cut to the largest.
+    `cut` is the number of pixels above the largest whole number, to which they were clipped.
     """
 
     header: NDArray[np.void]
@@ -74,7 +75,7 @@ class ImageMessage:
     cut: int = 0
 
     def body(self) -> bytes:
-        """The bytes that follow message id 1022 on the wire: header, length of attributes, attributes, pixels."""
+        """The bytes after message id 1022 on the wire: header, length of attributes, attributes, pixels."""
         text = self.attributes.encode()
         header = self.header.copy()
         header["attribute_string_len"] = len(text)
@@ -93,12 +94,12 @@ def centre(g: Geometry) -> Vector:
 
 
 def steps(image: Image, parts: Sequence[ImagePart], *, later: bool) -> dict[ImagePart, float]:
-    """What one whole number stands for in the series of each part that begins with this image: see `messages`.
+    """The value of one whole number in the series of each part that begins with this image: see `messages`.
 
         step = peak / TOP,   or, where `later` images follow,   max(HEAD_ROOM · peak, REACH · σ) / TOP
 
-    σ, the noise of a whitened image, is 1; where no noise was measured or estimated, the peak alone counts. Parts whose
-    step nothing tells yet, those that are zero everywhere, are left out.
+    The noise σ of a whitened image is 1; if no noise was measured or estimated, only the peak counts. Parts whose step
+    is not known yet, because they are zero everywhere, are left out.
     """
     known = image.provenance.get("noise") in ("noise scan", "estimate")
     found: dict[ImagePart, float] = {}
@@ -121,14 +122,13 @@ def messages(
     volume: bool = False,
     step: Mapping[ImagePart, float] | None = None,
 ) -> Iterator[ImageMessage]:
-    """The images as ISMRMRD messages: one for each slice, or one for each volume with `volume`.
+    """The images as ISMRMRD messages: one for each slice, or with `volume` one for each volume.
 
     Each part (magnitude, phase, …) has its own image_series_index, counted from 0, so that a series has one size and
-    one type. position is the centre of the slice or volume in LPS mm (see `centre`), field_of_view the extent of all
-    its voxels, along z of a slice its thickness. `pixel` "int16" scales each part into 0 … TOP (with a sign where
-    values are negative), by the `step` that its series has, or by its own peak; the record in the attributes states the
-    slope. Of values that are larger, `cut` and the comment say how many they are. Phase is in radians, or −TOP … TOP
-    for −π … π.
+    one type. position is the centre of the slice or volume in LPS mm (see `centre`). field_of_view is the extent of all
+    voxels, for a slice along z its thickness. `pixel` "int16" scales each part into 0 … TOP (signed if values are
+    negative), by the `step` of its series, or by its own peak; the record in the attributes states the slope. If values
+    are larger, `cut` and the comment state how many. Phase is in radians, or −TOP … TOP for −π … π.
     """
     for n, name in enumerate(parts):
         kind = _COMPLEX64 if name == "complex" else _INT16 if pixel == "int16" else _FLOAT32
@@ -156,15 +156,15 @@ def _whole(values: NDArray[np.float32], scaled: Scale) -> tuple[NDArray[np.int16
 def write_mrd(image: Image, path: Path, *, parts: Sequence[ImagePart] = ("magnitude",)) -> list[Path]:
     """Write an image as ISMRMRD HDF5 (`ismrmrd.Dataset(path).read_image("image_0", n)`), float32 or complex64.
 
-    One group image_<series index> for each part, one entry for each slice. Nothing of the patient is in the file.
+    One group image_<series index> for each part, one entry for each slice. The file contains no patient data.
     """
     return write_messages(messages(image, parts=parts), path)
 
 
 def write_messages(images: Iterable[ImageMessage], path: Path) -> list[Path]:
-    """Write image messages as ISMRMRD HDF5, one group for each series; a second size or type in it has its own.
+    """Write image messages as ISMRMRD HDF5, one group for each series; a second size or type in it gets its own.
 
-    Raises ReconError where the system refuses the file.
+    Raises ReconError if the system refuses the file.
     """
     from recon.io import hdf5
 
@@ -184,7 +184,7 @@ def _write_group(where: Any, group: list[ImageMessage]) -> None:
     where["header"] = np.stack([m.header for m in group])
     pixels = np.stack([m.pixels for m in group])
     if np.iscomplexobj(pixels):
-        # ISMRMRD names the halves of a complex number differently from h5py.
+        # ISMRMRD names the parts of a complex number differently from h5py.
         half = pixels.real.dtype
         pixels = pixels.view(np.dtype([("real", half), ("imag", half)]))
     where["data"] = pixels
@@ -237,7 +237,7 @@ def _header(g: Geometry, v: Volume, kind: int, image_type: int, k: int, series: 
 def _attributes(image: Image, g: Geometry, name: ImagePart, scaled: Scale, kind: int, cut: int) -> str:
     unit = scaled.slope if kind == _INT16 else scaled.unit
     low, high = scaled.low / unit, scaled.high / unit
-    high = max(high, low + 1) if kind == _INT16 else high  # a window of whole numbers holds one at least
+    high = max(high, low + 1) if kind == _INT16 else high  # a window of whole numbers contains at least one
     also = {"cut": cut} if cut else {}
     said = [f"{counted(cut, 'pixel was', 'pixels were')} clipped to the largest number"] if cut else []
     meta: dict[str, list[str]] = {
@@ -245,7 +245,7 @@ def _attributes(image: Image, g: Geometry, name: ImagePart, scaled: Scale, kind:
         "ImageProcessingHistory": ["RECON", *(["AI"] if is_learned(image) else [])],
         "SeriesDescription": [series_description(image, name)],
         "ImageComment": [describe(image), *said],
-        # The scanner must not turn the image once more: the directions here and in the header are those of the pixels.
+        # The scanner must not rotate the image again: the directions here and in the header are those of the pixels.
         "Keep_image_geometry": ["1"],
         "ImageRowDir": [f"{x:.18f}" for x in g.read_dir],
         "ImageColumnDir": [f"{x:.18f}" for x in g.phase_dir],

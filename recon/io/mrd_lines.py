@@ -1,4 +1,4 @@
-"""Lines of MRD version 1, as a file and a stream both hold them: their headers, and the scan that they make."""
+"""Lines of MRD version 1, as in a file and a stream: their headers, and the scan that they make."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def assemble(
     waveforms: int,
     samples: Callable[[NDArray[np.bool_]], Samples],
 ) -> RawScan:
-    """The scan of lines that a file or a stream holds, of what `mrd_header.parse` returns, and of waveforms counted.
+    """The scan of lines from a file or a stream, with the result of `mrd_header.parse` and the number of waveforms.
 
-    `samples` gives access to the samples of the lines that are kept, bool (line,). `lines` may be changed: a
-    sample_time_us that is none becomes 0. Raises DataError as `line_rules.check` does.
+    `samples` gives access to the samples of the lines that are kept, bool (line,). `lines` may be changed: an invalid
+    sample_time_us becomes 0. Raises DataError as `line_rules.check` does.
     """
     header, encodings, found = parsed
     notes = [*found]
@@ -64,7 +64,7 @@ def assemble(
 
 
 def line_table(heads: NDArray[np.void]) -> NDArray[np.void]:
-    """The table of LINE that acquisition headers (of HEAD, or of a file's like it) give."""
+    """The table of LINE of acquisition headers (of HEAD, or of a file's equivalent)."""
     out = np.zeros(len(heads), LINE)
     for name in LINE.names or ():
         out[name] = heads["idx"][name] if name in IDX else heads[name]

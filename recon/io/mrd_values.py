@@ -1,4 +1,4 @@
-"""Values in the elements of an ISMRMRD XML header: numbers, dates and times; what they are not is noted."""
+"""Values in the elements of an ISMRMRD XML header: numbers, dates and times; invalid ones are noted."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from xml.etree.ElementTree import Element
 
 from recon.data import Sequence
 
-#: Times below these, in milliseconds, no scanner plays out: a repetition, an echo on a Cartesian or echo-planar readout
-#: (along radial and spiral ones echoes of a few microseconds exist). As seconds they are what scanners do.
+#: Shortest times in milliseconds that scanners play out: a repetition, an echo on a Cartesian or echo-planar readout
+#: (radial and spiral readouts have echoes of a few microseconds). Shorter ones are in seconds.
 _LEAST_TR, _LEAST_TE = 0.5, 0.3
 
-#: Up to these, in seconds, a time is believed that stands beside one of those.
+#: Largest value in seconds that is accepted beside one of those.
 _LONGEST = {"TR": 60.0, "TE": 1.0, "TI": 20.0, "echo_spacing": 0.05}
 
 
 def text(e: Element, path: str) -> str:
-    """Text of the element at `path` below `e`, empty where there is none."""
+    """Text of the element at `path` below `e`, empty if there is none."""
     return (e.findtext(path) or "").strip().strip("\0")
 
 
 def number(text: str) -> float | None:
-    """A finite number, or None. Python's own extras (1_000, nan, infinity) are no numbers here."""
+    """A finite number, or None. Python's own extras (1_000, nan, infinity) are not numbers here."""
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
         return None
     value = float(text)
@@ -32,7 +32,7 @@ def number(text: str) -> float | None:
 
 
 def positive(e: Element, name: str, notes: list[str]) -> float | None:
-    """The number of an element, or None with a note where it is not above 0."""
+    """The number of an element, or None with a note if it is not above 0."""
     raw = text(e, name)
     value = number(raw)
     if value is not None and value > 0:
@@ -43,7 +43,7 @@ def positive(e: Element, name: str, notes: list[str]) -> float | None:
 
 
 def count(e: Element, name: str, path: str, notes: list[str], least: int) -> int | None:
-    """The whole number of an element from `least` to 65535, or None with a note."""
+    """The integer of an element from `least` to 65535, or None with a note."""
     raw = text(e, name)
     value = number(raw)
     if value is not None and value == round(value) and least <= value <= 65535:
@@ -54,7 +54,7 @@ def count(e: Element, name: str, path: str, notes: list[str], least: int) -> int
 
 
 def series(e: Element, name: str, notes: list[str]) -> tuple[float, ...]:
-    """All numbers of the elements of one name; none of them, with a note, where one is negative or no number."""
+    """All numbers of the elements with one name; none, with a note, if one is negative or not a number."""
     values = [number((item.text or "").strip()) for item in e.findall(name)]
     if any(v is None or v < 0 for v in values):
         notes.append(
@@ -65,10 +65,10 @@ def series(e: Element, name: str, notes: list[str]) -> tuple[float, ...]:
 
 
 def in_milliseconds(timing: Sequence, cartesian: bool, notes: list[str]) -> Sequence:
-    """The timing of a header in milliseconds, as the schema has it, where a converter wrote seconds; this is noted.
+    """The timing of a header in milliseconds, as in the schema; a converter's seconds are converted, with a note.
 
-    TR < 0.5 ms cannot be, nor can TE < 0.3 ms on a Cartesian readout. Times that stand beside one of those are seconds
-    too, where they can be.
+    TR < 0.5 ms is impossible, and so is TE < 0.3 ms on a Cartesian readout. Times beside one of those are then also in
+    seconds, if that is possible.
     """
     TR, TE = max(timing.TR, default=0.0), max(timing.TE, default=0.0)
     if not 0 < TR < _LEAST_TR and not (cartesian and 0 < TE < _LEAST_TE):
@@ -82,7 +82,7 @@ def in_milliseconds(timing: Sequence, cartesian: bool, notes: list[str]) -> Sequ
 
 
 def date(e: Element, name: str, notes: list[str]) -> str:
-    """YYYYMMDD of an xs:date, empty with a note where it is none."""
+    """YYYYMMDD of an xs:date, empty with a note if it is none."""
     raw = text(e, name)
     match = re.match(r"(\d{4})-?(\d{2})-?(\d{2})(?!\d)", raw, re.ASCII)
     if match and 1 <= int(match[2]) <= 12 and 1 <= int(match[3]) <= 31:
@@ -93,7 +93,7 @@ def date(e: Element, name: str, notes: list[str]) -> str:
 
 
 def time(e: Element, name: str, notes: list[str]) -> str:
-    """HHMMSS(.ffffff) of an xs:time, empty with a note where it is none."""
+    """HHMMSS(.ffffff) of an xs:time, empty with a note if it is none."""
     raw = text(e, name)
     match = re.match(r"(\d{2}):?(\d{2}):?(\d{2})(\.\d{1,6})?", raw, re.ASCII)
     if match and int(match[1]) < 24 and int(match[2]) < 60 and int(match[3]) <= 60:
@@ -104,5 +104,5 @@ def time(e: Element, name: str, notes: list[str]) -> str:
 
 
 def shown(text: str) -> str:
-    """A value from the file as messages show it: quoted and cut."""
+    """A value from the file for messages: quoted and cut."""
     return f"'{text[:32]}{'…' if len(text) > 32 else ''}'" if text else "missing"

@@ -1,4 +1,4 @@
-"""Writing the XML header of ISMRMRD in the order and with the types that its schema asks for."""
+"""Writer of the XML header of ISMRMRD, with the order and the types of its schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recon.io.mrd_header import COUNTERS, NAMESPACE, TRAJECTORIES
 _POSITIONS = ("HFP", "HFS", "HFDR", "HFDL", "FFP", "FFS", "FFDR", "FFDL")
 _MODES = ("embedded", "interleaved", "separate", "external", "other")
 
-#: Proton resonance in Hz per tesla, for headers that state the field alone.
+#: Proton resonance in Hz per tesla, for headers that state only the field strength.
 _HZ_PER_TESLA = 42.577478518e6
 
 
@@ -158,7 +158,7 @@ def _sequence(root: Element, header: Header) -> None:
 
 
 def _user(e: Element, values: Mapping[str, Any]) -> None:
-    """User parameters, whole numbers first, then floating point, then text, as the schema orders them."""
+    """User parameters, integers first, then floating point, then text, in the order of the schema."""
     items = [(k, v) for k, value in values.items() for v in (value if isinstance(value, tuple) else (value,))]
     for element, kind in (("userParameterLong", int), ("userParameterDouble", float), ("userParameterString", object)):
         for name, value in items:

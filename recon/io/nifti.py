@@ -1,4 +1,4 @@
-"""Images as NIfTI-1 with a BIDS sidecar; neither holds anything of the patient."""
+"""Images as NIfTI-1 with a BIDS sidecar; neither contains patient data."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from recon.io.atomic import atomic_file
 from recon.io.parts import Part, Volume, of_contrast, part, volumes
 from recon.io.provenance import KEY, as_json, side_car
 
-#: BIDS entity of each counter that has files of its own; BIDS has none for cardiac phases and sets.
+#: BIDS entity of each counter with separate files; BIDS has none for cardiac phases and sets.
 _ENTITY = {"contrast": "echo", "phase": "phase", "set": "set"}
 _PART = {"magnitude": "mag", "phase": "phase", "real": "real", "imag": "imag"}
-#: A name of BIDS, whose entities stand before its last part: sub-01_run-1, _T2starw.
+#: A BIDS name; entities come before its last part: sub-01_run-1, _T2starw.
 _BIDS = re.compile(r"(sub-[a-zA-Z0-9]+(?:_[a-z]+-[a-zA-Z0-9]+)*)(_[a-zA-Z0-9]+)")
 
 
@@ -44,11 +44,11 @@ def write_nifti(
 
         (x, y, z)_RAS = affine_ras(geometry) · (i, j, k, 1),   data[i, j, k] = image[k, j, i]
 
-    float32 with slope 1 holds the engine's values as they are; `complex_` writes complex64 in place of `parts`.
-    Repetitions are the fourth dimension with pixdim[4] = TR in seconds (0 if unknown). Other counters get files of
-    their own: `name_echo-1.nii.gz`, `_phase-1`, `_set-1`; several parts `_part-mag`, `_part-phase`, … Both transform
-    codes are 1 (scanner) where the geometry is known, and 0 (unknown) where it is not. The same image gives the same
-    bytes. Raises ReconError for NaN or infinity.
+    float32 with slope 1 keeps recon's values; `complex_` writes complex64 instead of `parts`. Repetitions are the
+    fourth dimension with pixdim[4] = TR in seconds (0 if unknown). Other counters give separate files:
+    `name_echo-1.nii.gz`, `_phase-1`, `_set-1`; several parts `_part-mag`, `_part-phase`, … Both transform codes are 1
+    (scanner) if the geometry is known, otherwise 0 (unknown). The same image gives the same bytes. Raises ReconError
+    for NaN or infinity.
     """
     written: list[Path] = []
     # All files are complete before the first of them gets its name.
@@ -81,16 +81,16 @@ def _files(image: Image, path: Path, parts: Sequence[Any]) -> list[_File]:
 
 
 def _named(stem: str, entities: str) -> str:
-    """A name with entities behind it, or before its last part where it is one of BIDS: sub-01_echo-1_T2starw."""
+    """A name with entities at the end, or before its last part for a BIDS name: sub-01_echo-1_T2starw."""
     bids = _BIDS.fullmatch(stem)
     return bids[1] + entities + bids[2] if bids else stem + entities
 
 
 def _nibabel() -> Any:
-    """nibabel, without pydicom where nobody else has it yet.
+    """nibabel, imported without pydicom if nothing else has imported it.
 
-    It would import it for an extension that is not written here, which takes a tenth of a short run. Other threads must
-    not find pydicom missing in the meantime.
+    It would import pydicom for an extension that is not used here, which takes a tenth of a short run. Meanwhile other
+    threads must not find pydicom missing.
     """
     alone = threading.active_count() == 1 and "nibabel" not in sys.modules and "pydicom" not in sys.modules
     if alone:
@@ -110,7 +110,7 @@ def _nifti(image: Image, file: _File) -> Any:
     out = nibabel.Nifti1Image(file.values, affine if g.known else None)
     out.header.set_xyzt_units("mm", "sec")
     if g.known:
-        # A quaternion has no shear: code 0 says that the matrix alone tells where the voxels are.
+        # A quaternion has no shear: with code 0 only the matrix gives the voxel positions.
         out.set_qform(affine, 0 if any(g.shear) else 1, strip_shears=True)
         out.set_sform(affine, 1)
     TR = _seconds(image.header.sequence.TR, file.counters.get("contrast", 0)) or 0.0

@@ -1,4 +1,4 @@
-"""What of an image goes into a series: volumes in order, a real part of complex voxels, whole numbers for them."""
+"""The content of a series: volumes in order, a real-valued part of complex voxels, and their integer scale."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Volume:
 
 
 def volumes(image: Image) -> Iterator[Volume]:
-    """The volumes of an image, last axis fastest. Raises ReconError where data, axes and geometry do not agree."""
+    """The volumes of an image, last axis fastest. Raises ReconError if data, axes and geometry do not agree."""
     check(image)
     counts = dict(zip(image.axes, image.data.shape))
     for index in np.ndindex(*image.data.shape[:-3]):
@@ -52,7 +52,7 @@ def check(image: Image) -> None:
 
 
 def check_single(name: str, slices: int) -> None:
-    """Raise ReconError where more slices than one were to go into the DICOM file `name`, which can hold one."""
+    """Raise ReconError if more than one slice would go into the DICOM file `name`, which can hold one."""
     if slices > 1:
         raise ReconError(
             f"{name} can hold one slice, and the image has {slices}; write the series into a folder: --output "
@@ -61,10 +61,10 @@ def check_single(name: str, slices: int) -> None:
 
 
 def part(data: NDArray[Any], name: Part) -> NDArray[np.float32]:
-    """A real part of the voxels as float32: magnitude |x|, phase in radians, real or imaginary part.
+    """A real-valued part of the voxels as float32: magnitude |x|, phase in radians, real or imaginary part.
 
-    Voxels that are real already are their own magnitude with their sign kept: a difference or a map in HU is below zero
-    where it says so. Raises ReconError for another name, and for the phase of real voxels.
+    Voxels that are already real are their own magnitude and keep their sign: a difference or a map in HU may be
+    negative. Raises ReconError for another name, and for the phase of real voxels.
     """
     if name not in PARTS:
         raise ReconError(f"a part of an image is one of {', '.join(PARTS)}, not {name!r}")
@@ -79,13 +79,13 @@ def part(data: NDArray[Any], name: Part) -> NDArray[np.float32]:
 
 
 def of_contrast(values: Sequence[float], i: int) -> float | None:
-    """The value of contrast i, its own or the one that all share; None where the header states neither."""
+    """The value of contrast i, its own or a common one; None if the header states neither."""
     return values[i] if i < len(values) else values[0] if len(values) == 1 else None
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How values become whole numbers: value · unit ≈ stored · slope; `low`, `high` window the values times unit."""
+    """How values become integers: value · unit ≈ stored · slope; `low` to `high` is the window of value · unit."""
 
     slope: float
     signed: bool
@@ -94,7 +94,7 @@ class Scale:
     unit: float = 1.0
 
     def stored(self, value: NDArray[np.float32]) -> NDArray[Any]:
-        """The whole numbers that stand for `value`: int16 where any may be negative, else uint16."""
+        """The integers that represent `value`: int16 if any may be negative, otherwise uint16."""
         number = np.rint(value.astype(np.float64) * (self.unit / self.slope))
         return number.astype(np.int16 if self.signed else np.uint16)
 
@@ -104,16 +104,16 @@ def scale(values: Sequence[NDArray[np.float32]], *, top: int = 30000, step: floa
 
         slope = max |value| / top,   |value − stored · slope| ≤ slope / 2
 
-    Nothing is clipped: a single hot voxel makes the steps coarser, not the voxel dimmer. `step` fixes the slope
-    (1 for HU) as long as the values fit. The window spans 0 (or the 0.5 percentile, where values are negative) to the
-    99.5 percentile. Where that span is narrower than 10, `unit` is the power of ten that lifts it to between 100 and
-    1000, since viewers expect windows of at least 1.
+    Nothing is clipped: a single very bright voxel makes the steps coarser, but is not dimmed. `step` fixes the slope (1
+    for HU) as long as the values fit. The window spans 0 (or the 0.5 percentile, if values are negative) to the 99.5
+    percentile. If this range is below 10, `unit` is the power of ten that raises it to between 100 and 1000, because
+    viewers expect windows of at least 1.
     """
     peak = max((float(np.abs(v).max()) for v in values), default=0.0)
     signed = any(float(v.min()) < 0 for v in values)
     if peak == 0:
         return Scale(step or 1.0, signed, 0.0, 1.0)
-    # A percentile of every 7th voxel of a large series is as good as one of all of them.
+    # For a large series, a percentile of every 7th voxel is as good as one of all.
     sample = np.concatenate([v.ravel()[:: 7 if v.size > 1_000_000 else 1] for v in values])
     low, high = (float(q) for q in np.percentile(sample, (0.5, 99.5)))
     low = min(low, 0.0) if signed else 0.0

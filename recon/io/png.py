@@ -1,4 +1,4 @@
-"""A contact sheet of an image, to see at one glance that it is what was wanted. Holds nothing of the patient."""
+"""A contact sheet of an image, to check at a glance that it is the right one. Contains no patient data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from recon.io.provenance import KEY, as_json
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-#: Longest side of the sheet, and of a tile that would otherwise be smaller, in pixels.
+#: Longest side of the sheet, and the smallest length to which a tile is enlarged, in pixels.
 SHEET, TILE = 2400, 192
-#: Most slices on a sheet, and the fewest that make a volume worth cutting across.
+#: Most slices on a sheet, and the fewest that make cross-sections of a volume worthwhile.
 SLICES, CROSS = 64, 16
-#: HU of the window for soft tissue (level 40, width 400), and below which a picture in HU holds air and is a body's,
-#: not a map of noise or of what was taken away.
+#: HU of the soft-tissue window (level 40, width 400); and the HU below which an image contains air, and is therefore a
+#: body rather than a map of noise or of removed detail.
 SOFT, AIR = (-160.0, 240.0), -500.0
 _GAP = 4
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
@@ -58,20 +58,20 @@ def write_png(image: Image, path: Path) -> list[Path]:
 
 
 def sheet(image: Image) -> Picture:
-    """The `contact_sheet` of an image's first volume, which a notebook shows. Raises ReconError for NaN or infinity."""
+    """The `contact_sheet` of an image's first volume, shown by a notebook. Raises ReconError for NaN or infinity."""
     check(image)
     volume = part(image.data.reshape(-1, *image.data.shape[-3:])[0], "magnitude")
     return contact_sheet(volume, image.geometry, image.units)
 
 
 def contact_sheet(volume: NDArray[np.float32], geometry: Geometry, units: str = "") -> Picture:
-    """All slices of a volume (z, y, x) in reading order, first at the top left; at most 64, spread evenly.
+    """All slices of a volume (z, y, x) in reading order from the top left; at most 64, evenly spaced.
 
-    Rows grow downwards along phase_dir and columns to the right along read_dir, nothing is turned for viewing. A volume
-    of 16 and more slices ends with its two cross-sections through the middle, whose rows run along slice_dir. The
-    window spans 0 (the 0.5 percentile where values are negative) to the 99.5 percentile, in `units` of HU that of soft
-    tissue where there is air, which would take most of the greys; pixels have the shape of their voxels. Letters at the
-    borders name the side of the patient (R, L, A, P, S, I) where the geometry is known.
+    Rows go down along phase_dir and columns to the right along read_dir; nothing is rotated for viewing. A volume of 16
+    or more slices ends with its two central cross-sections, whose rows run along slice_dir. The window spans 0 (the 0.5
+    percentile if values are negative) to the 99.5 percentile. In `units` of HU it is the soft-tissue window if there is
+    air, which would otherwise take most of the greys. Pixels have the shape of their voxels. Letters at the borders
+    name the side of the patient (R, L, A, P, S, I) if the geometry is known.
     """
     from PIL import Image as pil
 
@@ -84,7 +84,7 @@ def contact_sheet(volume: NDArray[np.float32], geometry: Geometry, units: str = 
     height, width = slices[0].extent
     columns = min(len(slices), max(1, round(math.sqrt(len(slices) * height / width))))
     rows = [slices[i : i + columns] for i in range(0, len(slices), columns)] + ([across] if across else [])
-    # Pixels for each millimetre: every voxel one pixel at least, unless the sheet would grow too large.
+    # Pixels per millimetre: at least one pixel per voxel, unless the sheet would become too large.
     dense = max(1 / min(min(t.spacing) for t in slices + across), TILE / max(height, width))
     whole = (sum(max(t.extent[0] for t in row) for row in rows), max(sum(t.extent[1] for t in row) for row in rows))
     dense = min(dense, SHEET / max(whole))
@@ -105,7 +105,7 @@ def contact_sheet(volume: NDArray[np.float32], geometry: Geometry, units: str = 
 
 
 def tiles(volume: NDArray[np.float32], g: Geometry) -> tuple[list[Tile], list[Tile]]:
-    """The slices and the cross-sections that a contact sheet shows, in its order."""
+    """The slices and cross-sections of a contact sheet, in order."""
     nz, ny, nx = volume.shape
     dx, dy, dz = g.voxel
     shown = np.unique(np.linspace(0, nz - 1, min(nz, SLICES)).round().astype(int))
@@ -119,7 +119,7 @@ def tiles(volume: NDArray[np.float32], g: Geometry) -> tuple[list[Tile], list[Ti
 
 
 def side(direction: Vector) -> str:
-    """Letter of the side of the patient that a direction in LPS points to most: R, L, A, P, S or I."""
+    """Letter of the side of the patient closest to a direction in LPS: R, L, A, P, S or I."""
     axis = int(np.argmax(np.abs(direction)))
     return _LETTERS[axis][direction[axis] > 0]
 
@@ -129,7 +129,7 @@ def _picture(tile: Tile, low: float, high: float, dense: float, known: bool) -> 
 
     grey = np.rint(np.clip((tile.pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     height, width = (max(1, round(mm * dense)) for mm in tile.extent)
-    # A box filter averages where it shrinks and repeats voxels where it enlarges: neither invents detail.
+    # A box filter averages when it shrinks and repeats voxels when it enlarges: neither invents detail.
     picture = pil.fromarray(grey).resize((width, height), pil.Resampling.BOX)
     if known:
         _label(picture, tile)

@@ -1,4 +1,4 @@
-"""k-space positions for a scan that lacks them: from an array of its own, or by the name of a standard trajectory."""
+"""k-space positions for a scan without them: from a separate array, or by the name of a standard trajectory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recon.io.arrays import BROKEN
 
 @dataclass(frozen=True, eq=False)
 class Positioned:
-    """Samples with other k-space positions: row i has `positions[of[i]]`, or those of the file where of[i] is −1."""
+    """Samples with other k-space positions: row i has `positions[of[i]]`, or those of the file if of[i] is −1."""
 
     samples: Samples
     positions: NDArray[np.float32]
@@ -69,7 +69,7 @@ def _finite(array: NDArray[Any], path: Path) -> NDArray[np.float32]:
 
 
 def _of_bart(path: Path) -> NDArray[np.float32]:
-    """BART's trajectory, its lines of all dimensions in one row; without kz where that is zero everywhere."""
+    """BART's trajectory with lines of all dimensions in one row; without kz if that is zero everywhere."""
     stored = cfl.load(path)
     if stored.shape[-1] != 3 or stored.imag.any():
         raise DataError(
@@ -83,9 +83,9 @@ def _of_bart(path: Path) -> NDArray[np.float32]:
 def with_positions(scan: RawScan, positions: NDArray[np.floating]) -> RawScan:
     """The scan with the k-space positions (line, sample, dimension) of its imaging lines, in the order of the file.
 
-    Dimensions are x, y(, z), in any unit that `recon.prepare.trajectory.normalise` knows. Where the imaging lines are a
-    multiple of the positions, these repeat: one set serves all slices and repetitions. A scan that was stored as an
-    array gets a matrix that the positions fill. Raises DataError for an array of another shape.
+    Dimensions are x, y(, z), in any unit that `recon.prepare.trajectory.normalise` accepts. If there are a multiple of
+    imaging lines, the positions repeat: one set serves all slices and repetitions. A scan that was stored as an array
+    gets a matrix that fits the positions. Raises DataError for an array of another shape.
     """
     rows = np.nonzero(imaging(scan.lines))[0]
     samples = sorted({int(n) for n in scan.lines["number_of_samples"][rows]})
@@ -109,7 +109,7 @@ def with_positions(scan: RawScan, positions: NDArray[np.floating]) -> RawScan:
 
 
 def with_standard(scan: RawScan, name: Literal["radial", "golden"]) -> RawScan:
-    """The scan said to be radial, at equal or golden angles, whatever its file says of the trajectory.
+    """The scan as radial, at equal or golden angles, whatever its file says about the trajectory.
 
     A scan that was stored as an array gets a square matrix of as many voxels as its lines have samples.
     """
@@ -118,7 +118,7 @@ def with_standard(scan: RawScan, name: Literal["radial", "golden"]) -> RawScan:
 
 
 def _restated(scan: RawScan, trajectory: str, matrix: Sequence[int]) -> RawScan:
-    """The scan with encodings of another trajectory where they state a grid; `matrix` is that of an array's image."""
+    """The scan with encodings of another trajectory if they state a grid; `matrix` is that of an array's image."""
     encodings, notes = [], []
     for i, e in enumerate(scan.encodings):
         if scan.source in ARRAYS:
@@ -130,7 +130,7 @@ def _restated(scan: RawScan, trajectory: str, matrix: Sequence[int]) -> RawScan:
 
 
 def _resized(e: Encoding, matrix: Sequence[int]) -> Encoding:
-    """An array's encoding with another matrix (x, y, z) of the same voxels; 0 keeps the array's own partitions."""
+    """An array's encoding with another matrix (x, y, z) of the same voxels; 0 keeps the array's partitions."""
     n = (matrix[0], matrix[1], matrix[2] or e.encoded_matrix[2])
     fov = [f / old * new for f, old, new in zip(e.encoded_fov, e.encoded_matrix, n)]
     space = (fov[0], fov[1], fov[2])
@@ -138,7 +138,7 @@ def _resized(e: Encoding, matrix: Sequence[int]) -> Encoding:
 
 
 def _matrix(reach: NDArray[np.float64], samples: int) -> tuple[int, int, int]:
-    """The matrix that positions fill: twice their reach in cycles per field of view, or, in other units, the samples.
+    """The matrix that fits the positions: twice their reach in cycles per field of view; in other units, the samples.
 
     Positions within ±π count as fractions or radians, since no image has six voxels.
     """

@@ -1,4 +1,4 @@
-"""How an image came about, as JSON that travels in every output and can be read back from it."""
+"""How an image was made, as JSON that is part of every output and can be read back from it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recon.data import Image, ReconError
 from recon.io import dicom_values as dv
 from recon.io.atomic import is_litter
 
-#: Private block of DICOM, name in NIfTI's sidecar, attribute of ISMRMRD images and text chunk of PNG.
+#: Private block in DICOM, name in NIfTI's sidecar, attribute of ISMRMRD images and text chunk of PNG.
 KEY = "recon"
 DICOM_GROUP = 0x0073
 DICOM_CREATOR = "RECON PROVENANCE"
 
 
 def record(image: Image) -> dict[str, Any]:
-    """Provenance, trust, notes and axes of an image as plain JSON values; holds nothing of the patient."""
+    """Provenance, trust, notes and axes of an image as plain JSON values; contains no patient data."""
     content = {
         "provenance": image.provenance,
         "trust": image.trust,
@@ -34,12 +34,12 @@ def record(image: Image) -> dict[str, Any]:
 
 
 def as_json(image: Image, **extra: Any) -> str:
-    """`record` of an image as ASCII JSON with sorted keys; `extra` adds what a format has to say of itself."""
+    """`record` of an image as ASCII JSON with sorted keys; `extra` adds format-specific entries."""
     return json.dumps({**record(image), **{k: plain(v) for k, v in extra.items()}}, sort_keys=True)
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: arrays as lists, NaN and infinity as null, everything unknown as its text."""
+    """A value in JSON form: arrays as lists, NaN and infinity as null, unknown types as text."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -54,12 +54,12 @@ def plain(value: Any) -> Any:
 
 
 def is_learned(image: Image) -> bool:
-    """Whether a trained network took part: provenance holds the weights' SHA-256 or says `learned`."""
+    """Whether a trained network was used: provenance holds the weights' SHA-256 or says `learned`."""
     return bool(image.provenance.get("weights_sha256") or image.provenance.get("learned"))
 
 
 def describe(image: Image) -> str:
-    """One line on how the image came about, for people: engine, version, method, recipe and hashes as far as known."""
+    """One readable line on how the image was made: engine, version, method, recipe and hashes, as far as known."""
     p = image.provenance
     words = [f"Reconstructed by {p.get('engine', KEY)} {p.get('version', '')}".strip()]
     words += [f"{label} {p[key]}" for key, label in (("method", "method"), ("recipe", "recipe")) if p.get(key)]
@@ -72,26 +72,26 @@ def describe(image: Image) -> str:
 
 
 def series_description(image: Image, part: str = "magnitude", label: str = "") -> str:
-    """What lists of series show, at most 64 bytes: name of the scan, recipe, "AI" for a learned one, label, part."""
+    """What series lists show, at most 64 bytes: name of the scan, recipe, "AI" for a learned one, label, part."""
     study = image.header.study
     learned = "AI" if is_learned(image) else ""
     tail = (str(image.provenance.get("recipe") or KEY), learned, label, "" if part == "magnitude" else part)
-    # The name of the scan gives way where both do not fit: what was done to it must stay legible.
+    # If not everything fits, the name of the scan is cut: the processing must stay legible.
     end = dv.text(" ".join(w for w in tail if w))
     start = dv.cut(dv.text(study.series_description or study.protocol), max(0, 63 - len(end.encode())))
     return dv.text(f"{start} {end}")
 
 
 def side_car(path: Path) -> Path:
-    """The JSON that stands beside a NIfTI: a.nii and a.nii.gz have the same one, a.json."""
+    """The JSON file beside a NIfTI: a.nii and a.nii.gz share a.json."""
     name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
     return path.with_name(f"{name}.json")
 
 
 def read_back(path: str | Path) -> dict[str, Any]:
-    """The record that an output of this engine carries (see `record`), whatever its format.
+    """The record in an output of recon (see `record`), whatever its format.
 
-    A folder is asked for its first DICOM file. Raises ReconError where the file cannot be read or holds no record.
+    For a folder, that of its first DICOM file. Raises ReconError if the file cannot be read or holds no record.
     """
     path = Path(path)
     readers = {".dcm": _dicom, ".nii": _nifti, ".gz": _nifti, ".png": _png, ".h5": _mrd, ".mrd": _mrd, ".json": _json}
@@ -129,7 +129,7 @@ def _dicom(path: Path) -> str | None:
         raise ValueError from error
     try:
         return str(data.private_block(DICOM_GROUP, DICOM_CREATOR)[0x01].value)
-    except KeyError:  # an image of another engine
+    except KeyError:  # an image from other software
         return None
 
 
@@ -161,7 +161,7 @@ def _mrd(path: Path) -> str | None:
     with hdf5.opened(path) as file:
         group = hdf5.group(file, "dataset") if "dataset" in file else {}
         series = sorted(name for name in group if name.startswith("image_"))
-        if not series:  # raw data, or images of another engine
+        if not series:  # raw data, or images from other software
             return None
         text = hdf5.text(hdf5.group(group, series[0]), "attributes")
     try:

@@ -1,4 +1,4 @@
-"""Reading a scan of any format that is known, recognised by its content: raw MRI data, CT images, CT projections."""
+"""Reading a scan of any known format, recognised by its content: raw MRI data, CT images, CT projections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMATS = (
     "DICOM series, NIfTI or projections (.h5, DICOM-CT-PD)"
 )
 
-#: Signatures of files that hold no raw data this engine reads, and what to do about each.
+#: Signatures of files without raw data that recon reads, and what to do about each.
 _OTHERS = (
     (0, b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (0, b"yardl", "is an MRD version 2 stream; convert it with mrd_to_ismrmrd"),
@@ -31,12 +31,12 @@ def read(
     voxel: tuple[float, float, float] | None = None,
     key: str | None = None,
 ) -> RawScan | CTImages | CTProjections | CTViews:
-    """The scan in a file, or DICOM folder, of any known format; its content decides, never its name.
+    """The scan in a file, or DICOM folder, of any known format; its content decides, not its name.
 
     `axes` names the axes of an array (NumPy, BART), `voxel` is its voxel size (x, y, z) in mm for formats that do not
-    know it, `key` chooses the array of an .npz or the group of an ISMRMRD file that holds several. The file is opened
-    read-only and samples are read when asked for. Raises DataError for files of another kind, and where an option does
-    not fit the format.
+    store it, `key` selects the array of an .npz or the group of an ISMRMRD file that holds several. The file is opened
+    read-only and samples are read on request. Raises DataError for other files, and if an option does not fit the
+    format.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise DataError(
@@ -100,7 +100,7 @@ def read_raw(path: str | Path, *, axes: Sequence[str] | None = None, key: str | 
 def recognise(path: str | Path) -> str:
     """Format of a file: ismrmrd, fastmri, cfl, numpy, twix, DICOM, DICOM-CT-PD, NIfTI or (CT) projections.
 
-    Raises DataError for any other, saying what it is.
+    Raises DataError for any other, with what it is.
     """
     from recon.io import cfl, ct_dicom, ct_nifti, ct_pd
 
@@ -156,7 +156,7 @@ def _holds_arrays(path: Path) -> bool:
 
 
 def _hdf5(path: Path) -> str:
-    """Which of the HDF5 formats the file is, by the names it holds."""
+    """Which HDF5 format the file has, by the names in it."""
     from recon.io import hdf5
     from recon.io.ct_projections import is_projections
 

@@ -1,4 +1,4 @@
-"""Samples that are already in memory, presented as the lines of a RawScan."""
+"""Samples in memory, presented as the lines of a RawScan."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _FIRST_IN_SLICE, _LAST_IN_SLICE = (np.uint64(flag_bits(f)) for f in (Flag.FIRST_
 class InMemory:
     """Lines held in arrays of equal shape: row i is `groups[group[i]][index[i]]`.
 
-    Each of `groups` is (line, coil, sample) complex64; `trajectories` holds for each group (line, sample, dimension)
-    float32, or None where it has none, and may be shorter than `groups`. `read` copies the lines that were asked for
-    and nothing else. Raises DataError where the lines asked for differ in shape.
+    Each of `groups` is (line, coil, sample) complex64. `trajectories` holds for each group (line, sample, dimension)
+    float32, or None, and may be shorter than `groups`. `read` copies only the requested lines. Raises DataError if
+    these differ in shape.
     """
 
     groups: tuple[NDArray[np.complex64], ...]
@@ -102,7 +102,8 @@ class Joined:
 def in_memory(*groups: NDArray[np.complex64], trajectories: Sequence[NDArray[np.float32] | None] = ()) -> InMemory:
     """Samples of lines laid out group after group; each group is (line, coil, sample) complex64, not copied.
 
-    `trajectories[g]` is (line, sample, dimension) float32 or None. Raises ValueError for a group of another rank.
+    `trajectories[g]` is (line, sample, dimension) float32 or None. Raises ValueError for a group with another number of
+    axes.
     """
     for g in groups:
         if g.ndim != 3:
@@ -114,9 +115,9 @@ def in_memory(*groups: NDArray[np.complex64], trajectories: Sequence[NDArray[np.
 
 
 def join(*parts: tuple[NDArray[np.void], Samples]) -> tuple[NDArray[np.void], Samples]:
-    """Lines and samples of several parts, one after the other, e.g. the contrasts of a series or a noise scan first.
+    """Lines and samples of several parts, one after the other, e.g. the contrasts of a series, or a noise scan first.
 
-    Each part is a pair (lines, samples) as `lines_from_array` returns it.
+    Each part is a pair (lines, samples) as returned by `lines_from_array`.
     """
     first = np.cumsum([0, *(len(lines) for lines, _ in parts)])
     return np.concatenate([lines for lines, _ in parts]), Joined(tuple(samples for _, samples in parts), first)
@@ -131,7 +132,7 @@ def lines_from_array(
     counters: Mapping[str, int] | None = None,
     flags: int = 0,
 ) -> tuple[NDArray[np.void], Samples]:
-    """Lines and samples of a k-space array: one line for each (slice, kz, ky) where `mask` is set, in that order.
+    """Lines and samples of a k-space array: one line for each (slice, kz, ky) with `mask` set, in that order.
 
     `kspace` is complex64 (slice, coil, kz, ky, kx) with zero frequency at index N // 2 of kz, ky and kx; `mask` is bool
     (slice, kz, ky), by default all set. kspace_encode_step_1 is the ky index, kspace_encode_step_2 the kz index,
@@ -177,7 +178,7 @@ def lines_from_array(
 
 
 def _slice_centres(g: Geometry, slices: int, nz: int) -> NDArray[np.float64]:
-    """Position, as a scanner states it, of each slice (or of the one slab): the voxel at index N // 2 in LPS mm."""
+    """Position, as a scanner states it, of each slice (or of the slab): the voxel at index N // 2 in LPS mm."""
     if slices > 1 and (nz > 1 or g.shape[0] != slices):
         raise ValueError(f"geometry of {g.shape[0]} planes does not fit {slices} slices of {nz} partitions")
     r, c, s = (np.asarray(d) * step for d, step in zip((g.read_dir, g.phase_dir, g.slice_dir), g.voxel, strict=True))
@@ -189,7 +190,7 @@ def _slice_centres(g: Geometry, slices: int, nz: int) -> NDArray[np.float64]:
 def _gather(
     rows: NDArray[np.intp], group: NDArray[np.intp], part: Callable[[int, NDArray[np.intp]], NDArray[np.generic]]
 ) -> NDArray[Any]:
-    """Rows put together from the groups that hold them, in the order asked for."""
+    """Rows collected from the groups that hold them, in the requested order."""
     rows = np.asarray(rows, np.intp)
     of = group[rows]
     if (of == of[0]).all():

@@ -35,8 +35,8 @@ FLAGS = {
 }
 _NOISE, _REFLECT = 1 << 25, 1 << 24
 
-#: Sign of an image's read and phase direction against the quaternion's. With image = F⁻¹(k-space) Siemens data come out
-#: reversed along both: the receiver's off-centre phase of ramp-sampled echoes fits this sign and not the other.
+#: Sign of an image's read and phase direction relative to the quaternion's. With image = F⁻¹(k-space) Siemens data are
+#: reversed along both: the receiver's off-centre phase of ramp-sampled echoes fits only this sign.
 DIRECTION = -1.0
 
 #: Bytes before the samples of a readout and of each of its channels, for VB and VD/VE.
@@ -45,7 +45,7 @@ _HEADERS = {False: (0, 128), True: (192, 32)}
 
 @dataclass(frozen=True)
 class TwixSamples:
-    """Samples behind the lines of a twix file: line i starts at byte `position[i]`; read from the file when asked."""
+    """Samples behind the lines of a twix file: line i starts at byte `position[i]`; read from the file on request."""
 
     path: Path
     position: NDArray[np.int64]
@@ -77,12 +77,12 @@ class TwixSamples:
 
 
 def read(path: str | Path) -> RawScan:
-    """Scan in a Siemens twix file: the last measurement with the noise lines of all.
+    """Scan in a Siemens twix file: the last measurement, with the noise lines of all.
 
     Flags, counters, cut-offs and the centre of each readout are those of its header; counters Lin, Par, Sli, Eco, Rep,
     Set, Seg, Ave, Phs become kspace_encode_step_1 and _2, slice, contrast, repetition, set, segment, average, phase.
     Positions are LPS (Sag, Cor, Tra); directions come from the quaternion with the sign DIRECTION. Echo-planar scans
-    carry the timing of their ramps as "ConventionalEPI" (see `recon.io.twix_header.epi`). Samples are read when asked.
+    carry the timing of their ramps as "ConventionalEPI" (see `recon.io.twix_header.epi`). Samples are read on request.
     Raises MissingPackage without twixtools and DataError for other files, files that are cut short, files without image
     lines, and simultaneous multi-slice.
     """
@@ -136,7 +136,7 @@ def _package() -> Any:
 
 
 def _check(path: Path) -> tuple[bool, tuple[str, ...]]:
-    """Whether the file is VD/VE, and notes; raises DataError unless its own table of contents fits its size."""
+    """Whether the file is VD/VE, and notes; raises DataError unless its table of contents fits its size."""
     if not path.is_file():
         raise DataError(f"there is no file {path.name}; check the path")
     size = path.stat().st_size
@@ -168,14 +168,14 @@ def _check(path: Path) -> tuple[bool, tuple[str, ...]]:
 
 
 def _parse(twixtools: Any, path: Path) -> list[Any]:
-    """Measurements of the file as twixtools gives them."""
+    """Measurements of the file as returned by twixtools."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             scans = twixtools.read_twix(
                 str(path), parse_pmu=False, parse_geometry=False, verbose=False, keep_syncdata=False
             )
     except Exception as error:
-        # twixtools has no error of its own: a damaged header surfaces as whatever its parser stumbled over.
+        # twixtools has no error type: for a damaged header it raises whatever its parser ran into.
         raise DataError(
             f"{path.name} cannot be read as Siemens raw data ({type(error).__name__} in twixtools); copy it again, or "
             "convert it with siemens_to_ismrmrd"
@@ -246,6 +246,6 @@ def directions(quaternion: Sequence[float]) -> tuple[NDArray[np.float64], NDArra
 
 
 def _centre(blocks: Sequence[Any]) -> tuple[int, int]:
-    """Line and partition at the centre of k-space, as most of the readouts state them."""
+    """Line and partition at the centre of k-space, as stated by most of the readouts."""
     centres = Counter((int(m.mdh.CenterLin), int(m.mdh.CenterPar)) for m in blocks)
     return centres.most_common(1)[0][0]

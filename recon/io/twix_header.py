@@ -1,4 +1,4 @@
-"""What the protocol in a Siemens raw data file says: grids, timing, scanner, patient."""
+"""The protocol in a Siemens raw data file: grids, timing, scanner, patient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SEXES = {1: "F", 2: "M", 3: "O"}
 def encoding(
     header: Mapping[str, Any], lines: NDArray[np.void], imaging: NDArray[np.bool_]
 ) -> tuple[Encoding, tuple[str, ...]]:
-    """Encoding of the image lines, and notes on what the protocol and the lines disagree about.
+    """Encoding of the image lines, and notes on contradictions between the protocol and the lines.
 
     The grid along phase and slice is that of the scanner's own Fourier transform (iPEFTLength, i3DFTLength) over the
     field of view with its oversampling; along the readout it is lBaseResolution times the oversampling. Raises
@@ -87,11 +87,11 @@ def encoding(
 
 
 def epi(header: Mapping[str, Any], lines: NDArray[np.void], imaging: NDArray[np.bool_]) -> dict[str, float]:
-    """Timing of an echo-planar readout under ISMRMRD's names for "ConventionalEPI"; times in µs.
+    """Timing of an echo-planar readout with ISMRMRD's names for "ConventionalEPI"; times in µs.
 
     rampUpTime, flatTopTime, rampDownTime, acqDelayTime (start of the gradient to the first sample), numSamples,
     dwellTime, etl, numberOfNavigators, echoSpacing, and readoutOffcentre: the distance in mm of the image's centre from
-    the isocentre along its read direction. Empty where the readout is not sampled on ramps; raises DataError for ramps
+    the isocentre along its read direction. Empty if the readout is not sampled on ramps; raises DataError for ramps
     that are not trapezoidal.
     """
     meas = _part(header, "Meas")
@@ -138,7 +138,7 @@ def limits(lines: NDArray[np.void], centre: tuple[int, int]) -> dict[str, Limit]
 def dwell_us(header: Mapping[str, Any], contrast: int, samples: int, noise: bool) -> float:
     """Sampling interval in µs: the protocol's for the echo, that of a fixed bandwidth (130 Hz/pixel) for noise lines.
 
-    Noise adjustment of a scan is read with 7.68 ms whatever the protocol; the separate adjustment measurement
+    Noise lines of a scan are sampled with 7.68 ms whatever the protocol; the separate adjustment measurement
     (AdjCoilSens) with 5 µs. Source: siemens_to_ismrmrd.
     """
     if noise:
@@ -154,7 +154,7 @@ def dwell_us(header: Mapping[str, Any], contrast: int, samples: int, noise: bool
 
 
 def header(parts: Mapping[str, Any], channels: int) -> Header:
-    """Patient, study, scanner and timing of the protocol; names that were anonymised to x are left empty."""
+    """Patient, study, scanner and timing of the protocol; names anonymised to x are left empty."""
     yaps, meas, dicom, config = (_part(parts, n) for n in ("MeasYaps", "Meas", "Dicom", "Config"))
     echoes = max(1, int(_number(yaps, "lContrasts", default=1)))
     inverted = int(_number(yaps, "sPrepPulses.ucInversion", default=4)) in (1, 2)
@@ -199,7 +199,7 @@ def header(parts: Mapping[str, Any], channels: int) -> Header:
 
 
 def _coils(yaps: Mapping[str, Any], channels: int) -> tuple[str, ...]:
-    """Names of the receive elements in the order of their converters, where there is one for each channel."""
+    """Names of the receive elements in the order of their converters, if there is one for each channel."""
     elements = [e for e in _list(yaps, "sCoilSelectMeas.aRxCoilSelectData.0.asList") if isinstance(e, Mapping)]
     elements.sort(key=lambda e: _number(e, "lADCChannelConnected"))
     names = tuple(f"{_text(e, 'sCoilElementID.tCoilID')}:{_text(e, 'sCoilElementID.tElement')}" for e in elements)
@@ -227,7 +227,7 @@ def _part(header: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _get(tree: Any, path: str) -> Any:
-    """Entry of nested dictionaries and lists by a dotted path, None where a step is missing."""
+    """Entry of nested dictionaries and lists by a dotted path, None if a step is missing."""
     for step in path.split("."):
         if isinstance(tree, Mapping):
             tree = tree.get(step)

@@ -1,4 +1,4 @@
-"""Where an image goes: the format follows from the name of the output, and is checked before the work begins."""
+"""Writing an image: the format follows from the name of the output and is checked before the work begins."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SUFFIXES: dict[str, Kind] = {
 
 
 def kind(path: str | os.PathLike[str]) -> Kind:
-    """The format of an output by its name: by suffix, or a DICOM folder for a folder, a final slash or no suffix.
+    """The format of an output by its name: by suffix; a DICOM folder for a folder, a final slash or no suffix.
 
-    Raises ReconError for a suffix that stands for no format, and where there is no name at all.
+    Raises ReconError for a suffix without a format, and for an empty name.
     """
     name = os.fspath(path)
     if not name.strip():
@@ -59,10 +59,10 @@ def check_names(
     inputs: Sequence[str | os.PathLike[str]] = (),
     records: Sequence[str | os.PathLike[str]] = (),
 ) -> None:
-    """Raise ReconError for outputs that cannot be meant: of no known suffix, or in each other's or an input's place.
+    """Raise ReconError for impossible outputs: without a known suffix, or in place of each other or of an input.
 
-    No output may be one of `inputs` or another output, no DICOM may lie in a folder of `inputs`, and nothing in a
-    folder that is to hold a DICOM series. `records` are JSON files that are written beside the images.
+    No output may be one of `inputs` or another output; no DICOM may be written into a folder of `inputs`, and nothing
+    into a folder that is to hold a DICOM series. `records` are JSON files written beside the images.
     """
     taken: dict[Path, str] = {Path(i).resolve(): "the input" for i in inputs}
     series: list[Path] = []
@@ -114,11 +114,11 @@ def check_paths(
 def check_places(
     paths: Sequence[str | os.PathLike[str]], *, records: Sequence[str | os.PathLike[str]] = (), slices: int = 1
 ) -> None:
-    """Raise ReconError where an output cannot be put; to be asked before a long reconstruction.
+    """Raise ReconError if an output cannot be created; call this before a long reconstruction.
 
-    The parent folder must exist and be writable; a DICOM folder must be new or empty, since series of different runs in
-    one folder cannot be told apart. A file that exists will be replaced. `slices` is how many an image will have at
-    least.
+    The parent folder must exist and be writable; a DICOM folder must be new or empty, because series of different runs
+    in one folder cannot be told apart. An existing file will be replaced. `slices` is the smallest number of slices of
+    an image.
     """
     for item in paths:
         found, path = kind(item), Path(item)
@@ -130,7 +130,7 @@ def check_places(
 
 
 def check_even(paths: Sequence[str | os.PathLike[str]], geometry: Geometry) -> None:
-    """Raise ReconError where slices that are not evenly spaced were to go into a format that holds one spacing."""
+    """Raise ReconError if unevenly spaced slices would go into a format with a single spacing."""
     if not geometry.steps:
         return
     usual = geometry.voxel[2]
@@ -154,9 +154,9 @@ def write(
 ) -> list[Path]:
     """Write an image to one path or several, each in the format of its name (see `kind`); returns all files.
 
-    `parts` are the real parts of complex voxels to write (magnitude, phase, real, imag), `complex_` keeps NIfTI and
-    ISMRMRD complex; a PNG shows the magnitude always. `series_number` and `derived` go to DICOM. Each output appears
-    whole or not at all. Raises ReconError where an output cannot be written.
+    `parts` are the parts of complex voxels to write (magnitude, phase, real, imag). `complex_` keeps NIfTI and ISMRMRD
+    complex; a PNG always shows the magnitude. `series_number` and `derived` go to DICOM. Each output appears completely
+    or not at all. Raises ReconError if an output cannot be written.
     """
     if not isinstance(image, Image):
         raise ReconError(
@@ -172,7 +172,7 @@ def write(
     if "dicom" in kinds:
         from recon.io.dicom import check_file
 
-        # Before the first output is there.
+        # Before the first output exists.
         for item in (p for p, found in zip(paths, kinds) if found == "dicom"):
             check_file(image, Path(item), parts)
     written: list[Path] = []
