@@ -1,21 +1,21 @@
-"""What a PACS's answers mean: kept, worth another try, or never."""
+"""The meaning of a PACS's answers: stored, worth another try, or refused."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: stored: the PACS says so; later: another try may do; never: this image will not be taken.
+#: stored: the PACS confirms it; later: another try may succeed; never: this image will not be accepted.
 Meaning = Literal["stored", "later", "never"]
 
 
 class Unreachable(Exception):
-    """The PACS gave no association or no answer; the text says why and holds nothing of a patient."""
+    """The PACS gave no association or no answer; the text says why and contains no patient data."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Meaning of an answer to the transfer of one image, and the reason in words of our own."""
+    """Meaning of the answer to the transfer of one image, with the reason in recon's own words."""
 
     meaning: Meaning
     reason: str = ""
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the PACS says of an image afterwards: `kept` is None where it said nothing."""
+    """What the PACS says about an image afterwards: `kept` is None if it said nothing."""
 
     kept: bool | None
     reason: str = ""
@@ -55,7 +55,7 @@ _NAMES = {
 
 
 def name(status: int) -> str:
-    """A status as number and words."""
+    """A status as number and text."""
     words = _NAMES.get(status, "")
     words = words or ("out of resources" if status >> 8 == 0xA7 else "the image does not match its class"
                       if status >> 8 == 0xA9 else "cannot understand" if status >> 12 == 0xC else "")  # fmt: skip
@@ -63,10 +63,10 @@ def name(status: int) -> str:
 
 
 def of_store(status: int | None) -> Answer:
-    """The meaning of a C-STORE status (PS3.7, annex C; PS3.4, B.2.3); None is an answer that never came.
+    """The meaning of a C-STORE status (PS3.7, annex C; PS3.4, B.2.3); None if no answer arrived.
 
-    Out of resources (0xA7xx), a processing failure and a refused authorisation can pass; what the PACS finds wrong with
-    the image (0xA9xx, 0xCxxx, and all that is unknown) does not. A duplicate is stored if the confirmation says so.
+    Out of resources (0xA7xx), a processing failure and a refused authorisation can be temporary; errors in the image
+    (0xA9xx, 0xCxxx, and all unknown ones) are not. A duplicate counts as stored if the confirmation says so.
     """
     if status is None:
         return Answer("later", "the PACS gave no answer to the transfer, or broke it off", broken=True)
@@ -79,7 +79,7 @@ def of_store(status: int | None) -> Answer:
 
 
 def of_commitment(reason: int) -> Verdict:
-    """What a Failure Reason (0008,1197) of storage commitment says (PS3.3, C.14.1.1)."""
+    """The meaning of a Failure Reason (0008,1197) of storage commitment (PS3.3, C.14.1.1)."""
     words = f"the PACS does not commit itself to keep the image ({name(reason)})"
     if reason == 0x0112:
         return Verdict(False, words)

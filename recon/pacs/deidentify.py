@@ -1,8 +1,8 @@
-"""Images without what identifies the patient: the Basic Application Level Confidentiality Profile (DICOM PS3.15, E.1).
+"""De-identified images: the Basic Application Level Confidentiality Profile (DICOM PS3.15, E.1).
 
-Which attribute is removed, emptied, replaced or renewed is table E.1-1, as the package dicom-anonymizer keeps it from
-the standard. The actions are ours: that package's leave dummy dates, keep parts of sequences, and give a UID another
-new one in each process.
+Which attribute is removed, emptied, replaced or renewed is defined in table E.1-1, as the package dicom-anonymizer
+copies it from the standard. The actions are recon's own: that package leaves dummy dates, keeps parts of sequences, and
+gives a UID another new one in each process.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 Action = Literal["remove", "empty", "dummy", "renew"]
 
-#: Attributes of the table by its code; where it leaves a choice, the one that keeps the object legal.
+#: Attributes of the table by its code; if it leaves a choice, the one that keeps the object legal.
 _CODES: dict[str, Action] = {
     "D_TAGS": "dummy", "Z_TAGS": "empty", "X_TAGS": "remove", "U_TAGS": "renew", "Z_D_TAGS": "dummy",
     "X_Z_TAGS": "empty", "X_D_TAGS": "dummy", "X_Z_D_TAGS": "dummy", "X_Z_U_STAR_TAGS": "renew",
 }  # fmt: skip
-#: Dates of birth and death in another calendar, which the table does not have.
+#: Dates of birth and death in another calendar, which the table lacks.
 _MORE: dict[tuple[int, int], Action] = {(0x0010, 0x0033): "remove", (0x0010, 0x0034): "remove"}
-#: Values that a type 1 attribute gets in place of its own.
+#: Replacement values for type 1 attributes.
 _DUMMIES = {"AS": "000Y", "DA": "19000101", "DT": "19000101000000", "TM": "000000", "DS": "0", "IS": "0",
             "UR": "about:blank",
             "FD": 0.0, "FL": 0.0, "US": 0, "SS": 0, "UL": 0, "SL": 0, "SV": 0, "UV": 0}  # fmt: skip
-#: What of the file meta information stays.
+#: What stays of the file meta information.
 _META = ("FileMetaInformationVersion", "MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
 
 
 def deidentified(dataset: Dataset, key: bytes) -> Dataset:
-    """A copy without what identifies the patient, with UIDs and a pseudonym that follow from `key` and the old ones.
+    """A de-identified copy, with UIDs and a pseudonym computed from `key` and the old ones.
 
     The same UID or patient always gets the same new one, so that series and references stay together. Private
-    attributes go. That an image is made by a network is said still. `dataset` is not changed.
+    attributes are removed. The statement that an image was made by a network stays. `dataset` is not changed.
     """
     comments = str(dataset.get("ImageComments", ""))
     pseudonym = _pseudonym(dataset, key)
@@ -54,7 +54,8 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
     out.PatientIdentityRemoved, out.LongitudinalTemporalInformationModified = "YES", "REMOVED"
     out.DeidentificationMethod = "DICOM PS3.15 Basic Profile"
     out.DeidentificationMethodCodeSequence = [coded("113100", "Basic Application Confidentiality Profile")]
-    # The header of the file goes, with titles and addresses in it: another tells who took them out (PS3.15, E.1.1).
+    # The file header, which contains titles and addresses, is removed; a new one names recon as the de-identifying
+    # software (PS3.15, E.1.1).
     for element in list(out.file_meta):
         if element.keyword not in _META:
             del out.file_meta[element.tag]
@@ -65,9 +66,9 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
 
 
 def secret(spool: Path) -> bytes:
-    """The key that new UIDs and pseudonyms follow from, made when first needed: without it none leads back.
+    """The key from which new UIDs and pseudonyms are computed, created on first use; none is traceable without it.
 
-    Raises ReconError for one that is damaged.
+    Raises ReconError for a damaged key.
     """
     path = spool / "pseudonyms.key"
     if not path.exists():
@@ -78,7 +79,7 @@ def secret(spool: Path) -> bytes:
                 out.flush()
                 os.fsync(out.fileno())
             with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)  # whole or not at all: two sessions may make the first one at once
+                os.link(temporary, path)  # all or nothing: two sessions may create the first one at the same time
         finally:
             temporary.unlink(missing_ok=True)
     key = path.read_bytes()
@@ -99,7 +100,7 @@ def _clean(dataset: Dataset, key: bytes) -> None:
         if element.tag.is_private or element.tag.group & 0xFF00 in (0x5000, 0x6000):  # curves and overlays
             del dataset[element.tag]
             continue
-        # A name of a person is one whoever that is, in the table or not.
+        # A person's name is removed whoever it belongs to, in the table or not.
         action = _table().get((element.tag.group, element.tag.elem), "dummy" if element.VR == "PN" else None)
         if action == "remove":
             del dataset[element.tag]

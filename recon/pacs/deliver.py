@@ -1,4 +1,4 @@
-"""From images to a delivered spool: what `recon send` and the server call."""
+"""From images to a delivered spool: called by `recon send` and by the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
-    """The files below folders, and files that are named themselves, without hidden ones; ReconError where none is."""
+    """The files below folders, and files given by name, without hidden ones; ReconError if there are none."""
     out: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -42,9 +42,9 @@ def files(paths: Iterable[Path]) -> list[Path]:
 
 
 def hand_over(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]], job: str = "") -> list[Record]:
-    """Put images, each with a name for messages, into the spool of a PACS, without the patient where the site says so.
+    """Put images, each with a name for messages, into a PACS's spool, de-identified if the settings ask for it.
 
-    Raises ReconError, and takes none of them, where one may not leave, and where the spool is another PACS's.
+    Raises ReconError, and takes none of them, if one is not valid, or if the spool belongs to another PACS.
     """
     folder = claim(pacs, settle=False)
     return spools.put(folder, _anonymous(pacs, images) if pacs.deidentify else images, job)
@@ -64,9 +64,9 @@ def _anonymous(pacs: Pacs, images: Iterable[tuple[str, Dataset | Path]]) -> Iter
 
 
 def claim(pacs: Pacs, settle: bool = True) -> Path:
-    """The spool of a PACS, with a note of these settings; raises ReconError where images wait in it for another PACS.
+    """The spool of a PACS, with a note of these settings; raises ReconError if images wait in it for another PACS.
 
-    Without `settle`, settings that are noted for this PACS already stay. What another PACS keeps is forgotten.
+    Without `settle`, noted settings for this PACS are kept. Records of images stored by another PACS are deleted.
     """
     folder = spools.prepare(Path(pacs.spool))
     before = target(folder)
@@ -78,7 +78,7 @@ def claim(pacs: Pacs, settle: bool = True) -> Path:
                 f"{folder} holds {counted(waiting, 'image')} for {before}; use a separate folder for each PACS "
                 "with --spool"
             )
-        spools.forget(folder, -math.inf)  # what another PACS keeps says nothing of this one
+        spools.forget(folder, -math.inf)  # what another PACS stored says nothing about this one
     if before == pacs.to and not settle:
         return folder
     temporary = folder / "tmp" / f"pacs.{os.getpid()}"
@@ -91,7 +91,7 @@ def claim(pacs: Pacs, settle: bool = True) -> Path:
 
 
 def known(folder: Path) -> Pacs:
-    """The settings that a spool was last used with; raises ReconError where it never was."""
+    """The settings that a spool was last used with; raises ReconError if it never was used."""
     try:
         table = json.loads((folder / "pacs.json").read_bytes())
     except (OSError, ValueError):
@@ -100,17 +100,17 @@ def known(folder: Path) -> Pacs:
 
 
 def once(pacs: Pacs, log: Callable[[str], None]) -> None:
-    """One round over the spool of a PACS: whatever is due is sent and asked after."""
+    """One round over the spool of a PACS: whatever is due is sent or checked."""
     _work(pacs, log, Sender.round)
 
 
 def watch(pacs: Pacs, log: Callable[[str], None], stopped: Callable[[float], bool]) -> None:
-    """Rounds over the spool of a PACS until `stopped`, which waits that many seconds, says so."""
+    """Rounds over the spool of a PACS until `stopped`, which waits for the given seconds, returns true."""
     _work(pacs, log, lambda sender: sender.watch(stopped))
 
 
 def _work(pacs: Pacs, log: Callable[[str], None], work: Callable[[Sender], None]) -> None:
-    """Be the sender; on a full disk, with what was set aside, since images that leave make room."""
+    """Run the sender; on a full disk, with the reserved space, because delivered images free space."""
     folder = Path(pacs.spool)
     with spools.locked(folder), peer(pacs) as to:
         while True:

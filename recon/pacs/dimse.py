@@ -1,4 +1,4 @@
-"""A PACS that is reached by associations: C-ECHO, C-STORE, storage commitment, C-FIND."""
+"""A PACS reached by DICOM associations: C-ECHO, C-STORE, storage commitment, C-FIND."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs, address, listening
 from recon.pacs.spool import Item, Record
 
-#: The well-known instance that storage commitments are asked of (PS3.4, J.3).
+#: The well-known instance for storage commitment requests (PS3.4, J.3).
 _PUSH, _PUSH_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
 _ECHO, _FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
 _UNCOMPRESSED = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 
 
 class Dimse:
-    """The PACS of `pacs` by the DICOM upper layer.
+    """The PACS of `pacs`, through the DICOM upper layer.
 
-    Every association belongs to the thread that asked for it and is dropped after the first time-out. Methods raise
-    Unreachable where the PACS does not answer.
+    Every association belongs to the thread that opened it and is dropped after the first time-out. Methods raise
+    Unreachable if the PACS does not answer.
     """
 
     def __init__(self, pacs: Pacs) -> None:
@@ -36,7 +36,7 @@ class Dimse:
             import pynetdicom
         except ModuleNotFoundError:
             raise ReconError("sending to a PACS needs pynetdicom; run pip install pynetdicom") from None
-        # Its own words may hold values of the images.
+        # Its own messages may contain values of the images.
         logger = logging.getLogger("pynetdicom")
         logger.propagate = False
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
@@ -51,9 +51,9 @@ class Dimse:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Hear reports of storage commitments meanwhile, where these are what confirms images.
+        """Receive reports of storage commitments inside this context, if they are the method of confirmation.
 
-        Raises ReconError where the port is taken or no address of this machine.
+        Raises ReconError if the port is in use or the address is not one of this machine.
         """
         if self._pacs.confirmed_by != "commitment":
             yield
@@ -82,7 +82,7 @@ class Dimse:
             server.shutdown()
 
     def echo(self) -> None:
-        """Ask whether the PACS is there and knows us; raises Unreachable where it does not say so."""
+        """Ask whether the PACS is there and knows recon's title; raises Unreachable if it does not confirm."""
         with self._association([(_ECHO, _UNCOMPRESSED)]) as association:
             status = _status(association.send_c_echo())
             if status != 0:
@@ -109,13 +109,13 @@ class Dimse:
         return answer
 
     def confirm(self, items: Sequence[Item]) -> dict[str, Verdict]:
-        """What the PACS says of images by UID; those that it says nothing of are missing."""
+        """What the PACS says about images by UID; those it says nothing about are missing."""
         if self._pacs.confirmed_by == "find":
             return self._find([i.record for i in items])
         return self._commitment([i.record for i in items])
 
     def late(self) -> list[tuple[str, dict[str, Verdict]]]:
-        """Reports that came since the last call: transaction, and verdicts by UID."""
+        """Reports that arrived since the last call: transaction, and verdicts by UID."""
         self._certificates.look()
         out = []
         with contextlib.suppress(queue.Empty):
@@ -143,7 +143,7 @@ class Dimse:
             with self._association([(_PUSH, _UNCOMPRESSED)]) as association:
                 status, _ = association.send_n_action(wanted, 1, _PUSH, _PUSH_INSTANCE)
                 number = _status(status)
-                if number == 0:  # some report over this association as long as it stands, others over one of their own
+                if number == 0:  # some report over this association while it is open, others over one of their own
                     return self._reported(records[0].transaction)
         except _NothingAccepted:
             raise Unreachable(
@@ -153,7 +153,7 @@ class Dimse:
         raise Unreachable(f"it refuses the request for storage commitment ({words})")
 
     def _reported(self, transaction: str) -> dict[str, Verdict]:
-        """What the PACS reports of a transaction, empty where it does not in time."""
+        """The PACS's report on a transaction, empty if it does not arrive in time."""
         until = time.monotonic() + self._pacs.waits.commitment_s
         others = []
         try:
@@ -184,7 +184,7 @@ class Dimse:
                         number = _status(status)
                         found += match is not None and str(match.get("SOPInstanceUID", "")) == r.uid
                         ended = ended or number == 0
-                        # Each answer in time, and no end of them.
+                        # Each answer may be in time, without ever ending.
                         if not ended and time.monotonic() > until:
                             association.abort()
                             break
@@ -220,16 +220,17 @@ class Dimse:
             raise self._why(association, time.monotonic() - began)
         try:
             yield association
-        except RuntimeError:  # of pynetdicom, before a request
+        except RuntimeError:  # from pynetdicom, before a request
             raise Unreachable("it aborted the association") from None
         finally:
             if association.is_established:
-                # A report is taken before it is answered: released in between, the PACS would hear no answer.
+                # A report is taken before it is answered: if the association were released in between, the PACS would
+                # get no answer.
                 answered.wait(self._pacs.waits.answer_s)
                 association.release()
 
     def _bound(self, event: Any) -> None:
-        """A peer that stops reading, or sends byte by byte, must not hold an association for ever."""
+        """A peer that stops reading, or sends byte by byte, must not block an association forever."""
         from recon.pacs.patience import bound
 
         bound(event.assoc.dul.socket, self._pacs.waits.answer_s)
@@ -259,7 +260,7 @@ class Dimse:
         return ae
 
     def _report(self, event: Any, answered: threading.Event | None = None) -> tuple[int, None]:
-        """Take a report of the PACS; what is returned is then sent, and after that `answered` is set."""
+        """Take a report from the PACS; the returned status is then sent, and after that `answered` is set."""
         if answered is not None:
             answered.clear()
         information = event.event_information
@@ -274,7 +275,7 @@ class Dimse:
 
 
 def _sent(event: Any, answered: threading.Event) -> None:
-    """Data went to the PACS: its report is answered, if there was one."""
+    """Data was sent to the PACS: its report is answered, if there was one."""
     from pynetdicom.pdu import P_DATA_TF
 
     if isinstance(event.pdu, P_DATA_TF):
@@ -291,9 +292,9 @@ _CONTEXT = Answer(
 
 
 class _NothingAccepted(Exception):
-    """The PACS takes none of the presentation contexts."""
+    """The PACS accepts none of the presentation contexts."""
 
 
 def _status(found: Any) -> int | None:
-    """The status of an answer; None where the PACS gave none."""
+    """The status of an answer; None if the PACS gave none."""
     return int(found.Status) if found and "Status" in found else None

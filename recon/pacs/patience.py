@@ -1,4 +1,4 @@
-"""How long a peer may keep us waiting; pynetdicom waits for ever for the rest of what a peer has begun to send."""
+"""Time limits for peers; pynetdicom waits without limit for the rest of what a peer has begun to send."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from recon.pacs.tls import Certificates
 
-#: Bytes that have their time by themselves, so that a slow line is none that stands still.
+#: Bytes with a time limit of their own, so that a slow connection does not count as stalled.
 _PIECE = 65536
 
 
 def bound(transport: Any, seconds: float) -> None:
-    """Have the peer of an association take within some seconds what it is sent, and end within them what it began.
+    """Require a peer of an association to accept data, and to complete what it began, within some seconds.
 
-    `transport` is pynetdicom's AssociationSocket. A message comes in two pieces, its head and the rest, each of which
-    has this time, as has each piece of a message that goes. A peer that is too slow counts as one whose connection
-    broke.
+    `transport` is pynetdicom's AssociationSocket. A message arrives in two pieces, its header and the rest, each with
+    this time limit, as has each piece of an outgoing message. A peer that is too slow is treated as a broken
+    connection.
     """
     transport.recv = partial(_read, transport, seconds)
     transport.send = partial(_write, transport, seconds)
 
 
 def _write(transport: Any, seconds: float, message: bytes) -> None:
-    """Send a message, or tell pynetdicom that the connection is closed where the peer does not take it in time."""
+    """Send a message, or tell pynetdicom that the connection is closed if the peer does not accept it in time."""
     try:
         with memoryview(message) as whole:
             for start in range(0, len(whole), _PIECE):
                 _send(transport.socket, whole[start : start + _PIECE], time.monotonic() + seconds)
-    except Exception:  # of whatever kind, as pynetdicom's own
+    except Exception:  # of any kind, as pynetdicom does
         transport.event_queue.put("Evt17")
 
 
@@ -47,7 +47,7 @@ def _send(peer: socket.socket, piece: memoryview, until: float) -> None:
 
 
 def _left(until: float) -> float:
-    """Seconds until a monotonic time; raises TimeoutError where it is over."""
+    """Seconds until a monotonic time; raises TimeoutError if it has passed."""
     left = until - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -55,7 +55,7 @@ def _left(until: float) -> float:
 
 
 def _read(transport: Any, seconds: float, count: int) -> bytearray:
-    """So many bytes of a peer, fewer where it closes; raises TimeoutError where they do not come in time."""
+    """This many bytes from a peer, fewer if it closes; raises TimeoutError if they do not arrive in time."""
     peer, until, out = transport.socket, time.monotonic() + seconds, bytearray()
     try:
         while len(out) < count:
@@ -70,7 +70,7 @@ def _read(transport: Any, seconds: float, count: int) -> bytearray:
 
 
 class Listener(ThreadedAssociationServer):
-    """A server of associations that no peer holds up: each shakes hands in a thread of its own, for some seconds."""
+    """A server of associations that no peer can block: each handshake has its own thread and some seconds."""
 
     daemon_threads, block_on_close = True, False
 
@@ -79,7 +79,7 @@ class Listener(ThreadedAssociationServer):
         super().__init__(ae, at, ae.ae_title, ae.supported_contexts, None, handlers)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, encrypted where the site has certificates: those that are in use now."""
+        """Serve a connection, encrypted if the site has certificates: those in use at the moment."""
         if context := self._certificates.server:
             request.settimeout(self._seconds)
             request = context.wrap_socket(request, server_side=True)
@@ -87,10 +87,10 @@ class Listener(ThreadedAssociationServer):
         super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing is told of who does not get as far as an association."""
+        """Peers that do not complete an association are not reported."""
 
     def shutdown(self) -> None:
-        """Stop listening, and let go who has not got as far as an association."""
+        """Stop listening, and drop peers without a completed association."""
         BaseServer.shutdown(self)
         self.server_close()
         for association in self.active_associations:

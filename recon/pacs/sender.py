@@ -1,4 +1,4 @@
-"""The one who carries images from a spool to a PACS, and asks afterwards whether they are there."""
+"""The sender: transfers images from a spool to a PACS, and then checks whether they are stored."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs
 from recon.pacs.spool import Item
 
-#: Images of one association, and of one request for confirmation.
+#: Images per association, and per request for confirmation.
 _BATCH = 200
-#: Seconds between looks into a spool in which nothing is due.
+#: Seconds between checks of a spool in which nothing is due.
 _LOOK_S = 1.0
 
 
 class Peer(Protocol):
-    """What a sender needs of a PACS; each method raises Unreachable where it does not answer."""
+    """What a sender needs of a PACS; each method raises Unreachable if it does not answer."""
 
     @property
     def name(self) -> str: ...
@@ -35,7 +35,7 @@ class Peer(Protocol):
 
 @contextmanager
 def peer(pacs: Pacs) -> Iterator[Peer]:
-    """The PACS of the settings, as it is reached; while it is open, reports of storage commitments are heard."""
+    """The PACS of the settings; while it is open, reports of storage commitments are received."""
     if pacs.web:
         from recon.pacs.web import Web
 
@@ -49,7 +49,7 @@ def peer(pacs: Pacs) -> Iterator[Peer]:
 
 
 def echo(pacs: Pacs) -> None:
-    """Ask whether a PACS is there and knows us (C-ECHO, or a query); raises Unreachable where not."""
+    """Ask whether a PACS is there and knows recon's title (C-ECHO, or a query); raises Unreachable if not."""
     if pacs.web:
         from recon.pacs.web import Web
 
@@ -61,7 +61,7 @@ def echo(pacs: Pacs) -> None:
 
 
 class Sender:
-    """Rounds over a spool that is locked for it; `log` hears one line for all that does not go as it should."""
+    """Rounds over a locked spool; `log` receives one line for everything that fails."""
 
     def __init__(self, pacs: Pacs, to: Peer, log: Callable[[str], None]) -> None:
         self._pacs, self._to, self._log = pacs, to, log
@@ -69,7 +69,7 @@ class Sender:
         self._asked: set[str] = set()
 
     def start(self) -> None:
-        """Take up what was left by the last sender, and ask whether the PACS is there."""
+        """Take over what the last sender left, and ask whether the PACS is there."""
         left = spools.resume(self._spool)
         if left:
             self._log(f"the last sender stopped while sending {counted(left, 'image')}, now sent again")
@@ -83,7 +83,7 @@ class Sender:
             self._log(f"{self._to.name} cannot be reached: {e}; images wait in the spool")
 
     def round(self) -> None:
-        """Send all that is due, and ask after what was sent."""
+        """Send everything that is due, and check what was sent."""
         for reason in spools.admit(self._spool):
             self._log(f"an image failed: {reason}")
         self._late()
@@ -93,20 +93,20 @@ class Sender:
         reserve.set_aside(self._spool)
 
     def watch(self, stopped: Callable[[float], bool]) -> None:
-        """Rounds until `stopped`, which waits that many seconds, says so."""
+        """Rounds until `stopped`, which waits for the given seconds, returns true."""
         wait = _LOOK_S
         while not stopped(wait):
             began = time.monotonic()
             self.round()
-            wait = max(_LOOK_S, 10 * (time.monotonic() - began))  # looking through a full spool is work, too
+            wait = max(_LOOK_S, 10 * (time.monotonic() - began))  # searching a full spool takes time, too
 
     def due(self, state: spools.State) -> list[Item]:
-        """Images in a state whose time has come; one that is due later than any wait lasts is the clock's fault."""
+        """Images in a state whose time has come; a due time beyond the longest delay is an effect of the clock."""
         now, longest = time.time(), 60 * max(self._pacs.retry_minutes) + 1
         return [i for i in spools.items(self._spool, state) if not now < i.record.due <= now + longest]
 
     def _store(self) -> None:
-        # Listed once: no image goes twice in a round, however short the wait until its next try.
+        # Listed once: no image is sent twice in a round, however short its retry delay.
         waiting = self.due("new")
         while waiting:
             batch, rest = waiting[:_BATCH], waiting[_BATCH:]
@@ -121,7 +121,7 @@ class Sender:
                 return
 
     def _whole(self, item: Item) -> bool:
-        """Whether an image is what was put into the spool; it fails where the disk has changed it."""
+        """Whether an image is what was put into the spool; it fails if the file has changed on disk."""
         try:
             whole = verify.digest(item.image) == item.record.file
         except OSError:
@@ -131,7 +131,7 @@ class Sender:
         return whole
 
     def _send(self, batch: list[Item]) -> list[Item]:
-        """Send images over one association; returns those that are left where it breaks."""
+        """Send images over one association; returns those that remain if it breaks."""
         if not batch:
             return []
         with self._to.session({(i.record.sop_class, i.record.syntax) for i in batch}) as send:
@@ -139,7 +139,7 @@ class Sender:
                 item = spools.move(self._spool, due, "sending")
                 try:
                     answer = send(item)
-                except Exception as e:  # one image that nobody foresaw must not stop all others for ever
+                except Exception as e:  # an unexpected error of one image must not block all others forever
                     words = str(e) if isinstance(e, ReconError) else type(e).__name__
                     answer = Answer("never", f"the image cannot be sent ({words})")
                 self._settle(item, answer)
@@ -185,7 +185,7 @@ class Sender:
         elif verdict.kept is False:
             (self._fail if verdict.final else self._again)(item, verdict.reason)
         else:
-            # However often it was asked after: it may well be there, so that it has not failed.
+            # Regardless of the number of checks: it may well be stored, so it has not failed.
             tries = item.record.tries + 1
             spools.note(item, tries=tries, due=self._next(tries), reason=verdict.reason, changed=time.time())
             self._log(f"image {item.record.uid} stays unconfirmed: {verdict.reason}")

@@ -1,4 +1,4 @@
-"""Which PACS, how it is reached, and when an image counts as delivered."""
+"""Settings of the PACS: how it is reached, and when an image counts as delivered."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Minutes = Annotated[float, Ge(0), Le(1e5)]
 Confirm = Literal["auto", "commitment", "find", "qido", "wado", "none"]
 CONFIRM: tuple[Confirm, ...] = get_args(Confirm)
 
-#: What of a title of an application entity DICOM allows (PS3.5, table 6.2-1).
+#: Characters that DICOM allows in an application entity title (PS3.5, table 6.2-1).
 _TITLE = r"[^\\\x00-\x1f\x7f-\uffff]{1,16}"
 
 
 @dataclass(frozen=True)
 class Tls:
-    """Files of certificates (.pem); `ca` alone turns encryption on, the others say who we are."""
+    """Certificate files (.pem); `ca` alone turns encryption on, the others identify recon."""
 
     ca: str = ""
     certificate: str = ""
@@ -39,11 +39,12 @@ class Tls:
 class Waits:
     """Seconds until a step counts as failed."""
 
-    #: Until the connection stands; until an association or a request is answered; of silence on an association.
+    #: In order: until the connection is established; until an association or a request is answered; of silence on an
+    #: association.
     connect_s: Seconds = 10.0
     answer_s: Seconds = 30.0
     idle_s: Seconds = 60.0
-    #: Until the PACS reports on a storage commitment; later reports count too.
+    #: Until the PACS reports on a storage commitment; later reports count, too.
     commitment_s: Seconds = 60.0
 
 
@@ -53,24 +54,24 @@ class Pacs:
 
     #: AET@host:port for C-STORE, https://host/dicom-web for STOW-RS.
     to: str = ""
-    #: Title by which the PACS knows us.
+    #: Application entity title of recon.
     aet: str = "RECON"
     #: Folder that holds the images until they are delivered.
     spool: str = "~/.local/state/recon/spool"
-    #: How the PACS says that it keeps an image: storage commitment, C-FIND, QIDO-RS, WADO-RS with the pixels compared.
-    #: "auto" is commitment, or QIDO-RS for STOW-RS; "none" believes the answer to the transfer itself.
+    #: How the PACS confirms that it stores an image: storage commitment, C-FIND, QIDO-RS, WADO-RS with a comparison of
+    #: the pixels. "auto" is commitment, or QIDO-RS for STOW-RS; "none" trusts the answer to the transfer.
     confirm: Confirm = "auto"
-    #: host:port where reports of storage commitments come in.
+    #: host:port for incoming reports of storage commitments.
     listen: str = "127.0.0.1:11119"
-    #: Minutes until the second try, the third, …; the last holds for later ones. After `tries`, ten days
-    #: with these, the image has failed.
+    #: Minutes until the second try, the third, …; the last value is repeated. After `tries`, ten days with these
+    #: values, the image has failed.
     retry_minutes: Annotated[tuple[Minutes, ...], MinLen(1)] = (1.0, 5.0, 15.0, 60.0)
     tries: Annotated[int, Ge(1), Le(10000)] = 250
     #: Days that the record of a delivered image is kept; the image itself is removed at once.
     keep_days: Annotated[float, Ge(0), Le(36500)] = 30.0
-    #: Take out what identifies the patient (PS3.15, Basic Application Level Confidentiality Profile) before spooling.
+    #: De-identify images (PS3.15, Basic Application Level Confidentiality Profile) before spooling.
     deidentify: bool = False
-    #: File with user:password for DICOMweb, readable by its owner alone.
+    #: File with user:password for DICOMweb, readable only by its owner.
     login: str = ""
     tls: Tls = field(default_factory=Tls)
     waits: Waits = field(default_factory=Waits)
@@ -82,7 +83,7 @@ class Pacs:
 
     @property
     def confirmed_by(self) -> Confirm:
-        """The way of confirmation that "auto" stands for here."""
+        """The method of confirmation that "auto" means here."""
         return self.confirm if self.confirm != "auto" else "qido" if self.web else "commitment"
 
 
@@ -96,7 +97,7 @@ class Address:
 
 
 def address(pacs: Pacs) -> Address:
-    """Title, host and port of a PACS that takes C-STORE; raises ReconError for another form."""
+    """Title, host and port of a PACS for C-STORE; raises ReconError for another form."""
     found = re.fullmatch(rf"({_TITLE})@(.+):(\d{{1,5}})", pacs.to)
     if not found or not 0 < int(found[3]) <= 65535 or not found[1].strip() or "@" in found[2] or not _host(found[2]):
         raise ReconError(f"the PACS is {pacs.to!r}; give AET@host:port, or https://host/dicom-web")
@@ -117,7 +118,7 @@ def listening(pacs: Pacs) -> tuple[str, int]:
 
 
 def check(pacs: Pacs) -> Pacs:
-    """The settings themselves; raises ReconError for values that contradict each other or name no file."""
+    """The settings themselves; raises ReconError for contradictory values and missing files."""
     if not re.fullmatch(_TITLE, pacs.aet) or not pacs.aet.strip():
         raise ReconError(f"aet is {pacs.aet!r}; an AE title has 1 to 16 characters and no backslash")
     by = pacs.confirmed_by
@@ -159,7 +160,7 @@ def check(pacs: Pacs) -> Pacs:
 
 
 def _host(name: str) -> bool:
-    """Whether a name may be one of a machine: none of its parts is empty or longer than 63 bytes."""
+    """Whether a name is a possible host name: none of its parts is empty or longer than 63 bytes."""
     try:
         return bool(name.encode("idna"))
     except UnicodeError:
@@ -194,7 +195,7 @@ def _check_web(pacs: Pacs) -> None:
 
 
 def resolved(pacs: Pacs, folder: Path) -> Pacs:
-    """The settings with all names of files absolute: `~` is the user's home, others are taken from `folder`."""
+    """The settings with absolute file names: `~` is the user's home, others are relative to `folder`."""
 
     def at(name: str) -> str:
         return str(folder.absolute() / Path(name).expanduser()) if name else ""

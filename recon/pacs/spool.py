@@ -1,10 +1,10 @@
-"""Images on their way to a PACS, on disk: every step is one rename, so that a crash loses nothing and doubles nothing.
+"""Images on their way to a PACS, on disk: every step is one rename, so that a crash neither loses nor doubles any.
 
     incoming → new → sending → unconfirmed → sent        with failed for what a person must look at
 
-An image is a folder, named by its SOPInstanceUID, that holds `image.dcm` and `record.json`; its state is the folder
-that it lies in. Whoever has images commits them to `incoming` in one rename of a whole batch; all other folders belong
-to the one sender that holds the lock. Folders have mode 0700 and files 0600.
+An image is a folder, named by its SOPInstanceUID, with `image.dcm` and `record.json`; its state is the folder in which
+it lies. Producers commit images to `incoming` with one rename of a whole batch; all other folders belong to the one
+sender that holds the lock. Folders have mode 0700 and files 0600.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 State = Literal["new", "sending", "unconfirmed", "sent", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 
-#: Seconds after which a batch that was never committed is taken away.
+#: Seconds after which a batch that was never committed is deleted.
 _ABANDONED_S = 86400.0
-#: Lies beside an image that has ended until a line says how.
+#: Lies beside an image that has ended until the outcome is logged.
 _UNTOLD = "untold"
 
 
 @dataclass(frozen=True)
 class Record(Facts):
-    """What is known of one image: nothing of the patient."""
+    """What is known about one image, without patient data."""
 
     #: SHA-256 of the whole file.
     file: str
-    #: Seconds since 1970: when it came, when its state changed, and when it is due again.
+    #: Seconds since 1970: when it was added, when its state changed, and when it is due again.
     added: float
     changed: float
     due: float = 0.0
     tries: int = 0
-    #: Transaction of the storage commitment that was asked for.
+    #: Transaction UID of the requested storage commitment.
     transaction: str = ""
-    #: Why it is not delivered yet, or not at all; whether the PACS changed attributes of it.
+    #: Why it is not yet, or not, delivered; whether the PACS changed its attributes.
     reason: str = ""
     coerced: bool = False
     job: str = ""
@@ -66,7 +66,7 @@ _FIELDS = {f.name: str(f.type) for f in fields(Record)}
 
 @dataclass(frozen=True)
 class Item:
-    """An image in a state: `folder` holds it."""
+    """An image in a state, in its `folder`."""
 
     folder: Path
     record: Record
@@ -78,7 +78,7 @@ class Item:
 
 
 def prepare(spool: Path) -> Path:
-    """The spool, with its folders made where they are missing; raises ReconError where that cannot be."""
+    """The spool, with missing folders created; raises ReconError if that is impossible."""
     try:
         for folder in (spool, *(spool / name for name in ("tmp", "incoming", *STATES))):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def prepare(spool: Path) -> Path:
 def put(spool: Path, images: Iterable[tuple[str, Dataset | Path]], job: str = "") -> list[Record]:
     """Check images, each with a name for messages, and commit them together: all of them or none are in the spool.
 
-    Files are copied byte for byte. Raises ReconError that names the image which may not leave, and for a full disk.
+    Files are copied byte for byte. Raises ReconError, naming the image, if one is not valid, and for a full disk.
     """
     prepare(spool)
     batch = spool / "tmp" / secrets.token_hex(8)
@@ -129,7 +129,7 @@ def _write(batch: Path, image: Dataset | Path, job: str) -> Record:
             dataset.save_as(out, enforce_file_format=True)
         out.flush()
         os.fsync(out.fileno())
-    facts = verify.check(verify.read(temporary))  # what lies on the disk is what counts
+    facts = verify.check(verify.read(temporary))  # the copy on disk is the one that counts
     now = time.time()
     record = Record(**asdict(facts), file=verify.digest(temporary), added=now, changed=now, job=job)
     folder = batch / facts.uid
@@ -145,7 +145,7 @@ def _write(batch: Path, image: Dataset | Path, job: str) -> Record:
 
 @contextmanager
 def locked(spool: Path) -> Iterator[None]:
-    """Be the only sender of a spool; raises ReconError where another is at work."""
+    """Be the only sender of a spool; raises ReconError if there is another."""
     descriptor = os.open(prepare(spool) / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,7 +161,7 @@ def locked(spool: Path) -> Iterator[None]:
 
 
 def resume(spool: Path) -> int:
-    """Take up what a sender left that ended: images it was sending are new again. Returns their number."""
+    """Take over from a sender that ended: images that it was sending are new again. Returns their number."""
     left = list(items(spool, "sending"))
     for item in left:
         move(spool, item, "new")
@@ -176,10 +176,10 @@ def resume(spool: Path) -> int:
 
 
 def admit(spool: Path) -> list[str]:
-    """Take committed batches in, each image once; returns reasons for those that failed at the door.
+    """Take committed batches in, each image once; returns reasons for those that are refused.
 
-    An image that waits or is sent already is dropped, one that had failed or that nobody can read is new again. Where
-    an earlier image of the same UID had other pixels, this one fails: a PACS would keep the old pixels silently.
+    An image that is already waiting or sent is dropped; one that had failed or is unreadable is new again. If an
+    earlier image with the same UID had other pixels, the new one fails: a PACS would silently keep the old pixels.
     """
     reasons = []
     for batch in sorted((spool / "incoming").iterdir()):
@@ -189,7 +189,7 @@ def admit(spool: Path) -> list[str]:
                 continue
             before = find(spool, item.record.uid)
             if before is None:
-                for state in STATES:  # what lies there and cannot be read must not keep a whole image out
+                for state in STATES:  # an unreadable remainder must not block an intact image
                     _remove(spool, spool / state / item.record.uid)
                 move(spool, item, "new")
             elif before[1].record.pixels != item.record.pixels:
@@ -211,7 +211,7 @@ def admit(spool: Path) -> list[str]:
 
 
 def _remove(spool: Path, folder: Path) -> None:
-    """Take an image away in one step: half of one that a crash left could not be read, and nobody would send it."""
+    """Delete an image in one step: an image half deleted by a crash would be unreadable and never sent."""
     if folder.exists():
         out = spool / "tmp" / secrets.token_hex(8)
         os.rename(folder, out)
@@ -224,19 +224,19 @@ def items(spool: Path, state: State) -> Iterator[Item]:
 
 
 def look(folders: Iterable[Path]) -> tuple[list[Item], int]:
-    """The images of some folders, oldest first, and the number of folders of which nothing can be read."""
+    """The images of some folders, oldest first, and the number of unreadable folders."""
     found, lost = [], 0
     for folder in folders:
         item = _item(folder)
         if item is not None:
             found.append(item)
         else:
-            lost += folder.is_dir()  # one that was moved meanwhile is none
+            lost += folder.is_dir()  # moved in the meantime
     return sorted(found, key=lambda item: (item.record.added, item.record.uid)), lost
 
 
 def find(spool: Path, uid: str) -> tuple[State, Item] | None:
-    """The state of the image with a UID, and the image; None where there is none, or it is not taken in yet."""
+    """The state of the image with a UID, and the image; None if there is none, or it is not taken in yet."""
     for state in STATES:
         item = _item(spool / state / uid)
         if item is not None:
@@ -245,7 +245,7 @@ def find(spool: Path, uid: str) -> tuple[State, Item] | None:
 
 
 def move(spool: Path, item: Item, state: State, *, name: str = "", **changes: Any) -> Item:
-    """Bring an image into a state, with changes to its record: first the record, then the one rename that counts."""
+    """Move an image into a state, with changes to its record: first the record, then the rename that counts."""
     record = replace(item.record, **changes, changed=time.time())
     _note(item.folder, record)
     ended = state in ("sent", "failed")
@@ -265,10 +265,10 @@ def move(spool: Path, item: Item, state: State, *, name: str = "", **changes: An
 
 
 def _trace(spool: Path, state: State, item: Item) -> None:
-    """Append how an image ended to a file that is never rewritten, and that outlives its record.
+    """Append the outcome of an image to a file that is never rewritten and outlives its record.
 
-    What says that this is still to be done goes after the line is on the disk: no line is lost, where the disk is full
-    or the machine goes down; in the latter case one may be there twice.
+    The marker that this is still to be done is deleted after the line is on disk: no line is lost if the disk is full
+    or the machine crashes. After a crash a line may be there twice.
     """
     record = item.record
     line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "uid": record.uid, "state": state,
@@ -282,7 +282,7 @@ def _trace(spool: Path, state: State, item: Item) -> None:
 
 
 def _tell_rest(spool: Path) -> None:
-    """Append the lines of images that ended where a line could not be written."""
+    """Append the lines of ended images whose line could not be written before."""
     for state in ("sent", "failed"):
         for folder in (spool / state).iterdir():
             if (folder / _UNTOLD).exists() and (item := _item(folder)):
@@ -297,7 +297,7 @@ def note(item: Item, **changes: Any) -> Item:
 
 
 def retry(spool: Path) -> int:
-    """Make all failed images new again, with all tries before them. Returns their number."""
+    """Make all failed images new again, with all tries left. Returns their number."""
     _tell_rest(spool)
     failed = [item for item in items(spool, "failed") if item.folder.name == item.record.uid]
     for item in failed:
@@ -306,7 +306,7 @@ def retry(spool: Path) -> int:
 
 
 def forget(spool: Path, days: float) -> None:
-    """Take away the records of images that were delivered more than `days` ago."""
+    """Delete the records of images that were delivered more than `days` ago."""
     for folder in (spool / "sent").iterdir():
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > days * 86400:
@@ -316,7 +316,7 @@ def forget(spool: Path, days: float) -> None:
 def _item(folder: Path) -> Item | None:
     try:
         known = json.loads((folder / "record.json").read_bytes())
-        # What another version of this engine noted beside is not needed to deliver the image.
+        # Extra entries of another version of recon are not needed to deliver the image.
         values = {name: known[name] for name in _FIELDS if name in known}
         if all(_is(value, _FIELDS[name]) for name, value in values.items()):
             return Item(folder, Record(**values))
@@ -326,14 +326,14 @@ def _item(folder: Path) -> Item | None:
 
 
 def _is(value: Any, kind: str) -> bool:
-    """Whether a value is of the kind that a field of a record has."""
+    """Whether a value has the type of a record's field."""
     if kind == "float":
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return type(value).__name__ == kind
 
 
 def unreadable(spool: Path) -> int:
-    """Number of images that wait or have failed and of which nothing can be read: somebody has to look at them."""
+    """Number of unreadable images that wait or have failed: somebody has to look at them."""
     waiting = [folder for state in STATES if state != "sent" for folder in (spool / state).iterdir()]
     return look([*waiting, *(spool / "incoming").glob("*/*")])[1]
 

@@ -1,4 +1,4 @@
-"""How a spool stands, for people and for the server's status page; nothing of a patient is in it."""
+"""The state of a spool, for people and for the server's status page; without patient data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WAITING: tuple[spools.State, ...] = ("new", "sending", "unconfirmed")
 
 
 def summary(spool: Path) -> dict[str, Any]:
-    """Numbers of images by state, seconds that the oldest has waited, and the last reason why one was not delivered.
+    """Numbers of images by state, the longest waiting time in seconds, and the last reason for a failed delivery.
 
-    Keys: `to`, one for each of `new` (with those not taken in yet), `sending`, `unconfirmed`, `sent` and `failed`,
-    `oldest_s` and `next_try_s` (None where nothing waits), `last_error` and `last_error_s` ago, `unreadable` folders
-    of which nothing is known, and `free_MiB` of its disk. A spool that was never used has zeros. It may be called at
-    any time, beside a sender.
+    Keys: `to`; the number in each of `new` (including those not taken in yet), `sending`, `unconfirmed`, `sent` and
+    `failed`; `oldest_s` and `next_try_s` (None if nothing waits); `last_error`, and `last_error_s` since it; the number
+    of `unreadable` folders; and `free_MiB` of the disk. A spool that was never used has zeros. It may be called at any
+    time, in parallel with a sender.
     """
     out: dict[str, Any] = {"to": target(spool), **dict.fromkeys(spools.STATES, 0)}
     out |= {"oldest_s": None, "next_try_s": None, "last_error": "", "last_error_s": None}
@@ -49,14 +49,14 @@ def summary(spool: Path) -> dict[str, Any]:
 
 
 def _free(spool: Path) -> int:
-    """MiB of the disk on which a spool lies, or will."""
+    """MiB free on the disk of a spool, existing or not."""
     there = next((p for p in (spool, *spool.parents) if p.exists()), Path("/"))
     disk = os.statvfs(there)
     return disk.f_bavail * disk.f_frsize // 2**20
 
 
 def text(found: dict[str, Any]) -> str:
-    """A summary as lines for people."""
+    """A summary as text."""
     lines = [f"to {found['to'] or 'nobody yet'}"]
     lines += [f"{state:<12} {found[state]}" for state in spools.STATES]
     if found["oldest_s"] is not None:
@@ -69,7 +69,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def target(spool: Path) -> str:
-    """Where the images of a spool go, empty where nobody has said yet."""
+    """The destination of a spool's images, empty if none has been set."""
     try:
         return str(json.loads((spool / "pacs.json").read_bytes())["to"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Encryption to a PACS, with the certificates of a site, and why a connection does not come about."""
+"""Encryption to a PACS with the certificates of a site, and reasons for failed connections."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from recon.pacs.settings import Tls
 
 
 def client(tls: Tls) -> ssl.SSLContext | None:
-    """For connections of ours: the other side must show a certificate of `ca` for the host name that we call."""
+    """For outgoing connections: the other side must have a certificate from `ca` for the host name."""
     return _loaded(ssl.Purpose.SERVER_AUTH, tls) if tls.ca else None
 
 
 def server(tls: Tls) -> ssl.SSLContext | None:
-    """For connections to us: the other side must show a certificate of `ca` too."""
+    """For incoming connections: the other side, too, must have a certificate from `ca`."""
     if not tls.certificate:
         return None
     context = _loaded(ssl.Purpose.CLIENT_AUTH, tls)
@@ -25,9 +25,9 @@ def server(tls: Tls) -> ssl.SSLContext | None:
 
 
 class Certificates:
-    """The contexts of a site's certificates; `look` makes them anew where files were put in place of the old ones.
+    """The contexts of a site's certificates; `look` recreates them when files have been replaced.
 
-    Files that do not load, as while they are being exchanged, leave the old ones in use until the next look.
+    If files cannot be loaded, for instance during the replacement, the old ones are used until the next look.
     """
 
     def __init__(self, tls: Tls) -> None:
@@ -48,7 +48,7 @@ class Certificates:
 
 
 def _state(tls: Tls) -> list[tuple[int, ...]]:
-    """What tells the files apart from those that take their place; a file that is gone has none."""
+    """What distinguishes the files from their replacements; empty for a missing file."""
     out: list[tuple[int, ...]] = []
     for name in filter(None, (tls.ca, tls.certificate, tls.key)):
         try:
@@ -72,7 +72,7 @@ def _loaded(purpose: ssl.Purpose, tls: Tls) -> ssl.SSLContext:
 
 
 def why(host: str, port: int, context: ssl.SSLContext | None, wait_s: float) -> str:
-    """Why no connection comes about with a peer, empty where one does."""
+    """Why no connection to a peer is possible, empty if it is."""
     try:
         with socket.create_connection((host, port), wait_s) as plain:
             if context is not None:

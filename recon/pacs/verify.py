@@ -1,4 +1,4 @@
-"""Whether a DICOM file may leave: readable, whole, with legal UIDs and the attributes that its class must have."""
+"""Whether a DICOM file is valid for sending: readable, complete, with legal UIDs and the mandatory attributes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-#: Attributes that an image cannot be without (type 1 of PS3.3, C.7), and that must be there though they may be empty.
+#: Mandatory attributes of an image (type 1 of PS3.3, C.7), and attributes that must be present but may be empty.
 _PIXELS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
            "PixelRepresentation")  # fmt: skip
 _ALWAYS = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
            "ReferringPhysicianName", "StudyID", "AccessionNumber")  # fmt: skip
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
-#: Attributes that say where the pixels are, and how many numbers each holds.
+#: Attributes that define the position of the pixels, and how many numbers each holds.
 _NUMBERS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _OWN = {
     MR_IMAGE: (*_PLACE, "ImageType", "ScanningSequence", "SequenceVariant"),
@@ -33,7 +33,7 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a spool needs to know of a file: its UIDs, and SHA-256 of its pixels."""
+    """What a spool needs to know about a file: its UIDs, and SHA-256 of its pixels."""
 
     uid: str
     sop_class: str
@@ -44,15 +44,15 @@ class Facts:
 
 
 def read(path: Path | BinaryIO) -> Dataset:
-    """The DICOM file; raises ReconError where it is none, with nothing of its content in the words."""
+    """The DICOM file; raises ReconError, without its content, if it is not one."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's repeat the values
+            warnings.simplefilter("ignore")  # pydicom's messages repeat the values
             dataset = dcmread(path)
-            for _ in dataset.iterall():  # reads every value, so that later steps meet no surprise
+            for _ in dataset.iterall():  # reads every value, so that errors appear here
                 pass
             return dataset
     except InvalidDicomError:
@@ -75,7 +75,7 @@ def digest(path: Path) -> str:
 
 
 def check(dataset: Dataset) -> Facts:
-    """What of a DICOM object the spool needs; raises ReconError where it may not leave, with nothing of the patient."""
+    """What the spool needs to know about a DICOM object; raises ReconError, without patient data, if invalid."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -120,7 +120,7 @@ def _check(d: Any) -> Facts:
 
 
 def _placing(name: str, values: Any, count: int) -> bool:
-    """Whether an attribute that says where pixels are holds so many finite numbers, a distance none of 0 or less."""
+    """Whether a position attribute holds this many finite numbers, and distances above 0."""
     try:
         numbers = [float(v) for v in ([values] if isinstance(values, str) else values)]
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A PACS that is reached by DICOMweb (PS3.18): STOW-RS, and QIDO-RS or WADO-RS to see what it keeps."""
+"""A PACS reached by DICOMweb (PS3.18): STOW-RS, and QIDO-RS or WADO-RS to check what it stores."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from recon.pacs.answers import Answer, Unreachable, Verdict
 from recon.pacs.settings import Pacs
 from recon.pacs.spool import Item, Record
 
-#: Bytes of an answer that are read: more is no answer of ours.
+#: Bytes of an answer that are read: valid answers are shorter.
 _MOST = 2**26
-#: Bytes of a body that have their time by themselves.
+#: Bytes of a body with a time limit of their own.
 _PIECE = 2**16
 
 
 class Web:
-    """The PACS of `pacs` by DICOMweb. Methods raise Unreachable where the PACS does not answer."""
+    """The PACS of `pacs` by DICOMweb. Methods raise Unreachable if the PACS does not answer."""
 
     def __init__(self, pacs: Pacs) -> None:
         self._pacs, url = pacs, urlsplit(pacs.to)
@@ -49,7 +49,7 @@ class Web:
         return self._pacs.to
 
     def echo(self) -> None:
-        """Ask whether the service is there and lets us in, by a query for one study; raises Unreachable where not."""
+        """Ask whether the service is there and grants access, by a query for one study; raises Unreachable if not."""
         status, _, _ = self._ask("GET", "/studies?limit=1", accept="application/dicom+json")
         if status not in (200, 204):
             raise Unreachable(f"it answers a query with HTTP {status}")
@@ -78,16 +78,16 @@ class Web:
         return of_stow(status, answer, item.record.uid)
 
     def confirm(self, items: Sequence[Item]) -> dict[str, Verdict]:
-        """What the PACS shows of images, by UID."""
+        """What the PACS returns for images, by UID."""
         ask = self._retrieved if self._pacs.confirmed_by == "wado" else self._found
         return {i.record.uid: ask(i.record) for i in items}
 
     def late(self) -> list[tuple[str, dict[str, Verdict]]]:
-        """Nothing: all answers come at once."""
+        """Empty: all answers come at once."""
         return []
 
     def transaction(self) -> str:
-        """Nothing: there are no transactions."""
+        """Empty: there are no transactions."""
         return ""
 
     def _found(self, r: Record) -> Verdict:
@@ -129,7 +129,7 @@ class Web:
     ) -> tuple[int, str, bytes]:
         """Status, content type and content of an answer; redirections are not followed.
 
-        Each piece of a `body` has the time of an answer, as have the whole header and each piece of what comes.
+        Each piece of a `body` has the time limit of an answer, as have the whole header and each piece of the answer.
         """
         waits = self._pacs.waits
         connection: http.client.HTTPConnection
@@ -161,7 +161,7 @@ class Web:
 
 
 def _pieces(file: IO[bytes], first: bytes, last: bytes) -> Iterator[bytes]:
-    """A file between two ends: the socket gives each piece its time, however large the whole is."""
+    """A file between two bounds: the socket gives each piece its time limit, however large the whole is."""
     yield first
     while piece := file.read(_PIECE):
         yield piece
@@ -169,7 +169,7 @@ def _pieces(file: IO[bytes], first: bytes, last: bytes) -> Iterator[bytes]:
 
 
 class _Clock(io.RawIOBase):
-    """What a socket receives until a moment `ends` of the monotonic clock; then reading raises TimeoutError."""
+    """What a socket receives until `ends` of the monotonic clock; after that, reading raises TimeoutError."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, seconds: float) -> None:
         self._raw, self._sock, self.ends = raw, sock, time.monotonic() + seconds
@@ -190,7 +190,7 @@ class _Clock(io.RawIOBase):
 
 
 class _Timed(http.client.HTTPResponse):
-    """An answer whose header, as a whole, has the time that its socket has for one receive."""
+    """An answer whose header, as a whole, has the time limit of one receive."""
 
     def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
         super().__init__(sock, *given, **named)
@@ -199,7 +199,7 @@ class _Timed(http.client.HTTPResponse):
 
 
 def _content(answer: _Timed, seconds: float) -> bytes:
-    """What an answer holds; raises TimeoutError where a piece of it does not come within some seconds."""
+    """The content of an answer; raises TimeoutError if a piece of it does not arrive in time."""
     began, out = time.monotonic(), bytearray()
     while len(out) < _MOST and not answer.isclosed():
         answer.clock.ends = began + seconds * (1 + len(out) // _PIECE)
@@ -213,8 +213,8 @@ def _content(answer: _Timed, seconds: float) -> bytes:
 def of_stow(status: int, body: bytes, uid: str) -> Answer:
     """The meaning of an answer to STOW-RS (PS3.18, 10.5.3) for the image `uid`.
 
-    A success must name the image among those stored. What the server or the site's set-up is to blame for can pass:
-    HTTP 5xx, 401, 403, 404, 408, 429 and redirections; other refusals are of the image.
+    A success must list the image among those stored. Errors of the server or of the site's configuration can be
+    temporary: HTTP 5xx, 401, 403, 404, 408, 429 and redirections; other refusals concern the image.
     """
     refused, stored = _listed(body, "00081198"), _listed(body, "00081199")
     if uid in refused:
@@ -229,7 +229,7 @@ def of_stow(status: int, body: bytes, uid: str) -> Answer:
 
 
 def _listed(body: bytes, sequence: str) -> dict[str, int]:
-    """UIDs in a sequence of an answer, with the reason of failure or warning, 0 where there is none."""
+    """UIDs in a sequence of an answer, with the reason of failure or warning, 0 if there is none."""
     out: dict[str, int] = {}
     try:
         for entry in json.loads(body).get(sequence, {}).get("Value", []):
@@ -241,7 +241,7 @@ def _listed(body: bytes, sequence: str) -> dict[str, int]:
 
 
 def _part(kind: str, body: bytes) -> bytes:
-    """The first part of a multipart body, or the body itself where it is none."""
+    """The first part of a multipart body, or the body itself if it has no parts."""
     if not kind.lower().startswith("multipart/"):
         return body
     parser = email.parser.BytesParser(policy=email.policy.HTTP)

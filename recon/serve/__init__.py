@@ -1,1 +1,1 @@
-"""The scanner's side door: raw data in over TCP while the scan runs, images back."""
+"""The scanner interface: raw data in over TCP while the scan runs, images back."""

@@ -1,4 +1,4 @@
-"""The process of one session, `python -m recon.serve N`: the server starts it, with a control socket of number N."""
+"""The process of one session, `python -m recon.serve N`: started by the server, with control socket number N."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that must not keep the reader from reading: done in order by a thread of its own, with a bounded queue."""
+"""Work that must not block the reader: done in order by a separate thread, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Aside(Generic[T]):
-    """A thread that does `work` on what is handed over, one after the other, from the first on.
+    """A thread that calls `work` on what it is given, in order.
 
-    `put` waits while `most_bytes` wait already, so that a reader which hands over stops reading: the peer then waits,
-    too. What `work` raises comes out of the next `put` and of `finish`, and ends the work.
+    `put` blocks while `most_bytes` are waiting, so that the reader stops reading and the peer waits, too. An exception
+    in `work` is raised by the next `put` and by `finish`, and ends the work.
     """
 
     def __init__(self, work: Callable[[T], None], most_bytes: int) -> None:
@@ -28,7 +28,7 @@ class Aside(Generic[T]):
 
     @property
     def held(self) -> int:
-        """Bytes that wait, or are worked on."""
+        """Bytes that are waiting or being processed."""
         return self._held
 
     def put(self, item: T, size: int) -> None:
@@ -39,13 +39,13 @@ class Aside(Generic[T]):
                 raise self._error
             self._waiting.append((item, size))
             self._held += size
-            if self._thread is None:  # several threads may hand over
+            if self._thread is None:  # several threads may call this
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """Wait until all is done."""
+        """Wait until everything is done."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""One line of JSON for the start and the end of each job, appended to a file that is never rewritten."""
+"""One JSON line for the start and the end of each job, appended to a file that is never rewritten."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from recon.errors import ReconError, counted
 from recon.io import journal
 
-#: Bytes at the end of the file in which the last number is looked for.
+#: Bytes at the end of the file in which the last number is searched for.
 _TAIL = 2**22
 
 
 class Audit:
-    """An open audit file. Lines carry a running number, so that their order does not hang on the clock."""
+    """An open audit file. Lines carry a running number, so that their order does not depend on the clock."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._number = path, 0
@@ -36,16 +36,16 @@ class Audit:
         self._number = max(self._number, _last(os.pread(self._file, _TAIL, max(0, size - _TAIL))))
 
     def reopen(self) -> None:
-        """Go on in the file of this name, after somebody has moved the one so far away; numbers go on, too.
+        """Continue in the file with this name after the previous one was moved away; numbers continue.
 
-        Raises ReconError where it cannot be opened: lines then go where they went before.
+        Raises ReconError if it cannot be opened: lines then go to the previous file.
         """
         before = self._file
         self._open()
         os.close(before)
 
     def write(self, event: str, **what: Any) -> None:
-        """Append one line and have it on the disk; raises OSError where that takes nothing."""
+        """Append one line and flush it to disk; raises OSError if it cannot be written."""
         self._number += 1
         line = {
             "n": self._number,
@@ -62,7 +62,7 @@ class Audit:
 
 
 def outcome(record: Mapping[str, Any]) -> str:
-    """How a session ended, in words: its state, what it took and gave, and why it was no more."""
+    """How a session ended, in words: its state, what it received and sent, and the reason for an incomplete end."""
     images = len(record.get("images", ())) + record.get("images_passed", 0)
     parts = [counted(n, what) for n, what in ((images, "image"), (record.get("lines", 0), "line")) if n]
     parts += [f"recipe {record['recipe']}"] if record.get("recipe") else []

@@ -1,4 +1,4 @@
-"""What the server knows of itself while it runs: sessions, waiting workers, last images, latencies. No patient data."""
+"""The server's status while it runs: sessions, waiting workers, last images, latencies. No patient data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from recon.errors import ReconError
 
-#: Rises when a key of the JSON goes or changes its meaning; new keys may come at any time.
+#: Increased when a key of the JSON is removed or changes its meaning; new keys may be added at any time.
 FORMAT = 1
 
 _ENDED, _IMAGES, _LATENCIES = 20, 24, 200
@@ -26,9 +26,9 @@ _SHOWN = (
 
 
 class Board:
-    """Filled by the thread that serves, read by the status page's.
+    """Filled by the serving thread, read by that of the status page.
 
-    `spool` tells of images on their way to the PACS, `certificates` when those of the site expire.
+    `spool` returns the state of images on their way to the PACS, `certificates` when those of the site expire.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Board:
             self._running[job] = {"job": job, "peer": peer, "began": _now(), "monotonic": time.monotonic()}
 
     def told(self, job: str, what: dict[str, Any]) -> None:
-        """A worker has reported; what the page does not show is passed over, and pictures are taken out of `what`."""
+        """A worker has reported; keys that the page does not show are ignored, and pictures are removed from `what`."""
         with self._lock:
             one = self._running.get(job, {})
             if "thumbnail" in what and job in self._running:
@@ -80,22 +80,22 @@ class Board:
             self._counts[record.get("state", "failed")] += 1
 
     def refused(self, why: str) -> None:
-        """A connection was not taken: "busy", "not allowed" or "no TLS"."""
+        """A connection was refused: "busy", "not allowed" or "no TLS"."""
         with self._lock:
             self._counts[why] += 1
 
     def workers(self, ready: int, starting: int, held: int) -> None:
-        """Processes that wait for a session, those that do not yet, and how many have memory held for raw data."""
+        """Processes that wait for a session, those still starting, and how many have reserved memory for raw data."""
         with self._lock:
             self._workers = {"ready": ready, "starting": starting, "held": held}
 
     def thumbnail(self, number: int) -> bytes | None:
-        """The PNG of an image, by its number; None where it is none of the last."""
+        """The PNG of an image, by its number; None if it is not one of the last."""
         with self._lock:
             return next((png for n, png, _ in self._pictures if n == number), None)
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """The whole status, as plain values."""
         with self._lock:
             now = time.monotonic()
             running = [
@@ -121,7 +121,7 @@ class Board:
                 "images": [caption for _, _, caption in reversed(self._pictures)],
             }
         if self._certificates is not None:
-            with contextlib.suppress(ReconError):  # a file that is just being exchanged
+            with contextlib.suppress(ReconError):  # a file that is just being replaced
                 out["certificates"] = self._certificates()
         if self._spool is not None:
             try:
@@ -132,7 +132,7 @@ class Board:
 
 
 def worst(a: Mapping[str, Any] | None, b: Mapping[str, Any]) -> dict[str, Any]:
-    """What two sets of trust numbers say together: the larger of each, all that fell back, every reason."""
+    """Two sets of trust numbers combined: the larger of each, all that fell back, every reason."""
     if not a:
         return dict(b)
     return {

@@ -1,4 +1,4 @@
-"""The other end of the line: a client that streams a raw scan to a server and keeps the images that come back."""
+"""A client that streams a raw scan to a server and keeps the images that come back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LINES = 256
 
 @dataclass
 class Answer:
-    """What a server sent: images, texts, and whether it ended with CLOSE."""
+    """The server's answer: images, texts, and whether it ended with CLOSE."""
 
     images: list[ImageMessage] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Answer:
 def session(scan: RawScan, recipe: str) -> Iterator[bytes]:
     """All messages of a scan, from the name of the recipe to CLOSE.
 
-    Lines are not numbered: a numbering of our own would vouch for lines that the file lacks.
+    Lines are not numbered: numbers added here would claim completeness for lines missing from the file.
     """
     yield words.config_file(recipe)
     yield words.header(mrd_header.build(scan.header, scan.encodings))
@@ -63,9 +63,9 @@ def stream(
     hear: Callable[[str], None],
     tls: SSLContext | None = None,
 ) -> Answer:
-    """Send a scan and take what comes back, within `tls` where it is given; `hear` gets each text at once.
+    """Send a scan and receive the answer, within `tls` if it is given; `hear` gets each text at once.
 
-    Raises ReconError where the server cannot be reached, says nothing for `patience_s` seconds, or breaks off.
+    Raises ReconError if the server cannot be reached, is silent for `patience_s` seconds, or breaks off.
     """
     try:
         sock = socket.create_connection((host, port), timeout=patience_s)

@@ -1,7 +1,7 @@
-"""The line between the server and the process of a session: lines of JSON both ways, and messages for the peer.
+"""The connection between the server and the process of a session: JSON lines both ways, and messages for the peer.
 
-A message for the peer is handed over whole, in a file without a name, before the first byte of it is sent: whatever
-becomes of the process then, the server sends it to its end or not at all.
+A message for the peer is handed over as a whole, in an unnamed file, before its first byte is sent. Whatever happens to
+the process afterwards, the server sends it completely or not at all.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _PIECE, _FILES = 1 << 16, 16
 
 
 def scratch() -> IO[bytes]:
-    """A file without a name: in memory where there is such a thing, since no session should hang on a full disk."""
+    """An unnamed file, in memory if possible, so that no session depends on a full disk."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("recon"), "w+b")
     return tempfile.TemporaryFile()
 
 
 class Speaking:
-    """The end of the process; several threads may speak."""
+    """The process's end; several threads may use it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket, self._one = sock, threading.Lock()
@@ -47,14 +47,14 @@ class Speaking:
                 socket.send_fds(self._socket, [told], [file.fileno()])
 
     def heard(self) -> Iterator[dict[str, Any]]:
-        """What the server says, until it has ended."""
+        """Messages from the server, until it has ended."""
         with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
             for line in lines:
                 yield json.loads(line)
 
 
 class Listening:
-    """The server's end, which never waits: what does not go out now goes when the process says its next word."""
+    """The server's end, which never blocks: what cannot be sent now is sent with the next message of the process."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -64,7 +64,7 @@ class Listening:
         sock.setblocking(False)
 
     def take(self) -> tuple[list[dict[str, Any]], bool]:
-        """What the process has said since, and whether it goes on; `file` of a message belongs to the caller.
+        """What the process has reported since, and whether it is running; `file` of a message belongs to the caller.
 
         It is -1, from one message on, where this process could not open another file.
         """
@@ -89,7 +89,7 @@ class Listening:
         return said, bool(got)
 
     def tell(self, **what: Any) -> None:
-        """Say something to the process, which may have ended, or may read nothing for a while."""
+        """Send a message to the process, which may have ended, or may not read for a while."""
         self._unsaid += json.dumps(what).encode() + b"\n"
         self._say()
 
@@ -99,7 +99,7 @@ class Listening:
                 self._unsaid = self._unsaid[self.socket.send(self._unsaid) :]
 
     def close(self) -> None:
-        """End the line."""
+        """Close the connection."""
         self.socket.close()
         while self._files:
             os.close(self._files.popleft())

@@ -1,4 +1,4 @@
-"""Whether all lines of a scan have come: by counting them against the header, not by trusting their flags."""
+"""Whether all lines of a scan have arrived, by counting them against the header rather than by flags."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from recon.prepare.sort import Frame
 COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 Key = tuple[int, int, int, int, int]
 
-#: Share of single lines that lie in steps of R where the pattern is regular, how rarely those of another may do so by
-#: chance, and how many single lines tell that the ACS lines are the only run.
+#: In order: share of single lines that lie in steps of R in a regular pattern; how rarely those of another pattern may
+#: do so by chance; how many single lines prove that the ACS lines are the only run.
 _OF_A_COMB, _CHANCE, _SINGLE = 0.9, 1 / 32, 4
-#: Share of N/R lines that a scan of stated acceleration R must have: 3D scans may leave out the corners of k-space.
+#: Share of N/R lines that a scan with a stated acceleration R must have: 3D scans may leave out the corners of k-space.
 _ENOUGH_2D, _ENOUGH_3D = 0.95, 0.75
-#: Share of the phase encodes behind the centre of k-space by which partial Fourier tells the phase.
+#: Share of the phase encodes beyond the centre of k-space from which partial Fourier estimates the phase.
 _BEYOND = 1 / 16
 
 
 @dataclass(frozen=True)
 class Count:
-    """Lines that came and lines that the header leads to expect, and the repetitions that are whole.
+    """Lines received and lines expected from the header, and the repetitions that are complete.
 
-    `complete` is whether every repetition that the header announces is whole.
+    `complete` says whether every repetition announced in the header is complete.
     """
 
     received: int
@@ -47,11 +47,11 @@ class Count:
 
 @dataclass(frozen=True)
 class Word:
-    """What is said of a frame beside the number of its lines.
+    """What is known about a frame besides the number of its lines.
 
-    `ended` is whether a line says that it is the last of its slice (flag 8) or of the measurement, `finished` the
-    latter alone (flag 25). `unbroken` is whether the lines are numbered without a gap from the one before the frame to
-    the one after it, None where they are not numbered at all.
+    `ended` says whether a line is marked as the last of its slice (flag 8) or of the measurement, `finished` only the
+    latter (flag 25). `unbroken` says whether the lines are numbered without a gap from the one before the frame to the
+    one after it, None if they are not numbered.
     """
 
     ended: bool
@@ -70,14 +70,14 @@ def key_of(f: Frame) -> Key:
 
 
 def unbroken(numbers: NDArray[np.integer], frames: Mapping[Key, Sequence[int]]) -> Mapping[Key, bool] | None:
-    """Which frames, given by their rows, are numbered without a gap; None where lines are not numbered.
+    """Which frames, given by their rows, are numbered without a gap; None if lines are not numbered.
 
-    `numbers` (line,) are the scan_counter of all lines as they came. The line before a frame counts, and the one after.
+    `numbers` (line,) are the scan_counter of all lines as received. The line before a frame counts, and the one after.
     """
     steps = np.diff(numbers.astype(np.int64))
     if not steps.any():
         return None
-    gaps = np.append(0, np.cumsum(steps != 1))  # so many before each line
+    gaps = np.append(0, np.cumsum(steps != 1))  # number of lines before each line
     return {
         key: (rows[0] > 0 or int(numbers[0]) <= 1)
         and bool(gaps[max(0, rows[0] - 1)] == gaps[min(len(steps), rows[-1] + 1)])
@@ -86,23 +86,28 @@ def unbroken(numbers: NDArray[np.integer], frames: Mapping[Key, Sequence[int]]) 
 
 
 def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
-    """Count the imaging lines of a scan; `numbered` is what `unbroken` says of its frames.
+    """Count the imaging lines of a scan; `numbered` is the result of `unbroken` for its frames.
 
-    A frame (one slice in one state of the counters) is whole when each of its averages has every phase encode within
-    the limits, which of partial Fourier are those of the lines that are acquired; where the header states an
-    acceleration R > 1, when it has N/R of them, none missing from a regular pattern, up to both ends. Lines that are
-    drawn at random may stop short of an end, two of their largest steps, or farther where one says that it is the last
-    of its slice (flag 8) or of the measurement (flag 25); a frame of fewer lines than others has such a line of its own
-    and is numbered without a gap. Patterns of few lines may be either: with such a line they count as drawn at random
-    where they have N/R lines, or are numbered without a gap. Up to 5 % of N/R may be missing where numbers say that
-    nothing was lost. A 3D scan that leaves out the corners of k-space is whole only where a line says that the
-    measurement ends, an undersampled one where it says so or that its slab ends.
+    A frame is one slice for one combination of counters.
 
-    Where one line says that the frame has ended, one that the measurement has, and numbers that nothing was lost,
-    frames and phase encodes may have fewer averages than announced, as in diffusion, and slices without acceleration
-    may leave out one end of k-space that the limits hold.
+    Without acceleration it is complete when each of its averages has every phase encode within the limits; with partial
+    Fourier, the limits are those of the acquired lines. If the header states an acceleration R > 1, it is complete when
+    it has N/R of them, with none missing from a regular pattern, up to both ends.
 
-    A repetition is whole when all its frames are there and whole.
+    Randomly drawn lines may stop short of an end by two of their largest steps, or more if a line is marked as the last
+    of its slice (flag 8) or of the measurement (flag 25). A frame with fewer lines than others needs such a line and
+    numbers without a gap. Patterns with few lines may be of either kind: with such a line they count as random if they
+    have N/R lines, or if they are numbered without a gap.
+
+    Up to 5 % of N/R may be missing if the numbers show that nothing was lost. A 3D scan without the corners of k-space
+    is complete only if a line marks the end of the measurement; an undersampled one also if a line marks the end of its
+    slab.
+
+    If a line marks the end of the frame, another the end of the measurement, and the numbers show that nothing was
+    lost, frames and phase encodes may have fewer averages than announced, as in diffusion, and slices without
+    acceleration may lack one end of the k-space within the limits.
+
+    A repetition is complete when all its frames are present and complete.
     """
     rows = sort.kinds(scan).imaging
     encoding = scan.encodings[sort.choose_encoding(scan)]
@@ -123,13 +128,13 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
 
 
 def whole_frame(scan: RawScan) -> bool:
-    """Whether the one frame of a scan has all its lines, by the rules of `count` and without any line to spare."""
+    """Whether the only frame of a scan has all its lines, by the rules of `count` and without any surplus line."""
     lines = scan.lines[sort.kinds(scan).imaging]
     return _whole(lines, scan.encodings[sort.choose_encoding(scan)], Word(_last(lines), False, False))
 
 
 def fewest(encoding: Encoding) -> int:
-    """The fewest phase encodes with which a frame may be whole."""
+    """The smallest number of phase encodes with which a frame may be complete."""
     (n1, n2), (r1, r2) = encodes(encoding), encoding.acceleration
     return math.floor((_ENOUGH_3D if n2 > 1 else _ENOUGH_2D) * round(n1 * n2 / (r1 * r2)))
 
@@ -144,7 +149,7 @@ def only_repetitions(scan: RawScan, repetitions: tuple[int, ...]) -> RawScan:
 
 
 def refuse(found: Count) -> DataError:
-    """The error that says how much is missing; with ACS lines on top, more may have come than the header leads to."""
+    """The error that states how much is missing; with additional ACS lines, more may have arrived than expected."""
     more = " or more" if found.received >= found.expected else ""
     return DataError(
         f"incomplete {found.received}/{found.expected}{more}: lines are missing, so no image is made; let the "
@@ -154,19 +159,19 @@ def refuse(found: Count) -> DataError:
 
 
 def _encode_numbers(lines: NDArray[np.void]) -> NDArray[np.int64]:
-    """A number for each line that tells phase encodes and averages apart."""
+    """A number for each line that distinguishes phase encodes and averages."""
     steps = lines["kspace_encode_step_2"].astype(np.int64) << 16 | lines["kspace_encode_step_1"]
     return np.asarray(steps << 16 | lines["average"], np.int64)
 
 
 def _last(lines: NDArray[np.void]) -> bool:
-    """Whether a line says that it is the last of its slice."""
+    """Whether a line is marked as the last of its slice."""
     return bool(flagged(lines, Flag.LAST_IN_SLICE).any())
 
 
 def _whole(lines: NDArray[np.void], encoding: Encoding, said: Word) -> bool:
     if said.vouched and said.finished:
-        return _whole_average(lines, encoding, said)  # in as many averages as were measured
+        return _whole_average(lines, encoding, said)  # with as many averages as were measured
     averages = range(announced(encoding, "average"))
     first = encoding.limits["average"].minimum if "average" in encoding.limits else 0
     return all(_whole_average(lines[lines["average"] == first + a], encoding, said) for a in averages)
@@ -188,9 +193,10 @@ def _whole_average(lines: NDArray[np.void], encoding: Encoding, said: Word) -> b
         return False
     if said.vouched and not plain:
         return True
-    # Of fewer lines than announced a regular pattern alone, whose offset may take one away, is known to be whole.
+    # With fewer lines than announced, only a regular pattern is known to be complete: its offset may cost a line.
     slack = (1 if n2 > 1 else 0) if short else n1 + n2 if said.ended else 2
-    # As many lines as drawn ones have, which a regular pattern with its ACS lines seldom has, and the scanner's word.
+    # As many lines as random patterns have, which a regular pattern with its ACS lines seldom has, and the scanner's
+    # flag.
     drawn = said.ended and n2 == 1 and wanted <= acquired <= wanted + 1
     along = all(
         _reaches(np.unique(step), encoding.limits.get(f"kspace_encoding_step_{i}"), n, r, slack, drawn)
@@ -198,16 +204,16 @@ def _whole_average(lines: NDArray[np.void], encoding: Encoding, said: Word) -> b
     )
     if not plain:
         return along
-    # Without acceleration only corners of a 3D k-space may be missing, and only at the scanner's word.
+    # Without acceleration only corners of a 3D k-space may be missing, and only if the scanner marks the end.
     holes = (np.diff(places) != 1) & (np.diff(places >> 16) == 0)
     return along and said.finished and n2 > 1 and not bool(holes.any())
 
 
 def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int, slack: int, drawn: bool) -> bool:
-    """Whether phase encodes go from end to end of their limit in steps that are no larger than they usually are.
+    """Whether phase encodes cover their limit from end to end in steps no larger than usual.
 
-    Those that are drawn at random may stop `slack` of their largest steps from an end; `drawn` decides for patterns
-    that may be either.
+    Random patterns may stop `slack` of their largest steps short of an end; `drawn` decides for patterns of either
+    kind.
     """
     if n == 1 or not len(values):
         return bool(len(values))
@@ -221,7 +227,7 @@ def _reaches(values: NDArray[np.int64], limit: Limit | None, n: int, r: int, sla
 
 
 def _one_sided(values: NDArray[np.int64], limit: Limit | None, n: int) -> bool:
-    """Whether phase encodes go without a gap from one end of their limit to _BEYOND of them behind the centre."""
+    """Whether phase encodes have no gap from one end of their limit to _BEYOND of them beyond the centre."""
     low, centre, high = (limit.minimum, limit.center, limit.maximum) if limit else (0, n // 2, n - 1)
     first, last, beyond = int(values[0]), int(values[-1]), _BEYOND * n
     ends = (first <= low and last + 1 >= centre + beyond) or (last >= high and first <= centre - beyond)
@@ -229,11 +235,11 @@ def _one_sided(values: NDArray[np.int64], limit: Limit | None, n: int) -> bool:
 
 
 def _comb(values: NDArray[np.int64], r: int, drawn: bool) -> tuple[bool, int]:
-    """Whether single lines lie r apart, or multiples where some are missing, and the runs of lines beside one another.
+    """Whether single lines lie r apart, or multiples if some are missing; and the runs of adjacent lines.
 
-    Too few single lines to tell are those of a pattern that was `drawn` at random, or else of a regular one where all
-    gaps but the two beside the ACS lines say so. Of a comb with enough of them the ACS lines are the only run: more are
-    one with holes in it.
+    Too few single lines for a decision are taken as random if `drawn`, otherwise as regular if all gaps except the two
+    beside the ACS lines agree. In a regular pattern with enough of them the ACS lines are the only run: further runs
+    mean a regular pattern with holes.
     """
     near = np.diff(values) == 1
     single = values[~np.append(near, False) & ~np.append(False, near)]

@@ -1,5 +1,4 @@
-"""Connections without a session: as they come in, before their first message, which alone is worth a process, and
-after our last."""
+"""Connections without a session: incoming ones, those before their first message, and those after the last byte."""
 
 from __future__ import annotations
 
@@ -15,12 +14,12 @@ from dataclasses import dataclass
 
 from recon.serve.words import whole_first
 
-#: Seconds that a connection stays open after our last byte, so that the peer reads it before it sees a reset.
+#: Seconds that a connection stays open after the last byte sent, so that the peer reads it before a reset.
 _LINGER_S = 5.0
 _MOST = 64
-#: Bytes of a first message that are waited for at most, and seconds between two looks at one that is not whole.
+#: Largest part of a first message that is waited for, in bytes, and seconds between two checks of an incomplete one.
 _FIRST, _LOOK_S = 2**15, 0.05
-#: What a machine says that has no room for another connection, and seconds until it is asked again.
+#: The message of a machine without resources for another connection, and seconds until the next attempt.
 _FULL, _AGAIN_S = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 1.0
 
 Then = Callable[[socket.socket, str], None]
@@ -35,9 +34,9 @@ class _Guest:
 
 
 class Arriving:
-    """Connections that come in over a listening socket, each handed to `then`.
+    """Incoming connections on a listening socket, each passed to `then`.
 
-    Where this process can open no more files, none is taken for a while: the loop would do nothing else but try.
+    If this process cannot open more files, none is accepted for a while; otherwise the loop would do nothing but try.
     """
 
     def __init__(
@@ -53,17 +52,17 @@ class Arriving:
         self._watch()
 
     def due(self) -> float:
-        """The monotonic time at which connections are taken again."""
+        """The monotonic time at which connections are accepted again."""
         return self._again
 
     def look(self) -> None:
-        """Take connections again where it is time."""
+        """Accept connections again if it is time."""
         if time.monotonic() >= self._again:
             self._again = math.inf
             self._watch()
 
     def close(self) -> None:
-        """Take no more, for good."""
+        """Accept no more."""
         self._again = math.inf
         if self._listener.fileno() >= 0:
             if self._listener in self._selector.get_map():
@@ -83,17 +82,17 @@ class Arriving:
                 )
                 self._selector.unregister(self._listener)
                 self._again = time.monotonic() + _AGAIN_S
-            return  # otherwise the peer has gone again
+            return  # otherwise the peer has disconnected again
         self._then(connection, address)
 
 
 class Waiting:
-    """Connections of peers that have not said enough yet.
+    """Connections whose peers have not sent enough yet.
 
-    A port monitor connects and leaves again: `left` is called for it, and no more happens. Where a first byte has come,
-    or the `whole` first message, it stays unread, and `then` of that connection takes over. Who has not said so much
-    for `seconds` is handed to `silent`, as is the one that has waited longest where too many do: whatever the sessions
-    and their processes do meanwhile.
+    A port monitor connects and disconnects: `left` is called for it, and nothing else happens. Once the first byte, or
+    the `whole` first message, has arrived, it stays unread and `then` of that connection takes over. A connection that
+    does not send this within `seconds` is passed to `silent`; so is the one that has waited longest if there are too
+    many. This does not depend on sessions and their processes.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class Waiting:
     ) -> None:
         self._selector, self._seconds, self._left, self._silent = selector, seconds, left, silent
         self._guests: dict[socket.socket, _Guest] = {}
-        #: Those in the middle of their first message; what has come of it makes them readable all the time.
+        #: Those in the middle of their first message; what has arrived makes them readable all the time.
         self._begun: set[socket.socket] = set()
         self._looks_at = math.inf
 
@@ -114,11 +113,11 @@ class Waiting:
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(connection))
 
     def due(self) -> float:
-        """The monotonic time at which there is something to do for one of them."""
+        """The monotonic time of the next action for one of them."""
         return min((g.until for g in self._guests.values()), default=math.inf) if not self._begun else self._looks_at
 
     def look(self) -> None:
-        """Look whether first messages are whole by now, and let go of those that have waited for too long."""
+        """Check for complete first messages, and drop those that have waited too long."""
         now = time.monotonic()
         if self._begun and now >= self._looks_at:
             self._looks_at = now + _LOOK_S
@@ -128,7 +127,7 @@ class Waiting:
             self._let_go(connection)
 
     def end(self) -> list[socket.socket]:
-        """All that still wait, which belong to the caller from now on."""
+        """Return all that still wait; they belong to the caller from now on."""
         out = list(self._guests)
         for connection in out:
             self._take(connection)
@@ -168,7 +167,7 @@ class Waiting:
 
 
 def _hung_up(connection: socket.socket) -> bool:
-    """Whether the peer has said its last, and what waits to be read is all."""
+    """Whether the peer has closed, and what is waiting to be read is everything."""
     if not hasattr(select, "POLLRDHUP"):
         return False
     poll = select.poll()
@@ -177,14 +176,14 @@ def _hung_up(connection: socket.socket) -> bool:
 
 
 class Leaving:
-    """Connections to which all has been said; each is read and forgotten for a while, until its peer closes it."""
+    """Connections to which everything has been sent; input is discarded for a while, until the peer closes."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
         self._until: dict[socket.socket, float] = {}
 
     def put(self, connection: socket.socket, last: bytes = b"") -> None:
-        """Say the `last` bytes to a peer, as far as it takes them at once, and see it off."""
+        """Send the `last` bytes to a peer, as far as it accepts them at once, and let it close."""
         connection.setblocking(False)
         with contextlib.suppress(OSError):
             if last:
@@ -197,11 +196,11 @@ class Leaving:
         connection.close()
 
     def due(self) -> float:
-        """The monotonic time at which the next one is closed whatever its peer does."""
+        """The monotonic time at which the next one is closed, whatever its peer does."""
         return min(self._until.values(), default=math.inf)
 
     def look(self) -> None:
-        """Close those that had time enough."""
+        """Close those whose time is over."""
         now = time.monotonic()
         for connection in [c for c, until in self._until.items() if now >= until]:
             self._release(connection)

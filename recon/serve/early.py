@@ -1,8 +1,8 @@
-"""Frames of a scan (one slice or volume in one state of the counters) by themselves, while later ones are being sent.
+"""Single frames of a scan (one slice or volume for one combination of counters) while later ones are being sent.
 
-A frame goes out early where nothing that comes later can change its pixels: its noise is told by noise lines or by the
-lines of the frames that are whole first, and it holds its calibration itself, or has calibration lines and navigators
-of its own.
+A frame is sent early if nothing that comes later can change its pixels. Its noise must be known, from noise lines or
+from the lines of the frames that are complete first. And it must contain its calibration, or have its own calibration
+lines and navigators.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from recon.serve.counting import COUNTERS, Key, fewest, whole_frame
 from recon.serve.session import Group, Inbox, group_of, reverse
 from recon.serve.wire import Acquisition
 
-#: Looks for the noise of a scan, one for each frame that is whole, before they become rare.
+#: Attempts to estimate the noise of a scan, one per complete frame, before they become rare.
 _LOOKS = 32
 
 
 def frame(inbox: Inbox, key: Key) -> RawScan | None:
-    """The scan of a frame that was named: its imaging lines, and all lines so far that belong to no image.
+    """The scan of a named frame: its imaging lines, and all lines so far that belong to no image.
 
-    Of navigators it has those alone that free it, and what calibrates it, of their ghost: a long series of echo-planar
-    images would else look at each of them with every image.
+    Of the navigators it contains only those that correct its ghost and that of its calibration: in a long echo-planar
+    series, each of them would otherwise be processed with every image.
 
-    None where more of its lines came since: what named it was not its last line, and what is missing nobody knows.
+    None if more of its lines arrived since: then its last line was not the last, and it is unknown what is missing.
     """
     with inbox.changed:
         if len(inbox.frames[key]) != inbox.named[key]:
@@ -52,7 +52,7 @@ def frame(inbox: Inbox, key: Key) -> RawScan | None:
 
 
 def _navigators(inbox: Inbox, key: Key) -> list[int]:
-    """Rows of the navigators that decide the samples of a frame, see `_freeing`."""
+    """Rows of the navigators that determine the samples of a frame; see `_freeing`."""
     here = inbox.navigators.get(key[0], {})
     images = {group_of(inbox.lines[inbox.frames[key][0]]), *inbox.calibrating.get(key[0], ())}
     chosen = _freeing(here, key, images, lambda group: len({reverse(inbox.lines[row]) for row in here[group]}) == 2)
@@ -60,10 +60,10 @@ def _navigators(inbox: Inbox, key: Key) -> list[int]:
 
 
 def _freeing(here: Collection[Group], key: Key, images: Collection[Group], both: Callable[[Group], bool]) -> set[Group]:
-    """Which of a slice's navigators, by group, tell the same phases of a frame and of what calibrates it as all do.
+    """Which of a slice's navigators, by group, give the same phases for a frame and its calibration as all do.
 
-    Those are the ones with the encoding and counters of the lines of `images` where they hold `both` directions, or
-    else any of the slice.
+    These are the ones with the encoding and counters of the lines of `images` if they contain `both` directions,
+    otherwise any of the slice.
     """
     chosen = {group for group in here if group[1] == key}
     for group in images:
@@ -94,10 +94,10 @@ def alone(scan: RawScan, key: Key) -> RawScan:
 
 
 class Noise:
-    """The noise of a scan that is still being sent: `whitening` once its first lines tell it, which then stays.
+    """The noise of a scan that is still being sent: `whitening` once its first lines determine it; it then stays.
 
-    `doubts` are what imaging lines say against the noise that noise lines tell, in sentences; they are asked once the
-    scan is whole, since each image that leaves before would wait for it.
+    `doubts` are sentences on contradictions between noise lines and imaging lines. They are computed once the scan is
+    complete, because each early image would have to wait for it.
     """
 
     def __init__(self) -> None:
@@ -107,24 +107,24 @@ class Noise:
         self._looks = self._looked = 0
 
     def look(self, inbox: Inbox, recipe: Recipe) -> bool:
-        """Whether the noise is known, by all lines so far; after _LOOKS at them a quarter more must have come."""
+        """Try whether the noise is known from all lines so far; after _LOOKS tries, only with a quarter more lines."""
         if self._settled is None and (self._looks < _LOOKS or len(inbox.lines) >= 1.25 * self._looked):
             self._looks, self._looked = self._looks + 1, len(inbox.lines)
             assert inbox.parsed is not None
-            with contextlib.suppress(ReconError):  # whatever is wrong is said of the whole scan
+            with contextlib.suppress(ReconError):  # errors are reported for the whole scan
                 so_far = store.scan(inbox.lines, inbox.parsed, inbox.waveforms, np.arange(self._looked))
                 self._settled = scan_noise.settled(*_sorted(so_far), recipe.prepare.noise)
                 self.whitening = self._settled.whitening if self._settled else None
         return self._settled is not None
 
     def end(self, scan: RawScan, recipe: Recipe) -> None:
-        """Know the noise of a whole scan, and what speaks against it; raises DataError where it cannot be told."""
+        """Determine the noise of a whole scan, and doubts about it; raises DataError if this is impossible."""
         here = _sorted(scan)
         self.whitening = self.whitening or scan_noise.whitening(*here, recipe.prepare.noise)
         self.doubts = scan_noise.contradicted(*here, self.whitening)
 
     def holds(self, scan: RawScan, recipe: Recipe) -> bool:
-        """Whether the same lines tell the noise of the whole scan."""
+        """Whether the same lines determine the noise of the whole scan."""
         if self._settled is None:
             return True
         here = scan_noise.tellers(*_sorted(scan), recipe.prepare.noise)
@@ -133,16 +133,17 @@ class Noise:
 
 
 def _sorted(scan: RawScan) -> tuple[RawScan, sort.Kinds, Encoding]:
-    """A scan as its reconstruction sees it when it looks for the noise."""
+    """A scan in the form in which its reconstruction estimates the noise."""
     scan = epi.straighten(scan)
     return scan, sort.kinds(scan), scan.encodings[sort.choose_encoding(scan)]
 
 
 def averages(inbox: Inbox, key: Key) -> float:
-    """The `recon.prepare.units.averages` of the series of a frame: those of the frame of it that was whole first.
+    """The `recon.prepare.units.averages` of a frame's series: those of its first complete frame.
 
-    That is `key`, which is whole, or one whose last line came before; once the scan has ended, all frames are whole.
-    Raises DataError where that is not known yet: one before it says that it ended, with fewer averages than announced.
+    That is `key`, which is complete, or one whose last line came earlier; once the scan has ended, all frames are
+    complete. Raises DataError if this is not known yet: an earlier frame is marked as ended with fewer averages than
+    announced.
     """
     with inbox.changed:
         ended, last, parsed = inbox.ended, inbox.frames[key][-1], inbox.parsed
@@ -165,7 +166,7 @@ def averages(inbox: Inbox, key: Key) -> float:
 
 
 def decisive(scan: RawScan, slices: Collection[int]) -> Sampling | None:
-    """What was sampled of the frame of these slices that decides the method of all, as in `recon.prepare.sampling`."""
+    """The sampling of the frame of these slices that decides the method for all, as in `recon.prepare.sampling`."""
     encoding = scan.encodings[sort.choose_encoding(scan)]
     if not encoding.on_grid:
         return None
@@ -174,16 +175,16 @@ def decisive(scan: RawScan, slices: Collection[int]) -> Sampling | None:
 
 
 def chosen(sampled: Sampling, whitening: Whitening, recipe: Recipe) -> Method:
-    """The method that a recipe takes for what was sampled, as a whole scan does."""
+    """The recipe's method for a sampling, as for a whole scan."""
     network = offered(recipe, whitening.source)
     return choose(recipe.solve.method, sampled, whitening.matrix.shape[0], network=network).method
 
 
 def agreed(scan: RawScan, whitening: Whitening, recipe: Recipe) -> Method | None:
-    """The method of a whole scan, as one frame of it tells; None where frames that are to come may choose another.
+    """The method of a whole scan, decided from one frame; None if later frames may choose another.
 
-    Lines at irregular positions are not the same number in every frame. The frame that decides has no fewer than any
-    frame must have, and this one lacks no more than MOST_MISSING of its lines, since otherwise it would decide itself.
+    Irregular patterns have different numbers of lines in different frames. The deciding frame has at least as many as
+    any frame must have, and this one lacks at most MOST_MISSING of its lines; otherwise it would decide itself.
     """
     kinds, encoding = sort.kinds(scan), scan.encodings[sort.choose_encoding(scan)]
     if recipe.solve.method != "auto" or not encoding.on_grid:
@@ -203,7 +204,7 @@ def directions(line: Acquisition) -> NDArray[np.float32]:
 
 
 def parallel(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
-    """Whether lines of these directions belong to one series."""
+    """Whether lines with these directions belong to one series."""
     return np.allclose(a, b, atol=1e-3, equal_nan=True)
 
 
@@ -214,20 +215,20 @@ def images(scan: RawScan) -> int:
 
 
 def may_go(scan: RawScan, *, once: bool = False) -> bool:
-    """Whether a frame is whole and, its noise aside, its pixels are those that it will have within the whole scan.
+    """Whether a frame is complete and, apart from noise, its pixels are final.
 
-    `once` is whether its slice has been calibrated before any line of its images, so that this serves all of them.
+    `once` says whether its slice was calibrated before any of its imaging lines, so that this serves all of them.
     """
     try:
         return _settled(scan, once) and whole_frame(scan)
     except ReconError:
-        return False  # whatever is wrong is said of the whole scan
+        return False  # errors are reported for the whole scan
 
 
 def beside(lines: NDArray[np.void], key: Key) -> int:
-    """Number of lines that calibrate this frame and belong to no image: with its counters, ACS lines or navigators.
+    """Number of lines that calibrate this frame but belong to no image: with its counters, ACS lines or navigators.
 
-    Where there are none, the ACS lines of its slice, which then calibrate it, counted below zero.
+    If there are none, the ACS lines of its slice, which then calibrate it, as a negative number.
     """
     apart = ~imaging(lines)
     own = apart & flagged(lines, Flag.CALIBRATION, Flag.PHASECORR) & _of(lines, key)
@@ -254,19 +255,19 @@ def _settled(scan: RawScan, once: bool) -> bool:
 
 
 def _within(lines: NDArray[np.void], encoding: Encoding) -> bool:
-    """Whether no counter of a frame is beyond its limit: whether such lines count the whole scan decides.
+    """Whether no counter of a frame is beyond its limit: whether such lines count is decided by the whole scan.
 
-    See `recon.io.line_rules.check`, which believes some of them.
+    See `recon.io.line_rules.check`, which accepts some of them.
     """
     limits = ((name, encoding.limits.get(name)) for name in ("average", *COUNTERS))
     return not any(limit and (lines[name] > limit.maximum).any() for name, limit in limits)
 
 
 def _as_announced(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -> bool:
-    """Whether a frame holds what all do: a volume, every phase encode, since how many it may leave out its end tells.
+    """Whether a frame is a complete volume with every phase encode, because only its end shows how many it may lack.
 
-    One with every phase encode of a scan that is said to leave some out is followed by others that do, and they decide
-    the method of all.
+    In a scan that announces missing phase encodes, a frame with all of them is followed by others without, and those
+    decide the method for all.
     """
     lines = scan.lines[image]
     steps = lines["kspace_encode_step_2"].astype(np.int64) << 16 | lines["kspace_encode_step_1"]
@@ -276,7 +277,7 @@ def _as_announced(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding) -
 
 
 def _calibrated(scan: RawScan, image: NDArray[np.bool_], encoding: Encoding, once: bool) -> bool:
-    """Whether a frame needs no lines that may still come to be calibrated, nor to be freed of its ghost."""
+    """Whether a frame needs no later lines for its calibration or its ghost correction."""
     lines, first = scan.lines, int(np.argmax(image))
     own = _of(lines, tuple(int(lines[name][first]) for name in COUNTERS))  # type: ignore[arg-type]
     if encoding.trajectory == "epi" and not (own & flagged(lines, Flag.PHASECORR)).any():

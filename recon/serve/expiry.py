@@ -1,4 +1,4 @@
-"""When certificates expire: hospitals renew them once a year, and a night on which that was forgotten is a bad one."""
+"""When certificates expire, so that a forgotten renewal is noticed in time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from recon.errors import MissingPackage, ReconError, counted
 from recon.serve.settings import Site
 
-#: Days before its end from which on a certificate is spoken of.
+#: Days before its end from which on a certificate is reported.
 SOON = 30
 
 
 def expires(path: Path) -> datetime:
-    """When the first certificate of a PEM file expires, or, of several authorities, the one that does so first.
+    """When the first certificate of a PEM file expires; of several authorities, the earliest.
 
-    Raises ReconError for a file that holds none, MissingPackage without the package that reads them.
+    Raises ReconError for a file without one, MissingPackage without the package that reads them.
     """
     try:
         from cryptography import x509
@@ -30,7 +30,7 @@ def expires(path: Path) -> datetime:
 
 
 def certificates(site: Site) -> list[dict[str, Any]]:
-    """The certificates that a site's file names: what for, the name of the file, and the days that each has left."""
+    """The certificates in a site's settings: purpose, name of the file, and days left."""
     named = {
         "tls.certificate": site.tls.certificate, "tls.clients": site.tls.clients,
         "pacs.tls.certificate": site.pacs.tls.certificate, "pacs.tls.ca": site.pacs.tls.ca,
@@ -45,7 +45,7 @@ def certificates(site: Site) -> list[dict[str, Any]]:
 
 
 def warnings(site: Site) -> Iterator[str]:
-    """A sentence for each certificate that expires soon, or has; one where nobody can tell."""
+    """A sentence for each certificate that has expired or will soon, or that cannot be checked."""
     try:
         found = certificates(site)
     except MissingPackage as e:

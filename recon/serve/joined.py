@@ -1,4 +1,4 @@
-"""The image of a scan whose frames were reconstructed one by one, each while later ones were still being measured."""
+"""The image of a scan whose frames were reconstructed one by one while later ones were still being measured."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from recon.serve.counting import Key, key_of
 def joined(
     scan: RawScan, recipe: Recipe, frames: Mapping[Key, Solved], *, device: str = "auto", stack: int = 0
 ) -> Image:
-    """The image of a stack of a scan, made of its frames; nothing is reconstructed again.
+    """The image of a stack of a scan, made of its frames without further reconstruction.
 
-    It is that of `reconstruct(scan, recipe, stack=stack)` where each frame has the pixels that it has within the scan.
-    Raises ReconError where a frame is missing, or was made by another method than the first one.
+    It equals `reconstruct(scan, recipe, stack=stack)` if each frame has the pixels that it has within the scan. Raises
+    ReconError if a frame is missing, or was made by another method than the first one.
     """
     job = prepare(scan, recipe, place(device), None, stack)
     return described_image(job, _solved(job, frames), datetime.now(timezone.utc))
 
 
 def _solved(job: Job, frames: Mapping[Key, Solved]) -> Solved:
-    """The frames of a job as its volumes, with all that was said of them."""
+    """The frames of a job as its volumes, with all of their notes."""
     order = sorted(job.frames, key=lambda key: (key[1], key[0]))
     try:
         parts = [frames[key_of(job.frames[key])] for key in order]

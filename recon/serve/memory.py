@@ -1,4 +1,4 @@
-"""How much memory the process of a session may hold: it plans to stay below, and beyond it the server ends it."""
+"""How much memory the process of a session may hold: it plans to stay below, and above it the server ends it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from recon import plan
 from recon.errors import counted
 from recon.serve.settings import MiB, Site
 
-#: Most and least seconds between two looks at what the processes hold, and bytes a second that one may take: a page
-#: that is touched for the first time costs about that. Near its limit a process is looked at more often.
+#: Longest and shortest interval in seconds between two checks of the processes' memory; and bytes per second that one
+#: may allocate, about the cost of touching new pages. A process near its limit is checked more often.
 _WATCH_S, _OFTEN_S, _FASTEST = 0.1, 0.01, 4 * 2**30
-#: Where Linux tells of processes.
+#: Where Linux lists processes.
 _PROC = Path("/proc")
-#: Part of the machine's memory that all sessions may hold together, and part of its own that a session plans with.
+#: Share of the machine's memory that all sessions may hold together, and share of its own with which a session plans.
 _SHARE, _PLANNED = 0.9, 0.9
-#: Bytes that a session may hold whatever the machine, and bytes of them that the program itself takes.
+#: Bytes that a session may hold on any machine, and bytes of these for the program itself.
 _LEAST, _PROGRAM = 2048 * MiB, 640 * MiB
 
 
 def limit(site: Site) -> int:
-    """Bytes of memory that the process of a session may hold, with those that it starts and what they swapped out.
+    """Bytes of memory that the process of a session may hold, including its child processes and swap.
 
-    `limits.process_MiB`; by default every session's part of nine tenths of the machine's memory (a container's limit
-    counts), and at least 2 GiB where the machine has them.
+    `limits.process_MiB`; by default an equal share of nine tenths of the machine's memory (a container's limit counts),
+    and at least 2 GiB if the machine has them.
     """
     if site.limits.process_MiB:
         return site.limits.process_MiB * MiB
@@ -39,31 +39,31 @@ def raw(site: Site) -> int:
 
 
 def ready(site: Site) -> int:
-    """Bytes that a waiting process holds ready for raw data, at most an eighth of what it may hold in all."""
+    """Bytes that a waiting process reserves for raw data, at most an eighth of what it may hold."""
     return min(site.limits.ready_MiB * MiB, limit(site) // 8)
 
 
 def work(site: Site, held: int) -> int:
-    """Bytes that a reconstruction may use, the program included, beside `held` bytes of raw data and waiting images.
+    """Bytes that a reconstruction may use, the program included, besides `held` bytes of raw data and waiting images.
 
-    Planned with a tenth to spare, so that no session which keeps to its plan is ever ended.
+    Planned with a margin of a tenth, so that a session which keeps to its plan is never ended.
     """
     own = int(_PLANNED * limit(site)) - held
     return max(0, min(site.limits.memory_MiB * MiB or plan.budget(None), own))
 
 
 def deciding(site: Site) -> str:
-    """The setting that says how much memory a reconstruction of this site may use."""
+    """The setting that limits the memory of a reconstruction at this site."""
     return f"{'memory_MiB' if site.limits.memory_MiB else 'process_MiB'} in the site's file"
 
 
 def pause(room: int) -> float:
-    """Seconds until the next look, where the process that is nearest to its limit may hold `room` bytes more."""
+    """Seconds until the next check, if the process closest to its limit may hold `room` bytes more."""
     return min(_WATCH_S, max(_OFTEN_S, room / _FASTEST))
 
 
 def held(process: int) -> int:
-    """Bytes that a process and those that it started hold now, in memory and in swap; 0 for one that is gone."""
+    """Bytes that a process and its child processes hold now, in memory and in swap; 0 if it is gone."""
     if (_PROC / "self" / "status").exists():
         return sum(_of_one(p) for p in _family(process))
     import psutil
@@ -85,7 +85,7 @@ def _of_one(process: int) -> int:
 
 
 def _family(process: int) -> Iterator[int]:
-    """A process and all that it started, as far as they have not been left by who started them."""
+    """A process and its descendants, as far as their parents are still running."""
     yield process
     with suppress(OSError):
         for thread in (_PROC / str(process) / "task").iterdir():
@@ -95,9 +95,10 @@ def _family(process: int) -> Iterator[int]:
 
 
 def bound_gpu(site: Site) -> None:
-    """Let this process take no more of each GPU than the part of a session; what it lacks it does in smaller steps.
+    """Limit this process to its session's share of each GPU; what does not fit is done in smaller steps.
 
-    `limits.gpu_MiB`; by default nine tenths of the GPU, divided by `max_sessions`. CuPy takes its memory from torch.
+    `limits.gpu_MiB`; by default nine tenths of the GPU, divided by `max_sessions`. CuPy allocates its memory through
+    torch.
     """
     import torch
 
@@ -110,7 +111,7 @@ def bound_gpu(site: Site) -> None:
 
 
 def told(site: Site) -> str:
-    """One sentence for those who run the server."""
+    """One sentence for the operators of the server."""
     each, most = limit(site), plan.machine()
     together = each * site.max_sessions
     over = "; together they may use more than the machine has" if together > most else ""

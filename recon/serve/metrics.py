@@ -1,4 +1,4 @@
-"""The status as Prometheus reads it (text format 0.0.4): numbers alone, none of them of a patient."""
+"""The status for Prometheus (text format 0.0.4): only numbers, no patient data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Label = tuple[str, str] | None
 
-#: How sessions end, and why connections have none: all are there from the start, so that a rate can be taken of each.
+#: How sessions end, and why connections are refused: all labels exist from the start, so that rates can be computed.
 _ENDS = ("done", "passed on", "query", "incomplete", "failed", "undelivered")
 _REFUSED = ("busy", "not allowed", "no TLS", "silent", "no word")
 _SPOOL = ("new", "sending", "unconfirmed", "sent", "failed")

@@ -1,4 +1,4 @@
-"""A word to systemd, which waits for it where the unit says Type=notify: the server listens, or it is stopping."""
+"""Notifications to systemd for units with Type=notify: the server is listening, or it is stopping."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import contextlib
 import os
 import socket
 
-#: Seconds that a stop may take beside what the site's limits allow: the sender to the PACS finishes its image.
+#: Seconds that a stop may take in addition to the site's limits: the sender to the PACS finishes its image.
 _BESIDE_S = 20.0
 
 
 def ready() -> None:
-    """The server listens."""
+    """The server is listening."""
     _say("READY=1")
 
 
 def stopping(seconds: float) -> None:
-    """The server is being stopped, and may take so long, whatever TimeoutStopSec says."""
+    """The server is stopping, and may take this long, whatever TimeoutStopSec says."""
     _say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + _BESIDE_S) * 1e6)}")
 
 
 def _say(words: str) -> None:
-    """Send a datagram to the socket that systemd names (sd_notify(3)); nothing where there is none."""
+    """Send a datagram to systemd's socket (sd_notify(3)); does nothing if there is none."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if name:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -1,4 +1,4 @@
-"""The label by which a scanner knows this engine as an OpenRecon application (metadata 1.1.0)."""
+"""The label by which a scanner recognises recon as an OpenRecon application (metadata 1.1.0)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0"
 
 
 def label(recipes: Iterable[str], port: int = 9002) -> dict[str, Any]:
-    """General information, what the reconstruction needs, and the questions of the user interface.
+    """General information, requirements of the reconstruction, and the parameters of the user interface.
 
     The first recipe is the default. The date is today's, or that of SOURCE_DATE_EPOCH.
     """

@@ -1,4 +1,4 @@
-"""What is on its way to a peer: whole messages, each of which is sent to its last byte or never begun."""
+"""Messages on their way to a peer: each is sent to its last byte or never begun."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any
 from recon.serve.control import scratch
 from recon.serve.words import close
 
-#: Bytes that are sent before others have their turn.
+#: Bytes that are sent before other peers have their turn.
 _PIECE = 2**20
-#: Files that wait before messages share one, and most bytes of a shared one: a process may open few files, often 1024,
-#: and a scanner that reads late has thousands of small images waiting.
+#: Number of waiting files above which messages share one, and largest size of a shared one: a process may open only few
+#: files, often 1024, and thousands of small images may wait for a scanner that reads late.
 _FILES, _SHARED = 16, 2**23
 
 
 @dataclass
 class _Waiting:
-    """A file with `size` bytes of whole messages, of which `sent` have left."""
+    """A file with `size` bytes of whole messages, of which `sent` have been sent."""
 
     file: int
     size: int
@@ -33,10 +33,11 @@ class _Waiting:
 
 
 class Outbox:
-    """Messages for one peer, sent as it takes them; the selector's key calls back whoever is to write.
+    """Messages for one peer, sent as it accepts them; the selector's key calls back the writer.
 
-    `tell` hears `sent` with the bytes of each file of messages that has left, and `broken`, the reason, where no more
-    can: the peer is gone, or took nothing for `send_s` seconds. `closed` is set once CLOSE is among the messages.
+    `tell` is called with `sent` and the bytes of each file of messages that was sent, and with `broken` and the reason
+    if no more can be sent: the peer is gone, or accepted nothing for `send_s` seconds. `closed` is set once CLOSE is
+    among the messages.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Outbox:
 
     @property
     def ended(self) -> bool:
-        """Whether the connection has been handed on."""
+        """Whether the connection has been passed on."""
         return self._until == -math.inf
 
     def put(self, file: int, size: int) -> None:
@@ -70,7 +71,7 @@ class Outbox:
             self._send()
 
     def _shared(self, file: int, size: int) -> bool:
-        """Move a message to the end of the last file, where many files wait; returns whether that was done."""
+        """Append a message to the last file if many files are waiting; returns whether that was done."""
         last = self._queue[-1] if len(self._queue) >= _FILES else None
         if last is None or last.size + size > _SHARED:
             return False
@@ -81,26 +82,26 @@ class Outbox:
         return True
 
     def end(self, last: bytes, then: Callable[[socket.socket], None]) -> None:
-        """Send the `last` words after all that waits, and hand the connection on to `then`."""
+        """Send the `last` words after everything that is waiting, and pass the connection on to `then`."""
         self._then = then
         if last and not self.broken:
-            with contextlib.suppress(OSError), scratch() as file:  # without the words where no more files can be opened
+            with contextlib.suppress(OSError), scratch() as file:  # without the words if no more files can be opened
                 file.write(last)
                 file.flush()
                 self.put(os.dup(file.fileno()), len(last))
         self._settle()
 
     def due(self) -> float:
-        """The monotonic time at which the peer has taken nothing for too long."""
+        """The monotonic time at which the peer has accepted nothing for too long."""
         return self._until if self._queue else math.inf
 
     def look(self) -> None:
-        """Give a peer up that has taken nothing for too long."""
+        """Drop a peer that has accepted nothing for too long."""
         if self._queue and time.monotonic() >= self._until:
             self._break(f"the client read nothing for {self._send_s:g} s; the session was closed")
 
     def drop(self) -> None:
-        """Give up all that waits: no more time is left."""
+        """Drop everything that is waiting: no time is left."""
         self._break("the server was stopped before the client had read everything")
 
     def _send(self) -> None:
@@ -141,7 +142,7 @@ class Outbox:
         self._settle()
 
     def _settle(self) -> None:
-        """Hand the connection on where all has been said."""
+        """Pass the connection on once everything has been sent."""
         if self._then is not None and not self._queue and not self.ended:
             self._until = -math.inf
             self._then(self._connection)

@@ -1,4 +1,4 @@
-"""The server's side of the PACS: images of whole scans into the spool, and a process that sends them."""
+"""The server's side of the PACS: images of whole scans go into the spool, and a process sends them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from recon.pipeline import Solved
     from recon.serve.counting import Key
 
-#: The time that begins a line of the sender; the server's log has its own.
+#: The time at the start of the sender's lines; the server's log adds its own.
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d ", re.ASCII)
-#: Seconds until a sender that ended by itself is started again: twice as many each time that it ends soon after.
+#: Seconds until a sender that ended by itself is restarted: doubled each time that it ends soon after.
 _AGAIN_S, _LONGEST_S, _SOON_S = 10.0, 900.0, 60.0
-#: Seconds that a sender may take to finish the image it is sending.
+#: Seconds that a sender may take to finish the current image.
 _GRACE_S = 5.0
 
 
@@ -42,8 +42,8 @@ def to_pacs(
 ) -> None:
     """Put the series of a whole scan into the spool: as `recon run` writes it, with the same UIDs.
 
-    They are the images that the scanner has: `images`, or, where slices went out early, those of `frames`, which are
-    joined since a series has one scale. A failure is told, and changes nothing of what the scanner has.
+    They are the images sent to the scanner: `images` or, if slices were sent early, those of `frames`, joined because a
+    series has one scale. A failure is reported and does not affect the scanner's images.
     """
     from recon import pipeline
     from recon.io.dicom import datasets
@@ -69,7 +69,7 @@ def to_pacs(
 
 @contextmanager
 def delivering(pacs: Pacs, log: Callable[[str], None]) -> Iterator[None]:
-    """Have a process send what is in the spool of a PACS, and start it again when it ends; none without a PACS."""
+    """Run a process that sends the content of a PACS's spool, and restart it when it ends; none without a PACS."""
     if not pacs.to:
         yield
         return
@@ -92,7 +92,7 @@ def _keep(pacs: Pacs, log: Callable[[str], None], ended: threading.Event) -> Non
     while not ended.is_set():
         began = time.monotonic()
         try:
-            # Its standard input ends with this process, and so does it.
+            # Its standard input closes when this process ends, and it then ends, too.
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )

@@ -1,4 +1,4 @@
-"""The status page as HTML: one document without scripts, which loads itself again every five seconds."""
+"""The status page as HTML: one document without scripts that reloads every five seconds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ figcaption { font-size: .82rem; opacity: .8 } .none { opacity: .6 }
 
 
 def page(s: Mapping[str, Any]) -> str:
-    """The document of a board's snapshot."""
+    """The page for a board's snapshot."""
     tls = "with TLS" if s.get("tls") else "without TLS"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
@@ -121,7 +121,7 @@ def _images(images: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _counted(s: Mapping[str, Any]) -> str:
-    # Calibration lines come on top of what an acceleration leads to expect.
+    # Calibration lines are added to the number expected from the acceleration.
     received, expected = s.get("lines_received", 0), s.get("lines_expected", 0)
     return f"{received} of {expected}" if received < expected else str(received or s.get("lines", 0))
 

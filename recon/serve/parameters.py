@@ -1,4 +1,4 @@
-"""What the user interface of a scanner may ask for beside the name of a recipe: a few values, each from a list."""
+"""What a scanner's user interface may request besides the name of a recipe: a few values, each from a list."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from recon.data import ReconError
 from recon.recipe import Recipe
 
-#: The value that leaves everything as the recipe has it; the first of each list and its default.
+#: The value that keeps the recipe's; the first of each list and its default.
 AS_RECIPE = "recipe"
 
-#: Parameters that name a recipe; of both, the last one counts.
+#: Parameters that name a recipe; if both are given, the last one counts.
 NAMES = ("customconfig", "config")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A question of the user interface: its id, label and explanation, the answers by their id, what an answer does."""
+    """A parameter of the user interface: its id, label and explanation, its choices by id, and their effect."""
 
     id: str
     label: str
@@ -66,7 +66,7 @@ PARAMETERS = (
 
 
 def wishes(text: str, notes: list[str]) -> dict[str, str]:
-    """The parameters in the scanner's text, {"version": …, "parameters": {…}}; empty where it holds none."""
+    """The parameters in the scanner's text, {"version": …, "parameters": {…}}; empty if it contains none."""
     try:
         found = json.loads(text)["parameters"]
         return {str(k): str(v) for k, v in found.items() if isinstance(v, str | int | float | bool)}
@@ -76,15 +76,15 @@ def wishes(text: str, notes: list[str]) -> dict[str, str]:
 
 
 def name(given: Mapping[str, str]) -> str:
-    """The recipe that is asked for, empty where none is."""
+    """The name of the requested recipe, empty if there is none."""
     return ([given[key] for key in NAMES if given.get(key)] or [""])[-1]
 
 
 def applied(recipe: Recipe, given: Mapping[str, str], notes: list[str]) -> Recipe:
-    """The recipe with what was asked for.
+    """The recipe with the requested values.
 
-    Raises ReconError for a value that is none of its parameter's; notes how many parameters are unknown. What a peer
-    sent is repeated in neither.
+    Raises ReconError for a value that is not in the parameter's list; a note counts unknown parameters. Neither repeats
+    what a peer sent.
     """
     known = {p.id: p for p in PARAMETERS}
     for p in PARAMETERS:

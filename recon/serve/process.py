@@ -1,4 +1,4 @@
-"""A worker as the server sees it: its process, the socket it reports over, and the session that it has."""
+"""A worker from the server's view: its process, its control socket, and its session."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _START_S, _LONGEST_S = 2.0, 60.0
 
 @dataclass
 class Session:
-    """A connection that a worker has, and what it reports of it."""
+    """A worker's connection, and its reports on it."""
 
     name: str
     peer: str
@@ -45,23 +45,23 @@ class Worker:
     session: Session | None = None
 
     def end(self, reason: str, ends_at: float) -> None:
-        """Kill the process for this reason: its control socket ends, and with it the session."""
+        """Kill the process for this reason: its control socket closes, and the session ends."""
         assert self.session is not None
         self.session.reason, self.session.ends_at = reason, ends_at
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process and all that it started."""
-        if self.process.returncode is None:  # until it is waited for, nobody else has its number
+        """Kill the process and all its children."""
+        if self.process.returncode is None:  # its number is not reused until it has been waited for
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _group() -> dict[str, Any]:
-    """A group of its own for a process and what it starts, in the server's session where that can be had.
+    """A separate process group for a process and its children, in the server's session if possible.
 
-    Linux shares the processor among sessions first: the next process, which only warms up, would get as much as one
-    that reconstructs with all its threads.
+    Linux first divides the processor among sessions: otherwise the next process, which is only warming up, would get as
+    much as one that reconstructs with all its threads.
     """
     return {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
@@ -109,9 +109,9 @@ def start(setup: bytes) -> Worker:
     with theirs, scratch() as file:
         file.write(setup)
         file.seek(0)
-        # Threads that wait in a loop for each other stand still where sessions share the cores.
+        # Spinning threads would stall each other when sessions share the cores.
         patient = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", **os.environ}
-        # What a library may print could hold something of the scan: it goes nowhere.
+        # Output of libraries could contain parts of the scan, so it is discarded.
         process = subprocess.Popen(
             [sys.executable, "-m", "recon.serve", str(theirs.fileno())],
             stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()],

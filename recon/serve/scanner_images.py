@@ -1,4 +1,4 @@
-"""Images that a scanner sends instead of raw data: passed on as they are, and denoised where a recipe asks for it."""
+"""Images that a scanner sends instead of raw data: passed on unchanged, and denoised if a recipe asks for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recon.io.mrd_image import ImageMessage, meta_xml
 from recon.io.provenance import KEY
 from recon.recipe import Recipe
 
-#: image_type of a magnitude. One that is not stated may be a phase, and is left alone.
+#: image_type of a magnitude. An image without a type may be a phase image and is not changed.
 _MAGNITUDE = 1
 #: A denoised series beside its original has the number of the original plus this.
 _BESIDE = 1000
@@ -30,17 +30,17 @@ Meta = dict[str, list[str]]
 
 @dataclass
 class Passing:
-    """What has been done to the scanner's images so far, and the series that went back."""
+    """What has been done to the scanner's images so far, and the series that were sent back."""
 
     came: int = 0
     denoised: int = 0
-    #: Images that came back as they were although the recipe asks for more, by the reason.
+    #: Images returned unchanged although the recipe asks for denoising, by reason.
     left: dict[str, int] = field(default_factory=dict)
     theirs: set[int] = field(default_factory=set)
     ours: set[int] = field(default_factory=set)
 
     def arrived(self, message: ImageMessage, recipe: Recipe) -> None:
-        """Count an image, and claim the series that `replies` will answer in, before anybody takes it for raw data."""
+        """Count an image, and reserve the series that `replies` will use, before raw data can take it."""
         series = int(message.header["image_series_index"])
         self.came += 1
         self.theirs.add(series)
@@ -59,11 +59,11 @@ class Passing:
 
 
 def replies(message: ImageMessage, recipe: Recipe, state: Passing) -> Iterator[ImageMessage]:
-    """What goes back of an image that has `arrived`: itself, or what the recipe's section `images` makes of it.
+    """The reply to an image that has `arrived`: the image itself, or the result of the recipe's section `images`.
 
-    Magnitudes are denoised; phase, real, imaginary and complex images and those of unknown type come back untouched. A
-    denoised image has header, type, size and attributes of its original, and says in history, description and comment
-    what was done. An image that cannot be denoised comes back untouched, with the reason in its comment.
+    Magnitudes are denoised; phase, real, imaginary and complex images and those of unknown type are returned unchanged.
+    A denoised image has the header, type, size and attributes of its original, and states the processing in history,
+    description and comment. An image that cannot be denoised is returned unchanged, with the reason in its comment.
     """
     if not _wanted(message, recipe):
         yield passed_on(message)
@@ -74,7 +74,7 @@ def replies(message: ImageMessage, recipe: Recipe, state: Passing) -> Iterator[I
         yield passed_on(message)
     try:
         out = _denoised(message, recipe, _free(beside, series, state.theirs))
-    except Exception as e:  # whatever it is, the scanner keeps its image
+    except Exception as e:  # in any case the scanner keeps its image
         reason = sentence(e, memory=_MEMORY)
         state.left[reason] = state.left.get(reason, 0) + 1
         if not recipe.images.original:
@@ -133,7 +133,7 @@ def _denoised(message: ImageMessage, recipe: Recipe, series: int) -> ImageMessag
 
 
 def passed_on(message: ImageMessage, comment: str = "") -> ImageMessage:
-    """An image of the scanner's as it goes back: its pixels and attributes untouched, its geometry marked as final."""
+    """A scanner's image as it is sent back: pixels and attributes unchanged, its geometry marked as final."""
     meta = _meta(message.attributes)
     if comment:
         meta["ImageComment"] = [*meta.get("ImageComment", []), comment]
@@ -141,7 +141,7 @@ def passed_on(message: ImageMessage, comment: str = "") -> ImageMessage:
 
 
 def _meta(attributes: str) -> Meta:
-    """The attributes of an image by name; none where they cannot be read."""
+    """The attributes of an image by name; empty if they cannot be read."""
     meta: Meta = {}
     try:
         root: Any = safe.fromstring(attributes, forbid_dtd=True) if attributes.strip() else ()

@@ -1,4 +1,4 @@
-"""Reconstructs and sends: frames by themselves while a scan goes on, and what is left when it has ended."""
+"""Reconstructs and sends: single frames while a scan continues, and the rest when it has ended."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What a session needs: its name, the site's settings, the recipes, and where it reports to."""
+    """What a session needs: its name, the site's settings, the recipes, and the connection for its reports."""
 
     name: str
     site: Site
     recipes: Mapping[str, Recipe]
     control: Speaking
-    #: Called where the server has ended.
+    #: Called when the server has ended.
     alone: Callable[[], None] = lambda: None
 
     def tell(self, **what: Any) -> None:
@@ -48,36 +48,36 @@ class Job:
 
 
 class Sender:
-    """Reconstructs and sends: frames by themselves, then what is left; `sent` has the number of lines of each frame."""
+    """Reconstructs and sends: single frames, then the rest; `sent` has the number of lines of each frame."""
 
     def __init__(self, inbox: Inbox, out: Outgoing, job: Job) -> None:
         self._inbox, self._out, self._job = inbox, out, job
         self.sent: dict[Key, int] = {}
-        #: Lines beside the image that calibrated each frame.
+        #: Lines, not belonging to the image, that calibrated each frame.
         self.beside: dict[Key, int] = {}
-        #: Images of whole stacks, where no frame went out early.
+        #: Images of whole stacks, if no frame was sent early.
         self.whole: list[Image] = []
-        #: Slices that went out by themselves, each with the method that was to be that of all.
+        #: Slices that were sent early, each with the method expected for all.
         self._chosen: set[tuple[int, Method]] = set()
-        #: What was solved of each frame that went out by itself; both for the PACS alone.
+        #: The solution of each frame that was sent early; both are only for the PACS.
         self.frames: dict[Key, Solved] = {}
         self._series = -1
         self._index = 0
         self._orientations: list[NDArray[np.float32]] = []
-        #: What decides the scale of each series whose frames go out by themselves.
+        #: What determines the scale of each series whose frames are sent early.
         self._averages: dict[int, float] = {}
         self._arrived: float | None = None
         self._steps = Steps((), later=True)
-        #: Pixels that the whole numbers of their series did not reach.
+        #: Pixels above the range of their series' whole numbers.
         self.cut = 0
-        #: The noise of the scan, as far as its frames are reconstructed one by one.
+        #: The noise of the scan, if its frames are reconstructed one by one.
         self.noise = early.Noise()
 
     def early(self, scan: RawScan, key: Key) -> None:
         """Send the images of one frame as `frame` does, once the noise is known.
 
-        Where none can be made nothing is sent: whatever is wrong, lines that are still to come may cure, or is said of
-        the whole scan. Nor is it where frames that are still to come may choose another method for all.
+        If none can be made, nothing is sent: later lines may fix the problem, or it is reported for the whole scan.
+        Nothing is sent either if later frames may choose another method for all.
         """
         inbox, known, usual = self._inbox, self.noise.whitening is not None, self._inbox.usual
         if not self.noise.look(inbox, inbox.plan):
@@ -92,14 +92,14 @@ class Sender:
             inbox.usual = usual
             self.sent.pop(key, None)
             self.beside.pop(key, None)
-        if not known:  # those that were whole before
+        if not known:  # those that were complete earlier
             with inbox.changed:
                 inbox.candidates.extend(k for k in inbox.named if k not in self.sent and k not in inbox.candidates)
 
     def frame(self, scan: RawScan, key: Key, sampled: Sampling | None = None) -> None:
-        """Send the images of one frame, which `scan` holds alone, in the series of its orientation.
+        """Send the images of the only frame of `scan`, in the series of its orientation.
 
-        `sampled` is what decides the method, by default what was sampled of the frame itself.
+        `sampled` decides the method, by default the sampling of the frame itself.
         """
         inbox, self._arrived = self._inbox, time.monotonic()
         if not self.sent:
@@ -108,7 +108,7 @@ class Sender:
         stack = self._orientation(inbox.lines[inbox.frames[key][0]])
         with inbox.changed:
             self.sent[key] = lines = inbox.named[key]
-            if inbox.usual != lines:  # others may have been whole before this was known
+            if inbox.usual != lines:  # others may have been complete before this was known
                 alike = [k for k, rows in inbox.frames.items() if len(rows) == lines]
                 inbox.named.update(dict.fromkeys(alike, lines))
                 inbox.candidates.extend(alike)
@@ -123,7 +123,7 @@ class Sender:
         self._index += 1
 
     def rest(self, scan: RawScan, arrived: float) -> None:
-        """Send what of a whole scan has not been sent yet, each image as soon as it is made where that may be."""
+        """Send what has not been sent yet of a whole scan, each image as soon as it is made where possible."""
         from recon import pipeline
 
         inbox = self._inbox
@@ -145,7 +145,7 @@ class Sender:
             self._stack(scan, n)
 
     def _same_methods(self, sampled: Mapping[int, Sampling | None]) -> None:
-        """Raise DataError where what was sampled asks for another method than that of a slice that went out."""
+        """Raise DataError if the sampling requires another method than that of a slice already sent."""
         assert self.noise.whitening is not None
         for number, method in self._chosen:
             of = sampled.get(number)
@@ -187,7 +187,7 @@ class Sender:
         each: Callable[[FrameImage], None] | None = None,
         whole: Whole = Whole(),
     ) -> Image:
-        """The image of one stack of a scan, with the memory that is left beside what came and what waits to be sent."""
+        """The image of one stack of a scan, with the memory left besides received data and waiting images."""
         from recon import pipeline
 
         site = self._job.site
@@ -215,7 +215,7 @@ class Sender:
         return ("complex",) if output.complex else output.parts
 
     def _leader(self, scan: RawScan, n: int) -> Key | None:
-        """The frame of a stack that was whole first, whose image decides the step where pixels are whole numbers."""
+        """The frame of a stack that was complete first; its image decides the step for integer pixels."""
         from recon import pipeline
 
         if self._job.site.pixel != "int16":
@@ -229,7 +229,7 @@ class Sender:
     def _put(self, message: ImageMessage, image: Image, key: Key, stack: int, number: int, depth: int) -> None:
         """Send one of the `depth` images of a frame (partitions of a slab, or one slice) with the frame's counters.
 
-        The frame is the `number`-th of its series.
+        The frame has position `number` in its series.
         """
         inbox = self._inbox
         partition = (int(message.header["image_index"]) - 1) % depth
@@ -246,7 +246,7 @@ class Sender:
             self._arrived = None
 
     def _orientation(self, line: Acquisition) -> int:
-        """The number of a slice's orientation, in the order in which they went out: a series holds only one."""
+        """The number of a slice's orientation, in order of sending: a series holds only one."""
         here = early.directions(line)
         for n, there in enumerate(self._orientations):
             if early.parallel(here, there):
@@ -255,13 +255,13 @@ class Sender:
         return len(self._orientations) - 1
 
     def _first_series(self) -> int:
-        """The first series that is ours: after those of the scanner's own images that came before."""
+        """The first series of recon: after those of the scanner's own images sent before."""
         if self._series < 0:
             self._series = self._inbox.images.highest_series + 1
         return self._series
 
 
-#: What of an image's provenance an audit needs.
+#: The part of an image's provenance for the audit.
 _MADE = ("version", "method", "recipe_hash", "weights_sha256", "device", "versions")
 
 

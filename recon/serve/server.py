@@ -1,4 +1,4 @@
-"""The process that listens: it hands each connection to a worker, watches it, and ends what does not end by itself."""
+"""The listening process: it passes each connection to a worker, watches it, and ends hanging ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from recon.serve.settings import MiB, Site, networks
 if TYPE_CHECKING:
     from recon.serve.tls import Front
 
-#: Workers that may fail to start, one after the other.
+#: Workers in a row that may fail to start.
 _FAILURES = 3
 _STOPPED = "the server is shutting down; send the scan again when it is back"
 
@@ -67,11 +67,11 @@ class Server:
             self._selector.register(self._front.ready, selectors.EVENT_READ, self._agreed)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; sessions are then ended with a word to their peers.
+        """Serve until SIGTERM or SIGINT; peers of open sessions are then told that the server stops.
 
-        SIGHUP opens the audit's file anew and reads the certificates again; from a terminal, it ends the server.
+        SIGHUP reopens the audit file and rereads the certificates; in a terminal, it ends the server.
         """
-        fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)  # before any signal is caught
+        fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)  # before any signal is handled
         before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         try:
             while not self._stopping or any(w.session for w in self._workers) or self._outboxes:
@@ -128,7 +128,7 @@ class Server:
                 self._receive(connection, peer)
 
     def _receive(self, connection: socket.socket, peer: str) -> None:
-        """Wait for the first message of a peer's session, or say that all are busy."""
+        """Wait for the first message of a peer's session, or answer that all are busy."""
         if not self._busy(connection, peer):
             self._waiting.put(connection, peer, self._begin, whole=True)
 
@@ -147,12 +147,12 @@ class Server:
         reason = f"no message came within {self._site.limits.first_s:g} s; send the configuration at once"
         self._log(f"{peer} was not served: {reason}")
         self._board.refused("silent")
-        # Outside of TLS nothing is said to those that should speak it.
+        # Outside TLS nothing is sent to peers that must use it.
         plain = self._front is None or connection.family == socket.AF_UNIX
         self._leaving.put(connection, _last(f"ERR {reason}") if plain else b"")
 
     def _begin(self, connection: socket.socket, peer: str) -> None:
-        """Hand a connection to a worker, unless all are busy."""
+        """Pass a connection to a worker, unless all are busy."""
         if self._busy(connection, peer):
             return
         now = time.monotonic()
@@ -168,12 +168,12 @@ class Server:
         self._record("started", job=session.name, peer=peer)
         self._board.began(session.name, peer)
         self._log(f"job {session.name} from {peer} started")
-        with contextlib.suppress(OSError):  # a worker that has just died is noticed when its control socket ends
+        with contextlib.suppress(OSError):  # a worker that has just died is noticed when its control socket closes
             told = json.dumps({"job": session.name}).encode()
             socket.send_fds(worker.control.socket, [told + b"\n"], [connection.fileno()])
 
     def _record(self, event: str, **what: Any) -> None:
-        """Write the audit; scans go on where the disk takes nothing, and the log says what is missing."""
+        """Write the audit; if this fails, scans continue, and the log contains what is missing."""
         try:
             self._audit.write(event, **what)
         except OSError as e:
@@ -217,7 +217,7 @@ class Server:
         record.update(what)
 
     def _gone(self, worker: Worker) -> None:
-        """A worker has ended: its peer hears why if it has not yet, and the audit says how."""
+        """A worker has ended: its peer receives the reason unless it already has, and the audit records the outcome."""
         self._selector.unregister(worker.control.socket)
         worker.control.close()
         worker.kill()
@@ -240,7 +240,7 @@ class Server:
         self._record("ended", job=session.name, peer=session.peer, seconds=seconds, **session.record)
         self._board.ended(session.name, seconds, session.record)
         self._log(f"job {session.name} ended after {seconds:.1f} s: {outcome(session.record)}")
-        # What the process has handed over goes before, so that no word is ever read as pixels.
+        # Messages already handed over are sent first, so that no text is ever read as pixels.
         session.outbox.end(_last(said) if said else b"", self._leaving.put)
 
     def _timeout(self) -> float | None:
@@ -270,13 +270,13 @@ class Server:
         self._outboxes = [o for o in self._outboxes if not o.ended]
 
     def _most_until(self) -> float:
-        """When a server that is stopped waits no longer for peers to take what was handed over for them."""
+        """The time until which a stopping server waits for peers to accept what was handed over."""
         return self._stopping + self._site.limits.drain_s + self._site.limits.grace_s
 
     def _weigh(self, now: float) -> int:
-        """End the sessions whose processes hold more memory than they may, so that they take none of the others'.
+        """End the sessions whose processes hold more memory than allowed, to protect the others.
 
-        Returns the fewest bytes that one of the others may hold more.
+        Returns the smallest remaining allowance of the other sessions, in bytes.
         """
         room = self._most
         for worker in self._active():
@@ -297,7 +297,7 @@ class Server:
         numbers = b""
         with contextlib.suppress(BlockingIOError):
             numbers = self._wakened.recv(1 << 10)
-        # Where somebody sits before the server, it says that the terminal is closed.
+        # For a server started in a terminal, this means that the terminal is closed.
         closed = signal.SIGHUP in numbers and os.isatty(0)
         if signal.SIGHUP in numbers and not closed:
             self._reload()
@@ -333,7 +333,7 @@ class Server:
             )
 
     def _end(self) -> None:
-        """End the workers that wait, each by its own id, and give the last peers a moment to read."""
+        """End the waiting workers, each by its own id, and give the last peers a moment to read."""
         for worker in self._workers:
             worker.control.close()
             worker.kill()
@@ -346,5 +346,5 @@ class Server:
 
 
 def _last(said: str) -> bytes:
-    """The last that a peer hears."""
+    """The last message to a peer."""
     return words.text(said) + words.close()

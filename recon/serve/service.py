@@ -1,4 +1,4 @@
-"""From the settings of a site to a server that runs: the port, the audit, the status page and the way to the PACS."""
+"""From a site's settings to a running server: port, audit, status page and delivery to the PACS."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from recon.serve.pacs import delivering
 from recon.serve.server import Log, Server
 from recon.serve.settings import Site
 
-#: Connections that wait while the loop is busy with others: none of a ward full of scanners is reset without a word.
+#: Connections that may wait while the loop is busy, so that no scanner of a large department is reset.
 _BACKLOG = 128
 
 
 def listen(site: Site) -> socket.socket:
-    """The listening socket of a site; raises ReconError where the address cannot be had."""
+    """The listening socket of a site; raises ReconError if the address is not available."""
     family = socket.AF_INET6 if ":" in site.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,7 +46,7 @@ def _spool(site: Site) -> dict[str, Any]:
 
 
 def serve(site: Site, recipes: Mapping[str, Recipe], say: Log, log: Log) -> None:
-    """Listen and serve until SIGTERM or SIGINT; `say` gets one line with the address once it listens."""
+    """Listen and serve until SIGTERM or SIGINT; `say` receives one line with the address once it is listening."""
     audit = Audit(Path(site.audit).expanduser())
     try:
         sock = listen(site)

@@ -1,4 +1,4 @@
-"""One scan on its way in: the order of messages, what has come so far, and the limits it must keep."""
+"""An incoming scan: the order of messages, what has arrived so far, and its limits."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _AT_ENCODING = HEAD.fields["encoding_space_ref"][1]  # type: ignore[index]
 
 @dataclass
 class Inbox:
-    """What has come of one scan; one thread fills it, another takes from it. `changed` guards all fields.
+    """What has arrived of a scan; one thread fills it, another takes from it. `changed` guards all fields.
 
-    `ended` is set when no more will come, `error` when it ended badly; `closed` says that CLOSE came.
+    `ended` is set when no more will come, `error` if it ended badly; `closed` says that CLOSE was received.
     """
 
     recipe: str = ""
-    #: The recipe of that name, with what the user interface asks for.
+    #: The recipe with that name, with the values from the user interface.
     plan: Recipe = field(default_factory=Recipe)
     parsed: tuple[Header, tuple[Encoding, ...], tuple[str, ...]] | None = None
     lines: list[Acquisition] = field(default_factory=list)
@@ -58,26 +58,27 @@ class Inbox:
     ended: bool = False
     error: Exception | None = None
     notes: list[str] = field(default_factory=list)
-    #: Rows of each frame's imaging lines, and of all other lines but navigators (PHASECORR).
+    #: Rows of each frame's imaging lines, and of all other lines except navigators (PHASECORR).
     frames: dict[Key, list[int]] = field(default_factory=dict)
     others: list[int] = field(default_factory=list)
-    #: Rows of navigators, by the encoding and the counters of each slice, and of which of these lines calibrate alone.
+    #: Rows of navigators, by the encoding and the counters of each slice, and of which of these lines are for
+    #: calibration only.
     navigators: dict[int, dict[Group, list[int]]] = field(default_factory=dict)
     calibrating: dict[int, set[Group]] = field(default_factory=dict)
-    #: Slices of which lines for calibration alone came after lines of their images.
+    #: Slices whose calibration-only lines came after lines of their images.
     again: set[int] = field(default_factory=set)
-    #: Frames that may be whole.
+    #: Frames that may be complete.
     candidates: deque[Key] = field(default_factory=deque)
-    #: Lines that a candidate had when it was named: where more came since, that was not its last.
+    #: Number of lines that a candidate had when it was named: if more came later, it was not complete.
     named: dict[Key, int] = field(default_factory=dict)
-    #: Frames of which lines came since they were named last, those of them that were named too soon, and whether any
-    #: line says that it is the last of its slice.
+    #: In order: frames that received lines since they were last named; those of them that were named too early; whether
+    #: any line is marked as the last of its slice.
     growing: set[Key] = field(default_factory=set)
     early: set[Key] = field(default_factory=set)
     flagged: bool = False
-    #: Lines of a frame that was whole; another frame may be when it has as many.
+    #: Number of lines of a complete frame; another frame may be complete with the same number.
     usual: int = 0
-    #: Lines of a frame that leaves none out, and the fewest that a frame may have.
+    #: Number of lines of a frame without missing lines, and the smallest number that a frame may have.
     every: int = 0
     least: int = 1
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -88,8 +89,8 @@ def receive(
 ) -> None:
     """Read messages into the inbox until CLOSE or an error; images and queries are answered through `send`.
 
-    `recipes` are those that may be asked for. Images are worked on beside the reader, which goes on reading until
-    `most_waiting` bytes of them wait. At its end the inbox is `ended`, whatever happened, and all images are answered.
+    `recipes` are those that may be requested. Images are processed in parallel with the reader, which continues until
+    `most_waiting` bytes of them are waiting. In the end the inbox is always `ended`, and all images are answered.
     """
     error: Exception | None = None
 
@@ -147,7 +148,7 @@ def _receive(
                 inbox.every = math.prod(encodes(first)) * announced(first, "average")
                 inbox.least = max(1, lines_each(first) // 2)
         elif isinstance(message, Text):
-            # The scanner's user interface speaks directly after the header; other texts are for people.
+            # The scanner's user interface sends its text directly after the header; other texts are for people.
             if before == words.HEADER:
                 given = parameters.wishes(message.text, inbox.notes)
                 wanted = parameters.name(given)
@@ -167,7 +168,7 @@ def _receive(
 
 
 def _file(inbox: Inbox, line: Acquisition) -> None:
-    """Put a line away with its frame, and name the frame where this line may have been its last."""
+    """Store a line with its frame, and name the frame if this line may have been its last."""
     (flags,) = _FLAGS.unpack_from(line.head, _AT_FLAGS)
     row = len(inbox.lines)
     inbox.lines.append(line)
@@ -186,7 +187,7 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
     rows = inbox.frames.get(key)
     if rows is None:
         rows = inbox.frames[key] = []
-        if not inbox.usual:  # flags do not tell; where another frame begins, those before it may be whole
+        if not inbox.usual:  # without flags: when another frame begins, earlier ones may be complete
             for other in list(inbox.growing & inbox.early if inbox.flagged else inbox.growing):
                 if len(inbox.frames[other]) >= inbox.least:
                     _name(inbox, other)
@@ -201,7 +202,7 @@ def _file(inbox: Inbox, line: Acquisition) -> None:
 
 
 def group_of(line: Acquisition) -> Group:
-    """Encoding and counters of a line: navigators of the same free it of its ghost (`recon.prepare.epi`)."""
+    """Encoding and counters of a line: navigators with the same ones correct its ghost (`recon.prepare.epi`)."""
     (encoding,) = _ENCODING.unpack_from(line.head, _AT_ENCODING)
     key: Key = _COUNTERS.unpack_from(line.head, _AT_COUNTERS)
     return encoding, key
@@ -213,7 +214,7 @@ def reverse(line: Acquisition) -> bool:
 
 
 def _name(inbox: Inbox, key: Key) -> None:
-    """Name a frame that may be whole with the lines that it has."""
+    """Name a frame that may be complete, with its current lines."""
     inbox.named[key] = len(inbox.frames[key])
     inbox.growing.discard(key)
     if key not in inbox.candidates:
@@ -237,7 +238,7 @@ def _in_order(stage: str, number: int) -> None:
 
 def _registered(name: str, names: Collection[str]) -> str:
     if name not in names:
-        # The name itself is the peer's, and is repeated nowhere.
+        # The name itself comes from the peer and is not repeated anywhere.
         raise WireError(
             f"the requested recipe is not registered here; registered are {', '.join(sorted(names))}: ask for "
             "one of them, or add it to the site's file"
@@ -252,7 +253,7 @@ def _answer(question: str) -> str:
 
 
 def _budget(encodings: tuple[Encoding, ...], line: Acquisition, most: int) -> int:
-    """Bytes that a scan may send: a fifth more than its header announces, 256 MiB, and at most `most`."""
+    """Bytes that a scan may send: a fifth more than its header announces, plus 256 MiB, and at most `most`."""
     channels, samples = (int(n) for n in line.data.shape)
     lines, longest = 0, samples
     for e in encodings:

@@ -1,4 +1,4 @@
-"""How a site's server is set up: one TOML file, checked before anything listens."""
+"""Settings of a site's server: one TOML file, checked before anything listens."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Mebibytes = Annotated[int, Ge(1), Le(2**24)]
 
 MiB = 2**20
 
-#: What a scanner asks for on behalf of every OpenRecon application; its user interface says which recipe that is.
+#: The configuration name that scanners send for every OpenRecon application; the user interface names the recipe.
 OPENRECON = "openrecon"
 
-#: Least MiB of a session's process: Python, torch and the libraries, and a small scan.
+#: Smallest MiB for a session's process: Python, torch and the libraries, and a small scan.
 _LEAST_MiB = 1024
 
 #: Recipes that every server knows, and the method of each.
@@ -38,37 +38,37 @@ BUILT_IN: dict[str, recipes.Method] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """How long and how much."""
+    """Time and size limits."""
 
     #: Seconds until the first message, of silence before CLOSE, of a whole session, and without progress in sending.
     first_s: Seconds = 10.0
     idle_s: Seconds = 60.0
     wall_s: Seconds = 1800.0
     send_s: Seconds = 60.0
-    #: Seconds that running sessions may go on when the server is asked to stop; and, when they have ended, that their
-    #: last images have to leave.
+    #: Seconds that running sessions may continue when the server is asked to stop; and that their last images then have
+    #: to be sent.
     drain_s: Annotated[float, Ge(0), Le(1e6)] = 0.0
     grace_s: Seconds = 5.0
     #: MiB of raw data that a session may hold, and of images that wait to be sent.
     session_MiB: Mebibytes = 8192
     queue_MiB: Mebibytes = 256
-    #: MiB that the process of a session may hold before it is ended; 0 takes its part of the machine's memory.
+    #: MiB that the process of a session may hold before it is ended; 0 means its share of the machine's memory.
     process_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
-    #: MiB that each waiting process holds ready for raw data, at most a sixteenth of what is free.
+    #: MiB that each waiting process reserves for raw data, at most a sixteenth of what is free.
     ready_MiB: Annotated[int, Ge(0), Le(2**24)] = 1024
-    #: MiB of a GPU that a session may hold; 0 takes its part of the GPU.
+    #: MiB of a GPU that a session may hold; 0 means its share of the GPU.
     gpu_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
-    #: MiB that a reconstruction may use; 0 takes what is free.
+    #: MiB that a reconstruction may use; 0 means what is free.
     memory_MiB: Annotated[int, Ge(0), Le(2**24)] = 0
 
 
 @dataclass(frozen=True)
 class Tls:
-    """Encryption of the scanner's connection, none without a certificate; all are PEM files."""
+    """Encryption of the scanner's connection, off without a certificate; all files are PEM."""
 
     certificate: str = ""
     key: str = ""
-    #: Authority that has signed the certificates of those that may connect; without it no peer needs one.
+    #: Authority that signed the certificates of allowed clients; without it clients need no certificate.
     clients: str = ""
 
 
@@ -78,34 +78,35 @@ class Site:
 
     host: str = "127.0.0.1"
     port: Annotated[int, Ge(0), Le(65535)] = 9002
-    #: Addresses or networks that may connect; needed where `host` is not this machine alone.
+    #: Addresses or networks that may connect; required if `host` is reachable from other machines.
     allow: tuple[str, ...] = ()
-    #: Sessions at once; further ones are told "busy".
+    #: Simultaneous sessions; further ones are answered "busy".
     max_sessions: Annotated[int, Ge(1), Le(256)] = 4
     #: Processes that wait for the next session with everything imported.
     warm: Annotated[int, Ge(1), Le(16)] = 1
-    #: Recipe that a scanner asks for by name, and its TOML file, relative to this one.
+    #: Recipe name that a scanner requests, and its TOML file, relative to this one.
     recipes: Mapping[str, str] = field(default_factory=dict)
     pixel: Literal["float32", "int16"] = "float32"
-    #: Send the image of a slice when its lines are all there, before the scan has ended.
+    #: Send the image of a slice as soon as its lines are complete, before the scan has ended.
     early: bool = True
     device: str = "auto"
-    #: CPU threads of a session; 0 takes all.
+    #: CPU threads of a session; 0 means all.
     threads: Annotated[int, Ge(0), Le(1024)] = 0
-    #: Port of the status page on 127.0.0.1; none without it, 0 takes a free one.
+    #: Port of the status page on 127.0.0.1; empty means no page, 0 any free port.
     status_port: Annotated[int, Ge(0), Le(65535)] | None = None
-    #: File to which one line a job is appended.
+    #: File to which one line per job is appended.
     audit: str = "~/.local/state/recon/audit.jsonl"
     limits: Limits = field(default_factory=Limits)
     tls: Tls = field(default_factory=Tls)
-    #: Where the images of whole scans go besides the scanner; nowhere without `to`.
+    #: Where the images of whole scans are sent besides the scanner; nowhere without `to`.
     pacs: Pacs = field(default_factory=Pacs)
 
 
 def load(path: Path) -> Site:
-    """The site in a TOML file; relative names in it are taken from its folder.
+    """The site in a TOML file; relative names in it refer to its folder.
 
-    Raises ReconError for a file that is none, that anybody may write, or that has an unknown key or a wrong value.
+    Raises ReconError for a file that is not valid, that everybody may write, or that has an unknown key or a wrong
+    value.
     """
     if not path.is_file():
         raise ReconError(f"there is no file {path}; write one as the scanner tutorial shows")
@@ -124,7 +125,7 @@ def load(path: Path) -> Site:
 
 
 def check(site: Site) -> Site:
-    """The site itself; raises ReconError for an address that needs an allow-list, and for one that is no address."""
+    """The site itself; raises ReconError for an address that needs an allow-list, and for an invalid address."""
     networks(site)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", site.device):
         raise ReconError(f"device is {site.device!r}; it is auto, cpu, cuda or cuda:N")
@@ -152,7 +153,7 @@ def check(site: Site) -> Site:
 
 
 def networks(site: Site) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """The networks that may connect, those allowed and this machine; raises ReconError for what is no network."""
+    """The networks that may connect: those allowed and this machine; raises ReconError for an invalid network."""
     out = [ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")]
     for text in site.allow:
         try:
@@ -163,13 +164,13 @@ def networks(site: Site) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
 
 
 def registered(site: Site) -> dict[str, Recipe]:
-    """All recipes that a scanner may ask for, by name; raises ReconError for a file that holds none."""
+    """All recipes that a scanner may request, by name; raises ReconError for a file that is not a recipe."""
     known = {name: replace(recipes.with_method(Recipe(), method), name=name) for name, method in BUILT_IN.items()}
     return {**known, **{name: recipes.load(Path(file)) for name, file in site.recipes.items()}}
 
 
 def rehearse(site: Site, known: Mapping[str, Recipe]) -> None:
-    """Load the networks of the recipes, so that broken weights are refused before any scan comes, and none waits.
+    """Load the networks of the recipes, so that broken weights are refused before any scan, and no scan waits.
 
     Raises ReconError for weights that a recipe of the site names and that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""The status page: read-only, for browsers on this machine alone, and the same as JSON and for Prometheus."""
+"""The status page: read-only, only for browsers on this machine, also as JSON and for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from recon.serve.board import Board
 from recon.serve.metrics import metrics
 from recon.serve.page import STYLE, page
 
-#: Requests at once, and seconds that one may take.
+#: Simultaneous requests, and seconds that one may take.
 _AT_ONCE, _PATIENCE_S = 8, 5
-#: Names of this machine; a page elsewhere that had its own name point here would come with another one.
+#: Names of this machine; a page elsewhere whose name resolves to this machine would send another one.
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
 _THUMBNAIL = re.compile(r"/thumbnails/(\d{1,12})\.png", re.ASCII)
 
@@ -67,14 +67,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Whatever is no GET ends here; nothing that the peer sent is repeated."""
+        """Any method other than GET ends here; nothing that the peer sent is repeated."""
         if code == 501:
             self._answer(405, "text/plain", b"this page can only be read\n", Allow="GET")
         else:
             self._answer(code, "text/plain", b"no such request\n")
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: the log is about scans."""
+        """No output: the log is about scans."""
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -104,12 +104,12 @@ class _Server(socketserver.ThreadingTCPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is nothing to tell."""
+        """A browser that disconnected is not reported."""
 
 
 @contextmanager
 def showing(board: Board, port: int) -> Iterator[int]:
-    """Serve a board's page on 127.0.0.1 in a thread; gives the port, and raises ReconError where it cannot be had."""
+    """Serve a board's page on 127.0.0.1 in a thread; returns the port, and raises ReconError if it is not available."""
     try:
         server = _Server(port, board)
     except OSError as e:

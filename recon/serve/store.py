@@ -1,4 +1,4 @@
-"""The lines of a scan that is still being sent: they grow in memory, and any part of them is a RawScan."""
+"""The lines of a scan that is still being sent: they accumulate in memory, and any part of them is a RawScan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recon.serve.wire import Acquisition
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Samples of lines that are held one by one: row i is line rows[i] of `lines`, which may go on growing."""
+    """Samples of lines held one by one: row i is line rows[i] of `lines`, which may continue to grow."""
 
     lines: Sequence[Acquisition]
     rows: NDArray[np.intp]
@@ -35,7 +35,7 @@ def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
         raise DataError(
             "lines of different numbers of channels or samples cannot be read together; read each kind by itself"
         )
-    # Lines lie at any byte of what was received: as bytes they are copied fast, and the copy is aligned.
+    # Lines start at any byte of the received data: copying bytes is fast, and the copy is aligned.
     dtype = parts[0].dtype
     return np.stack([p.view(np.uint8) for p in parts]).view(dtype)
 
@@ -51,9 +51,9 @@ def scan(
     waveforms: int = 0,
     rows: NDArray[np.intp] | None = None,
 ) -> RawScan:
-    """The scan that lines make, all of them or only `rows`; the same as a file that holds them.
+    """The scan of all lines or only of `rows`; equal to a file with the same lines.
 
-    Raises DataError as `recon.io.mrd_lines.assemble` does, and where there are no lines.
+    Raises DataError as `recon.io.mrd_lines.assemble` does, and if there are no lines.
     """
     rows = np.arange(len(lines)) if rows is None else rows
     if not len(rows):

@@ -21,9 +21,9 @@ class Broken(ReconError):
 class Incoming:
     """A source of bytes over a socket; `take` is a `wire.Take`.
 
-    Bytes are received where they stay: in slabs of memory that are never used again, those that are `ready` first, so
-    that nothing is copied and a line is a view of its slab. Raises Cut where the peer ends or breaks off, is silent for
-    `idle_s`, or has sent nothing whole for `first_s` seconds after the start; `begun` ends this last limit.
+    Bytes are received in their final place, in slabs of memory that are never reused, beginning with the `ready` ones;
+    nothing is copied, and a line is a view of its slab. Raises Cut if the peer ends or breaks off, is silent for
+    `idle_s`, or has sent nothing complete within `first_s` seconds after the start; `begun` ends this last limit.
     """
 
     def __init__(self, sock: socket.socket, first_s: float, idle_s: float, ready: Sequence[memoryview] = ()) -> None:
@@ -35,7 +35,7 @@ class Incoming:
         sock.settimeout(idle_s)
 
     def begun(self) -> None:
-        """The first message is there."""
+        """The first message has arrived."""
         if self._waiting:
             self._waiting = False
             self._socket.settimeout(self._idle)
@@ -52,7 +52,7 @@ class Incoming:
         return out
 
     def _another(self, n: int) -> None:
-        """A slab with room for n bytes; what has come of them already goes along."""
+        """A slab with room for n bytes; the part already received is copied into it."""
         rest = self._slab[self._start : self._end]
         small = n <= SLAB // 4
         new = self._ready.pop(0) if small and self._ready else slab(SLAB if small else n + _BLOCK)
@@ -78,9 +78,9 @@ class Incoming:
 
 
 class Outgoing:
-    """Messages on their way out: handed over by `hand`, which sends each whole; `put` waits while `most_bytes` wait.
+    """Outgoing messages: handed over by `hand`, which sends each as a whole; `put` blocks while `most_bytes` wait.
 
-    Whoever sends them says by `heard` what has left, and when no more can.
+    The sender reports through `heard` what has been sent, and when no more can be.
     """
 
     def __init__(self, hand: Callable[[bytes], None], most_bytes: int) -> None:
@@ -93,7 +93,7 @@ class Outgoing:
         self.ended = threading.Event()
 
     def put(self, message: bytes) -> None:
-        """Hand over a message; raises Broken where none can be sent any more."""
+        """Hand over a message; raises Broken if nothing can be sent any more."""
         size = len(message)
         with self._changed:
             self._changed.wait_for(lambda: self._broken or not self.held or self.held + size <= self._most)
@@ -103,14 +103,14 @@ class Outgoing:
         self._hand(message)
 
     def heard(self, sent: int = 0, broken: str = "") -> None:
-        """So many bytes have left; or no more will, for this reason."""
+        """This many bytes have been sent; or no more will be, for this reason."""
         with self._changed:
             self.held -= sent
             self._broken = self._broken or broken
             self._changed.notify_all()
 
     def finish(self) -> str:
-        """Wait until all is sent; returns why not, or nothing."""
+        """Wait until everything is sent; returns the reason if it was not, otherwise nothing."""
         with self._changed:
             self._changed.wait_for(lambda: self._broken or not self.held)
         self.ended.set()

@@ -1,4 +1,4 @@
-"""A small grey picture of an image on its way out, for the status page; it holds pixels and nothing else."""
+"""A small grey picture of an outgoing image for the status page; it contains only pixels."""
 
 from __future__ import annotations
 

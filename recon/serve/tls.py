@@ -1,4 +1,4 @@
-"""TLS around a connection: a thread that takes it off, so that all others see plain bytes on a socket of their own."""
+"""TLS for a connection: a thread decrypts it, so that all others see plain bytes on a socket of their own."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from recon.errors import ReconError
 
 _PIECE = 2**17
-#: Bytes that wait on either way before the other side is no longer read.
+#: Bytes that wait in either direction before the other side is no longer read.
 _MOST = 2**20
-#: Handshakes at once.
+#: Simultaneous handshakes.
 _AT_ONCE = 16
-#: Seconds that a connection which is ending has to take the last bytes.
+#: Seconds that an ending connection has to receive the last bytes.
 _LINGER_S = 5.0
 
 
 def server_context(certificate: str, key: str, clients: str = "") -> ssl.SSLContext:
-    """TLS 1.2 or later with this certificate; with `clients`, only for peers whose certificate that CA has signed.
+    """TLS 1.2 or later with this certificate; with `clients`, only for peers whose certificate this CA has signed.
 
-    Raises ReconError for files that are missing, do not fit together, or whose key others may read.
+    Raises ReconError for files that are missing or do not fit together, and for a key that others may read.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _identify(context, certificate, key)
@@ -77,10 +77,10 @@ def _trust(context: ssl.SSLContext, ca: str) -> None:
 
 
 def shake(sock: socket.socket, context: ssl.SSLContext, seconds: float, name: str | None = None) -> socket.socket:
-    """Agree on TLS over a connection and return a socket with the plain bytes; `name` is the server's, for a client.
+    """Perform the TLS handshake and return a socket with the plain bytes; `name` is the server's, for a client.
 
-    Raises ReconError, without anything of the peer's in it, where no agreement is reached in time. The connection is
-    then closed; otherwise it belongs to a thread that ends when either side has ended.
+    Raises ReconError, without content from the peer, if the handshake does not succeed in time. The connection is then
+    closed; otherwise it belongs to a thread that ends when either side has ended.
     """
     until = time.monotonic() + seconds
     try:
@@ -127,7 +127,7 @@ def shake(sock: socket.socket, context: ssl.SSLContext, seconds: float, name: st
 
 
 class _Way:
-    """One direction of a relay: bytes that were read from `source` and wait to be written to `sink`."""
+    """One direction of a relay: bytes read from `source` that wait to be written to `sink`."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source, self.sink = source, sink
@@ -135,7 +135,7 @@ class _Way:
         self.ended = False
 
     def move(self) -> bool:
-        """Read and write what can be without waiting; says whether anything moved."""
+        """Read and write what is possible without waiting; returns whether anything moved."""
         moved = False
         if not self.ended and len(self.held) < _MOST:
             with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -151,7 +151,7 @@ class _Way:
 
 
 def _relay(secure: ssl.SSLSocket, inner: socket.socket) -> None:
-    """Move bytes between both sockets until this side has said all, or one of them breaks."""
+    """Move bytes between both sockets until this side has sent everything, or one of them breaks."""
     inner.setblocking(False)
     into, out = _Way(secure, inner), _Way(inner, secure)
     told = False
@@ -182,9 +182,9 @@ def _watch(selector: selectors.BaseSelector, sock: socket.socket, read: bool, wr
 
 
 def _part(secure: ssl.SSLSocket) -> None:
-    """Say that all has been sent, which tells a whole answer from one that was cut off, and wait for the peer."""
+    """Send TLS's closing message, which distinguishes a complete answer from a truncated one, and wait for the peer."""
     with contextlib.suppress(ssl.SSLError, ValueError):
-        secure.unwrap()  # without waiting for the peer's word: it may have more to send that nobody reads any more
+        secure.unwrap()  # without waiting for the peer's: it may have more to send, which is not read any more
     secure.shutdown(socket.SHUT_WR)
     secure.settimeout(_LINGER_S)
     until = time.monotonic() + _LINGER_S
@@ -193,7 +193,7 @@ def _part(secure: ssl.SSLSocket) -> None:
 
 
 class Front:
-    """Handshakes of a server, each in a thread of its own; `ready` can be read when one has come to an end."""
+    """Handshakes of a server, each in its own thread; `ready` is readable when one has finished."""
 
     def __init__(self, context: ssl.SSLContext, seconds: float) -> None:
         self._context, self._seconds = context, seconds
@@ -204,11 +204,11 @@ class Front:
         self._free = threading.BoundedSemaphore(_AT_ONCE)
 
     def renew(self, context: ssl.SSLContext) -> None:
-        """Take other certificates for all that connect from now on."""
+        """Use other certificates for all new connections."""
         self._context = context
 
     def begin(self, connection: socket.socket, peer: str) -> None:
-        """Agree on TLS with a peer; where too many do already, it is let go."""
+        """Start a handshake with a peer; with too many already running, it is dropped."""
         if self._free.acquire(blocking=False):
             threading.Thread(target=self._shake, args=(connection, peer), daemon=True).start()
         else:
@@ -216,7 +216,7 @@ class Front:
             self._ended(None, peer, "too many clients connect at once")
 
     def take(self) -> list[tuple[socket.socket | None, str, str]]:
-        """What has come to an end: the socket with plain bytes, or None and why, with the peer's address between."""
+        """Finished handshakes: the socket with plain bytes, or None and the reason, with the peer's address between."""
         with contextlib.suppress(BlockingIOError):
             self.ready.recv(1 << 10)
         out = []
@@ -225,7 +225,7 @@ class Front:
         return out
 
     def close(self) -> None:
-        """Let go of all."""
+        """Drop all."""
         for plain, _, _ in self.take():
             if plain is not None:
                 plain.close()
@@ -242,5 +242,5 @@ class Front:
 
     def _ended(self, plain: socket.socket | None, peer: str, reason: str) -> None:
         self._done.put((plain, peer, reason))
-        with contextlib.suppress(OSError):  # the bell rings already, or nobody listens any more
+        with contextlib.suppress(OSError):  # already signalled, or nobody is listening any more
             self._bell.send(b"\0")

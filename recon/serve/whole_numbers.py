@@ -1,4 +1,4 @@
-"""Whole numbers of images that leave one by one: their step, which the first image of a series decides for all."""
+"""Integer pixels of images that are sent one by one: their step, decided by the first image of a series."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from recon.io.mrd_image import ImagePart, steps
 
 
 class Steps:
-    """The steps of the whole numbers of each part of each series, told by the first image that shows anything.
+    """The steps of the integers of each part of each series, set by the first image that is not zero.
 
-    `later` is whether a series may have more images than that one, which then may be brighter.
+    `later` says whether a series may get further images, which may be brighter.
     """
 
     def __init__(self, parts: Sequence[ImagePart], later: bool) -> None:
@@ -23,7 +23,7 @@ class Steps:
         return len(self._known.get(series, {})) == len(self._parts)
 
     def told(self, series: int, image: Image) -> Mapping[ImagePart, float]:
-        """The steps of a series of which this image is the next to be sent; without one where all so far is zero."""
+        """The steps of a series whose next image this is; without one while everything so far is zero."""
         found = self._known.setdefault(series, {})
         if not self.known(series):
             found |= {k: v for k, v in steps(image, self._parts, later=self._later).items() if k not in found}

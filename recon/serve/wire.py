@@ -1,7 +1,7 @@
 """Messages of the MRD streaming protocol (version 1), read from a source of bytes and written as bytes.
 
-Everything is little endian: a message id (u16) and a body whose length the id and the body's own header give. There is
-no other framing, so that an unknown id cannot be skipped. What is read is bounded by `Limits` before it is allocated.
+Everything is little endian: a message id (u16) and a body whose length follows from the id and the body's own header.
+There is no other framing, so an unknown id cannot be skipped. `Limits` bound what is read before it is allocated.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from recon.serve.words import (
     number_of,
 )
 
-#: Pixels of an image by its data_type.
+#: Pixel type of an image by its data_type.
 PIXEL = {1: "<u2", 2: "<i2", 3: "<u4", 4: "<i4", 5: "<f4", 6: "<f8", 7: "<c8", 8: "<c16"}
 
-#: The waveform header: unlike the others it is aligned as a C compiler aligns it, 40 bytes.
+#: The waveform header: unlike the others it has C alignment, 40 bytes.
 WAVEFORM_HEAD = np.dtype(
     {
         "names": [
@@ -49,21 +49,21 @@ WAVEFORM_HEAD = np.dtype(
     }
 )  # fmt: skip
 
-#: The next bytes, as many as asked for, or raises; they stay as they are for as long as anybody holds them.
+#: Returns the next bytes, as many as requested, or raises; they stay unchanged as long as anyone holds them.
 Take = Callable[[int], memoryview]
 
 
 class WireError(ReconError):
-    """The peer sent what the protocol or a limit does not allow."""
+    """The peer sent something that the protocol or a limit does not allow."""
 
 
 class Cut(WireError):
-    """The connection ended, or fell silent, before all was sent."""
+    """The connection ended, or became silent, before everything was sent."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a message may hold, in bytes or counts; larger ones are refused before anything is allocated for them."""
+    """Limits of a message in bytes or counts; larger ones are refused before anything is allocated for them."""
 
     name: int = 2**20
     header: int = 16 * 2**20
@@ -76,7 +76,7 @@ class Limits:
 
 
 def limits(encodings: Iterable[Encoding]) -> Limits:
-    """Limits of a scan by its header: on a grid, readouts have at most 4 × encodedSpace.x + 1024 samples."""
+    """Limits of a scan from its header: on a grid, readouts have at most 4 × encodedSpace.x + 1024 samples."""
     longest = [4 * e.encoded_matrix[0] + 1024 if e.on_grid else 65535 for e in encodings]
     return Limits(samples=min(65535, max(longest)))
 
@@ -110,7 +110,7 @@ class Close:
 
 @dataclass(frozen=True)
 class Query:
-    """Gadgetron's question, e.g. "gadgetron::info"; the answer carries the same `correlation`."""
+    """Gadgetron's query, e.g. "gadgetron::info"; the answer carries the same `correlation`."""
 
     correlation: int
     text: str
@@ -187,7 +187,8 @@ def _text(raw: bytes) -> str:
 
 
 def _array(take: Take, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    # A view of what was received, which begins at any byte: numpy reads it, and whoever needs it aligned copies it.
+    # A view of the received data, which may start at any byte: numpy can read it, and callers that need alignment copy
+    # it.
     return np.frombuffer(take(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
 
@@ -204,7 +205,7 @@ def _acquisition(take: Take, bound: Limits) -> Acquisition:
             f"a line of {samples} samples, {channels} channels and {dimensions} trajectory dimensions is "
             f"announced; the header allows at most {bound.samples}, {bound.channels} and {bound.dimensions}"
         )
-    # Thousands of these come in a second: what most lines have none of is made once.
+    # Thousands of these arrive per second: the empty value that most lines need is created once.
     trajectory = _array(take, (samples, dimensions), _F4) if dimensions else _nowhere(samples)
     return Acquisition(head, trajectory, np.frombuffer(take(8 * channels * samples), _C8).reshape(channels, samples))
 

@@ -1,4 +1,4 @@
-"""Messages of the MRD streaming protocol that hold no samples, as bytes; what they are is told by an id (u16)."""
+"""Messages of the MRD streaming protocol without samples, as bytes, identified by an id (u16)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NAME_BYTES = 1024
 
 
 def whole_first(said: bytes, most: int) -> bool:
-    """Whether the first message of a session, the configuration, has come as a whole.
+    """Whether the first message of a session, the configuration, has arrived completely.
 
-    True too where it is none or is longer than `most` bytes: whoever reads it has a word for that.
+    Also True if it is another message or longer than `most` bytes: its reader then reports the error.
     """
     number = int.from_bytes(said[:2], "little")
     if len(said) < 2:
@@ -65,11 +65,11 @@ def response(correlation: int, words: str) -> bytes:
 
 
 def number_of(number: int) -> bytes:
-    """The two bytes by which a message of this id begins."""
+    """The two bytes at the start of a message with this id."""
     return number.to_bytes(2, "little")
 
 
 def _with_length(number: int, raw: bytes) -> bytes:
-    # One NUL at the end: all readers accept it, and some read the last byte even where there is none.
+    # One NUL at the end: all readers accept it, and some read the last byte even if there is none.
     raw += b"\0"
     return number_of(number) + len(raw).to_bytes(4, "little") + raw

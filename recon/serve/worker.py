@@ -30,20 +30,20 @@ from recon.serve.streams import Broken, Incoming, Outgoing
 #: Seconds between two reports of a running session.
 _PROGRESS_S = 1.0
 
-#: What is said of pixels that whole numbers do not reach.
+#: The note on pixels above the range of the integers.
 _CUT = (
     "the integer range of their series, which the first image of the series sets, and were clipped to the "
     'largest value; set pixel to "float32" in the site\'s file'
 )
 
-#: What helps a session that ran out of memory.
+#: The hint for a session that ran out of memory.
 _MEMORY = "lower process_MiB or max_sessions in the site's file"
 
 
 def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) -> None:
-    """One session from its first byte to CLOSE, its lines first in memory that is `ready`.
+    """One session from its first byte to CLOSE, with its lines first in memory that is `ready`.
 
-    Every session that began ends with TEXT and CLOSE where it can.
+    Every session that began ends with TEXT and CLOSE if possible.
     """
     limits = job.site.limits
     out = Outgoing(job.control.hand, limits.queue_MiB * MiB)
@@ -89,14 +89,14 @@ def talk(connection: socket.socket, job: Job, ready: Sequence[memoryview] = ()) 
 
 
 def _follow(out: Outgoing, job: Job) -> None:
-    """Hear from the server what has left; where the server has ended, nothing else would end this session."""
+    """Read from the server what has been sent; if the server has ended, nothing else would end this session."""
     for what in job.control.heard():
         out.heard(**what)
     job.alone()
 
 
 def _progress(inbox: Inbox, out: Outgoing, job: Job) -> None:
-    """Tell the status page now and then how far a session is."""
+    """Report the progress of a session to the status page now and then."""
     while not out.ended.wait(_PROGRESS_S):
         so_far = {"recipe": inbox.recipe, "lines": len(inbox.lines), "received_MiB": round(inbox.bytes / MiB, 1)}
         job.tell(progress={**so_far, "waiting_MiB": round(out.held / MiB, 1)})
@@ -108,7 +108,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
         # The last image waits for CLOSE: without it no series is ever complete.
         if job.site.early and key not in sender.sent:
             scan = None
-            with contextlib.suppress(DataError):  # whatever is wrong is said of the whole scan
+            with contextlib.suppress(DataError):  # errors are reported for the whole scan
                 scan = early.frame(inbox, key)
             once = key[0] not in inbox.again
             if scan and early.may_go(scan, once=once) and len(sender.sent) + 1 < early.images(scan):
@@ -157,7 +157,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
 
 
 def _candidate(inbox: Inbox) -> Key | None:
-    """The next frame that may be whole, or None when no more lines come; waits for either."""
+    """The next frame that may be complete, or None when no more lines come; waits for either."""
     with inbox.changed:
         inbox.changed.wait_for(lambda: inbox.ended or inbox.candidates)
         if inbox.ended:
@@ -168,9 +168,9 @@ def _candidate(inbox: Inbox) -> Key | None:
 
 
 def complete(scan: RawScan, job: Job, numbered: Mapping[Key, bool] | None) -> tuple[RawScan, str]:
-    """The part of a scan that is whole, and a warning where that is not all; raises DataError where nothing is.
+    """The complete part of a scan, and a warning if that is not all; raises DataError if nothing is complete.
 
-    `numbered` is what `counting.unbroken` says of its frames.
+    `numbered` is the result of `counting.unbroken` for its frames.
     """
     found = counting.count(scan, numbered)
     job.tell(lines_received=found.received, lines_expected=found.expected)
@@ -188,9 +188,9 @@ def complete(scan: RawScan, job: Job, numbered: Mapping[Key, bool] | None) -> tu
 def main() -> None:
     """Wait for one connection on the control socket whose number is the argument, and serve it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's data
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain patient data
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as likelihood:
-        likelihood.write("500")  # where the machine runs out of memory, a session ends and not the server
+        likelihood.write("500")  # if the machine runs out of memory, a session ends and not the server
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.load(sys.stdin)
     site: Site = recipes.parse(setup["site"], "the site", Site)
@@ -215,7 +215,7 @@ def main() -> None:
         return  # the server has ended
     job = replace(warm, name=json.loads(data)["job"])
     connection = socket.socket(fileno=descriptors[0])
-    with contextlib.suppress(OSError):  # behind TLS it is no TCP connection
+    with contextlib.suppress(OSError):  # with TLS it is not a TCP connection
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     talk(connection, job, slabs)
-    os._exit(0)  # taking apart what was imported would keep the next scanner waiting
+    os._exit(0)  # unloading libraries would keep the next scanner waiting

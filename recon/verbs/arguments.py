@@ -1,4 +1,4 @@
-"""What the words of the command line mean: recipes, scans, sizes and the names of outputs."""
+"""The arguments of the command line: recipes, scans, sizes and the names of outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recon.pipeline import Scan as AnyScan
     from recon.recipe import Recipe
 
-# Arguments and options that several verbs have.
+# Arguments and options shared by several verbs.
 Scan = Annotated[
     Path,
     typer.Argument(
@@ -36,12 +36,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
-#: Trajectories that have a name.
+#: Trajectories with a name.
 STANDARD = ("radial", "golden")
 
 
 def recipe_of(file: Path | None, method: str, trajectory: str) -> Recipe:
-    """The recipe in `file` or the default one, with what the command line says otherwise."""
+    """The recipe in `file` or the default one, with the changes of the command line."""
     from dataclasses import replace
 
     from recon import recipe as recipes
@@ -61,7 +61,7 @@ def recipe_of(file: Path | None, method: str, trajectory: str) -> Recipe:
 
 
 def learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
-    """The recipe with other weights or another wish for denoising, where they were given."""
+    """The recipe with other weights or another denoising, if they were given."""
     from dataclasses import replace
 
     given: dict[str, Any] = {"weights": weights} if weights else {}
@@ -74,9 +74,9 @@ def learned(plan: Recipe, weights: str, denoise: float | None) -> Recipe:
 def read_scan(
     scan: Path, axes: str, voxel: tuple[float, float, float] | None, key: str, trajectory: str = ""
 ) -> AnyScan:
-    """What a file holds, recognised by its content; axes, voxel size and key serve bare arrays.
+    """The scan in a file, recognised by its content; axes, voxel size and key are for bare arrays.
 
-    With a trajectory the axes of a BART pair are those of samples off the grid, unless they are named.
+    With a trajectory, the axes of a BART pair are those of non-Cartesian samples, unless they are named.
     """
     from recon.io import cfl
     from recon.io.read import read
@@ -88,7 +88,7 @@ def read_scan(
 
 
 def placed(raw: AnyScan, trajectory: str) -> AnyScan:
-    """The scan with k-space positions by name or from a file, where the command line gives them."""
+    """The scan with k-space positions by name or from a file, if the command line gives them."""
     from recon.io import positions
 
     if not trajectory:
@@ -103,7 +103,7 @@ def placed(raw: AnyScan, trajectory: str) -> AnyScan:
 
 
 def three(text: str) -> tuple[float, float, float] | None:
-    """Lengths x, y, z in mm of a text such as 0.9,0.9,5; None of an empty one."""
+    """Lengths x, y, z in mm from a text such as 0.9,0.9,5; None for an empty one."""
     if not text:
         return None
     try:
@@ -116,7 +116,7 @@ def three(text: str) -> tuple[float, float, float] | None:
 
 
 def amount(text: str) -> int | None:
-    """Bytes of a text such as 4GiB or 500M; None of an empty one."""
+    """Bytes from a text such as 4GiB or 500M; None for an empty one."""
     if not text:
         return None
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([kmgt]?)i?b?", text.strip().lower(), re.ASCII)
@@ -128,7 +128,7 @@ def amount(text: str) -> int | None:
 
 
 def check_outputs(names: Sequence[str], inputs: Sequence[str | Path], records: Sequence[str] = ()) -> None:
-    """Raise a usage error for names of outputs that cannot be meant, ReconError for those that cannot be written."""
+    """Raise a usage error for impossible output names, ReconError for outputs that cannot be written."""
     from recon.io import write as writing
 
     with usage():
@@ -147,7 +147,7 @@ def numbered(name: str, n: int) -> str:
 
 
 def use_threads(count: int) -> None:
-    """Have torch, and the kernels beside it, work with so many threads; 0 leaves it at all."""
+    """Use this many threads in torch and in the kernels; 0 keeps the default."""
     if count:
         import torch
 
@@ -156,7 +156,7 @@ def use_threads(count: int) -> None:
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """What is wrong within is wrong with the arguments, whatever the scan."""
+    """Errors inside are errors in the arguments, whatever the scan."""
     try:
         yield
     except ReconError as e:

@@ -23,7 +23,7 @@ _METHODS = ["zero-filled", "grappa", "sense", "cs", "unrolled"]
 
 
 class Several(TyperCommand):
-    """A command whose `--accel 2 4 8` is read as `--accel 2 --accel 4 --accel 8`; a file that exists ends the row."""
+    """A command in which `--accel 2 4 8` means `--accel 2 --accel 4 --accel 8`; an existing file ends the row."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from recon.recipe import Method
@@ -112,7 +112,7 @@ def _plan(
     accel: list[float], methods: list[str], mask: str, acs: int | None, seed: int, recipe: Path | None, weights: str,
     device: str,
 ) -> Plan:  # fmt: skip
-    """What is compared, where the options make sense."""
+    """What is compared, if the options are consistent."""
     from dataclasses import replace
 
     from recon import recipe as recipes
@@ -141,7 +141,7 @@ def _compare(
     scans: list[Path], axes: Sequence[str], key: str, wanted: Plan, output: Path, numbered: bool, force: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Compare the methods on raw scans of MRI, and say what was left out."""
+    """Compare the methods on raw MRI scans, and report what was left out."""
     from recon.accuracy import gather, results
     from recon.progress import reporter
 

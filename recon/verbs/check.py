@@ -32,14 +32,14 @@ def check(
 
 
 def with_replicas(plan: Recipe, count: int) -> Recipe:
-    """The recipe with this many replicas, or as it is for 0."""
+    """The recipe with this many replicas; unchanged for 0."""
     from dataclasses import replace
 
     return replace(plan, trust=replace(plan.trust, replicas=count)) if count else plan
 
 
 def write_evidence(image: Image, path: Path, stack: int = 0) -> list[Path]:
-    """Write the record of how an image was made and how far it can be believed as JSON; returns the file."""
+    """Write the record of how an image was made and how far it can be trusted as JSON; returns the file."""
     from recon.io import atomic, provenance
 
     path = path.with_name(f"{path.stem}_stack-{stack}.json") if stack else path
@@ -48,7 +48,7 @@ def write_evidence(image: Image, path: Path, stack: int = 0) -> list[Path]:
 
 
 def write_uncertainty(image: Image, name: str) -> list[Path]:
-    """Write the uncertainty map as an image of its own; returns its files."""
+    """Write the uncertainty map as a separate image; returns its files."""
     from dataclasses import replace
 
     from recon.io import write

@@ -1,4 +1,4 @@
-"""The verb `simulate-ct`, and what `run` asks of CT."""
+"""The verb `simulate-ct`, and the parts of `run` for CT."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Removed = Annotated[str, typer.Option(help="CT images: file for what was removed
 
 
 def with_strength(plan: Recipe, strength: float | None) -> Recipe:
-    """The recipe with another share of the denoised CT image, or as it is for None."""
+    """The recipe with another share of the denoised CT image; unchanged for None."""
     from dataclasses import replace
 
     return plan if strength is None else replace(plan, ct=replace(plan.ct, strength=strength))
 
 
 def fitting(scan: object, plan: Recipe, strength: float | None, denoise: float | None, removed: str = "") -> None:
-    """Raise ReconError where an option was given for a scan, or a method, that knows nothing of it."""
+    """Raise ReconError if an option was given for a scan, or a method, to which it does not apply."""
     from recon.data import CTImages, RawScan
 
     if removed and not isinstance(scan, CTImages):
@@ -48,9 +48,9 @@ def fitting(scan: object, plan: Recipe, strength: float | None, denoise: float |
 
 
 def write_removed(series: object, image: Image, name: str) -> list[Path]:
-    """Write what denoising took away from a series, y − x̂ in HU, as an image of its own; returns its files.
+    """Write what denoising removed from a series, y − x̂ in HU, as a separate image; returns its files.
 
-    The series is read again: nobody has to keep it while it is denoised.
+    The series is read again, so that it need not be kept in memory during denoising.
     """
     from dataclasses import replace
 
@@ -134,7 +134,7 @@ def simulate_ct(
 
 #: More photons than any tube gives, and few enough for a float32.
 _MOST = 1e12
-#: Fewest elements of a detector that tell a body from another, and mm that no scanner is wide.
+#: Fewest elements of a useful detector, and mm beyond the width of any scanner.
 _FEWEST, _FURTHEST = 8, 1e5
 
 
@@ -158,7 +158,7 @@ def _check(output: Path, photons: float | None, dose: float | None, electronic: 
 def _check_rays(
     beam: str, views: int, arc: float, elements: int, rows: int, source_distance: float, detector_distance: float
 ) -> None:
-    """Usage errors for numbers of which no scan can be made."""
+    """Usage errors for numbers that do not make a scan."""
     if not 0 <= arc <= 360:
         raise typer.BadParameter(f"--arc takes up to 360 degrees, 0 for all that the beam needs, not {arc:g}")
     if 0 < elements < _FEWEST:
@@ -173,7 +173,7 @@ def _check_rays(
 
 
 def _volume(images: CTImages, slices: str):  # type: ignore[no-untyped-def]
-    """HU of the chosen slices of the first series, their pixel, positions and thickness in mm."""
+    """HU of the chosen slices of the first series, their pixel size, positions and thickness in mm."""
     import numpy as np
 
     series = images.series[0]

@@ -1,4 +1,4 @@
-"""The verbs that only tell: `info` of a scan, `recipe` of what decides a picture, `doctor` of the machine."""
+"""The verbs that only report: `info` on a scan, `recipe` on settings, `doctor` on the machine."""
 
 from __future__ import annotations
 

@@ -133,11 +133,11 @@ def run(
 
 
 def _write(image: Image, names: Sequence[str], plan: Recipe, stack: int, quiet: bool) -> None:
-    """Write each output and say so at once: what is there when a later one fails is whole."""
+    """Write each output and report it at once: outputs that exist when a later one fails are complete."""
     from recon.io import write as writing
 
     out = plan.output
-    # Series that are derived from others are numbered after those.
+    # Series derived from others are numbered after them.
     number = out.series_number + (0 if image.source else stack)
     for name in names:
         written = writing.write(

@@ -70,7 +70,7 @@ def send(
 
 
 def _settings(config: Path | None, given: dict[str, Any], tls: dict[str, str], anywhere: bool) -> Pacs:
-    """The settings of the site's file, else those that the spool was last used with; what is given replaces them."""
+    """The settings in the site's file, otherwise those that the spool was last used with, with the given changes."""
     from recon.pacs.deliver import known
     from recon.pacs.settings import Pacs, resolved
 
@@ -121,7 +121,7 @@ def _once(pacs: Pacs, uids: list[str], json: bool) -> None:
 
 
 def _watch(pacs: Pacs, follow: bool) -> None:
-    """Send until the process is stopped; with `follow` also when standard input ends, as it does with its owner."""
+    """Send until the process is stopped; with `follow` also until standard input closes, as its owner's end does."""
     from recon.pacs.deliver import watch
 
     ended = threading.Event()

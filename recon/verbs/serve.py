@@ -133,7 +133,7 @@ def stream(
 
 
 def _turned_away(within_tls: bool) -> str:
-    """What may be wrong where a server hangs up without a word, which it has none for outside of an agreed TLS."""
+    """What may be wrong if a server disconnects without a message, as it does outside TLS."""
     return "it said anything; " + (
         "it may require a client certificate (--tls-certificate, --tls-key): see its log"
         if within_tls

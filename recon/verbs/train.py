@@ -71,7 +71,7 @@ def train(
         state = training.train(
             plan, data, output, device=device, minutes=minutes, resume=resume, workers=workers, report=report
         )
-    # Of several processes under torchrun the first one speaks.
+    # Of several processes under torchrun only the first one prints.
     if not quiet and os.environ.get("RANK", "0") == "0":
         typer.echo(f"{output}: {counted(state.step, 'step')} in {state.seconds / 60:.1f} minutes")
         weights = shlex.quote(str(output / plan.name))
