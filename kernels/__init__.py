@@ -1,5 +1,5 @@
-"""Kernels on CPU (C++, OpenMP) and CUDA (CuPy), from one arithmetic in shared/*.h; they know nothing of the rest.
+"""Kernels on CPU (C++, OpenMP) and CUDA (CuPy), with common arithmetic in shared/*.h; independent of recon.
 
-Every function here returns None where it cannot serve (nothing compiled, another dtype or device): its caller then
-takes the twin written with torch.
+Every function returns None if it does not apply (nothing compiled, another dtype or device); its caller then uses the
+implementation in torch.
 """

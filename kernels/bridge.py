@@ -1,8 +1,8 @@
-"""The way to CUDA through CuPy: the one file that knows it.
+"""The connection to CUDA through CuPy: the only file that uses it.
 
-Tensors and CuPy's arrays share memory (DLPack), kernels run on torch's device and current stream, and CuPy takes what
-it needs from torch's pool. A kernel is used once it has proven itself against its torch twin on this device; else the
-twin serves, and `recon doctor` says why.
+Tensors and CuPy's arrays share memory (DLPack), kernels run on torch's device and current stream, and CuPy allocates
+from torch's pool. A kernel is used once its result on this device has been compared with torch's; otherwise torch is
+used, and `recon doctor` says why.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from torch.autograd import forward_ad
 
 _HOME = Path(__file__).resolve().parent
 
-#: Shared memory in bytes that a block gets on every device without asking for more.
+#: Bytes of shared memory that a block can use on every device without an opt-in.
 SHARED = 48 << 10
 
-#: Largest difference of a kernel from the answer in double precision, relative to its largest value.
+#: Largest difference between a kernel and the result in double precision, relative to its largest value.
 TOLERANCE = 1e-5
 
-#: What each kernel's proof said on each device, empty where it held: (kernel, device index) → sentence.
+#: Result of each kernel's proof on each device, empty if it passed: (kernel, device index) → sentence.
 _verdicts: dict[tuple[str, int], str] = {}
 _lock = threading.RLock()
 
 
 def missing() -> str:
-    """Why no CUDA kernel can run here, with its cure; empty where they can."""
+    """Why no CUDA kernel can run here, with the cure; empty if they can."""
     if os.environ.get("RECON_KERNELS") == "torch":
         return "switched off by RECON_KERNELS=torch; torch does the work"
     if not torch.cuda.is_available():
@@ -53,31 +53,31 @@ def _import() -> tuple[Any, str]:
         return None, f"CuPy is not installed, torch does the work: pip install {package}"
     try:
         return importlib.import_module("cupy"), ""
-    except Exception as e:  # it raises more than ImportError where drivers and libraries do not fit
+    except Exception as e:  # mismatched drivers and libraries raise more than ImportError
         return None, f"CuPy does not load ({_line(e)}), torch does the work: pip install {package}, by the driver"
 
 
 def same(name: str, got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
-    """Raise ValueError where what a kernel gave is further from the expected than `tolerance` of its largest value."""
+    """Raise ValueError if a kernel's result differs from the expected by more than `tolerance` of the largest value."""
     wrong = float((got.cpu() - expected).abs().max() / expected.abs().max())
-    if not wrong <= tolerance:  # not a number is wrong too
+    if not wrong <= tolerance:  # NaN is wrong, too
         raise ValueError(f"{name} is off by {wrong:.1e} where {tolerance:.0e} is allowed")
 
 
 def proven(name: str, device: torch.device, check: Callable[[torch.device], None]) -> bool:
-    """Whether the kernel `name` gave the right answer on this device, asked once for each process and device.
+    """Whether the kernel `name` gave the right result on this device, checked once per process and device.
 
-    `check` runs it on a small random problem and raises where it differs from its torch twin.
+    `check` runs it on a small random problem and raises if it differs from torch.
     """
     if not _verdicts and missing():
         return False
     key = (name, _index(device))
-    if key in _verdicts:  # the way of every launch: nothing is asked of the driver
+    if key in _verdicts:  # called at every launch, so the driver is not queried
         return _verdicts[key] == "" and os.environ.get("RECON_KERNELS") != "torch"
     if missing():
         return False
     if torch.cuda.is_current_stream_capturing():
-        return False  # a proof allocates and waits, which a graph cannot hold
+        return False  # a proof allocates and synchronises, which is not allowed in a graph
     with _lock:
         if key not in _verdicts:
             _verdicts[key] = _trial(check, torch.device("cuda", key[1]))
@@ -85,7 +85,7 @@ def proven(name: str, device: torch.device, check: Callable[[torch.device], None
 
 
 def verdicts() -> dict[tuple[str, int], str]:
-    """What the proofs that were asked for said: empty where the kernel is in use."""
+    """Results of the proofs so far: empty if the kernel is in use."""
     return dict(_verdicts)
 
 
@@ -101,7 +101,7 @@ def _trial(check: Callable[[torch.device], None], device: torch.device) -> str:
 
 @contextlib.contextmanager
 def on(device: torch.device) -> Iterator[Any]:
-    """CuPy on a device, torch's current stream there, and memory from torch's pool."""
+    """CuPy on a device, with torch's current stream there and memory from torch's pool."""
     cuda, index = cupy().cuda, _index(device)
     with _other(index), _stream(index), cuda.using_allocator(_allocator().malloc):
         yield cupy()
@@ -121,7 +121,7 @@ def _external(index: int, pointer: int) -> Any:
 
 @dataclass(frozen=True)
 class _Foreign:
-    """A stream that torch owns, as CUDA's stream protocol shows it; it is on the device that is current."""
+    """A stream owned by torch, as CUDA's stream protocol presents it; it is on the current device."""
 
     pointer: int
 
@@ -130,7 +130,7 @@ class _Foreign:
 
 
 def stream(device: torch.device) -> int:
-    """What tells torch's current stream on a device from others there; 0 on the CPU."""
+    """What distinguishes torch's current stream on a device from others there; 0 on the CPU."""
     return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
 
 
@@ -146,7 +146,7 @@ def _allocator() -> Any:
 
 
 def cupy() -> Any:
-    """CuPy itself, where `missing` says nothing."""
+    """The module CuPy, if `missing` is empty."""
     return _import()[0]
 
 
@@ -162,17 +162,17 @@ def tensor(a: Any) -> Tensor:
 
 
 def settled(t: Tensor) -> Tensor:
-    """The tensor as memory holds it: no pending conjugate or sign, contiguous, no gradient."""
+    """The tensor as it is in memory: no pending conjugate or sign, contiguous, no gradient."""
     return t.detach().resolve_conj().resolve_neg().contiguous()
 
 
 def traced(t: Tensor) -> bool:
-    """Whether the tensor stands for others within a transform of torch.func, and has no values of its own."""
+    """Whether the tensor is a placeholder within a transform of torch.func, without values of its own."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(t))
 
 
 def watched(t: Tensor) -> bool:
-    """Whether autograd or torch.func follows the tensor: what works past torch must leave it to torch."""
+    """Whether autograd or torch.func tracks the tensor: code outside torch must then not process it."""
     if (t.requires_grad and torch.is_grad_enabled()) or traced(t):
         return True
     return forward_ad.unpack_dual(t).tangent is not None  # type: ignore[no-untyped-call]
@@ -196,7 +196,7 @@ def run(
     if any(isinstance(a, Tensor) and (a.device != device or not a.is_contiguous()) for a in args):
         raise ValueError(f"{kernel} needs contiguous tensors on one device")
     index = _index(device)
-    # Addresses, not arrays: a launch allocates nothing and takes a tenth of the time.
+    # Addresses rather than arrays: a launch allocates nothing and takes a tenth of the time.
     given = tuple(np.uint64(a.data_ptr()) if isinstance(a, Tensor) else a for a in args)
     with _there(index), _stream(index):
         function = _function(source, kernel, index, options)
@@ -212,12 +212,12 @@ def _other(index: int) -> Iterator[None]:
 
 
 def _there(index: int) -> contextlib.AbstractContextManager[None]:
-    """The device, entered where it is not the current one."""
+    """The device as a context, if it is not the current one."""
     return contextlib.nullcontext() if torch.cuda.current_device() == index else _other(index)
 
 
 def shared_limit(device: torch.device) -> int:
-    """Shared memory in bytes that a block may have on a device."""
+    """Largest shared memory of a block on a device, in bytes."""
     return _shared_limit(_index(device)) if device.type == "cuda" else SHARED
 
 
@@ -238,9 +238,9 @@ def _module(source: str, index: int, more: tuple[str, ...]) -> Any:
 
 
 def options() -> tuple[str, ...]:
-    """What every source in cuda/ is compiled with.
+    """Compiler options for all sources in cuda/.
 
-    CuPy keeps compiled code on disk by source and options: a changed header must change an option.
+    CuPy caches compiled code on disk by source and options: a changed header must change an option.
     """
     return "--std=c++17", f"-I{_HOME / 'cuda'}", f"-I{_HOME / 'shared'}", f"-DRECON_HEADERS=0x{_headers()}"
 

@@ -1,4 +1,4 @@
-"""Cone beams: line integrals of volumes, their exact transpose, and the smearing of filtered backprojection."""
+"""Cone beams: line integrals of volumes, their exact transpose, and the backprojection of filtered data."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from recon.kernels import bridge
 from recon.kernels.build import native
 from recon.kernels.projector import MARGIN, THREADS, along, pixels, seen
 
-#: Rays, or voxels, of one column that a CUDA thread takes; as in cuda/cone.cu.
+#: Rays, or voxels, of one column per CUDA thread; as in cuda/cone.cu.
 TOGETHER = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """The rays of a cone beam on one grid of voxels, in double precision.
+    """The rays of a cone beam on a voxel grid, in double precision.
 
-    `tracks` (view, column, 5) are (at, slope, step, tau, rate): seen along the axis the rays of a detector column are
-    one ray, as in `projector.Rays`, and on line l they are the share τ = tau + rate · l of their way from the source
-    to the detector. `views` (view, 6) are those of `projector.Rays`. `frame` (6,) are (middle, across, low, centre,
-    per, near): a voxel lies on column middle + across · side/depth; the ray of row w is at the height
-    low + (w − centre) · per · τ in slices of `thick` mm, and τ = near · depth. `shape` is (z, y, x).
+    `tracks` (view, column, 5) are (at, slope, step, tau, rate): seen along the axis, the rays of a detector column
+    coincide in one ray, as in `projector.Rays`. On line l they have covered the share τ = tau + rate · l of their path
+    from the source to the detector. `views` (view, 6) are those of `projector.Rays`. `frame` (6,) are (middle, across,
+    low, centre, per, near): a voxel lies on column middle + across · side/depth; the ray of row w is at the height low
+    + (w − centre) · per · τ in slices of `thick` mm, and τ = near · depth. `shape` is (z, y, x).
     """
 
     tracks: Tensor
@@ -41,7 +41,7 @@ class Tracks:
         return {}
 
     def tables(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tracks, views, and the frame with its margin third, in the precision and on the device of `like`; kept."""
+        """Tracks, views, and the frame with its margin third, in the precision and on the device of `like`; cached."""
         key = (like.dtype, like.device, bridge.stream(like.device) if like.is_cuda else 0)
         if key not in self._placed:
             margin = torch.tensor([MARGIN[like.dtype]], dtype=torch.float64)
@@ -53,7 +53,7 @@ class Tracks:
         return self._placed[key]
 
     def lengthen(self, y: Tensor) -> Tensor:
-        """Multiply sinograms (item, row, view, column) in place by the way of each ray from line to line, in mm."""
+        """Multiply sinograms (item, row, view, column) in place by the length of each ray from line to line, in mm."""
         tracks, _, frame = self.tables(y)
         step, rate = tracks[..., 2], tracks[..., 4] * (frame[5] * self.thick)
         for w in range(self.rows):
@@ -62,7 +62,7 @@ class Tracks:
 
     @property
     def sinogram(self) -> tuple[int, int, int]:
-        """Shape (row, view, column) of what is measured."""
+        """Shape (row, view, column) of the sinogram."""
         return self.rows, self.tracks.shape[0], self.tracks.shape[1]
 
 
@@ -84,7 +84,7 @@ def smear(y: Tensor, r: Tracks) -> Tensor:
 def smear_transposed(x: Tensor, r: Tracks) -> Tensor:
     """The transpose of `smear`: sinograms (item, row, view, column) of volumes (item, z, y, x), for its derivative.
 
-    With torch, view by view; on a GPU it adds in any order.
+    With torch, view by view; on a GPU the order of additions varies.
     """
     rows, views, columns = r.sinogram
     y = x.new_zeros(len(x), views, rows + 4, columns + 4)
@@ -123,7 +123,7 @@ def _launched(kernel: str, given: Tensor, r: Tracks, out: Tensor) -> Tensor:
 
 
 def proof(device: torch.device) -> None:
-    """Compare the CUDA kernels with their torch twins on a small cone; ValueError where they differ."""
+    """Compare the CUDA kernels with torch on a small cone beam; ValueError if they differ."""
     angle = torch.tensor([0.2, 0.8, 1.5], dtype=torch.float64)[:, None]
     cos, sin = angle.cos(), angle.sin()
     place = (torch.arange(29, dtype=torch.float64) - 14) / 30
@@ -222,7 +222,7 @@ def _smear(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
 
 
 def _met(r: Tracks, like: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """Of each view what its voxels meet: row and column before, counted with two more in front, how far on, depth²."""
+    """What the voxels of each view meet: preceding row and column, counted with two more; fractions; depth²."""
     _, views, frame = r.tables(like)
     row, column = pixels(r.shape[1:], like)
     slices = torch.arange(r.shape[0], dtype=like.dtype, device=like.device)[:, None, None]

@@ -1,4 +1,4 @@
-"""Sensitivity maps as dominant eigenvectors of one small Hermitian matrix a pixel."""
+"""Sensitivity maps as dominant eigenvectors of one small Hermitian matrix per pixel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recon.kernels.build import native
 
 
 def serves(t: Tensor, coils: int = 1, lags: int = 1) -> bool:
-    """Whether the kernel takes this tensor: complex64, on the CPU or a GPU where it is proven and has the memory."""
+    """Whether the kernel accepts this tensor: complex64, on the CPU, or on a GPU with a proven kernel and memory."""
     if t.dtype != torch.complex64:
         return False
     if t.device.type == "cpu":
@@ -31,10 +31,10 @@ def eigenmaps(
 ) -> None:
     """Write eigenvectors and eigenvalues of G(r) = Σ_lag waves[x, lag] · kernels[z, y, lag] for some partitions.
 
-    `kernels` (z, y, lag, entry) holds the upper triangle of G, row by row; they are partitions `first` and on of `maps`
-    (coil, Z, y, x) and `values` (Z, y, x), both contiguous. The part of a vector along `reference` (coil) is real and
-    positive. Eigenvalues below `least` need not be exact; others are when ‖Gv − λv‖ ≤ `tolerance` · λ. Where that was
-    not reached, at the rim of an object, where two eigenvalues are nearly equal, the value is negative.
+    `kernels` (z, y, lag, entry) holds the upper triangle of G, row by row, for the partitions from `first` on of `maps`
+    (coil, Z, y, x) and `values` (Z, y, x), both contiguous. The component of a vector along `reference` (coil) is real
+    and positive. Eigenvalues below `least` need not be exact; others satisfy ‖Gv − λv‖ ≤ `tolerance` · λ. If that was
+    not reached, at the edge of an object, where two eigenvalues are nearly equal, the value is negative.
     """
     if kernels.is_cuda:
         launch.eigenmaps(kernels, waves, reference, maps, values, first, least=least, tolerance=tolerance)
@@ -47,7 +47,7 @@ def eigenmaps(
 
 
 def serves_windows(t: Tensor) -> bool:
-    """Whether `local_maps` takes this tensor: complex64 on the CPU, and no extension from before there was one."""
+    """Whether `local_maps` accepts this tensor: complex64 on the CPU, with an extension that contains it."""
     return t.device.type == "cpu" and t.dtype == torch.complex64 and hasattr(native(), "local_maps")
 
 
@@ -56,10 +56,9 @@ def local_maps(
 ) -> None:
     """Write the dominant eigenvectors of R_cd(r) = Σ x_c x_d* over a window around r, and λ / tr R.
 
-    `images` and `maps` are (coil, z, y, x), `values` (z, y, x), the last two contiguous on the CPU; `windows` (z, y, x)
-    are odd numbers of pixels, of which those count that lie in the image. ‖Rv − λv‖ ≤ `tolerance` · λ where thirteen
-    squarings of R are enough; the part of a vector along `reference` (coil) is real and positive. Without signal all
-    are zero.
+    `images` and `maps` are (coil, z, y, x), `values` (z, y, x), the last two contiguous on the CPU. `windows` (z, y, x)
+    are odd numbers of pixels; only those inside the image count. ‖Rv − λv‖ ≤ `tolerance` · λ if thirteen squarings of R
+    suffice; the component of a vector along `reference` (coil) is real and positive. Without signal all are zero.
     """
     module = native()
     assert module is not None

@@ -1,4 +1,4 @@
-"""Features of a network on the CPU: instance normalisation and a leaky rectifier in one go."""
+"""Features of a network on the CPU: instance normalisation and a leaky rectifier in one pass."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from recon.kernels.build import native
 
-#: What is added to a variance before its root, as in torch.
+#: Added to a variance before its root, as in torch.
 FLOOR = 1e-5
 
 
 def serves(x: Tensor) -> bool:
-    """Whether `rectify` takes these features: float32 (1, channel, h, w) with channels side by side, on the CPU."""
+    """Whether `rectify` accepts these features: float32 (1, channel, h, w) with adjacent channels, on the CPU."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -26,7 +26,7 @@ def serves(x: Tensor) -> bool:
 def rectify(x: Tensor, slope: float, joined: Tensor | None = None, first: int = 0) -> Tensor:
     """x ← leaky rectifier of (x − mean) / (variance + FLOOR)^½ over each image and channel, in place.
 
-    `joined` (1, channels, h, w), whose channels lie side by side too, takes a copy from its channel `first` on.
+    `joined` (1, channels, h, w), also with adjacent channels, receives a copy from its channel `first` on.
     """
     module = native()
     assert module is not None

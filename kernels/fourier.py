@@ -13,14 +13,15 @@ from torch import Tensor
 
 from recon.kernels import bridge
 
-#: Values from which on SciPy transforms one axis that is not the last faster than torch. Measured on one core, SciPy's
-#: time over torch's: 0.2 to 0.8 for most such transforms (1.2 at worst), 1.2 to 1.6 along the last axis, along several
-#: axes and of smaller arrays. The rule is fixed, not measured when it is used, so that every run gives the same bits.
+#: Number of values above which SciPy transforms one axis that is not the last faster than torch. Measured on one core,
+#: SciPy's time over torch's: 0.2 to 0.8 for most such transforms (1.2 at worst), 1.2 to 1.6 along the last axis, along
+#: several axes and for smaller arrays. The rule is fixed rather than measured at run time, so that every run gives the
+#: same bits.
 LARGE = 1 << 17
 
 
 def scipy_serves(x: Tensor, axes: tuple[int, ...]) -> bool:
-    """Whether SciPy takes the transform of x along `axes` (negative): one, not the last, of a large CPU tensor."""
+    """Whether SciPy transforms x along `axes` (negative): a single one, not the last, of a large CPU tensor."""
     return (
         x.device.type == "cpu"
         and x.numel() >= LARGE
@@ -32,7 +33,7 @@ def scipy_serves(x: Tensor, axes: tuple[int, ...]) -> bool:
 
 
 def scipy_transform(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
-    """The unitary transform of x along `axes`, zero frequency first, by as many threads as torch has."""
+    """The unitary transform of x along `axes`, zero frequency first, with as many threads as torch has."""
     import scipy.fft
 
     transform = scipy.fft.ifftn if inverse else scipy.fft.fftn
@@ -55,9 +56,9 @@ class Plan:
 
 
 def radices(n: int) -> list[int]:
-    """Factors of n in the order of the forward passes: 5, 3, 7, 11, 13, then 4s and 8s, a 2 where it must be.
+    """Factors of n in the order of the forward passes: 5, 3, 7, 11, 13, then 4s and 8s, and a 2 if necessary.
 
-    Raises ValueError where n has a prime factor above 13.
+    Raises ValueError if n has a prime factor above 13.
     """
     found, rest = [], n
     for r in (5, 3, 7, 11, 13):
@@ -76,7 +77,7 @@ def radices(n: int) -> list[int]:
 
 @lru_cache(maxsize=256)
 def plan(n: int, factors: tuple[int, ...] | None = None) -> Plan:
-    """The plan for a length without prime factors above 13, by the radices that are given or by `radices`."""
+    """The plan for a length without prime factors above 13, with the given radices or those of `radices`."""
     passes: list[tuple[int, int, int, int]] = []
     parts: list[NDArray[np.complex128]] = []
     at, span = 0, n
@@ -100,7 +101,7 @@ def plan(n: int, factors: tuple[int, ...] | None = None) -> Plan:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What cuda/planned.h is compiled for: a length, its radices, 2^shift columns a strip, threads a block."""
+    """Compile-time settings of cuda/planned.h: a length, its radices, 2^shift columns per strip, threads per block."""
 
     n: int
     radices: tuple[int, ...]
@@ -120,17 +121,17 @@ class Compiled:
 
     @property
     def resident(self) -> int:
-        """Blocks that a multiprocessor is to hold, by which the compiler limits the registers of a thread.
+        """Blocks that a multiprocessor should hold, by which the compiler limits the registers of a thread.
 
-        A thread holds the sum of the first pass, one butterfly, and some fifty numbers besides. Each of the four parts
-        of a multiprocessor has 16384 registers, which go to warps of 32 threads in eights.
+        A thread holds the sum of the first pass, one butterfly, and some fifty other numbers. Each of the four parts of
+        a multiprocessor has 16384 registers, allocated to warps of 32 threads in units of eight.
         """
         registers = -(-(2 * self.radices[0] + 2 * max(self.radices) + 48) // 8) * 8
-        warps = min(32, 4 * (16384 // (32 * registers)))  # the oldest cards hold no more, and no more than 16 blocks
+        warps = min(32, 4 * (16384 // (32 * registers)))  # the oldest GPUs hold no more, and no more than 16 blocks
         return min(16, max(1, warps // (self.threads // 32)))
 
     def options(self, rows: int, stride: int, wide: int = 0) -> tuple[str, ...]:
-        """For the compiler: columns of `rows` values, `stride` apart, and in volumes how many lie side by side in k."""
+        """Compiler options: columns of `rows` values, `stride` apart, and for volumes how many are adjacent in k."""
         values = {"N": self.n, "RADICES": ",".join(map(str, self.radices)), "SHIFT": self.shift}
         values |= {"THREADS": self.threads, "RESIDENT": self.resident, "ROWS": rows, "STRIDE": stride}
         return tuple(f"-DRECON_{k}={v}" for k, v in (values | ({"WIDE": wide} if wide else {})).items())
@@ -152,10 +153,10 @@ HELD_RADICES, MOST_THREADS = (20, 16, 15, 12, 10, 9, 8, 6, 5, 4, 3, 2), 512
 
 @lru_cache(maxsize=256)
 def compiled(n: int) -> Compiled | None:
-    """How a transform of length n is compiled, None where it has a prime factor above 5 or does not fit.
+    """Settings of the compiled transform of length n, None if it has a prime factor above 5 or does not fit.
 
-    As few passes as can be, since each goes through shared memory; then those that keep most threads busy. A thread
-    holds a butterfly of the first pass, and its sum over coils: that has 16 values at most.
+    As few passes as possible, because each goes through shared memory; then those that keep most threads busy. A thread
+    holds a butterfly of the first pass and its sum over coils, which has at most 16 values.
     """
     best: tuple[float, Compiled] | None = None
     for factors in _factorings(n):
@@ -172,7 +173,7 @@ def compiled(n: int) -> Compiled | None:
 
 
 def _factorings(n: int) -> list[tuple[int, ...]]:
-    """All ordered products of at most four of HELD_RADICES that make n."""
+    """All ordered products of at most four of HELD_RADICES that equal n."""
     found: list[tuple[int, ...]] = []
 
     def extend(rest: int, taken: tuple[int, ...]) -> None:
@@ -205,7 +206,7 @@ def plan_on(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int]:
 
 @lru_cache(maxsize=64)
 def _plan_on(n: int, device: torch.device, stream: int) -> tuple[Tensor, Tensor, Tensor, int]:
-    # Torch gives memory back to the stream that asked for it, without waiting for others: each has tables of its own.
+    # Torch returns memory to the stream that allocated it, without synchronising others: each has separate tables.
     p = plan(n)
     passes, table, frequency = (torch.from_numpy(a.copy()).to(device) for a in (p.passes, p.table, p.frequency))
     return passes, table, frequency, len(radices(n))
@@ -225,6 +226,6 @@ def planes_(k: Tensor, inverse: bool) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _cufft(nz: int, ny: int, nx: int, index: int, stream: int) -> Any:
-    """A batch of `nx` neighbouring transforms; a plan owns its work area, so each stream has plans of its own."""
+    """A batch of `nx` neighbouring transforms; a plan owns its work area, so each stream has separate plans."""
     cufft, size = bridge.cupy().cuda.cufft, (nz, ny)
     return cufft.PlanNd(size, size, nx, 1, size, nx, 1, cufft.CUFFT_C2C, nx, "C", 1, None)

@@ -13,15 +13,15 @@ import torch
 
 T = TypeVar("T")
 
-#: Held from a capture `in_turn` to its last replay: the next one works in the same memory.
+#: Held from a capture by `in_turn` to its last replay: the next one uses the same memory.
 turn = threading.Lock()
 
-#: Device → the graph that was captured last in turn, which keeps the memory, and how many bytes that is.
+#: Device → the graph that `in_turn` captured last, which keeps the memory, and its size in bytes.
 _kept: dict[torch.device, tuple[Any, int]] = {}
 
 
 def beside(run: Callable[[], T], device: torch.device) -> T:
-    """What `run` gives on the stream of captures, so that tables of that stream are there before one; others wait."""
+    """The result of `run` on the capture stream, so that tables of that stream exist before a capture; others wait."""
     side, here = _side(device), torch.cuda.current_stream(device)
     side.wait_stream(here)
     with torch.cuda.stream(side):
@@ -31,11 +31,12 @@ def beside(run: Callable[[], T], device: torch.device) -> T:
 
 
 def capture(run: Callable[[], T], device: torch.device, pool: Any = None, *, tidy: bool = False) -> tuple[Any, T]:
-    """A graph of what `run` launches, and the tensors that each `replay()` of it writes; nothing is computed yet.
+    """A graph of the launches of `run`, and the tensors that each `replay()` writes; nothing is computed yet.
 
-    `run` went through `beside` before, reads and writes tensors that stay where they are, and asks nothing of the
-    device. What else it makes lies in `pool`, that of a living graph, or in memory of its own. With `tidy` unused
-    memory is given back first, which takes as long as thousands of launches. Raises what torch raises where it cannot.
+    `run` must have been called through `beside` before, must read and write tensors with fixed addresses, and must not
+    read values back from the device. Its other tensors are allocated in `pool`, that of a living graph, or in separate
+    memory. With `tidy` unused memory is released first, which takes as long as thousands of launches. Raises torch's
+    error if a capture is impossible.
     """
     graph = torch.cuda.CUDAGraph()
     if tidy:
@@ -48,7 +49,7 @@ def capture(run: Callable[[], T], device: torch.device, pool: Any = None, *, tid
         try:
             made = run()
         except BaseException:
-            with contextlib.suppress(RuntimeError):  # the capture is invalid; what made it so is said
+            with contextlib.suppress(RuntimeError):  # the capture is invalid; the original error is reported
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -58,7 +59,7 @@ def capture(run: Callable[[], T], device: torch.device, pool: Any = None, *, tid
 
 
 def in_turn(run: Callable[[], T], device: torch.device) -> tuple[Any, T]:
-    """As `capture`, in the memory of the graph that this gave before, which is not replayed any more."""
+    """As `capture`, in the memory of the graph returned before, which must not be replayed any more."""
     before, held = _kept.get(device, (None, 0))
     reserved = torch.cuda.memory_reserved(device)
     graph, made = capture(run, device, before and before.pool())
@@ -67,7 +68,7 @@ def in_turn(run: Callable[[], T], device: torch.device) -> tuple[Any, T]:
 
 
 def leave(device: torch.device, most: int) -> None:
-    """End a turn: the next one waits for its replays on whatever stream; no more than `most` bytes are kept for it."""
+    """End a turn: the next one waits for its replays on any stream; at most `most` bytes are kept for it."""
     _side(device).wait_stream(torch.cuda.current_stream(device))
     if _kept.get(device, (None, 0))[1] > most:
         forget()
@@ -75,11 +76,11 @@ def leave(device: torch.device, most: int) -> None:
 
 
 def forget() -> None:
-    """Let go of all memory that is kept for the next turn; `torch.cuda.empty_cache` then gives it back."""
+    """Release all memory that is kept for the next turn; `torch.cuda.empty_cache` then returns it."""
     _kept.clear()
 
 
 @lru_cache(maxsize=16)
 def _side(device: torch.device) -> Any:
-    # One for the process: tables and plans of a stream are kept for it.
+    # One for the process, because tables and plans of a stream are cached.
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""Launches of the CUDA kernels: how a problem is cut into blocks, threads and shared memory.
+"""Launches of the CUDA kernels: how a problem is divided into blocks, threads and shared memory.
 
-Everything here also runs on CPU tensors when `bridge.run` is replaced by an emulation of blocks and threads.
+Everything here also runs on CPU tensors if `bridge.run` is replaced by an emulation of blocks and threads.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from recon.kernels import bridge, fourier
 #: Threads of a block, and values of the sum that each holds in registers (HELD in cuda/sense.cu).
 THREADS, HELD = 256, 16
 
-#: Blocks that keep a large GPU busy; where there are fewer, the coils are split into groups.
+#: Blocks that keep a large GPU busy; with fewer, the coils are divided into groups.
 BLOCKS = 512
 
-#: The same for the kernels that are compiled for one length: fewer, since a second group of coils is a pass over the
-#: image more.
+#: The same for the kernels that are compiled for one length: fewer, because a second group of coils is one more pass
+#: over the image.
 PLANNED_BLOCKS = 700
 
-#: Bytes of k-space and maps that are worked on at a time in a volume: what the second-level cache of a large GPU about
-#: holds, and enough that a launch has blocks for all of it.
+#: Bytes of k-space and maps of a volume that are processed at a time: about the second-level cache of a large GPU, and
+#: enough blocks per launch for all of it.
 VOLUME_BYTES = 56 << 20
 
-#: Rows that a thread goes down from vector to vector in `eigenmaps`; power iterations at most, on a CPU too: in tissue,
-#: where the first eigenvalue stands apart, four or five are enough.
+#: Rows that a thread processes from vector to vector in `eigenmaps`; largest number of power iterations, also on a CPU:
+#: in tissue, where the first eigenvalue is well separated, four or five suffice.
 ROWS, ITERATIONS = 8, 40
 
 _int, _long, _float = np.int32, np.int64, np.float32
 
 
 def columns(n: int, image: int) -> int:
-    """Columns of a strip for transforms of length n, of which `image` values a column are summed; 0 where none fits.
+    """Columns of a strip for transforms of length n, of which `image` values per column are summed; 0 if none fits.
 
-    As many as fill a line of memory, 16, when shared memory holds them and registers the sum; at least 4 if the former
-    alone decides.
+    16, as many as fill a line of memory, if shared memory holds them and registers the sum; at least 4 if only shared
+    memory is the limit.
     """
     fits = [w for w in (16, 8, 4, 2, 1) if 8 * w * (n | 1) <= bridge.SHARED]
     held = [w for w in fits if w <= 4 or image * w <= HELD * THREADS]
@@ -65,9 +65,9 @@ def encode(x: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
 
 
 def _grouped(kernel: str, given: Tensor, maps: Tensor, weights: Tensor, shape: tuple[int, ...], wanted: int) -> Tensor:
-    """One launch over as many groups of coils as make the wanted number of blocks, and the sum over groups."""
+    """One launch with enough groups of coils to make the wanted number of blocks, and the sum over groups."""
     _, sets, coils, nz, ny, nx = maps.shape
-    # The groups depend on one image alone, so that it has the same bits in a batch.
+    # The groups depend only on a single image, so that it has the same bits in a batch.
     blocks = nz * -(-nx // columns(weights.shape[-1], sets * ny))
     per_group = -(-coils // min(coils, -(-wanted // blocks)))
     groups = -(-coils // per_group)
@@ -102,11 +102,11 @@ def _strips(kernel: str, given: Tensor, maps: Tensor, weights: Tensor, out: Tens
 
 
 def planned(x: Tensor, maps: Tensor, ordered: Tensor, c: fourier.Compiled, blocks: int | None = None) -> Tensor:
-    """`normal` for one set of maps by kernels that were compiled for this length; `ordered` as the passes leave k."""
+    """`normal` for one set of maps by kernels compiled for this length; `ordered` is in the order of their passes."""
     x, maps, ordered = (bridge.settled(t) for t in (x, maps, ordered))
     (items, _, nz, ny, nx), coils = x.shape, maps.shape[2]
     strips = nz * -(-nx // c.width)
-    # The groups depend on one image alone, so that it has the same bits in a batch.
+    # The groups depend only on a single image, so that it has the same bits in a batch.
     per_group = -(-coils // min(coils, -(-(blocks or PLANNED_BLOCKS) // strips)))
     groups = -(-coils // per_group)
     parts = x.new_empty(groups, *x.shape)
@@ -119,9 +119,9 @@ def planned(x: Tensor, maps: Tensor, ordered: Tensor, c: fourier.Compiled, block
 def planned_volume(
     x: Tensor, maps: Tensor, ordered: Tensor, cz: fourier.Compiled, cy: fourier.Compiled, wide: int | None = None
 ) -> Tensor:
-    """`normal_volume` for one set of maps, `ordered` (item or 1, ky, kz) as the passes along y and z leave k.
+    """`normal_volume` for one set of maps; `ordered` (item or 1, ky, kz) is in the order of the passes along y and z.
 
-    Some columns of all coils at a time, so that what lies between the launches stays in the second-level cache.
+    A few columns of all coils at a time, so that data between the launches stay in the second-level cache.
     """
     x, maps, ordered = (bridge.settled(t) for t in (x, maps, ordered))
     (_, _, nz, ny, nx), coils = x.shape, maps.shape[2]
@@ -145,7 +145,7 @@ def planned_volume(
 
 
 def together(coils: int, nz: int, ny: int, nx: int, cy: fourier.Compiled) -> int:
-    """Columns of a volume that are worked on at a time, whole strips of them."""
+    """Columns of a volume that are processed at a time, in whole strips."""
     fits = VOLUME_BYTES // (8 * coils * nz * (cy.n + ny)) // cy.width * cy.width
     wide: int = min(max(fits, cy.width), -(-nx // cy.width) * cy.width)
     return wide
@@ -210,7 +210,7 @@ def eigenmaps(
         bridge.settled(t)
         for t in (kernels, waves, reference, _start(coils, kernels.device, bridge.stream(kernels.device)))
     )
-    # The kernel strides over coils itself: it takes the planes from `first` on as flat memory.
+    # The kernel strides over coils itself: it receives the planes from `first` on as flat memory.
     plane = first * ny * nx
     flat = (maps.view(-1)[plane:], values.view(-1)[plane : plane + nz * ny * nx])
     args = (*given, *flat, *numbers, _int(ITERATIONS), _int(ROWS))
@@ -218,14 +218,14 @@ def eigenmaps(
 
 
 def eigen_threads(coils: int, lags: int, device: torch.device) -> int:
-    """Threads of a block of `eigenmaps`: what shared memory holds of 64 … 8; 0 where not even 8 fit."""
+    """Threads of a block of `eigenmaps`: as many of 64 … 8 as shared memory holds; 0 if not even 8 fit."""
     one = 8 * ((lags + coils * (coils + 1) // 2 + 2 * coils) | 1)
     return next((t for t in (64, 32, 16, 8) if t * one <= bridge.shared_limit(device)), 0)
 
 
 @lru_cache(maxsize=64)
 def _start(coils: int, device: torch.device, stream: int) -> Tensor:
-    """A start that no eigenvector is orthogonal to, in all likelihood: golden-angle phases."""
+    """A start that is almost certainly not orthogonal to any eigenvector: golden-angle phases."""
     angle = 2.39996 * np.arange(coils)
     return torch.from_numpy((np.exp(1j * angle) / np.sqrt(coils)).astype(np.complex64)).to(device)
 
@@ -242,10 +242,10 @@ def shrink(x: Tensor, threshold: float | Tensor, exponent: float) -> None:
 
 
 def wavelet_level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.float64], inverse: bool) -> None:
-    """One level as `wavelet.level` makes it, in place on x (item, z, y, x)."""
+    """One level as in `wavelet.level`, in place on x (item, z, y, x)."""
     n, items = corner[axis], x.shape[0]
     lines = items * corner[0] * corner[1] * corner[2] // n
-    # Lines of a block: what shared memory holds, and few enough that all of a large GPU has work.
+    # Lines of a block: as many as shared memory holds, and few enough to keep a large GPU busy.
     shift = next(s for s in (4, 3, 2, 1, 0) if 8 * (n << s) <= bridge.SHARED and (lines >> s >= BLOCKS or s <= 2))
     low = _taps(taps.astype(np.float32).tobytes(), x.device, bridge.stream(x.device))
     sizes = (*(_int(i) for i in (taps.size // 2, inverse, axis + 3, *x.shape[1:], *corner)), _long(lines), _int(shift))

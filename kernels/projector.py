@@ -1,4 +1,4 @@
-"""Line integrals of images along rays, their exact transpose, and the smearing of filtered backprojection."""
+"""Line integrals of images along rays, their exact transpose, and the backprojection of filtered data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARALLEL, FLAT, CURVED = 0, 1, 2
 #: Threads of a CUDA block.
 THREADS = 256
 
-#: What bounds the rounding of a position on the detector, in elements.
+#: Bound on the rounding of a position on the detector, in elements.
 MARGIN = {torch.float32: 2e-3, torch.float64: 1e-9}
 
 
@@ -50,7 +50,7 @@ class Rays:
         return {}
 
     def tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Rays and views in the precision and on the device of `like`; a copy for each stream of a GPU is kept."""
+        """Rays and views in the precision and on the device of `like`; a copy for each stream of a GPU is cached."""
         single = like.dtype == torch.float32
         if like.device == self.rays.device:
             return self.single if single else (self.rays.contiguous(), self.views.contiguous())
@@ -103,7 +103,7 @@ def smear(y: Tensor, r: Rays) -> Tensor:
 def smear_transposed(x: Tensor, r: Rays) -> Tensor:
     """The transpose of `smear`: sinograms (item, view, detector) of images (item, row, column), for its derivative.
 
-    With torch, view by view; on a GPU it adds in any order.
+    With torch, view by view; on a GPU the order of additions varies.
     """
     y = x.new_zeros(x.shape[0], r.rays.shape[0], r.rays.shape[1] + 4)
     for v, k, f, far in _met(r, x, r.rays.shape[1]):
@@ -139,9 +139,9 @@ def _launched(kernel: str, given: Tensor, r: Rays, out: Tensor) -> Tensor:
 
 
 def proof(device: torch.device) -> None:
-    """Compare the CUDA kernels with their torch twins on two small fans; ValueError where they differ.
+    """Compare the CUDA kernels with torch on two small fans; ValueError if they differ.
 
-    The source is 50 pixels from the middle of 19 × 23; both kinds of rays are there, in one view too.
+    The source is 50 pixels from the middle of 19 × 23, so that both kinds of rays occur, also within a view.
     """
     angle = torch.tensor([0.2, 0.8, 1.5], dtype=torch.float64)[:, None]
     cos, sin = angle.cos(), angle.sin()
@@ -226,7 +226,7 @@ def _smear(y: Tensor, r: Rays, x: Tensor) -> Tensor:
 
 
 def _met(r: Rays, like: Tensor, count: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Of each view what its pixels meet: the element before, counted with two more in front, how far on, and w."""
+    """What the pixels of each view meet: the preceding element, counted with two more in front; the fraction; and w."""
     _, views = r.tables(like)
     row, column = pixels(r.shape, like)
     for v in range(len(views)):
@@ -243,7 +243,7 @@ def pixels(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def seen(view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Side and depth of pixels in a view, by its six numbers (see `Rays`)."""
+    """Side and depth of pixels in a view, from its six numbers (see `Rays`)."""
     return view[0] + view[1] * row + view[2] * column, view[3] + view[4] * row + view[5] * column
 
 

@@ -1,4 +1,4 @@
-"""How a CUDA kernel proves itself on a device before it is used: a small random problem against torch's answer."""
+"""The proof of a CUDA kernel on a device before it is used: a small random problem, compared with torch's result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recon.kernels import bridge, fourier, launch
 
 _CPU = torch.device("cpu")
 
-#: How the report ends on a kernel that is in use.
+#: The end of the report on a kernel in use.
 GOOD = "in use"
 
 
@@ -23,7 +23,7 @@ def stands(name: str, device: torch.device) -> bool:
 
 
 def report() -> list[str]:
-    """A sentence for each kernel and GPU, after every proof; one on all of them where none can run."""
+    """A sentence for each kernel and GPU, after running every proof; a single one if none can run."""
     why = bridge.missing()
     if why:
         return [f"CUDA kernels: {why}"]
@@ -101,7 +101,7 @@ def _plane(device: torch.device, c: fourier.Compiled, shape: tuple[int, int, int
 def _volume(
     device: torch.device, y: fourier.Compiled, z: fourier.Compiled, shape: tuple[int, int, int], wide: int
 ) -> None:
-    """Against torch's transforms on the device: those of a large volume would take the processor seconds."""
+    """Against torch's transforms on the device: those of a large volume would take seconds on the CPU."""
     draw, size, (nz, ny, _) = _draw(y.n + z.n, device), (z.n, y.n), shape
     maps, x, w = draw(1, 1, 2, *shape), draw(1, 1, *shape), draw(1, *size).real.contiguous()
     order = w.cpu()[:, fourier.plan(z.n, z.radices).frequency][..., fourier.plan(y.n, y.radices).frequency]
@@ -126,7 +126,7 @@ def coils(device: torch.device) -> None:
 
 
 def eigen(device: torch.device) -> None:
-    """Eigenvectors of matrices whose first eigenvalue stands apart."""
+    """Eigenvectors of matrices whose first eigenvalue is well separated."""
     draw = _draw(5)
     for coils in (1, 5):
         upper = torch.triu_indices(coils, coils)
@@ -156,7 +156,7 @@ def eigen(device: torch.device) -> None:
 
 
 def shrink(device: torch.device) -> None:
-    """Every exponent that has a branch of its own."""
+    """Every exponent with a separate branch."""
     x = _draw(6)(3, 1001)
     for exponent in (1.0, 1.5, 2.0, 1.7):
         got = x.clone().to(device)

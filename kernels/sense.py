@@ -14,9 +14,9 @@ from torch import Tensor
 from recon.kernels import bridge, fourier, launch, proofs
 from recon.kernels.build import native
 
-#: Largest prime factor that the transforms take, and the largest for which they are quick: a length with a greater one
-#: is filtered in a longer transform. Measured on one core, columns of 169 = 13² take 2.3 times as long as within
-#: 360, of 392 = 8·7² 2.1 times as long as within 800, of 224 = 32·7 1.1 times as long as within 450.
+#: Largest prime factor that the transforms accept, and the largest for which they are fast: a length with a greater one
+#: is filtered in a longer transform. Measured on one core, columns of 169 = 13² take 2.3 times as long as within 360,
+#: of 392 = 8·7² 2.1 times as long as within 800, of 224 = 32·7 1.1 times as long as within 450.
 LARGEST_FACTOR, QUICK_FACTOR = 13, 5
 
 
@@ -24,7 +24,7 @@ LARGEST_FACTOR, QUICK_FACTOR = 13, 5
 class Filter:
     """Weights of k-space as `sense_normal` takes them: (item, z, ky) in the FFT's order, scaled by 1/(kz·ky).
 
-    `length` = (kz, ky) are the transforms' lengths, kz = 1 where z stays in image space.
+    `length` = (kz, ky) are the transforms' lengths, kz = 1 if z stays in image space.
     """
 
     weights: Tensor
@@ -32,13 +32,13 @@ class Filter:
 
     @cached_property
     def compiled(self) -> tuple[fourier.Compiled, ...]:
-        """How a GPU's kernels are compiled for these lengths, (y,) or (y, z); empty where that cannot be."""
+        """How a GPU's kernels are compiled for these lengths, (y,) or (y, z); empty if that is impossible."""
         found = [fourier.compiled(n) for n in self.length[::-1] if n > 1 or self.length[0] > 1]
         return tuple(c for c in found if c) if all(found) else ()
 
     @cached_property
     def ordered(self) -> Tensor:
-        """The weights as those kernels leave k-space: (item, z, ky), or (item, ky, kz) of a volume."""
+        """The weights in the order in which those kernels leave k-space: (item, z, ky), for a volume (item, ky, kz)."""
         w = self.weights
         for c, axis in zip(self.compiled, (-1, -2)):
             w = w.index_select(axis, fourier.table_on(c, w.device)[1])
@@ -54,7 +54,7 @@ def smooth(n: int, largest: int = LARGEST_FACTOR) -> bool:
 
 
 def transforms(n: int, device: torch.device) -> bool:
-    """Whether `encode` and `decode` take lines of n samples: on a CPU of any length, on a GPU of smooth ones."""
+    """Whether `encode` and `decode` accept lines of n samples: on a CPU of any length, on a GPU of smooth ones."""
     return smooth(n) or (device.type == "cpu" and hasattr(native(), "any_length"))
 
 
@@ -82,9 +82,9 @@ def prepare(weights: Tensor, volume: bool) -> Filter:
 
 
 def serves(*tensors: Tensor, volume: bool = False, length: int = 1) -> bool:
-    """Whether the kernels take these tensors: complex64 (or float32), on the CPU or a GPU where they are proven.
+    """Whether the kernels accept these tensors: complex64 (or float32), on the CPU, or on a GPU with proven kernels.
 
-    `volume` transforms z too; `length` is that of a transform along y, which a GPU holds in shared memory.
+    `volume` transforms z, too; `length` is that of a transform along y, which a GPU holds in shared memory.
     """
     device = tensors[0].device
     if any(t.device != device or t.dtype not in (torch.complex64, torch.float32) for t in tensors):
@@ -119,7 +119,7 @@ def _normal_on_gpu(x: Tensor, maps: Tensor, w: Filter) -> Tensor:
 def encode(x: Tensor, maps: Tensor, weights: Tensor, volume: bool) -> Tensor:
     """w F(S_c x) as (item, coil, z, y, x); `weights` (item or 1, z or 1, ky), centred and scaled by (kz·ky)^(−½).
 
-    A GPU takes planes alone, not `volume`.
+    A GPU accepts only planes, not `volume`.
     """
     if x.is_cuda:
         made: Tensor = launch.encode(x, maps, weights)

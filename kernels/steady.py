@@ -1,4 +1,6 @@
-"""What torch and its libraries would round differently with another number of threads, done so that they do not."""
+"""Operations that torch and its libraries would round differently with another number of threads, made independent of
+it.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ BLOCK = 4096
 
 
 def alone(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `work` makes of its arguments, with one thread of the processor.
+    """The result of `work` on its arguments, with one CPU thread.
 
-    For eigenvectors, equations and the like: a library divides them among its threads as it likes, and the parts round
-    differently. At the sizes of a calibration nothing is lost: of a matrix of 288² one thread found the eigenvectors in
-    16 ms of processor time, two in 122 ms on a busy machine.
+    For eigenvectors, linear systems and the like: a library divides them among its threads in its own way, and the
+    parts round differently. At the sizes of a calibration nothing is lost: for a matrix of 288² one thread found the
+    eigenvectors in 16 ms of processor time, two in 122 ms on a busy machine.
     """
     threads = torch.get_num_threads()
     if threads == 1:

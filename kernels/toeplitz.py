@@ -13,7 +13,7 @@ from recon.kernels.sense import smooth
 
 
 def serves(x: Tensor, kernels: Tensor, ndim: int) -> bool:
-    """Whether the compiled kernel takes this: complex64 planes on the CPU of smooth sizes, and real spectra."""
+    """Whether the compiled kernel accepts this: complex64 planes on the CPU with smooth sizes, and real spectra."""
     return (
         native() is not None
         and ndim == 2

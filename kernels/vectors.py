@@ -1,6 +1,6 @@
 """The vector steps of conjugate gradients, each in one pass over memory; every problem of a batch has its own numbers.
 
-Vectors are (..., *problem) with the last `ndim` axes one problem. Sums run in a fixed order, so that a problem has the
+Vectors are (..., *problem) with the last `ndim` axes one problem. Sums are in a fixed order, so that a problem has the
 same bits alone and in a batch.
 """
 
@@ -27,7 +27,7 @@ def dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
     p, q = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
     if a.device.type != "cpu":
         return (p * q).flatten(len(lead)).sum(-1)
-    # Problem by problem: a sum over a whole batch would be ordered by the batch.
+    # Problem by problem: the order of a sum over a whole batch would depend on the batch.
     out = p.new_empty(lead)
     for item in itertools.product(*map(range, lead)):
         out[item] = total(p[item] * q[item], p.ndim - len(lead))
@@ -35,7 +35,7 @@ def dot(a: Tensor, b: Tensor, ndim: int) -> Tensor:
 
 
 def curvature(p: Tensor, q: Tensor, shift: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
-    """q + shift · p, in the memory of q where it may, and Re⟨p, q + shift · p⟩; `shift` has the batch axes."""
+    """q + shift · p, in place in q if allowed, and Re⟨p, q + shift · p⟩; `shift` has the batch axes."""
     if _served(p, q) and p.data_ptr() != q.data_ptr():  # the identity returns its argument
         n, lead = torch.get_num_threads(), p.shape[: p.ndim - ndim]
         got = native().curvature(_flat(p, ndim), _flat(q, ndim), _numbers(shift, lead), n)

@@ -1,4 +1,4 @@
-"""Levels of an orthonormal wavelet transform and shrinkage, in place on complex images."""
+"""Levels of an orthonormal wavelet transform, and shrinkage, in place on complex images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recon.kernels.build import native
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the compiled kernels take it: complex64, no derivative to record; on a GPU lines that fit a block."""
+    """Whether the compiled kernels accept it: complex64, no derivative to record; on a GPU lines that fit a block."""
     if x.dtype != torch.complex64 or bridge.watched(x) or not x.numel():
         return False
     if x.is_cuda:
@@ -22,7 +22,7 @@ def serves(x: Tensor) -> bool:
 
 
 def shrinks(x: Tensor) -> bool:
-    """Whether `shrink` takes this tensor: complex64, no derivative to record, on a GPU where the kernel is proven."""
+    """Whether `shrink` accepts this tensor: complex64, no derivative to record; on a GPU with a proven kernel."""
     if x.is_cuda:
         plain = x.dtype == torch.complex64 and not (bridge.watched(x) or x.is_conj())
         return plain and bool(proofs.stands("shrink", x.device))
@@ -44,7 +44,7 @@ def level(x: Tensor, corner: tuple[int, int, int], axis: int, taps: NDArray[np.f
 
 
 def seams(x: Tensor) -> bool:
-    """Whether `seamed_level` takes it: as `serves`, on a CPU whose module was compiled since there is one."""
+    """Whether `seamed_level` accepts it: as `serves`, on a CPU whose module contains it."""
     return not x.is_cuda and serves(x) and hasattr(native(), "wavelet_seamed")
 
 
@@ -56,9 +56,10 @@ def seamed_level(
     seam: tuple[list[int], list[int], NDArray[np.float64]],
     inverse: bool,
 ) -> None:
-    """A `level` along an axis of odd length n, of ⌈n/2⌉ scaling functions; `seam` is what is added to its matrix.
+    """A `level` along an axis of odd length n, with ⌈n/2⌉ scaling functions; `seam` is what is added to its matrix.
 
-    Rows, columns and the values (row, column), which make the rows orthonormal where the last meets the first.
+    It consists of rows, columns and the values (row, column) that make the rows orthonormal where the last meets the
+    first.
     """
     rows, columns, values = seam
     module = native()
@@ -70,12 +71,12 @@ def seamed_level(
 
 
 def turns(x: Tensor) -> bool:
-    """Whether `haar` takes it: as `serves`, on a CPU whose module was compiled since there is one."""
+    """Whether `haar` accepts it: as `serves`, on a CPU whose module contains it."""
     return not x.is_cuda and serves(x) and hasattr(native(), "haar")
 
 
 def haar(x: Tensor, levels: int, shift: tuple[int, int], inverse: bool) -> Tensor:
-    """All levels of Haar's transform of planes (..., y, x), whose sides halve evenly as often.
+    """All levels of Haar's transform of planes (..., y, x), whose sides halve evenly that often.
 
     The planes are first rolled by `shift` (0 ≤ shift < side), or the result of the inverse back by it.
     """
@@ -89,7 +90,7 @@ def haar(x: Tensor, levels: int, shift: tuple[int, int], inverse: bool) -> Tenso
 
 
 def shrink(x: Tensor, threshold: float | Tensor, exponent: float) -> None:
-    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous x, in place; a tensor lies where x does."""
+    """x ← x · max(0, 1 − (threshold / |x|)^exponent) for contiguous x, in place; a tensor must be on x's device."""
     if x.is_cuda:
         launch.shrink(x, threshold, exponent)
         return

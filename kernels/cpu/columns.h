@@ -1,4 +1,4 @@
-// LANES neighbouring columns of complex values: from memory into registers and back, and what is done with them there.
+// LANES neighbouring columns of complex values: transfer from memory to registers and back, and operations on them.
 #pragma once
 
 #include <omp.h>
@@ -32,8 +32,8 @@ struct Buffer {  // aligned memory that a thread keeps from call to call
     }
 };
 
-// Work space of a team of threads, `each` rows for every one. It is asked for before they begin: what is thrown among
-// them, where memory is short, nobody can catch.
+// Work space of a team of threads, `each` rows for every one. It is allocated before they begin, because an exception
+// inside a parallel region cannot be caught.
 struct Room {
     Row* rows;
     size_t each;
@@ -45,8 +45,9 @@ struct Room {
     Row* own() const { return rows + each * size_t(omp_get_thread_num()); }
 };
 
-// LANES interleaved complex values to real and imaginary parts; past `count` they are zero. With AVX they lie in the
-// order 0 1 4 5 2 3 6 7, which takes half the shuffles and serves where columns do not meet: `put_columns` undoes it.
+// LANES interleaved complex values to real and imaginary parts; past `count` they are zero. With AVX the order is 0 1 4
+// 5 2 3 6 7, which halves the number of shuffles and is sufficient while columns are independent: `put_columns`
+// restores the order.
 inline Row take_columns(const complex64* at, int count) {
     alignas(64) float part[2 * LANES];
     const float* from = reinterpret_cast<const float*>(at);
@@ -91,7 +92,7 @@ inline void put_columns(Row v, complex64* at, int count) {
     }
 }
 
-// Does that order, or undoes it.
+// Applies that order, or reverts it.
 inline Row in_order(Row v) {
 #if defined(__AVX__) && !defined(__AVX512F__)
     return {__builtin_shufflevector(v.re, v.re, 0, 1, 4, 5, 2, 3, 6, 7),

@@ -1,6 +1,6 @@
-// Cone-beam projection on the CPU: the rays of one detector column, or the voxels of one place in the plane, go through
-// together, on copies in which they are neighbours in memory. Each is summed by one thread in a fixed order: the bits
-// depend neither on threads nor on the batch.
+// Cone-beam projection on the CPU: the rays of one detector column, or the voxels at one position in the plane, are
+// processed together, on copies in which they are adjacent in memory. Each sum is computed by one thread in a fixed
+// order, so the bits do not depend on threads or on the batch.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace recon {
 
-// Columns that stand one after the other, and room around them.
+// Columns stored one after the other, with padding around them.
 template <class T>
 struct Standing {
     std::vector<T> values;
@@ -28,7 +28,7 @@ inline void stand(const T* a, long deep, long count, T* b, int threads) {
             for (long i = block * 64; i < std::min(count, block * 64 + 64); ++i) b[i * deep + k] = a[k * count + i];
 }
 
-// In double precision the arithmetic goes one by one.
+// In double precision without vectors.
 inline void follow(const Track<double>& t, const Tower<double>& s, const double* standing, const Volume& v, int rows,
                    double* out, long next) {
     for (int first = 0; first < rows; first += RAYS) {
@@ -62,13 +62,13 @@ inline void cone_project(const T* volume, const Track<T>* tracks, const Tower<T>
     }
 }
 
-// Calls add(view, its values, row, column, sums) for every place in the plane and every view.
+// Calls add(view, its values, row, column, sums) for every position in the plane and every view.
 template <class T, class Add>
 inline void columns_of_voxels(const T* sinograms, const Volume& v, const Panel& panel, long items, T* volume, int threads,
                               Add add) {
     const long plane = long(v.rows) * v.columns, rays = long(panel.views) * panel.columns;
     Standing<T> standing(rays * panel.rows);
-    // A row of the image at a time, one view after the other: what a view holds stays in the cache
+    // One row of the image at a time, view after view, so that a view's data stay in the cache
     const long tall = (v.slices + LANES - 1) / LANES * LANES;
     const size_t count = size_t(v.columns) * tall;
     const Room memory(threads, count * sizeof(T) / sizeof(Row) + 1);

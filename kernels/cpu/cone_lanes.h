@@ -1,8 +1,9 @@
-// Cone beams in single precision: LANES neighbouring rows of the detector, or slices of the volume, go through together.
+// Cone beams in single precision: LANES neighbouring detector rows, or slices of the volume, are processed together.
 //
-// Seen from either, the other's places are equally spaced in one ray plane, so two or four vectors of neighbours hold all
-// that LANES need and permutations pick from them, as in projector.h. Where rows and slices are too unlike, the arithmetic
-// of shared/cone.h goes one by one. Columns lie in memory one after the other, with SLACK values before and behind.
+// For either, the positions of the other are equally spaced in one ray plane. So two or four vectors of neighbours
+// contain all that LANES positions need, and permutations select from them, as in projector.h. If rows and slices are
+// too different, the arithmetic of shared/cone.h is used one by one. Columns lie in memory one after the other, with
+// SLACK values before and after.
 #pragma once
 
 #include <cmath>
@@ -13,9 +14,9 @@
 namespace recon {
 
 constexpr int SLACK = 2 * PAD;  // vectors read this far beyond a column
-constexpr int RAYS = 16;        // rays of a column that are followed at a time, a multiple of LANES
+constexpr int RAYS = 16;  // rays of a column processed at a time, a multiple of LANES
 
-// What vectors see of a column of `count` values from `base` on: beyond its ends zeros.
+// A column of `count` values from `base` on, for vectors: zeros beyond its ends.
 template <int span>
 inline Values<span> part(const float* column, int base, int count) {
     Values<span> v(column + base);
@@ -27,7 +28,7 @@ inline Values<span> part(const float* column, int base, int count) {
     return v;
 }
 
-// left a + right b at the places base + x, linearly between neighbours.
+// left a + right b at the positions base + x, linear between neighbours.
 template <int span>
 inline Lanes between(const float* a, const float* b, float left, float right, int base, int count, Lanes x) {
     Values<span> v = part<span>(a, base, count);
@@ -38,7 +39,7 @@ inline Lanes between(const float* a, const float* b, float left, float right, in
     return low + (x - real(n)) * (v.at(n + 1) - low);
 }
 
-// As project<RAYS>, of a standing volume.
+// As project<RAYS>, for a volume stored in columns.
 template <int span>
 inline void climb(const Track<float>& t, const Tower<float>& s, const float* x, const Volume& v, int first, float* out) {
     constexpr int GROUPS = RAYS / LANES;
@@ -81,8 +82,8 @@ inline void follow(const Track<float>& t, const Tower<float>& s, const float* st
     }
 }
 
-// As spread, for `slices` slices: those of a vector gather the rows w with |level(w) - slice| < 1, which are at most
-// `count` from the first one on.
+// As spread, for `slices` slices: those of a vector gather the rows w with |level(w) - slice| < 1, at most `count` from
+// the first one on.
 template <int span>
 inline void gather_rows(const Tower<float>& s, const float* seen, float margin, int rows, float beside, float share,
                         int slices, float* sums) {

@@ -1,7 +1,7 @@
-// Sensitivity maps as dominant eigenvectors of one Hermitian matrix a pixel, LANES neighbouring columns at once.
+// Sensitivity maps as dominant eigenvectors of one Hermitian matrix per pixel, LANES neighbouring columns at once.
 //
-// Columns are independent: each goes down its rows, starting from the row above, so that a pixel's value depends
-// neither on threads nor on which other columns are asked for.
+// Columns are independent: each is processed from top to bottom, starting every pixel from the row above. A pixel's
+// value therefore depends neither on threads nor on which other columns are computed.
 #pragma once
 
 #include <cmath>
@@ -12,8 +12,8 @@
 namespace recon {
 
 struct EigenSizes {
-    int coils, lags, nz, ny, nx;  // of the planes at hand
-    long coil_stride;             // between the maps of two coils, in complex values
+    int coils, lags, nz, ny, nx;  // of the given planes
+    long coil_stride;  // between the maps of two coils, in complex values
 };
 
 struct EigenRule {
@@ -27,7 +27,7 @@ inline Lanes root(Lanes v) {
     return v;
 }
 
-// Unit length for active lanes, 1 or 0; others keep their bits, whatever their neighbours still need.
+// Unit length for active lanes, 1 or 0; others keep their bits, however long their neighbours take.
 inline void normalise(Row* v, int coils, Lanes active) {
     const Lanes size = norm2(v, coils);
     Lanes scale;
@@ -35,7 +35,7 @@ inline void normalise(Row* v, int coils, Lanes active) {
     for (int c = 0; c < coils; ++c) v[c].re *= scale, v[c].im *= scale;
 }
 
-// |y - rho v|^2. As |y|^2 - rho^2 it would lose all digits when it is small.
+// |y - rho v|^2. Computed as |y|^2 - rho^2 it would lose all digits when it is small.
 inline Lanes residual2(const Row* v, const Row* y, int coils, Lanes rho) {
     Lanes wrong{};
     for (int c = 0; c < coils; ++c) {
@@ -53,7 +53,7 @@ inline void take_over(Row* v, const Row* y, int coils, Lanes active) {
     }
 }
 
-// Unit length, and the phase that makes the part along the reference real and positive; zero in lanes that are 0.
+// Unit length, and the phase that makes the component along the reference real and positive; zero in lanes that are 0.
 inline void finish(Row* v, const Row* towards, int coils, Lanes lanes) {
     Row along = zero();
     for (int c = 0; c < coils; ++c) along = along + conj_product(towards[c], v[c]);
@@ -71,7 +71,8 @@ inline void finish(Row* v, const Row* towards, int coils, Lanes lanes) {
     }
 }
 
-// kernels (nz, ny, lag, entry), waves (x, lag), reference (coil); maps (coil, nz, ny, nx) and values (nz, ny, nx) out.
+// input: kernels (nz, ny, lag, entry), waves (x, lag), reference (coil); output: maps (coil, nz, ny, nx), values (nz,
+// ny, nx).
 inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex64* kernels, const complex64* waves,
                       const complex64* reference, complex64* maps, float* values, int threads) {
     const int entries = s.coils * (s.coils + 1) / 2, strips = (s.nx + LANES - 1) / LANES;
@@ -89,7 +90,7 @@ inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex6
                     complex64 w = waves[long(x0 + (i < count ? i : 0)) * s.lags + lag];
                     wave[lag].re[i] = w.real(), wave[lag].im[i] = w.imag();
                 }
-            // A start that no eigenvector is orthogonal to, in all likelihood: golden-angle phases.
+            // A start that is almost certainly not orthogonal to any eigenvector: golden-angle phases.
             const float even = 1 / std::sqrt(float(s.coils));
             for (int c = 0; c < s.coils; ++c) {
                 start[c] = {Lanes{} + even * std::cos(2.39996f * c), Lanes{} + even * std::sin(2.39996f * c)};
@@ -102,7 +103,7 @@ inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex6
                 const Lanes bound = frobenius2(G, s.coils);
                 for (int c = 0; c < s.coils; ++c) v[c] = v[c] + Complex<Lanes>{start[c].re * 0.1f, start[c].im * 0.1f};
                 Lanes value{};
-                Lanes active{};  // 1 where a pixel is not there yet
+                Lanes active{};  // 1 where a pixel has not converged
                 for (int i = 0; i < LANES; ++i) active[i] = 1;
                 for (int k = 0; k < rule.iterations; ++k) {
                     normalise(v, s.coils, active);
@@ -124,7 +125,7 @@ inline void eigenmaps(const EigenSizes& s, const EigenRule& rule, const complex6
                 }
                 finish(v, towards, s.coils, Lanes{} + 1.0f);
                 for (int c = 0; c < s.coils; ++c) store(v[c], maps + c * s.coil_stride + plane * s.nx + x0, count);
-                value *= 1 - 2 * active;  // negative where it is not there: the caller solves for these pixels in another way
+                value *= 1 - 2 * active;  // negative where not converged: the caller solves these pixels in another way
                 std::memcpy(values + plane * s.nx + x0, &value, count * sizeof(float));
             }
         }

@@ -1,7 +1,8 @@
-// Features of a network whose channels lie side by side, (pixel, channel): normalised over their image and rectified.
+// Features of a network with adjacent channels, (pixel, channel): normalised over their image and rectified.
 //
-// Vectors run on over pixels and channels alike: after `period` of them the channels of their lanes repeat. Sums are taken
-// in single precision over fixed blocks about the mean of each, and joined in double precision in a fixed order.
+// Vectors run over pixels and channels alike: after `period` of them the channels of their lanes repeat. Sums are
+// computed in single precision over fixed blocks relative to the mean of each, and combined in double precision in a
+// fixed order.
 #pragma once
 
 #include <cmath>
@@ -17,10 +18,10 @@ namespace recon {
 struct Features {
     long pixels;
     int channels, period, group;  // a group of pixels fills `period` vectors
-    long block;                   // pixels of one partial sum
+    long block;  // pixels of one partial sum
 
     Features(long p, int c) : pixels(p), channels(c), period(c / std::gcd(c, LANES)), group(LANES / std::gcd(c, LANES)) {
-        const int times = (7 + period) / period;  // eight sums at least, which do not wait for each other
+        const int times = (7 + period) / period;  // at least eight independent sums
         period *= times, group *= times;
         const long floats = long(group) * channels;
         block = (floats < BLOCK ? BLOCK / floats : 1) * group;
@@ -28,7 +29,7 @@ struct Features {
     long blocks() const { return (pixels + block - 1) / block; }
 };
 
-// Calls vector(j, at) for the vectors of a block, j < period, and scalar(channel, at) for what fills no group.
+// Calls vector(j, at) for the vectors of a block, j < period, and scalar(channel, at) for the rest that fills no group.
 template <class Vector, class Scalar>
 inline void each_feature(const Features& f, long n, Vector vector, Scalar scalar) {
     const long first = n * f.block, count = std::min(f.block, f.pixels - first), groups = count / f.group;
@@ -45,7 +46,7 @@ inline void fold(const Features& f, const Lanes* sums, double* channels) {
         for (int l = 0; l < LANES; ++l, c = c + 1 < f.channels ? c + 1 : 0) channels[c] += sums[j][l];
 }
 
-// The values of channels as vectors meet them.
+// The values of channels in the order of the vectors.
 inline void unfold(const Features& f, const float* channels, Lanes* out) {
     for (int j = 0, c = 0; j < f.period; ++j)
         for (int l = 0; l < LANES; ++l, c = c + 1 < f.channels ? c + 1 : 0) out[j][l] = channels[c];
@@ -73,8 +74,8 @@ inline void block_moments(const Features& f, const float* x, long n, Lanes* sums
     fold(f, sums, square);
 }
 
-// x = rectified (x - mean) / sqrt(variance + floor), `slope` times what is below zero; where `out` is given the same goes
-// there too, pixels `width` apart.
+// x = rectified (x - mean) / sqrt(variance + floor), `slope` times it if negative; with `out` the result is also
+// written there, pixels `width` apart.
 inline void rectify(float* x, long pixels, int channels, float floor, float slope, float* out, long width, int threads) {
     const Features f(pixels, channels);
     const long blocks = f.blocks();

@@ -20,7 +20,7 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
-// 32 of them hold the sixteen vectors of a butterfly of eight and what is made of them; 16 do not.
+// 32 registers hold the sixteen vectors of a butterfly of eight and its results; 16 do not.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr bool MANY_REGISTERS = true;
 #else
@@ -28,10 +28,10 @@ constexpr bool MANY_REGISTERS = false;
 #endif
 
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
-typedef Complex<Lanes> Row;  // one row of a column block: LANES complex values, real and imaginary parts apart
+typedef Complex<Lanes> Row;  // one row of a column block: LANES complex values, real and imaginary parts separate
 
 struct Pass {
-    int radix, span;  // blocks of `span` values are split into `radix` parts
+    int radix, span;  // blocks of `span` values are divided into `radix` parts
     std::vector<float> twiddles, roots;
 };
 
@@ -45,11 +45,11 @@ struct Plan {
         std::vector<int> radices;
         int rest = n, twos = 0;
         for (; rest % 2 == 0; rest /= 2) ++twos;
-        if (!MANY_REGISTERS)  // fours first; an eighth is left for the centre, which has no twiddles
+        if (!MANY_REGISTERS)  // radix 4 first; an 8 is left for the middle, which has no twiddles
             for (; twos > 3 || twos == 2; twos -= 2) radices.push_back(4);
         for (int r : {5, 3, 7, 11, 13})
             for (; rest % r == 0; rest /= r) radices.push_back(r);
-        // Powers of two: as few passes as there can be, the largest radix last where the block is in registers.
+        // Powers of two: as few passes as possible, the largest radix last, where the block is in registers.
         while (twos > 0) {
             int take = twos == 4 || twos == 2 ? 2 : twos >= 3 ? 3 : twos;
             radices.push_back(1 << take);
@@ -85,7 +85,7 @@ struct Plan {
     }
 };
 
-// The plan for a length; n = 0 in it says that the length has a prime factor above 13.
+// The plan for a length; its n = 0 means that the length has a prime factor above 13.
 inline std::shared_ptr<const Plan> plan(int n) {
     static std::map<int, std::shared_ptr<const Plan>> known;
     static std::mutex lock;
@@ -100,8 +100,8 @@ inline std::shared_ptr<const Plan> plan(int n) {
     return found;
 }
 
-// One pass over all blocks: values come from in(row) and go to out(row, value), so that whatever lies before or behind
-// a transform needs no pass of its own.
+// One pass over all blocks: values are read by in(row) and written by out(row, value), so that operations before or
+// after a transform need no pass of their own.
 template <int radix, class In, class Out>
 inline void forward_pass(const Pass& p, int n, In in, Out out) {
     const int r = radix ? radix : p.radix, m = p.span / r;
@@ -130,8 +130,8 @@ inline void backward_pass(const Pass& p, int n, In in, Out out) {
         }
 }
 
-// The last pass forward, whose twiddles are 1, the weights and the first pass backward, a block at a time;
-// meanwhile(row) may ask for memory that is needed next.
+// The last forward pass, whose twiddles are 1, the weights and the first backward pass, one block at a time;
+// meanwhile(row) may prefetch memory that is needed next.
 template <int radix, class Meanwhile>
 inline void centre_pass(const Pass& p, int n, const float* w, Row* rows, Meanwhile meanwhile) {
     const int r = radix ? radix : p.radix;
@@ -160,7 +160,7 @@ inline void by_radix(int radix, Call call) {
     }
 }
 
-// The first `passes` passes forward, from in(row) to rows.
+// The first `passes` forward passes, from in(row) to rows.
 template <class In>
 inline void forward(const Plan& plan, int passes, Row* rows, In in) {
     auto put = [rows](int i, Row v) { rows[i] = v; };
@@ -173,7 +173,7 @@ inline void forward(const Plan& plan, int passes, Row* rows, In in) {
         });
 }
 
-// The last `passes` passes backward, from rows to out(row, value).
+// The last `passes` backward passes, from rows to out(row, value).
 template <class Out>
 inline void backward(const Plan& plan, int passes, Row* rows, Out out) {
     auto get = [rows](int i) { return rows[i]; };
@@ -194,7 +194,8 @@ inline void backward(const Plan& plan, Row* rows) {
     backward(plan, int(plan.passes.size()), rows, [rows](int i, Row v) { rows[i] = v; });
 }
 
-// F^-1 w F of in(row) to out(row, value), w in the order that the forward transform leaves; `rows` is room for n.
+// F^-1 w F of in(row) to out(row, value), with w in the order in which the forward transform leaves frequencies; `rows`
+// is room for n.
 template <class In, class Out, class Meanwhile>
 inline void filter(const Plan& plan, const float* w, Row* rows, In in, Out out, Meanwhile meanwhile) {
     const int outer = int(plan.passes.size()) - 1;

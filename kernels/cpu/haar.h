@@ -1,8 +1,8 @@
-// All levels of Haar's orthonormal transform of planes, with the shift of cycle spinning, in one pass over each level.
+// All levels of the orthonormal Haar transform of planes, with the shift of cycle spinning, in one pass per level.
 //
-// One level takes squares a b / c d to (a + b + c + d) / 2 and three differences, which is the separable transform along
-// y and x; sums go on to the next level, details to their places around the corner of sums. Values are complex, taken as
-// pairs of floats.
+// One level maps squares a b / c d to (a + b + c + d) / 2 and three differences, which is the separable transform along
+// y and x. Sums go on to the next level, details to their places around the corner with the sums. Values are complex,
+// treated as pairs of floats.
 #pragma once
 
 #include <cstring>
@@ -40,14 +40,14 @@ inline void haar_together(float* __restrict top, float* __restrict under, int n,
         }
 }
 
-// A row of n values turned by `shift` places, 0 <= shift < n, from or to memory.
+// A row of n values rotated by `shift` places, 0 <= shift < n, from or to memory.
 inline void turned(float* to, const float* from, int n, int shift) {
     std::memcpy(to + 2L * shift, from, 2L * (n - shift) * sizeof(float));
     std::memcpy(to, from + 2L * (n - shift), 2L * shift * sizeof(float));
 }
 
-// `levels` levels of x (items, ny, nx), whose sides halve evenly as often, into out; x is first turned by `shift`, or
-// the result of the inverse back by it.
+// `levels` levels of x (items, ny, nx), whose sides halve evenly that often, into out; x is first rotated by `shift`,
+// or the result of the inverse rotated back by it.
 template <bool inverse>
 inline void haar(const complex64* x, complex64* out, long items, int ny, int nx, int levels, const int shift[2], int threads) {
     const long plane = 2L * ny * nx, row = 2L * nx;
@@ -62,7 +62,8 @@ inline void haar(const complex64* x, complex64* out, long items, int ny, int nx,
             const int level = inverse ? levels - 1 - step : step;
             const int h = ny >> (level + 1), w = nx >> (level + 1);  // of one band
             const bool first = level == 0, last = level == levels - 1;
-            // Sums of this level and of the one before it lie in the corner where no level follows, else side by side.
+            // The sums of this level and of the previous one are stored in the corner if no level follows, otherwise
+            // next to each other.
             float* own = sums[level % 2].data();
             float* above = first ? nullptr : sums[(level + 1) % 2].data();
 #pragma omp parallel for schedule(static) num_threads(threads) if (h * w > 4096)

@@ -1,4 +1,4 @@
-// LANES numbers at once, and the values of a line at LANES places near one another.
+// LANES numbers at once, and values of a line at LANES nearby positions.
 #pragma once
 
 #include "vectors.h"
@@ -7,7 +7,7 @@ namespace recon {
 
 typedef int Ints __attribute__((vector_size(LANES * sizeof(int))));
 
-constexpr int PAD = 4 * LANES;  // zeros beside every line that vectors read
+constexpr int PAD = 4 * LANES;  // zeros on both sides of every line read by vectors
 
 inline Lanes broadcast(float a) { return Lanes{} + a; }
 inline Lanes number() {
@@ -19,7 +19,7 @@ inline Ints truncate(Lanes v) { return __builtin_convertvector(v, Ints); }
 inline Lanes real(Ints v) { return __builtin_convertvector(v, Lanes); }
 inline Ints floored(Lanes v) {
     Ints n = truncate(v);
-    return n + (real(n) > v);  // a comparison that holds is -1
+    return n + (real(n) > v);  // a true comparison gives -1
 }
 inline int floored(float v) {
     int n = int(v);
@@ -29,7 +29,7 @@ inline Lanes least(Lanes a, Lanes b) { return a < b ? a : b; }
 inline Lanes most(Lanes a, Lanes b) { return a > b ? a : b; }
 inline Lanes magnitude(Lanes a) { return most(a, -a); }
 
-// The values at `n` of a line: from SPAN vectors that have been read, 0 <= n < SPAN LANES; FAR: any n within the pads.
+// The values at `n` of a line: from SPAN vectors already read, 0 <= n < SPAN LANES; FAR: any n within the padding.
 constexpr int FAR = 0;
 
 template <int span>
@@ -52,7 +52,7 @@ struct Values {
     }
 };
 
-// How many vectors hold places that are up to `width` apart.
+// How many vectors contain positions up to `width` apart.
 inline int vectors(float width) { return width < 2 * LANES - 1 ? 2 : width < 4 * LANES - 1 ? 4 : FAR; }
 
 inline Lanes arctangent(Lanes t) {

@@ -1,11 +1,11 @@
 // The centred Fourier transform of a line of any length, for LANES neighbouring columns at once.
 //
-// A length with a prime factor above 13 goes through a convolution (L. I. Bluestein, IEEE Trans. Audio Electroacoust. 18,
-// 1970). With n and k counted from the middle, 2nk = n² + k² − (k − n)², so that
+// A length with a prime factor above 13 is computed by convolution (L. I. Bluestein, IEEE Trans. Audio Electroacoust.
+// 18, 1970). With n and k counted from the middle, 2nk = n² + k² − (k − n)², so that
 //
 //     X(k) = g(k) sum_n conj g(k − n) g(n) x(n),    g(n) = exp(−iπ n² / N),
 //
-// of which the sum is a circular convolution of the next length M ≥ 2N − 1 without a prime factor above 5.
+// where the sum is a circular convolution of the next length M ≥ 2N − 1 without a prime factor above 5.
 #pragma once
 
 #include <algorithm>
@@ -15,14 +15,14 @@
 
 namespace recon {
 
-// Index of centred sample n of N in the order of an FFT, and back.
+// Index of centred sample n of N in the order of an FFT, and the inverse.
 inline int uncentred(int n, int N) { return n >= N / 2 ? n - N / 2 : n - N / 2 + N; }
 inline int centred(int f, int N) { return f < N - N / 2 ? f + N / 2 : f + N / 2 - N; }
 
 struct Line {
     int n;
     std::shared_ptr<const Plan> fft;
-    std::vector<float> turns, spectrum;  // g, and the spectrum of conj g in the order of the plan; empty where not needed
+    std::vector<float> turns, spectrum;  // g, and the spectrum of conj g in the order of the plan; empty if not needed
 
     explicit Line(int length) : n(length), fft(plan(length)) {
         if (fft->n) return;
@@ -55,7 +55,7 @@ struct Line {
     int room() const { return fft->n; }
 };
 
-// The line for a length, made once.
+// The line for a length, created once.
 inline std::shared_ptr<const Line> line(int n) {
     static std::map<int, std::shared_ptr<const Line>> known;
     static std::mutex lock;
@@ -66,8 +66,9 @@ inline std::shared_ptr<const Line> line(int n) {
     return found;
 }
 
-// From in(n) to out(k, value), both counted from 0 on centred lines, not scaled; sign = -1 forward and 1 backward. `rows`
-// is room for l.room(). What lies in memory row by row is read and written row by row: butterflies would leap.
+// From in(n) to out(k, value), both counted from 0 on centred lines, not scaled; sign = -1 forward and 1 backward.
+// `rows` is room for l.room(). Memory is read and written row by row, because butterflies would access it in large
+// strides.
 template <int sign, class In, class Out>
 inline void transform(const Line& l, Row* rows, In in, Out out) {
     const Plan& f = *l.fft;

@@ -1,5 +1,5 @@
 // The kernels as a Python module. It is compiled once for each level of vector instructions (RECON_MODULE names the
-// level); kernels/build.py imports the best one that the processor runs.
+// level); kernels/build.py imports the best one that the processor supports.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -21,8 +21,8 @@ using recon::Encoding;
 typedef py::array_t<complex64, py::array::c_style> Complex;
 typedef py::array_t<float, py::array::c_style> Real;
 
-// maps (item, set, coil, z, y, x), weights (item, z, ky), k = (kz, ky) the lengths of the transforms,
-// and `any` whether they may have prime factors above 13
+// maps (item, set, coil, z, y, x), weights (item, z, ky), k = (kz, ky) the lengths of the transforms, and `any` whether
+// they may have prime factors above 13
 static Encoding encoding(const Complex& maps, const Real& weights, long items, int kz, int ky, bool any) {
     if (maps.ndim() != 6 || weights.ndim() != 3) throw std::invalid_argument("maps need six axes and weights three");
     recon::Sizes s{items, long(maps.shape(0)), long(weights.shape(0)), int(maps.shape(1)), int(maps.shape(2)),
@@ -75,8 +75,8 @@ static void sense_decode(const Complex& y, const Complex& maps, const Real& weig
     recon::decode(e, from, to, threads);
 }
 
-// kernels (z, y, lag, entry), waves (x, lag), reference (coil); planes first ... first + z of maps (coil, Z, y, x) and
-// values (Z, y, x) are written
+// kernels (z, y, lag, entry), waves (x, lag), reference (coil); writes planes first ... first + z of maps (coil, Z, y,
+// x) and values (Z, y, x)
 static void eigenmaps(const Complex& kernels, const Complex& waves, const Complex& reference, Complex& maps, Real& values,
                       int first, float least, float tolerance, int iterations, int threads) {
     bool fits = kernels.ndim() == 4 && waves.ndim() == 2 && reference.ndim() == 1 && maps.ndim() == 4 &&
@@ -96,7 +96,7 @@ static void eigenmaps(const Complex& kernels, const Complex& waves, const Comple
     recon::eigenmaps(s, {least, tolerance, iterations}, kernels.data(), waves.data(), reference.data(), to, value, threads);
 }
 
-// images (coil, z, y, x), reference (coil), windows (z, y, x) odd; maps (coil, z, y, x) and values (z, y, x) are written
+// images (coil, z, y, x), reference (coil), windows (z, y, x) odd; writes maps (coil, z, y, x) and values (z, y, x)
 static void local_maps(const Complex& images, const Complex& reference, std::array<int, 3> windows, float tolerance,
                        Complex& maps, Real& values, int threads) {
     bool fits = images.ndim() == 4 && maps.ndim() == 4 && values.ndim() == 3 && reference.ndim() == 1 &&
@@ -145,7 +145,7 @@ static void wavelet_level(Complex& x, std::array<int, 3> corner, int axis, const
     wavelet_seamed(x, corner, axis, taps, {}, {}, Real(std::vector<py::ssize_t>{0, 0}), inverse, threads);
 }
 
-// All levels of x (item, y, x) into out, turned by `shift` before, or back by it after the inverse.
+// All levels of x (item, y, x) into out, rotated by `shift` before, or back by it after the inverse.
 static void haar(const Complex& x, Complex& out, int levels, std::array<int, 2> shift, bool inverse, int threads) {
     if (x.ndim() != 3 || levels < 1 || levels > 30) throw std::invalid_argument("planes (item, y, x) and a level are needed");
     check(out, {long(x.shape(0)), long(x.shape(1)), long(x.shape(2))});
@@ -174,7 +174,7 @@ static void shrink(Complex& x, float threshold, float exponent, int threads) {
     else recon::shrink<Power::any>(data, n, threshold, exponent, threads);
 }
 
-// x and out (item, y, x), spectra (4, kernel, y, x) in the FFT's order and scaled, which (item) numbers the kernels.
+// x and out (item, y, x); spectra (4, kernel, y, x) in the FFT's order and scaled; which (item) is the kernel's number.
 static void toeplitz(const Complex& x, const Real& spectra, const py::array_t<int, py::array::c_style>& which,
                      Complex& out, int threads) {
     if (x.ndim() != 3 || spectra.ndim() != 4 || which.ndim() != 1) throw std::invalid_argument("axes are missing");
@@ -197,7 +197,7 @@ static void toeplitz(const Complex& x, const Real& spectra, const py::array_t<in
 
 typedef py::array_t<double, py::array::c_style> Double;
 
-// Arrays (item, n) of float32, all of one shape, and a number for each item.
+// Arrays (item, n) of float32 with one shape, and a number for each item.
 static void same(std::initializer_list<const Real*> arrays, const Real* numbers) {
     const Real& first = **arrays.begin();
     if (first.ndim() != 2) throw std::invalid_argument("vectors need the axes (item, n)");
@@ -258,7 +258,7 @@ static void turn(Real& p, const Real& r, const Real& beta, int threads) {
     recon::turn(a, b, s, items, n, threads);
 }
 
-// x (pixel, channel) in place; where `joined` (pixel, more channels) is given, a copy from its channel `first` on.
+// x (pixel, channel) in place; `joined` (pixel, more channels), if given, receives a copy from its channel `first` on.
 static void rectify(Real& x, float floor, float slope, py::object joined, long first, int threads) {
     if (x.ndim() != 2 || x.size() == 0) throw std::invalid_argument("features have the axes pixel and channel, and some of each");
     const long pixels = x.shape(0), channels = x.shape(1);

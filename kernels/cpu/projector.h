@@ -1,9 +1,10 @@
-// X-ray projection on the CPU: LANES neighbouring rays, or LANES neighbouring pixels, go through together.
+// X-ray projection on the CPU: LANES neighbouring rays, or LANES neighbouring pixels, are processed together.
 //
-// On a line of the image neighbouring rays cross neighbouring pixels, so two or four vectors of pixels hold all that LANES
-// rays need and permutations pick from them; where rays (in the transpose, pixels) are further apart memory is gathered.
-// Rays that cross columns work on a transposed image. Every ray and every pixel belongs to one thread and sums in a
-// fixed order: the bits depend neither on threads nor on the batch. Double precision takes the arithmetic one by one.
+// On a line of the image neighbouring rays cross neighbouring pixels. So two or four vectors of pixels contain all that
+// LANES rays need, and permutations select from them. If rays (in the transpose, pixels) are further apart, memory is
+// gathered. Rays that cross columns use a transposed image. Every ray and every pixel belongs to one thread and is
+// summed in a fixed order, so the bits do not depend on threads or on the batch. Double precision is computed one by
+// one.
 #pragma once
 
 #include <algorithm>
@@ -98,14 +99,14 @@ inline void xray_project(const float* image, const Ray<float>* rays, const Grid&
 
 // ---- transpose and filtered backprojection
 
-// What the tiles of one sweep read: views that have rays in it, on lines with PAD values on both sides.
+// The data that the tiles of one sweep read: views with rays in it, on lines with PAD values on both sides.
 struct Sweep {
     Grid g;  // rows are the lines of the sweep, columns the pixels along them
     Detector<float> d;
     bool turned;
     std::vector<int> which;
     std::vector<View<float>> views;
-    std::vector<float> at, slope;  // of the rays, where they are not parallel
+    std::vector<float> at, slope;  // of the rays, if they are not parallel
     std::vector<float> values;
     long pitch() const { return g.detectors + 2 * PAD; }
 };
@@ -114,7 +115,7 @@ inline View<float> turn_view(View<float> v) {
     return {v.side, v.side_column, v.side_row, v.depth, v.depth_column, v.depth_row};
 }
 
-// `rays` is null in filtered backprojection, where every view takes part.
+// `rays` is null in filtered backprojection, which uses every view.
 inline Sweep sweep(const Ray<float>* rays, const View<float>* views, const Detector<float>& d, const Grid& g, bool turned) {
     Sweep s{g, d, turned, {}, {}, {}, {}, {}};
     if (turned) std::swap(s.g.rows, s.g.columns);
@@ -177,7 +178,7 @@ template <int beam, int span, int fixed>
 inline void gather_view(const Sweep& s, size_t n, const Tile& t, float reach, Lanes (*sums)[TILE / LANES]) {
     const View<float>& v = s.views[n];
     const float *values = &s.values[n * s.pitch()] + PAD, end = float(s.g.detectors);
-    const float wide = std::ceil(2 * reach);  // beside elements of next to no width it may be any number
+    const float wide = std::ceil(2 * reach);  // next to elements of almost zero width it may be any number
     const int rays = fixed ? fixed : int(span == FAR ? std::fmin(wide, end + 1) : wide);
     const float pixels = 1 / std::fabs(s.d.per * v.side_column);  // from one ray to the next, in a parallel beam
     for (int i = 0; i < t.lines; ++i) {
@@ -244,7 +245,7 @@ inline void tile_sums(const Sweep& s, const Tile& t, Lanes (*sums)[TILE / LANES]
         const float reach = exact ? one + s.d.margin : 0;
         const float rays = std::ceil(2 * reach);
         const int span = vectors(one * (LANES - 1) + rays + 2);
-        // A constant number of rays a pixel for the usual ratios of detector elements to pixels
+        // A constant number of rays per pixel for the usual ratios of detector elements to pixels
         auto f = !exact ? (span == 2 ? smear_view<beam, 2> : span == 4 ? smear_view<beam, 4> : smear_view<beam, FAR>)
                  : span == FAR ? gather_view<beam, FAR, 0>
                  : span == 4   ? (rays == 3 ? gather_view<beam, 4, 3> : rays == 4 ? gather_view<beam, 4, 4> : gather_view<beam, 4, 0>)

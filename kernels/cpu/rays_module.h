@@ -1,4 +1,4 @@
-// The projectors of module.cpp: what shapes they take, and their names in Python.
+// The projectors of module.cpp: their shapes, and their names in Python.
 #pragma once
 
 #include <pybind11/numpy.h>

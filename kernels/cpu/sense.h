@@ -2,7 +2,7 @@
 //
 // A strip is LANES neighbouring columns of x. It is multiplied by one coil's map, transformed, weighted, transformed
 // back and added to the image while it is in the cache; coil images never exist as a whole. Each strip belongs to one
-// thread, and coils are added in their order: two runs give the same bits.
+// thread, and coils are added in order: two runs give the same bits.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace recon {
 
-// Sizes of one problem; ky and kz are the lengths of the transforms, at least ny and nz. kz = 1 leaves z alone.
+// Sizes of one problem; ky and kz are the lengths of the transforms, at least ny and nz. kz = 1 does not transform z.
 struct Sizes {
     long items, map_items, weight_items;
     int sets, coils, nz, ny, nx, kz, ky;
@@ -20,7 +20,7 @@ struct Sizes {
 struct Encoding {
     const Sizes s;
     const complex64* maps;   // (map_items, sets, coils, nz, ny, nx)
-    const float* weights;    // (weight_items, wz, ky): wz is kz, or where kz = 1 it is 1 or nz
+    const float* weights;  // (weight_items, wz, ky): wz is kz, or for kz = 1 it is 1 or nz
     const int weight_planes;
     const std::shared_ptr<const Plan> py, pz;
 
@@ -53,15 +53,15 @@ struct Task {
     }
 };
 
-// The weights of a task as the transforms leave their frequencies: (ky), or of a volume (ky, kz).
+// The weights of a task in the order of the transforms' frequencies: (ky), or for a volume (ky, kz).
 inline void sort_weights(const Encoding& e, const float* w, float* to) {
     for (int p = 0; p < e.s.ky; ++p)
         for (int q = 0; q < e.s.kz; ++q)
             to[long(p) * e.s.kz + q] = w[long(e.pz->frequency[q]) * e.s.ky + e.py->frequency[p]];
 }
 
-// Along y and z, from in(z, y) to out(z, y, value), planes (kz, ky) in `rows`; the columns go through `column` (kz),
-// since their stride would otherwise map them all to the same part of the cache.
+// Along y and z, from in(z, y) to out(z, y, value), planes (kz, ky) in `rows`. The columns are copied through `column`
+// (kz), because their stride would map them all to the same part of the cache.
 template <class In, class Out>
 inline void filter_volume(const Encoding& e, const float* w, Row* rows, Row* column, In in, Out out) {
     const int ky = e.s.ky, kz = e.s.kz, nz = e.s.nz, passes = int(e.py->passes.size());
@@ -85,7 +85,7 @@ struct Parts {  // of a thread's room: images (set, plane, ny) before and after,
     float* weights;
 };
 
-// One strip of `normal`; `count` and `sets` are numbers, or LANES and 1 as constants, which spares every row questions.
+// One strip of `normal`; `count` and `sets` are numbers, or the constants LANES and 1, which saves tests in every row.
 template <class Count, class Sets>
 inline void normal_strip(const Encoding& e, const complex64* x, complex64* out, const Task& t, Count count, Sets sets,
                          Parts room) {
@@ -120,7 +120,7 @@ inline void normal_strip(const Encoding& e, const complex64* x, complex64* out, 
             for (int set = 0; set < sets; ++set)
                 add(to[set * image], conj_times(take_columns(at + set * set_of_maps, count), v));
         };
-        // The next coil's map is asked for while this one's is in use: strips touch many pages.
+        // The next coil's map is prefetched while this one's is in use: strips touch many pages.
         const complex64* next = map + (c + 1 < s.coils ? coil : 0);
         auto ahead = [=](int y) {
             if (y < ny)
@@ -148,7 +148,7 @@ inline void normal(const Encoding& e, const complex64* x, complex64* out, int th
         room.given = memory.own();
         room.sum = room.given + image, room.rows = room.sum + image, room.column = room.rows + k;
         room.weights = reinterpret_cast<float*>(room.column + s.kz);
-        const float* sorted = nullptr;  // the strips of a plane, and planes and items of one mask, share their weights
+        const float* sorted = nullptr;  // the strips of a plane, and planes and items with one mask, share their weights
 #pragma omp for schedule(static)
         for (long number = 0; number < tasks; ++number) {
             Task t(e, number);

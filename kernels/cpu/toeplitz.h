@@ -2,8 +2,8 @@
 //
 //     T x = sum over a in {0,1}^2 of conj(D_a) F^-1 K_a F D_a x,   D_a[n] = exp(-pi i a n / N)
 //
-// Along y, LANES neighbouring columns are transformed at once; along x, LANES rows, which are turned into columns and
-// back on the way. A plane stays in the cache from the first transform to the last.
+// Along y, LANES neighbouring columns are transformed at once; along x, LANES rows, which are transposed into columns
+// and back. A plane stays in the cache from the first transform to the last.
 #pragma once
 
 #include <cmath>
@@ -35,7 +35,7 @@ inline void toeplitz(const complex64* x, complex64* out, const float* spectra, c
     const int strips = (nx + LANES - 1) / LANES, groups = (ny + LANES - 1) / LANES;
     const int wide = strips * LANES;
     const Half hy(ny), hx(nx);
-    // The spectra as the transforms leave their frequencies: (a, kernel, group of rows, column, row in the group).
+    // The spectra in the order of the transforms' frequencies: (a, kernel, group of rows, column, row in the group).
     std::vector<float> sorted(4 * kernels * groups * LANES * long(nx));
     // A plane: (strip, y) rows of LANES columns, with room for a whole group at the end of each strip
     const int tall = groups * LANES;

@@ -1,5 +1,5 @@
-// The vector steps of conjugate gradients, each in one pass. Sums run over fixed blocks in a fixed order, so that a
-// problem has the same bits alone, in a batch, and on any number of threads.
+// The vector steps of conjugate gradients, each in one pass. Sums are computed over fixed blocks in a fixed order, so
+// that a problem has the same bits alone, in a batch, and on any number of threads.
 #pragma once
 
 #include <cstring>
@@ -35,7 +35,7 @@ inline Lanes take(const float* at) {
 
 inline void put(float* at, Lanes v) { std::memcpy(at, &v, sizeof v); }
 
-// Sum of a b over `count` floats, 4 vectors side by side. `change(i, lanes)` may update memory before it is summed.
+// Sum of a b over `count` floats, 4 vectors at a time. `change(i, lanes)` may update memory before it is summed.
 template <class Vector, class Scalar>
 inline double accumulate(long count, Vector vector, Scalar scalar) {
     Lanes sum[4] = {};

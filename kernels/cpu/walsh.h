@@ -1,8 +1,8 @@
 // Sensitivity maps as dominant eigenvectors of the coils' correlation in a window, LANES neighbouring columns at once.
 //
-// A column goes down its rows: what a row adds to the correlation is made once and kept as long as windows hold it, and
-// each pixel starts from the vector of the pixel above. Columns do not know of each other, so that a pixel's bits depend
-// neither on threads nor on how wide the image is beyond its window.
+// A column is processed from top to bottom. The contribution of a row to the correlation is computed once and kept as
+// long as windows contain it, and each pixel starts from the vector of the pixel above. Columns are independent, so a
+// pixel's bits depend neither on threads nor on how wide the image is beyond its window.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ inline Row load_around(const complex64* row, int x, int nx) {
     return v;
 }
 
-// What row y adds to the correlation: the sum of x_c conj(x_d) over the window's z and x.
+// The contribution of row y to the correlation: the sum of x_c conj(x_d) over the window's z and x.
 inline void correlate_row(const Windows& s, const complex64* images, int z, int y, int x, Row* samples, Row* out) {
     const int z0 = std::max(0, z - s.wz / 2), z1 = std::min(s.nz, z + s.wz / 2 + 1), count = (z1 - z0) * s.wx;
     for (int c = 0; c < s.coils; ++c) {
@@ -41,7 +41,7 @@ inline void correlate_row(const Windows& s, const complex64* images, int z, int 
         for (int d = c; d < s.coils; ++d) *out++ = overlap(samples + long(c) * count, samples + long(d) * count, count);
 }
 
-// Lanes that are not there yet, 1 or 0, of y = G v: |y - rho v| > tolerance rho. The values of these are taken over.
+// Lanes that have not converged, 1 or 0, of y = G v: |y - rho v| > tolerance rho. Values of converged lanes are stored.
 inline bool unsolved(const Row* v, const Row* y, int coils, float tolerance, bool first, Lanes& active, Lanes& value) {
     const Lanes rayleigh = inner(v, y, coils), wrong = residual2(v, y, coils, rayleigh);
     bool any = false;
@@ -57,8 +57,9 @@ inline bool unsolved(const Row* v, const Row* y, int coils, float tolerance, boo
 
 constexpr int PLAIN = 6;  // power iterations before the matrix itself is squared
 
-// The dominant eigenvector of G, whose trace is one, from a near guess v, and its eigenvalue. Power iterations are enough in tissue; where two
-// eigenvalues are nearly equal the matrix is squared 3 + 2 + 2 + 2 + 2 + 2 times. `full` holds 2 coils^2 values.
+// The dominant eigenvector of G, with trace one, from a close guess v, and its eigenvalue. Power iterations suffice in
+// tissue; if two eigenvalues are nearly equal, the matrix is squared 3 + 2 + 2 + 2 + 2 + 2 times. `full` holds 2
+// coils^2 values.
 inline void solve_pixel(const Row* G, Row* v, Row* y, Row* full, int coils, float tolerance, Lanes active, Lanes& value) {
     bool any = true;
     for (int k = 0; k < PLAIN && any; ++k) {
@@ -91,7 +92,8 @@ inline void solve_pixel(const Row* G, Row* v, Row* y, Row* full, int coils, floa
     }
 }
 
-// images (coil, nz, ny, nx), reference (coil); maps (coil, nz, ny, nx) and values = lambda / trace (nz, ny, nx) out.
+// input: images (coil, nz, ny, nx), reference (coil); output: maps (coil, nz, ny, nx), values = lambda / trace (nz, ny,
+// nx).
 inline void local_maps(const Windows& s, float tolerance, const complex64* images, const complex64* reference,
                        complex64* maps, float* values, int threads) {
     const int entries = s.entries(), strips = (s.nx + LANES - 1) / LANES, half = s.wy / 2;
@@ -123,7 +125,7 @@ inline void local_maps(const Windows& s, float tolerance, const complex64* image
                 }
                 Lanes trace{}, active{}, value{};
                 for (int c = 0, e = 0; c < s.coils; e += s.coils - c++) trace += G[e].re;
-                // With unit trace no power of the matrix leaves the range of single precision.
+                // With unit trace no power of the matrix exceeds the range of single precision.
                 Lanes scale{};
                 for (int i = 0; i < LANES; ++i)
                     if (trace[i] > 1e-30f) active[i] = 1, scale[i] = 1 / trace[i];

@@ -1,8 +1,8 @@
 // One level of an orthonormal, periodic wavelet transform along one axis, in place, and shrinkage.
 //
 // Row k of the analysis holds the filter at positions 2k + 1 - p + t, t < 2p, modulo the length n: (n + 1)/2 scaling
-// functions, then n/2 wavelets. Where n is odd the last scaling function meets the first, and `seam` holds what is added
-// to a few rows so that all are orthonormal. Values are complex, taken as pairs of floats.
+// functions, then n/2 wavelets. If n is odd, the last scaling function overlaps the first, and `seam` holds what is
+// added to a few rows to make all orthonormal. Values are complex, treated as pairs of floats.
 #pragma once
 
 #include <cstring>
@@ -16,8 +16,8 @@ namespace recon {
 struct Filters {
     int order;                     // vanishing moments p; 2p taps
     std::vector<float> low, high;  // high[t] = (-1)^t low[2p - 1 - t]
-    std::vector<int> rows, columns;  // of an odd length: where the analysis differs from its filters
-    std::vector<float> seam;         // and by how much, (row, column)
+    std::vector<int> rows, columns;  // for an odd length: where the analysis differs from its filters
+    std::vector<float> seam;  // and by how much, (row, column)
     explicit Filters(const float* taps, int count) : order(count / 2), low(taps, taps + count), high(count) {
         for (int t = 0; t < count; ++t) high[t] = (t % 2 ? -1 : 1) * low[count - 1 - t];
     }
@@ -55,8 +55,8 @@ inline void synthesise(float* at, long stride, int n, const Filters& f, float* s
     for (int i = 0; i < n; ++i) std::memcpy(scratch + long(i) * width, at + i * stride, width * sizeof(float));
     for (int m = 0; m < n; ++m) {
         float sum[width] = {};
-        // m = 2k + 1 - p + t: every second tap, from the scaling functions and wavelets that reach m. Those that reach it
-        // around the end see it at m + n or m - n, which at an odd length takes the other taps.
+        // m = 2k + 1 - p + t: every second tap, from the scaling functions and wavelets that reach m. Those that reach
+        // it across the end use m + n or m - n, which at an odd length takes the other taps.
         for (int seen = m - n; seen <= m + n; seen += n) {
             const int reach = seen - 1 + f.order;
             const int least = reach - 2 * (half - 1);  // the tap of the last scaling function
@@ -83,7 +83,7 @@ inline void synthesise(float* at, long stride, int n, const Filters& f, float* s
         }
 }
 
-// Along the rows themselves: sixteen rows are turned into columns first, so that rows are worked on side by side.
+// Along the rows themselves: sixteen rows are first transposed into columns, so that they are processed together.
 constexpr int ROWS = 8;
 
 template <bool inverse>

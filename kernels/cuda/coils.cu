@@ -1,6 +1,6 @@
-// What surrounds the Fourier transforms of whole planes: one coil of one image at a time, so that the coil image stays in
-// the second-level cache. Images (set, z, y, x); maps of a coil lie `map_stride` apart from set to set; k-space (kz, ky, x)
-// may be longer than the image along z and y.
+// Operations around the Fourier transforms of whole planes: one coil of one image at a time, so that the coil image
+// stays in the second-level cache. Images (set, z, y, x); maps of a coil lie `map_stride` apart from set to set;
+// k-space (kz, ky, x) may be longer than the image along z and y.
 #include "columns.h"
 
 using recon::Value;
@@ -34,7 +34,7 @@ extern "C" __global__ void coil_weigh(Value* k, const float* weights, int nx, lo
     }
 }
 
-// out = out + conj(S) k, or conj(S) k where it is the first coil
+// out = out + conj(S) k, or conj(S) k for the first coil
 extern "C" __global__ void coil_combine(const Value* k, const Value* map, Value* out, long long map_stride, int sets, int nz,
                                         int ny, int nx, int ky, int first) {
     const long long image = (long long)(nz) * ny * nx;

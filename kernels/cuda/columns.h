@@ -1,7 +1,8 @@
-// Fourier transforms of the columns of a strip by one block, in place in shared memory; the arithmetic is shared/fft.h.
+// Fourier transforms of the columns of a strip by one block, in place in shared memory; the arithmetic is in
+// shared/fft.h.
 //
-// Column c of a strip starts at c * pitch. An odd pitch keeps neighbouring columns in different banks, so neighbouring
-// threads take neighbouring columns. Every loop is strided by the block: a block of any size gives the same answer.
+// Column c of a strip starts at c * pitch. An odd pitch puts neighbouring columns into different banks, so neighbouring
+// threads process neighbouring columns. Every loop is strided by the block: a block of any size gives the same result.
 #pragma once
 
 #include "../shared/fft.h"
@@ -18,8 +19,8 @@ typedef Complex<float> Value;
 RECON_INLINE Value times(Value a, Value b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
 RECON_INLINE Value conj_times(Value a, Value b) { return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re}; }
 
-// kernels/fourier.py lays it out: radix, span, first twiddle and first root of each pass, and
-// frequency[position] after the forward transform.
+// Layout from kernels/fourier.py: radix, span, first twiddle and first root of each pass, and frequency[position] after
+// the forward transform.
 struct Plan {
     int n, passes;
     const int* pass;
@@ -38,8 +39,8 @@ struct Strip {
 
 enum class Way { forward, backward, filter };
 
-// One pass over the strip. `filter` is the last pass of the forward transform, the weights and the first pass backward:
-// a thread keeps to its own values, so nobody waits between the three.
+// One pass over the strip. `filter` is the last forward pass, the weights and the first backward pass: a thread uses
+// only its own values, so there is no barrier between the three.
 template <Way way, int radix>
 RECON_INLINE void pass(const Plan& plan, const int* p, const Strip& s, const float* weights) {
     const int r = radix ? radix : p[0], span = p[1], m = span / r;

@@ -1,6 +1,6 @@
-// Cone-beam projection: a thread follows a few rays of one detector column, or sums a few voxels of one column. Sums are
-// gathered in a fixed order, without atomics. Volumes (item, slice, row, column), sinograms (item, row, view, column),
-// `tracks` (view, column), `views` (view), all contiguous; `frame` holds the Detector's and the Tower's numbers.
+// Cone-beam projection: a thread follows a few rays of one detector column, or sums a few voxels of one column. Sums
+// are gathered in a fixed order, without atomics. Volumes (item, slice, row, column), sinograms (item, row, view,
+// column), `tracks` (view, column), `views` (view), all contiguous; `frame` holds the numbers of Detector and Tower.
 #include "../shared/cone.h"
 
 using recon::Detector;

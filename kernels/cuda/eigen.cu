@@ -1,14 +1,14 @@
-// Sensitivity maps as dominant eigenvectors of one Hermitian matrix a pixel: power iterations, one thread a column, going
-// down a few rows from the vector of the row above. The arithmetic is shared/eigen.h; matrix and vectors of a thread lie
-// in shared memory, an odd number of values from those of its neighbour.
+// Sensitivity maps as dominant eigenvectors of one Hermitian matrix per pixel: power iterations, one thread per column,
+// which proceeds down a few rows from the vector of the row above. The arithmetic is in shared/eigen.h; matrix and
+// vectors of a thread lie in shared memory, at an odd distance from those of its neighbour.
 #include "columns.h"
 
 #include "../shared/eigen.h"
 
 using recon::Value;
 
-// kernels (z, y, lag, entry), waves (x, lag), reference and start (coil); maps (coil, z, y, x), coils `coil_stride` apart,
-// and values (z, y, x) out. Values are negative where `iterations` were not enough.
+// input: kernels (z, y, lag, entry), waves (x, lag), reference and start (coil); output: maps (coil, z, y, x), coils
+// `coil_stride` apart, and values (z, y, x). Values are negative where `iterations` did not suffice.
 extern "C" __global__ void eigenmaps(const float* kernels, const Value* waves, const Value* reference, const Value* start,
                                      Value* maps, float* values, int coils, int lags, int nz, int ny, int nx,
                                      long long coil_stride, float least, float tolerance, int iterations, int rows) {
@@ -49,7 +49,7 @@ extern "C" __global__ void eigenmaps(const float* kernels, const Value* waves, c
             if (!there)
                 for (int c = 0; c < coils; ++c) v[c] = y[c];
         }
-        // The phase that makes the part along the reference real and positive, and unit length.
+        // The phase that makes the component along the reference real and positive, and unit length.
         Value along = {0, 0};
         for (int c = 0; c < coils; ++c) along = along + recon::conj_product(reference[c], v[c]);
         const float length = sqrtf(along.re * along.re + along.im * along.im);

@@ -1,5 +1,5 @@
 // The normal operator along y by transforms that are compiled for one length and one shape of the image (planned.h).
-// Coils are added in their order: two runs give the same bits.
+// Coils are added in order: two runs give the same bits.
 #include "planned.h"
 #include "task.h"
 

@@ -1,11 +1,10 @@
-// Fourier transforms of a strip of columns for lengths that are known when this is compiled: RECON_N with its
-// RECON_RADICES (kernels/fourier.py chooses them), strips of 1 << RECON_SHIFT columns, blocks of RECON_THREADS, of which a
-// multiprocessor is to hold RECON_RESIDENT. Columns have RECON_ROWS values, RECON_STRIDE apart: where both are known an
+// Fourier transforms of a strip of columns for lengths known at compile time: RECON_N with its RECON_RADICES
+// (kernels/fourier.py chooses them), strips of 1 << RECON_SHIFT columns, blocks of RECON_THREADS, of which a
+// multiprocessor should hold RECON_RESIDENT. Columns have RECON_ROWS values, RECON_STRIDE apart: with both known, an
 // address costs no instruction and no register.
 //
-// The first pass takes its values from the image and the last adds its own to the sum, so that a strip goes through
-// shared memory once for each pass between two of them and no more. k-space stays in the order in which the passes
-// leave it, and so do the weights.
+// The first pass reads from the image and the last adds to the sum, so a strip goes through shared memory only once
+// between two passes. k-space stays in the order in which the passes leave it, and so do the weights.
 #pragma once
 
 #include "radix.h"
@@ -39,15 +38,15 @@ RECON_CONSTANT int twiddles(int pass) {
     for (int i = 0; i < pass; ++i) at += span(i + 1) * (RADICES[i] - 1);
     return at;
 }
-// Columns start in banks of their own where the threads of half a warp take neighbouring rows of all columns.
+// Columns start in different banks if the threads of half a warp process neighbouring rows of all columns.
 RECON_CONSTANT int pitch() {
     int p = N;
     while (p % 16 != (16 >> SHIFT) % 16) ++p;
     return p;
 }
 
-// One pass: butterflies of a strip, of which a thread takes every THREADS-th. `load(i, row)` gives and `store(i, row, v)`
-// takes the value of a row of the thread's column; i counts the values of one butterfly.
+// One pass: butterflies of a strip, of which a thread processes every THREADS-th. `load(i, row)` returns and `store(i,
+// row, v)` receives the value of a row of the thread's column; i counts the values of one butterfly.
 template <int pass>
 struct Pass {
     static constexpr int R = RADICES[pass], SPAN = span(pass), M = SPAN / R, COUNT = (N / R) << SHIFT;
@@ -94,7 +93,8 @@ using First = Pass<0>;
 using Last = Pass<PASSES - 1>;
 static_assert(First::COUNT <= THREADS, "a thread holds one butterfly of the first pass");
 
-// Whether the k-th value of butterfly j of the first pass lies within the column: known beforehand but for the last k.
+// Whether the k-th value of butterfly j of the first pass lies within the column: known at compile time except for the
+// last k.
 RECON_INLINE bool within(int j, int k) { return (k + 1) * First::M <= ROWS || j + k * First::M < ROWS; }
 
 // The thread's column in shared memory.
@@ -102,9 +102,9 @@ RECON_INLINE Value* own_column(double* memory) {
     return reinterpret_cast<Value*>(memory) + (threadIdx.x & (WIDTH - 1)) * pitch();
 }
 
-// Zeros that the compiler takes for numbers that it does not know, others for each turn of a loop, since a grid has one
-// dimension. What is read beyond them is read in each turn, forward and backward, from the first-level cache, and not kept
-// in registers: of those the sum and a butterfly need all.
+// Zeros that the compiler cannot know, different ones for each iteration of a loop (a grid has one dimension).
+// Addresses that include them are read again in each iteration, forward and backward, from the first-level cache,
+// instead of being kept in registers, which the sum and a butterfly need entirely.
 RECON_INLINE int nothing_forward(int turn) { return turn * int(blockIdx.y); }
 RECON_INLINE int nothing_backward(int turn) { return turn * int(blockIdx.z); }
 
@@ -133,13 +133,13 @@ RECON_INLINE void backward(Value* s, const Value* table) {
     }
 }
 
-// As many weights as one load takes.
+// As many weights as one load reads.
 template <int count>
 struct alignas(4 * count) Row {
     float w[count];
 };
 
-// The last pass forward, the weights and the same pass backward, in registers; between `load` and `store`.
+// The last forward pass, the weights and the same pass backward, in registers; between `load` and `store`.
 template <class Load, class Store>
 RECON_INLINE void weigh(const Value* table, const float* weights, int b, Load load, Store store) {
     constexpr int R = Last::R, AT_ONCE = R % 4 == 0 ? 4 : R % 2 == 0 ? 2 : 1;
@@ -158,7 +158,7 @@ RECON_INLINE void weigh(const Value* table, const float* weights, int b, Load lo
     Last::backward(table, b, [&](int k, int) { return a[k]; }, store);
 }
 
-// F^-1 w F of a strip: `load` gives what goes in, and `store` takes what comes out. `turn` counts strips.
+// F^-1 w F of a strip: `load` provides the input, and `store` receives the output. `turn` counts strips.
 template <class Load, class Store>
 RECON_INLINE void filter(Value* s, const Value* table, const float* weights, bool works, int turn, Load load, Store store) {
     const int b = threadIdx.x >> SHIFT;

@@ -1,6 +1,6 @@
 // The normal operator along z and y of some columns of a volume, in three launches: along y for every coil and plane,
-// along z, and along y back into the sum. Work space k (coil, z, N, wide) holds `wide` columns from x0 on. x and maps are
-// (z, y, x) and (coil, z, y, x). Coils are added in their order: two runs give the same bits.
+// along z, and along y back into the sum. Work space k (coil, z, N, wide) holds `wide` columns from x0 on. x and maps
+// are (z, y, x) and (coil, z, y, x). Coils are added in order: two runs give the same bits.
 #include "planned.h"
 
 #ifndef RECON_WIDE

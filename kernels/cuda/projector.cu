@@ -1,5 +1,6 @@
-// X-ray projection: one thread a ray, or one thread a pixel. Sums are gathered in a fixed order, without atomics.
-// `rays` (view, detector), `views` (view), images (item, row, column), sinograms (item, view, detector), all contiguous.
+// X-ray projection: one thread per ray, or one thread per pixel. Sums are gathered in a fixed order, without atomics.
+// `rays` (view, detector), `views` (view), images (item, row, column), sinograms (item, view, detector), all
+// contiguous.
 #include "../shared/projector.h"
 
 using recon::Detector;

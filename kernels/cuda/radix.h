@@ -1,4 +1,4 @@
-// Fourier transforms of a few values that one thread holds in registers: what shared/fft.h has, and products of those.
+// Fourier transforms of a few values that one thread holds in registers: those of shared/fft.h, and products of them.
 #pragma once
 
 #include "columns.h"

@@ -1,6 +1,6 @@
-// Multi-coil encoding along one phase encode. A block takes a strip of columns of one plane through the coils of a
+// Multi-coil encoding along one phase encode. A block processes a strip of columns of one plane for the coils of a
 // group: map, transform, weight, transform back, and into the sum, while the strip is in shared memory. Coils are added
-// in their order and groups after them in `sum_groups`, without atomics: two runs give the same bits.
+// in order, and groups after them in `sum_groups`, without atomics: two runs give the same bits.
 #include "task.h"
 
 using recon::Plan;
@@ -69,7 +69,7 @@ __device__ void combine(const Task& t, const Strip& s, const Value* maps, Value*
     }
 }
 
-// Index of sample n of N, centred, in the order of an FFT, and back.
+// Index of sample n of N, centred, in the order of an FFT, and the inverse.
 __device__ int uncentred(int n, int N) { return n >= N / 2 ? n - N / 2 : n - N / 2 + N; }
 __device__ int centred(int f, int N) { return f < N - N / 2 ? f + N / 2 : f + N / 2 - N; }
 
@@ -128,7 +128,7 @@ sense_decode(const Value* y, const Value* maps, const float* weights, Value* out
         for (int i = threadIdx.x; i < n << shift; i += blockDim.x) {
             const int ky = centred(frequency[s.row(i)], n), column = s.column(i);
             Value v = {0, 0};
-            if (w[ky] != 0 && t.inside(column)) v = y[t.sample(coil, ky) + column];  // what was not measured is not read
+            if (w[ky] != 0 && t.inside(column)) v = y[t.sample(coil, ky) + column];  // unmeasured samples are not read
             s.at(s.row(i), column) = {v.re * w[ky], v.im * w[ky]};
         }
         __syncthreads();
@@ -138,7 +138,7 @@ sense_decode(const Value* y, const Value* maps, const float* weights, Value* out
             [=](int m) { return uncentred(m, n); });
 }
 
-// out = sum over groups, in their order.
+// out = sum over groups, in order.
 extern "C" __global__ void sum_groups(const Value* parts, Value* out, int groups, long long count) {
     for (long long i = blockIdx.x * (long long)(blockDim.x) + threadIdx.x; i < count; i += (long long)(gridDim.x) * blockDim.x) {
         Value sum = parts[i];

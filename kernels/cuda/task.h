@@ -1,4 +1,4 @@
-// What a block of the encoding kernels works on: a strip of columns of one plane, and the coils of a group.
+// The task of a block of the encoding kernels: a strip of columns of one plane, and the coils of a group.
 #pragma once
 
 #include "columns.h"

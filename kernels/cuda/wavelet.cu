@@ -1,6 +1,6 @@
-// One level of an orthonormal, periodic wavelet transform along one axis, in place. A block holds some whole lines in shared
-// memory, so that what it overwrites has been read. Row k of the analysis holds the filter at 2k + 1 - p + t, t < 2p,
-// modulo the even length n: n/2 scaling functions, then n/2 wavelets, whose taps are (-1)^t low[2p - 1 - t].
+// One level of an orthonormal, periodic wavelet transform along one axis, in place. A block holds a few whole lines in
+// shared memory, so that everything it overwrites has been read. Row k of the analysis holds the filter at 2k + 1 - p +
+// t, t < 2p, modulo the even length n: n/2 scaling functions, then n/2 wavelets, whose taps are (-1)^t low[2p - 1 - t].
 #include "columns.h"
 
 using recon::Value;
@@ -34,9 +34,9 @@ RECON_INLINE Value synthesised(const Value* line, int step, int m, int n, const 
     return sum;
 }
 
-// x (items, sz, sy, sx) contiguous; a level along `axis` (0 z, 1 y, 2 x) of the corner (cz, cy, cx), whose length along the
-// axis is even and at least 2 p. Blocks count groups of 1 << shift lines; neighbouring lines are neighbours along x, or
-// along y where the axis is x.
+// x (items, sz, sy, sx) contiguous; a level along `axis` (0 z, 1 y, 2 x) of the corner (cz, cy, cx), whose length along
+// the axis is even and at least 2 p. Blocks count groups of 1 << shift lines; neighbouring lines are neighbours along
+// x, or along y if the axis is x.
 extern "C" __global__ void __launch_bounds__(256)
 wavelet_level(Value* x, const float* low, int order, int inverse, int axis, int sz, int sy, int sx, int cz, int cy, int cx,
               long long lines, int shift) {
@@ -47,7 +47,7 @@ wavelet_level(Value* x, const float* low, int order, int inverse, int axis, int 
     const int inner = axis == 2 ? cy : cx, outer = axis == 0 ? cy : cz;
     const long long inner_step = axis == 2 ? sx : 1, outer_step = axis == 0 ? sx : (long long)(sy) * sx;
     const int count = n << shift;
-    // Neighbouring threads take what is neighbouring in memory.
+    // Neighbouring threads access neighbouring memory.
     auto line_of = [&](int i) { return axis == 2 ? i / n : i & (width - 1); };
     auto value_of = [&](int i) { return axis == 2 ? i % n : i >> shift; };
     auto start = [&](int i) {

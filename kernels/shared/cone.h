@@ -1,15 +1,15 @@
 // Cone-beam projection by Joseph's method: the arithmetic of one column of rays and of one column of voxels, for the CPU
 // and for CUDA.
 //
-// The rays of one detector column lie in a plane that holds the axis' direction: seen along the axis they are one ray of
-// a fan (projector.h), which crosses line l of the image at at + slope l. There it is the share tau + rate l of its way
-// from the source to the detector, and the ray of detector row w at the height
+// The rays of one detector column lie in a plane that contains the axis' direction: seen along the axis they are one
+// ray of a fan (projector.h), which crosses line l of the image at at + slope l. There they have covered the share tau
+// + rate l of their path from the source to the detector, and the ray of detector row w is at the height
 //
 //     level(w, l) = low + (w - centre) per (tau + rate l)      in slices,
 //
-// so that (A x)(w) = length(w) sum_l sum_pixel sum_slice hat(crossing - pixel) hat(level - slice) x(slice, l, pixel). The
-// transpose gathers the same products. Lengths are no business of the kernels: the caller multiplies by them, here after
-// and there before. A flat detector whose rows run across the axis of rotation; slices lie across it.
+// so that (A x)(w) = length(w) sum_l sum_pixel sum_slice hat(crossing - pixel) hat(level - slice) x(slice, l, pixel).
+// The transpose gathers the same products. The kernels do not apply the lengths: the caller multiplies by them, here
+// after and there before. The detector is flat, its rows perpendicular to the axis of rotation like the slices.
 //
 // P. M. Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE Trans. Med. Imaging 1 (1982).
 #pragma once
@@ -23,7 +23,7 @@ struct Track {
     T at, slope, step, tau, rate;  // step < 0: crosses columns, as in Ray
 };
 
-// Heights in slices; `near` turns a depth in source distances into a share of the way to the detector.
+// Heights in slices; `near` converts a depth in source distances to a share of the path to the detector.
 template <class T>
 struct Tower {
     T low, centre, per, near;
@@ -37,8 +37,8 @@ struct Panel {
     int rows, views, columns;
 };
 
-// What the rays of N rows from `first` on meet, but for their lengths; `deep`, `next_row` and `next` are the strides of the
-// volume.
+// Sums for the rays of N rows from `first` on, without their lengths; `deep`, `next_row` and `next` are the strides of
+// the volume.
 template <int N, class T>
 RECON_INLINE void project(const Track<T>& t, const Tower<T>& s, const T* x, const Volume& v, long deep, long next_row,
                           long next, int first, T* sums) {
@@ -69,8 +69,8 @@ RECON_INLINE void project(const Track<T>& t, const Tower<T>& s, const T* x, cons
     }
 }
 
-// Calls found(u, beside, share) for the detector columns u of one view whose rays pass the voxels at one place in the
-// plane: the weight of their crossing in it, and the share of their way at which it lies.
+// Calls found(u, beside, share) for the detector columns u of one view whose rays pass the voxels at one position in
+// the plane: the weight of their crossing in it, and the share of their path at which it lies.
 template <class T, class Found>
 RECON_INLINE void passes(const View<T>& v, const Detector<T>& d, const Track<T>* tracks, const Panel& panel, int row,
                          int column, Found found) {
@@ -89,7 +89,8 @@ RECON_INLINE void passes(const View<T>& v, const Detector<T>& d, const Track<T>*
     }
 }
 
-// What the rays of one detector column, `seen` with the stride `up`, add to the voxels of slices [first, first + count).
+// What the rays of one detector column, `seen` with the stride `up`, add to the voxels of slices [first, first +
+// count).
 template <class T>
 RECON_INLINE void spread(const Tower<T>& s, const T* seen, long up, T margin, const Panel& panel, T beside, T share,
                          int first, int count, T* sums) {
@@ -108,7 +109,7 @@ RECON_INLINE void spread(const Tower<T>& s, const T* seen, long up, T margin, co
     }
 }
 
-// What the rays of one view add to the same voxels at one place in the plane; `tracks` and `values` are those of the
+// What the rays of one view add to the same voxels at one position in the plane; `tracks` and `values` are those of the
 // view, `up` and `next` the strides of the values from row to row and from column to column.
 template <class T>
 RECON_INLINE void gather(const View<T>& v, const Detector<T>& d, const Track<T>* tracks, const Tower<T>& s,
@@ -118,7 +119,7 @@ RECON_INLINE void gather(const View<T>& v, const Detector<T>& d, const Track<T>*
     });
 }
 
-// What one view adds to the same voxels in filtered backprojection: the filtered value where a voxel lies on the
+// What one view adds to the same voxels in filtered backprojection: the filtered value at the voxel's position on the
 // detector, interpolated linearly, over its squared depth.
 template <class T>
 RECON_INLINE void smear(const View<T>& v, const Detector<T>& d, const Tower<T>& s, const T* values, long up, long next,

@@ -1,6 +1,6 @@
-// The dominant eigenvector of small Hermitian matrices, by power iterations from a near guess.
-// T is a vector of neighbouring pixels on the CPU and a float on CUDA. A matrix is its upper triangle, row by row:
-// G[0][0], G[0][1] ... G[0][c-1], G[1][1] ...
+// The dominant eigenvector of small Hermitian matrices, by power iterations from a close guess. T is a vector of
+// neighbouring pixels on the CPU and a float on CUDA. A matrix is its upper triangle, row by row: G[0][0], G[0][1] ...
+// G[0][c-1], G[1][1] ...
 #pragma once
 
 #include "fft.h"

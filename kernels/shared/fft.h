@@ -1,11 +1,11 @@
 // In-place mixed-radix Fourier transforms of columns, for the CPU (T = a vector of neighbouring columns) and for CUDA
-// (T = float, one thread a column). Free of any library.
+// (T = float, one thread per column). Without any library.
 //
 // forward:  decimation in frequency, X[k] = sum_n x[n] exp(-2 pi i n k / N), natural order in, digit-reversed order out
 // backward: decimation in time, the exact reverse with conjugate twiddles, digit-reversed order in, natural order out
 //
-// What lies between the two, a multiplication by weights, is done in the digit-reversed order: nothing is ever sorted.
-// Twiddles of a pass over blocks of n with radix r are stored as [j][q - 1] = exp(-2 pi i j q / n), j < n / r, q < r.
+// The multiplication by weights between the two is done in the digit-reversed order: nothing is ever sorted. Twiddles
+// of a pass over blocks of n with radix r are stored as [j][q - 1] = exp(-2 pi i j q / n), j < n / r, q < r.
 #pragma once
 
 #ifdef __CUDACC__
@@ -39,7 +39,7 @@ RECON_INLINE Complex<T> turned(Complex<T> a, float c, float d) {
     return {a.re * c - a.im * d, a.re * d + a.im * c};
 }
 
-// i a where sign > 0, -i a where sign < 0
+// i a if sign > 0, -i a if sign < 0
 template <int sign, class T>
 RECON_INLINE Complex<T> quarter(Complex<T> a) {
     return sign > 0 ? Complex<T>{-a.im, a.re} : Complex<T>{a.im, -a.re};

@@ -1,8 +1,8 @@
-// X-ray projection by Joseph's method: the arithmetic of one ray and of one pixel, for the CPU and for CUDA. Free of any
-// library but for the arctangent.
+// X-ray projection by Joseph's method: the arithmetic of one ray and of one pixel, for the CPU and for CUDA. Without
+// any library except for the arctangent.
 //
-// A ray is sampled on the lines of the image that it crosses steeply: on rows where it runs more along y, on columns where
-// it runs more along x. On each line the image is interpolated linearly between two pixels:
+// A ray is sampled on the lines of the image that it crosses steeply: on rows if it runs more along y, on columns if it
+// runs more along x. On each line the image is interpolated linearly between two pixels:
 //
 //     crossing(line) = at + slope line,     (A x)(ray) = step sum_line sum_pixel hat(crossing(line) - pixel) x(line, pixel)
 //
@@ -12,7 +12,7 @@
 // P. M. Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE Trans. Med. Imaging 1 (1982).
 #pragma once
 
-#ifndef __CUDACC_RTC__  // which knows these functions and finds no headers
+#ifndef __CUDACC_RTC__  // which knows these functions but has no headers
 #include <math.h>
 #endif
 
@@ -33,9 +33,9 @@ struct Ray {
     T at, slope, step;  // step < 0: a ray that crosses columns, |step| long from one to the next
 };
 
-// Where a pixel lies as a view sees it: `side` across the central ray and `depth` along it, both affine in the pixel's
-// row and column. Lengths are in source distances, so that the axis of rotation has the depth 1; a parallel beam has the
-// depth 1 everywhere, and `side` in mm.
+// A pixel's position as seen in a view: `side` across the central ray and `depth` along it, both affine in the pixel's
+// row and column. Lengths are in source distances, so that the axis of rotation has the depth 1; a parallel beam has
+// the depth 1 everywhere, and `side` in mm.
 template <class T>
 struct View {
     T side, side_row, side_column, depth, depth_row, depth_column;
@@ -117,8 +117,8 @@ RECON_INLINE T gather(const View<T>& v, const Detector<T>& d, const Ray<T>* rays
     return sum;
 }
 
-// What one view adds to a pixel in filtered backprojection: the filtered value at the pixel's place on the detector,
-// interpolated linearly, over the square of the distance from the source that belongs to the shape of the detector.
+// What one view adds to a pixel in filtered backprojection: the filtered value at the pixel's position on the detector,
+// interpolated linearly, over the squared distance from the source that belongs to the shape of the detector.
 template <class T>
 RECON_INLINE T smear(const View<T>& v, const Detector<T>& d, const T* values, const Grid& g, int row, int column) {
     const T s = side(v, T(row), T(column)), t = depth(v, T(row), T(column)), u = element(d, s, t);

@@ -1,5 +1,5 @@
-// What shrinkage leaves of a magnitude: max(0, 1 - (threshold / size)^exponent), soft thresholding for exponent 1.
-// The exponents 1, 3/2 and 2 need no power function.
+// The factor by which shrinkage reduces a magnitude: max(0, 1 - (threshold / size)^exponent), soft thresholding for
+// exponent 1. The exponents 1, 3/2 and 2 need no power function.
 #pragma once
 
 #ifdef __CUDACC__
@@ -15,7 +15,7 @@ enum class Power { one, three_halves, two, any };
 
 RECON_SCALAR float inverse_of(float threshold) { return 1 / (threshold > 1e-38f ? threshold : 1e-38f); }
 
-// `inverse` is 1 / threshold: squares are taken relative to it, so that they stay in the range of single precision.
+// `inverse` is 1 / threshold: squares are computed relative to it, so that they stay in the range of single precision.
 template <Power power>
 RECON_SCALAR float shrink_factor(float re, float im, float inverse, float exponent) {
     const float a = re * inverse, b = im * inverse, square = a * a + b * b;
