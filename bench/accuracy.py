@@ -1,19 +1,18 @@
-"""Acceleration factors on real raw scans and on a frozen analytic set, beside BART tuned on each reference.
+"""Acceleration factors on real raw scans and on a fixed analytic set, compared with BART tuned on each reference.
 
     python bench/accuracy.py --out accuracy/ --json bench/results/accuracy.json
     python bench/accuracy.py --out accuracy/ --scan gpunufft --accel 4 --methods cs
     python bench/accuracy.py --out accuracy/ --only simulated --weights mri-base mri-small
     python bench/accuracy.py --merge another_run.json --json bench/results/accuracy.json
 
-`--out` gets two folders, `raw` and `simulated`, each with records, pictures and a page as `recon bench` makes them:
-numbers of simulated scans never mix with those of measured ones. A simulated scan is judged by the truth, the image of
-its exact k-space without noise, which networks are asked for too (`denoise = 1`); a measured one by all of its lines.
-Nothing is tuned here but the opponents, on the very references that they are judged by. Real scans are looked for in
-`--data`, by default where RECON_DATA points.
-`--weights` takes other networks than the recipe's own: classical methods and opponents are measured beside the first,
-the others alone, in folders of their own. `--json` adds to the records that the file holds, in place of those of the
-same scan, method, network and mask; `--merge` puts records of other files there and measures nothing.
-`bench/accuracy_page.py` makes the page of the documentation of that file.
+`--out` gets two folders, `raw` and `simulated`, each with records, pictures and a page as from `recon bench`: numbers
+of simulated scans are never mixed with those of measured ones. The reference of a simulated scan is the truth, the
+image of its exact k-space without noise, which networks are also asked for (`denoise = 1`); that of a measured scan are
+all of its lines. Only the opponents are tuned here, on the references by which they are judged. Real scans are read
+from `--data`, by default the folder in RECON_DATA. `--weights` selects other networks than the recipe's: classical
+methods and opponents are measured together with the first network, the others alone, in separate folders. `--json` adds
+to the records of the file, replacing those of the same scan, method, network and mask; `--merge` adds records of other
+files and measures nothing. `bench/accuracy_page.py` makes the documentation page from this file.
 """
 
 from __future__ import annotations
@@ -48,9 +47,9 @@ MULTI = Plan(accelerations=(2, 4, 6, 8), methods=("zero-filled", "grappa", "sens
 SINGLE = Plan(accelerations=(2,), methods=("zero-filled", "cs", "unrolled"), mask="random")
 #: Two coils unfold little.
 TWO = replace(MULTI, accelerations=(2, 3, 4))
-#: Two factors: with two slices a scan, and opponents tuned on each, these take the machine long enough.
+#: Two factors: with two slices per scan, and opponents tuned on each, these take long enough.
 SIMULATED = replace(MULTI, accelerations=(4, 8))
-#: Fully sampled raw scans that no training and no choice has seen: file, axes, array, plan.
+#: Fully sampled raw scans not used for training or choices: file, axes, array, plan.
 RAW: Mapping[str, tuple[str, str, str, Plan]] = {
     "gpunufft_brain_t2_4ch": ("public_test/gpunufft_brain_t2_4ch.npz", "coil,y,x", "", MULTI),
     "siemens_gre_phantom": ("formats/siemens_twix_gre_phantom.dat", "", "", TWO),
@@ -66,11 +65,11 @@ RAW: Mapping[str, tuple[str, str, str, Plan]] = {
         )
     },
 }  # fmt: skip
-#: What tells records apart.
+#: What distinguishes records.
 CASE = ("data", "scan", "method", "weights", "denoise", "acceleration", "mask", "acs", "seed")
-#: What networks are asked for: a full scan with its noise, and where the truth has none, also one without.
+#: Requested denoising of networks: a full scan with its noise; if the truth has none, also one without.
 WISHES = {"raw": (0.0,), "simulated": (0.0, 1.0)}
-#: The frozen analytic set: coils, matrix, slices, noise, seed of `recon.simulation.preset`.
+#: The fixed analytic set: coils, matrix, slices, noise, seed of `recon.simulation.preset`.
 ANALYTIC = {
     "head_4ch": (4, 192, 2, 0.02, 101),
     "head_8ch": (8, 256, 2, 0.02, 102),
@@ -80,7 +79,7 @@ ANALYTIC = {
 
 
 def raw_scans(folder: Path) -> dict[str, tuple[Callable[[], RawScan], Plan]]:
-    """Raw scans that are there, by name, each with what reads it and its plan."""
+    """The available raw scans by name, each with its reader and its plan."""
     found: dict[str, tuple[Callable[[], RawScan], Plan]] = {}
     for name, (file, axes, key, plan) in RAW.items():
         path = folder / file
@@ -96,13 +95,13 @@ def raw_scans(folder: Path) -> dict[str, tuple[Callable[[], RawScan], Plan]]:
 
 
 def analytic(name: str) -> simulation.Settings:
-    """The settings of a scan of the frozen analytic set: an exact head, coils by Biot-Savart's law, white noise."""
+    """The settings of a scan of the fixed analytic set: an exact head, coils by Biot-Savart's law, white noise."""
     coils, matrix, slices, noise, seed = ANALYTIC[name]
     return simulation.preset(coils=coils, matrix=matrix, slices=slices, noise=noise, seed=seed)
 
 
 def analytic_scans() -> dict[str, tuple[Callable[[], RawScan], Plan]]:
-    """The frozen analytic set by name."""
+    """The fixed analytic set by name."""
     return {
         n: ((lambda n=n: simulation.simulate(analytic(n))), SINGLE if v[0] == 1 else SIMULATED)
         for n, v in ANALYTIC.items()
@@ -110,7 +109,7 @@ def analytic_scans() -> dict[str, tuple[Callable[[], RawScan], Plan]]:
 
 
 def analytic_truth(settings: simulation.Settings) -> NDArray[np.float64]:
-    """|x| (slice, y, x) of exact, full k-space without noise, as the whitened coils see it: times √(Sᴴ Ψ⁻¹ S)."""
+    """|x| (slice, y, x) of exact, full k-space without noise, as seen by whitened coils: times √(Sᴴ Ψ⁻¹ S)."""
     image = simulation.truth(settings, band_limited=True).data
     maps = simulation.truth_maps(settings)
     white = np.linalg.solve(simulation.noise_factor(settings), maps.reshape(len(maps), -1)).reshape(maps.shape)
@@ -127,9 +126,9 @@ def run(
     denoise: float = 0.0,
     alone: bool = False,
 ) -> list[dict[str, Any]]:
-    """Records of some scans, those whose name holds one of the wanted words; `alone` of the network only.
+    """Records of the scans whose name contains one of the given words; `alone` of the network only.
 
-    `denoise` is in the records where it is not 0.
+    `denoise` is recorded if it is not 0.
     """
     chosen = {n: s for n, s in scans.items() if not options.scan or any(w in n for w in options.scan)}
     if not chosen:
@@ -147,7 +146,7 @@ def run(
 
 
 def adapted(plan: Plan, options: argparse.Namespace, weights: str = "", denoise: float = 0.0) -> Plan:
-    """The plan with what the command line says otherwise, and a network and what it is asked for."""
+    """The plan with the changes of the command line, and a network with its requested denoising."""
     if weights or denoise:
         solve = replace(plan.recipe.solve, weights=weights or "auto", denoise=denoise)
         plan = replace(plan, recipe=recipes.Recipe(solve=solve))
@@ -160,7 +159,7 @@ def adapted(plan: Plan, options: argparse.Namespace, weights: str = "", denoise:
 
 @dataclass(frozen=True)
 class Lead:
-    """How far a method is above another at one factor: means over `scans` that both have, and the least of them."""
+    """How far a method is above another at one factor: mean and minimum over the `scans` that both have."""
 
     other: str
     acceleration: float
@@ -172,7 +171,7 @@ class Lead:
 
 
 def leads(records: Sequence[Mapping[str, Any]], method: str = "unrolled") -> list[Lead]:
-    """How far a method is above each tuned opponent, within the body; records of one network alone."""
+    """How far a method is above each tuned opponent, within the body; records of one network only."""
     at = {(r["method"], r["acceleration"], r["scan"]): r for r in records if r["psnr"] is not None}
     found = []
     for other in OTHERS:
@@ -242,7 +241,7 @@ def main() -> None:
             found += made
             if not made:
                 continue
-            # What the first run measured of the opponents holds for all networks.
+            # Results of the opponents from the first run are valid for all networks.
             rivals = [r for r in found if r["method"] in OTHERS]
             mine = made if number == 0 else [*made, *rivals]
             print(

@@ -1,4 +1,4 @@
-"""The page of measured accuracy from the records of `bench/accuracy.py`.
+"""The page of measured accuracy, from the records of `bench/accuracy.py`.
 
 python bench/accuracy_page.py bench/results/accuracy.json docs/accuracy.md
 """
@@ -13,7 +13,7 @@ from accuracy import leads
 from opponents import OTHERS
 from records import Record, stored
 
-#: What methods are called, in the order of the tables.
+#: Names of the methods, in the order of the tables.
 NAMES = {
     "zero-filled": "zero-filled (`combine`)",
     "grappa": "`grappa`",
@@ -37,17 +37,17 @@ WHAT = {
 }
 
 
-#: A method, its weights if it has any, and the denoising that it was asked for.
+#: A method, its weights if it has any, and the requested denoising.
 Competitor = tuple[str, str | None, float]
 
 
 def competitor(r: Record) -> Competitor:
-    """What a record was measured of."""
+    """The competitor of a record."""
     return r["method"], r["weights"], r.get("denoise", 0.0)
 
 
 def competitors(records: Sequence[Record]) -> list[Competitor]:
-    """Methods that were measured, each network one of its own, in the order of the tables."""
+    """The measured methods, each network separately, in the order of the tables."""
     order = list(NAMES)
     return sorted(
         set(map(competitor, records)),
@@ -56,23 +56,23 @@ def competitors(records: Sequence[Record]) -> list[Competitor]:
 
 
 def called(method: str, weights: str | None, denoise: float = 0.0) -> str:
-    """What a table calls a method."""
+    """The name of a method in a table."""
     return f"`{method}` ({network(weights, denoise)})" if weights else NAMES.get(method, f"`{method}`")
 
 
 def network(weights: str, denoise: float) -> str:
-    """What a table calls a network."""
+    """The name of a network in a table."""
     return f"`{weights}`, denoise = {denoise:g}" if denoise else f"`{weights}`"
 
 
 def cell(record: Record | None) -> str:
-    """PSNR and SSIM, or that there are none."""
+    """PSNR and SSIM, or a note that there are none."""
     if record is None:
         return ""
     if record["failed"]:
         return "failed"
     psnr = "∞" if record["psnr"] is None else f"{record['psnr']:.1f}"
-    # Slices in which the classical image took the place of the network's.
+    # Slices in which the classical image replaced the network's.
     gave_way = f" ({record['fallbacks']} of {record['slices']} classical)" if record["fallbacks"] else ""
     return f"{psnr} / {record['ssim']:.3f}".replace(" 0.", " .") + gave_way
 
@@ -83,7 +83,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def by_factor(records: Sequence[Record]) -> list[str]:
-    """A scan at several acceleration factors: a row for each method."""
+    """A scan at several acceleration factors: one row per method."""
     at = {(*competitor(r), r["acceleration"]): r for r in records}
     factors = {r["acceleration"]: r["effective_acceleration"] for r in records if not r["failed"]}
     heads = ["method, PSNR / SSIM", *(f"R = {f:g} (effective {e:.2f})" for f, e in sorted(factors.items()))]
@@ -91,7 +91,7 @@ def by_factor(records: Sequence[Record]) -> list[str]:
 
 
 def by_scan(records: Sequence[Record]) -> list[str]:
-    """Several scans at one factor: a row for each of them."""
+    """Several scans at one factor: one row per scan."""
     at = {(r["scan"], *competitor(r)): r for r in records}
     methods = competitors(records)
     scans = dict.fromkeys(r["scan"] for r in records)

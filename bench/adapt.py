@@ -46,14 +46,14 @@ from recon.recipe import Recipe
 
 FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
 SEED = 900_000_000
-#: What makes a record another one; scans are raw, and seeds are of SIMULATED ones.
+#: What distinguishes records; scans are raw, and seeds are those of SIMULATED ones.
 CASE = ("scan", "weights", "acceleration", "mask", "acs", "seed", "noise_factor", "minutes", "slices")
 
 
 def psnr(network: unrolled.Unrolled, m: Measurement, full: Tensor) -> float:
     """PSNR of the network's magnitude inside the body."""
     x, t = unrolled.reconstruct(network, m).abs(), full.abs()
-    # Whitened by another estimate of the noise, all lines of a raw scan have another scale.
+    # With another estimate of the noise, whitening gives all lines of a raw scan another scale.
     t = t * ((x * t).sum() / t.square().sum())
     error = (x - t)[t > 0.1 * t.max()].square().mean()
     return float(10 * torch.log10(t.max() ** 2 / error))
@@ -92,7 +92,7 @@ def record(
 
 
 def adapted(loaded: weights.Loaded, slices: Sequence[tuple[Measurement, Tensor]], plan: adapt.Plan) -> dict[str, Any]:
-    """What an adaptation to slices, each beside its full image, did to held-out χ² and to their mean PSNR."""
+    """Effect of an adaptation to slices, each with its full image, on held-out χ² and on their mean PSNR."""
     made = adapt.adapt(loaded.network, [m for m, _ in slices], plan)
     before, after = (statistics.mean(psnr(n, m, full) for m, full in slices) for n in (loaded.network, made.network))
     return {
@@ -103,7 +103,7 @@ def adapted(loaded: weights.Loaded, slices: Sequence[tuple[Measurement, Tensor]]
 
 
 def said(r: Mapping[str, Any]) -> str:
-    """A record for a person."""
+    """A record as text."""
     of = f"told {r['noise_factor']:g} of the noise, seed {r['seed']}" if "seed" in r else f"{r['scan']}, {r['mask']}"
     return (
         f"{r['weights']}, {of}, R = {r['acceleration']:g}: held-out χ² {r['held_before']:.3f} → {r['held_after']:.3f}, "

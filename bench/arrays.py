@@ -1,4 +1,4 @@
-"""Arrays of a case as torch sees them, wherever they are."""
+"""Arrays of a case as torch tensors, on any device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def tensor(a: Any) -> Any:
-    """A tensor on the memory of a NumPy array; a tensor, on whatever device, as it is."""
+    """A tensor on the memory of a NumPy array; an existing tensor, on any device, is returned."""
     import torch
 
     return a if isinstance(a, torch.Tensor) else torch.from_numpy(a)

@@ -1,4 +1,4 @@
-"""What a case of the benchmark is, and one measurement of it: ours and the peers, one after the other."""
+"""A case of the benchmark, and one measurement of it: recon and the peers, one after the other."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 HERE = Path(__file__).resolve().parent
-#: The environment that `make bench-peers` makes.
+#: The environment created by `make bench-peers`.
 PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
 
 Array = NDArray[Any]
 Data = dict[str, Array]
 Settings = Mapping[str, Any]
 
-#: A peer counts as equally accurate when its error is at most this many times ours, or below the case's floor.
+#: A peer counts as equally accurate if its error is at most this many times recon's, or below the case's floor.
 SLACK = 1.25
 
 
 @dataclass(frozen=True)
 class Case:
-    """A task with sizes, common data, ours and its peers.
+    """A task with sizes, common data, recon's function and the peers.
 
-    `module` holds our `function(data, settings)`; each peer's file holds a function of the case's `task`. `data(size,
-    folder)` makes the arrays that all of them read, and the settings. `error(data, settings, result, witness)` judges a
-    result, and `measure` says in words by what; `more` adds figures. Errors below `floor` count as equal. Peers stand
-    from the one that is expected to be fastest to the slowest; `slow` tells which are left out at a size, and why.
-    `target` is the ratio to reach, `target_s` the seconds.
+    `module` holds recon's `function(data, settings)`; each peer's file holds a function for the case's `task`.
+    `data(size, folder)` makes the arrays that all of them read, and the settings. `error(data, settings, result,
+    witness)` measures the error of a result, and `measure` describes it in words; `more` adds figures. Errors below
+    `floor` count as equal. Peers are listed from the one expected to be fastest to the slowest; `slow` says which are
+    left out at a size, and why. `target` is the ratio to reach, `target_s` the seconds.
     """
 
     name: str
@@ -61,22 +61,22 @@ class Case:
     more: Callable[[Data, Settings, Array], dict[str, float]] | None = None
 
 
-#: Peers that two BLAS threads slow down by far, on their many small systems of equations: they get one.
+#: Peers that are much slower with two BLAS threads, because of their many small linear systems: they get one.
 ONE_THREAD = ("pygrappa", "pygrappa_grappa")
 
 
 def python_of(peer: str) -> str:
-    """The interpreter that runs a peer: that of the peers' environment, or ours where there is none."""
+    """The interpreter that runs a peer: that of the peers' environment, or recon's if there is none."""
     return sys.executable if peer == "ours" or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The same for everybody: a fixed number of threads, and waiting threads that leave the processor alone."""
+    """The same for all: a fixed number of threads, which do not spin while waiting."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
     return {**os.environ, **{f"{n}_NUM_THREADS": str(threads) for n in names}, "OMP_WAIT_POLICY": "passive"}
 
 
-#: Seconds that a worker may take to import and to prepare, untimed.
+#: Seconds that a worker may take for imports and preparation, untimed.
 PREPARING = 1200.0
 
 
@@ -92,9 +92,9 @@ def worker(
     hurry: bool,
     limit: float,
 ) -> dict[str, Any]:
-    """Seconds, MiB, versions, result and witness of one worker; {why_not} where it failed.
+    """Seconds, MiB, versions, result and witness of one worker; {why_not} if it failed.
 
-    A first run that is not done after `limit` seconds is ended, and `more_than_s` says how long it had gone on.
+    A first run that is not finished after `limit` seconds is ended, and `more_than_s` states how long it had run.
     """
     out = folder / f"result_{peer}"
     threads = 1 if peer in ONE_THREAD else threads
@@ -120,9 +120,9 @@ def worker(
 
 
 def bounded(command: list[str], started: Path, limit: float, **more: Any) -> int | dict[str, Any]:
-    """Exit status of a command, or how long it had gone on since it made the file `started` when it was ended.
+    """Exit status of a command; if it was ended, how long it had run since it created the file `started`.
 
-    With it end the processes that it started: a peer's command that went on would slow the next peer.
+    Its child processes are ended, too: a peer's command that kept running would slow down the next peer.
     """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **more)
     began = time.monotonic()
@@ -143,12 +143,12 @@ def bounded(command: list[str], started: Path, limit: float, **more: Any) -> int
 
 
 def scratch() -> Path:
-    """A new folder, in memory where the machine has such a place."""
+    """A new folder, in memory if possible."""
     return Path(tempfile.mkdtemp(prefix="recon-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
 
 def machine() -> str:
-    """Processor, number of cores and the widest vectors: the same name is sold with and without AVX-512."""
+    """Processor, number of cores and the widest vectors: one name is sold with and without AVX-512."""
     name, wide = platform.processor() or platform.machine(), ""
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -170,10 +170,10 @@ def measure(
     hurry: bool = False,
     limit: float = 1200,
 ) -> dict[str, Any]:
-    """One record: ours, every peer with its time, error and memory or the reason why not, and the ratio.
+    """One record: recon, every peer with its time, error and memory or the reason for its absence, and the ratio.
 
-    In a hurry, peers that are slower than another by far are run once, without a warm-up. `limit` bounds the seconds
-    of everybody's runs.
+    With `hurry`, peers that are much slower than another are run once, without a warm-up. `limit` bounds the seconds of
+    each one's runs.
     """
     folder = scratch()
     try:
@@ -223,11 +223,11 @@ def _judged(case: Case, data: Data, settings: Settings, said: dict[str, Any]) ->
 def record(
     case: Case, label: str, size: Settings, rows: dict[str, dict[str, Any]], versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The fields of a record; `ratio` is the fastest equally accurate peer's median over ours.
+    """The fields of a record; `ratio` is the median time of the fastest equally accurate peer over recon's.
 
-    Where a peer was ended before it was done and before any other was, the ratio is the one to its time so far, and
-    `ratio_is_at_least` says that it may be higher. "loop" is a plain torch loop, nobody's package: it has its own ratio
-    and never counts as the fastest peer.
+    If a peer was ended before it finished, and no other had finished, the ratio uses its time so far, and
+    `ratio_is_at_least` says that it may be higher. "loop" is a plain torch loop rather than a package: it has a
+    separate ratio and never counts as the fastest peer.
     """
     ours, peers = rows["ours"], {n: r for n, r in rows.items() if n != "ours"}
     out: dict[str, Any] = {"case": case.name, "size": {"name": label, **size}, "device": "cpu"}

@@ -1,8 +1,8 @@
-"""How often clipped samples are seen, and good scans called clipped: `recon.prepare.clipped` on simulated raw scans.
+"""How often clipped samples are detected, and good scans misjudged: `recon.prepare.clipped` on simulated raw scans.
 
     python bench/clipping.py --seeds 12 --json bench/results/clipping.json
 
-SIMULATED scans of the gallery (`gallery_scans`), 8 coils, noise 1 % of the peak, 12 bits or floats. The receiver stops
+SIMULATED scans of the gallery (`gallery_scans`), 8 coils, noise 1 % of the peak, 12 bits or floats. The receiver clips
 at a share of the largest real or imaginary part of all channels; 1 is a good scan.
 """
 
@@ -29,7 +29,7 @@ SEED = 900
 
 
 def received(scan: RawScan, share: float, bits: int) -> RawScan:
-    """The scan as a receiver stores it that stops at a share of the largest part, with so many bits or as floats."""
+    """The scan as stored by a receiver that clips at a share of the largest part, in so many bits or as floats."""
     x = scan.samples.read(np.arange(len(scan.lines)))
     parts = np.stack([x.real, x.imag])
     top = share * np.abs(parts).max()

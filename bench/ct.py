@@ -3,10 +3,10 @@
     python bench/ct.py ct-base ct-small
     python bench/ct.py FOLDER --slices 4 --doses 0.25 0.1
 
-Fixed strengths stand beside the rule of `recon.ct.strength`, which follows the noise; the last lines say which of its
-two numbers have the best mean PSNR. Noise is simulated in projections. The slices are references with noise of their
-own, which a network takes away and is charged for; at a strength below 1 more of it stays. What is coarse stays at
-every strength, as `ct.coarse` has it. Nothing here looks at public_test.
+Fixed strengths are compared with the rule of `recon.ct.strength`, which depends on the noise; the last lines state
+which values of its two numbers have the best mean PSNR. Noise is simulated in projections. The slices are references
+with their own noise. A network removes it, which counts as an error; at a strength below 1 more of it stays. Coarse
+detail stays at every strength, as `ct.coarse` says. public_test is not used here.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from recon.io.read import read
 from recon.recipe import CT
 
 STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-#: Numbers of the rule that are tried: the least share, and the noise in HU that may be left.
+#: Values of the rule's numbers that are tried: the smallest share, and the noise in HU that may remain.
 LEAST, LEFT = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9), (5.0, 7.5, 10.0, 12.5, 15.0, 20.0, 25.0, 30.0, 40.0, math.inf)
-#: The rule's numbers are not moved for less than this, in dB: scans differ by more.
+#: The rule's numbers are not changed for less than this, in dB: scans differ by more.
 TIE = 0.02
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         photons = ct.own_dose(reference, voxel, "parallel")
         own = ct_measures.uniform(reference, 15)
         for dose in (1.0, *options.doses):
-            # The slice as it came, whose noise must fall, then lower doses, whose error must.
+            # The unchanged slice, whose noise must fall, then lower doses, whose error must fall.
             noisy = reference if dose == 1 else ct.low_dose(reference, voxel, dose, options.seed, photons=photons)
             for name, run in nets.items():
                 made = run(noisy)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 class Moments:
-    """What the PSNR of blends depends on: ‖y + s(x − y) − r‖² = a + 2sb + s²c over the body, slice by slice."""
+    """The terms of the PSNR of blends: ‖y + s(x − y) − r‖² = a + 2sb + s²c over the body, slice by slice."""
 
     def __init__(self, noisy: ct_measures.Slices, made: ct_methods.Made, reference: ct_measures.Slices) -> None:
         body = reference > -900
@@ -95,15 +95,15 @@ class Moments:
 
 
 def advise(found: dict[str, list[Moments]]) -> None:
-    """Say which numbers of the rule are best over all networks, scans and doses, each counted alike."""
+    """Print which numbers of the rule are best over all networks, scans and doses with equal weights."""
     rows = [m for several in found.values() for m in several]
     print(f"\n{'rule, mean PSNR':24} " + "  ".join(f"≤{left:4g} HU" for left in LEFT))
     grid = {(least, left): mean([m.ruled(least, left) for m in rows]) for least in LEAST for left in LEFT}
     for least in LEAST:
         print(f"least share {least:<12g} " + "  ".join(f"{grid[least, left]:8.3f}" for left in LEFT))
     top = max(grid.values())
-    # Of equals the one that leaves most texture in faint noise, then the least noise: noise of the references' own, for
-    # whose removal a network is charged, speaks for leaving more in than is best.
+    # Among equals the one that leaves most texture in weak noise, then the least noise: the references' own noise,
+    # whose removal counts against a network, favours leaving more in than is best.
     best = min(g for g in grid if grid[g] >= top - TIE)
     now = mean([m.ruled(strength.LEAST, strength.LEFT) for m in rows])
     print(f"now LEAST, LEFT = {strength.LEAST:g}, {strength.LEFT:g}: {now:.3f} dB; the best {top:.3f} dB")
@@ -129,7 +129,7 @@ def discs(nets: dict, doses: list[float]) -> None:
 
 
 def mixed(before: ct_measures.Slices, after: ct_measures.Slices, shares: list[float]) -> ct_measures.Slices:
-    """Slices (z, y, x) of which each share of what was taken away stays away."""
+    """Slices (z, y, x) blended with each share of what was removed."""
     return np.asarray(before + np.float32(shares)[:, None, None] * (after - before))
 
 

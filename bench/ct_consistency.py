@@ -1,15 +1,15 @@
-"""Whether rays that have a say in a network's image pay: PSNR and χ² of CT projections with and without them.
+"""Whether using rays inside a network pays: PSNR and χ² of CT projections with and without them.
 
     python bench/ct_consistency.py ct-small --size 160
     python bench/ct_consistency.py --table                # from what was measured
     python bench/ct_consistency.py ct-small --windows
     python bench/ct_consistency.py ct-small --observer
 
-x_FBP with the window shepp-logan, the network, and the network with `ct.consistency = "rays"`
-(recon/nets/denoiser.py), each at the default strength, against what was projected. The phantom's integrals are exact;
-validation slices are projected from pixels half as wide as those that are reconstructed, so that the operator is not
-its own judge. What counts are slices (of the phantom, draws of the noise): means stand with intervals over those of one
-scan, which say nothing of other scans.
+x_FBP with the window shepp-logan, the network, and the network with `ct.consistency = "rays"` (recon/nets/denoiser.py),
+each at the default strength, compared with what was projected. The phantom's integrals are exact. Validation slices are
+projected from pixels half as wide as those reconstructed, so that the operator is not tested on its own data.
+Statistics are over slices (for the phantom, draws of the noise): intervals are over the slices of one scan and say
+nothing about other scans.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from recon.recipe import CT
 from recon.simulation import ct_scan
 from recon.solve.fbp import fbp
 
-#: Views of a turn and photons in air of the scans.
+#: Views per turn and photons in air of the scans.
 SCANS = ((480, 2e5), (480, 2e4), (90, 2e5))
 OUT = Path(__file__).parent / "results/ct-consistency.json"
 CASE = ("weights", "size", "scan", "slice", "views", "photons")
@@ -52,7 +52,7 @@ NAMES = {"phantom": "phantom", "invesalius_head_ct": "head", "totalseg_heart_cta
 
 
 def scans(data: Path, n: int, count: int) -> Iterator[tuple[dict[str, Any], Tensor, CTProjections]]:
-    """What a scan is, what is projected in HU, and a scan of it with a curved detector."""
+    """Name of a scan, the projected HU, and a scan of it with a curved detector."""
     volumes = []
     for path in sorted((data / "validation").glob("*ct*.nii.gz")):
         x, voxel = ct.chosen(read(path), count)  # type: ignore[arg-type]
@@ -77,20 +77,20 @@ def scans(data: Path, n: int, count: int) -> Iterator[tuple[dict[str, Any], Tens
 
 
 def inside(x: np.ndarray) -> np.ndarray:
-    """Air beyond the circle within the picture, as it is projected."""
+    """The image with air outside the circle, as it is projected."""
     n = x.shape[-1]
     r = np.hypot(*(np.mgrid[:n, :n] - (n - 1) / 2))
     return np.where(r < n / 2, x, -1000).astype(np.float32)
 
 
 def seen(hu: Tensor, truth: Tensor, data: prepare.Projected, A: Xray) -> tuple[float, float]:
-    """PSNR of an image in the body, and χ², what it leaves of the rays."""
+    """PSNR of an image in the body, and its χ² with the rays."""
     error = float((hu - truth)[truth > -900].square().mean())
     return 20 * math.log10(RANGE) - 10 * math.log10(error), float(misfit(hu, data, A, WATER))
 
 
 def page(records: Sequence[Record]) -> list[str]:
-    """Rows of the documentation for each matrix, in the order of SCANS."""
+    """Table rows of the documentation for each matrix, in the order of SCANS."""
     rows = []
     cases = dict.fromkeys((r["size"], r["views"], r["photons"], r["scan"]) for r in records)
     for case in sorted(cases, key=lambda c: (c[0], SCANS.index(c[1:3]), list(NAMES).index(c[3]))):
@@ -106,7 +106,7 @@ def page(records: Sequence[Record]) -> list[str]:
 
 
 def observer(denoise: Callable[..., tuple[Tensor, float]], contrast: float = 15.0, count: int = 4) -> None:
-    """d′ of discs of 5 pixels radius, and where the transfer at rims of bone and of a faint rod falls to half."""
+    """d′ of discs with 5 pixels radius, and where the transfer at rims of bone and of a faint rod falls to one half."""
     absent, present, places, rods = ct_measures.phantom(contrast)
     bone, faint = ([ct_measures.Rod(k, r.y, r.x, r.radius) for k in range(count)] for r in rods)
     for views, photons in SCANS[:2]:

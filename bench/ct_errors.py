@@ -3,15 +3,15 @@
     python bench/ct_errors.py ct-base --doses 0.25 0.1
     python bench/ct_errors.py --table                      # from what was measured
 
-Validation slices at a share of their own dose, several draws of the noise each. By region of the reference (bone, soft
-tissue, lung and fat; near edges or not): the error of what came in and of what is written, the latter as the noise of
-the dose that is still in it (what differs from draw to draw) and as what all draws have in common (edges that were
-smoothed, and noise of the reference's own that was taken away, for which a denoiser is charged).
+Validation slices at a share of their own dose, with several draws of the noise. By region of the reference (bone, soft
+tissue, lung and fat; near edges or not): the error of the input and of the output. The error of the output is divided
+into two parts. The noise that remains is what differs from draw to draw. The other part is common to all draws:
+smoothed edges, and removed noise of the reference itself, which counts against a denoiser.
 
-Beside it what anybody could reach against references with noise of their own (`recon.accuracy.ct_bound`), and what
-weights for what the network takes away would gain if they were fitted to the reference itself: one, one for each
-octave, for each region, and both. What counts are slices: every number is a slice's, its pixels taken together, and
-means stand with intervals over slices of one scan, which say nothing of other scans.
+In addition, the best possible result against references with noise of their own (`recon.accuracy.ct_bound`), and the
+gain from weights for the removed part that are fitted to the reference itself: one, one per octave, one per region, and
+both. Statistics are over slices: every number belongs to a slice, its pixels taken together. Intervals are over slices
+of one scan and say nothing about other scans.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from recon.nets.unrolled import Unrolled
 from recon.prepare import image_noise
 from recon.recipe import CT
 
-#: Standard deviations in pixels of the Gaussians between which octaves lie, and settings of `ct.coarse` that are tried.
+#: Standard deviations in pixels of the Gaussians that separate octaves, and values of `ct.coarse` that are tried.
 WIDTHS, COARSE = (1.0, 2.0, 3.0, 5.0, 9.0), (0.0, 2.0, 3.0, 5.0)
 FEW = 200
 OUT = Path(__file__).parent / "results/ct-errors.json"
 CASE = ("weights", "scan", "dose", "slice", "region")
 HEAD, NAMES = "invesalius_head_ct", {"invesalius_head_ct": "head", "totalseg_heart_cta_1p5mm": "heart"}
-#: What a page shows beside what came in, as gains.
+#: Gains that a page shows besides the input.
 GAINS = ("written_dB", "noiseless_dB", "bound_dB", "one weight", "by octave", "by region", "by both")
 
 
 def regions(r: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks of slices (z, y, x) that share out the body; the edges are its steepest seventh and what touches them."""
+    """Masks of slices (z, y, x) that divide the body; the edges are its steepest seventh and the pixels next to it."""
     body = r > -900
     smooth = np.stack([ndimage.gaussian_filter(x, 1.0) for x in r])
     slope = np.stack([np.hypot(*np.gradient(x)) for x in smooth])
@@ -71,13 +71,13 @@ def octaves(d: np.ndarray) -> list[np.ndarray]:
 
 
 def fitted(parts: list[np.ndarray], error: np.ndarray, where: np.ndarray) -> float:
-    """Sum of squares left of an error by the best weights of the parts, draws (n, z, y, x) alike."""
+    """Sum of squares of an error after subtracting the best-weighted parts, the same for all draws (n, z, y, x)."""
     a, b = np.stack([p[:, where].ravel() for p in parts], 1).astype(np.float64), -error[:, where].ravel()
     return float(np.square(b - a @ np.linalg.lstsq(a.T @ a, a.T @ b, rcond=None)[0]).sum() / len(error))
 
 
 def one(network: Unrolled, r: np.ndarray, noisy: np.ndarray) -> list[dict[str, Any]]:
-    """What a slice (y, x) shows at a dose, several draws (n, y, x): one record of all of it, one of each region."""
+    """A slice (y, x) at a dose with several draws (n, y, x): one record of the whole, one of each region."""
     flat = torch.from_numpy(noisy)
     noise = image_noise.measured(flat)
     shown = torch.cat(
@@ -124,7 +124,7 @@ def psnr(square: float) -> float:
 
 
 def page(records: Sequence[Record]) -> list[str]:
-    """Rows of the documentation: regions of the head at a quarter of its dose, then every scan and dose."""
+    """Table rows of the documentation: regions of the head at a quarter of its dose, then every scan and dose."""
     rows = []
     for name in dict.fromkeys(r["region"] for r in records if r["region"] != "all"):
         mine = [r for r in records if (r["scan"], r["dose"], r["region"]) == (HEAD, 0.25, name)]

@@ -1,15 +1,14 @@
 """Denoised CT slices of reconstructions that the networks were not trained on: sharp and very smooth kernels, thin
-slices, iterative texture, coarse blotches, larger matrices, fillings.
+slices, iterative texture, coarse blotches, larger matrices, padding.
 
     python bench/ct_kernels.py ct-small --slices 1
 
-A slice with the noise of a quarter of its dose (filtered backprojection, Hann), and what other reconstructions
-would make of that noise: Hann's window undone, slices half as thick, a Gaussian low-pass, total variation blended in by
-60 and 90 %, the same interpolated to finer pixels, and filled outside of a circle; and blotches of 3 pixels that no
-filtered backprojection makes.
-Printed: the noise that was added and the estimate (which holds the scan's own too), PSNR before, after, and denoised
-whole whatever the evidence says (`trust.fallback = false`), the evidence, with the least share that was denoised, and
-slices that came back as they were. Nothing is chosen by it.
+A slice with the noise of a quarter of its dose (filtered backprojection, Hann), and what other reconstructions would
+make of that noise: Hann's window undone, slices half as thick, a Gaussian low-pass, total variation blended in by 60
+and 90 %, the same interpolated to finer pixels, and padded outside a circle; and blotches of 3 pixels that no filtered
+backprojection makes. Printed are the added noise and the estimate (which includes the scan's own); PSNR before, after,
+and denoised at the full share regardless of the evidence (`trust.fallback = false`); the evidence, with the smallest
+share that was denoised; and unchanged slices. Nothing is chosen here.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""What denoising gains, and where it does harm: CT slices of many kinds, by the noise that is found in them.
+"""What denoising gains, and where it does harm: CT slices of many kinds, by the estimated noise.
 
     python bench/ct_kinds.py
     python bench/ct_kinds.py --table                      # from what was measured
 
 Three neighbouring slices at two places of each scan of `train` and `validation` (chest, pelvis, head, heart) get noise
-of projections at a half, a quarter and a tenth of their dose, independent from slice to slice; and the same noise is
-added to quiet references, the slices after total variation. Slice and reference alike are then what other
-reconstructions, grids and fillings would make of them (`kinds`). Whether a kind loses is read off the quiet reference:
-a slice as it came has noise of its own, for whose removal a denoiser is charged, and beside its gain stands that of
-somebody who knew the slice without any noise (`recon.accuracy.ct_bound`). Printed are the noise that was added (robust,
-in soft tissue), the estimate, and gains over what came in, the worst first. PSNR is that of all six slices over the
-body. All is simulated.
+of projections at a half, a quarter and a tenth of their dose, independent from slice to slice. The same noise is added
+to quiet references, the slices after total variation. Slice and reference alike are then changed as other
+reconstructions, grids and padding would (`kinds`). Whether a kind loses is decided on the quiet reference: an unchanged
+slice has its own noise, whose removal counts against a denoiser. Its gain is shown beside that of a perfect image
+without noise (`recon.accuracy.ct_bound`). Printed are the added noise (robust, in soft tissue), the estimate, and gains
+over the input, the worst first. PSNR is that of all six slices over the body. Everything is simulated.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ from recon.recipe import CT, Recipe
 CPU = torch.device("cpu")
 OUT = Path(__file__).parent / "results/ct-kinds.json"
 CASE = ("weights", "scan", "reference", "kind", "dose")
-#: What noise is added to: the slice as it came, whose own noise a denoiser is charged for, or a quiet one.
+#: What noise is added to: the original slice, whose own noise counts against a denoiser, or a quiet one.
 REFERENCES = ("as it came", "quiet")
 DOSES, PLACES = (0.5, 0.25, 0.1), (0.3, 0.7)
-#: Gain in dB below which a kind has lost.
+#: Gain in dB below which a kind counts as lost.
 HARM = -0.1
 SCANS = {
     "chest": ("train", "fnndsc_chest_ct"),
@@ -55,7 +54,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def scans(data: Path, names: Sequence[str]) -> Iterator[tuple[str, list[np.ndarray], float]]:
-    """Name, groups of five neighbouring slices in HU (the outer two for thicker slices) and pixel in mm."""
+    """Name, groups of five neighbouring slices in HU (the outer two for thicker slices) and pixel size in mm."""
     for name in names:
         folder, start = SCANS[name]
         (path,) = (data / folder).glob(start + "*.nii.gz")
@@ -98,14 +97,14 @@ def kinds(r: np.ndarray, y: np.ndarray, voxel: float) -> Iterator[tuple[str, Pai
 
 
 def quiet(r: np.ndarray) -> np.ndarray:
-    """Slices with little of their noise, by total variation slice by slice, which knows no network."""
+    """Slices with little of their noise, by total variation slice by slice, independent of any network."""
     plan = Recipe()
     whole = replace(plan, solve=replace(plan.solve, tv=0.35), ct=CT(strength=1.0, coarse=0.0))
     return total_variation(r, whole, CPU, silent, "").data
 
 
 def pairs(data: Path, names: Sequence[str], doses: Sequence[float]) -> Iterator[tuple[str, str, str, float, Pair]]:
-    """Scan, reference, kind, dose and the pairs of both places one after the other."""
+    """Scan, reference, kind, dose and the pairs of both places, one after the other."""
     for name, groups, voxel in scans(data, names):
         for dose, reference in itertools.product(doses, REFERENCES):
             made = []
@@ -119,7 +118,7 @@ def pairs(data: Path, names: Sequence[str], doses: Sequence[float]) -> Iterator[
 
 
 def one(r: np.ndarray, y: np.ndarray, plan: Recipe) -> dict[str, Any]:
-    """What a kind shows: noise in HU and gains in dB."""
+    """Results for a kind: noise in HU and gains in dB."""
     soft = (r > -200) & (r < 250)
     added = 1.4826 * float(np.median(np.abs((y - r)[soft])))
     half = len(y) // 2
@@ -140,7 +139,7 @@ def one(r: np.ndarray, y: np.ndarray, plan: Recipe) -> dict[str, Any]:
 
 
 def verdicts(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Scan, kind and dose with the record of the quiet reference, which decides, and beside it that as it came."""
+    """Scan, kind and dose with the record of the quiet reference, which decides, and that of the original one."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for r in records:
         found.setdefault((r["scan"], r["kind"], r["dose"]), {})[r["reference"]] = r
@@ -175,7 +174,7 @@ def shown(records: Sequence[Record]) -> list[str]:
 
 
 def page(records: Sequence[Record]) -> list[str]:
-    """Rows of the documentation: by scan and dose the mean gain, kinds that lose, the worst, and what came as it is."""
+    """Table rows of the documentation: by scan and dose the mean gain, losing kinds, the worst, unchanged slices."""
     rows = []
     doses = sorted({r["dose"] for r in records}, reverse=True)
     for scan, dose in itertools.product(SCANS, doses):

@@ -3,11 +3,11 @@
     python bench/ct_means.py ct-base
     python bench/ct_means.py --table                       # from what was measured
 
-The validation head as it came and means of 5 and 9 of its slices, 1.5 mm apart, to which the same noise of projections
-is added: that of a share of the dose of the slice in the middle. The mean is picture and reference alike, so that what
-differs is how much of its own noise a denoiser can be charged for; it is blurred along z, as a thicker slice is, and
-edges that lie aslant are softer in it. The filters are tuned on the middle one of the slices.
-Every number is a slice's, and means stand with intervals over slices of one scan, which say nothing of other scans.
+The original validation head, and means of 5 and 9 of its slices, 1.5 mm apart. The same noise of projections is added
+to all: that of a share of the dose of the middle slice. The mean is image and reference alike, so only the part of its
+own noise that can count against a denoiser differs. It is blurred along z like a thicker slice, and oblique edges are
+softer in it. The filters are tuned on the middle one of the slices. Every number belongs to a slice; intervals are over
+slices of one scan and say nothing about other scans.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 def means(volume: np.ndarray, places: Sequence[int], count: int) -> np.ndarray:
-    """Of a volume (z, y, x) the means of so many slices around each place, not below air."""
+    """Means of `count` slices around each place of a volume (z, y, x), not below air."""
     around = [volume[k - count // 2 : k + count // 2 + 1] for k in places]
     return np.stack([np.maximum(a, -1000).mean(0, dtype=np.float64) for a in around]).astype(np.float32)
 
@@ -60,7 +60,7 @@ def measured(weights: str, reference: np.ndarray, added: np.ndarray) -> list[Rec
 
 
 def page(records: Sequence[Record]) -> list[str]:
-    """Rows of the documentation, a dose and a number of slices in each: what came in, and gains over that."""
+    """Table rows of the documentation, each with a dose and a number of slices: the input, and gains over it."""
     rows = []
     methods = (*ct_methods.CLASSICAL, *STRENGTHS)
     for dose, count in dict.fromkeys((r["dose"], r["mean"]) for r in records):

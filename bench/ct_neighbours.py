@@ -3,7 +3,7 @@
     python bench/ct_neighbours.py ct-small
     python bench/ct_neighbours.py --table                 # from what was measured
 
-No network is trained: what one makes of three slices is put together in several ways.
+No network is trained: the results of one network on three slices are combined in several ways.
 
     mean       denoised slices, weighted by how far they agree: w_j = exp(−⟨x̂_j − x̂⟩² / 2 (H s)²), ⟨⟩ over 5 × 5
                pixels, s the robust deviation of such means over the slice
@@ -12,12 +12,12 @@ No network is trained: what one makes of three slices is put together in several
     wiener     the network sees y + Σ_b w_b D_b over octaves b of D, the mean of the neighbours less the slice, with
                w_b = (n_b / 1.5) / (n_b + p_b): p_b the local power of D_b, n_b what it is where there is noise alone
 
-Validation volumes with slices 1.5 mm apart, at ¼ and ⅒ of their dose with noise of projections that is independent
-from slice to slice, as a scanner's nearly is; and the same of slices that were denoised first and stand for the truth,
-which charges nobody for a reference's own noise. Measured: PSNR of the middle slice as it is written, and of discs in a
-phantom that goes on along z how much of their contrast stays where they are in one slice alone and where they go
-through all, how much appears in a slice beside them, and d′ of those in one slice. What counts are slices: gains stand
-with intervals over slices of one scan, which say nothing of other scans.
+Validation volumes with slices 1.5 mm apart, at ¼ and ⅒ of their dose with noise of projections that is independent from
+slice to slice, as a scanner's nearly is. The same is done for slices that were denoised first and serve as truth, so
+that no reference noise counts as an error. Measured are: PSNR of the middle output slice; the remaining contrast of
+discs in a phantom that is constant along z, in one slice only or through all of them; how much appears in a
+neighbouring slice; and d′ of discs in one slice. Statistics are over slices: intervals are over slices of one scan and
+say nothing about other scans.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from recon.recipe import CT
 
 WAYS = [("alone", 0.0), ("mean", 0.2), ("residual", 1.0), ("before", 0.5), ("wiener", 0.0)]
 DISC, REALISATIONS = 15.0, 4
-#: Gaussians in pixels between which octaves of a difference lie, and the windows of their local powers.
+#: Gaussians in pixels that separate octaves of a difference, and the windows of their local powers.
 WIDTHS, WINDOWS = (1.0, 2.0, 4.0), (1.5, 2.0, 3.0, 5.0)
 OUT = Path(__file__).parent / "results/ct-neighbours.json"
 CASE = ("weights", "scan", "truth", "slice", "dose", "way", "H")
@@ -54,7 +54,7 @@ Way = tuple[str, float]
 
 
 def written(network: Unrolled, y: Tensor) -> tuple[Tensor, Tensor, list[float]]:
-    """Slices (z, y, x) as the network shows them, as they are written, and their noise."""
+    """The network's slices (z, y, x), the output slices, and their noise."""
     shown, out, levels = [], [], []
     for one in y:
         noise = image_noise.measured(one[None])
@@ -99,19 +99,19 @@ def middle(
     merged = wiener(y, k) if how == "wiener" else (agreement(shown, k, height) * y).sum(0)
     noise = image_noise.measured(merged[None])
     x = denoiser.denoised(network, merged[None], noise.level, noise.texture)[0]
-    # Of the slice's own noise as much is left in as without neighbours.
+    # As much of the slice's own noise is left in as without neighbours.
     return strength.written(y[k], x, CT(), levels[k])
 
 
 def wiener(y: Tensor, k: int) -> Tensor:
-    """Slice k of slices (z, y, x) moved towards the mean of its neighbours, octave by octave where they agree."""
+    """Slice k of slices (z, y, x) moved towards the mean of its neighbours, octave by octave, where they agree."""
     d, soft, out = (y[k - 1] + y[k + 1]) / 2 - y[k], y[k] > -300, y[k].clone()
     coarser = [d, *(strength.smoothed(d, w) for w in WIDTHS), torch.zeros_like(d)]
     for fine, coarse, window in zip(coarser, coarser[1:], WINDOWS):
         band = fine - coarse
         power = strength.smoothed(band * band, window)
-        # Local powers of noise scatter, and lie above it where anatomy differs; of noise in the mean of two less a
-        # third, two thirds are what is gained by leaving it.
+        # Local powers of noise vary, and are higher where anatomy differs. The mean of two noises has less power by a
+        # third, and two thirds are gained by leaving it.
         noise = power[soft].quantile(0.3) / 0.8
         out += noise / 1.5 / (noise + power) * band
     return out
@@ -141,7 +141,7 @@ def scans(network: Unrolled, about: Record, data: Path, ways: list[Way], count: 
 
 
 def observed(network: Unrolled, about: Record, ways: list[Way]) -> Iterator[Record]:
-    """What is left of discs of several widths, and d′ of discs of 15 HU and 10 pixels in one slice, in each way."""
+    """Remaining contrast of discs of several widths, and d′ of discs of 15 HU and 10 pixels in one slice."""
     absent, present, places, _ = ct_measures.phantom(DISC)
     flat = np.concatenate([absent] * 3)
     for dose in (0.25, 0.1):
@@ -155,7 +155,8 @@ def observed(network: Unrolled, about: Record, ways: list[Way]) -> Iterator[Reco
                 "one": flat + noise + np.concatenate([none, disc, none]),
                 "all": flat + noise + disc,
                 "beside": flat + noise + np.concatenate([none, none, disc]),
-                # The observer's pairs have noise of their own; what stays and appears is told by the same noise.
+                # The observer's pairs have independent noise; remaining and leaked contrast are measured with equal
+                # noise.
                 "seen": np.concatenate([absent, present, absent]) + other,
             }
             for kind, stack in stacks.items():
@@ -174,7 +175,7 @@ def observed(network: Unrolled, about: Record, ways: list[Way]) -> Iterator[Reco
 
 
 def page(records: Sequence[Record]) -> list[str]:
-    """Rows of the documentation: gains of each way over a slice alone, then what is left of discs."""
+    """Table rows of the documentation: gains of each way over a single slice, then the remaining contrast of discs."""
     rows, ways = [], list(dict.fromkeys((r["way"], r["H"]) for r in records))
     psnr = {tuple(r.get(k) for k in CASE[1:]): r["psnr"] for r in records if r["scan"] != "phantom"}
     for scan, truth, dose in dict.fromkeys((r["scan"], r.get("truth"), r["dose"]) for r in records):

@@ -1,10 +1,10 @@
-"""How well the noise that is estimated from a CT image agrees with noise that was added to it.
+"""How well the noise estimated from a CT image agrees with the noise that was added to it.
 
     python bench/ct_noise.py
 
-Noise of projections at known doses and of known spectra is added to the analytic phantom, which has none, and to
-validation slices, whose own is counted in by its share (the estimate of the slice as it came, in quadrature). The truth
-is the robust standard deviation of the added noise over soft tissue. Printed is estimate / truth: 1 is right.
+Noise of projections at known doses and with known spectra is added to the analytic phantom, which has none, and to
+validation slices, whose own noise is included by its share (the estimate of the original slice, in quadrature). The
+truth is the robust standard deviation of the added noise over soft tissue. Printed is estimate / truth: 1 is right.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def coloured(shape: tuple[int, ...], power: float, cut: float, seed: int) -> np.
 
 
 def subjects(data: Path, count: int) -> Iterator[tuple[str, np.ndarray, float, bool]]:
-    """Name, slices in HU, pixel in mm, and whether they have noise of their own."""
+    """Name, slices in HU, pixel size in mm, and whether they have noise of their own."""
     yield "phantom", ct_phantom.picture(ct_phantom.BODY, 320, 380 / 320).float().numpy()[None], 380 / 320, False
     for path in sorted((data / "validation").glob("*ct*.nii.gz")):
         x, voxel = ct.chosen(read(path), count)  # type: ignore[arg-type]

@@ -2,11 +2,11 @@
 
     python bench/ct_starved.py [--folder public_test]
 
-Slices of CT scans and a drawn pelvis on about 256² pixels are projected in a curved fan at six numbers of photons.
-The bias is what a mean over repeated scans leaves after filtered backprojection (Hann) and a Gaussian of 4 pixels,
-what would be taken for anatomy. `lost` is the share of one scan's rays below `recon.prepare.ct.LOST` standard
-deviations, `lines` the same as the noise of its line integrals tells it where counts are not known, `aniso` the power
-of steps along y over that along x in the noise of one image, all that the image shows.
+Slices of CT scans and a simulated pelvis on about 256² pixels are projected in a curved fan with six numbers of
+photons. The bias is what remains of a mean over repeated scans after filtered backprojection (Hann) and a Gaussian of 4
+pixels: it would look like anatomy. `lost` is the share of one scan's rays below `recon.prepare.ct.LOST` standard
+deviations; `lines` is the same, estimated from the noise of its line integrals if counts are not known; `aniso` is the
+power of steps along y over that along x in the noise of one image, which is all that the image shows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def pelvis(n: int = 256, voxel: float = 1.9) -> np.ndarray:
 
 
 def objects(folder: Path, count: int) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Names, slices in HU and pixels in mm."""
+    """Names, slices in HU and pixel sizes in mm."""
     yield "drawn pelvis", pelvis(), 1.9
     for path in sorted(folder.glob("*_ct*.nii.gz")):
         x, voxel = ct.chosen(read(path), count)  # type: ignore[arg-type]

@@ -1,12 +1,13 @@
-"""Gains of denoised CT slices over the share that stays away, against references with ever less noise of their own.
+"""Gains of denoised CT slices over the share that stays removed, against references with less and less noise of their
+own.
 
     python bench/ct_strength.py ct-base
     python bench/ct_strength.py ct-base --observer
 
 Validation slices and means of their neighbours (`bench/ct_means.py`), to which the same noise of projections was added;
-each is the reference of what was made of it. With `--observer`, d' for discs of 10, 15 and 20 HU, noise and transfer of
-the analytic phantom at those strengths instead. What is coarse is given back at every strength. Nothing here looks at
-public_test.
+each is the reference for the noisy slice made from it. With `--observer`, d' for discs of 10, 15 and 20 HU, noise and
+transfer of the analytic phantom at those strengths instead. Coarse detail is given back at every strength. public_test
+is not used here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ COUNTS = {"invesalius_head_ct": (1, 5, 9), "totalseg_heart_cta_1p5mm": (1, 3, 5)
 
 
 def taken(network: Unrolled, noisy: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """What is taken away of slices (z, y, x) at full strength, and their noise in HU."""
+    """What is removed from slices (z, y, x) at full strength, and their noise in HU."""
     out, levels = [], []
     for y in torch.from_numpy(noisy):
         noise = image_noise.measured(y[None])

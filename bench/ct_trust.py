@@ -1,12 +1,12 @@
-"""What the evidence on denoised CT slices says of those that must not be believed, beside those that may.
+"""What the evidence on denoised CT slices says about bad ones, and about good ones.
 
     python bench/ct_trust.py ct-small --slices 4 --json bench/results/ct-trust.json
 
-Slices of validation at 1, 0.25 and 0.05 of their own dose, and what is written of them, are the good ones. Then
-filters stand in the network's place (Gaussian blur, median), the network is blind to a disc, or slices are no CT at
-all, too small, of odd size, with metal, or of kernels at the ends of what was trained on. All of it is judged as it is
-written at the default strength: a disc of which less than LOST is gone then is a good one. The gain is that of what is
-written over what came in, where a reference is known.
+Slices of validation at 1, 0.25 and 0.05 of their own dose, and the output for them, are the good ones. For the bad
+ones, filters replace the network (Gaussian blur, median), the network is blind to a disc, or slices are not CT at all,
+too small, of odd size, with metal, or of kernels at the ends of the training range. All are judged as written at the
+default strength: a disc that has then lost less than LOST counts as good. The gain is that of the output over the
+input, if a reference is known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from recon.solve.fbp import fbp
 
 Filter = Callable[[np.ndarray], np.ndarray]
 
-#: HU and radius in pixels of discs that a network does not see, and the share of one that may be gone.
+#: HU and radius in pixels of discs that a network does not see, and the share of one that may be lost.
 DISCS, LOST = ((20.0, 5.0), (40.0, 4.0), (40.0, 2.5), (15.0, 8.0)), 1 / 3
 
 
@@ -68,7 +68,7 @@ def metal(x: np.ndarray, voxel: float) -> np.ndarray:
 def inputs(
     data: Path, count: int
 ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray | None, Filter | None, np.ndarray | None]]:
-    """Kind (good, bad, edge of the range), name, slice, reference, a filter in the network's place, what it misses."""
+    """Kind (good, bad, edge of the range), name, slice, reference, a filter in the network's place, the missed disc."""
     gauss: Callable[[float], Filter] = lambda s: lambda y: ndimage.gaussian_filter(y, s, mode="reflect")  # noqa: E731
     for path in sorted((data / "validation").glob("*ct*.nii.gz")):
         x, voxel = ct.chosen(read(path), count)  # type: ignore[arg-type]
@@ -91,7 +91,8 @@ def inputs(
             for kind, power, cut in (("very smooth kernel", 0.5, 0.07), ("very sharp kernel", 1.0, 0.7)):
                 yield "edge", kind, y + 40 * coloured(y.shape, power, cut, k), y, None, None
     for path in sorted((data / "validation").glob("*brain*.nii.gz")):
-        # The reader refuses MR that says so; a DICOM series with the wrong modality or a wrong shift arrives as HU.
+        # The reader refuses data labelled as MR; a DICOM series with the wrong modality or a wrong offset arrives as
+        # HU.
         volume = np.asarray(nib.load(path).dataobj, np.float32).T  # type: ignore[attr-defined]
         white = np.float32(1000 / float(np.quantile(volume, 0.99)))
         for at in np.linspace(0.3, 0.7, count):
@@ -104,13 +105,13 @@ def _middle(x: np.ndarray, ny: int, nx: int) -> np.ndarray:
 
 
 def one(network, y, ref, instead, hidden, trained) -> dict:  # type: ignore[no-untyped-def]
-    """The evidence on one slice as it is written, what is gone of a disc, its gain in dB where a reference is known."""
+    """The evidence on one slice as written, the lost part of a disc, and the gain in dB if a reference is known."""
     noisy = torch.from_numpy(np.ascontiguousarray(y, np.float32))
     noise = image_noise.measured(noisy[None])
     if instead:
         x = torch.from_numpy(np.ascontiguousarray(instead(y), np.float32))
     else:
-        # What a network that is blind to the disc would make of the slice is what it makes of the slice without.
+        # A network that is blind to the disc makes of the slice what it makes of the slice without it.
         seen = noisy if hidden is None else noisy - torch.from_numpy(hidden)
         x = denoiser.denoised(network, seen[None], noise.level, noise.texture)[0]
     sigma = float(noise.level)
@@ -131,7 +132,7 @@ def one(network, y, ref, instead, hidden, trained) -> dict:  # type: ignore[no-u
 
 
 def held(found: dict) -> bool:  # type: ignore[type-arg]
-    """Whether something is held against a slice: it comes back as it came, or denoised in part where that is blur."""
+    """Whether there is a reason against a slice: it is returned unchanged, or for blur denoised in part."""
     return bool(found["reasons"]) or found["share"] < 1
 
 

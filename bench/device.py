@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-#: Bytes of the copy that measures a card's bandwidth, and runs at least of everything that is timed.
+#: Bytes of the copy that measures a GPU's bandwidth, and the fewest runs of everything that is timed.
 COPY, RUNS = 4 << 30, 5
 
 Run = Callable[[], Any]
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that was asked of it."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def times(run: Run, device: torch.device, patience: float, repeats: int = RUNS) -> tuple[list[float], Any]:
-    """Seconds of `repeats` calls after a warm-up, fewer where they would take longer than `patience`, and the result.
+    """Seconds of `repeats` calls after a warm-up, fewer if they would take longer than `patience`, and the result.
 
-    Each call is timed alone, from an idle device to an idle device.
+    Each call is timed separately, from an idle device to an idle device.
     """
     first = time.perf_counter()
     result = run()
@@ -45,10 +45,10 @@ def times(run: Run, device: torch.device, patience: float, repeats: int = RUNS) 
 
 
 def replayed(runs: Sequence[Run], device: torch.device, repeats: int = 20) -> float:
-    """Seconds of one call in a CUDA graph of all of `runs`, one after the other; medians of replays.
+    """Seconds of one call in a CUDA graph of all `runs`, one after the other; medians of replays.
 
-    What is left of a call when nobody waits for Python. Several calls over different data keep a second-level cache
-    from serving what a large problem would fetch from memory.
+    The time of a call without Python. Several calls on different data keep a second-level cache from serving what a
+    large problem would read from memory.
     """
     if device.type != "cuda":
         return statistics.median(times(runs[0], device, 10)[0])
@@ -76,7 +76,7 @@ def replayed(runs: Sequence[Run], device: torch.device, repeats: int = 20) -> fl
 def bandwidth(device: torch.device, count: int = COPY) -> float:
     """Bytes a second of a copy from the device's memory to itself, read and written ones counted.
 
-    The faster of what the driver copies and what a kernel copies, after enough of them that the clocks are up.
+    The faster of the driver's and a kernel's copy, after enough of them for the clocks to rise.
     """
     a = torch.randn(count // 4, device=device)
     b = torch.empty_like(a)
@@ -98,7 +98,7 @@ def bandwidth(device: torch.device, count: int = COPY) -> float:
 
 
 class _Clock:
-    """Stands for a CUDA event on the CPU."""
+    """Replacement of a CUDA event on the CPU."""
 
     def record(self) -> None:
         self.at = time.perf_counter()
@@ -114,7 +114,7 @@ def _marks(device: torch.device) -> tuple[Any, Any]:
 
 
 def forget(device: torch.device) -> None:
-    """Give back all memory that torch and CuPy hold without need, and count the peak anew."""
+    """Release all unused memory of torch and CuPy, and reset the peak."""
     if device.type != "cuda":
         return
     torch.cuda.empty_cache()
@@ -125,7 +125,7 @@ def forget(device: torch.device) -> None:
 
 
 def held(device: torch.device) -> int | None:
-    """MiB of the device's memory that torch and CuPy held at the peak since `forget`, the data among them."""
+    """Peak memory of torch and CuPy on the device in MiB since `forget`, including the data."""
     if device.type != "cuda":
         return None
     pool = _cupy_pool()
@@ -141,7 +141,7 @@ def _cupy_pool() -> Any:
 
 
 def placed(data: dict[str, Any], device: torch.device, kind: str) -> dict[str, Any]:
-    """NumPy arrays on the device as `torch` or `cupy` has them; they stay as they are for sigpy on the CPU."""
+    """NumPy arrays on the device as `torch` or `cupy` arrays; for sigpy on the CPU they are unchanged."""
     if kind == "cupy":
         if device.type != "cuda":
             return data
@@ -159,9 +159,9 @@ def host(result: Any) -> Any:
 
 
 def share(run: Run, device: torch.device, log: Path | None = None, title: str = "") -> dict[str, float]:
-    """Where the time of one call goes: seconds in all, the GPU computing, copying to it and back, and idle.
+    """Where the time of one call is spent: total seconds, GPU computing, copying to it and back, and idle.
 
-    Overlapping intervals count once, so that computing and idle add up to the whole with what copies do not overlap.
+    Overlapping intervals count once, so that computing, idle and non-overlapping copies add up to the total.
     """
     if device.type != "cuda":
         return {}
@@ -202,7 +202,7 @@ def _covered(spans: list[tuple[int, int]]) -> float:
 
 
 def about(device: torch.device) -> dict[str, Any]:
-    """The card, and the versions of what runs on it."""
+    """The GPU, and the versions of the software on it."""
     import importlib.metadata
 
     names = ("torch", "cupy-cuda12x", "cupy-cuda13x", "sigpy", "mrpro", "numpy")

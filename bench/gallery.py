@@ -1,4 +1,5 @@
-"""Hard scans, one thing changed at a time: where is a learned image worse than a classical one, and was it said?
+"""Difficult scans, one thing changed at a time: where is a learned image worse than a classical one, and was it
+detected?
 
     python bench/gallery.py                                # every case, one seed: ten minutes of one core
     python bench/gallery.py --families noise coils --seeds 0,1
@@ -44,14 +45,14 @@ Floats = NDArray[np.float64]
 
 
 def recipe(method: str) -> Recipe:
-    """The default recipe with a method, or with a network by its name, whose image is shown whatever speaks against."""
+    """The default recipe with a method, or with a network by its name, whose image is always shown."""
     if method.startswith("mri-"):
         return recipes.parse({"solve": {"method": "unrolled", "weights": method}, "trust": {"fallback": False}})
     return recipes.parse({"solve": {"method": method}})
 
 
 def reference(made: Acquired) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Magnitudes that a full scan shows, with its noise and without, and the body."""
+    """Magnitudes of a full scan, with its noise and without, and the body."""
     job = pipeline.prepare(made.scan, Recipe(), torch.device("cpu"), None, 0)
     clean, noisy = (torch.tensordot(job.whitening.matrix, t, 1) for t in (made.clean, made.noisy))
     size = clean.abs().square().sum(0).sqrt()
@@ -82,7 +83,7 @@ def judged(x: Floats, noisy: Floats, clean: Floats, body: NDArray[np.bool_]) -> 
 def record(
     family: str, case: str, seed: int, scene: Scene, folder: Path, keep: dict[str, Floats]
 ) -> list[dict[str, Any]]:
-    """One record for each method; `keep` is given the pictures."""
+    """One record for each method; `keep` receives the images."""
     made = acquired(scene, seed, folder)
     head = {"family": family, "case": case, "seed": seed, "R": round(made.effective, 2), "date": str(date.today())}
     found: list[dict[str, Any]] = []
@@ -140,7 +141,7 @@ def grouped(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], di
 
 
 def told(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line on a scan: the classical PSNR and what each network gains, in brackets where its image was not shown."""
+    """A line on a scan: the classical PSNR and the gain of each network, in brackets if its image was not shown."""
     cs = methods["cs"]
     if "psnr" not in cs:
         return cs.get("failed", "nothing to compare with")[:100]

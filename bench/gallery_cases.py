@@ -1,4 +1,4 @@
-"""The cases of the gallery by family: each is a scene, its name what it changes of the base."""
+"""The cases of the gallery by family: each is a scene, named after its change to the base."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What lies in the scanner of the gallery: bodies of validation volumes and drawn phantoms, their greys and phases.
+"""Objects of the gallery: bodies of validation volumes and analytic phantoms, their grey values and phases.
 
-Everything is a function of (name, seed) at any coordinates u, v in units of half the longer side of the body, so that
-a field of view may be larger or smaller than it. Nothing here is shared with what networks are trained on.
+Everything is a function of (name, seed) at any coordinates u, v in units of half the longer side of the body, so that a
+field of view may be larger or smaller than the body. Nothing here is shared with the training of networks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from recon.simulation.coil_array import loop_fields
 from recon.simulation.phantom import HEAD_MM
 
-#: Files of `validation` by what they show, and the first of their axes that is cut.
+#: Files of `validation` by what they show, and the axis that is cut first.
 VOLUMES = {
     "T1": "bispmri_3t_patient4_T1w.npz",
     "T2": "bispmri_3t_patient4_T2w.npz",
@@ -52,7 +52,7 @@ def body(name: str, seed: int, folder: Path) -> Callable[[Tensor, Tensor], Tenso
 
 
 def grey(name: str, m: Tensor) -> Tensor:
-    """Magnitudes through another contrast."""
+    """Magnitudes with another contrast."""
     inside = m > 0.04
     return {
         "plain": lambda: m,
@@ -64,7 +64,7 @@ def grey(name: str, m: Tensor) -> Tensor:
 
 
 def phase(name: str, seed: int, u: Tensor, v: Tensor, m: Tensor) -> Tensor:
-    """Phase in radians at (u, v): smooth, or with a sharp part beside it."""
+    """Phase in radians at (u, v): smooth, or with a sharp component."""
     rng = np.random.default_rng([seed, 2])
     if name == "none":
         return torch.zeros_like(u)
@@ -90,7 +90,7 @@ def phase(name: str, seed: int, u: Tensor, v: Tensor, m: Tensor) -> Tensor:
 
 
 def _field(m: Tensor) -> Tensor:
-    """Field of tissue in air, its standard deviation over the body 1: of an infinite cylinder across B₀, along y.
+    """Field of tissue in air with standard deviation 1 over the body: that of an infinite cylinder across B₀, along y.
 
     χ ∗ F⁻¹(½ − ky²/k²), smoothed by a pixel: smooth within tissue, with jumps where it ends.
     """
@@ -105,7 +105,7 @@ def _field(m: Tensor) -> Tensor:
 
 
 def lesion(name: str, seed: int, u: Tensor, v: Tensor, m: Tensor) -> Tensor:
-    """The magnitude with something in it that was not there."""
+    """The magnitude with a lesion added."""
     rng = np.random.default_rng([seed, 3])
     x, y = _place(seed)
     r = ((u - x) ** 2 + (v - y) ** 2).sqrt()
@@ -140,7 +140,7 @@ def maps(coils: int, seed: int, u: Tensor, v: Tensor) -> Tensor:
     fields = torch.from_numpy(loop_fields(coils, points).astype(np.complex64))
     central = torch.from_numpy((grid**2).sum(-1) < 1)
     fields = fields / fields.abs().square().sum(0)[central].mean().sqrt()
-    # Near a wire the field has no bound; nobody lies there.
+    # Near a wire the field is unbounded; no tissue is there.
     fields = fields / (fields.abs() / 3).clamp_min(1)
     parts = torch.cat([fields.real, fields.imag])[None]
     fine = F.grid_sample(parts, torch.stack([u, v], -1)[None] / 1.6, mode="bicubic", align_corners=True)[0]
@@ -150,8 +150,8 @@ def maps(coils: int, seed: int, u: Tensor, v: Tensor) -> Tensor:
 def ring(coils: int, seed: int, u: Tensor, v: Tensor) -> Tensor:
     """Receive sensitivities (coil, …) of a poor array: elements on a circle of radius 1.2 to 1.7 around the body.
 
-    c_j = exp(i φ_j) / d_j with d_j the distance of element j and φ_j its direction, turned with the element, so that
-    neighbours see much the same; mean Σ|c|² within the unit circle of 1. (The birdcage of Fessler's and Lustig's
+    c_j = exp(i φ_j) / d_j with d_j the distance of element j and φ_j its direction, rotated with the element, so that
+    neighbours see almost the same; mean Σ|c|² within the unit circle of 1. (The birdcage of Fessler's and Lustig's
     toolboxes, with gains of the elements that differ.)
     """
     rng = np.random.default_rng([seed, 4])
@@ -183,7 +183,7 @@ def _volume(path: Path) -> np.ndarray:
 
 
 def _plane(path: Path, rng: np.random.Generator) -> Tensor:
-    """A slice near the middle of a volume, cut to the body."""
+    """A slice near the middle of a volume, cropped to the body."""
     volume = _volume(path)
     n = len(volume)
     v = volume[int(rng.integers(n // 4, max(n // 4 + 1, 3 * n // 4)))].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The page of the gallery from its records, and a contact sheet of the scans on which learned images do worst.
+"""The page of the gallery from its records, and a contact sheet of the scans with the worst learned images.
 
 python bench/gallery_page.py bench/results/gallery.json docs/gallery.md --sheet docs/pictures/gallery.png
 """
@@ -29,7 +29,7 @@ NETWORKS = ("mri-small", "mri-base", "auto")
 
 
 def counted(scans: Sequence[Scan], name: str) -> list[str]:
-    """Of the scans of a family: learned images shown and their gain over `cs`, bad ones, false alarms."""
+    """For the scans of a family: learned images shown and their gain over `cs`, bad ones, false alarms."""
     mine = [s for s in scans if "psnr" in s[name] and "psnr" in s["cs"]]
     shown = [s for s in mine if learned(s[name])]
     gains = [s[name]["psnr"] - s["cs"]["psnr"] for s in shown]
@@ -59,7 +59,7 @@ def families(scans: Mapping[tuple[str, str, int], Scan]) -> list[str]:
 
 
 def cases(scans: Mapping[tuple[str, str, int], Scan]) -> list[str]:
-    """One row for each case: `cs`, and what the others gain, the mean of its seeds."""
+    """One row for each case: `cs`, and the gains of the others, averaged over the seeds."""
     heads = ["case", "R", "`cs`", *(f"`{m}`" for m in ("sense", *NETWORKS)), "reason for rejection"]
     rows = []
     for family, named in CASES.items():
@@ -138,7 +138,7 @@ def grey(x: Floats, top: float, side: int = 176) -> Picture.Image:
 
 
 def sheet(wanted: Sequence[tuple[str, str, int]], folder: Path, path: Path, side: int = 176) -> None:
-    """Reference, `cs`, both networks, and five times the errors of the three: a row for each scan."""
+    """Reference, `cs`, both networks, and five times the errors of the three: one row per scan."""
     out = Picture.new("L", (7 * side, (side + 14) * len(wanted)))
     pen, font = ImageDraw.Draw(out), ImageFont.load_default(11)
     for n, (family, case, seed) in enumerate(wanted):
@@ -158,7 +158,7 @@ def sheet(wanted: Sequence[tuple[str, str, int]], folder: Path, path: Path, side
 
 
 def worst(scans: Mapping[tuple[str, str, int], Scan], count: int) -> list[tuple[str, str, int]]:
-    """Cases whose learned image, shown or not, is the farthest below that of `cs`: one scan of each."""
+    """Cases whose learned image, shown or not, is furthest below that of `cs`: one scan of each."""
     below: dict[tuple[str, str], tuple[float, int]] = {}
     for (family, case, seed), s in scans.items():
         if "psnr" not in s["cs"] or "psnr" not in s["mri-base"] or "psnr" not in s["mri-small"]:

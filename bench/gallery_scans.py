@@ -1,7 +1,8 @@
-"""The scans of the gallery: a base, and cases that each change one thing of it. All are SIMULATED.
+"""The scans of the gallery: a base, and cases that each change one thing. All are SIMULATED.
 
-A body or phantom is drawn on a finer grid over the field of view, seen by coils, cut out in k-space, given noise,
-faults and a mask, and handed on as a raw scan of lines. What a full scan of it shows is known, with noise and without.
+A body or phantom is drawn on a finer grid over the field of view, multiplied by coil maps, cropped in k-space, given
+noise, faults and a mask, and returned as the lines of a raw scan. The image of a full scan is known, with noise and
+without.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Acquired:
-    """The raw scan of a scene, and what a full scan would hold: coil images with noise and without, (coil, y, x)."""
+    """The raw scan of a scene, and coil images of a full scan with noise and without, (coil, y, x)."""
 
     scan: RawScan
     noisy: Tensor
@@ -55,7 +56,7 @@ class Acquired:
 
 
 def acquired(scene: Scene, seed: int, folder: Path) -> Acquired:
-    """The scan that a scene and a seed decide; `folder` holds the validation volumes."""
+    """The scan of a scene and a seed; `folder` holds the validation volumes."""
     rng = np.random.default_rng([seed, 0])
     mask = _mask(scene, seed)
     clean = _kspace(scene, seed, folder)
@@ -86,14 +87,14 @@ def acquired(scene: Scene, seed: int, folder: Path) -> Acquired:
 
 
 def _kspace(scene: Scene, seed: int, folder: Path) -> Tensor:
-    """Noise-free k-space (coil, ky, kx) of a body drawn 1.5 to 2 times as finely; what lies outside wraps around."""
+    """Noise-free k-space (coil, ky, kx) of a body drawn 1.5 to 2 times as finely; anything outside wraps around."""
     ny, nx = scene.shape
     ry, rx = scene.room
     if scene.fault == "oversampled readout":
         nx, rx = 2 * nx, 2 * rx
     finer = 2.0 if scene.coils <= 8 else 1.5
     fine = [2 * round(n * finer / 2) for n in (ny, nx)]
-    # Pixels are square unless the scene says otherwise: the longer side of the matrix spans more.
+    # Pixels are square unless the scene says otherwise: the longer side of the matrix covers more.
     ry, rx = ry * max(1, ny / nx), rx * max(1, nx / ny)
     if scene.fault == "pixels 2 to 1":
         ry, rx = scene.room
@@ -124,7 +125,7 @@ def _noise(scene: Scene, k: Tensor, seed: int) -> Tensor:
 
 
 def _with_line_faults(scene: Scene, k: Tensor, mask: NDArray[np.bool_], rng: np.random.Generator) -> Tensor:
-    """K-space as a fault of the acquisition leaves it, before noise."""
+    """K-space with a fault of the acquisition, before noise."""
     ny, nx = k.shape[-2:]
     row = torch.arange(ny)[:, None]
     ky, kx = (row - ny // 2) / ny, ((torch.arange(nx) - nx // 2) / nx)[None]
@@ -195,7 +196,7 @@ def _as_stored(
 
 
 def _calibration(scene: Scene, seed: int, folder: Path, noise: Tensor) -> tuple[NDArray[np.void], object]:
-    """Calibration lines of a scan of their own: of the same slice, another slice, or a patient who moved since."""
+    """Separate calibration lines: of the same slice, another slice, or a patient who has moved since."""
     k = _kspace(scene, seed + 1000 if scene.fault.endswith("another slice") else seed, folder)
     ny = k.shape[-2]
     if scene.fault.endswith("moved"):

@@ -1,4 +1,4 @@
-"""How fast on a CUDA GPU, beside sigpy (CuPy) and mrpro (torch) on the same card, and beside what its memory allows.
+"""Speed on a CUDA GPU, compared with sigpy (CuPy) and mrpro (torch) on the same GPU, and with its memory bandwidth.
 
     python bench/gpu.py                                   # all of it: minutes on the CPU, then a few on the card
     python bench/gpu.py --prepare FOLDER                  # where the card is lent: data and answers before it is there,
@@ -6,9 +6,9 @@
     python bench/gpu.py --tune                            # the normal operator of planes by other strips and groups
     python bench/gpu.py --dry                             # tiny problems on the CPU, to see that all of it runs
 
-Data are on the card before the clock starts, except in `recon run`, whose copies are part of it. Every result is held
-against an answer in double precision made on the CPU, or against the truth. A case that fails says why and the others
-go on; the records are written after each.
+Data are on the GPU before the clock starts, except in `recon run`, which includes the copies. Every result is compared
+with a double-precision result from the CPU, or with the truth. If a case fails, the reason is recorded and the others
+continue; the records are written after each.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ import numpy as np
 from case import Case, Data, Settings, record
 from cases import cg_sense, e2e_varnet, espirit, gpu_run, projection, sense_normal, unrolled, wavelet
 
-#: Seconds after which no further peer is measured, and what one peer may take in all.
+#: Seconds after which no further peer is measured, and the most that one peer may take in total.
 TIME, PATIENCE = 150.0, 3.0
-#: Copies of a small problem that are worked on in turn, so that a second-level cache cannot hold them.
+#: Copies of a small problem that are used in turn, so that a second-level cache cannot hold them.
 ROTATED, SMALL = 24, 64 << 20
 
 
@@ -67,7 +67,7 @@ def tiny(settings: Settings) -> Settings:
 
 
 def jobs(names: list[str] | None, dry: bool, sizes: list[str] | None = None) -> Iterator[tuple[Case, str]]:
-    """Cases and sizes that are asked for."""
+    """The requested cases and sizes."""
     for case in CASES:
         if names is None or case.name in names:
             case = replace(case, sizes={k: tiny(s) if dry else s for k, s in case.sizes.items()})
@@ -77,7 +77,7 @@ def jobs(names: list[str] | None, dry: bool, sizes: list[str] | None = None) -> 
 def prepare(
     folder: Path, index: int, threads: int, names: list[str] | None, dry: bool, sizes: list[str] | None = None
 ) -> str:
-    """Make the data of a job and store them; returns what went wrong."""
+    """Make the data of a job and store them; returns the error, if any."""
     import torch
 
     torch.set_num_threads(threads)
@@ -95,13 +95,13 @@ def prepare(
 
 
 def loaded(home: Path) -> tuple[Data, dict[str, Any]]:
-    """What `prepare` stored."""
+    """The data stored by `prepare`."""
     data = {p.stem: np.load(p) for p in sorted(home.glob("*.npy")) if p.stem != "truth" or p.stat().st_size}
     return data, settings_of(home)
 
 
 def settings_of(home: Path) -> dict[str, Any]:
-    """The size of a case, and what else its data were made with."""
+    """The size of a case, and the other settings of its data."""
     settings: dict[str, Any] = json.loads((home / "settings.json").read_text())
     return settings
 
@@ -145,7 +145,7 @@ def measured(case: Case, label: str, home: Path, device: Any, deadline: float, l
 
 
 def traffic(label: str, home: Path, device: Any, rate: float) -> dict[str, Any]:
-    """The SENSE normal operator without Python, in a graph, beside the time of what it must read and write."""
+    """The SENSE normal operator without Python, in a graph, beside the time of the memory traffic that it needs."""
     from cases import cartesian
     from device import forget, placed, replayed
 
@@ -164,7 +164,7 @@ def traffic(label: str, home: Path, device: Any, rate: float) -> dict[str, Any]:
 
 
 def tuned(label: str, home: Path, device: Any, rate: float) -> Iterator[str]:
-    """The normal operator of planes by strips of 4, 8 and 16 columns, and for more and fewer blocks of a launch."""
+    """The normal operator of planes with strips of 4, 8 and 16 columns, and with more and fewer blocks per launch."""
     from unittest.mock import patch
 
     from recon.kernels import bridge, fourier, launch
@@ -183,7 +183,7 @@ def tuned(label: str, home: Path, device: Any, rate: float) -> Iterator[str]:
 
 
 def line(r: dict[str, Any]) -> str:
-    """A record in one line."""
+    """A record as one line."""
     text = f"{r['case']:14} {r['size']['name']:14}"
     if r["ours_s"] is None:
         return f"{text} FAILED {r['why_not'][:150]}"
@@ -202,7 +202,7 @@ def line(r: dict[str, Any]) -> str:
 
 
 def store(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write the records, in place of those of the same case, size and commit; others that the file holds stay."""
+    """Write the records, replacing those of the same case, size and commit; others in the file stay."""
     kept = json.loads(path.read_text()) if path.exists() else []
     made = {(r["case"], r["size"]["name"], r.get("commit")): r for r in [*kept, *records]}
     path.write_text(json.dumps(list(made.values()), indent=1) + "\n")
@@ -236,7 +236,7 @@ def main() -> None:
 
 
 def no_gpu() -> str:
-    """Why nothing can be measured here; nothing where it can."""
+    """Why nothing can be measured here; empty if it can."""
     import torch
 
     from recon.kernels import bridge
@@ -272,7 +272,7 @@ def measure_all(folder: Path, asked: list[tuple[Case, str]], options: argparse.N
         case = replace(case, peers=()) if options.alone else case
         try:
             made = measured(case, label, home, device, deadline, options.log)
-        except Exception as e:  # not even its data are there
+        except Exception as e:  # not even its data exist
             print(f"{case.name:14} {label:14} FAILED {type(e).__name__}: {e}", flush=True)
             continue
         made["copy_bytes_per_s"] = round(rate)

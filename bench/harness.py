@@ -1,13 +1,13 @@
-"""One measurement in a process of its own: loads arrays, warms up, repeats, writes times and the result.
+"""One measurement in a separate process: loads arrays, warms up, repeats, writes times and the result.
 
     python bench/harness.py MODULE FUNCTION FOLDER OUT REPEATS THREADS LEADER hurry|calm LIMIT
 
-Ours and every peer run by this file alone, so that imports, threads and memory are counted alike. It needs numpy and
-nothing of recon. FUNCTION(data, settings) prepares, untimed, and returns a callable that does the work once; what that
-returns is the result, or a tuple (result, seconds, MiB) where a command was timed by itself. An attribute `witness` of
-the callable is stored beside the result. A task that is far slower than LEADER seconds is run once after its
-warm-up, or in a hurry not again; neither is one that takes LONG. No run is begun that would end later than LIMIT
-seconds after the first one began; a file OUT.started says when that was.
+recon and every peer run through this file, so that imports, threads and memory are counted alike. It needs numpy and
+nothing of recon. FUNCTION(data, settings) prepares, untimed, and returns a callable that does the work once. Its return
+value is the result, or a tuple (result, seconds, MiB) if a command measured itself. An attribute `witness` of the
+callable is stored with the result. A task much slower than LEADER seconds is run once after its warm-up, or with
+--hurry not again; a task that takes LONG is not repeated either. No run begins that would end later than LIMIT seconds
+after the start of the first one; a file OUT.started records that time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-#: Packages whose versions are worth knowing, where they are in use.
+#: Packages whose versions are recorded if they are in use.
 PACKAGES = """
 torch numpy scipy recon sigpy mrpro deepinv mri-nufft finufft pygrappa fastmri espirit astra-toolbox odl scikit-image
 torchkbnufft
 """.split()  # noqa: SIM905
 
 
-#: Seconds from which on a task is not run again: what a first run adds, of imports and allocations, is lost in it.
+#: Seconds above which a task is not run again: the imports and allocations of a first run are then negligible.
 LONG = 20.0
 
 
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 def timed(run: Any) -> tuple[Any, float, float | None]:
-    """Result, seconds and, where the task knows better than this process, MiB."""
+    """Result, seconds and, if the task measures it better than this process, MiB."""
     start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start

@@ -1,18 +1,19 @@
-"""When a network draws what is not there: size of the matrix, coil array and phase of the object, one at a time.
+"""When a network draws structures that do not exist: size of the matrix, coil array and phase of the object, one at a
+time.
 
     python bench/large.py                                   # one object, 48 scans: twenty minutes of one core
     python bench/large.py --sizes 480 --accel 3 8 --arrays ring --phases susceptibility
     python bench/large.py --table                           # from what was measured, without measuring
     python bench/large.py --tell                            # writes phases.json beside the networks
 
-SIMULATED scans by the simulator of the gallery (`gallery_scans`), which shares nothing with what networks are trained
-on: one object at every size, in the same field of view. `ring` is an array whose coils tell aliases apart badly,
+SIMULATED scans by the simulator of the gallery (`gallery_scans`), which is independent of the training of networks: one
+object at every size, in the same field of view. `ring` is an array whose coils tell aliases apart badly,
 `susceptibility` a phase with jumps where tissue meets air. Of windows of 12 × 12 pixels whose error is above 2 % of the
 peak, against the full scan without noise, `invented` is the largest ratio to the error of `cs`, and `contrast` the
 largest ratio to the standard deviation of the reference there: above 1 a window holds more error than structure.
 
-`held_out` is a witness that was tried and does not see it: a tenth of the lines beside the ACS block is withheld, and
-the number says by how many decibels the network foretells them better than the picture that it starts from.
+`held_out` is a test that was tried and does not detect it: a tenth of the lines outside the ACS block is withheld, and
+the number says by how many decibels the network predicts them better than its start.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ OUT = Path(__file__).parent / "results/large.json"
 CASE = ("array", "phase", "size", "R", "acs", "iterations", "body", "seed", "method")
 METHODS = ("cs", "mri-base", "mri-small")
 WINDOW, SEEN, FAR = 12, 0.02, 3.0
-#: Contrast of the reference, as a share of the peak, below which a window is flat.
+#: Contrast of the reference, as a share of the peak, below which a window is homogeneous.
 FLAT = 0.005
-#: Share of the lines beside the ACS block that is withheld.
+#: Share of the lines outside the ACS block that is withheld.
 WITHHELD = 0.1
 Floats = NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def local(error: Floats, beside: Floats, reference: Floats, body: NDArray[np.boo
 
 
 def measurement(scan: RawScan) -> Measurement:
-    """What the networks are given of the one slice of a scan."""
+    """The measurement of the slice of a scan, as networks get it."""
     job = pipeline.prepare(scan, Recipe(), torch.device("cpu"), None, 0)
     m = cartesian.measurements(job, 1)[0]
     A = m.A
@@ -81,7 +82,7 @@ def measurement(scan: RawScan) -> Measurement:
 
 
 def held_out(name: str, m: Measurement, seed: int) -> float:
-    """By how many decibels a network foretells withheld lines better than its start does, their noise taken off."""
+    """By how many decibels a network predicts withheld lines better than its start, without their noise."""
     A, network = m.A, weights.load(name).network
     assert isinstance(A, Sense)
     mask = A.mask.reshape(-1) > 0
@@ -101,7 +102,7 @@ def held_out(name: str, m: Measurement, seed: int) -> float:
 
 
 def converged(name: str, m: Measurement, iterations: int) -> Floats:
-    """The magnitude (y, x) of a network whose data consistency takes so many iterations."""
+    """The magnitude (y, x) of a network whose data consistency uses this many iterations."""
     network = weights.load(name).network
     start = unrolled.classical(m, network.shape.start)
     network.shape = replace(network.shape, iterations=iterations)
@@ -109,7 +110,7 @@ def converged(name: str, m: Measurement, iterations: int) -> Floats:
 
 
 def measured(scene: Scene, seed: int, folder: Path, iterations: int = 0) -> list[dict[str, Any]]:
-    """A record of each method on one scan, whatever trust has against it; data consistency as trained for 0."""
+    """A record of each method on one scan, whatever the reasons against it; 0 means data consistency as trained."""
     made = acquired(scene, seed, folder)
     noisy, clean, body = gallery.reference(made)
     head = {
@@ -138,7 +139,7 @@ def measured(scene: Scene, seed: int, folder: Path, iterations: int = 0) -> list
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line of each array, phase, R and size: gains over `cs` and windows with three times its error."""
+    """One line for each array, phase, R and size: gains over `cs` and windows with three times its error."""
     scans: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for r in found:
         scans.setdefault(tuple(r[k] for k in CASE[:-1]), {})[r["method"]] = r
@@ -149,7 +150,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def told(r: Mapping[str, Any]) -> bool:
-    """Whether the limits of today speak against a network's image, or a part of it."""
+    """Whether the present limits give a reason against a network's image, or a part of it."""
     others = [reason for reason in r["reasons"] if "without the object's phase" not in reason]
     return bool(others) or (r["evidence"]["rephased"] or 0) > Trust().rephased
 
@@ -176,7 +177,7 @@ def _line(key: tuple[Any, ...], rows: Sequence[Mapping[str, Mapping[str, Any]]])
 
 
 def tell(name: str, found: Sequence[Mapping[str, Any]]) -> None:
-    """Write beside the weights in how many of the large slices something was drawn that is not there."""
+    """Write beside the weights in how many of the large slices structures were drawn that do not exist."""
     mine = [r["invented"] for r in found if r["method"] == name and r["size"] >= LARGE and not r["iterations"]]
     told = {
         "slices": len(mine), "drawn": sum(v >= FAR for v in mine), "most": max(mine), "date": str(date.today()),

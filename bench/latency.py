@@ -1,14 +1,14 @@
-"""How fast the server answers a scanner: last line to first image byte, first scan and next ones, ingest, memory.
+"""How fast the server answers a scanner: last line to first image byte, first and later scans, ingest, memory.
 
     python bench/latency.py --json bench/results/latency.json --page docs/server-speed.md      # about six minutes
     python bench/latency.py --quick --json latency.json                                      # less than four
     python bench/latency.py --small                                                           # seconds, for a test
 
-A scan is played in real time: its lines leave one by one, so that a slice takes about as long as a scanner takes. What
-counts is the time from a slice's last line, when it has left, to the first byte of its image. Targets on two cores: 1 s
-for CG-SENSE of 8 coils × 256², 300 MB/s ingest. Ingest sends lines as fast as they are taken and ends without CLOSE, so
-that nothing is reconstructed; its rate is over the time until the server has said so. What has been measured is written
-after each case, so that a run that is stopped keeps it; the page then says that it is not all.
+A scan is played in real time: its lines are sent one by one, so that a slice takes about as long as on a scanner.
+Measured is the time from a slice's last line, when it has been sent, to the first byte of its image. Targets on two
+cores: 1 s for CG-SENSE of 8 coils × 256², 300 MB/s ingest. Ingest sends lines as fast as they are accepted and ends
+without CLOSE, so that nothing is reconstructed; its rate is over the time until the server has reported the end.
+Results are written after each case, so that an interrupted run keeps them; the page then says that it is incomplete.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from recon.io.read import read
 from recon.serve import client, words
 from recon.serve.settings import BUILT_IN, Limits
 
-#: Seconds of a slice, as a fast sequence takes.
+#: Seconds per slice, as in a fast sequence.
 _SLICE_S = 1.6
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scan and the recipe that it asks for: one that every server knows, or the name of a network's weights."""
+    """A scan and the requested recipe: one that every server knows, or the name of a network's weights."""
 
     title: str
     coils: int
@@ -63,12 +63,12 @@ CASES = (
     ),
 )
 SMALL = (Case("CG-SENSE", 4, 32, 2, "sense", 2), Case("mri-small", 4, 32, 2, "mri-small", 1))
-#: Coils and samples of the lines of which ingest is measured, and MiB of them.
+#: Coils and samples of the lines for measuring ingest, and MiB of them.
 INGEST = ((8, 512, 1024), (16, 640, 1024))
 SMALL_INGEST = ((8, 512, 16),)
-#: What their server holds ready for raw data: to touch a gigabyte takes seconds.
+#: Memory reserved by their server: touching a gigabyte takes seconds.
 SMALL_READY_MIB = 16
-#: Both sizes and both recipes in less time: the first scan and, of the small size, one more.
+#: Both sizes and both recipes in less time: the first scan and, for the small size, one more.
 QUICK = tuple(replace(case, scans=min(case.scans, 2)) for case in CASES)
 QUICK_INGEST = tuple((coils, samples, 256) for coils, samples, _ in INGEST)
 
@@ -93,7 +93,7 @@ def delays(session: Session, last: dict[int, int]) -> list[float]:
 
 
 def latency(case: Case, folder: Path, ready_MiB: int, pace: bool) -> dict[str, Any]:
-    """Play the scan some times on a server with a warm worker, which holds some memory for raw data."""
+    """Play the scan several times on a server with a warm worker, which has reserved some memory for raw data."""
     sent = messages(case, folder)
     last = last_lines(sent)
     pace_s = _SLICE_S * case.slices / len(sent) if pace else 0.0
@@ -105,7 +105,7 @@ def latency(case: Case, folder: Path, ready_MiB: int, pace: bool) -> dict[str, A
             found = delays(session, last)
             if len(found) != case.slices:
                 raise SystemExit(f"{len(found)} of {case.slices} images came back: {session.texts}")
-            # The last image waits for CLOSE, which leaves with the last line.
+            # The last image waits for CLOSE, which is sent with the last line.
             firsts.append(found[0])
             later += found
             whole.append(session.closed - session.sent[-1])
@@ -127,18 +127,18 @@ def _recipes(case: Case, folder: Path) -> str:
 
 
 def _ready(mebibytes: int) -> str:
-    """The section of a site's file that says what each waiting process holds ready."""
+    """The section of a site's file on the memory reserved by each waiting process."""
     return f"[limits]\nready_MiB = {mebibytes}\n"
 
 
 def ingest(coils: int, samples: int, mebibytes: int, ready_MiB: int, folder: Path) -> dict[str, Any]:
-    """Send one line again and again, as many MiB, and measure until the server has answered."""
+    """Send one line repeatedly, this many MiB, and measure until the server has answered."""
     case = Case("ingest", coils, samples // 2, 1, "sense", 1)
     sent = messages(case, folder)
-    line = sent[len(sent) // 2]  # neither noise nor the last of a slice, which would have the server look for an image
+    line = sent[len(sent) // 2]  # neither noise nor the last of a slice, which would make the server look for an image
     n = mebibytes * 2**20 // len(line)
     block = line * 64
-    # Limits that announce so many lines, or the server would end a session that sends more than it may.
+    # Limits that announce this many lines; otherwise the server would end a session that sends more than it may.
     head = sent[1][6:].rstrip(b"\0").replace(b"<maximum>0<", b"<maximum>999<")
     with server(_ready(ready_MiB) + "session_MiB = 65536\n") as one, peak(one) as most:
         one.ready()
@@ -193,11 +193,11 @@ def page(found: dict[str, Any]) -> str:
 
 
 def soaked(path: Path) -> str:
-    """What `soak.py` has found, for the same page; nothing where it has not run."""
+    """The results of `soak.py`, for the same page; empty if it has not run."""
     if not path.is_file():
         return ""
     found = json.loads(path.read_text())
-    # Rounded, a fall of next to nothing is no negative rise.
+    # Rounded, so that a tiny decrease does not become a negative rise.
     rises = ", ".join(f"{name.replace('_', ' ')} {round(value, 3) + 0.0:+.1%}" for name, value in found["rise"].items())
     states = ", ".join(f"{count} {state}" for state, count in found["states"].items())
     shown = (Path(__file__).parent.parent / "docs/pictures/soak.png").is_file()
@@ -247,7 +247,7 @@ def main() -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a run may be stopped at any time."""
+    """Write a file completely or not at all: a run may be interrupted at any time."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text)
     os.replace(temporary, path)

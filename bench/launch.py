@@ -1,4 +1,4 @@
-"""Commands timed from a small process of their own."""
+"""Commands timed from a small separate process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-#: Runs a command from a small process: a child's peak memory is never less than that of the process it was forked from.
+#: Runs a command from a small process: a child's peak memory is never below that of the process it was forked from.
 LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -21,9 +21,9 @@ sys.exit(done.returncode)
 
 
 def peak_run(command: Sequence[str], **more: Any) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a command, its largest process; raises RuntimeError with what it said.
+    """Wall seconds and peak resident MiB of a command (its largest process); raises RuntimeError with its output.
 
-    Python keeps what it compiled, as an installed package has it from `pip install` on, whatever the environment says.
+    Python keeps compiled files, as an installed package has them after `pip install`, whatever the environment says.
     """
     launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
     more["env"] = {k: v for k, v in (more.get("env") or os.environ).items() if k != "PYTHONDONTWRITEBYTECODE"}

@@ -1,12 +1,12 @@
-"""The plan's predicted peak memory beside the peak that `recon run` reaches, over methods, sizes and channels.
+"""The plan's predicted peak memory compared with the measured peak of `recon run`, over methods, sizes and channels.
 
     python bench/memory.py --json bench/results/memory.json
     python bench/memory.py --case 2d-8x256 --method sense --memory 600M
 
-Every run is a process of its own, started from a small one, and its peak is the largest resident set that the kernel
-saw. It does not depend on how often a solver iterates: iterations are few. It varies a little from run to run, and now
-and then by more: GRAPPA of four slices, 32 coils and 256², took 379 MiB in one run and 434 in another. A plan is right
-that is never below the measured peak and at most a fifth above it; of several runs the largest peak counts.
+Every run is a separate process, started from a small one; its peak is the largest resident set that the kernel saw. It
+does not depend on the number of iterations, so there are few. It varies a little from run to run, and occasionally by
+more: GRAPPA of four slices, 32 coils and 256², took 379 MiB in one run and 434 in another. A plan is right if it is
+never below the measured peak and at most a fifth above it; of several runs the largest peak counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from case import machine
 from launch import peak_run
 
-#: Runs the verb in this process with a plan that is written down: arguments are the file for it and those of `recon`.
+#: Runs the verb in this process and writes down its plan: arguments are the file for it and those of `recon`.
 CHILD = """
 import json, sys
 from recon import cli, plan
@@ -42,13 +42,13 @@ plan.plan, plan.cone = seen, seen_cone
 sys.exit(cli.main(sys.argv[2:]))
 """
 
-#: What `recon simulate` is asked for, and `recon simulate-ct` of cones: pixels a side of the volume, views of the turn.
+#: Options of `recon simulate`, and of `recon simulate-ct` for cones: pixels a side of the volume, views per turn.
 SCANS: dict[str, list[str]] = {
     **{
         f"cone-{n}x{v}": ["phantom", "--beam", "cone", "--matrix", f"{n}", "--views", f"{v}"]
         for n, v in ((64, 180), (96, 360), (128, 180), (128, 360), (160, 90), (192, 360))
     },
-    # Of a detector that the body reaches beyond: views are continued.
+    # For a body that extends beyond the detector: views are extrapolated.
     **{
         f"cone-cut-{n}x{v}": ["phantom", "--beam", "cone", "--matrix", f"{n}", "--views", f"{v}", "--elements", f"{e}"]
         for n, v, e in ((64, 180, 56), (96, 360, 84), (128, 180, 112))
@@ -72,7 +72,7 @@ OF_CONES = ("fbp", "sirt", "cgls", "tv", "unrolled")
 
 
 def measured(scan: Path, method: str, memory: str | None) -> dict[str, Any]:
-    """Predicted and measured MiB of one run, or why there is none."""
+    """Predicted and measured MiB of one run, or why there are none."""
     folder = scan.parent
     recipe = folder / "recipe.toml"
     few = "" if method in ("grappa", "fbp") else "iterations = 3\n"

@@ -1,4 +1,4 @@
-"""Whether a patient who moved once during a scan, or since its calibration lines, is found, and good scans left alone.
+"""Whether a patient who moved once during a scan, or since its calibration lines, is detected, without false alarms.
 
     python bench/motion.py --slices 30                         # a quarter of an hour of one core
     python bench/motion.py --only moved --first 30 --slices 17
@@ -6,12 +6,12 @@
     python bench/motion.py --table                             # from what was measured
 
 SIMULATED scans of the gallery's bodies (8 to 16 coils, R 2 to 6, all kinds of line masks, noise 0.003 to 0.05, maps by
-ESPIRiT). "Moved": lines are acquired in the order of ky and from one of them on the object lies elsewhere beneath coils
-that stay. "Calibrated": equispaced lines without ACS, and calibration lines of the object elsewhere, with its coils (a
-flexible array, another field of view) or beneath them, or of another contrast. "Loses" is what that takes from the
-classical picture, the median of decibels. The limits of moves were set on scenes 0 to 29, those of turns on 30 to 36.
-"Raw" are slices of one channel with lines left out and, of `public_test`, the 4-coil brain by 34 masks. See
-`recon.solve.halves`, `position` and `detail`.
+ESPIRiT). "Moved": lines are acquired in the order of ky, and from one of them on the object is at another position
+relative to the coils. "Calibrated": equispaced lines without ACS, and calibration lines of the object at another
+position, with its coils (a flexible array, another field of view) or relative to them, or with another contrast.
+"Loses" is the loss of the classical image, the median of decibels. The limits for shifts were set on scenes 0 to 29,
+those for rotations on 30 to 36. "Raw" are slices of one channel with lines left out and, of `public_test`, the 4-coil
+brain with 34 masks. See `recon.solve.halves`, `position` and `detail`.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ CASE = ("seed", "fault")
 BODIES = (*objects.VOLUMES, "ellipses", "rods", "text")
 KINDS: tuple[Kind, ...] = ("equispaced", "variable-density", "random")
 ROOM = 1.25
-#: Where the move begins, as a share of the rows; voxels and degrees of it.
+#: Where the motion begins, as a share of the rows; its voxels and degrees.
 WHEN = {"in the middle": 0.5, "after two thirds": 2 / 3}
 MOVES = ((1, 0), (3, 0), (6, 0), (0, 3), (0, 5), (0, 8), (0, 15), (3, 5))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a scan is drawn from."""
+    """Settings of a simulated scan."""
 
     seed: int
     body: str
@@ -74,7 +74,7 @@ class Scene:
 
 
 def scene(seed: int) -> Scene:
-    """The scene that a seed decides."""
+    """The scene of a seed."""
     rng = np.random.default_rng([seed, 77])
     sizes, coils, R, acs = (
         rng.choice([160, 192, 224]),
@@ -95,7 +95,7 @@ def scene(seed: int) -> Scene:
 def kspace(
     s: Scene, folder: Path, move: Sequence[float] = (0, 0, 0), coils: bool = False, grey: str = "plain"
 ) -> Tensor:
-    """Noise-free k-space (coil, ky, kx) of a body moved by rows and columns and turned, with its coils or beneath."""
+    """Noise-free k-space (coil, ky, kx) of a body shifted and rotated, with its coils or relative to them."""
     fine = 2 * round(0.75 * s.n)
     axis, voxel, angle = ROOM * (2 * torch.arange(fine) / fine - 1), 2 * ROOM / s.n, math.radians(move[2])
     v, u = (t.contiguous() for t in torch.broadcast_tensors(axis[:, None], axis[None]))
@@ -140,7 +140,7 @@ def measured(s: Scene, k: Tensor, calibration: Tensor | None) -> tuple[Measureme
 
 
 def looked_at(m: Measurement, block: Tensor | None) -> tuple[dict[str, Any], Tensor]:
-    """What is found in one measurement, by which limits, and its classical picture."""
+    """The results for one measurement, the limits that are exceeded, and its classical image."""
     limits, x = Trust(), unrolled.classical(m, 60)
     h, p, d = halves.compared(m, x)[0], position.compared(m, [block])[0], detail.compared(m, x)[0]
     residual = float(trust.chi2(m, x, torch.Size([1])))
@@ -149,7 +149,7 @@ def looked_at(m: Measurement, block: Tensor | None) -> tuple[dict[str, Any], Ten
         "residual": residual > most,
         "halves": h is not None and h.apart > limits.apart and not (m.y.shape[-4] == 1 and h.degrees),
         "position": p is not None and p.elsewhere > limits.elsewhere,
-        # With one channel `recon` tells what detail and turned halves say, and does not judge by it.
+        # With one channel `recon` reports the tests of detail and rotated halves, but does not judge by them.
         "detail": d is not None and m.y.shape[-4] > 1 and (d.gain > limits.moved or abs(d.turned) > limits.turned),
     }  # fmt: skip
     told = {n: asdict(w) if w else None for n, w in (("halves", h), ("position", p), ("detail", d))}
@@ -157,7 +157,7 @@ def looked_at(m: Measurement, block: Tensor | None) -> tuple[dict[str, Any], Ten
 
 
 def scans(s: Scene, folder: Path, only: str = "") -> Iterator[tuple[str, Tensor, Tensor | None, Tensor]]:
-    """Name, lines, calibration lines and another truth of every scan of a scene, or of those that "moved" alone."""
+    """Name, lines, calibration lines and another truth of every scan of a scene, or only of those that "moved"."""
     rng = np.random.default_rng([s.seed, 5])
     angle, sign = rng.uniform(0, 2 * math.pi), int(rng.choice([-1, 1]))
     good, row = kspace(s, folder), torch.arange(s.n)[:, None]
@@ -196,7 +196,7 @@ def simulated(s: Scene, folder: Path, only: str = "") -> list[dict[str, Any]]:
         m, block = measured(s, k, calibration)
         told, x = looked_at(m, None if calibration is None else block)
         truths = [*truths[:1], ifft(other, (-2, -1)).abs().square().sum(0).sqrt()[None] * (math.sqrt(2) / s.noise)]
-        # Who moved may be shown in either place.
+        # A patient who moved may be shown at either position.
         score = max(psnr(x, t) for t in truths)
         best.setdefault(calibration is not None, score)
         found.append({**asdict(s), "fault": name, **told, "loses": round(best[calibration is not None] - score, 3)})
@@ -218,7 +218,7 @@ def raw(folder: Path, slices: int) -> list[dict[str, Any]]:
 
 
 def brain(folder: Path) -> list[dict[str, Any]]:
-    """Records of a good raw brain of several coils, by masks of all kinds."""
+    """Records of a good raw brain of several coils, with masks of all kinds."""
     full, found = read(folder / "gpunufft_brain_t2_4ch.npz", axes=("coil", "y", "x")), []
     rows = full.encodings[0].encoded_matrix[1]
     for seed, (kind, R, acs) in enumerate(itertools.product(KINDS, (1.5, 2, 3, 4, 6, 8), (16, 24))):
@@ -246,7 +246,7 @@ def table(records: Sequence[Record]) -> list[str]:
 
 
 def main() -> None:
-    """Draw, look, count."""
+    """Simulate, test, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--part", default="validation", choices=("validation", "public_test"))

@@ -1,11 +1,13 @@
-"""Whether a network that sees neighbouring slices could pay: what their detail says of the errors of one that does not.
+"""Whether a network that sees neighbouring slices could pay: what their detail says about the errors of one that does
+not.
 
     python bench/neighbours.py --weights mri-base
 
 SIMULATED from three neighbouring slices each of two validation volumes: eight coils, smooth phase, noise of 1 %, lines
-that differ from slice to slice. Printed for each: the correlation of neighbours' detail (less its mean over 9 × 9
-pixels), of their errors after the network, and by how many decibels the error falls where it is foretold linearly from
-5 × 5 pixels of the neighbour's FULL detail besides the image's own, fitted on half of the pixels, judged on the others.
+that differ from slice to slice. Printed for each: the correlation of neighbours' detail (minus its mean over 9 × 9
+pixels), that of their errors after the network, and by how many decibels the error falls if it is predicted linearly
+from 5 × 5 pixels of the neighbour's FULL detail in addition to the image's own, fitted on half of the pixels and tested
+on the others.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ FILES = {
 
 
 def slices(path: Path) -> Tensor:
-    """Three magnitudes from the middle of a volume, (3, y, x) on a grid half as fine again."""
+    """Three magnitudes from the middle of a volume, (3, y, x) on a grid 1.5 times as fine."""
     v = np.moveaxis(np.asarray(nibabel.load(path).dataobj, np.float32), 2, 0)  # type: ignore[attr-defined]
     v = np.clip(v, -200, 300) + 200 if v.min() < -500 else np.maximum(v, 0)
     v = np.ascontiguousarray(v[len(v) // 2 - 1 : len(v) // 2 + 2]) / float(np.percentile(v[v > 0], 99.5))
@@ -69,7 +71,7 @@ def reconstructed(magnitudes: Tensor, R: int, network: unrolled.Unrolled) -> lis
 
 
 def detail(x: Tensor) -> Tensor:
-    """A magnitude less its mean over 9 × 9 pixels."""
+    """A magnitude minus its mean over 9 × 9 pixels."""
     return x.abs() - F.avg_pool2d(x.abs()[None], 9, 1, 4)[0]
 
 
@@ -79,7 +81,7 @@ def correlation(a: Tensor, b: Tensor, where: Tensor) -> float:
 
 
 def foretold(error: Tensor, where: Tensor, *about: Tensor) -> float:
-    """The share of an error's power that 5 × 5 pixels of each picture foretell on pixels not used for the fit."""
+    """The share of an error's power that 5 × 5 pixels of each image predict on pixels not used for the fit."""
     chosen, e = where.flatten(), error[where]
     P = torch.cat([F.unfold(a[None, None], 5, padding=2)[0].T[chosen] for a in about], 1)
     fit = torch.arange(len(e)) % 2 == 0

@@ -1,9 +1,10 @@
-"""Networks beside their own start and BART's tuned wavelet on the validation scans, for the cards of weights that ship.
+"""Networks compared with their start and BART's tuned wavelet on the validation scans, for the cards of weights that
+ship.
 
     python bench/networks.py mri-small mri-base --json bench/results/networks.json
     python bench/networks.py runs/a/mri-base runs/b/mri-base --no-bart     # which of several trainings
 
-Only `validation` is read. Multi-coil scans are SIMULATED from magnitudes (synthetic phase and coils), which flatters
+Only `validation` is read. Multi-coil scans are SIMULATED from magnitudes (synthetic phase and coils), which favours
 every method; the single-channel scans are raw. All methods get the same ESPIRiT maps from the ACS lines; BART's weight
 is the best for each scan by its reference.
 """
@@ -54,14 +55,14 @@ def scans(folder: Path, slices: int) -> dict[str, list[Example]]:
 
 
 def scored(x: Tensor, full: Tensor) -> dict[str, float]:
-    """PSNR and SSIM of magnitudes within the body, the range being the reference's maximum."""
+    """PSNR and SSIM of magnitudes within the body; the range is the reference's maximum."""
     a, r = x.abs().numpy().squeeze(), full.abs().numpy().squeeze()
     inside, top = metrics.body(r), float(r.max())
     return {k: float(f(a, r, data_range=top, mask=inside)) for k, f in (("psnr", metrics.psnr), ("ssim", metrics.ssim))}
 
 
 def tuned(e: Example) -> dict[str, float]:
-    """BART's wavelet with the weight that is best for this scan."""
+    """BART's wavelet with the best weight for this scan."""
     A = e.measurement.A
     assert isinstance(A, Sense)
     y = e.measurement.y if -1 in A.axes else fft(e.measurement.y, (-1,))

@@ -1,17 +1,17 @@
-"""How near an estimate of noise without noise lines comes to the truth.
+"""How close an estimate of noise without noise lines comes to the truth.
 
     python bench/noise.py                          # simulated, three minutes of one core
     python bench/noise.py --raw                    # single-channel raw scans at 0.055 T, by the corners of their images
     python bench/noise.py --images                 # what it costs to tell uneven noise by its quietest part
 
-SIMULATED k-space of the gallery's bodies, 1 to 32 channels of different noise that is correlated, 3 to 2,000 times
-below the signal (of a bright voxel, in one channel), with and without readout oversampling, a sixth of the rows or of
-the readout missing (partial Fourier), every second line or all; white, or made uneven over k-space by filters along the
-readout ("kx") or along both axes ("both"), as the raw scans show it, or white and taken away beside the field of view
-by the receiver's filter ("receiver": the power goes as exp(-2.5 u⁴) over the readout's band, as of Siemens scanners;
-the truth is the mean over the field of view). Told is, over the combinations of channels, the
-least and the largest noise that is left after whitening, where 1 is right, and the mean over them. Of a raw scan it is
-the noise told over that in the corners of the images of all its lines, by the median, which a ghost does not move.
+SIMULATED k-space of the gallery's bodies, 1 to 32 channels with different, correlated noise, at signal-to-noise ratios
+of 3 to 2,000 (bright voxel, one channel), with and without readout oversampling, a sixth of the rows or of the readout
+missing (partial Fourier), every second line or all. The noise is white; or uneven over k-space through filters along
+the readout ("kx") or along both axes ("both"), as the raw scans show it; or white and reduced beside the field of view
+by the receiver's filter ("receiver": the power follows exp(-2.5 u⁴) over the readout's band, as on Siemens scanners;
+the truth is the mean over the field of view). The table shows, over the combinations of channels, the smallest and the
+largest noise after whitening, where 1 is right, and the mean. For a raw scan it is the estimated noise over that in the
+corners of the images of all its lines, by the median, which a ghost does not change.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ OUT = Path(__file__).parent / "results/noise.json"
 CASE = ("scan", "channels", "snr", "noise", "lines", "rows", "oversampling")
 ROWS, COLUMNS = 160, 192
 CHANNELS, SNR = (1, 2, 4, 8, 16, 32), (3, 10, 30, 100, 500, 2000)
-#: How noise lies over k-space, which lines there are, how many of the rows or the readout, and readout oversampling.
+#: Distribution of the noise over k-space, which lines there are, how many of the rows or the readout, and readout
+#: oversampling.
 KINDS = (
     ("white", "all", "all", 1), ("white", "half", "all", 1), ("white", "all", "all", 2), ("white", "half", "all", 2),
     ("white", "all", "partial ky", 1), ("white", "all", "partial kx", 1), ("kx", "all", "all", 1),
@@ -56,7 +57,7 @@ KINDS = (
 
 
 def scan(body: str, channels: int, seed: int, oversampling: int, folder: Path) -> Tensor:
-    """Noise-free k-space (ky, channel, kx) of a body, its bright voxels of size 1 in the mean channel."""
+    """Noise-free k-space (ky, channel, kx) of a body, with bright voxels of 1 in the mean channel."""
     fine = 2 * ROWS
     y, x = (2.5 * (torch.arange(n) / fine - n / fine / 2) for n in (fine, fine * oversampling))
     v, u = (t.contiguous() for t in torch.broadcast_tensors(y[:, None], x[None]))
@@ -135,7 +136,7 @@ def raw(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def images(body: str, seed: int, folder: Path) -> Iterator[str]:
-    """Decibels of images of one channel, beside the truth and the noisy full scan, by either estimate of the noise."""
+    """Decibels of images of one channel, against the truth and the noisy full scan, with either noise estimate."""
     k = scan(body, 1, seed, 1, folder)[:, 0]
     truth = ifft(k, (-2, -1)).abs().numpy()
     every = noise.every_line
@@ -186,7 +187,7 @@ def table(records: Sequence[Record]) -> list[str]:
 
 
 def main() -> None:
-    """Draw, estimate, compare."""
+    """Simulate, estimate, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--raw", action="store_true", help="raw scans of all parts")

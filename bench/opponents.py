@@ -1,9 +1,9 @@
-"""BART's `pics` as an opponent that is flattered on purpose: its regularisation is tuned on the reference itself.
+"""BART's `pics` as an opponent that is favoured on purpose: its regularisation is tuned on the reference itself.
 
-It is given what our solvers see: whitened lines of the same undersampled scan, on the same grid, and makes its own maps
+It gets what recon's solvers get, whitened lines of the same undersampled scan on the same grid, and makes its own maps
 with `ecalib`. The image of the weight with the highest PSNR within the body counts, of 33 weights an eighth of a decade
-apart; its seconds are those of that one weight. PSNR rises to one top as the weight grows and falls beyond it, so that
-eight weights or fewer tell which of the 33 it is.
+apart; its time is that of this one weight. PSNR has a single maximum over the weight, so at most eight weights need to
+be tried to find the best of the 33.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recon.prepare import ghost, hybrid
 from recon.prepare.finish import finish
 from recon.recipe import Recipe
 
-#: `pics` with a weight to fill in; flags name the axes that are not single.
+#: `pics` with a placeholder for the weight; flags name the axes that are not single.
 WAVELET = "pics -S -e -i 100 -R W:{flags}:0:{weight}"
 CG_SENSE = "pics -S -l2 -i 50 -r {weight}"
 #: The weights, an eighth of a decade apart.
@@ -35,20 +35,20 @@ WEIGHTS = tuple(10.0**e for e in np.linspace(-4.5, -0.5, 33))
 
 
 def bart(command: str, folder: Path) -> None:
-    """Run a command of BART in a folder; raises ReconError where it fails."""
+    """Run a command of BART in a folder; raises ReconError if it fails."""
     done = subprocess.run(["bart", *command.split()], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ReconError(f"bart {command.split()[0]} failed: {' '.join(done.stderr.split())[-200:]}")
 
 
 def write_cfl(path: Path, array: NDArray[np.complex64]) -> None:
-    """(coil, z, y, x) as cfl, whose axes are x, y, z, coil."""
+    """Write (coil, z, y, x) as cfl, whose axes are x, y, z, coil."""
     path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape[::-1])) + "\n")
     np.ascontiguousarray(array, np.complex64).tofile(path.with_suffix(".cfl"))
 
 
 def read_cfl(path: Path, shape: tuple[int, ...]) -> NDArray[np.complex64]:
-    """The array of that shape in a cfl."""
+    """Read an array of that shape from a cfl."""
     return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(shape)
 
 
@@ -87,12 +87,12 @@ class Scan:
 
 
 def top(quality: Callable[[int], float], count: int) -> int:
-    """Where of 0 … count − 1 a quality is highest that rises to one top and falls beyond it (Kiefer, 1953).
+    """The position of the maximum among 0 … count − 1 for a quality with a single maximum (Kiefer, 1953).
 
-    Each step compares two places a Fibonacci number from either end and drops what lies beyond the worse one. Where
-    they are equal the top is sought above, since too small a weight changes nothing; but below where both are −∞.
+    Each step compares two places a Fibonacci number from either end and drops the part beyond the worse one. If they
+    are equal, the upper part is kept, because too small a weight changes nothing; but the lower one if both are −∞.
     """
-    short, long = 1, 1  # of F(k), F(k + 1) with F(k + 1) > count: places 1 … F(k + 1) − 1 hold them all
+    short, long = 1, 1  # of F(k), F(k + 1) with F(k + 1) > count: places 1 … F(k + 1) − 1 contain all
     while long <= count:
         short, long = long, short + long
     low = -1  # the places after it, of which `long` − 1 are left

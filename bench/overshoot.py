@@ -1,9 +1,9 @@
-"""How far a session that takes memory as fast as it can gets beyond its limit before the server has ended it.
+"""How far a session that allocates memory as fast as it can exceeds its limit before the server has ended it.
 
     python bench/overshoot.py --json bench/results/overshoot.json           # about a minute
 
-A thread in the process of a session touches fresh memory at a given rate and counts what it has in a file that outlives
-it; the limit is 2 GiB (`--limit`). What the process held when it was killed, beyond the limit, is the overshoot.
+A thread in the process of a session touches fresh memory at a given rate and records the amount in a file that outlives
+it; the limit is 2 GiB (`--limit`). The memory of the process when it was killed, minus the limit, is the overshoot.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from serving import Server, machine, server
 
 from recon.serve import words
 
-#: Rates in MiB/s; 0 takes what it gets.
+#: Rates in MiB/s; 0 means as fast as possible.
 RATES = (500, 1000, 2000, 0)
-#: It gives up here, so that a server which lets it grow does no harm.
+#: It stops here, so that a server which lets it grow does no harm.
 MOST_MIB = 6144
 
 #: Runs in every process that Python starts with its folder on PYTHONPATH; those of sessions grow when a file says so.
@@ -61,7 +61,7 @@ if "recon.serve" in sys.orig_argv:
 
 
 def overshoot(rate: int, limit: int) -> dict[str, Any]:
-    """One session that grows at this rate, MiB/s, on a server with this limit, MiB."""
+    """A session that grows at this rate in MiB/s, on a server with this limit in MiB."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sitecustomize.py").write_text(GROW)

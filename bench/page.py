@@ -1,4 +1,4 @@
-"""The page of measured times from the records of `bench/speed.py`, `bench/sweep.py` and `bench/gpu.py`.
+"""The page of measured times, from the records of `bench/speed.py`, `bench/sweep.py` and `bench/gpu.py`.
 
 python bench/page.py bench/results/speed.json docs/performance.md --gpu bench/results/gpu.json
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: What the cases are, for a reader.
+#: Descriptions of the cases.
 TITLES = {
     "sense_normal": "SENSE normal operator",
     "espirit": "ESPIRiT maps",
@@ -32,7 +32,7 @@ TITLES = {
     "recon_run": "`recon run` in one process, raw file to NIfTI",
     "unrolled": "Unrolled network, including its classical start",
 }
-#: What is to be measured on a CUDA GPU.
+#: The cases on a CUDA GPU.
 ON_GPU = (
     "SENSE normal operator beside the time of its memory traffic",
     "CG-SENSE, 320×320×20, 16 coils",
@@ -47,14 +47,14 @@ def days(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def seconds(s: float | None) -> str:
-    """A time with two figures or three."""
+    """A time with two or three digits."""
     if s is None:
         return "failed"
     return f"{s * 1e3:.3g} ms" if s < 1 else f"{s:.3g} s"
 
 
 def row(record: Mapping[str, Any], machines: Sequence[str] = ()) -> str:
-    """A line of the table; daggers say on which but the first of the `machines` it was measured."""
+    """A line of the table; daggers mark other `machines` than the first."""
     daggers = "†" * list(machines).index(record["machine"]) if machines else ""
     cells = [TITLES.get(record["case"], record["case"]) + daggers, record["size"]["name"].replace("x", "×")]
     cells += [seconds(record["ours_s"]), f"{record['peer']} {seconds(record['peer_s'])}" if record["peer"] else "none"]
@@ -101,7 +101,7 @@ def gpu_row(record: Mapping[str, Any]) -> str:
 
 
 def gpu_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was measured on a CUDA GPU, or that nothing was."""
+    """The results on a CUDA GPU, or the statement that there are none."""
     if not records:
         return ["| on a CUDA GPU | |", "|---|---|", *(f"| {name} | not measured |" for name in ON_GPU), ""]
     first = records[0]
@@ -137,7 +137,7 @@ def gpu_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def growth_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The pictures of the sweep, and in numbers what they show; nothing where nothing was swept."""
+    """The pictures of the sweep and their numbers; empty without a sweep."""
     if not records:
         return []
     from sweep import SWEPT, worst
@@ -188,7 +188,7 @@ def page(
     """The whole page as markdown."""
     first = records[0]
     versions = {k: v for r in records for k, v in r["versions"].items()}
-    # A shared machine is not as quick on every day: the ratios are what can be compared.
+    # A shared machine is not equally fast every day: only ratios can be compared.
     machines = list(dict.fromkeys(r["machine"] for r in records))
     others = "".join(f"{'†' * n}: on {m}. " for n, m in enumerate(machines) if n)
     when = days(records)

@@ -1,4 +1,4 @@
-"""Common data of the cases: a phantom with smooth phase, smooth coils, complex noise. numpy and scipy alone."""
+"""Common data of the cases: a phantom with smooth phase, smooth coils, complex noise. Only numpy and scipy."""
 
 from __future__ import annotations
 

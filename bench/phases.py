@@ -1,4 +1,4 @@
-"""Which image of a network is the better picture: that of the data as they are, or without the object's phase?
+"""Which image of a network is better: that of the data as they are, or without the object's phase?
 
     python bench/phases.py --set large --seeds 3,4,5       # three minutes of one core for each large slice, see `SETS`
     python bench/phases.py --set scenes faults raw
@@ -6,10 +6,10 @@
 
 `plain` is the network's image, `rephased` the one with the phase of the classical image x₀ in the coils' maps
 (`recon.nets.rephased`), `smooth w` that with the phase of x₀ after a Gaussian of w pixels; `mean` is the mean of plain
-and rephased, `local t` the rephased one in windows whose ratio is above t, and plain elsewhere. Each is compared, and
-`cs` beside it, with the full scan without noise where that is known: PSNR, SSIM, and the largest ratio of a window's
-error to that of `cs` (`invented`, see `large`). SIMULATED scans of validation bodies by the simulator of the gallery,
-but for `raw`: slices of 0.055 T, one channel, of `validation`.
+and rephased, `local t` the rephased one in windows whose ratio is above t, and plain elsewhere. Each, and `cs`, is
+compared with the full scan without noise if that is known: PSNR, SSIM, and the largest ratio of a window's error to
+that of `cs` (`invented`, see `large`). SIMULATED scans of validation bodies by the simulator of the gallery, but for
+`raw`: slices of 0.055 T, one channel, of `validation`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _smoothed(x: Tensor, width: float) -> Tensor:
 def scored(
     found: Mapping[str, Tensor], noisy: NDArray[np.float64], clean: NDArray[np.float64], body: NDArray[np.bool_]
 ) -> list[dict[str, Any]]:
-    """What each image is worth."""
+    """Scores of each image."""
     errors, out = {}, []
     for name, t in found.items():
         x = t.abs().reshape(t.shape[-2:]).double().numpy()
@@ -141,7 +141,7 @@ def raw(seed: int, name: str, sources: volumes.Sources) -> list[dict[str, Any]]:
 
 
 def _told(m: Measurement, found: Mapping[str, Tensor], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with the ratio of the witness and the residuals."""
+    """The records with the ratio of the test and the residuals."""
     ratio = round(rephased.mixed(found["plain"], found["rephased"], found["start"], 1e9)[1][0], 2)
     power = [float(((m.A(found[r["image"]]) - m.y) * (m.y != 0)).abs().square().sum()) for r in rows]
     count = 2 * m.sigma**2 * int((m.y != 0).sum())
@@ -153,14 +153,14 @@ SHOWN = ("plain", "rephased", "smooth 2", "mean", "local 6", "local 3")
 
 
 def kind(r: Mapping[str, Any]) -> str:
-    """What a record's scan is of: large ones by array, phase, matrix and R, the scenes by R, all others by set."""
+    """The kind of a record's scan: large ones by array, phase, matrix and R, the scenes by R, all others by set."""
     about = str(r["case"]).split(",")[0]
     known = {"large": about, "scenes": f"scenes R = {about.rpartition('R = ')[2]}"}
     return known.get(r["set"], r["set"])
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line of each kind of scan: how far the images differ, and of each image its gain over `cs` and worst window."""
+    """A line for each kind of scan: how far the images differ, and the gain of each over `cs` and its worst window."""
     scans: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for r in found:
         scans.setdefault((r["network"], kind(r), r["case"], r["seed"]), {})[r["image"]] = r

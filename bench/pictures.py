@@ -2,9 +2,9 @@
 
     python bench/pictures.py --data ../shared/data --out docs/pictures
 
-The 4-coil T2 brain is fully sampled and is undersampled retrospectively (equispaced, R = 4
-with 24 ACS lines, R = 8 with 16). Recipes are the defaults. What the pictures are worth in numbers is measured by
-`bench/accuracy.py`, of CT by `recon bench ct`: the noise at a quarter of the dose is simulated in projections.
+The 4-coil T2 brain is fully sampled and is undersampled retrospectively (equispaced, R = 4 with 24 ACS lines, R = 8
+with 16). Recipes are the defaults. The numbers for the pictures are measured by `bench/accuracy.py`, for CT by `recon
+bench ct`: the noise at a quarter of the dose is simulated in projections.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def row(pictures: list[Picture.Image], path: Path) -> None:
 
 
 def chest(path: Path, dose: float = 0.25) -> list[Picture.Image]:
-    """The middle slice of a CT scan at a share of its dose: as it is, denoised three ways, and at its own dose."""
+    """The middle slice of a CT scan at a share of its dose: unchanged, denoised three ways, and at its own dose."""
     reference, voxel = ct.chosen(read(path), 1)  # type: ignore[arg-type]
     noisy = ct.low_dose(reference, voxel, dose, 0, photons=ct.own_dose(reference, voxel, "parallel"))
     level = float(np.median(np.abs(noisy - reference)[reference > -300]) * 1.4826)
@@ -58,7 +58,7 @@ def chest(path: Path, dose: float = 0.25) -> list[Picture.Image]:
     found = ct_methods.tuned(noisy, reference, level, ("tv", "nlm"), cpu)
     ours = ct_methods.networks(["ct-base"], "auto", cpu)
     made = [*(run(noisy) for _, run in found.values()), *(run(noisy).data for run in ours.values())]
-    # The body, from −160 to 240 HU, as soft tissue is looked at.
+    # The body from −160 to 240 HU, the usual window for soft tissue.
     return [grey(x[0, 50:400, 20:490].astype(np.float64) + 160, 400.0) for x in (noisy, *made, reference)]
 
 

@@ -1,12 +1,13 @@
-"""How far beyond the R that it was trained on a network is better than `cs`, and whether trust tells where it is not.
+"""Up to which R beyond its training a network is better than `cs`, and whether trust detects where it is not.
 
     python bench/reach.py --weights mri-base                    # a few minutes of one core
     python bench/reach.py --weights mri-base --tell             # writes reach.json beside the weights, measures nothing
     python bench/reach.py --accel 4 --coils 8 --sizes 256 480   # on more phase encodes than it was trained on
 
-SIMULATED slices of validation magnitudes, made as those of training are, of acceleration factors that no training saw:
-equispaced lines, variable density and lines at random. A learned image is worse where it is shown although it is more
-than 0.2 dB below that of `cs`, or its worst window of 16 × 16 pixels more than a quarter and a hundredth of the peak.
+SIMULATED slices of validation magnitudes, made like those of the training, with acceleration factors not used in
+training: equispaced lines, variable density and lines at random. A learned image is worse if it is shown although it is
+more than 0.2 dB below that of `cs`, or its worst window of 16 × 16 pixels is worse by more than a quarter and a
+hundredth of the peak.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ from recon.recipe import Solve, Trust
 
 SEED = 610_000_000
 OUT = Path(__file__).parent / "results/reach.json"
-#: Weights of equispaced, exact, variable density and random lines, and what they are called.
+#: Weights of equispaced, exact, variable density and random lines, and their names.
 KINDS = {"equispaced": (1.0, 0.0, 0.0, 0.0), "exact": (0.0, 1.0, 0.0, 0.0),
          "variable": (0.0, 0.0, 1.0, 0.0), "random": (0.0, 0.0, 0.0, 1.0)}  # fmt: skip
-#: Masks of each R: below 2, equispaced lines cannot be.
+#: Masks for each R: below 2, equispaced lines are impossible.
 LOW, HIGH = ("exact", "random"), ("equispaced", "variable")
 SIZES = (192, 224, 256)
 CASE = ("weights", "R", "mask", "coils", "noise", "seed", "size")
 WORSE, WINDOW, PEAK = 0.2, 0.25, 0.01
-#: Errors of a window that are looked at for what a network invented: there `invented` is the largest of its error over
-#: that of `cs`.
+#: Errors above which a window is examined for invented structures: `invented` is the largest ratio of its error to that
+#: of `cs`.
 SEEN, FAR = 0.02, 3
 
 
 def scan(
     sources: volumes.Sources, R: float, kind: str, coils: int, noise: float, seed: int, size: int = 0
 ) -> synth.Example:
-    """A simulated slice of `size` pixels along either axis, for 0 of 192 to 256."""
+    """A simulated slice of `size` pixels along either axis; 0 means 192 to 256."""
     settings = synth.Settings(
         sizes=(size,) if size else SIZES, coils=(coils,), real=1.0, raw=0.0, acceleration=(R, R), acs=(16, 24),
         planar=0.0, partial=0.0, kinds=KINDS[kind], estimated_maps=1.0, noise=(noise, noise),
@@ -72,7 +73,7 @@ def judged(x: Tensor, full: Tensor) -> tuple[float, NDArray[np.float32]]:
 
 
 def measured(name: str, e: synth.Example) -> dict[str, Any]:
-    """PSNR and worst window of `sense`, `cs` and the network on one scan, and what trust has against the latter."""
+    """PSNR and worst window of `sense`, `cs` and the network on one scan, and the reasons against the network."""
     m, A = e.measurement, e.measurement.A
     assert isinstance(A, Sense)
     m = Measurement(m.y[None], Sense(A.maps[None], A.mask[None, None], A.axes), m.sigma)
@@ -120,7 +121,7 @@ def table(records: Sequence[Record]) -> list[str]:
 
 
 def tell(name: str, records: Sequence[Record]) -> None:
-    """Write the widest range of R within which no learned image was worse beside the weights."""
+    """Write the widest range of R without a worse learned image beside the weights."""
     mine = [r for r in records if r["weights"] == name]
     mine = [r for r in mine if not r.get("size")]
     bad = {r["R"] for r in mine if worse(r)}

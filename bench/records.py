@@ -1,4 +1,4 @@
-"""Files of measured records, which grow run by run: a case that is measured again takes the place of what was there."""
+"""Files of measured records that grow run by run: a repeated case replaces the earlier one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Record = Mapping[str, Any]
 
 
 def joined(runs: Iterable[Sequence[Record]], case: Sequence[str]) -> list[Record]:
-    """The records of several runs, those of a later run in place of earlier ones whose fields `case` are the same."""
+    """The records of several runs; those of a later run replace earlier ones with the same fields `case`."""
     found: dict[tuple[Hashable, ...], Record] = {}
     for records in runs:
         found |= {tuple(r.get(name) for name in case): r for r in records}
@@ -22,7 +22,7 @@ def joined(runs: Iterable[Sequence[Record]], case: Sequence[str]) -> list[Record
 
 
 def stored(path: Path) -> list[Record]:
-    """The records of a file, none where there is no file; raises ReconError for one that holds something else."""
+    """The records of a file, empty if there is no file; raises ReconError for another kind of file."""
     try:
         records: list[Record] = json.loads(path.read_text(encoding="utf-8"))["records"]
         return records
@@ -33,7 +33,7 @@ def stored(path: Path) -> list[Record]:
 
 
 def store(path: Path, records: Sequence[Record], case: Sequence[str], head: Mapping[str, Any]) -> None:
-    """Write records beside those that the file holds, in place of those of the same case, each on a line of its own."""
+    """Add records to a file, replacing those of the same case, each on its own line."""
     every = [json.dumps(r, allow_nan=False) for r in joined([stored(path), records], case)]
     about = json.dumps({**head, "records": []}, allow_nan=False).removesuffix("]}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""What maps made again from k-space that the network's image completes are worth, on simulated validation scans.
+"""The gain from maps estimated again from k-space completed by the network's image, on simulated validation scans.
 
     python bench/refine.py --weights mri-base --acs 16 10 --json bench/results/refine.json
 
-The scans are those of `bench/networks.py` at R = 8, with as many ACS lines as told. PSNR inside the body against the
-full scan, once with the maps of the ACS lines and once with `solve.refine_maps`.
+The scans are those of `bench/networks.py` at R = 8, with the given number of ACS lines. PSNR inside the body against
+the full scan, once with the maps of the ACS lines and once with `solve.refine_maps`.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python bench/regularisation.py --data ../shared/data
 
-Eight-coil scans are SIMULATED from magnitude volumes (smooth phase, Biot-Savart coils, white noise), which flatters
-every method alike. Only `validation` is read. These scans fold so badly at R = 4 that the PSNR asks for more
-regularisation than a real scan bears: the defaults (sense 4, cs 1, tv 0.5) lie on the side of less, where noise is left
-rather than detail lost.
+Eight-coil scans are SIMULATED from magnitude volumes (smooth phase, Biot-Savart coils, white noise), which favours
+every method alike. Only `validation` is read. These scans are so badly conditioned at R = 4 that PSNR asks for more
+regularisation than is good for a real scan: the defaults (sense 4, cs 1, tv 0.5) are on the weaker side, where noise is
+left rather than detail lost.
 """
 
 from __future__ import annotations

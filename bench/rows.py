@@ -1,14 +1,14 @@
-"""Whether lines that do not agree with their ACS block, or with each other, are found, and good scans left alone.
+"""Whether lines that contradict their ACS block, or each other, are detected, without false alarms.
 
     python bench/rows.py                          # 100 slices of several coils, a few minutes
     python bench/rows.py --raw --slices 60        # single-channel raw slices at 0.055 T
     python bench/rows.py --raw --part public_test --slices 60
 
 SIMULATED scans of validation magnitudes (2 to 16 coils, noise 0.002 to 0.1, R 2 to 10, all kinds of line masks, maps by
-ESPIRiT), or raw slices of one channel whose lines are left out (R 1.5 to 4). Each is looked at as it is and with one
-fault: all lines beside its ACS block one row up or down, their readout half a sample or one sample late, or their phase
-turned by 45°; or every second line of all with another phase or a later readout. "Loses" is what the fault takes from
-the classical picture, the median of decibels. See `recon.solve.rows`, `detail` and `alternating`.
+ESPIRiT), or raw slices of one channel with lines left out (R 1.5 to 4). Each is tested unchanged and with one fault:
+all lines outside its ACS block one row up or down, their readout half a sample or one sample late, or their phase
+changed by 45°; or every second line of all with another phase or a later readout. "Loses" is the loss of the classical
+image, the median of decibels. See `recon.solve.rows`, `detail` and `alternating`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EVEN, MIXED = (1.0, 0.0, 0.0, 0.0), (0.4, 0.2, 0.2, 0.2)
 
 
 def settings(number: int, raw: bool = False) -> synth.Settings:
-    """What a scan is drawn from: of several coils, every second one has equispaced lines, the others any kind."""
+    """Settings of a simulated scan: of several coils, every second one has equispaced lines, others any kind."""
     if raw:
         return synth.Settings(raw=1.0)
     return synth.Settings(
@@ -53,14 +53,14 @@ def settings(number: int, raw: bool = False) -> synth.Settings:
 
 
 def beside(m: Measurement, factor: Tensor | complex) -> Measurement:
-    """Every line beside the ACS block multiplied, in hybrid space."""
+    """Every line outside the ACS block multiplied, in hybrid space."""
     measured = m.A.mask.reshape(-1) > 0
     outer = measured & ~rows.acs(measured)
     return replace(m, y=torch.where(outer[:, None], m.y * factor, m.y))
 
 
 def late(m: Measurement, samples: float) -> Measurement:
-    """The readout of every line beside the ACS block shifted."""
+    """The readout of every line outside the ACS block shifted."""
     nx = m.y.shape[-1]
     return beside(m, torch.exp(2j * math.pi * samples * (torch.arange(nx) - nx // 2) / nx))
 
@@ -89,14 +89,14 @@ FAULTS: dict[str, Callable[[Measurement], Measurement]] = {
 
 
 def looked_at(m: Measurement, full: Tensor, limits: Trust) -> dict[str, Any] | None:
-    """What is found in one measurement and whether it is suspected, as `recon` does; None where it cannot be told."""
+    """The results for one measurement and whether it is suspected, as in `recon`; None if the test does not apply."""
     start = unrolled.classical(m, 60)
     d = detail.compared(m, start)[0]
     if d is None:
         return None
     sparser = rows.sparser(m, [detail.doubtful(d)])[0]
     a = alternating.compared(m)[0]
-    # What `recon` compares with the noise: the residual of the picture that a network starts from.
+    # What `recon` compares with the noise: the residual of a network's start.
     residual = float(trust.chi2(m, start, torch.Size([1])))
     noise = 2**0.5 * m.sigma / float(unrolled.size(start, 3))
     by = [
@@ -118,7 +118,7 @@ def looked_at(m: Measurement, full: Tensor, limits: Trust) -> dict[str, Any] | N
 
 
 def main() -> None:
-    """Draw, look, count."""
+    """Simulate, test, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--part", default="validation", choices=("validation", "public_test"))

@@ -1,4 +1,4 @@
-"""A server in a process of its own, and a scanner that notes when each line left and when each image began to come."""
+"""A server in a separate process, and a scanner that records when each line was sent and each image began to arrive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 _IMAGE, _CLOSE, _TEXT = 1022, 4, 5
-#: Bytes of an image's header, and where its matrix, channels and type stand in it.
+#: Bytes of an image's header, and the offsets of its matrix, channels and type.
 _HEAD, _AT = 198, struct.Struct("<2xH12x3H12xH")
 _BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
 
@@ -41,7 +41,7 @@ class Server:
         return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
 
     def ready(self, workers: int = 1) -> None:
-        """Wait until this many workers have imported everything, and hold memory for raw data."""
+        """Wait until this many workers have imported everything and reserved memory for raw data."""
         until = time.monotonic() + 300
         while json.load(urllib.request.urlopen(self.page, timeout=10))["workers"]["held"] < workers:
             if time.monotonic() > until:
@@ -49,7 +49,7 @@ class Server:
             time.sleep(0.02)
 
     def memory(self) -> int:
-        """MiB of the server and its workers that they share with nobody; cheap to ask, so that asking slows nothing."""
+        """MiB of the server and its workers that are not shared; cheap to read, so that measuring slows nothing."""
         total = 0
         for p in (self.process, *self.process.children()):
             try:
@@ -99,7 +99,7 @@ def server(settings: str = "") -> Iterator[Server]:
 
 @dataclass
 class Session:
-    """When things happened, in seconds after the connection: lines left, images began, the server closed."""
+    """Times in seconds after the connection: lines sent, images begun, the server closed."""
 
     sent: list[float] = field(default_factory=list)
     images: list[float] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Session:
 
 
 def scan(port: int, messages: Sequence[bytes], *, pace_s: float = 0.0, close: bool = True) -> Session:
-    """Play a scanner: send messages, `pace_s` apart, and take what comes back until CLOSE."""
+    """Play a scanner: send messages, `pace_s` apart, and receive the answers until CLOSE."""
     out, began = Session(), time.monotonic()
     with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -148,7 +148,7 @@ def _read(sock: socket.socket, out: Session, began: float) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on, and how busy it was before."""
+    """The machine of the measurement, and its load before."""
     model = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file() and (found := re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text())):

@@ -1,11 +1,11 @@
-"""How long one slice takes from samples to image with the networks that ship, and what of it each part takes.
+"""How long one slice takes from samples to image with the networks that ship, and the time of each part.
 
     python bench/slice.py                     # 256², 8 coils, R = 4, both networks, all threads
     python bench/slice.py --runs 9 --threads 2 --weights mri-small
 
-The scan is SIMULATED and in memory; maps, classical start and evidence are among the time, loading the weights is not.
-Printed are the median and the range of the seconds by the clock, and of the processor's for each part in the median
-run. Whether the rows of the lines are in doubt decides if `rows.sparser` looks: `--doubt` makes it look.
+The scan is SIMULATED and in memory; maps, classical start and evidence are included, loading the weights is not.
+Printed are the median and the range of the wall-clock seconds, and the processor seconds of each part in the median
+run. `rows.sparser` runs only if the rows of the lines are in doubt: `--doubt` makes it run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recon.mri import cartesian
 from recon.nets import rephased, unrolled
 from recon.solve import alternating, detail, halves, rows
 
-#: What is timed: module, name, and what it is called.
+#: What is timed: module, name, and label.
 PARTS: tuple[tuple[Any, str, str], ...] = (
     (cartesian, "calibrated", "maps"),
     (unrolled, "classical", "start"),

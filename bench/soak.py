@@ -1,9 +1,9 @@
-"""A hundred sessions one after the other: memory, open files and threads of the server, which have to stay flat.
+"""A hundred sessions one after the other: memory, open files and threads of the server must stay constant.
 
     python bench/soak.py --json bench/results/soak.json --picture docs/pictures/soak.png      # about five minutes
 
-Three of ten sessions are cancelled, break off, or ask for what is not there. A line through the second half of the
-numbers must not rise by more than a part in twenty of their mean over all sessions.
+Three of ten sessions are cancelled, break off, or ask for something missing. A line through the second half of the
+numbers must not rise by more than one twentieth of their mean over all sessions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recon import simulation
 from recon.io.read import read
 from recon.serve import client, words
 
-#: What is counted, and how much it may rise from end to end as a part of its mean.
+#: What is counted, and how much it may rise from end to end as a share of its mean.
 COUNTED = ("server_MiB", "server_files", "server_threads", "processes", "waiting_MiB")
 MAY_RISE = 0.05
 
@@ -58,7 +58,7 @@ def play(one: Server, messages: list[bytes], n: int) -> None:
 
 
 def rise(values: list[float]) -> float:
-    """Slope of the second half over all sessions, as a part of the mean."""
+    """Slope of the second half over all sessions, as a share of the mean."""
     half = np.asarray(values[len(values) // 2 :], float)
     slope = np.polyfit(np.arange(len(half)), half, 1)[0] if len(half) > 2 else 0.0
     return float(slope * len(values) / max(1e-9, half.mean()))
@@ -93,7 +93,7 @@ def soak(sessions: int, matrix: int, coils: int) -> dict[str, Any]:
 
 
 def picture(found: dict[str, Any], path: Path) -> None:
-    """What was counted, over the sessions."""
+    """The counts over the sessions."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -112,7 +112,7 @@ def picture(found: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Play, write, and exit 1 where anything rises."""
+    """Play, write, and exit 1 if anything rises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=100)
     parser.add_argument("--matrix", type=int, default=64)

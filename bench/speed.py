@@ -1,4 +1,5 @@
-"""How fast, beside the peers: one record a case and size, `ratio` = the fastest equally accurate peer's time over ours.
+"""Speed compared with the peers: one record per case and size, `ratio` = time of the fastest equally accurate peer over
+recon's.
 
     make bench-peers                              # once: the peers' environment; BART comes from `apt-get install bart`
     python bench/speed.py --json bench/results/speed.json
@@ -7,9 +8,9 @@
     python bench/speed.py --json bench/results/speed.json --missing   # cases whose record lacks a peer, all of it again
     python bench/speed.py --case cg_sense --size 8x160x160x160 --limit 100    # what takes peers minutes, in ten of them
 
-Everybody gets the same data, threads and warm-up, in a process of its own, one after the other. A peer that fails or is
-missing is named with the reason, and so is one that is too inaccurate to count. Run it on an otherwise idle machine:
-times of a busy one mean nothing.
+All get the same data, threads and warm-up, each in its own process, one after the other. A peer that fails, is missing,
+or is too inaccurate to count is named with the reason. Run it on an otherwise idle machine: times on a busy one mean
+nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CASES: dict[str, Case] = {c.name: c for family in FAMILIES for c in importlib.im
 
 
 def row(record: dict[str, Any]) -> str:
-    """A record in one line."""
+    """A record as one line."""
     name = f"{record['case']:15} {record['size']['name']:15}"
     if record["ours_s"] is None:
         return f"{name} ours failed: {record['why_not']}"
@@ -49,9 +50,9 @@ def row(record: dict[str, Any]) -> str:
 
 
 def lacking(case: Case, label: str, records: list[dict[str, Any]]) -> list[str]:
-    """Peers of a case that the record of a size says nothing of: neither a time nor why there is none.
+    """Peers of a case without an entry in the record of a size: neither a time nor a reason.
 
-    A package that was not installed is nothing that is known of a peer.
+    A missing package says nothing about a peer.
     """
     known = next((r["peers"] for r in records if (r["case"], r["size"]["name"]) == (case.name, label)), {})
     said = {n for n, p in known.items() if "s" in p or not p.get("why_not", "").startswith("ModuleNotFoundError")}
@@ -59,7 +60,7 @@ def lacking(case: Case, label: str, records: list[dict[str, Any]]) -> list[str]:
 
 
 def store(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write the records, in place of those of the same case and size; others that the file holds stay."""
+    """Write the records, replacing those of the same case and size; others in the file stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(path.read_text()) if path.exists() else []
     made = {(r["case"], r["size"]["name"]): r for r in [*kept, *records]}
@@ -96,7 +97,7 @@ def main() -> None:
         for case in chosen:
             print(f"{case.name:15} {', '.join(case.sizes):45} {', '.join(case.peers)}")
         return
-    # Ended from outside, it takes the peer with it that is running.
+    # When ended by a signal, it ends the running peer, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     repeats = options.repeats or (1 if options.quick else 5)
     peers = tuple(options.peer) if options.peer else None

@@ -1,4 +1,4 @@
-"""Means over what was measured several times, and how far they would lie apart with other slices."""
+"""Means over repeated measurements, and how far they would vary with other slices."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def said(values: Sequence[float], digits: int = 2, sign: bool = False) -> str:
-    """The mean with its 95 % interval in brackets, as a page shows it."""
+    """The mean with its 95 % interval in brackets, as shown on a page."""
     shown = [f"{v:{'+' if sign else ''}.{digits}f}".replace("-", "−") for v in interval(values)]
     return shown[0] if len(values) < 2 else f"{shown[0]} ({shown[1]} to {shown[2]})"

@@ -1,12 +1,12 @@
-"""How time grows over size and coils or views, case by case, ours and the fastest peers': JSON and two pictures.
+"""How time grows with size and coils or views, case by case, for recon and the fastest peers: JSON and two pictures.
 
     python bench/sweep.py --json bench/results/sweep.json --pictures docs/pictures    # twelve minutes
     python bench/sweep.py --list
     python bench/sweep.py --json bench/results/sweep.json --pictures docs/pictures --draw    # measures nothing
 
-Sizes are even, odd and prime; coils 1 to 64; the points "strided" have their arrays in reversed order in memory, ours
-alone. Nothing may fall off a cliff: `worst` is the largest time per sample of ours over that of its neighbours. A peer
-that is not done within `--limit` seconds is not asked for larger points, and drawn as a triangle where it was ended.
+Sizes are even, odd and prime; coils 1 to 64; in the points "strided" the arrays have reversed axes in memory, for recon
+only. Time must not jump: `worst` is the largest time per sample of recon over that of its neighbours. A peer that is
+not finished within `--limit` seconds is left out at larger points, and drawn as a triangle where it was ended.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from speed import CASES, store
 SIDES = (64, 127, 128, 251, 256, 509, 512)
 COILS = (1, 4, 8, 13, 16, 64)
 VIEWS = (90, 360, 720, 1440)
-#: Points at which ours is measured alone, which takes a third of the time.
+#: Points at which only recon is measured, which takes a third of the time.
 ALONE = {"side": (127, 128, 509), "coils": (13,), "views": (360,)}
-#: Where one grows, the other stays.
+#: While one grows, the other is constant.
 SIDE, COIL, VIEW = 256, 8, 720
 
-#: How the reason of a peer begins that was ended, or that was at a smaller point.
+#: Start of the reason for a peer that was ended, or that was ended at a smaller point.
 LATE = "not done after"
 
 
@@ -48,7 +48,7 @@ def equispaced(n: int, coils: int) -> Settings:
 
 
 def radial(n: int, coils: int) -> Settings:
-    """As many spokes for its side as the case has, nearly those that Nyquist asks for."""
+    """As many spokes per side as the case has, nearly the number that Nyquist requires."""
     return {**cartesian(n, coils), "spokes": 25 * n // 16, "samples": 2 * n}
 
 
@@ -100,10 +100,10 @@ def per_sample(record: Mapping[str, Any]) -> float:
 
 
 def worst(records: Sequence[Mapping[str, Any]]) -> float:
-    """Largest time per sample of ours relative to the mean of the neighbours along an axis of the sweep.
+    """Largest time per sample of recon relative to the mean of the neighbours along an axis of the sweep.
 
-    The largest has one neighbour. Of the smallest, whose time is mostly what a call costs however little it has to do,
-    the whole time counts, which must not be longer than its neighbour's.
+    The largest has one neighbour. The time of the smallest is mostly the overhead of a call, so its whole time counts,
+    which must not be longer than its neighbour's.
     """
     ratios = [0.0]
     for axis in ("side", *USUAL):
@@ -116,7 +116,7 @@ def worst(records: Sequence[Mapping[str, Any]]) -> float:
 
 
 def swept_records(name: str, sizes: Mapping[str, Settings], **how: Any) -> Iterator[dict[str, Any]]:
-    """A record of each point, in the order in which an axis grows; a point that lies on both axes is measured once."""
+    """A record of each point, in the order in which an axis grows; a point on both axes is measured once."""
     peers: tuple[str, ...] = how.pop("peers")
     done: list[dict[str, Any]] = []
     for label, size in sizes.items():
@@ -138,7 +138,7 @@ def swept_records(name: str, sizes: Mapping[str, Settings], **how: Any) -> Itera
 
 
 def series(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float, bool]]]:
-    """Points (at, seconds, whether that is only when it was ended) of ours and each peer along one axis."""
+    """Points (at, seconds, whether that is only when it was ended) of recon and each peer along one axis."""
     made: dict[str, list[tuple[float, float, bool]]] = {}
     for r in sorted(records, key=lambda r: r["size"]["at"]):
         for who, row in {"recon": {"s": r["ours_s"]}, **r["peers"]}.items():
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name cases, peers and points")
     parser.add_argument("--draw", action="store_true", help="draw what the --json file holds, and measure nothing")
     options = parser.parse_args()
-    # Ended from outside, it takes the peer with it that is running, and its data.
+    # When ended by a signal, it ends the running peer, too, and deletes its data.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     records: list[dict[str, Any]] = []
     for name in () if options.draw else options.case or SWEPT:
@@ -231,7 +231,7 @@ def main() -> None:
         print(f"{name:13} worst {worst(records[begun:]):.2f}", flush=True)
         if options.json:
             kept = json.loads(options.json.read_text()) if options.json.exists() else []
-            # A case is swept as a whole: points of another day do not stay beside it.
+            # A case is swept as a whole: points of another day are removed.
             options.json.write_text(json.dumps([r for r in kept if r["case"] != name]))
             store(options.json, records)
     if options.json and options.json.exists() and not options.list:

@@ -1,12 +1,12 @@
-"""Where learned images go wrong and what their evidence says then, and how well replicas tell their error.
+"""Where learned images fail and what their evidence then says, and how well replicas predict their error.
 
     python bench/trust.py --weights mri-base --seeds 2 --json bench/results/trust.json
     python bench/trust.py --weights mri-base --seeds 2 --calibrate
 
-Scans are simulated as those of training are, from validation magnitudes, equispaced lines with ACS. Faults are put in
-one by one; a learned image is wrong where it loses more than half a decibel to the classical one. `--calibrate` writes
-what replicas are worth into `calibration.json` beside the weights: a pixel's error is below factor × 1.96 × its
-standard deviation in 95 of 100 pixels of the body.
+Scans are simulated like those of the training, from validation magnitudes, with equispaced lines and ACS. Faults are
+introduced one by one; a learned image is wrong if it loses more than half a decibel to the classical one. `--calibrate`
+writes the reliability of replicas into `calibration.json` beside the weights: a pixel's error is below factor × 1.96 ×
+its standard deviation in 95 of 100 pixels of the body.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from recon.solve import detail, rows
 
 FOLDER = Path(os.environ.get("RECON_DATA", "../shared/data"))
 SEED = 900_000_000
-#: No limits: the numbers themselves are wanted.
+#: No limits: only the numbers are needed.
 OPEN = Trust(residual=1e9, explained=1e9, added=1.0, misplaced=1.0, moved=1e9, turned=90, margin=1e9)
 
 
@@ -56,7 +56,7 @@ def scan(sources: volumes.Sources, R: float, noise: float, seed: int) -> tuple[M
 
 
 def moved(m: Measurement) -> Measurement:
-    """The object two pixels further along x and y in every other measured line: motion between shots."""
+    """The object two pixels further along x and y in every second measured line: motion between shots."""
     ny = m.y.shape[-2]
     rows = torch.arange(ny)
     other = (torch.cumsum((m.A.mask.reshape(-1) > 0).int(), 0) % 2 == 0)[:, None]
@@ -66,7 +66,7 @@ def moved(m: Measurement) -> Measurement:
 
 
 def misplaced(m: Measurement) -> Measurement:
-    """Every line beside the ACS block one row too high, as from a counter that starts at one."""
+    """Every line outside the ACS block one row too high, as from a counter that starts at one."""
     measured = m.A.mask.reshape(-1) > 0
     ny = len(measured)
     gaps = torch.nonzero(~measured).flatten()
@@ -92,7 +92,7 @@ def with_maps(m: Measurement, maps: Tensor) -> Measurement:
     return replace(m, A=Sense(maps, m.A.mask, m.A.axes))
 
 
-#: Name, R, noise, and what is done to the measurement.
+#: Name, R, noise, and the fault of the measurement.
 CASES: tuple[tuple[str, float, float, Callable[[Measurement], Measurement]], ...] = (
     ("good, R = 4, noise 0.003", 4, 0.003, lambda m: m),
     ("good, R = 4, noise 0.03", 4, 0.03, lambda m: m),
@@ -120,7 +120,7 @@ def psnr(x: Tensor, full: Tensor) -> float:
 def evidence(
     loaded: weights.Loaded, name: str, m: Measurement, e: synth.Example, trained: trust.Range
 ) -> dict[str, Any]:
-    """Numbers of one scan, whether the learned image is wrong, and whether the shipped limits give it up."""
+    """Numbers of one scan, whether the learned image is wrong, and whether the shipped limits reject it."""
     network = loaded.network
     start = unrolled.classical(m, network.shape.start)
     x = unrolled.reconstruct(network, m, start=start)

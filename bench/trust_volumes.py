@@ -1,10 +1,10 @@
-"""What trust says of volumes: of good ones, and of each fault that a volume can have, where two axes are encoded.
+"""The evidence on volumes with two encoded axes: on good ones, and on each possible fault.
 
     python bench/trust_volumes.py                # a quarter of an hour of one core
     python bench/trust_volumes.py --table        # from what was measured
 
 SIMULATED volumes of `volumes.py`, 24 columns of their readout, by Poisson disc and by CAIPIRINHA. A learned volume is
-wrong where it loses more than half a decibel to that of `cs`; the limits are those of slices.
+wrong if it loses more than half a decibel to that of `cs`; the limits are those of slices.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def scan(folder: Path, name: str, kind: str, R: int, noise: float, partitions: i
 
 
 def outside(m: Measurement) -> Tensor:
-    """Measured lines (kz, ky) beside the ACS block."""
+    """Measured lines (kz, ky) outside the ACS block."""
     mask = m.A.mask[0, 0, ..., 0] > 0
     outer = mask.clone()
     outer[rows.block(mask)] = False
@@ -62,7 +62,7 @@ def outside(m: Measurement) -> Tensor:
 
 
 def moved(m: Measurement, by: int, axis: int) -> Measurement:
-    """All lines beside the ACS block further along kz (0) or ky (1), as from a counter that starts at one."""
+    """All lines outside the ACS block shifted along kz (0) or ky (1), as from a counter that starts at one."""
     outer, mask = outside(m), m.A.mask[0, 0, ..., 0] > 0
     inner = mask & ~outer
     there = torch.roll(outer, by, axis) & ~inner
@@ -71,7 +71,7 @@ def moved(m: Measurement, by: int, axis: int) -> Measurement:
 
 
 def beside(m: Measurement, degrees: float, samples: float) -> Measurement:
-    """Lines beside the ACS block with another phase, their readout late: shown on the columns that are looked at."""
+    """Lines outside the ACS block with another phase, or a late readout, simulated on the examined columns."""
     nx = m.y.shape[-1]
     angle = math.radians(degrees) + 2 * math.pi * samples * (torch.arange(nx) - nx // 2) / nx
     return replace(m, y=torch.where(outside(m)[..., None], m.y * torch.exp(1j * angle).to(m.y.dtype), m.y))
@@ -114,7 +114,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def record(m: Measurement, full: Tensor, name: str) -> dict[str, Any]:
-    """PSNR of `cs` and of the network on a volume, and what trust says of it under the limits that ship."""
+    """PSNR of `cs` and of the network on a volume, and its evidence under the shipped limits."""
     plan = Solve(weights=name)
     cs = psnr(methods.solve("cs", m, plan)[0], full)
     x, found = methods.learned(m, plan, Trust(fallback=False))

@@ -1,10 +1,11 @@
-"""Volumes by a network beside `cs`: to the one every column of the readout is a slice, the other sees all three axes.
+"""Volumes by a network compared with `cs`: the network processes every column of the readout as a slice, `cs` all three
+axes.
 
     python bench/volumes.py --weights mri-base --json bench/results/volumes.json
     python bench/volumes.py --weights mri-base mri-small --json bench/results/volumes.json --tell
 
 SIMULATED from validation magnitudes: CT in a soft-tissue window, nearly isotropic, and a brain whose thick slices lie
-along the readout, where their interpolation is smooth and flatters `cs`. Eight coils by Biot-Savart's law in three
+along the readout, where their interpolation is smooth and favours `cs`. Eight coils by Biot-Savart's law in three
 dimensions, synthetic phase, white noise; 96 × 128 phase encodes, Poisson disc and CAIPIRINHA with 24 × 24 ACS lines;
 ESPIRiT maps of the ACS block for all. Scored inside the body on some columns, against the full scan with its noise.
 """
@@ -44,7 +45,7 @@ from recon.simulation.coil_array import loop_fields
 
 SEED = 800_000_000
 COILS, NY, ACS = 8, 128, 24
-#: What tells records apart.
+#: What distinguishes records.
 CASE = ("volume", "partitions", "noise", "mask", "acceleration", "method")
 #: File, which of its axes are (kz, ky, readout), voxels along the readout.
 SOURCES = {
@@ -55,7 +56,7 @@ SOURCES = {
 
 
 def magnitude(folder: Path, name: str, shape: tuple[int, int, int]) -> Tensor:
-    """A volume on a grid (z, y, x), its brightest voxels near 1, air around it."""
+    """A volume on a grid (z, y, x), with its brightest voxels near 1 and air around it."""
     file, axes, _ = SOURCES[name]
     v = np.asarray(nibabel.load(folder / "validation" / file).dataobj, np.float32).transpose(axes)  # type: ignore[attr-defined]
     v = np.clip(v, -200, 300) + 200 if v.min() < -500 else np.maximum(v, 0)
@@ -87,7 +88,7 @@ def coils(shape: tuple[int, int, int]) -> Tensor:
 
 
 def full_scan(folder: Path, name: str, noise: float, partitions: int) -> Tensor:
-    """Fully sampled k-space (coil, kz, ky, kx) with noise σ = 1, of an object drawn half as fine again."""
+    """Fully sampled k-space (coil, kz, ky, kx) with noise σ = 1, of an object drawn 1.5 times as fine."""
     shape = (partitions, NY, SOURCES[name][2])
     fine = tuple(3 * n // 2 for n in shape)
     draw = Draw.seeded(SEED)
@@ -105,7 +106,7 @@ def _cut(k: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def mask(kind: str, R: int, partitions: int) -> Tensor:
-    """Measured lines (kz, ky); a Poisson disc has R effectively, on a lattice the ACS lines come on top."""
+    """Measured lines (kz, ky); for a Poisson disc R is the effective factor, on a lattice the ACS lines are added."""
     shape, acs = (partitions, NY), (min(ACS, partitions), ACS)
     if kind == "poisson":
         m = masks.poisson_disc(shape, R, acs, SEED, slope=1.0)

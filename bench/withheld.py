@@ -1,18 +1,18 @@
-"""What methods foretell of the samples of a real accelerated scan that were kept from them: no full scan is needed.
+"""How well methods predict withheld samples of a real accelerated scan: no full scan is needed.
 
     python bench/withheld.py                              # four minutes of one core
     python bench/withheld.py --table                      # from what was measured
 
-The T1 brain of public_test with 8 coils, of which 12 % of the samples were ever measured (over two phase encodes, R =
-8). A tenth of the samples outside of the central ones is withheld, by a seed; each method makes an image x of the rest;
-told is, over the M withheld samples of all coils,
+The T1 brain of public_test with 8 coils, of which only 12 % of the samples were measured (over two phase encodes, R =
+8). A tenth of the samples outside the central ones is withheld, by a seed; each method makes an image x of the rest.
+The result, over the M withheld samples of all coils, is
 
     χ² = ‖Ax − y‖² / (2σ²M),
 
-near 1 where nothing is missed but noise, beside that of x = 0, which is all of their signal. Maps are ours for all, of
-the central samples, which nobody withholds; the noise is estimated, so that χ² of methods compare with each other and
-1 is known to some per cent. BART's wavelets have the weight of all that foretells the withheld samples best: they are
-shown the answer. Nothing was chosen on this scan.
+It is near 1 if only noise is missing; that of x = 0, all of their signal, is given for comparison. Maps are recon's for
+all, from the central samples, which are never withheld. The noise is estimated, so χ² of methods can be compared with
+each other, and 1 is uncertain by a few per cent. BART's wavelets use the weight that predicts the withheld samples
+best: they are shown the answer. Nothing was chosen on this scan.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CASE = ("scan", "method", "seed")
 
 
 def withheld(mask: Tensor, seed: int) -> Tensor:
-    """Which measured samples (z, y) are kept from the methods."""
+    """Which measured samples (z, y) are withheld."""
     places = torch.nonzero(mask)
     far = places[((places - torch.tensor(mask.shape) // 2).abs() > CENTRE).any(1)]
     generator = torch.Generator().manual_seed(seed)
@@ -55,7 +55,7 @@ def withheld(mask: Tensor, seed: int) -> Tensor:
 
 
 def image(how: str, m: Measurement) -> Tensor:
-    """What a method of ours makes of a measurement."""
+    """The image of one of recon's methods for a measurement."""
     if how == "combine":
         return m.A.adjoint(m.y)
     if how in ("sense", "cs"):
@@ -78,7 +78,7 @@ class Chi:
 
 
 def tuned(m: Measurement, chi: Chi, folder: Path) -> float:
-    """χ² of BART's wavelets with the weight that makes it least."""
+    """χ² of BART's wavelets with the weight that minimises it."""
     A = m.A
     assert isinstance(A, Sense)
     write_cfl(folder / "k", m.y[0].numpy())
@@ -89,7 +89,7 @@ def tuned(m: Measurement, chi: Chi, folder: Path) -> float:
     def quality(n: int) -> float:
         bart(f"{WAVELET.format(flags=flags, weight=f'{WEIGHTS[n]:.3g}')} k maps x", folder)
         x = torch.from_numpy(read_cfl(folder / "x", tuple(shape)))[None]
-        # BART's scale is its own: the one that explains the kept samples best.
+        # BART has its own scale: the one that explains the kept samples best is used.
         own = A(x)
         return -chi(x * (own.conj() * m.y).sum() / own.abs().square().sum())
 
@@ -116,7 +116,7 @@ def measured(m: Measurement, seed: int) -> list[Record]:
 
 
 def table(records: list[Record]) -> list[str]:
-    """A row for each method: χ², the mean of the draws and their range, and how far it is below tuned BART's."""
+    """A row for each method: χ², the mean and the range of the draws, and how far it is below tuned BART's."""
     by = {(r["method"], r["seed"]): r["chi2"] for r in records}
     seeds = sorted({r["seed"] for r in records})
     signal = np.mean([r["signal"] for r in records])

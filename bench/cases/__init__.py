@@ -1,1 +1,1 @@
-"""One file per family of cases: `CASES`, and `ours`, which runs in a process of its own."""
+"""One file per family of cases: `CASES`, and `ours`, recon's functions, which run in a separate process."""

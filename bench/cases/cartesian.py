@@ -1,4 +1,4 @@
-"""What the Cartesian cases share: masks, data, and the SENSE normal operator in plain numpy."""
+"""Common parts of the Cartesian cases: masks, data, and the SENSE normal operator in plain numpy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import phantom
 from arrays import tensor
 from case import Array, Data, Settings
 
-#: The three sizes of the SENSE cases: one slice, a stack of slices, a volume; the readout is fully sampled in all.
+#: The three sizes of the SENSE cases: one slice, a stack of slices, a volume; the readout is always fully sampled.
 SIZES: dict[str, Settings] = {
     "8x256x256": {"coils": 8, "shape": (1, 256, 256), "slices": 1},
     "20x16x320x320": {"coils": 16, "shape": (1, 320, 320), "slices": 20},
@@ -24,7 +24,7 @@ SIGMA = 0.01
 
 
 def calibration_lines(n: int) -> int:
-    """24 of them, fewer on the small grids of tests and sweeps."""
+    """24 lines, fewer on the small grids of tests and sweeps."""
     return min(24, n // 6)
 
 
@@ -64,7 +64,7 @@ def normal(maps: Array, kept: Array, dtype: Any = np.complex128) -> Callable[[Ar
 
 
 def _sum(shape: Any, dtype: Any, one: Callable[[int], Array], coils: int) -> Array:
-    """The sum over coils in their order, some of which are worked on at a time."""
+    """The sum over coils in order, a few at a time."""
     out, some = np.zeros(shape, dtype), os.cpu_count() or 1
     with ThreadPoolExecutor(some) as pool:
         for start in range(0, coils, some):
@@ -96,17 +96,17 @@ def in_body(x: Array, truth: Array) -> float:
 
 
 def laid_out(data: Data, settings: Settings) -> Data:
-    """The arrays as they are, or with their axes in reversed order in memory where the settings say `strided`."""
+    """The arrays as they are, or with reversed axes in memory if the settings say `strided`."""
     return {k: np.asfortranarray(v) for k, v in data.items()} if settings.get("strided") else data
 
 
 def undersampled(shape: Any) -> tuple[int, ...]:
-    """Axes that are not fully sampled: all but the readout."""
+    """Axes that are not fully sampled: all except the readout."""
     return (-3, -2) if shape[-3] > 1 else (-2,)
 
 
 def sense_of(data: Data) -> tuple[Any, Any]:
-    """Our operator over hybrid data, as the pipeline makes it, and the weights that it holds."""
+    """recon's operator on hybrid data, as in the pipeline, and its weights."""
     from recon.operators.sense import Sense
 
     maps, weights = tensor(data["maps"]), tensor(data["mask"])[:, :, None]
@@ -114,7 +114,7 @@ def sense_of(data: Data) -> tuple[Any, Any]:
 
 
 def measurement(data: Data) -> Any:
-    """Our Measurement of the case's k-space: the readout is transformed once, which whitened noise survives."""
+    """recon's Measurement of the case's k-space: the readout is transformed once; white noise stays white."""
     from recon.data import Measurement
     from recon.operators import ifft
 

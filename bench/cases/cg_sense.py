@@ -1,8 +1,8 @@
 """CG-SENSE from masked k-space to the image, until the residual of the normal equations is 1.6e-4.
 
-Everybody starts from zero and solves (AᴴA + λ) x = Aᴴy. Tools that only count iterations get the number that plain
-conjugate gradients need, for each slice where they take slices one by one; whether they arrived is judged by the
-residual of what they return.
+All start from zero and solve (AᴴA + λ) x = Aᴴy. Tools that only count iterations get the number that plain conjugate
+gradients need, for each slice if they process slices one by one. Whether they converged is judged by the residual of
+their result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Projection of a 160³ volume in a cone beam, its exact transpose, and the reconstruction of Feldkamp, Davis and Kress.
+"""Projection of a 160³ volume in a cone beam, its exact transpose, and Feldkamp-Davis-Kress reconstruction.
 
-Voxels are one unit wide, the source turns 400 units from the axis, the flat panel stands as far behind it. Everybody
-gets the line integrals of the phantom's ellipsoids, so that errors are those of the reconstruction alone.
+Voxels are one unit wide, the source is 400 units from the axis, and the flat panel the same distance behind it. All get
+the line integrals of the phantom's ellipsoids, so that errors are those of the reconstruction alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 
 
 def truth(n: int, fine: int = 2) -> Array:
-    """The phantom (z, y, x) on voxels about the origin, means over fine³ points."""
+    """The phantom (z, y, x) on voxels around the origin, means over fine³ points."""
     at = ((np.arange(n * fine) + 0.5) / fine - n / 2) * (2 / n)
     out = np.zeros((n * fine,) * 3, np.float32)
     for value, cx, cy, cz, rx, ry, rz, angle in phantom.ELLIPSOIDS:

@@ -1,6 +1,6 @@
-"""The End-to-End VarNet on one slice in fastMRI's size and layout, same random weights for everybody.
+"""The End-to-End VarNet on one slice in fastMRI's size and layout, with the same random weights for all.
 
-Judged by the difference from the same network in double precision; tests hold that against fastMRI's in double.
+The error is the difference from the same network in double precision; tests compare that with fastMRI's in double.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WEIGHTS = "weights.pt"
 
 
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
-    """K-space (1, coil, row, column), a mask of columns, R = 4 with 8 % ACS, and the picture in double precision."""
+    """K-space (1, coil, row, column), a mask of columns, R = 4 with 8 % ACS, and the image in double precision."""
     shape = tuple(settings["shape"])
     image, maps = phantom.stack(1, settings["coils"], shape)
     columns = np.arange(shape[-1]) % 4 == 0
@@ -33,7 +33,7 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     columns[shape[-1] // 2 - acs : shape[-1] // 2 + acs] = True
     made = {"kspace": phantom.kspace(image, maps)[:, :, 0] * columns, "mask": columns}
     np.savez(folder / "made.npz", **made)
-    # In a process of its own: no worker's peak memory could be told from that of a large parent.
+    # In a separate process: a worker's peak memory cannot be measured below that of a large parent.
     sizes = [str(settings[k]) for k in ("cascades", "channels", "sens_channels")]
     command = [sys.executable, "-m", "cases.e2e_varnet", str(folder), *sizes]
     subprocess.run(command, cwd=Path(__file__).resolve().parent.parent, check=True)
@@ -41,7 +41,7 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 
 
 def prepare(folder: Path, cascades: int, channels: int, sens_channels: int) -> None:
-    """Write random weights, and the picture that they give in double precision."""
+    """Write random weights, and their image in double precision."""
     import torch
 
     from recon.nets.e2e_varnet import Shape, VarNet
@@ -86,7 +86,7 @@ CASES = (
         data=data,
         error=error,
         measure="relative difference from the same network in double precision",
-        # Twelve cascades of random weights magnify the rounding of single precision, everybody's alike, to 1e-4.
+        # Twelve cascades of random weights amplify single-precision rounding, in every implementation, to 1e-4.
         floor=1e-3,
     ),
 )

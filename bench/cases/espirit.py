@@ -17,7 +17,7 @@ SIZES: dict[str, Settings] = {
     "16x320x320": {"coils": 16, "shape": (1, 320, 320)},
     "8x160x160x160": {"coils": 8, "shape": (160, 160, 160)},
 }
-#: What a GPU is asked for: the maps of a stack of slices, each from its own calibration.
+#: The task on a GPU: the maps of a stack of slices, each from its own calibration.
 STACK: dict[str, Settings] = {"20x16x320x320": {"coils": 16, "shape": (1, 320, 320), "slices": 20}}
 
 

@@ -1,7 +1,7 @@
 """Filtered backprojection of exact projections onto a 512² slice, 720 angles, with the plain ramp.
 
-Bins are one pixel wide, y points up, and everybody gets the line integrals of the phantom's ellipses, so that errors
-are those of the reconstruction and not of one's own projector.
+Bins are one pixel wide and y points up. All get the line integrals of the phantom's ellipses, so that errors are those
+of the reconstruction and not of a projector.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def ours(data: Data, settings: Settings) -> Callable[[], Any]:
 
 
 def error(data: Data, settings: Settings, result: Array, witness: Array | None) -> float:
-    """Relative difference from the phantom inside the circle that every view sees, about the nearest of the centres."""
+    """Relative difference from the phantom inside the circle that every view covers, around the nearest centre."""
     n = settings["n"]
     at = np.arange(n) - (n - 1) / 2
     circle = at[None] ** 2 + at[:, None] ** 2 < (n / 2 - 2) ** 2

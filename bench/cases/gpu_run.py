@@ -1,6 +1,6 @@
-"""`recon run` on a GPU within one process: raw file to NIfTI, and where its time goes.
+"""`recon run` on a GPU within one process: raw file to NIfTI, and where the time is spent.
 
-Judged by the difference from the same run on the CPU, which other tests hold against truth and double precision.
+The error is the difference from the same run on the CPU, which other tests compare with truth and double precision.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def ours(data: Data, settings: Settings) -> Callable[[], Any]:
 
 
 def error(data: Data, settings: Settings, result: Array, witness: Array | None) -> float:
-    """Error of the image that the true maps combine from the completed k-space."""
+    """Error of the image combined with the true maps from the completed k-space."""
     full = result.reshape(data["kspace"].shape)
     image = (data["maps"].conj() * phantom.fft(full.astype(np.complex128), (-2, -1), inverse=True)).sum(1)
     return cartesian.in_body(image, data["image"])

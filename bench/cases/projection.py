@@ -1,7 +1,7 @@
 """Parallel-beam projection of a 512² slice at 720 angles, and its exact transpose.
 
-Pixels and bins are one unit wide, y points up (row 0 is on top), and bin s at angle θ sees the line
-x cos θ + y sin θ = s.
+Pixels and bins are one unit wide, y points up (row 0 is on top), and bin s at angle θ is the line x cos θ + y sin θ =
+s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from case import Array, Case, Data, Settings
 from cases.cartesian import laid_out
 
 SIZES: dict[str, Settings] = {"512x512x720": {"n": 512, "angles_count": 720}}
-#: Most tools turn about the middle of the image, some about the middle of a pixel: either way is right.
+#: Most tools rotate about the middle of the image, some about the middle of a pixel: both are accepted.
 CENTRES = ((0.0, 0.0), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))
 
 
@@ -29,7 +29,7 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
     bins = int(np.ceil(np.sqrt(2) * n))
     sinogram = exact(angles, bins, n, (0.0, 0.0)).astype(np.float32)
     rng = np.random.default_rng(0)
-    # Positive data would hide a transpose that is not one: both sides of the dot test get noise.
+    # Positive data would hide a wrong transpose: both sides of the dot test get noise.
     sinogram *= rng.standard_normal(sinogram.shape, np.float32)
     made = {"image": image, "sinogram": sinogram, "speckled": image * rng.standard_normal(image.shape, np.float32)}
     return made, {**settings, "angles": angles.tolist(), "bins": bins}
@@ -67,7 +67,7 @@ def operator_of(settings: Settings) -> Any:
 
     from recon.operators.xray import Parallel, Xray
 
-    # Our y grows with the row: the same rays turn the other way.
+    # In recon y grows with the row: the same rays rotate the other way.
     angles = -torch.tensor(settings["angles"], dtype=torch.float64)
     return Xray(Parallel(angles, settings["bins"], 1.0), (settings["n"], settings["n"]), 1.0)
 

@@ -1,6 +1,6 @@
-"""The unrolled network that ships, from masked k-space of some slices to images, its classical start included.
+"""The unrolled network that ships, from masked k-space of some slices to images, including its classical start.
 
-Judged on the first slice by the difference from the same network in double precision on the CPU.
+The error is the difference, on the first slice, from the same network in double precision on the CPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
 
 
 def _exact(data: Data) -> Array:
-    """The network's answer in double precision."""
+    """The network's result in double precision."""
     import torch
 
     usual = torch.get_default_dtype()

@@ -1,7 +1,7 @@
-"""L1-wavelet reconstruction, λ and iterations as BART's with random shifts.
+"""L1-wavelet reconstruction with λ and iterations as in BART, with random shifts.
 
-Judged by the error against the truth; the objective ½‖Ax − y‖² + λ ⟨‖Ψ x‖₁⟩ is averaged over shifts, since that is
-what iterations with random shifts go down, and is computed by PyWavelets.
+Judged by the error against the truth. The objective ½‖Ax − y‖² + λ ⟨‖Ψ x‖₁⟩ is averaged over shifts, because iterations
+with random shifts minimise this average; it is computed with PyWavelets.
 """
 
 from __future__ import annotations

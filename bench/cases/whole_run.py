@@ -1,9 +1,8 @@
-"""The command line from the start of the process to files on disk, beside BART doing the same steps.
+"""The command line from the start of the process to files on disk, compared with BART doing the same steps.
 
 Both get the same simulated scan, whiten it with its noise scan, remove oversampling, compress to 12 coils, make ESPIRiT
-maps from 24 ACS lines, run 30 iterations of CG-SENSE on every slice and write. In BART's favour, it starts from k-space
-that is sorted already and kept in memory files, while recon reads and sorts the ISMRMRD file; and its "proto-DICOM" has
-no geometry.
+maps from 24 ACS lines, run 30 iterations of CG-SENSE on every slice and write. In BART's favour, it starts from sorted
+k-space in memory files, while recon reads and sorts the ISMRMRD file, and its "proto-DICOM" has no geometry.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ STACK: Settings = {"coils": 16, "matrix": 320, "slices": 20, "accel": 4, "lam": 
 
 
 def data(settings: Settings, folder: Path) -> tuple[Data, Settings]:
-    """The scan file, BART's files and the truth as whitened coils see it (slice, y, x)."""
+    """The scan file, BART's files and the truth as seen by whitened coils (slice, y, x)."""
     from recon.simulation import noise_factor, preset, simulate_to
     from recon.simulation.reference import truth, truth_maps
 
@@ -55,7 +54,7 @@ def _sorted_for_bart(folder: Path, settings: Settings) -> None:
         ky, kz, _ = sort.row_index(scan.lines[frame.rows], encoding)
         block = np.arange(len(frame.rows)), torch.from_numpy(scan.samples.read(frame.rows))
         out[frame.slice] = place.grid([block], ky, kz, (1, ny))[0][:, 0].numpy()
-    # BART's dimensions are ours reversed: x, y, z, coil, nine of length one, slice.
+    # BART's dimensions are recon's reversed: x, y, z, coil, nine of length one, slice.
     cfl.write(folder / "ksp", out.reshape(settings["slices"], *(1,) * 9, coils, 1, ny, nx))
     noise = scan.samples.read(kinds.noise).transpose(1, 0, 2)
     cfl.write(folder / "noise", np.ascontiguousarray(noise.reshape(coils, 1, 1, -1)))
@@ -78,7 +77,7 @@ def ours_help(data: Data, settings: Settings) -> Callable[[], Any]:
 
 
 def ours_run(data: Data, settings: Settings) -> Callable[[], Any]:
-    """To NIfTI, or to DICOM and once more, not timed, to NIfTI for the judge."""
+    """To NIfTI, or to DICOM and once more, not timed, to NIfTI for the comparison."""
     folder = Path(settings["folder"])
     command = [_command(), "run", str(folder / "scan.h5"), "--recipe", str(folder / "recipe.toml"), "--quiet", "-o"]
     nifti, dicom = folder / "ours.nii.gz", folder / "dicom"

@@ -1,4 +1,4 @@
-"""One file per peer: functions by the name of a task, (data, settings) → a callable that does it once.
+"""One file per peer: functions named after tasks, (data, settings) → a callable that does the work once.
 
-They run in the peers' environment under `bench/harness.py` and know nothing of recon.
+They run in the peers' environment under `bench/harness.py` and do not use recon.
 """

@@ -1,4 +1,4 @@
-"""The ASTRA toolbox's processor code, Joseph's ("linear") projector, whose backprojection is its transpose."""
+"""The ASTRA toolbox's CPU code with Joseph's ("linear") projector, whose backprojection is its transpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BART: commands on files in memory, timed with their start and their reading and writing. Centred with `fft -u`."""
+"""BART: commands on files in memory, timed including start, reading and writing. Centred with `fft -u`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSIONS = {"bart": subprocess.run(["bart", "version"], capture_output=True, tex
 
 
 def write(path: Path, array: Any, dims: dict[int, int]) -> None:
-    """Array of reversed axes as cfl: `dims` says how long which of BART's dimensions are."""
+    """Array with reversed axes as cfl: `dims` gives the lengths of BART's dimensions."""
     full = [dims.get(d, 1) for d in range(16)]
     assert np.prod(full) == array.size
     path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, full)) + "\n")
@@ -28,7 +28,7 @@ def write(path: Path, array: Any, dims: dict[int, int]) -> None:
 
 
 def read(path: Path) -> Any:
-    """Cfl as an array of reversed axes."""
+    """Cfl as an array with reversed axes."""
     dims = [int(n) for n in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
     return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(dims[::-1])
 
@@ -38,9 +38,9 @@ def _bart(*arguments: object, folder: str) -> tuple[float, float]:
 
 
 def _sense(data: Data, folder: str) -> int:
-    """Files `maps0`, `maps1`, …, for each slice, `mask`, and `kspace0` … where it is given; number of slices.
+    """Files `maps0`, `maps1`, …, for each slice, `mask`, and `kspace0` … if given; number of slices.
 
-    Slices go one by one, which takes half the time that they take together, and not with `-L`, whose iterations stop
+    Slices are processed one by one, which takes half the time of all together, and without `-L`, whose iterations stop
     early.
     """
     slices, coils, nz, ny, nx = data["maps"].shape
@@ -54,7 +54,7 @@ def _sense(data: Data, folder: str) -> int:
 
 
 def _pics(folder: str, iterations: list[int], *options: object) -> tuple[float, float]:
-    """Seconds and MiB of `pics` with so many iterations for every slice, to `x0`, `x1`, …"""
+    """Seconds and MiB of `pics` with this many iterations for every slice, to `x0`, `x1`, …"""
     said = " ".join(map(str, options))
     script = "set -e; " + "; ".join(
         f"bart pics -w1 -S {said} -i{n} -p mask kspace{s} maps{s} x{s}" for s, n in enumerate(iterations)
@@ -67,7 +67,7 @@ def _images(folder: str, like: Any) -> Any:
 
 
 def sense_normal(data: Data, settings: Data) -> Task:
-    """BART has no command for it: a tenth of what ten more iterations of `pics` take.
+    """BART has no command for it: a tenth of the time of ten more iterations of `pics`.
 
     The result comes from its `fmac` and `fft`, one by one, which takes longer.
     """
@@ -153,7 +153,7 @@ def help(data: Data, settings: Data) -> Task:
 
 
 def whole_run(data: Data, settings: Data) -> Task:
-    """The same steps as a shell pipeline; the last is BART's own DICOM, since it writes no NIfTI."""
+    """The same steps as a shell pipeline; the last is BART's own DICOM, because it writes no NIfTI."""
     folder, coils, matrix, slices = settings["folder"], settings["coils"], settings["matrix"], settings["slices"]
     virtual = min(12, coils)
     compress = (

@@ -1,4 +1,4 @@
-"""Which peers import here, one in a process each: python peers/check.py, from the folder bench."""
+"""Which peers can be imported here, each in its own process: python peers/check.py, from the folder bench."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""espirit, the package; its threshold is the square of a singular value's, as BART's is."""
+"""The package espirit; its threshold is the square of a singular value's, as in BART."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fastmri: centred, orthonormal FFT, real pairs in the last axis. It has no operator; it has the VarNet."""
+"""fastmri: centred, orthonormal FFT, real pairs in the last axis. It has no operator, but the VarNet."""
 
 from __future__ import annotations
 

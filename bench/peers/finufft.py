@@ -1,4 +1,4 @@
-"""finufft in a plain conjugate gradient loop, one plan for all coils; raw sums, so scaled to be unitary."""
+"""finufft in a plain conjugate gradient loop, one plan for all coils; sums scaled to be unitary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No package: a plain torch loop over coils with a checkerboard instead of shifts, which anyone could have."""
+"""No package: a plain torch loop over coils with a checkerboard instead of shifts, which anyone could write."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def l1_wavelet(data: Data, settings: Data) -> Task:
         with torch.no_grad():
             coils, _, masked = _sense(data)
             A = masked @ coils
-            # The transform is orthonormal up to its borders: the problem is solved in its coefficients.
+            # The transform is orthonormal except at its borders: the problem is solved in its coefficients.
             f = 0.5 * L2NormSquared(target=y) @ A @ wavelet.H
             start = wavelet((masked @ coils).H(y)[0])[0]
             g = settings["lam"] * L1NormViewAsReal()

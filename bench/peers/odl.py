@@ -1,4 +1,4 @@
-"""ODL's ray transform on ASTRA's processor code. Its axes are (x, y)."""
+"""ODL's ray transform on ASTRA's CPU code. Its axes are (x, y)."""
 
 from __future__ import annotations
 

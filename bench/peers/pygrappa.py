@@ -1,4 +1,4 @@
-"""pygrappa's compiled GRAPPA; it computes in double precision and wants its input so."""
+"""pygrappa's compiled GRAPPA; it computes in double precision and needs double input."""
 
 from __future__ import annotations
 

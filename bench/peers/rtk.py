@@ -1,4 +1,4 @@
-"""The Reconstruction Toolkit's processor code: Joseph's projector in a cone beam, its transpose, and FDK.
+"""The Reconstruction Toolkit's CPU code: Joseph's projector in a cone beam, its transpose, and FDK.
 
 Its axis of rotation is y, and its projections are (view, row, column).
 """
@@ -21,7 +21,7 @@ _IMAGE = itk.Image[itk.F, 3]
 
 
 def _image(values: Any, spacing: float) -> Any:
-    """An image of a volume, or of projections, about the origin."""
+    """An image of a volume, or of projections, around the origin."""
     made = itk.image_from_array(np.ascontiguousarray(values, np.float32))
     steps = [spacing, spacing, 1.0]
     made.SetSpacing(steps)
@@ -30,7 +30,7 @@ def _image(values: Any, spacing: float) -> Any:
 
 
 def _turned(volume: Any) -> Any:
-    """(z, y, x) of a volume with the axis of rotation along z as theirs with it along y, and back."""
+    """(z, y, x) of a volume with the axis of rotation along z as RTK's with it along y, and back."""
     return volume.transpose(1, 0, 2)[::-1]
 
 
@@ -60,7 +60,7 @@ def _run(filter_: Any, settings: Data, first: Any, second: Any, laid: Callable[[
     filter_.SetInput(1, second)
     filter_.SetGeometry(_geometry(settings))
     if hasattr(filter_, "InPlaceOff"):
-        # Else a second run finds its first input gone.
+        # Otherwise a second run finds its first input gone.
         filter_.InPlaceOff()
 
     def run() -> Any:

@@ -1,4 +1,4 @@
-"""sigpy: centred, orthonormal; one problem at a time, so slices in a loop. Arrays of CuPy are worked on by the GPU."""
+"""sigpy: centred, orthonormal; one problem at a time, so slices in a loop. Arrays of CuPy are processed on the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scikit-image: projection by rotating the image; its unfiltered backprojection is near the transpose, not it."""
+"""scikit-image: projection by rotating the image; its unfiltered backprojection is only approximately the transpose."""
 
 from __future__ import annotations
 

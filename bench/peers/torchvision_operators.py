@@ -1,16 +1,16 @@
-"""Import before mrpro, deepinv and mrinufft: declares operators that torchvision misses beside a CPU-only torch."""
+"""Import before mrpro, deepinv and mrinufft: declares operators that torchvision lacks with a CPU-only torch."""
 
 from __future__ import annotations
 
 import torch
 
-#: torchvision gives these operators shapes at import, and raises where its compiled library could not be loaded.
+#: torchvision gives these operators shapes at import, and raises if its compiled library could not be loaded.
 MISSING = ("nms", "qnms")
 
 try:
     import torchvision  # noqa: F401
 except RuntimeError:
-    # Where the first import failed, what it left is no module.
+    # If the first import failed, what it left is not a module.
     import sys
 
     for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
