@@ -1,6 +1,7 @@
 """How close an estimate of noise without noise lines comes to the truth.
 
     python bench/noise.py                          # simulated, three minutes of one core
+    python bench/noise.py --small                  # 64 and 80 rows, bodies that end beside the field of view
     python bench/noise.py --raw                    # single-channel raw scans at 0.055 T, by the corners of their images
     python bench/noise.py --images                 # what it costs to tell uneven noise by its quietest part
 
@@ -45,6 +46,8 @@ from recon.recipe import parse
 OUT = Path(__file__).parent / "results/noise.json"
 CASE = ("scan", "channels", "snr", "noise", "lines", "rows", "oversampling")
 ROWS, COLUMNS = 160, 192
+#: Rows of small scans, and how large their bodies are along the readout: parts of the band of twice the field of view.
+SMALL, REACH = (64, 80), (0.6, 0.7, 0.8)
 CHANNELS, SNR = (1, 2, 4, 8, 16, 32), (3, 10, 30, 100, 500, 2000)
 #: Distribution of the noise over k-space, which lines there are, how many of the rows or the readout, and readout
 #: oversampling.
@@ -56,16 +59,22 @@ KINDS = (
 )  # fmt: skip
 
 
-def scan(body: str, channels: int, seed: int, oversampling: int, folder: Path) -> Tensor:
-    """Noise-free k-space (ky, channel, kx) of a body, with bright voxels of 1 in the mean channel."""
-    fine = 2 * ROWS
+def scan(
+    body: str, channels: int, seed: int, oversampling: int, folder: Path, shape: tuple[int, int], reach: float = 0.0
+) -> Tensor:
+    """Noise-free k-space (ky, channel, kx) of a body, with bright voxels of 1 in the mean channel.
+
+    With `reach` the body spans that part of the readout's band.
+    """
+    fine = 2 * shape[0]
     y, x = (2.5 * (torch.arange(n) / fine - n / fine / 2) for n in (fine, fine * oversampling))
+    x = x / (reach * float(x.abs().max())) if reach else x
     v, u = (t.contiguous() for t in torch.broadcast_tensors(y[:, None], x[None]))
     m = objects.body(body, seed, folder)(u, v)
     image = torch.polar(m, objects.phase("smooth", seed, u, v, m))
     maps = objects.maps(channels, seed, v, u) if channels > 1 else torch.ones(1, *m.shape)
     k = fft(maps * image, (-2, -1))
-    rows, columns = ROWS, COLUMNS * oversampling
+    rows, columns = shape[0], shape[1] * oversampling
     k = k[:, fine // 2 - rows // 2 :][:, :rows, k.shape[-1] // 2 - columns // 2 :][..., :columns]
     bright = ifft(k, (-2, -1)).abs().square().mean(0).sqrt().flatten().quantile(0.95)
     return (k / bright).transpose(0, 1).contiguous()
@@ -78,25 +87,36 @@ def uneven(kind: str, rows: int, columns: int) -> Tensor:
     return (y[:, None] * x)[:, None]
 
 
-def simulated(body: str, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
+def small(body: str, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """The records of small scans of a body that ends beside the field of view."""
+    kinds = tuple((kind, "all", "all", 2) for kind in ("white", "receiver"))
+    for rows, reach in itertools.product(SMALL, REACH):
+        for r in simulated(body, seed, folder, (rows, rows), reach, kinds):
+            yield {**r, "rows": f"{rows}, body {reach:g}"}
+
+
+def simulated(
+    body: str, seed: int, folder: Path, size: tuple[int, int] = (ROWS, COLUMNS), reach: float = 0.0,
+    kinds: Sequence[tuple[str, str, str, int]] = KINDS,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The records of a body."""
-    for channels, oversampling in itertools.product(CHANNELS, (1, 2)):
-        k = scan(body, channels, seed, oversampling, folder)
+    for channels, oversampling in itertools.product(CHANNELS, sorted({over for *_, over in kinds})):
+        k = scan(body, channels, seed, oversampling, folder, size, reach)
         generator = torch.Generator().manual_seed(seed + channels)
         random = torch.view_as_complex(torch.randn(*k.shape, 2, generator=generator))
         mix = torch.diag(torch.linspace(0.7, 1.3, channels) if channels > 1 else torch.ones(1)).to(torch.complex64)
         if channels > 1:
             more = torch.randn(channels, channels, 2, generator=generator)
             mix = mix + 0.3 / math.sqrt(channels) * torch.view_as_complex(more)
-        for kind, lines, rows, over in KINDS:
+        for kind, lines, rows, over in kinds:
             if over != oversampling:
                 continue
-            keep = torch.ones(ROWS, dtype=torch.bool)
+            keep = torch.ones(size[0], dtype=torch.bool)
             if lines == "half":
-                keep = torch.from_numpy(mask_of("equispaced", (1, ROWS), 2, 24, seed)[0])
+                keep = torch.from_numpy(mask_of("equispaced", (1, size[0]), 2, 24, seed)[0])
             shape = uneven(kind, *k.shape[::2])
             columns = slice(k.shape[-1] // 6 if rows == "partial kx" else 0, None)
-            keep[: ROWS // 6 if rows == "partial ky" else 0] = False
+            keep[: size[0] // 6 if rows == "partial ky" else 0] = False
             level = shape[keep][..., columns].square().mean().sqrt()
             for snr in SNR:
                 noisy = (k + mix / snr @ (random * shape))[keep]
@@ -137,7 +157,7 @@ def raw(folder: Path) -> Iterator[dict[str, Any]]:
 
 def images(body: str, seed: int, folder: Path) -> Iterator[str]:
     """Decibels of images of one channel, against the truth and the noisy full scan, with either noise estimate."""
-    k = scan(body, 1, seed, 1, folder)[:, 0]
+    k = scan(body, 1, seed, 1, folder, (ROWS, COLUMNS))[:, 0]
     truth = ifft(k, (-2, -1)).abs().numpy()
     every = noise.every_line
     for snr, kind in itertools.product((10, 25), ("kx", "both")):
@@ -191,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", "../shared/data")))
     parser.add_argument("--raw", action="store_true", help="raw scans of all parts")
+    parser.add_argument("--small", action="store_true", help="64 and 80 rows, bodies that end beside the field of view")
     parser.add_argument("--images", action="store_true", help="reconstruct, and store nothing")
     parser.add_argument("--bodies", nargs="+", default=["T1 contrast", "ellipses"])
     parser.add_argument("--json", type=Path, default=OUT)
@@ -209,7 +230,7 @@ def main() -> None:
             print(f"{r['scan']:58} {r['lines']:5} {r['mean']:.2f}", flush=True)
     else:
         for seed, body in enumerate(options.bodies):
-            made += simulated(body, seed, options.data / "validation")
+            made += (small if options.small else simulated)(body, seed, options.data / "validation")
     store(options.json, made, CASE, head)
     print("\n".join(table(stored(options.json))))
 

@@ -278,9 +278,13 @@ def _places(used: Tensor, mask: Tensor, oversampling: float) -> dict[str, Tensor
     found = quiet.beside(hybrid, inside, fall) if margin else None
     allowed, gain, _ = found or (~inside if margin else columns, 1.0, 1.0)
     where = MARGIN if margin else BESIDE
-    even = quiet.every_line(used, allowed) if used.shape[1] == 1 and apart > 1 else None
+    single = used.shape[1] == 1 and apart > 1 and (found is not None or not margin)
+    even = quiet.every_line(used, allowed, choose=found is None) if single else None
     if even is not None:
         return {where: even * gain**0.5}
+    if found and int(allowed.sum()) < FEW:
+        # Too few columns to choose among: all of those without signal, of the half of the lines with the least.
+        return {MARGIN: hybrid[quiet.outermost(hybrid, inside, 2)][..., allowed].movedim(1, 0).flatten(1) * gain**0.5}
     quiet_ones = quietest(hybrid, mask, allowed, apart) * gain**0.5
     if found:
         return {MARGIN: quiet_ones}

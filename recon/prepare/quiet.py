@@ -61,13 +61,14 @@ def quietest(data: Tensor, mask: Tensor, allowed: Tensor, apart: int = 1) -> Ten
     return torch.cat(parts, 1)
 
 
-def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
+def every_line(lines: Tensor, allowed: Tensor, choose: bool = True) -> Tensor | None:
     """Samples (1, N) of all lines (n, 1, nx) in the quietest columns of their image; None if signal reaches these.
 
     The mean of all lines includes whatever filters and gates do to the noise over k-space, as it appears in a voxel.
     Columns are chosen by the other half of the lines. The image is computed with and without a window (`hann`) along
     the readout, and the lower result is used: the window suppresses ringing but weights the middle of the readout. A
-    signal that reaches these columns is in few of the lines and makes their mean larger than their median.
+    signal that reaches these columns is in few of the lines and makes their mean larger than their median. Without
+    `choose` all columns are used, for columns behind a filter whose noise is not equal.
     """
     columns = allowed.nonzero()[:, 0]
     found: list[tuple[float, float, Tensor]] = []
@@ -76,7 +77,8 @@ def every_line(lines: Tensor, allowed: Tensor) -> Tensor | None:
         power, parts, each = image.abs().square(), [], []
         for half in (0, 1):
             profile = power[half::2][:, columns].mean(0)
-            chosen = columns[_floor(profile, torch.full_like(profile, len(power[half::2])))]
+            count = torch.full_like(profile, len(power[half::2]))
+            chosen = columns[_floor(profile, count)] if choose else columns
             parts.append(image[1 - half :: 2][:, chosen].flatten())
             each.append(power[1 - half :: 2][:, chosen].mean(1))
         of_lines = torch.cat(each)
@@ -99,7 +101,8 @@ def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, 
     and whose roll-off is no steeper than STEEPEST. b is fitted to their inner and outer half. It is 0 if these differ
     by no more than twice their standard error. It is never below `least`, which `steepest` gives, because a body that
     ends there also makes the power fall. If noise is flat to the ends of the band, all columns further out belong to
-    them, too. None if signal reaches all columns.
+    them, too. If a body ends near the ends of the band they are fewer than FEW, down to half of it. None if signal
+    reaches all columns.
     """
     nx, u = image.shape[-1], _outward(inside)
     energy = _energy(image).double()
@@ -107,7 +110,7 @@ def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, 
     outwards = outwards[u[outwards].argsort(stable=True)]
     size = max(FEW, nx // 10)
     most = FALL * float(energy[:, outwards[-size:]].mean())
-    for first in range(0, len(outwards) - size + 1, 4):
+    for first in range(0, len(outwards) - FEW // 2 + 1, 4):
         columns = outwards[first : first + size]
         each = energy[:, columns].mean(1)
         if float(each.mean()) >= min(most, CLEAN * float(each.median())):
@@ -143,11 +146,11 @@ def steepest(image: Tensor, inside: Tensor, outer: Tensor) -> float:
     return float(b[min(int((form[:, ends.cpu()].mean(1) / form.mean(1) < float(share)).sum()), len(b) - 1)])
 
 
-def outermost(image: Tensor, inside: Tensor) -> Tensor:
-    """The quarter of the lines (n, coil, nx), at least 8, with the least signal in the field of view (n / 4,)."""
+def outermost(image: Tensor, inside: Tensor, share: int = 4) -> Tensor:
+    """One in `share` of the lines (n, coil, nx), at least 8: those with the least signal in the field of view."""
     power = image[..., inside].abs().square().mean(-1)
     weights = 1 / power.median(0).values.clamp_min(torch.finfo(power.dtype).tiny)
-    return (power * weights).sum(1).argsort()[: max(8, len(power) // 4)].sort().values
+    return (power * weights).sum(1).argsort()[: max(8, len(power) // share)].sort().values
 
 
 def passed(image: Tensor, mask: Tensor, inside: Tensor, apart: int, ends: Tensor) -> Tensor:
