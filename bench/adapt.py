@@ -7,12 +7,12 @@ r"""What adapting a network to one scan gains, on simulated scans of the validat
         --scan ${V}flair_nocage.npz ${V}flair_rfcage.npz ${V}patient4.npz:GRE ${V}patient4.npz:FSE \
         --json bench/results/adapt.json
 
-Scans are drawn as those of training are, from magnitudes that no network was trained on, equispaced lines with ACS:
-phase, coils and noise are synthetic. `--noise-factor` is what the network is told of the noise over what it is: 1 for
-a scan like those of its training, other factors for one that is unlike them. `--scan` names fully sampled raw scans,
-whose lines are left out instead, with a colon before the array of a file that holds several; `--slices` of each, evenly
-spaced, are adapted to together, as `recon adapt` does. PSNR of magnitudes inside the body against the full scan, of
-several slices the mean.
+Scans are simulated like those of the training, from magnitudes that no network was trained on, with equispaced lines
+and ACS; phase, coils and noise are synthetic. `--noise-factor` is the noise level given to the network over the true
+one: 1 for a scan like those of its training, other factors for one that differs. `--scan` names fully sampled raw scans
+that are undersampled instead, with a colon before the array of a file that holds several; `--slices` of each, evenly
+spaced, are adapted to together, as in `recon adapt`. PSNR is that of magnitudes inside the body against the full scan,
+for several slices the mean.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """MRI reconstruction: raw scans in, DICOM and NIfTI out; low-dose CT takes the same path.
+    """MRI reconstruction: raw scans in, DICOM and NIfTI out. Also reconstructs and denoises low-dose CT.
 
     \b
     recon simulate -o scan.h5 --accel 4

@@ -63,27 +63,29 @@ def card(made: Adapted, parent: weights.Loaded, scan: str, plan: Plan) -> str:
 
     recon run scan.h5 --weights THIS-FOLDER -o out/
 
-For the scan named below, and scans of the same protocol and scanner; `recipe.toml` is that of the parent and tells its
-range.
+For the scan named below, and scans of the same protocol and scanner; `recipe.toml` is that of the parent and
+defines its range.
 
 ## Data
 
 | what | SHA-256 |
 |---|---|
 | parent weights, {parent.name} | {parent.sha256} |
-| scan, undersampled, nothing else | {scan} |
+| scan, undersampled (the only data used) | {scan} |
 
 ## Training
 
-{made.steps} steps in {made.seconds:.0f} s; rate {plan.rate:g}, seed {plan.seed}. Of the lines outside of the ACS block
-{plan.held:.0%} were held out, {made.lines} lines, and {plan.hidden:.0%} of the others made the loss of each split.
+{made.steps} steps in {made.seconds:.0f} s; rate {plan.rate:g}, seed {plan.seed}. Of the lines outside the ACS block
+{plan.held:.0%} ({made.lines} lines) were held out for validation. In each split, {plan.hidden:.0%} of the other lines
+made the loss.
 
 ## Results
 
 {result}
-The lines were chosen by a seed and seen by no step, but decided when to stop.
+The held-out lines were drawn by the seed. No training step used them, but they decided when to stop.
 
 ## Limits
 
-No fully sampled scan was seen: the gain on held-out lines is no proof of a better image. The limits of the parent hold.
+No fully sampled scan was available: a gain on held-out lines does not prove a better image. The limits of the parent
+apply, too.
 """

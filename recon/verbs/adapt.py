@@ -28,7 +28,7 @@ def adapt(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Adapt a network to one undersampled scan. It leaves weights that `run --weights` takes."""
+    """Adapt a network to one undersampled scan. It writes weights for `run --weights`."""
     begun = time.monotonic()
     from recon.io.atomic import check_parent, entries
 

@@ -94,7 +94,7 @@ def bench(
     Scans that cannot be compared are skipped, with the reason.
 
     `bench ct SCAN...` takes CT images instead, adds the noise of a quarter and a tenth of the dose in their
-    projections, and compares what denoises them.
+    projections, and compares denoisers.
     """
     if str(scans[0]) == "ct" and not scans[0].exists():
         wanted_methods = None if methods == _METHODS else methods

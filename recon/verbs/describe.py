@@ -12,7 +12,7 @@ from recon.verbs.arguments import Axes, Json, Key, Scan, Voxel, read_scan, three
 
 
 def info(scan: Scan, axes: Axes = "", voxel: Voxel = "", key: Key = "", json: Json = False) -> None:
-    """Show what a scan holds. Also what will be ignored, and where the file breaks its format."""
+    """Show what a scan contains. Also what will be ignored, and where the file breaks its format."""
     from recon import info as doctor
 
     report = doctor.describe_any(read_scan(scan, axes, three(voxel), key))

@@ -24,11 +24,11 @@ def send(
     to: Annotated[str, typer.Option(help="AET@host:port, or https://host/dicom-web")] = "",
     config: Annotated[Path | None, typer.Option(help="Settings of the site (.toml) with a section [pacs]")] = None,
     spool: Annotated[Path | None, typer.Option(help="Folder for images until they are delivered")] = None,
-    aet: Annotated[str, typer.Option(help="Our AE title")] = "",
+    aet: Annotated[str, typer.Option(help="AE title of recon")] = "",
     confirm: Annotated[str, typer.Option(help="auto, commitment, find, qido, wado or none")] = "",
     listen: Annotated[str, typer.Option(help="host:port for reports of storage commitments")] = "",
     tls_ca: Annotated[str, typer.Option(help="Authorities to trust (.pem); turns TLS on")] = "",
-    tls_certificate: Annotated[str, typer.Option(help="Our certificate (.pem)")] = "",
+    tls_certificate: Annotated[str, typer.Option(help="Certificate of recon (.pem)")] = "",
     tls_key: Annotated[str, typer.Option(help="Key of our certificate (.pem)")] = "",
     login: Annotated[str, typer.Option(help="File with user:password, for DICOMweb")] = "",
     deidentify: Annotated[bool, typer.Option("--deidentify", help="Remove what identifies the patient.")] = False,
@@ -38,7 +38,7 @@ def send(
     json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
-    """Send DICOM images to a PACS and see that it keeps them."""
+    """Send DICOM images to a PACS and check that it stores them."""
     from recon.pacs import settings
     from recon.pacs import spool as spools
     from recon.pacs.summary import summary, text

@@ -37,7 +37,7 @@ def train(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network on simulated scans. It leaves weights that `run --weights` takes."""
+    """Train a network on simulated scans. It writes weights for `run --weights`."""
     if data is None:
         raise typer.BadParameter("training needs data; give a folder with `train` and `validation` with --data DIR")
     from recon import pipeline
