@@ -152,7 +152,7 @@ def test_a_valley_is_found_from_its_middle_without_a_look_at_every_place(lowest:
     assert ct_methods.downhill(lambda n: 0.0, 1) == 0
 
 
-def test_a_filter_that_sees_a_box_alone_does_the_same_there() -> None:
+def test_a_filter_restricted_to_a_box_does_the_same_there() -> None:
     import torch
 
     _, present, places, _ = ct_measures.phantom()
@@ -208,7 +208,7 @@ def test_one_command_writes_records_a_table_and_a_page(tmp_path: Path) -> None:
     assert "holds results" in command.refused(again, 1)
 
 
-def test_the_phantom_tells_what_every_method_does_to_faint_discs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_phantom_shows_what_every_method_does_to_faint_discs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ct, "VIEWS", 240)
     monkeypatch.setattr(ct, "REALISATIONS", 3)
     plan = ct.Plan((0.25,), ("parallel",), classical=())

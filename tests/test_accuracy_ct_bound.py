@@ -50,7 +50,7 @@ def test_the_bound_is_what_somebody_reaches_who_knows_the_slice(
     assert found.best > found.noiseless
 
 
-def test_even_tissue_lies_off_the_edges_and_without_it_or_noise_nothing_is_told() -> None:
+def test_homogeneous_tissue_lies_off_the_edges_and_without_it_or_noise_there_is_no_bound() -> None:
     x = body()
     where = even(x)
     assert where.sum() > 5000

@@ -127,7 +127,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_run_one_way(path: Path) -> None:
+def test_imports_go_in_one_direction(path: Path) -> None:
     own = part_of_file(path)
     assert own in MAY_IMPORT, f"{path} is a new part of the package: say here what it may import"
     allowed = MAY_IMPORT[own] | {own}
@@ -150,7 +150,7 @@ def test_no_file_has_two_subjects(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-def test_no_function_goes_on_for_ever() -> None:
+def test_no_function_is_too_long() -> None:
     """Sixty lines beneath its docstring fit a screen."""
     long = []
     for path in sources():

@@ -52,7 +52,7 @@ def test_the_ratio_is_the_fastest_equally_accurate_peers_time_over_ours(bench: A
     assert made["ratio_loop"] == 0.8
 
 
-def test_ours_is_said_to_be_less_accurate_where_it_is(bench: Any) -> None:
+def test_recon_is_reported_as_less_accurate_where_it_is(bench: Any) -> None:
     assert recorded(bench, better=peer(3.0, 0.05))["as_accurate"] is False
     assert recorded(bench, equal=peer(3.0, 0.1))["as_accurate"] is True
 
@@ -192,7 +192,7 @@ def test_conjugate_gradients_are_given_the_iterations_that_they_need(bench: Any)
     assert cases.error(data, settings, x, None) <= settings["residual"] * 1.01
 
 
-def test_records_lie_each_on_a_line_of_its_own_so_that_a_new_one_changes_one_line(bench: Any, tmp_path: Path) -> None:
+def test_each_record_has_its_own_line_so_that_a_new_one_changes_one_line(bench: Any, tmp_path: Path) -> None:
     records, path = bench("records"), tmp_path / "a.json"
     assert records.stored(path) == []
     records.store(path, [], ["case"], {"machine": "x"})

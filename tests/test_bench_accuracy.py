@@ -75,7 +75,7 @@ def test_the_tuned_opponent_is_the_best_of_its_weights(
         assert score(x, ref)["psnr"] <= best["psnr"] + 0.005
 
 
-def test_the_search_finds_the_top_wherever_it_is_in_few_tries(bench: Any) -> None:
+def test_the_search_finds_the_maximum_anywhere_in_few_tries(bench: Any) -> None:
     search = bench("opponents").top
     for count in (1, 2, 5, 9, 33):
         for peak in range(count):

@@ -31,7 +31,7 @@ def measured(bench: Any, folder: Path, name: str, deadline: float = 1e9) -> dict
     return dict(made)
 
 
-def test_a_result_is_held_against_an_answer_in_double_precision(bench, tmp_path, monkeypatch) -> None:
+def test_a_result_is_compared_with_one_in_double_precision(bench, tmp_path, monkeypatch) -> None:
     made = measured(bench, tmp_path, "sense_normal", deadline=-1)
     assert made["ours_error"] < 1e-5
     assert made["ours_s"] > 0

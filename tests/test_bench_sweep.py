@@ -34,7 +34,7 @@ def test_the_sweep_sees_a_cliff(bench: Any) -> None:
         assert sweep.worst(steep[::-1]) == pytest.approx(seen)
 
 
-def test_a_tomographs_time_is_held_against_pixels_and_views(bench: Any) -> None:
+def test_ct_times_are_per_pixel_and_view(bench: Any) -> None:
     sweep = bench("sweep")
     sizes = [{"n": 100, "angles_count": k, "axis": "views", "at": k} for k in (90, 180, 360)]
     assert sweep.worst([{"size": size, "ours_s": size["at"] * 1e-3} for size in sizes]) == pytest.approx(1)

@@ -329,7 +329,7 @@ def test_the_verb_refuses_in_one_sentence_and_writes_nothing(file: Path, folder:
     assert not out.exists()
 
 
-def test_several_values_may_stand_before_the_scans(file: Path, tmp_path: Path) -> None:
+def test_several_values_may_precede_the_scans(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = recon("bench", "-o", out, "--methods", "zero-filled", "sense", "--accel", 2, 3, file)
     assert done.code == 0, done.err

@@ -59,7 +59,7 @@ def test_an_image_that_must_not_be_copied_is_not(image: Image) -> None:
         image.__array__(np.complex128, copy=False)
 
 
-def test_scans_images_and_measurements_are_told_apart_by_identity(scan: RawScan, image: Image) -> None:
+def test_scans_images_and_measurements_are_compared_by_identity(scan: RawScan, image: Image) -> None:
     """Comparing arrays has no single answer: what holds them is equal to itself alone, and may be kept in a set."""
     (m,) = recon.measurements(scan, device="cpu")
     for one in (scan, image, m):

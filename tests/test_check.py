@@ -61,7 +61,7 @@ RECORDLESS = {
 
 
 @pytest.mark.parametrize("case", RECORDLESS)
-def test_a_file_without_a_record_is_said_to_have_none(case: str, tmp_path: Path) -> None:
+def test_a_file_without_a_record_is_reported_as_such(case: str, tmp_path: Path) -> None:
     name, says = RECORDLESS[case]
     if name == "scan.h5":
         simulate_to(tmp_path / name, preset(coils=1, matrix=16))

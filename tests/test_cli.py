@@ -101,7 +101,7 @@ def test_wrong_usage_ends_with_2_and_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_several_scans_for_run_are_told_how(scan: Path, tmp_path: Path) -> None:
+def test_several_scans_for_run_are_refused_with_the_way_to_do_it(scan: Path, tmp_path: Path) -> None:
     assert "call it once per scan" in refused(recon("run", scan, scan, "-o", tmp_path / "a.png"), code=2)
 
 
@@ -132,7 +132,7 @@ def test_a_failure_ends_with_1_and_one_line(
 
 
 @pytest.mark.parametrize("verb", ["train", "adapt", "run"])
-def test_a_folder_that_may_not_be_written_is_told_before_the_work(
+def test_a_folder_without_write_permission_is_refused_before_the_work(
     verb: str, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The superuser may write anywhere, so that the system's answer is given in its place."""
@@ -187,7 +187,7 @@ def test_debug_anywhere_shows_where_it_failed(place: int, tmp_path: Path) -> Non
         cli.main(arguments)
 
 
-def test_an_unforeseen_error_says_its_type_alone(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_shows_only_its_type(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recon import pipeline
 
     def fail(*_: object, **__: object) -> None:
@@ -199,7 +199,7 @@ def test_an_unforeseen_error_says_its_type_alone(scan: Path, tmp_path: Path, mon
     assert end.err == "recon: an unexpected error (ZeroDivisionError); --debug shows where\n"
 
 
-def test_what_the_system_refuses_is_told_in_its_words_and_without_a_name(
+def test_system_errors_are_shown_in_its_words_without_a_file_name(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recon import pipeline
@@ -214,7 +214,7 @@ def test_what_the_system_refuses_is_told_in_its_words_and_without_a_name(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_a_machine_out_of_memory_is_told_what_to_do(
+def test_an_out_of_memory_error_says_what_to_do(
     error: Exception, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recon import pipeline
@@ -250,7 +250,7 @@ def test_a_quiet_run_says_nothing(scan: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").is_file()
 
 
-def test_a_bar_on_the_terminal_leaves_standard_output_alone(
+def test_a_progress_bar_does_not_write_to_standard_output(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
@@ -268,7 +268,7 @@ def test_a_bar_on_the_terminal_leaves_standard_output_alone(
     assert "1/1" in err.getvalue()
 
 
-def test_what_was_written_before_a_later_output_failed_is_whole_and_said(
+def test_outputs_written_before_a_later_one_failed_are_complete_and_reported(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recon.io import png
@@ -332,13 +332,13 @@ def test_threads_are_set(scan: Path, tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_too_little_memory_is_told_in_a_unit_that_says_how_much(scan: Path, tmp_path: Path) -> None:
+def test_too_little_memory_is_reported_in_a_suitable_unit(scan: Path, tmp_path: Path) -> None:
     said = refused(recon("run", scan, "-o", tmp_path / "a.png", "--memory", "2MB"), code=1)
     assert "2 MiB are allowed" in said
     assert "0.0 GiB" not in said
 
 
-def test_slices_that_one_file_cannot_hold_are_told_before_they_are_made(tmp_path: Path) -> None:
+def test_slices_that_one_file_cannot_hold_are_refused_before_the_work(tmp_path: Path) -> None:
     path = scan_file(tmp_path / "s.h5", replace(SMALL, matrix=(32, 32, 1), slices=3))
     end = recon("run", path, "-o", tmp_path / "a.dcm")
     assert "can hold one slice, and the image has 3" in refused(end, code=1)

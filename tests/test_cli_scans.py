@@ -27,7 +27,7 @@ def three_planes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return localiser(tmp_path_factory.mktemp("localiser") / "scan.h5")
 
 
-def test_each_stack_of_a_localiser_has_files_of_its_own(three_planes: Path, tmp_path: Path) -> None:
+def test_each_stack_of_a_localiser_has_separate_files(three_planes: Path, tmp_path: Path) -> None:
     end = recon("run", three_planes, "-o", f"{tmp_path}/all.d/", "-o", f"{tmp_path}/a.b.nii.gz")
     assert end.code == 0, end.err
     for n in (1, 2, 3):

@@ -18,7 +18,7 @@ SLIP = r"(?<![\d.,×])1 (?:[a-z-]+ )?(?!series)[a-z]+[^s\W]s\b(?! of)"
 
 
 @pytest.mark.parametrize(("n", "said"), [(0, "0 slices"), (1, "1 slice"), (2, "2 slices")])
-def test_a_number_chooses_the_word_behind_it(n: int, said: str) -> None:
+def test_a_number_selects_singular_or_plural(n: int, said: str) -> None:
     assert counted(n, "slice") == said
 
 
@@ -26,7 +26,7 @@ def test_a_plural_may_be_given() -> None:
     assert [counted(n, "copy is", "copies are") for n in (1, 2)] == ["1 copy is", "2 copies are"]
 
 
-def test_a_scan_of_one_of_everything_is_told_in_the_singular(tmp_path: Path) -> None:
+def test_a_scan_of_one_of_everything_is_described_in_the_singular(tmp_path: Path) -> None:
     """One channel, one slice, one image: what the report, a prompt, notes and errors say."""
     path = tmp_path / "scan.h5"
     simulation.simulate_to(path, preset(matrix=32, coils=1, accel=2))

@@ -39,7 +39,7 @@ def test_what_is_missing_comes_with_its_install_command(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("asked", "says"), [("torch", "switched off"), ("_native_sse9", "_native_sse9 is none of")])
-def test_what_the_environment_asks_of_the_kernels_is_said(
+def test_settings_of_the_environment_for_kernels_are_reported(
     asked: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECON_KERNELS", asked)
@@ -51,7 +51,7 @@ def test_what_the_environment_asks_of_the_kernels_is_said(
         build.found.cache_clear()
 
 
-def test_kernels_that_were_not_compiled_are_missing_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_were_not_compiled_are_reported_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RECON_KERNELS", raising=False)
     monkeypatch.setattr(build, "LEVELS", {"_native_nowhere": ()})
     build.found.cache_clear()
@@ -62,7 +62,7 @@ def test_kernels_that_were_not_compiled_are_missing_and_said_to_be(monkeypatch: 
         build.found.cache_clear()
 
 
-def test_a_gpu_is_named_and_its_absence_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_named_and_its_absence_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "GPU: none" in recon("doctor").out
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

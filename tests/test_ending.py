@@ -51,7 +51,7 @@ def test_a_signal_ends_the_program_where_python_lets_no_exception_out(
     assert "ignored" not in done.stderr
 
 
-def test_what_else_python_drops_is_still_told() -> None:
+def test_other_exceptions_that_python_drops_are_still_printed() -> None:
     program = (
         "from recon.ending import terminable\n"
         "class Thing:\n"

@@ -44,7 +44,7 @@ def test_a_fraction_and_a_root_are_what_they_say(hook: ModuleType) -> None:
     assert above.find(".//{*}msqrt") is not None or above.tag.endswith("msqrt")
 
 
-def test_the_name_of_a_function_stands_apart_from_its_argument(hook: ModuleType) -> None:
+def test_the_name_of_a_function_is_separated_from_its_argument(hook: ModuleType) -> None:
     assert '<mi>cos</mi><mspace width="0.167em"/><mi>' in hook.mathml(r"x \cos \theta")
     assert "mspace" not in hook.mathml(r"\cos(x)")
     assert "mspace" not in hook.mathml(r"\sin^2(x)")
@@ -55,7 +55,7 @@ def test_a_command_that_has_no_mathml_ends_the_build(hook: ModuleType) -> None:
         hook.mathml(r"\nonsense x")
 
 
-def test_formulas_of_a_page_are_replaced_where_they_stand(hook: ModuleType) -> None:
+def test_formulas_of_a_page_are_replaced_in_place(hook: ModuleType) -> None:
     page = r'<p>a <span class="arithmatex">\(x &lt; 1\)</span> b</p><div class="arithmatex">\[y\]</div>'
     made = hook.on_page_content(page, page=None)
     assert re.fullmatch(r"<p>a <span [^>]*><math .*</math></span> b</p><div [^>]*><math .*</math></div>", made)

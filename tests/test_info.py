@@ -55,7 +55,7 @@ def geometry(a: ismrmrd.Acquisition, n: int, *, angle: float = 0.0) -> None:
     a.position[:] = tuple(5.0 * (n % 3) * np.array([0, -s, c]))
 
 
-def test_orientation_and_spacing_are_told(tmp_path: Path) -> None:
+def test_orientation_and_spacing_are_reported(tmp_path: Path) -> None:
     limits = files.XML.replace("<slice><minimum>0</minimum><maximum>0<", "<slice><minimum>0</minimum><maximum>2<")
     path = files.scan_file(tmp_path / "scan.h5", lambda a, n: geometry(a, n, angle=np.radians(20)), limits)
     (volume,) = info.describe(mrd.read(path)).geometry
@@ -155,7 +155,7 @@ def test_what_will_be_ignored_is_counted(tmp_path: Path) -> None:
     assert "rejected     1 imaging line" in text
 
 
-def test_a_scan_of_noise_alone_is_refused(tmp_path: Path) -> None:
+def test_a_scan_with_only_noise_lines_is_refused(tmp_path: Path) -> None:
     path = files.scan_file(tmp_path / "scan.h5", lambda a, n: a.setFlag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT))
     with pytest.raises(DataError, match="none of the 24 lines is an imaging line"):
         info.describe(mrd.read(path))

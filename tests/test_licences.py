@@ -53,7 +53,7 @@ def test_no_package_says_that_it_binds_who_passes_it_on(extra: str) -> None:
     assert {name: says for name, says in found.items() if BINDING.search(says)} == {}
 
 
-def test_what_a_wheel_holds_beside_what_it_says_is_named() -> None:
+def test_files_that_a_wheel_contains_without_declaring_them_are_named() -> None:
     """FFTW is under the GPL; finufft is under Apache-2.0, and its wheel is built with FFTW."""
     spec = importlib.util.find_spec("finufft")
     assert spec

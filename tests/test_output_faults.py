@@ -229,7 +229,7 @@ def test_F37_empty_and_constant_data_give_a_valid_picture_or_a_sentence(
     assert not errors(path)
 
 
-def test_F37_an_empty_slice_among_others_is_said(tmp_path: Path) -> None:
+def test_F37_an_empty_slice_among_others_is_reported(tmp_path: Path) -> None:
     def empty(data: np.ndarray) -> None:
         data[1::2] = 0  # slices take turns
 
@@ -259,7 +259,7 @@ EVIL = {
 
 
 @pytest.mark.parametrize("case", EVIL)
-def test_F38_F40_evil_names_go_to_dicom_alone_and_leave_it_valid(case: str, tmp_path: Path) -> None:
+def test_F38_F40_malicious_names_go_only_to_dicom_and_leave_it_valid(case: str, tmp_path: Path) -> None:
     text = EVIL[case]
     raw = simulate(replace(SMALL, matrix=(32, 32, 1)))
     study = replace(
@@ -313,7 +313,7 @@ def test_F40_errors_do_not_name_the_patient(fault: str, tmp_path: Path, monkeypa
     assert MARK not in recon("info", path).err
 
 
-def test_F39_missing_patient_and_study_are_left_empty_and_kept_apart(tmp_path: Path) -> None:
+def test_F39_missing_patient_and_study_are_left_empty_and_kept_separate(tmp_path: Path) -> None:
     found = []
     for seed in (0, 1):
         raw = simulate(replace(SMALL, matrix=(32, 32, 1), seed=seed))

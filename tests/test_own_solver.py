@@ -103,7 +103,7 @@ def test_noise_of_measurements_is_white_and_of_the_size_that_they_state() -> Non
     np.testing.assert_allclose(covariance, 2 * np.eye(6), atol=0.3)
 
 
-def test_frames_that_share_what_they_know_are_better_than_frames_alone() -> None:
+def test_a_joint_solver_of_frames_is_better_than_separate_frames() -> None:
     """Total variation over time, of a head that stands still: lines that were measured again are averaged."""
     s = Settings((48, 48, 1), repetitions=4, acceleration=(2, 1), acs=16, coils=6, sigma=0.25)
     frames = simulation.simulate(s)

@@ -312,7 +312,7 @@ def test_the_reference_shows_every_module_that_serves_by_hand(part: str) -> None
         ("ct_kinds", "ct-base", "docs/how-to/ct-denoising.md"),
     ],
 )
-def test_the_rows_of_a_bench_of_ct_stand_on_its_page(
+def test_the_rows_of_a_ct_bench_are_on_its_page(
     bench: str, weights: str, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))

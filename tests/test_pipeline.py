@@ -129,7 +129,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_partial_fourier_is_found_said_and_mended(name: str) -> None:
+def test_partial_fourier_is_detected_reported_and_completed(name: str) -> None:
     scan, expected = simulate(CUT[name]), seen(CUT[name])
     images = {
         m: pipeline.reconstruct(scan, recipes.parse({"prepare": {"partial_fourier": m}}))
@@ -191,7 +191,7 @@ def test_the_same_scan_gives_the_same_bits_twice() -> None:
     assert np.array_equal(pipeline.reconstruct(scan).data, pipeline.reconstruct(scan).data)
 
 
-def test_an_unfinished_repetition_is_left_out_and_said() -> None:
+def test_an_unfinished_repetition_is_left_out_with_a_note() -> None:
     scan = simulate(replace(HEAD, matrix=(32, 32, 1), slices=2, repetitions=3))
     last = (scan.lines["repetition"] == 2) & (scan.lines["slice"] == 1)
     keep = np.nonzero(~last)[0]
@@ -210,7 +210,7 @@ def test_a_last_repetition_that_was_cut_short_is_left_out_and_one_line_less_is_n
     assert ("repetition 3 lacks more than 5%" in " ".join(image.notes)) == (repetitions == 2)
 
 
-def test_slices_that_are_accelerated_each_their_way_are_unfolded_whichever_comes_first() -> None:
+def test_slices_with_different_accelerations_are_unfolded_in_any_order() -> None:
     full = replace(HEAD, matrix=(64, 64, 1), slices=2, repetitions=2)
     scan = simulate(full)
     off = scan.lines["kspace_encode_step_1"].astype(int) - 32
@@ -293,7 +293,7 @@ def test_slices_are_sorted_by_their_place_and_not_by_their_number() -> None:
     assert np.allclose(renumbered.data, usual.data)
 
 
-def test_lines_of_another_encoding_are_left_out_of_the_image_and_said() -> None:
+def test_lines_of_another_encoding_are_left_out_of_the_image_with_a_note() -> None:
     scan = simulate(replace(HEAD, matrix=(48, 48, 1), slices=2))
     other = simulate(replace(HEAD, matrix=(32, 32, 1), slices=2, noise_lines=0))
     lines = other.lines.copy()
@@ -313,7 +313,7 @@ def test_a_scan_of_which_no_volume_is_whole_is_refused() -> None:
         pipeline.reconstruct(replace(scan, lines=lines))
 
 
-def test_settings_that_mean_something_else_off_the_grid_are_told() -> None:
+def test_settings_with_another_meaning_off_the_grid_are_noted() -> None:
     scan = simulate(replace(HEAD, trajectory="radial", matrix=(32, 32, 1)))
     plain = pipeline.reconstruct(scan)
     asked = pipeline.reconstruct(scan, recipes.parse({"prepare": {"maps": "walsh", "coil_compression": "geometric"}}))

@@ -144,7 +144,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_point_comes_out_where_it_lies(name: str) -> None:
+def test_a_point_is_reconstructed_at_its_position(name: str) -> None:
     """Within 0.01 voxel; in a body, whose maps the point changes, 0.02, and 0.04 in slabs that are cropped along z."""
     grid, method = CASES[name]
     edges = method in ("homodyne", "pocs")

@@ -40,7 +40,7 @@ def test_a_process_has_the_exit_code_and_prints_no_traceback(tmp_path: Path) -> 
     assert done.returncode == 1
 
 
-def test_a_reader_that_goes_away_is_no_error(scan: Path) -> None:
+def test_a_closed_output_pipe_is_no_error(scan: Path) -> None:
     code = "import sys; from recon.cli import main; sys.stdin.readline(); main(sys.argv[1:])"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -54,7 +54,7 @@ def test_a_reader_that_goes_away_is_no_error(scan: Path) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "name"), [("ascii", "Sch\\xe4del"), ("latin-1", "Schädel"), ("utf-8", "Schädel")])
-def test_a_terminal_that_cannot_show_a_name_is_told_of_it_all_the_same(
+def test_a_terminal_that_cannot_show_a_name_still_gets_it_escaped(
     encoding: str, name: str, scan: Path, tmp_path: Path
 ) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
@@ -72,7 +72,7 @@ def test_a_terminal_that_cannot_show_a_name_is_told_of_it_all_the_same(
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_run_whose_reader_goes_away_still_writes_every_output(stream: str, scan: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_closed_output_pipe_still_writes_every_output(stream: str, scan: Path, tmp_path: Path) -> None:
     code = "import sys; from recon.cli import main; sys.stdin.readline(); main(sys.argv[1:])"
     outputs = [tmp_path / name for name in ("a.nii.gz", "b.png", "c.h5")]
     with subprocess.Popen(

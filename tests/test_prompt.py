@@ -109,7 +109,7 @@ def test_a_prompt_completes_names_that_are_meant_for_it() -> None:
     assert not {"Any", "import_module", "TYPE_CHECKING", "annotations"} & set(dir(recon))
 
 
-def test_what_a_sentence_names_is_there_after_import_recon_alone() -> None:
+def test_what_a_message_names_is_available_after_import_recon() -> None:
     named = ("io.arrays.scan_from_array", "prepare.espirit.espirit", "nets.weights.available", "learn.synth")
     named = (*named, "accuracy.compare.Plan", "recipe.parse", "masks.random", "simulation.preset", "solve.cg.sense")
     code = "import recon\n" + "".join(f"recon.{name}\n" for name in named)

@@ -64,7 +64,7 @@ def test_a_file_that_begins_with_the_mark_of_windows_is_read(tmp_path: Path) -> 
     assert recipes.load(tmp_path / "my.toml").solve.method == "cs"
 
 
-def test_a_folder_in_place_of_a_file_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(ReconError, match="cannot be read: Is a directory; give a readable TOML file"):
         recipes.load(tmp_path)
 

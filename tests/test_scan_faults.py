@@ -113,7 +113,7 @@ def test_F20_lines_of_no_image_may_name_an_encoding_that_there_is_not(flag: Flag
 
 @pytest.mark.parametrize("stray", [1, 12])
 @pytest.mark.parametrize("field", ["encoding_space_ref", "kspace_encode_step_1", "kspace_encode_step_2", "slice"])
-def test_F20_stray_lines_are_left_out_and_said_and_many_end_the_run(field: str, stray: int, tmp_path: Path) -> None:
+def test_F20_stray_lines_are_left_out_with_a_note_and_many_end_the_run(field: str, stray: int, tmp_path: Path) -> None:
     def change(line: ismrmrd.Acquisition, n: int) -> None:
         target = line.idx if hasattr(line.idx, field) else line
         if 0 < n <= stray:
@@ -168,7 +168,7 @@ def test_F21_samples_that_are_no_numbers_never_reach_an_image(
 
 @pytest.mark.parametrize("noise", [True, False], ids=["noise scan", "no noise scan"])
 @pytest.mark.parametrize("method", ["combine", "sense", "grappa"])
-def test_F21_a_dead_coil_is_as_good_as_none(method: str, noise: bool, tmp_path: Path) -> None:
+def test_F21_a_dead_coil_is_the_same_as_no_coil(method: str, noise: bool, tmp_path: Path) -> None:
     def dead(data: np.ndarray) -> None:
         data[:, 2] = 0
 
@@ -242,7 +242,7 @@ def _other_channels(raw: RawScan, path: Path, which: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", ["noise", "calibration", "some imaging"])
-def test_F22_lines_with_other_channels_are_left_out_and_said(kind: str, tmp_path: Path) -> None:
+def test_F22_lines_with_other_channels_are_left_out_with_a_note(kind: str, tmp_path: Path) -> None:
     settings = replace(SMALL, coils=6, acceleration=(2, 1), acs=16, calibration="separate")
     raw = simulate(settings)
     flags = raw.lines["flags"]
@@ -262,7 +262,7 @@ def test_F22_lines_with_other_channels_are_left_out_and_said(kind: str, tmp_path
 
 
 @pytest.mark.parametrize("case", ["missing", "singular", "one sample", "zeros"])
-def test_F22_the_noise_that_was_used_is_said(case: str, tmp_path: Path) -> None:
+def test_F22_the_noise_that_was_used_is_stated(case: str, tmp_path: Path) -> None:
     raw = simulate(SMALL)
     noise = (raw.lines["flags"] & np.uint64(1 << 18)) != 0
 

@@ -182,7 +182,7 @@ def unknown(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_command_of_a_page_is_one_that_the_command_line_takes(page: Path) -> None:
+def test_every_command_of_a_page_is_accepted_by_the_command_line(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     whole = [c for c in typed(text) if not is_synopsis(c)]
     for command in (*typed(text), *named(text)):
@@ -205,7 +205,7 @@ def test_every_program_of_bench_that_a_page_names_has_its_options(page: Path) ->
             assert f'"{option}"' in source, (name, option)
 
 
-def test_a_command_that_is_none_is_seen() -> None:
+def test_an_invalid_command_is_detected() -> None:
     page = """Prose: `recon run --metod cs`.
 
         $ recon bench a.h5 -o out/ --accel 2 4  # two of them

@@ -55,7 +55,7 @@ def test_the_truth_leaves_the_noise_as_its_residual(case) -> None:
     assert float(trust.chi2(m, 1.1 * truth, torch.Size([]))) > 1.5
 
 
-def test_each_item_of_a_batch_is_held_against_its_own_samples(case) -> None:
+def test_each_item_of_a_batch_is_compared_with_its_own_samples(case) -> None:
     m, truth = case
     fewer = m.y.clone()
     fewer[:, :, ::2] = 0
@@ -81,7 +81,7 @@ def test_the_range_of_one_channel_is_for_one_channel() -> None:
     assert trust.Range((2, 8), (0.01, 0.1)).of(1).acceleration == (2, 8)
 
 
-def test_a_summary_tells_the_worst_of_each_number_and_survives_being_taken_apart() -> None:
+def test_a_summary_states_the_worst_of_each_number_and_can_be_divided_and_joined() -> None:
     a = trust.Evidence(1.0, 1.0, 0.01, 0.3, 0.1, 4.0, reasons=("motion",))
     b = trust.Evidence(1.2, 1.0, 0.08, 0.1, 0.1, 4.0)
     whole = trust.summary([a, b])
@@ -91,7 +91,7 @@ def test_a_summary_tells_the_worst_of_each_number_and_survives_being_taken_apart
     assert trust.together(parts) == {**whole, "calibration": {"factor": 1.7}}
 
 
-def test_images_in_part_without_the_phase_are_counted_and_told_unless_the_classical_one_is_shown() -> None:
+def test_images_partly_without_the_phase_are_counted_and_noted_unless_the_classical_one_is_shown() -> None:
     plain = trust.Evidence(1.0, 1.0, 0.01, 0.3, 0.1, 4.0, rephased=2.0, rephased_share=0.0)
     mended = replace(plain, rephased=9.0, rephased_share=0.1)
     whole = trust.summary([plain, mended, replace(mended, reasons=("motion",))])
@@ -224,7 +224,7 @@ def test_a_number_at_its_limit_is_no_reason_and_one_beyond_it_is_the_only_one(na
 
 
 @pytest.mark.parametrize(("coils", "count"), [(COILS, 2), (1, 0)])
-def test_fine_detail_is_told_of_one_coil_and_judged_of_several(case, coils: int, count: int) -> None:
+def test_fine_detail_is_reported_for_one_coil_and_judged_for_several(case, coils: int, count: int) -> None:
     m, truth = case
     if coils == 1:
         own = Sense(torch.ones_like(m.A.maps[:1]), m.A.mask, m.A.axes)
@@ -239,7 +239,7 @@ def test_fine_detail_is_told_of_one_coil_and_judged_of_several(case, coils: int,
 
 
 @pytest.mark.parametrize(("degrees", "coils", "count"), [(0.0, 1, 1), (0.0, COILS, 1), (6.0, 1, 0), (6.0, COILS, 1)])
-def test_halves_that_seem_turned_are_told_of_one_coil_and_judged_of_several(case, degrees, coils, count) -> None:
+def test_rotated_halves_are_reported_for_one_coil_and_judged_for_several(case, degrees, coils, count) -> None:
     m, truth = case
     if coils == 1:
         own = Sense(torch.ones_like(m.A.maps[:1]), m.A.mask, m.A.axes)
@@ -320,7 +320,7 @@ def test_the_warning_says_which_image_is_shown(fallback: bool, kept: str) -> Non
     assert trust.not_trusted(trust.summary([good]), "sense", fallback) == []
 
 
-def test_only_the_slices_with_reasons_give_way(case) -> None:
+def test_only_the_slices_with_reasons_fall_back(case) -> None:
     _, truth = case
     learned, classical = torch.stack([truth, 2 * truth]), torch.stack([3 * truth, 4 * truth])
     good = trust.Evidence(1, 1, 0, 0, 0.01, 4)

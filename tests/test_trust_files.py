@@ -82,7 +82,7 @@ def test_the_verb_writes_evidence_and_uncertainty_and_check_reads_them(scan: Pat
     assert "would make the same image" in checked.out
 
 
-def test_what_replicas_are_worth_is_told_where_it_was_measured_for_these_weights(
+def test_the_calibration_of_replicas_is_stated_if_it_was_measured_for_these_weights(
     scan: Path, folders, tmp_path: Path
 ) -> None:
     import shutil

@@ -88,7 +88,7 @@ def test_scans_without_a_reference_are_refused() -> None:
             measured(simulate(settings))
 
 
-def test_of_regridded_lines_the_noise_is_told_as_they_were_received(data_dir: Path) -> None:
+def test_the_noise_of_regridded_lines_is_that_before_regridding(data_dir: Path) -> None:
     """Regridding leaves the margin of the field of view dark, which would pass for a quiet receiver."""
     pytest.importorskip("twixtools")
     whole = straighten(read(data_dir / "formats/siemens_twix_epi_phantom.dat"))

@@ -162,7 +162,7 @@ def test_a_file_that_makes_no_scan_ends_with_a_sentence_and_nothing_written(kind
     assert [p.name for p in tmp_path.iterdir()] == ["p.h5"]
 
 
-def test_a_volume_that_does_not_fit_the_memory_is_told_before_the_work_begins() -> None:
+def test_a_volume_that_does_not_fit_into_memory_is_refused_before_the_work_begins() -> None:
     scan, _ = ct_scan.of_phantom(16, replace(SCAN, views=12))
     with pytest.raises(ReconError, match=r"a volume of 300×300×300 .* GiB are allowed; .*lower ct.matrix"):
         recon.reconstruct(

@@ -45,7 +45,7 @@ def judged(noisy: np.ndarray, x: np.ndarray, sigma: float) -> dict:
 
 
 @pytest.mark.parametrize("sigma", [5.0, 10.0, 30.0, 60.0])
-def test_a_filter_that_takes_noise_alone_is_believed_at_any_noise(sigma: float) -> None:
+def test_a_filter_that_removes_only_noise_is_trusted_at_any_noise(sigma: float) -> None:
     clean = anatomy()
     for seed in range(3):
         n = noise(sigma, seed)
@@ -76,7 +76,7 @@ def test_noise_in_even_water_is_no_edge_that_could_be_blurred(sigma: float, time
     assert judged(water + n, water + left * n, sigma)["share"] == 1
 
 
-def test_the_blurred_rims_of_a_few_rods_in_water_are_told() -> None:
+def test_the_blurred_rims_of_a_few_rods_in_water_are_detected() -> None:
     clean = np.where(np.hypot(Y - 95, X - 95) < 85, 0.0, -1000.0)
     for cy, cx, hu in ((60, 60, 900), (60, 130, -900), (130, 60, 120), (130, 130, -100)):
         clean[np.hypot(Y - cy, X - cx) < 8] = hu
@@ -136,7 +136,7 @@ def test_a_lesion_that_a_network_takes_away_is_named() -> None:
         assert any("patch of" in r for r in found["reasons"]) == seen
 
 
-def test_the_evidence_does_not_depend_on_the_sign_or_on_where_the_picture_lies() -> None:
+def test_the_evidence_does_not_depend_on_orientation_or_position() -> None:
     noisy = tensor(anatomy() + noise(20))
     x = tensor(ndimage.gaussian_filter(noisy.numpy(), 1))
     body = noisy > -900
@@ -176,7 +176,7 @@ def test_a_slice_that_shows_next_to_nothing_and_one_that_is_not_finite_are_judge
     assert "NaN or infinite" in judged(anatomy(), broken, 10)["reasons"][0]
 
 
-def test_reasons_that_differ_in_a_number_are_told_as_one() -> None:
+def test_reasons_that_differ_in_a_number_are_joined_into_one() -> None:
     words = "a patch of {} standard deviations"
     patches = [Reason(words, n) for n in ("10", "8", "13")]
     assert in_short([patches[0], patches[1], Reason("it is not finite"), patches[2]]) == [
@@ -187,7 +187,7 @@ def test_reasons_that_differ_in_a_number_are_told_as_one() -> None:
     assert in_short([Reason(words, "8"), Reason(words, "8")]) == ["a patch of 8 standard deviations"]
 
 
-def test_a_reason_is_a_sentence_wherever_it_goes() -> None:
+def test_a_reason_is_a_sentence_in_every_output() -> None:
     reason = Reason("{} HU of noise", "31")
     assert json.loads(json.dumps([reason])) == ["31 HU of noise"]
     assert [again.number for again in (copy.deepcopy(reason), pickle.loads(pickle.dumps(reason)))] == ["31", "31"]

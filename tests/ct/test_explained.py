@@ -49,7 +49,7 @@ def test_every_image_of_projections_says_how_it_explains_them(monkeypatch: pytes
         assert item["residual"] == item["classical_residual"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_a_network_invents_against_the_projections_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_image_that_contradicts_the_projections_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     invented = torch.from_numpy(ct_phantom.picture(ct_phantom.BODY, N, 380 / N).float().numpy())
     invented = torch.where(invented > -900, 150.0, 0.0)
     monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: image + invented)

@@ -129,7 +129,7 @@ def test_a_method_for_projections_is_refused_for_images(tmp_path: Path) -> None:
     assert "1 CT series, so there is no number 3" in said
 
 
-def test_every_series_of_a_folder_gets_outputs_of_its_own(tmp_path: Path) -> None:
+def test_every_series_of_a_folder_gets_separate_outputs(tmp_path: Path) -> None:
     ct_files.write(tmp_path / "in", ct_files.body((1, 32, 32)), number=5)
     ct_files.write(tmp_path / "in", ct_files.body((2, 32, 32)), series="other", number=1)
     end = command.recon("run", tmp_path / "in", "-o", tmp_path / "o.nii.gz", "--strength", 0, "-q")
@@ -150,7 +150,7 @@ def test_a_bad_series_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-def test_info_tells_what_a_folder_holds(tmp_path: Path) -> None:
+def test_info_reports_what_a_folder_contains(tmp_path: Path) -> None:
     ct_files.write(tmp_path / "in", ct_files.body())
     end = command.recon("info", tmp_path / "in")
     assert end.code == 0
@@ -182,7 +182,7 @@ def test_a_series_is_denoised_in_the_memory_that_it_takes(tmp_path: Path) -> Non
     assert np.array_equal(scan.series[0].voxels.read(0, 12), noisy)
 
 
-def test_what_was_taken_away_is_written_as_an_image_of_its_own(tmp_path: Path) -> None:
+def test_what_was_removed_is_written_as_a_separate_image(tmp_path: Path) -> None:
     hu = ct_files.body()
     ct_files.write(tmp_path / "in", hu)
     out, taken = tmp_path / "o.nii.gz", tmp_path / "taken.nii.gz"

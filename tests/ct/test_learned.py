@@ -56,7 +56,7 @@ def test_an_untrained_network_changes_nothing(tmp_path: Path) -> None:
     assert found.provenance["weights_sha256"] == weights.load(tmp_path / "w").sha256
 
 
-def test_a_network_that_takes_too_much_away_gives_way_to_the_image_as_it_came(tmp_path: Path) -> None:
+def test_a_network_that_removes_too_much_falls_back_to_the_unchanged_image(tmp_path: Path) -> None:
     recipe = replace(trained(tmp_path / "w", push=-4.0), ct=CT(strength=1.0, coarse=0.0))
     found = learned.denoise(body(20), recipe, CPU, silent)
     assert np.array_equal(found.data, body(20))
@@ -142,7 +142,7 @@ def test_noise_of_known_strength_is_measured(cut: float, ramp: bool, sigma: floa
     assert float(found.level) == pytest.approx(sigma, rel=0.12)
 
 
-def test_texture_tells_a_smooth_kernel_from_a_sharp_one() -> None:
+def test_texture_distinguishes_a_smooth_kernel_from_a_sharp_one() -> None:
     white = torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.avg_pool2d(white, 3, 1, 1)
     sharp = image_noise.estimate(30 * white).texture[0, 0]
@@ -170,7 +170,7 @@ def test_an_ordinary_run_does_not_load_what_trains_networks() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_what_faint_discs_keep_is_told_of_slices_alone_from_which_something_was_taken() -> None:
+def test_remaining_contrast_is_stated_only_for_slices_from_which_something_was_removed() -> None:
     """Of a slice with metal, which comes back as it was, and of one of air nothing is gone."""
     water, metal = body(30.0), body(30.0)
     metal[:, 40:44, 40:44] = 3500
@@ -192,7 +192,7 @@ def grained(shape: tuple[int, int], sigma: float, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("name", learned.PREFERRED)
 @pytest.mark.parametrize("value", [-1000.0, -1024.0])
-def test_a_pelvis_beside_a_place_that_was_never_measured_is_denoised_like_all_other(
+def test_a_pelvis_next_to_an_unmeasured_place_is_denoised_like_any_other(
     name: str, value: float, data_dir: Path
 ) -> None:
     series = recon.read(data_dir / "train/totalseg_abdpelvis_3mm.nii.gz").series[0]
@@ -211,7 +211,7 @@ def test_a_pelvis_beside_a_place_that_was_never_measured_is_denoised_like_all_ot
     assert left[1] < 1.1 * left[0]
 
 
-def test_places_that_were_never_measured_hold_noise_for_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unmeasured_places_are_filled_with_noise_only_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: seen.append(image) or image + 5)
     noisy = body(20)[:1]
@@ -225,7 +225,7 @@ def test_places_that_were_never_measured_hold_noise_for_the_network_alone(monkey
     assert np.allclose(found.data[..., 30:], noisy[..., 30:] + 5)
 
 
-def test_what_was_never_measured_is_told_from_noise_however_faint_and_rounded() -> None:
+def test_unmeasured_places_are_distinguished_from_noise_however_faint_and_rounded() -> None:
     x = np.rint(-1000 + 3 * np.random.default_rng(0).standard_normal((2, 120, 130)))
     x[1, 20:60, 30:80] = -1024
     x[1, 90:94] = 0  # as narrow as chance could make it

@@ -85,7 +85,7 @@ def test_more_weight_of_total_variation_leaves_less_of_it() -> None:
     assert left[0] > 1.02 * left[1] > 1.1 * left[2], left
 
 
-def test_few_views_are_told_and_total_variation_is_taken() -> None:
+def test_few_views_are_reported_and_total_variation_is_used() -> None:
     scan, _ = ct_scan.of_phantom(N, replace(BEAMS["curved"], photons=1e6, views=20))
     image = recon.reconstruct(scan, Recipe(solve=Solve(iterations=20)))
     assert image.provenance["method"] == "tv"
@@ -190,14 +190,14 @@ def test_methods_for_mri_are_refused_and_those_for_ct_by_mri(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("beam", "degrees"), [("parallel", 180), ("flat", 360), ("curved, short scan", 230)])
-def test_what_the_views_cover_is_told_with_the_last_one_counted(beam: str, degrees: float) -> None:
+def test_the_angle_covered_by_the_views_includes_the_last_one(beam: str, degrees: float) -> None:
     (told,) = report.describe(exact(BEAMS[beam])).items
     assert told["covered_degrees"] == pytest.approx(degrees, abs=1)
     if beam != "curved, short scan":
         assert told["covered_degrees"] == pytest.approx(degrees, abs=1e-3)
 
 
-def test_rays_lost_in_noise_are_told_where_they_bias_soft_tissue_and_nowhere_else() -> None:
+def test_rays_lost_in_noise_are_reported_only_where_they_bias_soft_tissue() -> None:
     """Repeated scans tell the bias of the logarithm: what their mean is off by is no noise."""
     for photons, told in ((2e6, False), (2e3, True)):
         scan = ct_scan.Scan(photons, electronic=5, views=180)

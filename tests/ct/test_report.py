@@ -24,7 +24,7 @@ def lines(scan: object) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith("·")]
 
 
-def test_a_series_of_images_is_told_in_words(tmp_path: Path) -> None:
+def test_a_series_of_images_is_described_in_words(tmp_path: Path) -> None:
     def tilted(d: pydicom.Dataset, k: int) -> None:
         d.ImagePositionPatient = ["0", f"{0.2 * Z[k]:g}", f"{Z[k]:g}"]
 
@@ -50,7 +50,7 @@ def test_a_volume_without_a_place_says_so(tmp_path: Path) -> None:
     ("curved", ["beam         fan, curved detector", "image        32×32 pixels of 11.875 mm"]),
     ("cone", ["beam         cone, flat detector", "image        32×32 pixels of 6.875 mm in 32 slices"]),
 ])  # fmt: skip
-def test_projections_are_told_in_words(beam: str, told: list[str]) -> None:
+def test_projections_are_described_in_words(beam: str, told: list[str]) -> None:
     scan, _ = ct_scan.of_phantom(32, ct_scan.Scan(beam=beam, views=30), 2)  # type: ignore[arg-type]
     said = lines(scan)
     assert [line for line in told if line not in said] == []
@@ -61,7 +61,7 @@ def test_projections_are_told_in_words(beam: str, told: list[str]) -> None:
         assert f"{len(scan.values)} rows of" in detector
 
 
-def test_a_helix_is_told_with_the_slices_that_it_gives(tmp_path: Path) -> None:
+def test_a_helix_is_described_with_the_slices_that_it_gives(tmp_path: Path) -> None:
     ct_pd_files.write(tmp_path / "in", (), ct_pd_files.Scanner(columns=24, rows=8, views=24), (-20.0, 20.0))
     said = lines(recon.read(tmp_path / "in"))
     assert "beam         helical, curved detector" in said

@@ -101,7 +101,7 @@ def test_a_wide_faint_lesion_that_a_denoiser_wipes_out_is_given_back() -> None:
 
 @pytest.mark.parametrize("settings", [CT(), CT(strength=1.0), CT(strength=0.4, coarse=5.0), CT(coarse=0.0)])
 @pytest.mark.parametrize("noise", [10.0, 150.0])
-def test_a_disc_that_is_wiped_out_keeps_the_contrast_that_images_tell(settings: CT, noise: float) -> None:
+def test_a_disc_that_a_denoiser_removes_keeps_the_stated_contrast(settings: CT, noise: float) -> None:
     fine = 8
     for width in (4, 10):
         # Drawn eight times as fine, so that a disc of four pixels is round.

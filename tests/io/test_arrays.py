@@ -252,7 +252,7 @@ def test_of_an_archive_no_other_array_is_read_than_the_one_that_is_chosen(tmp_pa
         read(tmp_path / "scan.npz", key="image")
 
 
-def test_a_real_array_that_is_asked_for_by_name_is_told_to_be_real(tmp_path: Path) -> None:
+def test_a_real_array_requested_by_name_is_refused_as_real(tmp_path: Path) -> None:
     np.savez(tmp_path / "scan.npz", a=noise(8, 8), b=np.ones((8, 8)))
     with pytest.raises(DataError, match="holds real numbers"):
         read(tmp_path / "scan.npz", key="b")

@@ -58,7 +58,7 @@ def test_a_body_part_that_is_not_named_leaves_the_derived_series_valid(tmp_path:
     assert not errors(written[0])
 
 
-def test_elements_that_speak_of_the_old_pixels_do_not_stay(tmp_path: Path) -> None:
+def test_elements_that_describe_the_old_pixels_are_removed(tmp_path: Path) -> None:
     def change(d: pydicom.Dataset, k: int) -> None:
         d.SmallestImagePixelValue = 3
         d.private_block(0x0029, "ACME CSA", create=True).add_new(1, "LO", "secret")

@@ -25,7 +25,7 @@ def save(path: Path, values: np.ndarray = HU, affine: np.ndarray = AFFINE) -> Pa
 
 
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
-def test_a_volume_goes_through_in_its_place(name: str, tmp_path: Path) -> None:
+def test_a_volume_keeps_its_position(name: str, tmp_path: Path) -> None:
     scan = recon.read(save(tmp_path / name))
     assert isinstance(scan, CTImages)
     image = recon.reconstruct(scan, Recipe(ct=CT(strength=0)))
@@ -46,7 +46,7 @@ def test_a_volume_is_known_by_its_content_whatever_its_name(name: str, kind: typ
         assert np.array_equal(series.voxels.read(0, len(HU)), HU)
 
 
-def test_a_volume_without_a_place_claims_none(tmp_path: Path) -> None:
+def test_a_volume_without_a_position_states_none(tmp_path: Path) -> None:
     image = nib.Nifti1Image(HU.T, None)
     nib.save(image, tmp_path / "ct.nii")
     scan = recon.read(tmp_path / "ct.nii")

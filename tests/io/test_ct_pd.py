@@ -51,7 +51,7 @@ def test_every_encoding_of_a_scan_reads_the_same(implicit: bool, transposed: boo
         assert stored[k - 7] * scan.scale[k, 0] + scan.scale[k, 1] == pytest.approx(exact, abs=2e-4)
 
 
-def test_words_of_the_other_end_first_are_the_same_numbers(tmp_path: Path) -> None:
+def test_big_endian_words_are_the_same_numbers(tmp_path: Path) -> None:
     """Explicit VR Big Endian is retired, and archives hold it still."""
 
     def big(d: pydicom.Dataset, k: int) -> None:
@@ -79,7 +79,7 @@ def test_private_numbers_without_a_type_are_read_by_their_tags(tmp_path: Path) -
     assert (a.centre, a.shape) == (b.centre, b.shape)
 
 
-def test_water_in_1_per_cm_is_understood_and_said(tmp_path: Path) -> None:
+def test_water_in_1_per_cm_is_converted_with_a_note(tmp_path: Path) -> None:
     ct_pd_files.write(tmp_path, BALLS, TINY, Z, change=_private(0x7041, 0x01, "DS", "0.192"))
     scan = scan_of(tmp_path)
     assert scan.water == pytest.approx(0.0192)

@@ -73,7 +73,7 @@ def test_a_format_of_one_spacing_is_refused_before_anything_is_written(tmp_path:
     ([1, 2, 3, 6, 7, 8], 2), ([8, 7, 6, 3, 2, 1], 2), ([1, 2, 3, 5, 6, 7], 1),
    ([1, 2, 3, 4, 5, 6], 0), ([4, 1, 5, 2, 6, 3], 2),
 ])  # fmt: skip
-def test_numbers_tell_a_slice_that_is_missing_from_a_gap_that_was_measured(
+def test_instance_numbers_distinguish_a_missing_slice_from_a_measured_gap(
     numbers: list[int], lost: int, tmp_path: Path
 ) -> None:
     write(tmp_path / "in", [0, 2.5, 5, 12.5, 15, 17.5], numbers)
@@ -87,7 +87,7 @@ def test_numbers_tell_a_slice_that_is_missing_from_a_gap_that_was_measured(
 
 
 @pytest.mark.parametrize("order", ["time by time", "place by place"])
-def test_times_without_a_name_are_told_apart_by_their_numbers(order: str, tmp_path: Path) -> None:
+def test_time_points_without_an_attribute_are_distinguished_by_instance_numbers(order: str, tmp_path: Path) -> None:
     for t in range(3):
 
         def change(d: pydicom.Dataset, k: int, t: int = t) -> None:

@@ -25,7 +25,7 @@ def read(folder: Path) -> CTImages:
     return scan
 
 
-def test_several_series_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+def test_several_series_in_one_folder_are_distinguished(tmp_path: Path) -> None:
     other = ct_files.body((3, 40, 48), seed=5)
     ct_files.write(tmp_path / "in", HU, number=4)
     ct_files.write(tmp_path / "in/below", other, series="other", number=2)
@@ -68,7 +68,7 @@ KINDS = ["AcquisitionNumber", "ConvolutionKernel", "KVP", "TemporalPositionIdent
 
 
 @pytest.mark.parametrize("keyword", KINDS)
-def test_passes_and_kernels_that_were_stored_under_one_uid_are_told_apart(keyword: str, tmp_path: Path) -> None:
+def test_passes_and_kernels_stored_under_one_uid_are_distinguished(keyword: str, tmp_path: Path) -> None:
     def second(d: pydicom.Dataset, k: int) -> None:
         setattr(d, keyword, "101112" if keyword == "AcquisitionTime" else "2")
         d.SOPInstanceUID = generate_uid(entropy_srcs=["second", str(k)])
@@ -82,7 +82,7 @@ def test_passes_and_kernels_that_were_stored_under_one_uid_are_told_apart(keywor
     assert len({pydicom.dcmread(p).SeriesInstanceUID for p in outs}) == 2
 
 
-def test_times_of_single_slices_tell_no_volumes_apart(tmp_path: Path) -> None:
+def test_times_of_single_slices_do_not_divide_a_volume(tmp_path: Path) -> None:
     def timed(d: pydicom.Dataset, k: int, first: int) -> None:
         d.AcquisitionTime = f"1010{first + k:02d}"
         d.SOPInstanceUID = generate_uid(entropy_srcs=[str(first), str(k)])
@@ -135,7 +135,7 @@ def test_acquisitions_of_one_series_on_grids_of_their_own_are_each_an_image(
 @pytest.mark.parametrize(("numbers", "first", "says"), [
     (False, 4, "slices of 2 orientations"), (True, 6, "slices of 2 orientations"),
 ])  # fmt: skip
-def test_tilts_that_no_acquisition_tells_apart_are_refused(
+def test_tilts_that_no_acquisition_number_distinguishes_are_refused(
     numbers: bool, first: int, says: str, tmp_path: Path
 ) -> None:
     _blocks(tmp_path / "in", _tilted, numbers, first)

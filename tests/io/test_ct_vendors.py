@@ -96,7 +96,7 @@ def test_numbers_in_characters_that_dicom_forbids_do_not_stop_a_series(
     assert bool(errors(first)) == (stated == written)
 
 
-def test_a_thickness_with_a_comma_is_taken_for_none(tmp_path: Path) -> None:
+def test_a_thickness_with_a_comma_is_ignored(tmp_path: Path) -> None:
     def change(d: pydicom.Dataset, k: int) -> None:
         d._dict[Tag(0x00180050)] = RawDataElement(Tag(0x00180050), "DS", 4, b"2,5 ", 0, False, True)
 
@@ -121,7 +121,7 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("what", BESIDE)
-def test_what_lies_beside_a_series_and_is_none_in_hu_is_counted(what: str, tmp_path: Path) -> None:
+def test_objects_beside_a_series_that_are_not_in_hu_are_counted(what: str, tmp_path: Path) -> None:
     ct_files.write(tmp_path / "in", HU)
     ct_files.write(tmp_path / "in", HU[:2], series="other", number=9, change=BESIDE[what])
     scan = recon.read(tmp_path / "in")

@@ -176,7 +176,7 @@ def test_nan_and_infinity_are_refused(bad: float, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_phase_is_a_series_of_its_own_in_milliradians(tmp_path: Path) -> None:
+def test_phase_is_a_separate_series_in_milliradians(tmp_path: Path) -> None:
     phase = np.linspace(-np.pi, np.pi, 126, dtype=np.float64).reshape(3, 7, 6)
     image = picture(data=(100 * np.exp(1j * phase)).astype(np.complex64))
     files = write_dicom(image, tmp_path / "s", parts=("magnitude", "phase"))
@@ -229,7 +229,7 @@ def test_contrasts_without_echo_times_of_their_own_and_sets_are_series_of_their_
 
 
 @pytest.mark.parametrize("TE", [(5.0, 5.0), (5.0,), ()])
-def test_contrasts_that_no_echo_time_tells_apart_are_no_echoes_of_one_series(TE: tuple[float, ...]) -> None:
+def test_contrasts_without_different_echo_times_are_not_echoes_of_one_series(TE: tuple[float, ...]) -> None:
     """Two contrasts of one echo time in one series would lie at the same place under the same time."""
     header = replace(HEADER, sequence=replace(HEADER.sequence, TE=TE))
     data = whole_numbers(np.random.default_rng(3), (2, 3, 7, 6))

@@ -211,9 +211,7 @@ def test_the_imaging_frequency_is_in_megahertz_and_only_protons_are_named(
     (1, 1.0, "", "2D"), (3, 1.3, "", "2D"), (3, 1.0, "", ""), (3, 1.0, "3D", "3D"), (3, 1.3, "3D", "3D"),
     (3, 1.0, "2D", "2D"), (3, 1.0, "4D", ""),
 ])  # fmt: skip
-def test_slices_with_gaps_are_2d_and_what_nobody_knows_is_empty(
-    slices: int, gap: float, stated: str, kind: str
-) -> None:
+def test_slices_with_gaps_are_2d_and_unknown_values_are_empty(slices: int, gap: float, stated: str, kind: str) -> None:
     """Contiguous slices may be a slab or not; the record of a run says which."""
     g = geometry(np.random.default_rng(0), (slices, 7, 6), gap=gap)
     d = next(datasets(picture((slices, 7, 6), geometry=g, provenance={**RECIPE, "acquisition": stated})))

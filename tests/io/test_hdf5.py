@@ -104,7 +104,7 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_it_is_allocated(
         read(tmp_path / "scan.h5")
 
 
-def test_what_deflate_packs_best_is_believed(tmp_path: Path) -> None:
+def test_the_best_compression_of_deflate_is_accepted(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "zeros.h5", "w") as file:
         file.create_dataset("kspace", data=np.zeros((2, 16, 512, 512), "f4"), chunks=(2, 16, 512, 512), compression=9)
     assert (tmp_path / "zeros.h5").stat().st_size < 2 * 16 * 512 * 512 * 4 / 800
@@ -229,7 +229,7 @@ def test_another_kind_of_attribute_is_no_error_that_was_not_foreseen(form: str, 
 
 
 @pytest.mark.parametrize("name", ["projections", "mask", "ismrmrd_header"])
-def test_a_group_where_an_array_belongs_is_said(name: str, tmp_path: Path) -> None:
+def test_a_group_in_place_of_an_array_is_reported(name: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"] = np.ones((3, 2, 8, 8), np.complex64)
         file.create_group(name)

@@ -270,7 +270,7 @@ def test_a_wrong_size_is_found_in_compressed_files_when_samples_are_read(tmp_pat
         mrd.read(tmp_path / "z.h5").samples.read(np.array([5]))
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         mrd.read(tmp_path / "none.h5")
 

@@ -51,7 +51,7 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_them_all(tmp_path: Path, m
     assert json.loads((tmp_path / "a.jsonl").read_text()) == {"n": 1, "event": "started"}
 
 
-def test_a_record_is_on_the_disk_when_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[int, bytes]] = []
 
     def sync(file: int) -> None:

@@ -66,7 +66,7 @@ def test_one_line_in_twenty_is_too_many_and_one_in_twenty_one_is_not(n: int, ref
         assert line_rules.check(lines, scan.encodings)[2] == 1
 
 
-def test_stray_lines_that_calibrate_alone_are_left_out_and_are_no_lines_of_the_image() -> None:
+def test_stray_calibration_only_lines_are_left_out_and_do_not_count_as_image_lines() -> None:
     scan = scan_from_array(np.ones((1, 24, 8), np.complex64), "coil,y,x")
     lines = scan.lines.copy()
     lines["flags"][:8] |= np.uint64(flag_bits(Flag.CALIBRATION))
@@ -86,14 +86,14 @@ def test_stray_noise_and_navigator_lines_are_not_counted(tmp_path: Path) -> None
     assert (scan.rejected, len(scan.lines)) == (0, 24)
 
 
-def test_a_header_that_denies_whole_slices_is_not_believed(tmp_path: Path) -> None:
+def test_a_limit_that_excludes_whole_slices_is_not_trusted(tmp_path: Path) -> None:
     scan = mrd.read(files.scan_file(tmp_path / "scan.h5", lambda a, n: setattr(a.idx, "slice", n % 3)))
     assert (scan.rejected, len(scan.lines)) == (0, 24)
     assert any("limit of slice is 0, but the lines count up to 2" in note for note in scan.notes)
 
 
 @pytest.mark.parametrize(("every", "count"), [(2, 12), (1, 24)])
-def test_counters_beyond_their_limit_that_leave_a_gap_are_not_believed(every: int, count: int, tmp_path: Path) -> None:
+def test_counters_beyond_their_limit_after_a_gap_are_not_trusted(every: int, count: int, tmp_path: Path) -> None:
     path = files.scan_file(tmp_path / "scan.h5", lambda a, n: setattr(a.idx, "slice", 9 if n % every == 0 else 0))
     with pytest.raises(DataError, match=f"{count} have a counter slice beyond its limit"):
         mrd.read(path)
@@ -169,7 +169,7 @@ def test_a_stray_line_does_not_move_the_centre_of_a_partial_fourier_scan(tmp_pat
     assert list(sort.row_index(scan.lines, scan.encodings[0])[0]) == list(range(14, 37))
 
 
-def test_a_centre_that_fits_is_believed(tmp_path: Path) -> None:
+def test_a_centre_that_fits_is_kept(tmp_path: Path) -> None:
     xml = files.XML.replace("<y>24</y>", "<y>30</y>").replace("<center>12<", "<center>14<")
     scan = mrd.read(files.scan_file(tmp_path / "scan.h5", xml=xml))
     assert list(sort.row_index(scan.lines, scan.encodings[0])[0]) == list(range(1, 25))
@@ -184,7 +184,7 @@ def test_readouts_of_twice_the_matrix_are_taken_to_be_oversampled(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["lines", "spokes"])
-def test_k_space_positions_tell_whether_a_scan_without_trajectory_is_cartesian(kind: str, tmp_path: Path) -> None:
+def test_k_space_positions_decide_whether_a_scan_without_trajectory_is_cartesian(kind: str, tmp_path: Path) -> None:
     k, lines = files.kspace(), []
     steps = (np.arange(32) - 16) / 0.48  # cycles per metre
     for n in range(24):
@@ -299,7 +299,7 @@ def test_lines_that_miss_their_centre_by_two_or_that_fit_are_left_where_they_are
     assert [centre(c) for c in (50, 49, 51, 48, 52, 45, 55, 99, 100)] == [50, 50, 50, 48, 52, 50, 50, 50, 50]
 
 
-def test_a_centre_beyond_all_lines_is_no_centre_however_few_lie_beside_the_grid() -> None:
+def test_a_centre_outside_all_lines_is_corrected_however_few_lie_outside_the_grid() -> None:
     """Of half of k-space and one stray line, which alone misses the grid."""
     scan = _plain(40)
     (e,) = scan.encodings
@@ -340,7 +340,7 @@ WIDER: dict[str, Callable[[np.ndarray], None]] = {
 
 
 @pytest.mark.parametrize("name", ["all alike", "a finer image", *WIDER])
-def test_readouts_are_taken_to_be_oversampled_only_where_nothing_speaks_against_it(name: str) -> None:
+def test_readouts_are_assumed_oversampled_only_if_nothing_contradicts_it(name: str) -> None:
     scan = _plain()
     (e,) = scan.encodings
     said = replace(e, encoded_matrix=(8, *e.encoded_matrix[1:]), recon_matrix=(8, *e.recon_matrix[1:]))

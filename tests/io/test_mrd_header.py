@@ -293,7 +293,7 @@ def test_the_verdict_does_not_depend_on_lxml(lxml: bool) -> None:
 
 
 @pytest.mark.parametrize("space", ["encodedSpace", "reconSpace"])
-def test_a_slice_whose_thickness_stands_in_one_space_alone_has_it(space: str) -> None:
+def test_a_slice_thickness_stated_in_only_one_space_is_used(space: str) -> None:
     start = XML.index(f"<{space}>")
     xml = XML[:start] + XML[start:].replace("<z>6</z>", "<z>0</z>", 1)
     _, (encoding,), notes = mrd_header.parse(xml)
@@ -324,7 +324,7 @@ def test_a_slice_whose_thickness_stands_in_one_space_alone_has_it(space: str) ->
         ("cartesian", Sequence(TR=(0,), TE=(0,)), None),
     ],
 )
-def test_times_in_seconds_are_told_and_become_milliseconds(
+def test_times_in_seconds_are_converted_to_milliseconds_with_a_note(
     trajectory: str, written: Sequence, kept: Sequence | None
 ) -> None:
     encoding = replace(EPI, trajectory=trajectory)

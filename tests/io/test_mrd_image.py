@@ -179,7 +179,7 @@ def test_attributes_carry_directions_and_record_and_nothing_of_the_patient(tmp_p
     assert read_back(tmp_path / "a.h5")["notes"] == ["a < b & \x00\x1b c"]
 
 
-def test_an_unknown_geometry_is_said_in_the_record(tmp_path: Path) -> None:
+def test_an_unknown_geometry_is_stated_in_the_record(tmp_path: Path) -> None:
     image = picture(geometry=replace(picture().geometry, known=False))
     write_mrd(image, tmp_path / "a.h5")
     assert read_back(tmp_path / "a.h5")["geometry_known"] is False

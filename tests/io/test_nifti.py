@@ -153,7 +153,7 @@ def test_nifti_is_written_without_importing_pydicom_which_others_find_afterwards
     assert done.returncode == 0, done.stderr
 
 
-def test_a_sheared_grid_is_told_by_the_matrix_alone(tmp_path: Path) -> None:
+def test_a_sheared_grid_is_stated_only_by_the_matrix(tmp_path: Path) -> None:
     """A quaternion has no shear, so that the qform of a tilted gantry's slices claims nothing (code 0)."""
     g = replace(geometry(np.random.default_rng(0), (3, 7, 6)), shear=(0.0, 0.8))
     write_nifti(picture(geometry=g), tmp_path / "a.nii")

@@ -85,7 +85,7 @@ ORIENTATIONS = {
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_letters_stand_at_the_edge_of_the_side_that_they_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letters_are_at_the_edge_of_the_side_that_they_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices and cross-sections: each letter against where the voxels of its edge are in the patient, by the affine."""
     nz, ny, nx = 16, 20, 24
     g = from_centre((5, -7, 9), *ORIENTATIONS[name], (48, 40, 48), (nx, ny, nz))

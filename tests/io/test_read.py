@@ -115,7 +115,7 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "scan.h5")
 
 
-def test_hdf5_with_images_alone_says_so(tmp_path: Path) -> None:
+def test_hdf5_with_only_images_is_refused_as_such(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "i.h5", "w") as file:
         for name in ("header", "attributes", "data"):
             file[f"image_0/{name}"] = np.zeros(3)

@@ -50,7 +50,7 @@ def _elsewhere(path: Path, change: Callable[[Encoding], Encoding] = lambda e: e)
     return ismrmrd.read(path)
 
 
-def test_a_reference_scan_with_rows_of_its_own_gives_the_image_of_one_without(tmp_path: Path) -> None:
+def test_a_reference_scan_with_its_own_row_numbers_gives_the_same_image(tmp_path: Path) -> None:
     ismrmrd.write(tmp_path / "one.h5", _scan())
     expected = recon.reconstruct(recon.read(tmp_path / "one.h5"), SENSE)
     scan = _elsewhere(tmp_path / "two.h5")
@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Callable[[Encoding], Encoding], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_reference_scan_that_does_not_fit_is_left_out_and_said(case: str, tmp_path: Path) -> None:
+def test_a_reference_scan_that_does_not_fit_is_left_out_with_a_note(case: str, tmp_path: Path) -> None:
     change, why = REFUSED[case]
     scan = _elsewhere(tmp_path / "scan.h5", change)
     count = int(_apart(_scan()).sum())

@@ -299,7 +299,7 @@ def test_other_files_are_refused_with_the_cure(tmp_path: Path, content: bytes) -
         read(tmp_path / "x.dat")
 
 
-def test_a_scan_of_noise_alone_is_refused(gre: Path, tmp_path: Path) -> None:
+def test_a_scan_with_only_noise_lines_is_refused(gre: Path, tmp_path: Path) -> None:
     header, readouts = blocks(gre)
     with pytest.raises(DataError, match="none of an image"):
         read(vd_file(tmp_path / "n.dat", (header, flagged(readouts, 1 << 25))))

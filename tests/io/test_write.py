@@ -112,7 +112,7 @@ def test_a_folder_that_holds_files_is_refused_and_an_empty_one_is_filled(tmp_pat
 LITTER = [".DS_Store", "._IM0001.dcm", "Thumbs.db", "desktop.ini"]
 
 
-def test_a_folder_with_nothing_but_what_file_managers_leave_is_an_empty_one(tmp_path: Path) -> None:
+def test_a_folder_with_only_file_manager_litter_counts_as_empty(tmp_path: Path) -> None:
     (tmp_path / "looked").mkdir()
     for name in LITTER:
         (tmp_path / "looked" / name).write_bytes(b"\0\5\x16\7")
@@ -129,7 +129,7 @@ def test_a_folder_with_nothing_but_what_file_managers_leave_is_an_empty_one(tmp_
         check_paths([tmp_path / "mine"])
 
 
-def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     cases: list[tuple[list[Any], dict[str, Any], str]] = [
         ([tmp_path / "none/a.nii"], {}, "its folder does not exist; create it"),
@@ -164,7 +164,7 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
         assert "\n" not in str(found.value)
 
 
-def test_a_folder_without_permission_is_told_before_the_work_and_by_the_writer(
+def test_a_folder_without_permission_is_refused_before_the_work_and_by_the_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The superuser may write anywhere, so that the system's answer is given in its place.
@@ -190,7 +190,7 @@ def test_a_name_as_long_as_the_system_allows_is_written(name: str, tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_a_folder_that_may_not_be_searched_is_told_before_the_work(
+def test_a_folder_without_search_permission_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The superuser may search anywhere, so that the system's answers are given in its place.

@@ -312,7 +312,7 @@ def gpu_answers(device: torch.device) -> tuple[Tensor, ...]:
 
 @on_gpu
 @pytest.mark.parametrize("name", sorted(proofs.PROOFS))
-def test_every_kernel_stands_on_every_gpu(name) -> None:
+def test_every_kernel_passes_its_proof_on_every_gpu(name) -> None:
     for index in range(torch.cuda.device_count()):
         assert proofs.stands(name, torch.device("cuda", index)), bridge.verdicts()
 

@@ -59,7 +59,7 @@ def test_the_kernels_compiled_for_one_length_need_no_memory_for_what_registers_h
         assert not any(found.values()), found
 
 
-def test_the_compiler_at_run_time_tells_a_broken_source() -> None:
+def test_the_run_time_compiler_reports_a_broken_source() -> None:
     with pytest.raises(ValueError, match="undefined"):
         nvrtc.compiled('extern "C" __global__ void f(float* x) { x[0] = absent; }', "sm_80", bridge.options())
 

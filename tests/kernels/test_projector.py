@@ -121,7 +121,7 @@ def test_the_bits_depend_neither_on_threads_nor_on_the_batch(compiled, name) -> 
     has_the_same_bits(SCANS[name], *(t.float() for t in images(name, 3)))
 
 
-def test_a_wide_image_goes_through_tiles_and_strips_alike(compiled) -> None:
+def test_a_wide_image_gives_the_same_in_tiles_and_strips(compiled) -> None:
     g = Fan(turn(11), 260, 1.3, 260.0, 150.0, True, 0.2)
     A = Xray(g, (131, 207), 0.8)
     x, y = sample(1, 131, 207), sample(1, 11, 260, seed=2)

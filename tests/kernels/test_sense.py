@@ -81,7 +81,7 @@ def test_maps_of_one_slice_serve_a_batch_of_images(compiled, axes) -> None:
     close(single.normal()(x.to(torch.complex64)), A.plain().normal()(x))
 
 
-def test_every_slice_may_have_a_mask_of_its_own(compiled) -> None:
+def test_every_slice_may_have_a_different_mask(compiled) -> None:
     mask = (torch.rand(2, 1, 3, 12, 1) < 0.5).double()
     A = Sense(noise(2, 4, 3, 12, 20), mask, (-2,))
     x = noise(2, 3, 12, 20)
@@ -154,5 +154,5 @@ def test_the_torch_twin_serves_where_nothing_was_compiled(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("n", "length"), [(251, 512), (169, 360), (392, 800), (320, 320), (225, 225), (7, 15)])
-def test_planes_are_filtered_in_lengths_whose_radices_are_quick(n: int, length: int) -> None:
+def test_planes_are_filtered_at_lengths_with_fast_radices(n: int, length: int) -> None:
     assert sense.prepare(torch.ones(1, 1, n), False).length == (1, length)

@@ -44,7 +44,7 @@ def fresh() -> Unrolled:
     return Unrolled(Shape(cascades=1, channels=(8, 8), condition=8, iterations=4, start=20)).eval()
 
 
-def test_a_network_that_is_told_a_wrong_noise_level_gains_on_lines_that_it_never_saw_and_in_the_image(example) -> None:
+def test_a_network_with_a_wrong_noise_level_gains_on_unseen_lines_and_in_the_image(example) -> None:
     network = weights.load("mri-small").network
     m = replace(slice_of(example), sigma=5.0)
     before = copy.deepcopy(network.state_dict())

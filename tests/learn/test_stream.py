@@ -112,7 +112,7 @@ def test_sigterm_ends_a_training_that_still_makes_its_scans_and_leaves_whole_one
         pool.read(path)
 
 
-def test_a_streamed_scan_is_the_one_that_its_number_stands_for_and_a_damaged_one_is_told_and_left_out(
+def test_a_streamed_scan_matches_its_number_and_a_damaged_one_is_reported_and_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = Settings(sizes=(32,), coils=(2,), estimated_maps=0.0, raw=0.0, acs=(8, 8))

@@ -231,7 +231,7 @@ def test_ct_with_voxels_that_are_no_numbers_is_ct_and_they_are_air(tmp_path: Pat
         ct_images.read(tmp_path)
 
 
-def test_the_noise_of_raw_scans_is_told_by_corners_that_were_measured() -> None:
+def test_the_noise_of_raw_scans_comes_from_measured_corners() -> None:
     g = np.random.default_rng(3)
     k = (g.normal(size=(2, 2, 128, 128)) * 2.0).astype(np.float32)
     raw = (k[0] + 1j * k[1]).astype(np.complex64)

@@ -217,7 +217,7 @@ def test_a_full_disk_ends_a_training_with_a_sentence(data: Path, tmp_path: Path,
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_a_device_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_missing_device_is_reported(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny.toml"
     file.write_text('name = "tiny"\n')
     for device, says in (("gpu", "there is no device 'gpu'"), ("cuda:99", "use --device cpu|no cuda:99")):

@@ -75,7 +75,7 @@ def test_repetitions_and_phases_that_interleave_calibrate_one_another_and_nothin
     assert chosen(groups) == ([0, 1] if counter in ("phase", "repetition") else [0])
 
 
-def test_lines_that_calibrate_alone_are_not_averaged_over_the_series() -> None:
+def test_calibration_only_lines_are_not_averaged_over_the_series() -> None:
     assert chosen([(False, _WIDE, {}), (False, range(_N), {"repetition": 1})]) == [0]
     assert chosen([(False, _EVEN, {}), (True, _ACS, {}), (False, _ODD, {"repetition": 1})]) == [1]
 

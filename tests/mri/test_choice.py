@@ -171,7 +171,7 @@ def test_one_list_says_which_network_is_the_best(tmp_path: Path, monkeypatch: py
         weights.load("auto")
 
 
-def test_broken_weights_that_ship_speak_against_themselves(
+def test_broken_weights_that_ship_are_a_reason_against_the_network(
     scan: RawScan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped_as(tmp_path, monkeypatch, "mri-small")
@@ -198,7 +198,7 @@ def test_weights_that_are_named_are_used_or_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "again.nii.gz").exists()
 
 
-def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_asks_for_it_is_warned(
+def test_a_network_that_lost_to_cs_on_volumes_is_not_chosen_there_and_requesting_it_warns(
     tmp_path: Path,
 ) -> None:
     volume = sampling(np.random.default_rng(0).random((64, 64)) < 0.2)
@@ -228,7 +228,7 @@ def test_a_network_that_lost_to_cs_on_volumes_is_not_taken_there_and_whoever_ask
 
 
 @pytest.mark.parametrize("name", ["mri-base", "mri-small"])
-def test_whoever_asks_for_a_network_on_more_phase_encodes_than_it_learned_is_warned(name: str) -> None:
+def test_requesting_a_network_for_more_phase_encodes_than_in_training_warns(name: str) -> None:
     solve = recipes.parse({"solve": {"method": "unrolled", "weights": name}}).solve
     assert cautions("unrolled", solve, (480, 1), 8) == []
     (said,) = cautions("unrolled", solve, (512, 1), 8)
@@ -241,7 +241,7 @@ def test_whoever_asks_for_a_network_on_more_phase_encodes_than_it_learned_is_war
 
 
 @pytest.mark.parametrize("calibration", ["reference", "separate"])
-def test_lines_at_equal_distances_alone_are_solved_without_iterations(calibration, monkeypatch) -> None:
+def test_only_equally_spaced_lines_are_solved_without_iterations(calibration, monkeypatch) -> None:
     scan = simulate(replace(SMALL, acceleration=(2, 1), calibration=calibration))
     iterated = recipes.parse({"solve": {"method": "sense", "iterations": 300, "tolerance": 1e-7}})
     slowly = pipeline.reconstruct(scan, iterated).data

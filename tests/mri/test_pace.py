@@ -65,9 +65,7 @@ def close(a: Image, b: Image) -> bool:
 
 
 @pytest.mark.parametrize("settings", [SLICES, VOLUME, RADIAL], ids=["slices", "volume", "radial"])
-def test_f27_a_gpu_without_memory_gives_way_to_the_processor(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f27_a_gpu_without_memory_is_replaced_by_the_cpu(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     scan, expected = made(settings)
     moved = full_gpu(monkeypatch, torch.OutOfMemoryError(OUT))
     image = pipeline.reconstruct(scan)
@@ -90,7 +88,7 @@ def test_f27_what_was_done_before_the_gpu_was_full_stays(monkeypatch: pytest.Mon
     assert close(image, expected)
 
 
-def test_f27_a_gpu_that_fails_gives_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f27_a_failing_gpu_is_replaced_by_the_cpu_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     scan, expected = made(SLICES)
     moved = full_gpu(monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"))
     image = pipeline.reconstruct(scan)
@@ -177,7 +175,7 @@ def test_f27_a_real_gpu_that_is_full_in_the_middle(settings: Settings) -> None:
         RuntimeError("CUFFT_ALLOC_FAILED"),
     ],
 )
-def test_a_want_of_memory_is_called_so_wherever_it_is_asked(error: Exception) -> None:
+def test_every_kind_of_memory_error_is_recognised(error: Exception) -> None:
     """What makes a run take smaller steps is also what it says when there is none left."""
     assert trouble(error) == "memory"
     assert sentence(error, memory="lower --memory") == "the machine ran out of memory; lower --memory"

@@ -57,7 +57,7 @@ def drawing(with_phase: float, without: float, seen: list[Tensor]) -> Callable[.
     [(0.35, 0.05, 6.0), (0.05, 0.05, 0.0), (0.05, 0.35, 0.3 / 0.35), (0.06, 0.05, 0.0), (0.1, 0.0, 0.1 / 0.003)],
     ids=["strays", "alike", "changes more without", "differs too little to see", "all of it by the phase"],
 )
-def test_what_the_phase_alone_draws_is_told_in_units_of_what_is_drawn_without(
+def test_the_effect_of_the_phase_is_measured_relative_to_the_change_without_it(
     monkeypatch, with_phase: float, without: float, told: float
 ) -> None:
     m, start = disc()
@@ -156,7 +156,7 @@ def test_smaller_slices_volumes_and_several_sets_of_maps_are_not_looked_at() -> 
     assert told(replace(m, A=sets), start) == [None]
 
 
-def test_a_network_that_ships_makes_the_same_of_a_smooth_phase_and_of_none() -> None:
+def test_a_shipped_network_gives_the_same_image_with_a_smooth_phase_and_without() -> None:
     m, start = disc()
     m = replace(m, y=m.y + 0.01 * m.A.mask * torch.randn(m.y.shape, generator=torch.Generator().manual_seed(0)))
     start = unrolled.classical(m, 20)
@@ -182,7 +182,7 @@ def plan(limit: float, **more: object) -> Recipe:
     )
 
 
-def test_what_depends_on_the_phase_is_shown_without_it_and_that_is_told(scan: RawScan) -> None:
+def test_windows_that_depend_on_the_phase_are_shown_without_it_with_a_note(scan: RawScan) -> None:
     mixed, plain = (pipeline.reconstruct(scan, plan(limit), device="cpu") for limit in (0.0, 1e9))
     (item,) = mixed.trust["items"]
     assert item["rephased"] > 0
@@ -207,7 +207,7 @@ def test_what_depends_on_the_phase_is_shown_without_it_and_that_is_told(scan: Ra
     assert np.abs(np.abs(plain.data.reshape(64, 64)) - expected).max() > 1e-3 * expected.max()
 
 
-def test_whoever_wants_no_other_image_is_shown_the_one_with_the_phase_and_why_not_to_trust_it(scan: RawScan) -> None:
+def test_without_fallback_the_image_with_the_phase_is_shown_with_a_warning(scan: RawScan) -> None:
     shown, plain = (pipeline.reconstruct(scan, plan(limit, fallback=False), device="cpu") for limit in (0.0, 1e9))
     assert np.array_equal(shown.data, plain.data)
     assert [n for n in shown.notes if "without the object's phase" in n and "shown anyway" in n]

@@ -130,7 +130,7 @@ def test_the_same_scan_gives_the_same_bits() -> None:
     assert torch.equal(unrolled.reconstruct(network, m), unrolled.reconstruct(network, m))
 
 
-def test_in_half_precision_convolutions_alone_are_halved_and_the_picture_changes_little() -> None:
+def test_half_precision_affects_only_convolutions_and_changes_the_image_little() -> None:
     """But for the first of each cascade, which finds fine detail beside large values."""
     network, convolutions, consistency = awake(), set(), set()
     for name, part in network.named_modules():
@@ -257,7 +257,7 @@ def test_means_of_neighbourhoods_are_those_of_squares() -> None:
             finer = mean
 
 
-def test_noise_beside_a_strong_edge_shows_in_plain_details_alone() -> None:
+def test_noise_beside_a_strong_edge_shows_only_in_plain_details() -> None:
     """An edge of 60 ε: what noise of 1 ε changes there is lost where values beyond 5 ε are compressed."""
     from recon.nets.unrolled import COMPRESSED, PLAIN, _details
 

@@ -135,7 +135,7 @@ def test_missing_and_superfluous_tensors_are_refused(folder: Path, change: dict[
         weights.load(rewritten(folder, change))
 
 
-def test_a_network_of_its_own_is_told_from_the_one_that_ships_under_its_name(
+def test_a_retrained_network_is_distinguished_from_the_shipped_one_of_its_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = folder.rename(tmp_path / "mri-small")
@@ -154,7 +154,7 @@ def test_a_copy_of_a_network_that_ships_keeps_its_name(tmp_path: Path) -> None:
     assert weights.load("mri-small").name == "mri-small"
 
 
-def test_an_unknown_name_is_told_what_there_is(tmp_path: Path) -> None:
+def test_an_unknown_name_lists_the_available_ones(tmp_path: Path) -> None:
     with pytest.raises(ReconError, match='no weights "nothing"'):
         weights.load("nothing")
     with pytest.raises(ReconError, match="is a file"):

@@ -28,7 +28,7 @@ FACTORS = [2, -0.5, 1 - 2j, np.float32(2), np.float64(-3), np.complex64(2j), tor
 
 
 @pytest.mark.parametrize("a", FACTORS, ids=lambda a: f"{type(a).__name__} {a}")
-def test_a_factor_of_any_kind_stands_on_either_side_and_its_adjoint_is_its_conjugate(a: Number | Tensor) -> None:
+def test_a_factor_of_any_kind_works_on_either_side_and_its_adjoint_is_its_conjugate(a: Number | Tensor) -> None:
     z = numbers(3, 1, N, N, seed=3)
     want, back = complex(a) * CHAIN(IMAGE), complex(a).conjugate() * CHAIN.H(z)
     for op in (a * CHAIN, CHAIN * a, CHAIN / (1 / a)):

@@ -150,7 +150,7 @@ def test_the_normal_operator_of_a_whole_chain_keeps_the_short_cut() -> None:
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (16, 20, 18)])
-def test_runs_coils_and_threads_leave_the_bits_alone(shape: tuple[int, ...]) -> None:
+def test_runs_coils_and_threads_do_not_change_the_bits(shape: tuple[int, ...]) -> None:
     k = (torch.rand(40, 700, len(shape)) - 0.5) * torch.tensor(shape)
     x = torch.randn(5, *((1, *shape) if len(shape) == 2 else shape), dtype=torch.complex64)
     threads = torch.get_num_threads()

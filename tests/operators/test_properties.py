@@ -273,7 +273,7 @@ def test_it_keeps_precision_and_device(case: Case, dtype: torch.dtype) -> None:
 
 
 @each
-def test_it_leaves_its_input_and_itself_alone(case: Case) -> None:
+def test_it_changes_neither_its_input_nor_itself(case: Case) -> None:
     op, x = case.make(), image(case)
     held = {f.name: v.clone() for f in fields(op) if isinstance(v := getattr(op, f.name), Tensor)}
     y = op(x)

@@ -179,7 +179,7 @@ def test_a_batch_that_goes_through_at_once_equals_the_chain(
 
 
 @pytest.mark.parametrize("axes", AXES, ids=str)
-def test_a_batch_of_nothing_with_maps_and_masks_of_its_own_stays_one(axes) -> None:
+def test_an_empty_batch_with_its_own_maps_and_masks_stays_empty(axes) -> None:
     shape = (8, 29, 5)
     A = Sense(noise(0, 3, *shape, dtype=torch.complex64), torch.ones(0, 1, 8, 29, 1), axes)
     x, y = noise(0, *shape, dtype=torch.complex64), noise(0, 3, *shape, dtype=torch.complex64)

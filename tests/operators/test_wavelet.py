@@ -66,7 +66,7 @@ def test_each_level_is_an_orthonormal_matrix(n: int, order: int) -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2, 4, 8])
-def test_odd_levels_change_their_filters_least_and_around_the_seam_alone(order: int) -> None:
+def test_odd_levels_change_their_filters_least_and_only_around_the_seam(order: int) -> None:
     n = 201
     low, high = daubechies(order), daubechies(order)[::-1] * (-1.0) ** np.arange(2 * order)
     filters = np.zeros((n, n))

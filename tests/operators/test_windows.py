@@ -30,7 +30,7 @@ def test_means_over_windows_have_their_gradient() -> None:
     assert torch.autograd.gradcheck(lambda v: box(v, 7, inside=True), x)
 
 
-def test_a_pixel_that_is_no_number_spoils_its_own_windows_alone() -> None:
+def test_a_nan_pixel_affects_only_the_windows_that_contain_it() -> None:
     x = torch.zeros(1, 20, 20)
     x[0, 10, 4] = torch.nan
     assert int(box(x, 5).isnan().sum()) == 25

@@ -101,7 +101,7 @@ def test_f36_a_folder_with_a_damaged_file_is_refused_whole(brain: Path, tmp_path
     assert summary(tmp_path / "spool")["new"] == 0
 
 
-def test_f16_a_watching_sender_stops_when_it_is_told(brain: Path, tmp_path: Path) -> None:
+def test_f16_a_watching_sender_stops_on_request(brain: Path, tmp_path: Path) -> None:
     spool, port = tmp_path / "spool", free_port()
     with Told(report=port).running() as pacs:
         watch = [sys.executable, "-m", "recon", "send", brain, "--watch", "--to", f"TOLD@127.0.0.1:{pacs.port}",
@@ -187,7 +187,7 @@ def test_f40_the_patient_is_in_no_line_about_the_pacs(server: Callable[..., Runn
     assert any(b"Zzyzx" in p.read_bytes() for p in (one.folder / "spool").rglob("image.dcm"))
 
 
-def test_f32_a_spool_that_takes_nothing_is_told_and_the_session_stands(tmp_path: Path) -> None:
+def test_f32_a_spool_that_cannot_be_written_is_reported_and_the_session_succeeds(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("no folder")
     pacs = Pacs(to="A@127.0.0.1:104", spool=str(tmp_path / "spool"))
     told: dict[str, Any] = {}

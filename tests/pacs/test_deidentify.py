@@ -116,7 +116,7 @@ def test_a_series_and_its_references_stay_together_and_the_key_decides_the_names
         (Patient(name="A"), Patient(name="B"), False),
     ],
 )
-def test_f39_patients_are_neither_mixed_nor_torn_apart(one: Patient, two: Patient, same: bool) -> None:
+def test_f39_patients_are_neither_mixed_nor_split(one: Patient, two: Patient, same: bool) -> None:
     names = []
     for patient in (one, two):
         header = replace(pictures.HEADER, patient=patient)
@@ -136,7 +136,7 @@ def test_f39_one_number_of_two_hospitals_is_two_patients() -> None:
     assert len(names) == 3
 
 
-def test_that_a_network_denoised_a_ct_image_is_said_still(tmp_path: Path) -> None:
+def test_the_statement_that_a_network_denoised_a_ct_image_stays(tmp_path: Path) -> None:
     ct_files.write(tmp_path / "in", ct_files.body().clip(-1024))
     image = recon.reconstruct(recon.read(tmp_path / "in"), Recipe(ct=CT(strength=0)))
     learned = replace(image, provenance={**image.provenance, "weights_sha256": "ef" * 32})
@@ -147,7 +147,7 @@ def test_that_a_network_denoised_a_ct_image_is_said_still(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("made", "words"), [({"weights_sha256": "ef" * 32}, "AI-assisted"), ({}, "Research use.")])
-def test_that_a_network_made_an_image_is_said_still(made: dict[str, Any], words: str) -> None:
+def test_the_statement_that_a_network_made_an_image_stays(made: dict[str, Any], words: str) -> None:
     provenance = {**pictures.RECIPE, **made, **({"method": "unrolled"} if made else {})}
     before = next(iter(datasets(pictures.picture(provenance=provenance))))
     assert words in before.ImageComments

@@ -46,7 +46,7 @@ def test_images_that_are_stored_and_committed_are_sent(told: Start, brain: Path)
     assert len(pacs.came) == 3  # F35: a job that was sent is not sent again
 
 
-def test_f34_what_one_pacs_keeps_is_not_told_of_another(told: Start, brain: Path) -> None:
+def test_f34_images_stored_by_one_pacs_do_not_count_for_another(told: Start, brain: Path) -> None:
     _, here = told()
     uids = here.put(brain)
     here.once()
@@ -127,7 +127,7 @@ def test_f33_a_pacs_that_is_down_loses_nothing(post: Callable[..., Post], brain:
     assert here.states(uids) == ["failed"] * 3  # after the number of tries that was set
 
 
-def test_f33_a_wrong_title_is_said(told: Start, brain: Path) -> None:
+def test_f33_a_wrong_title_is_reported(told: Start, brain: Path) -> None:
     _, here = told(aet="WRONG")
     uids = here.put(brain)
     here.once()
@@ -138,7 +138,9 @@ def test_f33_a_wrong_title_is_said(told: Start, brain: Path) -> None:
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_f33_what_is_no_pacs_is_said_to_be_none(post: Callable[..., Post], brain: Path, said: bytes) -> None:
+def test_f33_a_server_that_is_not_a_pacs_is_reported_as_such(
+    post: Callable[..., Post], brain: Path, said: bytes
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -158,7 +160,7 @@ def test_f33_what_is_no_pacs_is_said_to_be_none(post: Callable[..., Post], brain
     assert "it aborted the association" in here.reasons("new").pop()
 
 
-def test_f33_a_pacs_that_takes_no_such_images_gets_none(told: Start, brain: Path) -> None:
+def test_f33_a_pacs_that_does_not_accept_such_images_gets_none(told: Start, brain: Path) -> None:
     pacs, here = told(classes=["1.2.840.10008.5.1.4.1.1.2"])
     uids = here.put(brain)
     here.once()
@@ -167,7 +169,7 @@ def test_f33_a_pacs_that_takes_no_such_images_gets_none(told: Start, brain: Path
     assert pacs.came == []
 
 
-def test_an_image_that_nobody_foresaw_does_not_stop_the_others(
+def test_an_image_that_raises_an_unexpected_error_does_not_stop_the_others(
     told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, here = told()
@@ -236,7 +238,7 @@ def test_f32_images_that_fill_the_disk_leave_it_and_make_room(
     assert reserve.exists()  # for the next time
 
 
-def test_f32_a_disk_without_any_room_is_said_and_nothing_is_lost(
+def test_f32_a_full_disk_is_reported_and_nothing_is_lost(
     told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, here = told()
@@ -253,7 +255,7 @@ def test_f32_a_disk_without_any_room_is_said_and_nothing_is_lost(
     assert here.states(uids) == ["sent"] * 3
 
 
-def test_f32_how_an_image_ended_is_told_once_there_is_room_for_it(
+def test_f32_the_outcome_of_an_image_is_logged_once_there_is_space(
     told: Start, brain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pacs, here = told()
@@ -302,7 +304,7 @@ def test_a_full_spool_is_looked_through_once_a_round_however_many_associations_i
     assert here.states(uids) == ["sent"] * 3
 
 
-def test_f34_success_without_the_image_is_not_believed(told: Start, brain: Path) -> None:
+def test_f34_success_without_the_image_is_not_trusted(told: Start, brain: Path) -> None:
     pacs, here = told(commit=0x0112)
     uids = here.put(brain)
     here.once()

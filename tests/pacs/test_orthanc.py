@@ -253,7 +253,7 @@ def test_f35_wado_rs_finds_out_that_the_pacs_keeps_other_pixels(web: Post, ortha
     assert web.reasons("failed") == {"the PACS holds an image with this UID but different pixels"}
 
 
-def test_f33_a_wrong_password_is_said_and_nothing_is_lost(web: Post, orthanc: Orthanc, tmp_path: Path) -> None:
+def test_f33_a_wrong_password_is_reported_and_nothing_is_lost(web: Post, orthanc: Orthanc, tmp_path: Path) -> None:
     Path(web.pacs.login).write_text("tester:wrong\n")
     uids = web.put(series(tmp_path / "one", 1, seed=78))
     in_network(orthanc, web)

@@ -90,7 +90,9 @@ def hearing(tmp_path: Path, tls: Tls) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("pause", [0.2, 0.0], ids=["byte by byte", "half a message"])
-def test_f33_who_never_ends_its_request_is_let_go_and_does_not_hold_the_sender(tmp_path: Path, pause: float) -> None:
+def test_f33_a_peer_that_never_ends_its_request_is_dropped_and_does_not_block_the_sender(
+    tmp_path: Path, pause: float
+) -> None:
     with hearing(tmp_path, Tls()) as port:
         first = socket.create_connection(("127.0.0.1", port))
         client = threading.Thread(target=drip, args=(first, ASKED, pause), daemon=True)
@@ -103,7 +105,7 @@ def test_f33_who_never_ends_its_request_is_let_go_and_does_not_hold_the_sender(t
         time.sleep(0.3)
 
 
-def test_f33_a_client_that_shakes_no_hands_keeps_nobody_from_reporting(tmp_path: Path) -> None:
+def test_f33_a_client_without_a_handshake_does_not_block_reports(tmp_path: Path) -> None:
     ca = certificates.authority(tmp_path, "ca")
     ours, pacs = (certificates.signed(tmp_path, name, ca) for name in ("ours", "pacs"))
     context = ssl.create_default_context(cafile=ca)

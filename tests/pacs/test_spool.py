@@ -24,9 +24,7 @@ from tests.pacs.conftest import Post, blackened, series
 from tests.pacs.peers import Told
 
 
-def test_f40_nothing_of_the_patient_is_in_names_and_records_and_nobody_else_may_look(
-    post: Callable[..., Post], brain: Path
-) -> None:
+def test_f40_names_and_records_hold_no_patient_data_and_are_private(post: Callable[..., Post], brain: Path) -> None:
     here = post("PACS@127.0.0.1:1")
     uids = here.put(brain)
     found = sorted(p for p in here.folder.rglob("*"))
@@ -165,7 +163,7 @@ def settled(here: Post, folder: Path, state: spools.State) -> list[str]:
     return uids
 
 
-def test_a_failed_image_that_comes_again_lies_in_one_place(post: Callable[..., Post], brain: Path) -> None:
+def test_a_failed_image_that_is_sent_again_has_one_state(post: Callable[..., Post], brain: Path) -> None:
     here = post("PACS@127.0.0.1:1")
     uids = settled(here, brain, "failed")
     here.put(brain)
@@ -174,7 +172,7 @@ def test_a_failed_image_that_comes_again_lies_in_one_place(post: Callable[..., P
     assert not list((here.folder / "failed").iterdir())
 
 
-def test_what_was_refused_for_its_pixels_stands_in_nobodys_place_and_is_never_tried_again(
+def test_an_image_refused_for_its_pixels_replaces_none_and_is_not_retried(
     post: Callable[..., Post], brain: Path, tmp_path: Path
 ) -> None:
     here = post("PACS@127.0.0.1:1")
@@ -247,7 +245,7 @@ def test_an_image_that_is_tried_again_starts_from_its_first_try_and_is_due_at_on
     assert [(r.tries, r.due, r.reason) for r in again] == [(0, 0.0, "")] * 3
 
 
-def test_pixels_that_a_sender_left_beside_a_record_of_what_was_sent_go(post: Callable[..., Post], brain: Path) -> None:
+def test_pixels_left_beside_the_record_of_a_sent_image_are_deleted(post: Callable[..., Post], brain: Path) -> None:
     here = post("PACS@127.0.0.1:1")
     uids = settled(here, brain, "sent")
     left = here.folder / "sent" / uids[0] / "image.dcm"  # the machine went down between the two
@@ -278,7 +276,7 @@ def test_images_leave_in_the_order_in_which_they_came(post: Callable[..., Post],
     assert [item.record.uid for item in spools.items(here.folder, "new")] == sorted(uids, reverse=True)
 
 
-def test_a_batch_that_nobody_committed_for_a_day_is_taken_away_and_a_younger_one_is_not(
+def test_only_a_batch_uncommitted_for_a_day_is_deleted(
     post: Callable[..., Post],
 ) -> None:
     tmp = spools.prepare(post("PACS@127.0.0.1:1").folder) / "tmp"

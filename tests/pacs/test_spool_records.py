@@ -34,7 +34,7 @@ def test_a_spool_of_another_version_is_delivered(post: Callable[..., Post], brai
     assert (found["new"], found["unreadable"]) == (len(uids) - 1, 1)
 
 
-def test_how_a_spool_stands_is_told_with_one_look_at_each_record(
+def test_the_state_of_a_spool_reads_each_record_once(
     post: Callable[..., Post], brain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = post("PACS@127.0.0.1:1")
@@ -62,7 +62,7 @@ def test_how_a_spool_stands_is_told_with_one_look_at_each_record(
     [{"added": None}, {"due": "soon"}, {"changed": 10**400}, {"added": float("nan")}, {"uid": 7}, {"tries": [1]}],
     ids=lambda change: next(iter(change)),
 )
-def test_a_record_that_holds_another_kind_of_thing_is_one_that_cannot_be_read(
+def test_a_record_with_values_of_another_type_is_unreadable(
     change: dict[str, Any], post: Callable[..., Post], brain: Path
 ) -> None:
     here = post("PACS@127.0.0.1:1")
@@ -76,7 +76,7 @@ def test_a_record_that_holds_another_kind_of_thing_is_one_that_cannot_be_read(
     assert any("1 folder of" in line and "cannot be read" in line for line in here.lines)
 
 
-def test_a_record_of_brackets_without_end_is_one_that_cannot_be_read(post: Callable[..., Post], brain: Path) -> None:
+def test_a_record_of_endless_brackets_is_unreadable(post: Callable[..., Post], brain: Path) -> None:
     here = post("PACS@127.0.0.1:1")
     here.put(brain)
     spools.admit(here.folder)

@@ -170,7 +170,7 @@ def test_a_compressed_image_of_more_frames_than_it_says_is_refused(brain: Path) 
 
 
 @pytest.mark.parametrize(("tag", "value"), [(b"\x28\x00\x10\x00US", b"SECRETS"), (b"\x20\x00\x13\x00IS", b"SECRET")])
-def test_f36_what_a_damaged_value_says_is_told_neither_in_an_error_nor_in_a_warning(
+def test_f36_a_damaged_value_is_repeated_neither_in_an_error_nor_in_a_warning(
     brain: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, tag: bytes, value: bytes
 ) -> None:
     """Rows of seven bytes cannot be read, a number that is none can."""

@@ -174,7 +174,7 @@ def test_f33_a_service_that_answers_byte_by_byte_does_not_hold_the_sender(servic
     assert all("no answer within 1 s" in reason for reason in here.reasons("new"))
 
 
-def test_f33_a_service_whose_header_comes_byte_by_byte_does_not_hold_the_sender(
+def test_f33_a_service_whose_header_comes_byte_by_byte_does_not_block_the_sender(
     post: Callable[..., Post], brain: Path
 ) -> None:
     def drip(connection: socket.socket) -> None:
@@ -250,7 +250,7 @@ def test_f33_an_answer_nested_too_deep_to_be_read_is_no_success() -> None:
     assert web.of_stow(200, b"[" * 10**5, "1.2.3").meaning == "later"
 
 
-def test_f34_success_that_no_query_confirms_is_not_believed(service: Start, tmp_path: Path) -> None:
+def test_f34_success_that_no_query_confirms_is_not_trusted(service: Start, tmp_path: Path) -> None:
     made, here = service((200, stored), shows=False)
     uids = here.put(series(tmp_path / "one", 1))
     for _ in range(3):

@@ -73,7 +73,7 @@ def test_an_axis_is_completed_on_the_grid_of_the_image_not_of_the_lines() -> Non
     assert torch.equal(out, pocs(x, -1, (8, 32)))
 
 
-def test_slabs_of_few_partitions_are_left_alone() -> None:
+def test_slabs_of_few_partitions_are_not_changed() -> None:
     x = torch.randn(6, 24, 32, dtype=torch.complex64)
     sampled = torch.ones(6, 24, dtype=torch.bool)
     sampled[:2] = False

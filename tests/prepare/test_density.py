@@ -127,7 +127,7 @@ def test_a_ball_comes_back_at_its_height_in_three_dimensions() -> None:
         assert abs(image[(d > 9.5) & (d < 11)].mean()) < 0.02
 
 
-def test_each_line_stands_for_half_of_the_angles_beside_it() -> None:
+def test_each_line_represents_half_of_the_angles_beside_it() -> None:
     angle = np.radians([90.0, 0.0, 30.0])[:, None]
     r = np.arange(-8, 8)
     w = ramp(torch.from_numpy(np.stack([r * np.sin(angle), r * np.cos(angle)], -1)))

@@ -57,7 +57,7 @@ def rmse(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("places", [(AT,), (AT, AT + 1), (AT, AT + 30)])
-def test_a_picture_has_no_rings_from_elements_that_tell_nothing(fault: str, places: tuple[int, ...]) -> None:
+def test_an_image_has_no_rings_from_faulty_elements(fault: str, places: tuple[int, ...]) -> None:
     scan, truth = ct_scan.of_phantom(96, SCAN)
     clean, recipe = recon.reconstruct(scan, Recipe(solve=Solve(method="fbp"))), Recipe(solve=Solve(method="fbp"))
     image = recon.reconstruct(broken(scan, fault, *places), recipe)
@@ -95,7 +95,7 @@ def test_line_integrals_without_counts_are_mended_too() -> None:
 @pytest.mark.parametrize("beam", ["parallel", "flat", "curved"])
 @pytest.mark.parametrize("photons", [2e3, 2e4, 1e7])
 @pytest.mark.parametrize("views", [9, 36, 240])
-def test_sound_detectors_are_left_alone(beam: str, photons: float, views: int) -> None:
+def test_good_detectors_are_not_changed(beam: str, photons: float, views: int) -> None:
     scan, _ = ct_scan.of_phantom(96, ct_scan.Scan(photons, beam=beam, views=views))  # type: ignore[arg-type]
     assert not any("detector element" in n for n in prepare.projected(scan, 0, 1).notes)
 
@@ -109,7 +109,7 @@ def test_round_bodies_and_pins_of_metal_are_no_faults(pins: tuple[int, ...]) -> 
     assert not elements.faulty(p, p > 9).any()
 
 
-def test_more_faults_than_may_be_filled_in_are_told() -> None:
+def test_more_faults_than_may_be_filled_in_are_reported() -> None:
     scan, _ = ct_scan.of_phantom(96, SCAN)
     many = tuple(range(40, 80, 5))
     notes = prepare.projected(broken(scan, "stuck as in air", *many), 0, 1).notes

@@ -90,7 +90,7 @@ def test_large_phases_are_found_without_navigators(coils: int, discs: Discs) -> 
     assert np.abs(np.subtract(degrees(told), phase)).max() < 2
 
 
-def test_noise_hides_a_small_phase_and_makes_none_of_its_own() -> None:
+def test_noise_hides_a_small_phase_and_causes_none() -> None:
     told = found(ghosted(lines(2, 1), ALTERNATING, 2, 0), ALTERNATING)
     assert not told.clear
 
@@ -102,7 +102,7 @@ def test_lines_may_be_reversed_in_pairs_as_two_shots_leave_them() -> None:
     assert np.abs(np.subtract(degrees(told), (8, -5))).max() < 1
 
 
-def test_few_lines_and_lines_of_one_direction_tell_nothing() -> None:
+def test_few_lines_and_lines_of_one_direction_give_no_phase() -> None:
     y = lines(2, 60)
     assert residual(y[:, : LEAST - 1], ALTERNATING[: LEAST - 1], near=True) is None
     assert residual(y, np.zeros(24, bool), near=True) is None

@@ -199,7 +199,7 @@ def test_the_iterative_methods_take_the_fans_as_they_are(tmp_path: Path) -> None
         assert image.data[0][core].mean() == pytest.approx(200, abs=8)
 
 
-def test_the_fingerprint_tells_scans_apart_and_not_files_names(tmp_path: Path) -> None:
+def test_the_fingerprint_distinguishes_scans_and_ignores_file_names(tmp_path: Path) -> None:
     tiny = replace(TINY, circles=(0.0,))
     marks = []
     for folder, balls in (("a", BALLS), ("b", BALLS), ("c", BALLS[:1])):
@@ -213,7 +213,7 @@ def test_the_fingerprint_tells_scans_apart_and_not_files_names(tmp_path: Path) -
     assert marks[0] == marks[1] != marks[2]
 
 
-def test_spots_that_rounding_parts_are_one() -> None:
+def test_spots_that_differ_by_rounding_are_one() -> None:
     shifts = np.array([[3.33e-4, 0, 0], [3.36e-4, -0.66, 5.45], [3.34e-4, 0, 0], [3.35e-4, -0.66, 5.45]])
     places, which = rays.spots(shifts)
     assert len(places) == 2

@@ -36,7 +36,7 @@ def alone(volume: np.ndarray) -> list[image_noise.ImageNoise]:
 
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("sigma", [5.0, 30.0])
-def test_slices_of_edges_alone_take_the_noise_of_their_neighbours(sigma: float, smooth: bool) -> None:
+def test_slices_with_only_edges_take_the_noise_of_their_neighbours(sigma: float, smooth: bool) -> None:
     volume = slices(sigma, SKULL, SCALP, BRAIN, BRAIN, BRAIN, BONES, smooth=smooth)
     own = alone(volume)
     assert [bool(n.sure) for n in own] == [False, False, True, True, True, False]
@@ -48,7 +48,7 @@ def test_slices_of_edges_alone_take_the_noise_of_their_neighbours(sigma: float, 
 
 
 @pytest.mark.parametrize("sigma", [5.0, 30.0, 150.0])
-def test_bodies_and_lungs_are_believed(sigma: float) -> None:
+def test_the_noise_of_bodies_and_lungs_is_trusted(sigma: float) -> None:
     own = alone(slices(sigma, BODY, BRAIN, LUNG))
     assert all(bool(n.sure) for n in own)
     assert [float(n.level) for n in own[1:]] == pytest.approx([sigma] * 2, rel=0.2)

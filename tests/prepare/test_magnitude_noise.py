@@ -31,7 +31,7 @@ def test_the_noise_of_an_image_without_signal_is_found() -> None:
     assert float(magnitude_noise.level(magnitude(10.0, contrast=0.0))) == pytest.approx(10.0, rel=0.06)
 
 
-def test_a_masked_background_counts_for_nothing() -> None:
+def test_a_masked_background_is_ignored() -> None:
     image = magnitude(20.0)
     image[:, 30:130] = torch.where(image[:, 30:130] < 100, 0, image[:, 30:130])
     image[:, :30], image[:, 130:] = 0, 0

@@ -50,7 +50,7 @@ def test_whitened_data_of_another_dwell_time_have_unit_noise(
     torch.testing.assert_close(covariance(y), 2 * torch.eye(coils, dtype=torch.complex128), rtol=0, atol=0.06)
 
 
-def test_an_unknown_dwell_time_leaves_the_bandwidth_alone_and_says_so() -> None:
+def test_an_unknown_dwell_time_ignores_the_bandwidth_with_a_note() -> None:
     scan = mixing(4) @ white(4, 20000)
     found = whitener(scan, dwell_data_us=0, dwell_noise_us=5)
     torch.testing.assert_close(
@@ -78,7 +78,7 @@ def test_only_dead_coils_is_an_error_with_a_cure() -> None:
         whitener(None)
 
 
-def test_too_few_samples_scale_each_coil_alone() -> None:
+def test_too_few_samples_scale_each_coil_separately() -> None:
     scan = mixing(8) @ white(8, 15)
     found = whitener(scan)
     assert "only 15 noise samples for 8 coils" in " ".join(found.notes)
@@ -87,7 +87,7 @@ def test_too_few_samples_scale_each_coil_alone() -> None:
     torch.testing.assert_close(power, torch.full((8,), 2.0))
 
 
-def test_a_repeated_coil_scales_each_coil_alone() -> None:
+def test_a_repeated_coil_scales_each_coil_separately() -> None:
     scan = white(4, 5000)
     scan[3] = 2 * scan[1]
     found = whitener(scan)
@@ -118,7 +118,7 @@ def test_noise_is_estimated_within_ten_percent_without_a_noise_scan(
     assert re.match("noise was estimated from .*: there is no noise scan; the estimate is too high", found.notes[0])
 
 
-def test_the_estimate_tells_correlated_noise() -> None:
+def test_the_estimate_finds_correlated_noise() -> None:
     lines = ellipses(256, 256, 4)
     mix = mixing(4) / 20
     found = estimate(lines + mix @ white(*lines.shape))
@@ -283,7 +283,7 @@ def test_whiten_is_its_matrix_along_the_coil_axis() -> None:
     assert torch.autograd.gradcheck(operator, x[0, :, :1, :2, :2].clone().requires_grad_())
 
 
-def test_a_constant_in_the_noise_lines_is_said_and_is_no_noise() -> None:
+def test_a_constant_in_the_noise_lines_is_reported_and_does_not_count_as_noise() -> None:
     noise = mixing(4) @ white(4, 4096)
     clean = whitener(noise, dwell_data_us=1, dwell_noise_us=1)
     dirty = whitener(noise + torch.tensor([3.0, 0, 0, 2j])[:, None], dwell_data_us=1, dwell_noise_us=1)

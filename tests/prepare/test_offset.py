@@ -47,7 +47,7 @@ def every(n: int, ny: int = 160) -> Tensor:
 @pytest.mark.parametrize("coils", [1, 2, 8])
 @pytest.mark.parametrize("R", [1, 3])
 @pytest.mark.parametrize("size", [0.3, 3.0])
-def test_the_constant_is_told_to_a_few_standard_errors(coils: int, R: int, size: float) -> None:
+def test_the_constant_is_found_within_a_few_standard_errors(coils: int, R: int, size: float) -> None:
     added = constant(coils, size)
     found = offset(slab(body(coils) + added, every(R)))
     assert found is not None
@@ -71,13 +71,13 @@ def test_what_is_left_is_the_slab_without_it_and_what_was_not_measured_stays_emp
 @pytest.mark.parametrize("coils", [1, 2, 8])
 @pytest.mark.parametrize("R", [1, 3])
 @pytest.mark.parametrize("snr", [3.0, 30.0, 1000.0])
-def test_scans_without_a_constant_show_none(coils: int, R: int, snr: float) -> None:
+def test_scans_without_a_constant_show_no_constant(coils: int, R: int, snr: float) -> None:
     for shift in range(8):
         ramp = torch.exp(2j * torch.pi * (torch.arange(160)[:, None, None] * 5 + torch.arange(192) * 7) * shift / 160)
         assert offset(slab(body(coils, snr) * ramp, every(R))) is None
 
 
-def test_nothing_but_noise_shows_none() -> None:
+def test_pure_noise_shows_no_constant() -> None:
     torch.manual_seed(1)
     assert all(offset(slab(white(64, coils, 96))) is None for coils in (1, 2, 8) for _ in range(30))
 

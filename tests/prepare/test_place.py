@@ -97,7 +97,7 @@ def test_an_asymmetric_echo_lies_against_one_edge() -> None:
 
 
 @pytest.mark.parametrize("n", [16, 17])
-def test_a_centre_that_nobody_set_is_the_middle(n: int) -> None:
+def test_a_centre_that_was_not_set_is_the_middle(n: int) -> None:
     samples = noise(2, 1, n)
     for flags in (0, REVERSE):
         columns, _ = readouts_of(samples, readouts(2, n, 0, flags=flags), n)
@@ -111,7 +111,7 @@ def test_a_reversed_full_readout_with_its_centre_counted_after_the_flip_stays_wh
     assert sampled.all()
 
 
-def test_forward_and_reversed_lines_in_one_block_are_placed_each_its_way() -> None:
+def test_forward_and_reversed_lines_in_one_block_are_placed_by_direction() -> None:
     k = noise(6, 2, 16)
     acquired = k.copy()
     acquired[1::2] = k[1::2, :, ::-1]
@@ -221,7 +221,7 @@ def test_what_a_dead_coil_recorded_never_spreads() -> None:
     assert torch.equal(hybrid.slab(whitened(values, matrix), np.arange(6)).y, clean)
 
 
-def test_averages_that_overflow_are_told_from_damaged_samples() -> None:
+def test_averages_that_overflow_are_distinguished_from_damaged_samples() -> None:
     values = np.full((2, 1, 8), 3e38, np.complex64)
     lines, _ = lines_from_array(values.transpose(1, 0, 2)[None, :, None])
     lines["kspace_encode_step_1"] = 0

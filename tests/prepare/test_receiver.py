@@ -45,7 +45,7 @@ def test_a_receiver_whose_filter_falls_off_over_all_of_the_margin_does_not_make_
     torch.testing.assert_close(levels(found.matrix), truth, rtol=0.2, atol=0)
 
 
-def test_a_receiver_without_such_a_filter_tells_the_noise_by_all_columns_beside_the_field_of_view() -> None:
+def test_without_such_a_filter_all_columns_beside_the_field_of_view_give_the_noise() -> None:
     """A tenth of the columns would tell it within 0.76 to 1.44 over the combinations of channels."""
     for _ in range(4):
         lines = ellipses(160, 320, 8, span=0.5)[::3]
@@ -91,14 +91,14 @@ def test_where_signal_reaches_all_of_the_margin_the_note_says_that_the_noise_may
     assert "too high" not in found.notes[0]
 
 
-def test_a_body_that_ends_beside_the_field_of_view_is_no_filter_that_falls() -> None:
+def test_a_body_that_ends_beside_the_field_of_view_is_not_taken_for_a_filter() -> None:
     truth = torch.tensor([0.5, 1.0, 1.5]) / 30
     found = estimate(received(ellipses(160, 320, 3, span=1.4), truth, b=0), oversampling=2.0)
     assert float((levels(found.matrix) / truth).max()) < 1.4
 
 
 @pytest.mark.parametrize("b", [0.0, -1.0, -2.5])
-def test_the_ends_of_the_band_tell_how_steep_a_filter_is(b: float) -> None:
+def test_the_ends_of_the_band_show_how_steep_a_filter_is(b: float) -> None:
     inside = (torch.arange(320) - 160).abs() < 80
     lines = received(torch.zeros(160, 3, 320, dtype=torch.complex64), torch.tensor([0.5, 1.0, 1.5]), b)
     outer = quiet.quietest(lines, torch.ones(160, 320, dtype=torch.bool), torch.ones(320, dtype=torch.bool))
@@ -106,7 +106,7 @@ def test_the_ends_of_the_band_tell_how_steep_a_filter_is(b: float) -> None:
 
 
 @pytest.mark.parametrize(("edge", "sharp"), [(0.5, 30), (0.5, 200), (0.6, 30), (0.6, 200), (0.7, 200)])
-def test_a_signal_beside_the_field_of_view_that_all_spokes_hold_alike_is_no_noise(edge: float, sharp: float) -> None:
+def test_equal_signal_of_all_spokes_beside_the_field_of_view_is_not_noise(edge: float, sharp: float) -> None:
     truth, x = torch.full((2,), 0.01), torch.linspace(-1, 1, 320)
     spokes = fft((torch.sigmoid((edge - x.abs()) * sharp) / 2).to(torch.complex64).expand(100, 2, 320), (-1,))
     found = estimate(received(spokes, truth), oversampling=2.0)

@@ -119,7 +119,7 @@ def test_no_block_where_the_centre_was_not_sampled() -> None:
     assert sampling(np.zeros(8)).rows == 0
 
 
-def test_a_header_that_lies_about_acceleration_is_noted() -> None:
+def test_a_wrong_acceleration_in_the_header_is_noted() -> None:
     space = Encoding((8, 24, 1), (8, 24, 1), (8, 24, 1), (8, 24, 1), acceleration=(1, 1))
     found = sampling(lattice(24, 1, 3, 1))
     assert "is 1×1, but the lines are 3×1 undersampled" in disagreements(found, space)[0]

@@ -33,7 +33,7 @@ def looked_at(scan: RawScan) -> tuple[RawScan, sort.Kinds, Encoding]:
 
 @pytest.mark.parametrize("noise_lines", [0, 8])
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_what_the_first_lines_tell_of_the_noise_no_later_line_changes(interleaved: bool, noise_lines: int) -> None:
+def test_later_lines_do_not_change_the_noise_found_in_the_first_ones(interleaved: bool, noise_lines: int) -> None:
     scan = simulation.simulate(replace(_SERIES, noise_lines=noise_lines))
     if not interleaved:  # slice after slice
         order = np.lexsort((scan.lines["slice"][noise_lines:], scan.lines["repetition"][noise_lines:])) + noise_lines
@@ -60,7 +60,7 @@ def test_the_noise_of_the_first_slices_is_that_of_all() -> None:
         torch.testing.assert_close(level, torch.ones_like(level), rtol=0.12, atol=0)
 
 
-def test_slices_that_tell_nothing_leave_it_to_all_lines() -> None:
+def test_slices_without_noise_information_leave_the_estimate_to_all_lines() -> None:
     scan = simulation.simulate(_SERIES)
     samples = scan.samples.read(np.arange(len(scan.lines)))
     samples[scan.lines["repetition"] < 2] = 0
@@ -87,7 +87,7 @@ def test_few_samples_do_not_settle_the_noise_however_many_coils_there_are() -> N
     assert scan_noise.first_lines(*looked_at(many)[:1], sort.kinds(many).imaging, many.encodings[0]) is None
 
 
-def test_a_scan_without_a_readout_says_once_that_the_edge_of_k_space_told_its_noise() -> None:
+def test_a_scan_without_a_readout_notes_once_that_its_noise_is_from_the_edge_of_k_space() -> None:
     """White noise of σ = 3 per part, a bright centre, a coil that recorded nothing, a random mask in y and x."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((2, 3, 64, 64)) * 3
@@ -113,7 +113,7 @@ def test_of_a_scan_that_shows_no_noise_a_thousandth_of_its_signal_is_assumed_unl
         whitening(*looked_at(scan), "estimate")
 
 
-def test_noise_lines_of_other_channels_than_the_image_tell_nothing() -> None:
+def test_noise_lines_with_other_channels_than_the_image_are_not_used() -> None:
     scan = simulation.simulate(replace(_SERIES, noise_lines=8))
     lines = scan.lines.copy()
     lines["active_channels"][:8] = 3
@@ -139,7 +139,7 @@ def test_a_whitening_that_is_settled_says_by_which_lines() -> None:
     assert rows.tolist() == list(range(8))
 
 
-def test_lines_beyond_those_announced_do_not_tell_the_noise() -> None:
+def test_lines_beyond_those_announced_are_not_used_for_the_noise() -> None:
     scan = simulation.simulate(replace(_SERIES, slices=1, repetitions=8))
     order = np.sort(np.append(np.arange(len(scan.lines)), 63))  # the last line of the first frame came twice
     twice = replace(scan, lines=scan.lines[order], samples=SomeRows(scan.samples, order))
@@ -165,9 +165,7 @@ def test_the_notes_say_once_and_truly_where_the_noise_is_from(choice: str, noise
 @pytest.mark.parametrize("coils", [1, 4])
 @pytest.mark.parametrize("sigma", [0.002, 0.02, 0.2])
 @pytest.mark.parametrize("times", [64.0, 1.0, 1 / 64])
-def test_noise_lines_that_tell_more_noise_than_the_image_shows_are_warned_of(
-    coils: int, sigma: float, times: float
-) -> None:
+def test_noise_lines_with_more_noise_than_the_image_cause_a_warning(coils: int, sigma: float, times: float) -> None:
     """A dwell time that is wrong by 64 makes the level wrong by 8."""
     scan = simulation.simulate(replace(_SERIES, noise_lines=64, sigma=sigma, coils=coils))
     lines = scan.lines.copy()
@@ -181,7 +179,7 @@ def test_noise_lines_that_tell_more_noise_than_the_image_shows_are_warned_of(
     assert not scan_noise.contradicted(*here, whitening(*here, "estimate"))
 
 
-def test_a_run_says_that_its_noise_lines_tell_too_much() -> None:
+def test_a_run_warns_that_its_noise_lines_show_too_much_noise() -> None:
     scan = simulation.simulate(replace(_SERIES, noise_lines=64))
     lines = scan.lines.copy()
     lines["sample_time_us"][:64] *= 64

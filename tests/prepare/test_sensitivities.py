@@ -185,7 +185,7 @@ def test_the_phase_is_that_of_the_first_principal_coil_and_has_no_jumps() -> Non
     assert float(step[tissue[..., 1:] & tissue[..., :-1]].max()) < 0.15
 
 
-def test_maps_do_not_depend_on_the_chunk_nor_on_the_slices_beside() -> None:
+def test_maps_do_not_depend_on_the_chunk_or_on_other_slices() -> None:
     data = torch.stack([scan((1, 40, 50), noise=0.02)[0], 1e-4 * scan((1, 40, 50), shift=0.05)[0]])
     before = data.clone()
     together = espirit(middle(data, 20), (1, 40, 50))

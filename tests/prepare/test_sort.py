@@ -19,7 +19,7 @@ def some(n: int, flags: int = 0, channels: int = 2) -> tuple[np.ndarray, Samples
 # Kinds
 
 
-def test_kinds_are_told_apart_by_their_flags() -> None:
+def test_kinds_are_distinguished_by_their_flags() -> None:
     flags = [0, NOISE, CALIBRATION, BOTH, *(flag_bits(f) for f in Flag if 22 <= f <= 31)]
     lines = np.zeros(len(flags), LINE)
     lines["flags"], lines["active_channels"], lines["number_of_samples"] = flags, 2, 16
@@ -92,7 +92,7 @@ def test_rows_follow_from_the_centre_of_the_limits(e: int, centre: int, count: i
     assert not kz.any()
 
 
-def test_rows_beside_the_grid_are_invalid_and_never_wrap() -> None:
+def test_rows_outside_the_grid_are_invalid_and_never_wrap() -> None:
     lines = np.zeros(5, LINE)
     lines["kspace_encode_step_1"] = [0, 3, 10, 15, 65535]
     ky, _, valid = sort.row_index(lines, encoding(16, 12, limits={"kspace_encoding_step_1": Limit(0, 11, 9)}))
@@ -162,7 +162,7 @@ def test_frames_with_patterns_of_their_own_are_complete() -> None:
     assert all(f.complete for f in sort.frames(scan_of(lines, samples), rows))
 
 
-def test_lines_that_calibrate_and_image_belong_to_the_image_and_those_that_calibrate_alone_do_not() -> None:
+def test_only_calibration_lines_flagged_for_imaging_belong_to_the_image() -> None:
     lines = np.zeros(5, LINE)
     both = (Flag.CALIBRATION, Flag.CALIBRATION_AND_IMAGING)
     lines["flags"] = [0, flag_bits(both[0]), flag_bits(both[1]), flag_bits(*both), flag_bits(*both, Flag.NOISE)]

@@ -98,9 +98,7 @@ def psnr(x: np.ndarray, truth: np.ndarray) -> float:
 
 @pytest.mark.parametrize("shape", [(96, 112), (97, 112), (96, 111), (99, 107)])
 @pytest.mark.parametrize("inner", [(64, 72), (63, 71)])
-def test_what_was_measured_is_found_and_the_image_lies_where_it_lay(
-    shape: tuple[int, int], inner: tuple[int, int]
-) -> None:
+def test_the_measured_part_is_found_and_the_image_does_not_move(shape: tuple[int, int], inner: tuple[int, int]) -> None:
     k, truth = scan(shape, inner, R=2)
     x, sampling, notes = made(read(k))
     assert sampling["shape"][0] in (inner[0] - 1, inner[0], inner[0] + 1)
@@ -112,7 +110,7 @@ def test_what_was_measured_is_found_and_the_image_lies_where_it_lay(
 
 
 @pytest.mark.parametrize("method", ["cs", "tv", "unrolled"])
-def test_lines_that_nobody_measured_are_not_filled_in(method: str) -> None:
+def test_unmeasured_lines_are_not_filled_in(method: str) -> None:
     k, truth = scan(R=3)
     assert psnr(made(read(k), method)[0], truth) > psnr(made(read(k), method, "keep")[0], truth) + 0.5
 
@@ -184,7 +182,7 @@ NOT_EMPTY: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", NOT_EMPTY)
-def test_what_only_looks_empty_is_left_alone(case: str) -> None:
+def test_edges_that_only_look_empty_are_kept(case: str) -> None:
     k, _ = scan((96, 112), (96, 112), **NOT_EMPTY[case])
     _, sampling, notes = made(read(k), "combine")
     assert not notes
@@ -197,7 +195,7 @@ def test_a_spark_is_no_edge() -> None:
     assert not made(read(k), "combine")[2]
 
 
-def test_a_header_that_names_the_rows_is_believed_to_the_next_line() -> None:
+def test_a_header_that_names_the_rows_is_trusted_up_to_the_next_line() -> None:
     k, _ = scan((96, 112), (60, 112), R=4, seed=2)
     given = read(k)
     e = given.encodings[0]
@@ -234,7 +232,7 @@ def test_an_image_is_interpolated_whole_where_its_coil_sees_nothing() -> None:
 
 
 @pytest.mark.parametrize(("inner", "found"), [((96, 112), 96), ((64, 72), 64)])
-def test_lines_at_random_end_where_they_end_unless_another_axis_speaks(inner: tuple[int, int], found: int) -> None:
+def test_random_lines_are_cropped_only_if_another_axis_is_empty_too(inner: tuple[int, int], found: int) -> None:
     k, _ = scan((96, 112), inner)
     rows = np.zeros(96, bool)
     rows[[18, 22, 25, 31, 33, 36, *range(38, 58), 59, 62, 65, 70, 72, 79]] = True
@@ -303,7 +301,7 @@ def test_a_frame_of_few_lines_with_signal_does_not_shrink_the_scan_to_what_no_sc
     assert _cut(read(k))[1] == (112, 24, 1)
 
 
-def test_samples_that_a_line_discards_tell_nothing_of_what_was_measured() -> None:
+def test_discarded_samples_do_not_count_as_measured() -> None:
     k, _ = scan()
     given = read(k)
     lines, samples = given.lines.copy(), given.samples.read(np.arange(len(given.lines))).copy()
@@ -341,7 +339,7 @@ def test_a_spark_beyond_what_was_measured_leaves_the_axis_as_it_is() -> None:
     assert _cut(stored(k))[1] == (72, 96, 1)
 
 
-def test_of_so_few_rows_no_edge_is_told() -> None:
+def test_too_few_rows_show_no_edge() -> None:
     """Six of sixteen hold something; of 32 twelve would be told."""
     assert _cut(stored(scan((16, 112), (6, 112))[0]))[1] == (112, 16, 1)
     assert _cut(stored(scan((32, 112), (12, 112))[0]))[1] == (112, 12, 1)

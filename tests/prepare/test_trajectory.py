@@ -63,7 +63,7 @@ def test_positions_of_three_dimensions_are_turned_to_z_y_x() -> None:
     np.testing.assert_allclose(points, stored[..., ::-1] * [64, 48, 32])
 
 
-def test_a_third_component_of_a_flat_scan_is_left_out_and_said() -> None:
+def test_a_third_component_of_a_flat_scan_is_left_out_with_a_note() -> None:
     weighted = np.concatenate([XY, np.ones_like(XY[..., :1])], -1)
     points, notes = trajectory.normalise(weighted, ENCODING)
     np.testing.assert_allclose(points, SPOKES)

@@ -29,7 +29,7 @@ def test_numbers_go_on_from_the_last_line_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ['{"n": 8, "ev', "rubbish\n", "7\n", "null\n", '{"event": "ended"}\n'])
-def test_a_last_line_that_is_no_record_gives_the_word_to_the_one_before(tmp_path: Path, end: str) -> None:
+def test_an_unreadable_last_line_is_skipped_for_the_one_before(tmp_path: Path, end: str) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text('{"n": 6}\n{"n": 7}\n' + end)
     audit = Audit(path)

@@ -52,7 +52,7 @@ def test_a_scan_is_whole_when_all_its_lines_have_come(kind: str, acceleration: i
 
 
 @pytest.mark.parametrize("acceleration", [2, 3, 4])
-def test_f09_a_few_lines_missing_from_a_regular_pattern_are_missed_wherever_they_are(acceleration: int) -> None:
+def test_f09_a_few_lines_missing_from_a_regular_pattern_are_noticed_at_any_place(acceleration: int) -> None:
     """ACS lines beside it make up for the number, and a hole in them hides no hole elsewhere."""
     rng = np.random.default_rng(0)
     for seed in range(12):
@@ -64,7 +64,7 @@ def test_f09_a_few_lines_missing_from_a_regular_pattern_are_missed_wherever_they
         assert not count(measured(np.setdiff1d(pattern, rng.choice(alone, 1)), acceleration)).complete
 
 
-def test_lines_that_thin_out_towards_an_end_are_whole_at_the_scanner_s_word_alone() -> None:
+def test_lines_that_thin_out_towards_an_end_are_complete_only_if_the_scanner_marks_the_end() -> None:
     far = next(p for p in (drawn("variable_density", 4, s) for s in range(20)) if p[-1] < _N - 2 * np.diff(p).max())
     assert count(measured(far, 4)).complete
     assert not count(measured(far, 4, flagged=False)).complete
@@ -81,7 +81,7 @@ def test_f09_the_first_and_the_last_line_of_a_regular_pattern_are_missed(acceler
 
 
 @pytest.mark.parametrize("lost", [0, 1, -1])
-def test_f09_of_few_lines_more_than_announced_are_those_of_a_regular_pattern_of_which_none_may_be_missing(
+def test_f09_few_lines_above_the_announced_number_count_as_a_regular_pattern_without_gaps(
     lost: int,
 ) -> None:
     """Twelve ACS lines make seventeen of eight, and the word of the last line makes no random pattern of them."""
@@ -121,9 +121,7 @@ def test_f09_lines_that_are_numbered_leave_nothing_to_spare(kind: str, n: int, a
 
 @pytest.mark.parametrize("kind", ["random", "variable_density"])
 @pytest.mark.parametrize(("n", "acceleration", "acs"), [(32, 2, 8), (32, 3, 4), (64, 3, 8), (128, 2, 24), (128, 4, 12)])
-def test_f09_of_lines_drawn_at_random_none_may_be_missing_where_nothing_numbers_them(
-    kind: str, n: int, acceleration: int, acs: int
-) -> None:
+def test_f09_without_numbers_no_random_line_may_be_missing(kind: str, n: int, acceleration: int, acs: int) -> None:
     rng = np.random.default_rng(0)
     for seed in range(8):
         pattern = drawn(kind, acceleration, seed, acs, n)
@@ -143,7 +141,7 @@ def test_numbers_are_unbroken_from_the_line_before_a_frame_to_the_one_after_it()
     assert unbroken(np.array([0, 1]), {a: [0, 1]}) == unbroken(np.array([1, 2]), {a: [0, 1]}) == {a: True}
 
 
-def test_a_repetition_of_fewer_random_lines_is_whole_where_numbers_say_that_none_was_lost() -> None:
+def test_a_repetition_of_fewer_random_lines_is_complete_if_numbers_show_no_loss() -> None:
     parts = [measured(drawn("random", 4, seed)[2 * seed :], 4) for seed in range(2)]
     more, fewer = (len(part.lines) for part in parts)
     assert fewer < more
@@ -158,7 +156,7 @@ def test_a_repetition_of_fewer_random_lines_is_whole_where_numbers_say_that_none
     assert count(scan).whole == (0,)
 
 
-def test_a_volume_with_fewer_lines_than_announced_is_whole_at_the_scanner_s_word_alone() -> None:
+def test_a_volume_with_fewer_lines_than_announced_is_complete_only_if_the_scanner_marks_the_end() -> None:
     full = simulation.simulate(Settings(matrix=(8, 24, 24), fov=(240, 240, 240), coils=1, noise_lines=0))
     y, z = (full.lines[f"kspace_encode_step_{i}"].astype(int) - 12 for i in (1, 2))
     rows = np.nonzero((y % 2 == 0) & (y**2 + z**2 <= 12.5**2))[0]
@@ -172,7 +170,7 @@ def test_a_volume_with_fewer_lines_than_announced_is_whole_at_the_scanner_s_word
 
 
 @pytest.mark.parametrize("lost", [0, 1, _N // 2, _N - 2, _N - 1])
-def test_without_acceleration_one_line_that_is_missing_is_missed_whatever_is_said(lost: int) -> None:
+def test_without_acceleration_one_missing_line_is_noticed_despite_end_flags(lost: int) -> None:
     scan = measured(np.delete(np.arange(_N), lost), 1)
     assert not count(scan).complete
     assert not count(scan, {_FRAME: True}).complete
@@ -244,7 +242,7 @@ def repeated(n: int) -> RawScan:
     return replace(scan, lines=lines, samples=SomeRows(scan.samples, rows))
 
 
-def test_repetitions_beyond_those_announced_are_expected_and_may_be_taken_alone() -> None:
+def test_additional_repetitions_are_expected_and_can_be_selected() -> None:
     scan = repeated(3)
     found = count(scan)
     assert (found.expected, found.whole, found.complete) == (96, (0, 1, 2), True)
@@ -253,7 +251,7 @@ def test_repetitions_beyond_those_announced_are_expected_and_may_be_taken_alone(
     assert np.array_equal(some.samples.read(np.array([40])), scan.samples.read(np.array([72])))
 
 
-def test_a_frame_that_nobody_has_numbered_is_not_vouched_for() -> None:
+def test_a_frame_without_numbers_is_not_certainly_complete() -> None:
     pattern = np.delete(drawn("random", 4, 0), 7)
     scan = measured(pattern, 4)
     assert count(scan, {_FRAME: True}).complete
@@ -262,5 +260,5 @@ def test_a_frame_that_nobody_has_numbered_is_not_vouched_for() -> None:
 
 
 @pytest.mark.parametrize(("received", "said"), [(127, "127/128: lines"), (128, "128/128 or more: lines")])
-def test_what_is_missing_is_said_also_where_lines_on_top_make_up_for_the_number(received: int, said: str) -> None:
+def test_missing_lines_are_reported_even_if_additional_ones_make_up_the_number(received: int, said: str) -> None:
     assert str(refuse(Count(received, 128, (), 1))).startswith(f"incomplete {said}")

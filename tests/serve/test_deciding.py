@@ -84,7 +84,7 @@ def test_frames_of_random_lines_leave_early_only_where_later_ones_cannot_choose_
         assert np.array_equal(image.pixels[0, 0], np.abs(whole.data[image.repetition, 0]))
 
 
-def test_a_scan_whose_lines_ask_for_another_method_than_that_of_images_that_left_ends_in_an_error(
+def test_a_scan_that_needs_another_method_than_its_early_images_ends_in_an_error(
     local: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early, "agreed", lambda *of: "cs")
@@ -97,7 +97,7 @@ def test_a_scan_whose_lines_ask_for_another_method_than_that_of_images_that_left
 
 
 @pytest.mark.parametrize("soon", [True, False], ids=["while it goes on", "once it has ended"])
-def test_noise_lines_that_tell_far_too_much_are_doubted_whenever_images_leave(
+def test_noise_lines_with_far_too_much_noise_are_doubted_whenever_images_are_sent(
     local: Start, tmp_path: Path, soon: bool
 ) -> None:
     found = drawn(tmp_path / "drawn.h5", (40, 36, 36, 36))

@@ -235,7 +235,7 @@ def test_repetitions_measured_line_by_line_in_turn_leave_when_another_slice_begi
     assert all(np.array_equal(i.pixels[0, 0], expected[i.repetition, i.slice]) for i in reply.images)
 
 
-def test_noise_lines_after_images_were_returned_change_none_and_are_said(local: Start, series: Recording) -> None:
+def test_noise_lines_after_returned_images_change_none_and_are_reported(local: Start, series: Recording) -> None:
     noise = [b for b in series.lines if scanner.value(b, "flags") & 1 << 18]
     image = [b for b in series.lines if b not in noise]
     *messages, close = session(Recording(series.xml, noise + image), "sense")

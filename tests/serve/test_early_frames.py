@@ -24,7 +24,7 @@ CALIBRATES = 1 << 19
 BACKWARDS, NAVIGATES = 1 << 21, 1 << 23
 
 
-def test_a_frame_whose_flag_came_before_its_last_line_does_not_go_without_it(series: Recording) -> None:
+def test_a_frame_flagged_before_its_last_line_waits_for_it(series: Recording) -> None:
     """However slow the worker is: a frame that has more lines than when it was named is named again, or waits."""
     noise = [b for b in series.lines if scanner.value(b, "flags") & 1 << 18]
     first = [b for b in series.lines if b not in noise and not scanner.value(b, "slice")]

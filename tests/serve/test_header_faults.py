@@ -93,7 +93,7 @@ def test_f19_missing_limits_and_letters_in_the_accession_number_are_accepted(
 
 
 @pytest.mark.parametrize("odd", [{"reference": 7}, {"step1": 60000}, {"slice": 9}])
-def test_f20_lines_beside_the_header_are_left_out_and_counted(
+def test_f20_lines_outside_the_header_limits_are_left_out_and_counted(
     local: Start, full: Recording, full_file: Path, odd: dict[str, int]
 ) -> None:
     server = local()
@@ -129,7 +129,7 @@ def test_f21_a_dead_coil_is_left_out(local: Start, recording: Recording) -> None
     assert any("dead" in note for t in server.told for note in t.get("notes", []))
 
 
-def test_f22_noise_of_other_coils_is_not_used_and_said(local: Start, recording: Recording) -> None:
+def test_f22_noise_of_other_coils_is_not_used_with_a_note(local: Start, recording: Recording) -> None:
     def fewer(body: bytes) -> bytes:
         if not scanner.value(body, "flags") & 1 << 18:
             return body
@@ -172,7 +172,7 @@ def test_f24_impossible_directions_are_never_sent_as_scanner_coordinates(local: 
     assert any("position in the patient is unknown" in note for t in server.told for note in t.get("notes", []))
 
 
-def test_f39_scans_with_the_same_measurement_stay_apart(local: Start, full: Recording, full_file: Path) -> None:
+def test_f39_scans_with_the_same_measurement_stay_separate(local: Start, full: Recording, full_file: Path) -> None:
     xml = re.sub(b"<subjectInformation>.*?</subjectInformation>", b"", full.xml, flags=re.S)
     server = local()
     first = scanner.Scanner(server.port).send([config(), header(xml), *map(line, full.lines[:20])])

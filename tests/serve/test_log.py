@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.serve.scanner import Recording, run, session
 
 
-def test_f32_a_server_whose_log_and_output_are_on_a_full_disk_serves_and_stops(full: Recording, tmp_path: Path) -> None:
+def test_f32_a_server_with_log_and_output_on_a_full_disk_serves_and_stops(full: Recording, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (tmp_path / "site.toml").write_text(f'port = {port}\naudit = "audit.jsonl"\n[limits]\nready_MiB = 0\n')

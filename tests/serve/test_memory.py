@@ -205,7 +205,7 @@ def test_raw_data_and_reconstruction_together_stay_below_the_limit(monkeypatch: 
     assert memory.work(site, 0) == 1 * GiB
 
 
-def test_a_scan_too_large_for_its_session_is_refused_in_the_words_of_the_site(
+def test_a_scan_too_large_for_its_session_is_refused_naming_the_site_setting(
     local: Callable[..., Local], full: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "work", lambda site, held: 100 * MiB)

@@ -24,13 +24,13 @@ def manager(named: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.sock
         yield sock
 
 
-def test_a_word_reaches_a_socket_that_has_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notification_reaches_a_socket_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with manager(f"@recon-test-{tmp_path.name}-{id(tmp_path)}", monkeypatch) as systemd:
         notify.ready()
         assert systemd.recv(4096) == b"READY=1"
 
 
-def test_systemd_hears_when_the_server_listens_and_how_long_a_stop_may_take(
+def test_systemd_is_notified_when_the_server_listens_and_how_long_a_stop_may_take(
     server: Callable[..., Running], full: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with manager(str(tmp_path / "notify"), monkeypatch) as systemd:

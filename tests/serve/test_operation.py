@@ -45,7 +45,7 @@ def write(folder: Path, end: datetime) -> tuple[Path, Path]:
     return certificate, key
 
 
-def test_without_the_package_that_reads_certificates_the_check_says_that_nobody_watches_them(
+def test_without_the_package_for_certificates_the_check_says_that_they_are_not_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate, key = write(tmp_path, datetime.now(timezone.utc) + timedelta(days=3))
@@ -70,7 +70,7 @@ def test_the_end_of_a_certificate_is_read(tmp_path: Path, year: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", "ä"])
-def test_a_file_without_a_certificate_is_said_to_be_so(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_certificate_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "none.pem").write_text(text)
     with pytest.raises(ReconError, match="holds no certificate that can be read"):
         expires(tmp_path / "none.pem")
@@ -129,7 +129,7 @@ def test_the_json_of_the_status_keeps_its_keys() -> None:
     assert set(shown["latency_s"]) >= {"n", "last", "median", "most"}
 
 
-def test_an_audit_that_was_moved_away_goes_on_in_a_new_file_with_its_numbers(tmp_path: Path) -> None:
+def test_a_moved_audit_continues_in_a_new_file_with_its_numbers(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     audit = Audit(path)
     audit.write("started", job="a")

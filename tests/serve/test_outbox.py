@@ -73,7 +73,7 @@ def test_f11_a_scanner_that_reads_nothing_more_is_given_up_and_keeps_no_server(s
 
 
 @pytest.mark.parametrize("cut", [0, 5])
-def test_a_message_that_was_not_handed_over_whole_is_none(cut: int) -> None:
+def test_a_message_that_was_not_handed_over_completely_is_not_sent(cut: int) -> None:
     ours, theirs = socket.socketpair()
     listening, speaking = Listening(ours), Speaking(theirs)
     speaking.tell(lines=1)
@@ -93,7 +93,7 @@ def test_a_message_that_was_not_handed_over_whole_is_none(cut: int) -> None:
     listening.close()
 
 
-def test_a_process_that_reads_nothing_for_a_while_hears_all_that_has_left_when_it_speaks_again() -> None:
+def test_a_process_that_paused_reading_gets_all_reports_with_its_next_message() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         server, process = Listening(ours), Speaking(theirs)

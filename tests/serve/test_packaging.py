@@ -82,7 +82,7 @@ def text(**values: Any) -> str:
 
 
 @pytest.mark.parametrize("p", PARAMETERS, ids=lambda p: p.id)
-def test_every_answer_of_the_user_interface_changes_its_recipe_alone(p: parameters.Parameter) -> None:
+def test_every_choice_of_the_user_interface_changes_only_its_recipe(p: parameters.Parameter) -> None:
     plain = Recipe()
     made = {value: parameters.applied(plain, {p.id: value}, []) for value in p.values}
     assert len({repr(m) for m in made.values()}) == len(p.values)

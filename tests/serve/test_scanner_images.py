@@ -72,7 +72,7 @@ def test_a_magnitude_comes_back_as_it_was_and_denoised(
     assert [*second.head[:38], *second.head[39:55]] == [*first.head[:38], *first.head[39:55]]
 
 
-def test_a_denoised_image_says_so_and_keeps_what_the_scanner_said(
+def test_a_denoised_image_says_so_and_keeps_the_scanners_attributes(
     local: Start, recording: Recording, site: dict[str, str]
 ) -> None:
     _, sent = noisy()

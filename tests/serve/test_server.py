@@ -98,7 +98,7 @@ def test_f40_the_patient_appears_in_no_log_text_or_audit(server: Start, full: Re
     assert {p.name for p in one.folder.iterdir()} == {"site.toml", "audit.jsonl", "log"}
 
 
-def test_f13_clients_at_once_get_their_own_images_and_others_hear_busy(server: Start, tmp_path: Path) -> None:
+def test_f13_simultaneous_clients_get_their_own_images_and_others_get_busy(server: Start, tmp_path: Path) -> None:
     from recon.io.read import read
     from recon.pipeline import reconstruct
 
@@ -125,7 +125,7 @@ def test_f13_clients_at_once_get_their_own_images_and_others_hear_busy(server: S
     assert len(run(one.port, session(recordings[0])).images) == 1
 
 
-def test_f13_twenty_who_come_while_the_server_is_held_up_all_hear_of_it(server: Start, full: Recording) -> None:
+def test_f13_twenty_clients_of_a_blocked_server_all_get_an_answer(server: Start, full: Recording) -> None:
     """None is reset without a word, or kept from connecting, however late the loop comes to take them in."""
     one = server("max_sessions = 1\n")
     wait_for(lambda: one.process.poll() is None and bool(psutil.Process(one.process.pid).children()))
@@ -148,7 +148,7 @@ def gone(process: psutil.Process) -> bool:
         return True
 
 
-def test_f16_a_stopped_server_ends_its_sessions_with_a_word(server: Start, full: Recording) -> None:
+def test_f16_a_stopped_server_ends_its_sessions_with_a_message(server: Start, full: Recording) -> None:
     one = server(ONE)
     client = Scanner(one.port).send(session(full)[:20])
     wait_for(lambda: "started" in one.log())
@@ -203,7 +203,7 @@ def _connected(process: psutil.Process, port: int) -> bool:
     return any(c.laddr.port == port for c in process.net_connections("tcp"))
 
 
-def test_f15_a_port_in_use_is_one_line_and_no_success(tmp_path: Path) -> None:
+def test_f15_a_port_in_use_is_one_line_and_a_failure(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         end = recon("serve", "--port", port, "--audit", tmp_path / "a.jsonl")
@@ -255,7 +255,7 @@ def test_f43_settings_are_checked_without_a_server(tmp_path: Path) -> None:
     assert "chmod" in refused(recon("serve", "--config", path), 2)
 
 
-def test_the_audit_goes_on_after_a_line_that_broke_off(tmp_path: Path) -> None:
+def test_the_audit_continues_after_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text('{"n": 41, "event": "ended"}\n{"n": 42, "ev')
     audit = Audit(path)

@@ -96,7 +96,7 @@ def test_f28_weights_that_are_not_what_was_recorded_are_refused_before_a_scan_co
     assert one.log().count("\n") == 1
 
 
-def test_f29_a_network_that_is_not_trusted_gives_way_and_the_audit_says_so(
+def test_f29_an_untrusted_network_image_is_replaced_and_the_audit_says_so(
     local: Within, recording: Recording, scan_file: Path, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No scan is within this limit: the network's image is never good enough.
@@ -143,7 +143,7 @@ def test_f32_a_disk_that_takes_no_audit_stops_no_scan_and_the_file_stays_readabl
     assert json.loads(last)["job"] == "b"
 
 
-def test_f32_a_server_without_room_for_its_audit_goes_on_and_says_so(server: Start, full: Recording) -> None:
+def test_f32_a_server_without_space_for_its_audit_continues_and_says_so(server: Start, full: Recording) -> None:
     one = server()
     wait_for(lambda: workers(one))
     path = one.folder / "audit.jsonl"

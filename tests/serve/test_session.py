@@ -110,7 +110,7 @@ def test_the_user_interface_chooses_among_registered_recipes(local: Start, recor
     assert "not registered" in ends_well(reply)
 
 
-def test_f01_who_sends_nothing_is_let_go_and_others_are_served(local: Start, recording: Recording) -> None:
+def test_f01_a_silent_client_is_dropped_and_others_are_served(local: Start, recording: Recording) -> None:
     server = local(first_s=0.4)
     silent, slow = Scanner(server.port), Scanner(server.port).send([config()[:500]])
     next_session_works(server, recording)
@@ -238,7 +238,7 @@ def test_f09_of_a_series_only_whole_repetitions_come_back(local: Start, full: Re
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_noise_lines_that_tell_too_much_are_looked_at_once_and_warned_of(
+def test_noise_lines_with_too_much_noise_are_checked_once_and_cause_a_warning(
     early: bool, local: Start, recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []

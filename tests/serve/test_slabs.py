@@ -37,7 +37,7 @@ def test_a_scanner_that_comes_meanwhile_does_not_wait_for_it() -> None:
         assert theirs.recv(1) == b"x"
 
 
-def test_of_little_memory_little_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_is_reserved_if_little_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "budget", lambda limit: 33 * SLAB)
     ours, theirs = socket.socketpair()
     with ours, theirs:

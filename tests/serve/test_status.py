@@ -71,7 +71,7 @@ def test_the_page_and_its_json_are_read(port: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW"])
-def test_nothing_but_get_is_taken(port: int, method: str) -> None:
+def test_only_get_is_accepted(port: int, method: str) -> None:
     code, headers, _ = ask(port, "/", method)
     assert (code, headers["Allow"]) == (405, "GET")
 
@@ -115,7 +115,7 @@ def test_who_says_nothing_or_rubbish_does_not_keep_others_out(port: int) -> None
         one.close()
 
 
-def test_a_port_in_use_is_said(port: int) -> None:
+def test_a_port_in_use_is_reported(port: int) -> None:
     with pytest.raises(ReconError, match="--status-port"), showing(board(), port):
         pass
 
@@ -152,7 +152,7 @@ def test_the_board_counts_and_forgets() -> None:
     assert "5 of 9" in page(s)
 
 
-def test_the_spool_is_shown_and_one_that_cannot_be_read_is_said() -> None:
+def test_the_spool_is_shown_and_an_unreadable_one_is_reported() -> None:
     values = {
         "new": 2,
         "sending": 1,

@@ -83,7 +83,7 @@ def test_f41_a_stream_within_tls_gives_the_same_pixels(
     assert stranger.err.count("\n") == 1
 
 
-def test_f41_who_speaks_no_tls_or_has_no_certificate_is_turned_away_and_others_are_served(
+def test_f41_clients_without_tls_or_certificate_are_refused_and_others_are_served(
     server: Start, files: Files, full: Recording
 ) -> None:
     one = server(ONE + files.table(clients=True) + "[limits]\nfirst_s = 6\n")
@@ -99,7 +99,7 @@ def test_f41_who_speaks_no_tls_or_has_no_certificate_is_turned_away_and_others_a
     assert [line["event"] for line in one.audit()] == ["started", "ended"]
 
 
-def test_f41_who_is_turned_away_hears_what_may_be_wrong_and_the_log_says_what_it_was(
+def test_f41_a_refused_client_gets_possible_reasons_and_the_log_states_the_reason(
     server: Start, files: Files, scan_file: Path
 ) -> None:
     one = server(ONE + files.table(clients=True))
@@ -244,7 +244,7 @@ def test_f43_certificates_are_checked_before_anything_listens(files: Files, tmp_
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_server_without_tls_is_said_to_the_client(
+def test_a_client_reports_a_server_without_tls(
     local: Callable[..., Local], files: Files, scan_file: Path, full: Recording
 ) -> None:
     one = local(first_s=1)

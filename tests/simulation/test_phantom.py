@@ -147,7 +147,7 @@ def test_every_point_of_the_head_is_of_one_tissue(te: float) -> None:
     assert np.abs(values[:, None] - known).min(axis=1).max() < 1e-12
 
 
-def test_the_letter_lies_left_and_anterior_and_nowhere_else() -> None:
+def test_the_letter_lies_only_left_and_anterior() -> None:
     x, y, z = LETTER_MM
     assert x > 0
     assert y < 0

@@ -207,7 +207,7 @@ def test_counters_give_the_pictures_of_their_states() -> None:
     assert scan.encodings[0].limits["contrast"].maximum == 1
 
 
-def test_averages_differ_in_noise_alone_and_lower_it() -> None:
+def test_averages_differ_only_in_noise_and_lower_it() -> None:
     s = replace(SMALL, averages=4, sigma=0.5)
     clean, scan = picture(simulate(replace(s, sigma=0))), simulate(s)
     every, first = picture(scan) - clean, picture(scan, average=0) - clean
@@ -258,7 +258,7 @@ def test_acceleration_factors_belong_to_ky_and_kz_in_this_order() -> None:
     assert len(lines) == 8 * 8
 
 
-def test_reference_lines_off_the_pattern_are_for_calibration_alone() -> None:
+def test_reference_lines_off_the_pattern_are_only_for_calibration() -> None:
     scan = simulate(replace(SMALL, acceleration=(3, 1), acs=9, calibration="reference"))
     only, both = is_set(scan.lines, Flag.CALIBRATION), is_set(scan.lines, Flag.CALIBRATION_AND_IMAGING)
     assert (only.sum(), both.sum()) == (6, 3)
@@ -357,6 +357,6 @@ def test_lines_turn_fade_and_spark_as_asked_for() -> None:
     assert hit.sum((0, 2)).tolist() == [3] * s.coils
 
 
-def test_a_receiver_that_is_none_is_refused() -> None:
+def test_invalid_receiver_settings_are_refused() -> None:
     with pytest.raises(DataError, match="must be finite and 0 or more"):
         Receiver(offset=-1)

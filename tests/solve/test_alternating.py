@@ -109,7 +109,7 @@ def test_volumes_are_looked_at_in_the_block_of_both_phase_encodes(coils: int) ->
     assert abs(told(uneven(m, 0, 0.5)).samples) > Trust().uneven
 
 
-def test_items_of_a_batch_are_told_one_by_one_and_whatever_their_scale() -> None:
+def test_items_of_a_batch_are_tested_one_by_one_at_any_scale() -> None:
     m = measured(scan(4))
     odd = uneven(m, 20, 0)
     A = m.A
@@ -120,7 +120,7 @@ def test_items_of_a_batch_are_told_one_by_one_and_whatever_their_scale() -> None
     assert large.degrees == pytest.approx(told(odd).degrees, abs=0.01)
 
 
-def test_what_cannot_be_told_is_not_told() -> None:
+def test_cases_without_a_decision_give_none() -> None:
     m = measured(scan(4))
     A = m.A
     assert isinstance(A, Sense)
@@ -131,7 +131,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert alternating.compared(replace(m, y=m.y * math.nan)) == [None]
 
 
-def test_a_scan_with_such_lines_gives_way_and_says_why(tmp_path: Path) -> None:
+def test_a_scan_with_such_lines_falls_back_and_says_why(tmp_path: Path) -> None:
     file, report = tmp_path / "scan.h5", tmp_path / "trust.json"
     simulate_to(file, preset(coils=4, matrix=96, accel=2))
     arguments = ("run", file, "--method", "unrolled", "--weights", "mri-small", "--trust", report)

@@ -50,7 +50,7 @@ def test_good_lines_agree_with_the_acs_block(coils: int, kind: str) -> None:
 
 @pytest.mark.parametrize(("coils", "kind"), [(8, "equispaced"), (1, "random")])
 @pytest.mark.parametrize("by", [1, -1])
-def test_lines_one_row_off_are_told_by_their_detail(coils: int, kind: str, by: int) -> None:
+def test_lines_one_row_off_are_detected_by_their_detail(coils: int, kind: str, by: int) -> None:
     found = told(measured(counted_wrong(scan(coils, kind), by)))
     assert found.gain > 1.2
     # Where one channel leaves most of the detail to regularisation the place is blurred, the doubt is not.
@@ -58,7 +58,7 @@ def test_lines_one_row_off_are_told_by_their_detail(coils: int, kind: str, by: i
 
 
 @pytest.mark.parametrize("samples", [-1.0, 0.5])
-def test_a_readout_that_starts_late_beside_the_acs_block_is_told(samples: float) -> None:
+def test_a_late_readout_outside_the_acs_block_is_detected(samples: float) -> None:
     m = measured(scan(8))
     found = told(beside(m, late(samples, m.y.shape[-1])))
     assert found.gain > 1.2
@@ -66,7 +66,7 @@ def test_a_readout_that_starts_late_beside_the_acs_block_is_told(samples: float)
 
 
 @pytest.mark.parametrize("degrees", [-50, 50])
-def test_a_phase_beside_the_acs_block_is_told(degrees: float) -> None:
+def test_a_phase_outside_the_acs_block_is_detected(degrees: float) -> None:
     found = told(beside(measured(scan(8)), complex(math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))))
     assert found.turned == pytest.approx(degrees, abs=20)
 
@@ -105,9 +105,7 @@ def moved_lines(m: Measurement, partitions: int, rows: int) -> Measurement:
 
 
 @pytest.mark.parametrize(("partitions", "rows"), [(0, 1), (1, 0), (0, -1)])
-def test_lines_of_a_volume_that_lie_beside_their_place_are_told_along_either_phase_encode(
-    partitions: int, rows: int
-) -> None:
+def test_misplaced_lines_of_a_volume_are_detected_along_either_phase_encode(partitions: int, rows: int) -> None:
     good = told(volume(4))
     assert good.gain < 1.1
     assert abs(good.turned) < 10
@@ -116,7 +114,7 @@ def test_lines_of_a_volume_that_lie_beside_their_place_are_told_along_either_pha
     assert (found.partitions, found.rows) == pytest.approx((partitions, rows), abs=0.3)
 
 
-def test_a_volume_whose_partitions_are_counted_wrong_is_not_trusted_and_says_where_they_belong() -> None:
+def test_a_volume_with_misnumbered_partitions_is_not_trusted_and_says_where_they_belong() -> None:
     m = moved_lines(volume(4), 1, 0)
     x = unrolled.classical(m, 60)
     found = trust.examine(m, x, x, limits=Trust(), trained=None, witnesses=[Witnesses(detail=told(m))])[0]
@@ -128,7 +126,7 @@ def test_a_volume_whose_partitions_are_counted_wrong_is_not_trusted_and_says_whe
     ].reasons
 
 
-def test_the_readout_and_the_phase_of_a_volumes_lines_are_told() -> None:
+def test_a_late_readout_and_a_phase_are_detected_in_a_volume() -> None:
     m = volume(4)
     outer = torch.ones(24, 40, 1, dtype=torch.bool)
     outer[6:18, 12:28] = False
@@ -147,7 +145,7 @@ def test_a_line_that_touches_the_block_does_not_make_it_thin() -> None:
     assert rows_of.block(torch.zeros(3, 5, dtype=torch.bool)) == (slice(0, 0), slice(0, 0))
 
 
-def test_what_cannot_be_told_is_not_told() -> None:
+def test_cases_without_a_decision_give_none() -> None:
     """Too few ACS lines, a volume, an image of zeros, values that are no numbers."""
     m = measured(scan(4))
     x = unrolled.classical(m, 6)
@@ -160,7 +158,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert detail.compared(m, x * math.nan) == [None]
 
 
-def test_items_of_a_batch_are_told_one_by_one() -> None:
+def test_items_of_a_batch_are_tested_one_by_one() -> None:
     items = [measured(g) for g in (scan(4), counted_wrong(scan(4), 1))]
     images = [unrolled.classical(m, 20) for m in items]
     maps, mask = (torch.stack([getattr(m.A, name) for m in items]) for name in ("maps", "mask"))
@@ -168,7 +166,7 @@ def test_items_of_a_batch_are_told_one_by_one() -> None:
     assert detail.compared(both, torch.stack(images)) == [detail.compared(m, x)[0] for m, x in zip(items, images)]
 
 
-def test_lines_that_disagree_give_the_classical_image_and_say_why_and_of_one_channel_they_are_told_alone(
+def test_contradictory_lines_give_the_classical_image_with_a_reason_and_for_one_channel_only_a_report(
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(0)

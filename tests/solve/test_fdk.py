@@ -66,7 +66,7 @@ def test_a_volume_away_from_the_plane_of_the_source_is_that_part_of_the_whole() 
     assert torch.allclose(part, whole[18:], rtol=0, atol=1e-12)
 
 
-def test_iterations_explain_what_a_filtered_backprojection_leaves_beside_the_plane() -> None:
+def test_iterations_fit_what_filtered_backprojection_leaves_off_the_plane() -> None:
     """Exact projections of the voxels themselves: the truth is among the images that are looked for."""
     shape, voxel, step = (12, 32, 32), 2 * VOXEL, 2 * STEP
     truth = picture(BODY, shape, voxel, step).float()

@@ -90,9 +90,7 @@ def test_the_function_and_the_recipe_have_one_default() -> None:
 
 @pytest.mark.parametrize(("coils", "R", "least"), [(2, 2, 3.0), (6, 2, 2.5), (6, 4, 6.0)])
 @pytest.mark.parametrize("snr", [3, 10])
-def test_weights_that_are_told_the_noise_carry_less_of_it_into_a_noisy_image(
-    coils: int, R: int, least: float, snr: float
-) -> None:
+def test_weights_fitted_with_the_noise_amplify_it_less(coils: int, R: int, least: float, snr: float) -> None:
     """Two coils that hardly differ unfold little: weights of the bright centre would make noise of dim lines."""
     full = scene((1, 96, 80), coils)
     mask = torch.zeros(1, 96, dtype=torch.bool)
@@ -113,7 +111,7 @@ def test_weights_that_are_told_the_noise_carry_less_of_it_into_a_noisy_image(
 
 
 @pytest.mark.parametrize(("noise", "averages", "sigma"), [("auto", 1, 1.0), ("auto", 4, 0.5), ("none", 1, 0.0)])
-def test_the_noise_of_a_scan_is_told_where_it_is_known(
+def test_the_noise_of_a_scan_is_passed_on_if_it_is_known(
     noise: str, averages: int, sigma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = simulate(Settings((48, 48, 1), coils=2, acceleration=(2, 1), acs=16, sigma=0.02, averages=averages))
@@ -151,7 +149,7 @@ def test_the_neighbours_of_some_lines_at_a_time_are_in_memory(monkeypatch: pytes
     assert 2_500 < max(gathered) <= 5_000 < sum(gathered)
 
 
-def test_lines_missing_along_kz_alone_are_filled() -> None:
+def test_lines_missing_only_along_kz_are_filled() -> None:
     full = scene((32, 9, 20), coils=8)
     mask = torch.zeros(32, 9, dtype=torch.bool)
     mask[::2] = True

@@ -95,7 +95,7 @@ def test_an_agreement_elsewhere_counts_only_where_it_is_large_clear_and_more_tha
         assert replace(sure, **weak).apart == 0
 
 
-def test_a_side_that_was_not_measured_tells_nothing() -> None:
+def test_an_unmeasured_side_gives_no_result() -> None:
     m, x = moved_in_part((4, 0), N // 2 + ACS // 2)
     A = m.A
     assert isinstance(A, Sense)
@@ -105,7 +105,7 @@ def test_a_side_that_was_not_measured_tells_nothing() -> None:
     assert halves.compared(volume, x.expand(4, N, N)) == [None]
 
 
-def test_a_learned_image_of_halves_apart_gives_way_with_the_distance() -> None:
+def test_a_learned_image_with_shifted_halves_falls_back_and_states_the_distance() -> None:
     m, x = moved_in_part((0, 5), N // 2 + ACS // 2)
     seen = [trust.Witnesses(halves=h) for h in halves.compared(m, x)]
     found = trust.examine(m, x, x, limits=Trust(explained=1e9), trained=None, witnesses=seen)[0]

@@ -41,14 +41,14 @@ def calibrated_elsewhere(rows: int, columns: int) -> RawScan:
 
 
 @pytest.mark.parametrize("method", ["cs", "sense"])
-def test_calibration_lines_of_another_place_are_told_with_the_way_back(method: str) -> None:
+def test_calibration_lines_at_another_position_are_detected_with_the_shift(method: str) -> None:
     plan = recipe.parse({"solve": {"method": method}})
     good, moved = (pipeline.reconstruct(calibrated_elsewhere(*by), plan).notes for by in ((0, 0), (4, -3)))
     assert not any("calibration" in note for note in good)
     assert sum(note.startswith(f"warning: {SAID}") for note in moved) == 1
 
 
-def test_a_learned_image_with_maps_of_another_place_gives_way(tmp_path: Path) -> None:
+def test_a_learned_image_with_maps_from_another_position_falls_back(tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights.save(Unrolled(Shape(cascades=1, channels=(4, 4), condition=4, iterations=3, start=30)), tmp_path)
     plan = recipe.parse({"solve": {"method": "unrolled", "weights": str(tmp_path)}})
@@ -73,7 +73,7 @@ def compared(by: tuple[int, int], maps_by: tuple[int, int]) -> position.Position
     return found
 
 
-def test_maps_that_are_off_are_told_from_a_patient_who_moved_beneath_coils_that_stayed() -> None:
+def test_shifted_maps_are_distinguished_from_a_patient_who_moved_under_fixed_coils() -> None:
     off, beneath, good = compared((4, -3), (4, -3)), compared((4, -3), (0, 0)), compared((0, 0), (0, 0))
     assert (off.rows, off.columns) == (beneath.rows, beneath.columns) == (4, -3)
     assert off.elsewhere == 5
@@ -81,7 +81,7 @@ def test_maps_that_are_off_are_told_from_a_patient_who_moved_beneath_coils_that_
     assert beneath.elsewhere == good.elsewhere == 0
 
 
-def test_without_separate_lines_or_with_too_few_in_both_nothing_is_told() -> None:
+def test_without_separate_lines_or_with_too_few_in_both_there_is_no_result() -> None:
     m = measured(scan(8))
     A = m.A
     assert isinstance(A, Sense)

@@ -171,7 +171,7 @@ def test_python_takes_three_steps_and_asks_now_and_then(captured, name, most) ->
     assert card.downloads.count(1) <= -(-done // replay.PAUSE) + 1 + 2 * agreements + bound
 
 
-def test_a_graph_that_computes_something_else_is_switched_off_and_said(captured, monkeypatch, capsys) -> None:
+def test_a_wrong_graph_is_switched_off_with_a_message(captured, monkeypatch, capsys) -> None:
     m, whole = scene(), Recorded.replay
 
     def forgetful(self: Recorded) -> None:
@@ -188,7 +188,7 @@ def test_a_graph_that_computes_something_else_is_switched_off_and_said(captured,
     assert torch.equal(image(found.x), image(again.x))
 
 
-def test_a_step_that_asks_the_card_goes_on_without_a_graph(captured, capsys) -> None:
+def test_a_step_that_reads_from_the_gpu_continues_without_a_graph(captured, capsys) -> None:
     m = scene()
 
     def curious(v: Tensor, step: float, k: Any) -> Tensor:
@@ -202,7 +202,7 @@ def test_a_step_that_asks_the_card_goes_on_without_a_graph(captured, capsys) -> 
     assert torch.equal(image(found), image(expected))
 
 
-def test_a_card_without_memory_for_a_graph_goes_on_without_this_one(captured, monkeypatch, capsys) -> None:
+def test_a_gpu_without_memory_for_a_graph_continues_without_it(captured, monkeypatch, capsys) -> None:
     def full(run: Any, device: torch.device) -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -229,7 +229,7 @@ def test_what_is_watched_or_short_or_large_or_nested_has_no_graph(captured, monk
     assert not captured
 
 
-def test_values_that_are_not_numbers_agree_with_themselves_alone() -> None:
+def test_nan_values_agree_only_with_nan() -> None:
     nan, inf = float("nan"), float("inf")
     assert replay._agree(torch.tensor([1, nan, inf]), torch.tensor([1 + 1e-6, nan, inf]))
     assert not replay._agree(torch.tensor([1, nan]), torch.tensor([1, 2.0]))

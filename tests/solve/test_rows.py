@@ -49,7 +49,7 @@ def measured(given: RawScan) -> Measurement:
 
 
 @pytest.mark.parametrize(("coils", "kind"), [(4, "equispaced"), (8, "equispaced-fraction")])
-def test_a_counter_that_is_one_row_off_is_seen_and_a_good_scan_is_not_suspected(coils: int, kind: str) -> None:
+def test_a_counter_that_is_one_row_off_is_detected_and_a_good_scan_is_not_suspected(coils: int, kind: str) -> None:
     given = scan(coils, kind)
     for by in (1, -1):
         found = rows.sparser(measured(counted_wrong(given, by)))[0]
@@ -86,7 +86,7 @@ def test_lines_move_and_the_acs_block_stays() -> None:
     assert m.y.reshape(-1).real.tolist() == [0, 0, 0, 2, 0, 5, 6, 7, 0, 0, 0, 10]
 
 
-def test_what_cannot_be_told_is_not_told() -> None:
+def test_cases_without_a_decision_give_none() -> None:
     """One channel, too few ACS lines, a volume."""
     assert rows.sparser(measured(scan(1, "random"))) == [None]
     m = measured(scan(4))

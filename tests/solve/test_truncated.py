@@ -57,7 +57,7 @@ def test_soft_tissue_keeps_its_hounsfield_units_where_the_detector_is_too_narrow
 
 
 @pytest.mark.parametrize("method", ["cgls", "tv"])
-def test_iterations_have_room_for_what_lies_outside_of_the_image(method: str) -> None:
+def test_iterations_use_a_grid_that_includes_what_lies_outside_the_image(method: str) -> None:
     scan, truth = ct_scan.of_phantom(SIZE, WHOLE["curved"])
     n = 56
     small = replace(narrow(scan, 0.6), matrix=(n, n))
