@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: the CPU kernels in C++, compiled once for each level of vector instructions.
 
-Without a compiler the package installs all the same; torch does the work then, and `recon doctor` says so.
+Without a compiler the package still installs; torch is then used, and `recon doctor` says so.
 """
 
 import platform
@@ -10,7 +10,7 @@ from setuptools import Extension, setup
 
 
 def extensions() -> list[Extension]:
-    """One module a level; kernels/build.py chooses among them when they are imported."""
+    """One module per level of vector instructions; kernels/build.py selects among them at import."""
     try:
         import pybind11
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Finds the compiled CPU kernels that this processor runs, and says why where there are none."""
+"""Selection of the compiled CPU kernels for this processor, with the reason if there are none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
-#: Compiled modules, the fastest first, and what a processor must be able to do for each.
+#: Compiled modules, the fastest first, and the instructions that each needs.
 LEVELS = {
     "_native_avx512": ("avx512f", "avx512dq", "avx512vl", "fma"),
     "_native_avx2": ("avx2", "fma"),
@@ -26,7 +26,7 @@ class Found:
 
 
 def _alone() -> None:
-    """One thread for a forked process: OpenMP's do not live on in it, and it would wait for them for ever."""
+    """Use one thread in a forked process: OpenMP's threads do not survive a fork, and it would wait for them forever."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 
@@ -38,8 +38,8 @@ if hasattr(os, "register_at_fork"):
 
 @cache
 def found() -> Found:
-    """The fastest compiled kernels that run here; RECON_KERNELS=torch does without, another value names a module."""
-    # The kernels share torch's OpenMP threads when torch is loaded first: two pools would wait for each other.
+    """The fastest compiled kernels that run here; RECON_KERNELS=torch uses none, another value names a module."""
+    # The kernels share torch's OpenMP threads if torch is loaded first: two pools would block each other.
     import torch  # noqa: F401
 
     wanted = os.environ.get("RECON_KERNELS", "")

@@ -1,4 +1,4 @@
-"""BART as an independent answer: arrays in, arrays out, in the engine's order of axes."""
+"""BART as an independent reference: arrays in, arrays out, in recon's order of axes."""
 
 from __future__ import annotations
 

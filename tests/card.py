@@ -1,7 +1,7 @@
-"""A GPU that is not there: tensors that say they lie on a card, and complain as torch does where the CPU's meet them.
+"""A simulated GPU: tensors that claim to be on a card, and raise like torch if CPU tensors are mixed with them.
 
-Under `Card()` whatever is made or moved to `CARD` lives on it. `uploads` and `downloads` count the values that crossed
-(a scalar that Python asks for is a download of one); the arithmetic is the CPU's.
+Under `Card()` everything that is created on or moved to `CARD` is on it. `uploads` and `downloads` count the values
+that crossed (a scalar read by Python is a download of one); the arithmetic is done on the CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _aten = torch.ops.aten
 
 
 class OnCard(Tensor):
-    """A tensor on the card; `held` is what it holds."""
+    """A tensor on the card; `held` is its content."""
 
     held: Tensor
 
@@ -39,7 +39,7 @@ class OnCard(Tensor):
 
 
 class Card(TorchDispatchMode):
-    """While it is entered, CARD is there."""
+    """Inside this context CARD exists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Card(TorchDispatchMode):
         here = [t for t in tensors if isinstance(t, OnCard)]
         if func in (_aten._pin_memory.default, _aten.is_pinned.default):
             return args[0].clone() if func is _aten._pin_memory.default else False
-        # A pending conjugate would not be seen below: it is carried out at once.
+        # A pending conjugate would be lost below, so it is resolved at once.
         func = {_aten._conj.default: _aten.conj_physical.default, _aten._neg_view.default: _aten.neg.default}.get(
             func, func
         )
@@ -85,5 +85,5 @@ def _held(t: Any) -> Any:
 
 
 def _indexed_by_cpu(func: Any, args: Any) -> bool:
-    """Torch lets the CPU's indices into a card's tensor, and moves them."""
+    """Torch accepts CPU indices for a tensor on a card, and moves them."""
     return func.overloadpacket in (_aten.index, _aten.index_put, _aten.index_put_) and isinstance(args[0], OnCard)

@@ -1,4 +1,4 @@
-"""The command line within the test's own process, and files for it."""
+"""The command line within the test's process, and files for it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(end: Ended, code: int | None = None) -> str:
     lines = end.err.splitlines()
     assert lines, end
     assert lines[-1].startswith("recon: "), end.err
-    # Before it come the progress and the notes of a reconstruction that could not be written, at most.
+    # At most the progress and the notes of a reconstruction that could not be written come before it.
     assert all(line.startswith(("  ", "reconstruct ")) for line in lines[:-1]), end.err
     assert "Traceback" not in end.err
     assert "unexpected error" not in end.err, end.err

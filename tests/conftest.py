@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-# As `recon` does: where other programs want the processor too, threads that turn while they wait take most of it.
+# As in `recon`: beside other programs, threads that spin while waiting take most of the processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Processes share the cores: a thread each, in what they start too, and before anything asks how many there are.
+    # Processes share the cores: one thread each, also in child processes, set before anything reads the number of
+    # cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch

@@ -1,4 +1,4 @@
-"""Runs of the command line on faulty scans, and what every one of them must keep to."""
+"""Runs of the command line on faulty scans, and the rules that every one of them must follow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTPUTS = ("a.nii.gz", "a.png", "a.h5", "d/")
 
 
 def run(scan: Path, folder: Path, *options: object) -> Ended:
-    """`recon run` to all formats; whatever comes of it, the scan stays as it is and no temporary file is left."""
+    """`recon run` to all formats; whatever the result, the scan stays unchanged and no temporary file is left."""
     before = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in scan.parent.iterdir() if p.is_file()}
     folder.mkdir(exist_ok=True)
     end = recon("run", scan, *(a for name in OUTPUTS for a in ("-o", f"{folder}/{name}")), *options)
@@ -33,7 +33,7 @@ def run(scan: Path, folder: Path, *options: object) -> Ended:
 
 
 def refuses(scan: Path, folder: Path, *options: object) -> str:
-    """The sentence of a run that fails as it should and leaves nothing behind."""
+    """The sentence of a run that must fail and leaves nothing behind."""
     sentence = refused(run(scan, folder, *options))
     assert not list(folder.iterdir())
     assert len(sentence) > 40  # what was found, and the cure
@@ -46,7 +46,7 @@ def picture(end: Ended, folder: Path) -> np.ndarray:
 
 
 def scene(path: Path) -> Path:
-    """A file in a folder of its own."""
+    """A file in a separate folder."""
     path.parent.mkdir()
     return path
 

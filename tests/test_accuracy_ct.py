@@ -195,7 +195,7 @@ def test_one_command_writes_records_a_table_and_a_page(tmp_path: Path) -> None:
         ("body", "noisy"), ("body", "tv"), ("phantom_scan", "as scanned"),
     ]  # fmt: skip
     assert records[1]["psnr"] > records[0]["psnr"] + 3
-    # The body has no noise of its own: nothing bounds what can be reached.
+    # The body has no noise of its own, so there is no bound.
     assert records[0]["psnr_bound"] is None
     rows = list(csv.DictReader((out / "results.csv").open()))
     assert float(rows[1]["psnr"]) == pytest.approx(records[1]["psnr"])

@@ -29,7 +29,7 @@ def kspace(*shape: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a site has it: full scans of several kinds among what is none."""
+    """A folder as on a site: full scans of several kinds among other files."""
     here = tmp_path_factory.mktemp("scans")
     simulate_to(here / "full.h5", preset(coils=4, matrix=32))
     simulate_to(here / "half.h5", preset(coils=4, matrix=32, accel=2))

@@ -60,7 +60,9 @@ def test_an_image_that_must_not_be_copied_is_not(image: Image) -> None:
 
 
 def test_scans_images_and_measurements_are_compared_by_identity(scan: RawScan, image: Image) -> None:
-    """Comparing arrays has no single answer: what holds them is equal to itself alone, and may be kept in a set."""
+    """Comparing arrays has no single answer, so objects that hold them are equal only to themselves, and can be in a
+    set.
+    """
     (m,) = recon.measurements(scan, device="cpu")
     for one in (scan, image, m):
         assert one == one

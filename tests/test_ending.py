@@ -1,4 +1,4 @@
-"""A command that is told to end does, wherever the signal finds it."""
+"""A command ends on a signal, wherever in the program it arrives."""
 
 from __future__ import annotations
 

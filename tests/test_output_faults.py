@@ -56,7 +56,7 @@ def test_F26_bytes_overwritten_anywhere_give_a_picture_or_a_sentence(damage: int
         at = int(rng.integers(0, len(raw) - 8))
         raw[at : at + 8] = rng.bytes(8)
     path.write_bytes(raw)
-    # In a process of its own: the HDF5 library may not survive what it reads.
+    # In a separate process: the HDF5 library may crash on its input.
     done = subprocess.run(
         [sys.executable, "-c", "from recon.io.read import read; import sys; read(sys.argv[1])", path],
         capture_output=True, check=False,

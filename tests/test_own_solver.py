@@ -19,7 +19,7 @@ from recon.recipe import Prepare, Recipe, Solve, Trust
 from recon.simulation import Settings
 from recon.solve import cg, pdhg
 
-#: Enough that spokes of all volumes, whose steps are as long as the shortest of them, get where each gets alone.
+#: Enough that spokes of all volumes, whose steps are as long as the shortest of them, reach the result of each alone.
 TV = Recipe(solve=Solve(method="tv", tv=0.3, iterations=150))
 SCANS = {
     "slices and repetitions": Settings(
@@ -48,7 +48,7 @@ def gridded(m: Measurement) -> Tensor:
 
 
 def test_the_solver_of_a_method_gives_the_image_of_that_method(scan: RawScan) -> None:
-    """Prepared, completed, cropped and placed as ever."""
+    """Prepared, completed, cropped and placed as usual."""
     recipe = replace(TV, prepare=Prepare(partial_fourier="pocs"))
     want = recon.reconstruct(scan, recipe, device="cpu")
     got = recon.reconstruct(scan, replace(recipe, solve=Solve()), device="cpu", solver=total_variation)

@@ -1,4 +1,4 @@
-"""A point source whose k-space is written down by hand comes out where it lies, by every method and on many grids.
+"""A point source with hand-written k-space is reconstructed at its position, by every method and on many grids.
 
 Methods with maps of ESPIRiT see it in a body, which gives the maps their support: of a lone point they cover a few
 voxels alone, whose edge moves its peak by up to 0.22 voxels. What they make of the body alone is taken away before the

@@ -1,4 +1,4 @@
-"""`recon` as a process of its own: exit codes, readers that go away, signals, threads."""
+"""`recon` as a separate process: exit codes, closed pipes, signals, threads."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def one(seed):
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system forks no processes")
 @pytest.mark.parametrize("work", [RECONSTRUCTS, APPLIES], ids=["a reconstruction", "an operator"])
 def test_a_pool_of_forked_processes_does_not_wait_for_the_threads_of_the_first(work: str, tmp_path: Path) -> None:
-    """In a fork OpenMP waits for threads that are not there: each process works on one of its own."""
+    """In a fork OpenMP waits for threads that do not exist: each process uses a single one."""
     program = tmp_path / "pool.py"
     program.write_text(
         f"import multiprocessing, recon\n{work}"

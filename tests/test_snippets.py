@@ -18,7 +18,7 @@ from recon import cli, simulation
 from tests.command import recon
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Pages whose programs run, each page from top to bottom in one session, and how many programs it has at least.
+#: Pages whose programs are run, each page from top to bottom in one session, with the least number of programs.
 PAGES = {
     "README.md": 1,
     "docs/tutorials/python.md": 6,
@@ -38,7 +38,7 @@ GIVEN: dict[str, dict[str, object]] = {
     },
 }  # fmt: skip
 
-#: Pages whose `recon` commands run, and how many there are. What is not made by a page lies there before.
+#: Pages whose `recon` commands are run, with their number. Files that a page does not make exist before.
 COMMANDS = {
     "docs/tutorials/offline.md": 6,
     "docs/how-to/epi.md": 2,

@@ -1,4 +1,4 @@
-"""What a start leaves alone or leaves out changes no image, and is there when somebody asks for it."""
+"""What is skipped at the start changes no image, and is available when it is needed."""
 
 from __future__ import annotations
 

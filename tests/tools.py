@@ -1,4 +1,4 @@
-"""Outside tools that some tests compare with."""
+"""External tools that some tests compare with."""
 
 from __future__ import annotations
 

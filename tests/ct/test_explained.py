@@ -53,7 +53,7 @@ def test_a_network_image_that_contradicts_the_projections_falls_back(monkeypatch
     invented = torch.from_numpy(ct_phantom.picture(ct_phantom.BODY, N, 380 / N).float().numpy())
     invented = torch.where(invented > -900, 150.0, 0.0)
     monkeypatch.setattr(denoiser, "denoised", lambda network, image, *told: image + invented)
-    # No evidence of the image alone is asked for here.
+    # The evidence on the image alone is not tested here.
     monkeypatch.setattr(learned, "evidence", lambda *a: {n: 0.0 for n in ("removed", "blur", "patch")} | {
         "noise": 20.0, "share": 1.0, "reasons": ()
     })  # fmt: skip

@@ -1,4 +1,4 @@
-"""Slices that are not evenly spaced stay where they were; slices that are missing are named; times are told apart."""
+"""Unevenly spaced slices stay where they were; missing slices are named; time points are distinguished."""
 
 from __future__ import annotations
 

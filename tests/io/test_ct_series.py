@@ -1,4 +1,4 @@
-"""Which images of a folder of CT are a series: several of them, passes stored as one, and what is none."""
+"""Which images of a folder are CT series: several of them, passes stored as one, and objects that are not a series."""
 
 from __future__ import annotations
 

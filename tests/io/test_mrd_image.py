@@ -118,7 +118,7 @@ def test_what_is_larger_than_the_step_of_its_series_allows_is_cut_and_counted() 
 
 
 def test_a_window_means_the_same_tissue_whatever_the_step() -> None:
-    # So dim that the window of an image of its own would be told in thousandths.
+    # So dim that the window of a separate image would be stated in thousandths.
     image = picture(data=picture().data * np.float32(1e-6))
     step = 1e-5
     meta = ismrmrd.Meta.deserialize(next(messages(image, pixel="int16", step={"magnitude": step})).attributes)

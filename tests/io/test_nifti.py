@@ -1,4 +1,4 @@
-"""NIfTI is read back with nibabel and compared with formulas of its own."""
+"""NIfTI is read back with nibabel and compared with independent formulas."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_sheared_grid_is_stated_only_by_the_matrix(tmp_path: Path) -> None:
 
 
 def test_each_contrast_has_its_own_times_and_flip_angle_or_none(tmp_path: Path) -> None:
-    """Of two contrasts the second has a TR of its own; flip angles of another number tell of none."""
+    """Of two contrasts the second has another TR; a number of flip angles that does not match gives none."""
     sequence = replace(HEADER.sequence, TR=(1000.0, 2500.0), TE=(5.0, 9.0), TI=(30.0,), flip_deg=(10.0, 20.0))
     data = whole_numbers(np.random.default_rng(0), (2, 4, 3, 7, 6))
     image = picture(data=data, axes=("contrast", "repetition"), header=replace(HEADER, sequence=sequence))

@@ -1,4 +1,4 @@
-"""A reference scan with an encoding of its own, as converters write one, calibrates the image that it belongs to."""
+"""A reference scan with its own encoding, as converters write it, calibrates the image that it belongs to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _apart(scan: RawScan) -> np.ndarray:
 
 
 def _elsewhere(path: Path, change: Callable[[Encoding], Encoding] = lambda e: e) -> RawScan:
-    """The same scan out of a file in which the calibration has an encoding of its own, of 32 rows counted from 0."""
+    """The same scan from a file in which the calibration has its own encoding, with 32 rows counted from 0."""
     scan = _scan()
     (image,) = scan.encodings
     lines, apart = scan.lines.copy(), _apart(scan)

@@ -1,4 +1,4 @@
-"""What each compiled function owes the process that calls it: others go on meanwhile, and a lack of memory is told."""
+"""Requirements on each compiled function: other threads continue meanwhile, and a lack of memory raises an error."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ frame = np.ones(7, np.float32)
 call = lambda: native.cone_smear(y, tracks, views, frame, out, False, 2)""",
 }
 
-#: Each call has a process of its own: a copy of one that has imported what all of them need, and begun no threads.
+#: Each call has its own process: a fork of one that has imported everything and started no threads.
 PROGRAM = """
 import json, os, resource, sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""Adaptation to one scan: it gains where there is something to gain, and leaves the weights alone elsewhere."""
+"""Adaptation to one scan: it gains where a gain is possible, and otherwise keeps the weights."""
 
 from __future__ import annotations
 

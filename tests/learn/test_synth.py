@@ -20,7 +20,7 @@ from recon.learn.volumes import Sources
 from recon.operators.sense import Sense
 
 NOTHING = Sources()
-#: Small scans whose maps are true.
+#: Small scans with true maps.
 SMALL = Settings(sizes=(48, 49), coils=(4,), acs=(8, 12), acceleration=(2.0, 4.0), estimated_maps=0.0, planar=0.0)
 
 
@@ -117,7 +117,7 @@ def test_the_field_of_a_rod_across_the_magnet_is_the_one_of_the_textbook(angle: 
     y, x = torch.meshgrid(torch.arange(n) - n // 2, torch.arange(n) - n // 2, indexing="ij")
     r2 = (y**2 + x**2).float()
     found = field(r2 < a**2, angle)
-    # The mean over the periodic plane is told by nothing.
+    # The mean over the periodic plane is undetermined.
     found = found - found[(r2 > 200**2) & (r2 < 250**2)].mean()
     assert float(found[r2 < 20**2].mean()) == pytest.approx(-1 / 6, abs=0.01)
     assert float(found[r2 < 20**2].std()) < 0.005

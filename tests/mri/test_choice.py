@@ -248,5 +248,5 @@ def test_only_equally_spaced_lines_are_solved_without_iterations(calibration, mo
     monkeypatch.setattr("recon.solve.cg.cg", None)
     exactly = pipeline.reconstruct(scan, recipes.parse({"solve": {"method": "sense"}})).data
     assert np.linalg.norm(exactly - slowly) < 1e-5 * np.linalg.norm(slowly)
-    with pytest.raises(TypeError):  # whoever names iterations gets them
+    with pytest.raises(TypeError):  # a requested number of iterations is used
         pipeline.reconstruct(scan, iterated)

@@ -1,4 +1,4 @@
-"""F27: a machine that runs out of memory in the middle of the work, or whose GPU fails."""
+"""F27: a machine that runs out of memory during the work, or whose GPU fails."""
 
 from __future__ import annotations
 
@@ -176,6 +176,6 @@ def test_f27_a_real_gpu_that_is_full_in_the_middle(settings: Settings) -> None:
     ],
 )
 def test_every_kind_of_memory_error_is_recognised(error: Exception) -> None:
-    """What makes a run take smaller steps is also what it says when there is none left."""
+    """The errors that make a run take smaller steps are those that it reports if there are no smaller ones."""
     assert trouble(error) == "memory"
     assert sentence(error, memory="lower --memory") == "the machine ran out of memory; lower --memory"

@@ -1,4 +1,4 @@
-"""A volume through a network of slices: its columns are the slices they would be alone."""
+"""A volume through a network of slices: its columns give the same as separate slices."""
 
 from __future__ import annotations
 

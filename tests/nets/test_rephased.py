@@ -1,4 +1,4 @@
-"""A network's image that depends on the object's phase is told from one that does not, and made without it."""
+"""A network's image that depends on the object's phase is detected, and made without it."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_precision_is_that_of_the_page_on_arrays(op: Linear, single: torch.dtype
 
 @pytest.mark.parametrize("axes", [(-2, -1), (-3, -2), (-2,)], ids=str)
 def test_a_real_image_is_taken_and_has_a_real_gradient(axes: tuple[int, ...]) -> None:
-    """Kernels that take complex numbers alone were given real ones, and gradients came back complex."""
+    """Kernels for complex numbers used to get real ones, and gradients came back complex."""
     op = Sense(MAPS, MASK[:, :1] if -1 not in axes else MASK, axes)
     for a in (op, op.normal()):
         x = IMAGE.real.clone().requires_grad_()

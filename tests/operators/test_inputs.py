@@ -1,4 +1,4 @@
-"""Kinds of numbers and shapes that nobody plans for: right in double precision, or refused in a sentence."""
+"""Unusual kinds of numbers and shapes: correct in double precision, or refused in one sentence."""
 
 from __future__ import annotations
 

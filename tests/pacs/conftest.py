@@ -84,7 +84,7 @@ def post(tmp_path: Path) -> Callable[..., Post]:
 
 @pytest.fixture
 def told(post: Callable[..., Post]) -> Iterator[Callable[..., tuple[Told, Post]]]:
-    """A function that starts a PACS which answers as it is told, and makes a spool for it."""
+    """A function that starts a PACS with the given answers, and makes a spool for it."""
     running = []
 
     def start(store: list[int | str] | None = None, commit: int | str = 0, classes: list[str] | None = None,
@@ -104,7 +104,7 @@ def told(post: Callable[..., Post]) -> Iterator[Callable[..., tuple[Told, Post]]
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[Network]:
-    """A network of its own, for servers that cannot be told to listen on loopback alone."""
+    """A separate network, for servers that cannot be restricted to loopback."""
     try:
         made = Network()
     except (OSError, AttributeError) as e:

@@ -1,4 +1,4 @@
-"""A network of its own that has nothing but a loopback device: servers that listen everywhere listen there alone."""
+"""A separate network with only a loopback device: servers that listen everywhere listen only there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PACSs to send to: Orthanc and dcmtk's, each a process of its own, and one that answers as it is told."""
+"""PACSs to send to: Orthanc and dcmtk's, each in its own process, and one with given answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -
 
 @dataclass
 class Orthanc:
-    """Orthanc in a network of its own, known by the title ORTHANC; its folder outlives a restart."""
+    """Orthanc in a separate network, with the title ORTHANC; its folder survives a restart."""
 
     network: Network
     folder: Path
@@ -162,7 +162,7 @@ class Told:
         return 0, None
 
     def tell(self, information: Dataset, reason: Any, aet: str = "", over: Any = None) -> int | None:
-        """Report on a storage commitment, over an association of its own unless one is given; the status of it."""
+        """Report on a storage commitment, over a separate association unless one is given; returns its status."""
         said = Dataset()
         said.TransactionUID = information.TransactionUID
         if reason:

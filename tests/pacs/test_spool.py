@@ -117,7 +117,7 @@ def test_the_settings_of_a_spool_are_those_of_its_last_sender(
     here.put(brain)
     here.once()
     deliver.hand_over(replace(here.pacs, aet="OTHER"), [("a", brain / "IM0001.dcm")])
-    assert deliver.known(here.folder) == here.pacs  # whoever only brings images changes nothing for the sender
+    assert deliver.known(here.folder) == here.pacs  # a process that only adds images changes nothing for the sender
     here.pacs = replace(here.pacs, tries=7)
     here.once()
     assert deliver.known(here.folder).tries == 7

@@ -1,4 +1,4 @@
-"""A spool whose process is killed after any one call that changes what lies where."""
+"""A spool whose process is killed after any single call that changes files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A DICOMweb service that answers as it is told."""
+"""A DICOMweb service with given answers."""
 
 from __future__ import annotations
 

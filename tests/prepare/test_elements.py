@@ -102,7 +102,7 @@ def test_good_detectors_are_not_changed(beam: str, photons: float, views: int) -
 
 @pytest.mark.parametrize("pins", [(), (20,), (20, 60), (0, 11, 23, 41, 59, 70)])
 def test_round_bodies_and_pins_of_metal_are_no_faults(pins: tuple[int, ...]) -> None:
-    """All views of a round body are alike, and a pin on the axis is seen by one element alone."""
+    """All views of a round body are alike, and a pin on the axis is seen by a single element."""
     body = (Ellipse(0, 0, 80, 80, 0, 1000), *(Ellipse(r, 0, 1.0, 1.0, 0, 30000) for r in pins))
     g = Parallel(torch.arange(360, dtype=torch.float64) * (np.pi / 360), 200, 1.0, 0.25)
     p = integrals(body, g)[None]

@@ -1,4 +1,4 @@
-"""A constant that the receiver adds to all samples: found, taken away, and not seen where there is none."""
+"""A constant that the receiver adds to all samples is found and subtracted, and not found where there is none."""
 
 from __future__ import annotations
 

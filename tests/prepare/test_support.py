@@ -340,6 +340,6 @@ def test_a_spark_beyond_what_was_measured_leaves_the_axis_as_it_is() -> None:
 
 
 def test_too_few_rows_show_no_edge() -> None:
-    """Six of sixteen hold something; of 32 twelve would be told."""
+    """Six of sixteen hold something; twelve of 32 would be detected."""
     assert _cut(stored(scan((16, 112), (6, 112))[0]))[1] == (112, 16, 1)
     assert _cut(stored(scan((32, 112), (12, 112))[0]))[1] == (112, 12, 1)

@@ -1,4 +1,4 @@
-"""Which volumes are whole, told from frames alone: their counters, how many phase encodes they have."""
+"""Which volumes are complete, decided from frames alone: their counters, and how many phase encodes they have."""
 
 from __future__ import annotations
 

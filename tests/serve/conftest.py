@@ -33,7 +33,7 @@ from tests.serve.scanner import Recording
 
 @dataclass
 class Local:
-    """Sessions without processes of their own: `told` is what each reported."""
+    """Sessions without separate processes: `told` holds the reports of each."""
 
     port: int
     told: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +64,7 @@ def local() -> Iterator[Callable[..., Local]]:
                 heard.start()
                 talk(connection, Job("j0b", site, known, Speaking(theirs), lambda: None))
                 theirs.shutdown(socket.SHUT_WR)
-                heard.join(60)  # whoever sees the connection end finds all that was told
+                heard.join(60)  # when the connection ends, all reports are available
                 connection.shutdown(socket.SHUT_RDWR)
 
         def hear(control: Listening, connection: socket.socket) -> None:
@@ -114,7 +114,7 @@ def _quietly(serve: Callable[[socket.socket], None], connection: socket.socket) 
 
 @dataclass
 class Running:
-    """A server in a process of its own."""
+    """A server in its own process."""
 
     process: subprocess.Popen[str]
     port: int
@@ -135,7 +135,7 @@ class Running:
 def server(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """A function that starts `recon serve` with a site's settings as TOML; its workers hold no memory ready.
 
-    It has one session at a time unless the settings say otherwise: no process is made for one that nobody asks for.
+    It has one session at a time unless the settings say otherwise: no process is started without need.
     """
     running: list[Running] = []
 

@@ -165,7 +165,7 @@ class Reply:
 
 
 class Scanner:
-    """A connection to the server; it reads in a thread of its own, as a scanner does.
+    """A connection to the server; it reads in a separate thread, as a scanner does.
 
     Over TLS it reads when all is sent: one connection of OpenSSL must not be used by two threads at once.
     """

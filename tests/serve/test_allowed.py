@@ -1,4 +1,4 @@
-"""Who may connect, seen from addresses of a network of its own: none of them is another machine's."""
+"""Who may connect, tested with addresses of a separate network: none of them is another machine's."""
 
 from __future__ import annotations
 

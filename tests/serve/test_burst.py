@@ -95,7 +95,7 @@ SCANS: dict[str, tuple[Settings, str]] = {
 
 
 SCANS = {name: (replace(values, coils=4), recipe) for name, (values, recipe) in SCANS.items()}
-#: Scans none of whose frames leaves before the end.
+#: Scans without early frames.
 LATE = ("slices", "learned")
 
 
@@ -125,7 +125,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
 
 
 def told(image: pydicom.Dataset) -> str:
-    """The notes that travel with an image."""
+    """The notes sent with an image."""
     return str(json.loads(image.private_block(DICOM_GROUP, DICOM_CREATOR)[0x01].value)["notes"])
 
 
@@ -219,7 +219,7 @@ def test_frames_that_left_early_are_the_series_of_the_whole_scan_in_the_pacs(
 
 
 def test_a_frame_that_others_calibrate_does_not_leave_before_them(local: Start, tmp_path: Path) -> None:
-    """Repetitions without ACS lines whose lines interleave: together they are the calibration of each."""
+    """Repetitions without ACS lines whose lines interleave: together they calibrate each of them."""
     full = simulation.simulate(Settings(matrix=(32, 32, 1), coils=4, repetitions=2, slices=2, sigma=0.01))
     image = ~flagged(full.lines, Flag.NOISE)
     kept = ~image | (full.lines["kspace_encode_step_1"] % 2 == full.lines["repetition"] % 2)

@@ -73,7 +73,7 @@ def test_lines_that_thin_out_towards_an_end_are_complete_only_if_the_scanner_mar
 
 @pytest.mark.parametrize("acceleration", [2, 3, 4])
 def test_f09_the_first_and_the_last_line_of_a_regular_pattern_are_missed(acceleration: int) -> None:
-    """ACS lines make up for the number here too: the ends alone tell."""
+    """ACS lines make up for the number here, too: only the ends show it."""
     for seed in range(4):
         pattern = drawn("equispaced", acceleration, seed, acs=24)
         assert not count(measured(pattern[1:], acceleration)).complete

@@ -40,7 +40,7 @@ def test_systemd_is_notified_when_the_server_listens_and_how_long_a_stop_may_tak
 def _stops_in_time(one: Running, systemd: socket.socket, full: Recording) -> None:
     assert systemd.recv(4096) == b"READY=1"
     *messages, close = session(full)
-    client = Scanner(one.port).send(messages[:3])  # from its word on, whoever connects is served
+    client = Scanner(one.port).send(messages[:3])  # after its notification every connection is served
     wait_for(lambda: " started" in one.log())
     one.process.terminate()
     said = dict(line.split("=") for line in systemd.recv(4096).decode().splitlines())

@@ -127,11 +127,11 @@ def test_a_scanner_gets_the_images_that_it_asks_for(local: Start, recording: Rec
 def test_the_container_has_the_label_and_starts_the_server() -> None:
     words = (PACKAGING / "openrecon/Dockerfile").read_text()
     assert f'LABEL "{openrecon.KEY}"="${{LABEL}}"' in words
-    assert "USER" not in words  # the scanner starts applications as root alone
+    assert "USER" not in words  # the scanner starts applications only as root
     assert f"EXPOSE {settings.Site().port}" in words
     command = json.loads(re.findall(r"^CMD (.*)$", words, re.MULTILINE)[-1])
     assert command == ["recon", "serve", "--config", "/etc/recon.toml"]
-    # The versions that were tested; and whoever has a registry and an index of their own names them.
+    # The tested versions; users with their own registry and index name them.
     pinned = re.findall(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert re.findall(r"^ARG TORCH=(.*)$", words, re.MULTILINE) == pinned
     assert words.count("FROM ${BASE}") == 2
@@ -157,7 +157,7 @@ def test_the_container_is_built_from_the_package_and_nothing_else() -> None:
 
 
 def test_the_package_is_named_by_its_label_as_the_scanner_wants() -> None:
-    """OpenRecon_<vendor>_<name>_V<version>: the scanner puts a package aside whose files are named otherwise."""
+    """OpenRecon_<vendor>_<name>_V<version>: the scanner rejects packages with other file names."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     build = ["bash", str(PACKAGING / "openrecon/build.sh"), "manual.pdf", "--name"]
     done = subprocess.run(build, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})

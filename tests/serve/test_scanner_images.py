@@ -1,4 +1,4 @@
-"""Images that a scanner sends instead of raw data, played by a client that knows the protocol alone."""
+"""Images that a scanner sends instead of raw data, sent by a client that knows only the protocol."""
 
 from __future__ import annotations
 

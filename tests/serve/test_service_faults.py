@@ -220,7 +220,7 @@ def test_f42_a_line_of_the_audit_names_what_was_made_of_what(server: Start, full
         32,
     )
     assert ended["trust"]["residual"] > 0
-    # It survives what nobody can catch: the line of the start is there, and the number goes on.
+    # It survives SIGKILL: the line of the start is there, and the numbers continue.
     Scanner(one.port).send(session(full)[:9])
     wait_for(lambda: len(one.audit()) == 3)
     one.stop(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Memory for lines: touched while nobody needs it, given up to whoever comes, used before any other."""
+"""Memory for lines: touched while a process is idle, available to the next session, used before any other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status page: what it shows, that it shows it to this machine alone, and in a real browser."""
+"""The status page: its content, that only this machine can see it, and in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ACS lines alone tell whether every second line has another phase or another start of its readout."""
+"""The ACS lines alone show whether every second line has another phase or another start of its readout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Solvers whose iterations are replays of a graph: on a card that is not there, whose graph is a list of operations."""
+"""Solvers with iterations replayed from a graph: on a simulated GPU, where a graph is a list of operations."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_step_that_reads_from_the_gpu_continues_without_a_graph(captured, caps
         return v * (1.0 if float(v.real.sum()) < 1e9 else 0.5)
 
     b = m.A.adjoint(m.y)
-    expected = fista(m.A.normal(), b, curious, step=1.0, iterations=10).x  # nobody said that it could be captured
+    expected = fista(m.A.normal(), b, curious, step=1.0, iterations=10).x  # it was not declared capturable
     assert not captured
     found = fista(m.A.normal(), b, curious, step=1.0, iterations=10, graphs=True).x
     assert "CUDA graphs are off: RuntimeError: operation not permitted" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Lines beside the ACS block that were stored in the wrong rows are told by the picture."""
+"""Lines outside the ACS block that were stored in the wrong rows are detected by the image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scan(coils: int, kind: str = "equispaced", noise: float = 0.02) -> RawScan:
 
 
 def counted_wrong(given: RawScan, by: int) -> RawScan:
-    """The scan as a file whose counter is off by some rows for all lines beside the ACS block."""
+    """The scan as a file whose counter is off by some rows for all lines outside the ACS block."""
     lines = given.lines.copy()
     imaging = np.isin(np.arange(len(lines)), sort.kinds(given).imaging)
     row = lines["kspace_encode_step_1"]
