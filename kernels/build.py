@@ -26,7 +26,7 @@ class Found:
 
 
 def _alone() -> None:
-    """Use one thread in a forked process: OpenMP's threads do not survive a fork, and it would wait for them forever."""
+    """Use one thread in a forked process: OpenMP's threads do not survive a fork; it would wait for them forever."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 

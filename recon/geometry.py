@@ -108,7 +108,8 @@ def from_centre(
 ) -> Geometry:
     """Geometry of a volume from its centre, as MRD and Siemens state it.
 
-        position = centre − i₀·Δx·r − j₀·Δy·c − k₀·Δz·s,   Δ = fov / matrix,   (i₀, j₀, k₀) = centre_index(matrix)
+        position = centre − i₀·Δx·r − j₀·Δy·c − k₀·Δz·s,   Δ = fov / matrix,
+        (i₀, j₀, k₀) = centre_index(matrix)
 
     `fov` in millimetres and `matrix` are in the order x, y, z; for one 2D slice matrix[2] is 1 and fov[2] the
     thickness. Raises GeometryError for directions that are not orthogonal unit vectors and sizes that are not positive.

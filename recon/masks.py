@@ -100,7 +100,8 @@ def equispaced(shape: Counts, R: Counts, acs: Counts = 0, seed: int | None = Non
 def equispaced_fraction(shape: Counts, R: float, acs: Counts = 0, seed: int = 0) -> Mask:
     """Equally spaced lines whose spacing is widened so that, with the ACS lines, 1/R of all lines are measured.
 
-        spacing = (N − acs) / (N/R − acs),   line ⌊(j + o)·spacing⌋ of those outside the ACS block
+        spacing = (N − acs) / (N/R − acs),
+        line ⌊(j + o)·spacing⌋ of those outside the ACS block
 
     with the offset o drawn from the seed. Learned reconstruction is usually trained with this variant: its effective
     factor is R, its spacing is not R and not always an integer. One axis only.

@@ -50,7 +50,8 @@ def ssim(
 ) -> float:
     """Mean structural similarity over all slices, as the fastMRI challenge computes it.
 
-        ssim(p) = (2μₓμᵣ + C₁)(2σₓᵣ + C₂) / ((μₓ² + μᵣ² + C₁)(σₓ² + σᵣ² + C₂)),   C₁ = (0.01·R)², C₂ = (0.03·R)²
+        ssim(p) = (2μₓμᵣ + C₁)(2σₓᵣ + C₂) / ((μₓ² + μᵣ² + C₁)(σₓ² + σᵣ² + C₂)),
+        C₁ = (0.01·R)², C₂ = (0.03·R)²
 
     Means and (co)variances are taken in a uniform `window`×`window` square around pixel p in the plane of the last two
     axes, the covariances with divisor window² − 1. The mean covers pixels whose square lies within the image and, with

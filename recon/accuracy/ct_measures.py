@@ -116,7 +116,8 @@ def contrast_left(
 def detectability(absent: Slices, present: Slices, places: Sequence[tuple[int, int]]) -> float:
     """d' of a channelised Hotelling observer for discs at known positions, from images (n, y, x) with and without them.
 
-        d'² = Δvᵀ S⁻¹ Δv,   v = the image through nine difference-of-Gaussians channels
+        d'² = Δvᵀ S⁻¹ Δv,
+        v = the image through nine difference-of-Gaussians channels
 
     (C. K. Abbey and H. H. Barrett, J Opt Soc Am A 18:473, 2001.)
     """

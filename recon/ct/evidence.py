@@ -113,7 +113,8 @@ def evidence(
 def blur(removed: Tensor, x: Tensor, body: Tensor) -> float:
     """Standard deviation b in pixels of the Gaussian blur that has the effect of the removed part on edges; 0 for none.
 
-        b² = (E(d·h at edges) − E(d·h beside)) / (E(h² at edges) − E(h² beside)),   d = y − x̂,   h = −∇²(x̂ smoothed)
+        b² = (E(d·h at edges) − E(d·h beside)) / (E(h² at edges) − E(h² beside)),
+        d = y − x̂,   h = −∇²(x̂ smoothed)
 
     A blur removes ½b²·(−∇²x). At edges, where x is steep, this has the same sign everywhere, however small it is in
     each pixel, while noise is independent of edges. The contribution of noise to both products, since x̂ still holds

@@ -33,7 +33,8 @@ NUMBER = 1000
 def datasets(image: Image, content: str, *, series_number: int = 1) -> Iterator[Dataset]:
     """The DICOM objects of an image with a `source`, slice by slice; UIDs follow from the digest `content`.
 
-        HU = stored · slope,   slope 1, or the source's where that is finer; nothing is clipped
+        HU = stored · slope,
+        slope 1, or the source's where that is finer; nothing is clipped
 
     Patient, study, frame of reference, technique and position of each slice are copied from the source. Series and
     instances get new UIDs, ImageType says DERIVED, each slice refers to its source slice, and recon is listed as

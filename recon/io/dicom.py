@@ -101,7 +101,8 @@ def datasets(
     contrast, unless the contrasts are echoes with different known echo times, which share a series under EchoNumbers.
     Repetitions and cardiac phases share a series under TemporalPositionIdentifier.
 
-        value · unit = stored · RescaleSlope,   one slope for each part, nothing clipped
+        value · unit = stored · RescaleSlope,
+        one slope for each part, nothing clipped
 
     where unit is 1 (1000 for phase: milliradians; a power of ten for very small values, stated in ImageComments). UIDs
     follow from pixels and settings: the same give the same UIDs, any change gives new ones. Geometry follows PS3.3

@@ -96,7 +96,8 @@ def centre(g: Geometry) -> Vector:
 def steps(image: Image, parts: Sequence[ImagePart], *, later: bool) -> dict[ImagePart, float]:
     """The value of one whole number in the series of each part that begins with this image: see `messages`.
 
-        step = peak / TOP,   or, where `later` images follow,   max(HEAD_ROOM · peak, REACH · σ) / TOP
+        step = peak / TOP
+        step = max(HEAD_ROOM · peak, REACH · σ) / TOP   if `later` images follow
 
     The noise σ of a whitened image is 1; if no noise was measured or estimated, only the peak counts. Parts whose step
     is not known yet, because they are zero everywhere, are left out.

@@ -42,7 +42,8 @@ def write_nifti(
 ) -> list[Path]:
     """Write an image as .nii or .nii.gz with a .json sidecar each; returns all files.
 
-        (x, y, z)_RAS = affine_ras(geometry) · (i, j, k, 1),   data[i, j, k] = image[k, j, i]
+        (x, y, z)_RAS = affine_ras(geometry) · (i, j, k, 1),
+        data[i, j, k] = image[k, j, i]
 
     float32 with slope 1 keeps recon's values; `complex_` writes complex64 instead of `parts`. Repetitions are the
     fourth dimension with pixdim[4] = TR in seconds (0 if unknown). Other counters give separate files:

@@ -94,7 +94,8 @@ def adapt(
     The measured rows of a slice are divided into three parts: Θ, which the network sees; Λ, which makes the loss; Γ,
     which is held out and decides when to stop.
 
-        L = ½ log( Σ_Λ w |A f(y_Θ) − y|² / Σ_Λ w |A x₀ − y|² ),   w = (1 − p̃p) / (p (1 − p̃))
+        L = ½ log( Σ_Λ w |A f(y_Θ) − y|² / Σ_Λ w |A x₀ − y|² ),
+        w = (1 − p̃p) / (p (1 − p̃))
 
     with p the share of rows measured around a row and p̃ the share of these in Θ: a row outside the ACS block
     represents those beside it that were never measured. The moving average of the weights that is best on Γ is

@@ -64,7 +64,8 @@ class VarNet(nn.Module):
 
     A step adds only F S of one image u to k-space, and SᴴS = 1. So k-space of all coils is never updated:
 
-        kₜ = y − F S vₜ + M F S (vₜ − wₜ),    vₜ₊₁ = vₜ + uₜ,    wₜ₊₁ = (1 − ηₜ) wₜ + uₜ,
+        kₜ = y − F S vₜ + M F S (vₜ − wₜ),   vₜ₊₁ = vₜ + uₜ,
+        wₜ₊₁ = (1 − ηₜ) wₜ + uₜ,
         uₜ = Rₜ(rₜ),    rₜ = Sᴴ F⁻¹ kₜ = r₀ − vₜ + Sᴴ F⁻¹ M F S (vₜ − wₜ)
 
     which leaves one SENSE normal operator per cascade, along the undersampled axis only. f(a·y) = a·f(y). (Sriram et

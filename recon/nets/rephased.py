@@ -65,7 +65,8 @@ def image(
 def mixed(x: Tensor, other: Tensor, start: Tensor, limit: float) -> tuple[Tensor, list[float], list[float]]:
     """Images x (..., 1, y, x), replaced by x' in windows that differ too much; largest ratio and share of pixels.
 
-        w · x' + (1 − w) · x,   w = 1 in windows of 13 × 13 pixels with ‖|x| − |x'|‖ > limit · ‖|x'| − |x₀|‖
+        w · x' + (1 − w) · x,
+        w = 1 in windows of 13 × 13 pixels with ‖|x| − |x'|‖ > limit · ‖|x'| − |x₀|‖
 
     and falling to 0 around them; x₀ is the classical image. Only windows whose images differ by 2 % of the peak or
     more count: the largest ratio is 0 if there is none. Dark windows follow only if a bright window is beyond the

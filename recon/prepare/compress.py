@@ -54,7 +54,8 @@ def svd(calibration: Tensor, *, virtual: int | None = None, energy: float = 0.99
 def geometric(calibration: Tensor, *, virtual: int | None = None, energy: float = 0.99, window: int = 5) -> Compression:
     """A separate compression at each readout position, aligned so that virtual coils vary smoothly along the readout.
 
-        A_x = U_x[:, :v]ᴴ from the data at x,   A_x ← P_x A_x with P_x unitary of least ‖P_x A_x − A_x−1‖
+        A_x = U_x[:, :v]ᴴ from the data at x,
+        A_x ← P_x A_x with P_x unitary of least ‖P_x A_x − A_x−1‖
 
     `calibration` is hybrid data (..., coil, kz, ky, x) with white noise: image space along the readout, k-space along
     the phase encodes. Data within `window` positions are used together. Alignment starts at the position with the most

@@ -112,7 +112,8 @@ def _plane(scan: CTProjections, matrix: int, voxel: float, seen: float) -> tuple
 def projected(scan: CTProjections, first: int, last: int) -> Projected:
     """Line integrals of the slices first … last − 1, with the weight of each ray.
 
-        p = ln(I₀ / I),  I = max(counts − dark, ½ photon),   variance (N + σ²) / N² in photons
+        p = ln(I₀ / I),   I = max(counts − dark, ½ photon),
+        variance (N + σ²) / N² in photons
 
     Line integrals without counts get equal weights; their noise is estimated from neighbouring elements. Rays of a few
     faulty elements are interpolated from their neighbours and get weight zero. Faulty are those that `elements.faulty`

@@ -14,7 +14,8 @@ from recon.operators.nufft import Nufft
 def pipe(points: Tensor, shape: tuple[int, ...], iterations: int = 10, *, keep: Tensor | None = None) -> Tensor:
     """Weights w of any trajectory for which AᴴWA is nearest to the identity, with A = Nufft(points, shape).
 
-        w ← w / Ψw,   (Ψw)_i = Σ_j |⟨a_i, a_j⟩|² w_j,   ⟨a_i, a_j⟩ = Π_d N_d⁻¹ Σ_n exp(2πi (k_j − k_i)_d n / N_d)
+        w ← w / Ψw,   (Ψw)_i = Σ_j |⟨a_i, a_j⟩|² w_j,
+        ⟨a_i, a_j⟩ = Π_d N_d⁻¹ Σ_n exp(2πi (k_j − k_i)_d n / N_d)
 
     Ψw = 1 is the condition for the smallest ‖AᴴWA − 1‖ in the Frobenius norm (Sedarat & Nishimura, IEEE Trans Med
     Imaging 19:306, 2000). The iteration is that of Pipe & Menon (Magn Reson Med 41:179, 1999). The kernel |⟨a_i, a_j⟩|²

@@ -65,7 +65,8 @@ def trajectory(encoding: Encoding, samples: int, *, reverse: bool = False) -> ND
 def ramp_matrix(encoding: Encoding, samples: int, *, reverse: bool = False) -> NDArray[np.complex64]:
     """Matrix (nx, samples) that maps ramp samples, in order of time, to the even grid of a forward readout.
 
-        M = pinv(S) · diag(exp(2πi·x₀·(k − k_flat))),   S[n, m] = sinc(k_n − (m − Nx//2))
+        M = pinv(S) · diag(exp(2πi·x₀·(k − k_flat))),
+        S[n, m] = sinc(k_n − (m − Nx//2))
 
     S interpolates from the even grid to the samples. The phase belongs to an image centre x₀ fields of view off the
     isocentre (readoutOffcentre): on the ramps, too, the receiver's frequency is that of the flat top, k_flat. If

@@ -40,7 +40,8 @@ def espirit(
     """Coil sensitivity maps from the fully sampled centre of k-space.
 
         A[s, (c, p)] = d_c(s + p) = U Σ Vᴴ at kernel positions s, offsets p;   V∥ = columns with σ > threshold · σ_max
-        G_cc'(r) = (1/|kernel|) Σ_pq (V∥ V∥ᴴ)*[(c, p), (c', q)] exp(2πi r·(p − q)/N),   G(r) S(r) = λ(r) S(r),  λ ≈ 1
+        G_cc'(r) = (1/|kernel|) Σ_pq (V∥ V∥ᴴ)*[(c, p), (c', q)] exp(2πi r·(p − q)/N),
+        G(r) S(r) = λ(r) S(r),   λ ≈ 1
 
     `calibration` is centred k-space (..., coil, cz, cy, cx) with the sample spacing of the grid `shape` = (z, y, x). An
     axis of length 1 (2D) is ignored; along a short axis the kernel is at most half as long. At most the central `width`

@@ -17,7 +17,8 @@ PIXELS, STARTS, STEPS, DARKEST = 2000, 16, 6, 0.002
 def steady(maps: Tensor) -> Tensor:
     """A combination a (coil) of unit norm of maps (coil, ...) that is dark nowhere, as far as one was found.
 
-        a ← normalised Σ m (mᴴ a) / |mᴴ a|²,   the steps towards the most Σ log |aᴴ m|²
+        a ← normalised Σ m (mᴴ a) / |mᴴ a|²,
+        the steps towards the most Σ log |aᴴ m|²
 
     over the pixels that have maps, starting from the coils of some of them. Of all combinations on the way, the one
     whose dark pixels are brightest is returned.

@@ -94,7 +94,8 @@ def residual(block: Complex, backward: NDArray[np.bool_], *, near: bool) -> Resi
     Neighbouring lines predict each other by a kernel, as in GRAPPA, because coils are smooth and the object ends within
     the field of view. Lines of two different phases predict each other badly. In each window v of columns
 
-        J_v(φ) = min_w Σ_n ‖k_n − Σ_o w_o e^{iφ (b_{n+o} − b_n)} k_{n+o}‖²,   o = ±1, ±2,
+        J_v(φ) = min_w Σ_n ‖k_n − Σ_o w_o e^{iφ (b_{n+o} − b_n)} k_{n+o}‖²,
+        o = ±1, ±2,
 
     with b_n = 1 for a reversed line, and (φ₀, φ₁) minimise Σ_v N_v log J_v(φ₀ + φ₁ x_v): the likelihood if each window
     has its own size of error. N_v is the number of equations minus the number of unknowns. φ₀ is searched within ±90°:

@@ -41,7 +41,8 @@ def fans(scan: CTViews, thickness: float = 0.0) -> CTProjections:
     The ray at (β, γ) of a slice at z is made from rays of the cone beam that lie in the same plane parallel to the axis
     and meet the slice where they pass the axis, from views on both sides of the slice:
 
-        p(β, γ) = Σᵢ wᵢ cos κᵢ pᵢ / Σᵢ wᵢ,    tan κᵢ = Δzᵢ / ℓ,   ℓ = ρ cos γ,   wᵢ = max(0, 1 − |Δzᵢ| / H)
+        p(β, γ) = Σᵢ wᵢ cos κᵢ pᵢ / Σᵢ wᵢ,   tan κᵢ = Δzᵢ / ℓ,   ℓ = ρ cos γ,
+        wᵢ = max(0, 1 − |Δzᵢ| / H)
 
     with Δzᵢ from the source to the slice, and H wide enough that views from both sides of the slice always count. Each
     ray starts at the true position of a flying focal spot. Slices thicker than a row are means over positions within

@@ -92,7 +92,8 @@ def estimate(image: Tensor) -> ImageNoise:
 def sharpness(noise: ImageNoise) -> float:
     """How many pixels a sample of a slice takes, from 1 to 2, by what is missing of its finest noise.
 
-        z = min(2, max(1, (FINEST / σ_finest) ^ FALLS)),   σ_finest over that of white noise of the same level
+        z = min(2, max(1, (FINEST / σ_finest) ^ FALLS)),
+        σ_finest over that of white noise of the same level
 
     2 where a matrix of 512² was interpolated to 1024², or a smooth kernel made as little of the finest detail.
     """

@@ -76,7 +76,8 @@ def whitener(
 ) -> Whitening:
     """Matrix W that whitens imaging data to σ = 1 per real and imaginary part.
 
-        W = sqrt(2 ρ t_data / t_noise) L⁻¹,   Ψ = L Lᴴ the covariance of the noise scan
+        W = sqrt(2 ρ t_data / t_noise) L⁻¹,
+        Ψ = L Lᴴ the covariance of the noise scan
 
     `noise` holds the samples of the noise scan (coil, N), taken with a dwell time of `dwell_noise_us` by a receiver
     whose noise bandwidth is `bandwidth` (ρ) times the sampling bandwidth. `dwell_data_us` is the dwell time of the

@@ -42,7 +42,8 @@ class Offset:
 def offset(slab: Slab) -> Offset | None:
     """The constant c (coil,) that all samples of a slab (coil, kz, ky, x) share; None if none is found.
 
-        c = mean over the outer lines of y(x₀) / p(x₀),   p = F⁻¹ of the readout's samples that were acquired
+        c = mean over the outer lines of y(x₀) / p(x₀),
+        p = F⁻¹ of the readout's samples that were acquired
 
     The outer lines are the half farthest from the centre of k-space, where signal is weakest: in the middle voxel they
     contain only fine detail of the object. A constant counts as an offset if all of the following hold. It adds up to a

@@ -36,7 +36,8 @@ def to_hybrid(columns: Tensor, n: int) -> Tensor:
 def resample(x: Tensor, axis: int, spacing_in: float, spacing_out: float, n_out: int) -> Tensor:
     """Band-limited interpolation of an axis onto `n_out` samples with another spacing, around the same centre N // 2.
 
-        y[j] = (1/N) Σ_k X[k] exp(2πi k r_j / N),   r_j = (j − n_out//2) · spacing_out / spacing_in
+        y[j] = (1/N) Σ_k X[k] exp(2πi k r_j / N),
+        r_j = (j − n_out//2) · spacing_out / spacing_in
 
     with X the centred DFT of x. With equal spacings this crops or zero-pads in image space. A finer spacing is
     zero-filling of k-space, a coarser one leaves out the edge of k-space. Values are kept (not the energy). Complex

@@ -19,7 +19,8 @@ WIDTH = 32
 def refined(m: Measurement, x: Tensor, *, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8) -> Measurement:
     """The measurement of slices with ESPIRiT maps from k-space that was completed by their image x (..., 1, y, x).
 
-        k = y / w where measured,   F S x elsewhere;   maps of the central 32 × 32 samples
+        k = y / w where measured,   F S x elsewhere;
+        maps of the central 32 × 32 samples
 
     y (..., coil, 1, ky, x) is in hybrid space; `kernel`, `threshold` and `crop` are those of `espirit`. If no maps can
     be made, the measurement is returned unchanged.

@@ -26,7 +26,8 @@ class SensitivityMaps:
 def dominant(matrices: Tensor, tolerance: float = 1e-4) -> tuple[Tensor, Tensor]:
     """Largest eigenvalue and its unit eigenvector of each Hermitian, positive semi-definite matrix.
 
-        P ← P² / tr P² until ‖G v − λ v‖ ≤ tolerance · λ,   v = the largest column of P,   λ = vᴴ G v
+        P ← P² / tr P² until ‖G v − λ v‖ ≤ tolerance · λ,
+        v = the largest column of P,   λ = vᴴ G v
 
     Shapes: (n, c, c) → (n,) and (n, c). The phase of v makes its largest component real and positive. Repeated squaring
     needs only matrix products, which for small matrices is many times faster than a library's eigenvalue routine.

@@ -140,7 +140,8 @@ def row_index(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
     """Row (ky, kz) of each line on the encoded grid, and whether it lies on the grid.
 
-        ky = kspace_encode_step_1 + Ey // 2 − c₁,   kz = kspace_encode_step_2 + Ez // 2 − c₂
+        ky = kspace_encode_step_1 + Ey // 2 − c₁,
+        kz = kspace_encode_step_2 + Ez // 2 − c₂
 
     with E the encoded matrix and c the centre of the encoding limits. A missing limit is replaced by E // 2 if the
     lines take each value 0 … E − 1; otherwise DataError is raised.

@@ -128,7 +128,8 @@ def radial(spokes: int, samples: int, matrix: int, *, golden: bool = False) -> F
 def spiral(interleaves: int, samples: int, matrix: int, *, turns: float | None = None) -> Floats:
     """Archimedean spirals from the centre outwards: points (interleaf, sample, 2) as (ky, kx).
 
-        k(ρ) = (matrix / 2) ρ exp(2πi (turns ρ + interleaf / interleaves)),   ρ = 0 … 1
+        k(ρ) = (matrix / 2) ρ exp(2πi (turns ρ + interleaf / interleaves)),
+        ρ = 0 … 1
 
     in cycles per field of view, with equal steps along the curve. `turns` defaults to matrix / (2 interleaves), where
     neighbouring turns are one cycle apart.

@@ -77,7 +77,8 @@ def at_dose(
 ) -> Tensor:
     """Line integrals as they would be at `dose` (0 to 1) of the measured dose, with I₀ = `air`.
 
-        p' = p + ξ √( (1 − a)/(a N) · (1 + (1 + a) σ² / (a N)) ),   N = I₀ e^−p,  a = dose,  ξ standard normal
+        p' = p + ξ √( (1 − a)/(a N) · (1 + (1 + a) σ² / (a N)) ),   N = I₀ e^−p,
+        a = dose,   ξ standard normal
 
     which adds the variance at the lower dose, 1/(aN) + σ²/(aN)², minus the variance that p already has. (L. Yu et al.,
     J Comput Assist Tomogr 36:760, 2012; S. Zabić et al., Med Phys 40:031102, 2013.) Raises DataError for a dose outside

@@ -47,7 +47,8 @@ def kooshball(spokes: int, samples: int) -> Floats:
 def spiral(arms: int, samples: int, matrix: int) -> Floats:
     """Archimedean spirals from the centre outwards, (arm, sample, 2).
 
-        k = ½·τ·exp(i(2π·turns·τ + 2π·arm/arms)),   turns = matrix/(2·arms),   τ(t) = (√(1 + b·t) − 1)/(√(1 + b) − 1)
+        k = ½·τ·exp(i(2π·turns·τ + 2π·arm/arms)),   turns = matrix/(2·arms),
+        τ(t) = (√(1 + b·t) − 1)/(√(1 + b) − 1)
 
     With this number of turns, adjacent turns of all arms together are one sample of the grid apart. τ starts linearly
     (constant angular velocity) and changes to √t (constant linear velocity); b is the number of turns squared.

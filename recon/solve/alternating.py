@@ -49,7 +49,8 @@ def compared(m: Measurement) -> list[Alternating | None]:
 
     The lines of a slice are predicted from their two neighbours by one kernel w for all lines, as in GRAPPA,
 
-        p_n = w ∗ (k_{n−1}, k_{n+1}),   C(x) = Σ_{n odd} p̄_n k_n + conj Σ_{n even} p̄_n k_n,
+        p_n = w ∗ (k_{n−1}, k_{n+1}),
+        C(x) = Σ_{n odd} p̄_n k_n + conj Σ_{n even} p̄_n k_n,
 
     summed over coils and partitions. If odd lines have a phase φ(x) relative to even ones, the first sum has φ and
     the second −φ, so C has the phase φ. Phase changes from line to line that come from the object or its coils are in

@@ -49,7 +49,8 @@ def compared(m: Measurement, x: Tensor) -> list[Detail | None]:
     """Test the lines outside the ACS block with the fine detail of images x (..., z, y, x); one result per item.
 
         u = (d p̄)² / |d|,   p = l / |l|,   l = the ACS block of x,   d = x − l
-        C(r, s, t) = |Σ u exp(−4πi (r z / N_z + s y / N_y + t x / N_x))|,   gain = max C / C(0),   turned = arg(Σ u) / 2
+        C(r, s, t) = |Σ u exp(−4πi (r z / N_z + s y / N_y + t x / N_x))|,
+        gain = max C / C(0),   turned = arg(Σ u) / 2
 
     An edge and the tissue that it bounds have the same phase or opposite ones, and the square removes the sign. So u
     is positive except for noise, whose square has mean zero. Lines that are off by r partitions, s rows or t samples

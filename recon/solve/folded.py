@@ -25,7 +25,8 @@ def exact(A: Linear, b: Tensor, lam: float | Tensor, ndim: int = 3) -> Tensor | 
 
     Weights of period P along an axis of N = P·L lines alias voxels onto each other that are L apart, and no others:
 
-        (F⁻¹ w F x)(y) = Σ_j s_j x(y − jL),     s_j = P⁻¹ Σ_{k<P} w_k exp(2πi (k − N//2) j / P)
+        (F⁻¹ w F x)(y) = Σ_j s_j x(y − jL),
+        s_j = P⁻¹ Σ_{k<P} w_k exp(2πi (k − N//2) j / P)
 
     so each of the L groups of P voxels is a separate problem with the matrix M_ij = s_{i−j} Σ_c conj(S_c(y_i)) S_c(y_j)
     + λ δ_ij, solved by a Cholesky decomposition LDLᴴ. In volumes a group extends along y and z, and it includes all

@@ -61,7 +61,8 @@ class Halves:
 def compared(m: Measurement, x: Tensor) -> list[Halves | None]:
     """Compare the two halves of k-space with the fine detail of images x (..., 1, y, x); one result for each slice.
 
-        a₊ = d₊ p̄,   a₋ = conj(d₋ p̄),   p = l / |l|,   C(s) = |Σ_r a₊(r + s) conj(a₋(r)) / |a₊ a₋|^½|
+        a₊ = d₊ p̄,   a₋ = conj(d₋ p̄),   p = l / |l|,
+        C(s) = |Σ_r a₊(r + s) conj(a₋(r)) / |a₊ a₋|^½|
 
     with l the rows of the ACS block of x, d₊ and d₋ those beyond it on either side. An object with the phase of its
     tissue is real times p, and the two sides of k-space of a real object are conjugates: so a₊ = a₋, and C is largest

@@ -44,7 +44,8 @@ class Position:
 def compared(m: Measurement, blocks: Sequence[Tensor | None]) -> list[Position | None]:
     """Compare slices y (item, coil, 1, ky, x) with the separate calibration blocks (coil, 1, cy, cx) of their maps.
 
-        s = argmax |Σ_k Σ_c y_c(k) conj(b_c(k)) / |·|^½ exp(2πi k·s)|,   saved = 1 − ‖A(s) x(s) − y‖² / ‖A x − y‖²
+        s = argmax |Σ_k Σ_c y_c(k) conj(b_c(k)) / |·|^½ exp(2πi k·s)|,
+        saved = 1 − ‖A(s) x(s) − y‖² / ‖A x − y‖²
 
     over the samples that both have, with x the wavelet image with the maps, and x(s) with the maps moved by s. An
     object that is shifted by s has a phase ramp over k-space. Another contrast, or a patient who moved under coils
