@@ -198,7 +198,7 @@ def run(
     index = _index(device)
     # Addresses rather than arrays: a launch allocates nothing and takes a tenth of the time.
     given = tuple(np.uint64(a.data_ptr()) if isinstance(a, Tensor) else a for a in args)
-    with _there(index), _stream(index):
+    with _on_device(index), _stream(index):
         function = _function(source, kernel, index, options)
         if shared > SHARED:
             function.max_dynamic_shared_size_bytes = shared
@@ -211,7 +211,7 @@ def _other(index: int) -> Iterator[None]:
         yield
 
 
-def _there(index: int) -> contextlib.AbstractContextManager[None]:
+def _on_device(index: int) -> contextlib.AbstractContextManager[None]:
     """The device as a context, if it is not the current one."""
     return contextlib.nullcontext() if torch.cuda.current_device() == index else _other(index)
 

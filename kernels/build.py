@@ -25,7 +25,7 @@ class Found:
     why: str
 
 
-def _alone() -> None:
+def _single_thread() -> None:
     """Use one thread in a forked process: OpenMP's threads do not survive a fork; it would wait for them forever."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
@@ -33,7 +33,7 @@ def _alone() -> None:
 
 # A pool of Python's multiprocessing forks on Linux, up to Python 3.13.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_alone)
+    os.register_at_fork(after_in_child=_single_thread)
 
 
 @cache

@@ -88,7 +88,7 @@ def smear_transposed(x: Tensor, r: Tracks) -> Tensor:
     """
     rows, views, columns = r.sinogram
     y = x.new_zeros(len(x), views, rows + 4, columns + 4)
-    for v, below, left, h, f, far in _met(r, x):
+    for v, below, left, h, f, far in _neighbours(r, x):
         for up, share in ((below, x / far * (1 - h)), (below + 1, x / far * h)):
             for at, part in ((left, share * (1 - f)), (left + 1, share * f)):
                 place = (up * (columns + 4) + at).flatten().expand(len(x), -1)
@@ -214,14 +214,14 @@ def _gather(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
 def _smear(y: Tensor, r: Tracks, x: Tensor) -> Tensor:
     x.zero_()
     padded = torch.nn.functional.pad(y.transpose(1, 2), (2, 2, 2, 2))
-    for v, below, left, h, f, far in _met(r, y):
+    for v, below, left, h, f, far in _neighbours(r, y):
         low = padded[:, v, below, left] * (1 - f) + padded[:, v, below, left + 1] * f
         high = padded[:, v, below + 1, left] * (1 - f) + padded[:, v, below + 1, left + 1] * f
         x += (low + h * (high - low)) / far
     return x
 
 
-def _met(r: Tracks, like: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+def _neighbours(r: Tracks, like: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """What the voxels of each view meet: preceding row and column, counted with two more; fractions; depth²."""
     _, views, frame = r.tables(like)
     row, column = pixels(r.shape[1:], like)

@@ -106,7 +106,7 @@ def smear_transposed(x: Tensor, r: Rays) -> Tensor:
     With torch, view by view; on a GPU the order of additions varies.
     """
     y = x.new_zeros(x.shape[0], r.rays.shape[0], r.rays.shape[1] + 4)
-    for v, k, f, far in _met(r, x, r.rays.shape[1]):
+    for v, k, f, far in _neighbours(r, x, r.rays.shape[1]):
         share = x / far
         for at, part in ((k, share * (1 - f)), (k + 1, share * f)):
             y[:, v].scatter_add_(1, at.flatten().expand(len(x), -1), part.flatten(1))
@@ -219,13 +219,13 @@ def _gather(y: Tensor, r: Rays, x: Tensor) -> Tensor:
 def _smear(y: Tensor, r: Rays, x: Tensor) -> Tensor:
     x.zero_()
     padded = torch.nn.functional.pad(y, (2, 2))
-    for v, k, f, far in _met(r, y, y.shape[-1]):
+    for v, k, f, far in _neighbours(r, y, y.shape[-1]):
         low, high = padded[:, v, k], padded[:, v, k + 1]
         x += (low + f * (high - low)) / far
     return x
 
 
-def _met(r: Rays, like: Tensor, count: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+def _neighbours(r: Rays, like: Tensor, count: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """What the pixels of each view meet: the preceding element, counted with two more in front; the fraction; and w."""
     _, views = r.tables(like)
     row, column = pixels(r.shape, like)

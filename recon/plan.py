@@ -121,7 +121,7 @@ def plan(problem: Problem, budget: int) -> Plan:
     if batch < 1:
         raise TooLarge(
             f"one slice or slab of {counted(problem.virtual_coils, 'coil')} × {'×'.join(map(str, problem.grid))} needs "
-            f"{_words(need)} and {_words(budget)} are allowed",
+            f"{_readable(need)} and {_readable(budget)} are allowed",
             "lower prepare.virtual_coils in the recipe",
         )
     return Plan(batch, peak(batch))
@@ -137,7 +137,7 @@ def cone(rays: int, voxels: int, method: str, *, cut: bool = False) -> int:
     return _CONE_BASE + _base() - _BASE + 4 * (held * rays + made * voxels)
 
 
-def _words(size: int) -> str:
+def _readable(size: int) -> str:
     """A size in the unit in which it does not round to 0."""
     exponent, unit = next(((e, u) for e, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**e), (0, "bytes"))
     return f"{size / 2**exponent:.{int(exponent == 30)}f} {unit}"
@@ -183,10 +183,10 @@ def _solving(p: Problem) -> int:
 
 def _fixed(p: Problem) -> int:
     """What is needed all the time: the program, the result, and the work space of a method."""
-    return _base() + p.items * p.voxels * _COMPLEX + _work(p.method, volume=p.grid[0] > 1) + _left(p)
+    return _base() + p.items * p.voxels * _COMPLEX + _work(p.method, volume=p.grid[0] > 1) + _leftover(p)
 
 
-def _left(p: Problem) -> int:
+def _leftover(p: Problem) -> int:
     """What slices that are solved one by one leave in the allocator for the next one."""
     coil_images = math.prod(p.grid) * _COMPLEX * p.virtual_coils
     alone = p.most == 1 and p.items > 1 and p.grid[0] == 1

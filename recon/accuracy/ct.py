@@ -197,9 +197,9 @@ def _real(
         )
     made = {"as scanned": Made(x, "", 0.0), **{n: run(x) for n, run in ours.items()}}
     records = []
-    was, was_flat, sharp = _told(x, middles, rods)
+    was, was_flat, sharp = _measured(x, middles, rods)
     for n, m in made.items():
-        noise, flat, edge = _told(m.data, middles, rods)
+        noise, flat, edge = _measured(m.data, middles, rods)
         records.append(
             {"scan": name, "dose": None, "beam": None, "method": n, "noise_HU": noise,
              "noise_ratio": noise / was, "noise_detrended_HU": flat, "noise_detrended_ratio": flat / was_flat,
@@ -212,7 +212,7 @@ def _real(
     return records, _png(x[k], [("", {n: m.data[k] for n, m in made.items() if n != "as scanned"})], "as scanned")
 
 
-def _told(
+def _measured(
     x: Slices, middles: NDArray[np.bool_], rods: Sequence[measures.Rod]
 ) -> tuple[float, float, measures.Transfer]:
     """Noise of a phantom, noise without shading, and the transfer at the rims of its inserts."""
@@ -252,7 +252,7 @@ def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: t
                     {"scan": "phantom", "beam": beam, "dose": dose, "method": n,
                      **{f"d_{c:g}_HU": measures.detectability(data[0], d, places)
                         for c, d in zip(CONTRASTS, data[1:-1])},
-                     **_left(data[0], data[-1], drawn, places),
+                     **_contrast_left(data[0], data[-1], drawn, places),
                      "noise_HU": float((data[0] - absent)[:, 130:190, 130:190].std()),
                      "noise_per_mm": measures.mean_frequency(*power), "mtf50": edge.mtf50, "mtf10": edge.mtf10,
                      "mtf50_faint": measures.transfer(data[0], faint).mtf50,
@@ -263,7 +263,7 @@ def observed(plan: Plan, ours: Mapping[str, Callable[[Slices], Made]], device: t
     return records
 
 
-def _left(
+def _contrast_left(
     absent: Slices, present: Slices, drawn: Sequence[tuple[Slices, Any]], places: Sequence[tuple[int, int]]
 ) -> Record:
     """Shares of contrast that discs of each width keep, the mean over their heights; and each separately."""

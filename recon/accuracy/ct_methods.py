@@ -148,7 +148,7 @@ def reach(places: Sequence[tuple[int, int]], half: int) -> Box:
     return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
-def _around(x: Slices) -> Box:
+def _bodies(x: Slices) -> Box:
     """The box (y, x) around the bodies of slices, with a margin; the whole slice if there is none."""
     # Single noisy pixels would look like a body.
     where = (x > -500).reshape(-1, *x.shape[-2:])
@@ -161,7 +161,7 @@ def _around(x: Slices) -> Box:
 
 def _piece(x: Slices) -> Box:
     """A box of at most PIECE pixels in the middle of a slice's body."""
-    middles = [(s.indices(n)[0] + s.indices(n)[1]) // 2 for s, n in zip(_around(x), x.shape, strict=True)]
+    middles = [(s.indices(n)[0] + s.indices(n)[1]) // 2 for s, n in zip(_bodies(x), x.shape, strict=True)]
     low = [min(max(0, m - PIECE // 2), max(0, n - PIECE)) for m, n in zip(middles, x.shape, strict=True)]
     return slice(low[0], low[0] + PIECE), slice(low[1], low[1] + PIECE)
 
@@ -203,6 +203,6 @@ def _bm3d(sigma: float) -> Method:
             made: list[Slices] = [np.asarray(bm3d(s, sigma_psd=sigma), np.float32) for s in v]
             return np.stack(made)
 
-        return boxed(whole, _around(x))(x)
+        return boxed(whole, _bodies(x))(x)
 
     return run

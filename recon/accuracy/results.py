@@ -121,7 +121,7 @@ def names(files: Sequence[Path], scans: Sequence[RawScan | CTSeries], *, numbere
     """
     stems = [_stem(f) for f in files]
     return [
-        f"scan-{n}" if numbered or not stem or _tells(stem, scan) or stems.count(stem) > 1 else stem
+        f"scan-{n}" if numbered or not stem or _identifies(stem, scan) or stems.count(stem) > 1 else stem
         for n, (stem, scan) in enumerate(zip(stems, scans, strict=True), 1)
     ]
 
@@ -146,7 +146,7 @@ def _stem(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.split(".")[0]).strip("._-")
 
 
-def _tells(stem: str, scan: RawScan | CTSeries) -> bool:
+def _identifies(stem: str, scan: RawScan | CTSeries) -> bool:
     """Whether the stem contains a word of at least three characters from the scan's patient data."""
     patient, study = scan.header.patient, scan.header.study
     known = (patient.name, patient.id, patient.birth_date, study.accession)

@@ -131,8 +131,8 @@ def blur(removed: Tensor, x: Tensor, body: Tensor) -> float:
     edge = inner & (steep >= max(slopes.quantile(0.9), STANDS_OUT * slopes.median()))
     if int(edge.sum()) < EDGES * count:
         return 0.0
-    at = inner & (_spread(edge, 2) > 0)
-    beside = inner & ~at & (_spread(at, 4) > 0)
+    at = inner & (_dilated(edge, 2) > 0)
+    beside = inner & ~at & (_dilated(at, 4) > 0)
     if not bool(beside.any()):
         return 0.0
     bend = _bend(x)
@@ -162,10 +162,10 @@ def patch(removed: Tensor, body: Tensor) -> float:
 
 def _inner(body: Tensor) -> Tensor:
     """The body without its rim, which is also where files clip: values below −1024 are cut off there."""
-    return _spread(~body, 4) == 0
+    return _dilated(~body, 4) == 0
 
 
-def _spread(where: Tensor, far: int) -> Tensor:
+def _dilated(where: Tensor, far: int) -> Tensor:
     """Positive within `pixels` of where the mask is."""
     return highest(where.float(), 2 * far + 1)
 

@@ -91,7 +91,7 @@ def denoise(
         if kept < 1:
             shown = y + kept * (shown - y)
         if recipe.trust.replicas:
-            spread.append(_spread(loaded, y, x, noise, replace(recipe, ct=how), kept).cpu().numpy())
+            spread.append(_deviation(loaded, y, x, noise, replace(recipe, ct=how), kept).cpu().numpy())
         if out is not volume or not (found["reasons"] and recipe.trust.fallback):
             out[k] = (y if found["reasons"] and recipe.trust.fallback else shown)[0].cpu().numpy()
     report("denoise", len(volume), len(volume))
@@ -136,7 +136,7 @@ def _denoised(loaded: weights.Loaded, y: Tensor, noise: ImageNoise, rays: Measur
     return torch.where(blank, y, x)
 
 
-def _spread(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe, share: float) -> Tensor:
+def _deviation(loaded: weights.Loaded, y: Tensor, x: Tensor, noise: ImageNoise, recipe: Recipe, share: float) -> Tensor:
     """Standard deviation of images of x̂ with fresh noise, denoised with the slice's strength and share.
 
     Fresh noise is what was removed, with random phases: it has the same spectrum, and at each place the strength of

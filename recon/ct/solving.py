@@ -76,12 +76,12 @@ def solve(method: str, data: prepare.Projected, A: Xray | ConeXray, recipe: Reci
     views = truncated.continued(data.p, A, water)
     if method in ("fbp", "unrolled"):
         return fbp(views[0], A, WINDOW[method] if recipe.ct.filter == "auto" else recipe.ct.filter, views[1])
-    around, margin = _around(A, max(views[1]))
+    around, margin = _enlarged(A, max(views[1]))
     x = _iterated(method, data, around, views, recipe, water)
     return x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
 
 
-def _around(A: Xray | ConeXray, beyond: int) -> tuple[Xray | ConeXray, int]:
+def _enlarged(A: Xray | ConeXray, beyond: int) -> tuple[Xray | ConeXray, int]:
     """The projection of an image enlarged on each side so that it holds a body `beyond` the detector.
 
     Otherwise iterations would pile up what lies outside an image on its rim. The enlarged image stays clear of the

@@ -107,14 +107,14 @@ def read(path: Path) -> CTImages:
         raise DataError(f"{path.name or path} holds no DICOM file; give the folder of a CT series")
     if not found:
         raise DataError(
-            f"{path.name or path} holds no CT image in DICOM but {_told(others)}; give the folder of a CT series"
+            f"{path.name or path} holds no CT image in DICOM but {_counted(others)}; give the folder of a CT series"
         )
-    aside = {uid: _aside(slices) for uid, slices in found.items()}
+    aside = {uid: _not_a_volume(slices) for uid, slices in found.items()}
     if not all(aside.values()):
         for uid, kind in aside.items():
             if kind:
                 others[kind] = others.get(kind, 0) + len(found.pop(uid))
-    what = _told(others)
+    what = _counted(others)
     # Slices without a series come first: a header that lost its UID is cut short, and the error says so.
     told = [ct_passes.volumes(found[uid]) for uid in sorted(found)]
     several = [(part, notes) for parts, notes in told for part in parts]
@@ -124,7 +124,7 @@ def read(path: Path) -> CTImages:
     return CTImages(tuple(series), "CT DICOM", notes)
 
 
-def _told(others: Mapping[str, int]) -> str:
+def _counted(others: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
 
 
@@ -178,19 +178,19 @@ def _kind(d: Dataset) -> str:
     return "localizers" if "LOCALIZER" in (d.get("ImageType") or ()) else "CT"
 
 
-def _aside(slices: Sequence[Slice]) -> str:
+def _not_a_volume(slices: Sequence[Slice]) -> str:
     """Why the images of a series are not a volume in HU: report pages, colour, maps, rotating views; or empty."""
     if all(_is_page(s.header) for s in slices):
         return "pages of a report"
     if all((whole(s.header, "SamplesPerPixel") or 1) != 1 for s in slices):
         return "pictures in colour"
-    if all("DERIVED" in (s.header.get("ImageType") or ()) for s in slices) and len(_turns(slices)) > 1:
+    if all("DERIVED" in (s.header.get("ImageType") or ()) for s in slices) and len(_orientations(slices)) > 1:
         return "derived images of several orientations"
     units = {_unit(s.header) for s in slices}
     return "" if "HU" in units else f"images in {'/'.join(sorted(units))} and not in HU"
 
 
-def _turns(slices: Sequence[Slice]) -> set[tuple[float, ...]]:
+def _orientations(slices: Sequence[Slice]) -> set[tuple[float, ...]]:
     """Orientations of slices, as far as they are stated."""
     stated = (numbers(s.header, "ImageOrientationPatient") for s in slices)
     return {tuple(np.round(turn, 2)) for turn in stated if turn}

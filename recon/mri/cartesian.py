@@ -81,7 +81,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             own, rows = job.frames[key].rows, calibrating[key]
             image = _ghost_free(near, own, job, said)
             if last is None or last[0] != pace or not np.array_equal(last[1], rows):
-                apart = _apart(near, image, own, rows, job, said)
+                apart = _calibrating(near, image, own, rows, job, said)
                 last = pace, rows, calibrated(apart, rows, choice.method, here, in_parts=pace.columns > 0)
             known.append(replace(last[2], separate=not np.isin(rows, own).any()))
             slabs.append(_slab(replace(image, compression=last[2].compression), own, job, said))
@@ -93,7 +93,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
 
     batch_size = measured.whole(job, plan.batch, plan.columns) if job.solver else plan.batch
     reached = start = Pace(job.device, batch_size, plan.columns)
-    how = _how(job, choice, found)
+    how = _description(job, choice, found)
     parts = _alike(job, keys, tops, acquired)
     for batch, made, reached in paces.walk_parts(parts, start, problem, work, notes):
         evidence += made.evidence
@@ -104,7 +104,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             if spread is not None and made.deviations:
                 spread[key[0], z : z + shape[0]] = made.deviations[i]
             if job.hand:
-                _handed(job, key, made, i, {**how, "device": devices(job.device, reached.device)}, notes)
+                _hand_on(job, key, made, i, {**how, "device": devices(job.device, reached.device)}, notes)
         report("reconstruct", keys.index(batch[-1]) + 1, len(keys))
     told = trust.summary(evidence)
     if told and spread is not None:
@@ -114,7 +114,7 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
     return out, {**how, "uncertainty": spread, "trust": told}, notes
 
 
-def _how(job: Job, choice: Choice, found: Sampling) -> dict[str, Any]:
+def _description(job: Job, choice: Choice, found: Sampling) -> dict[str, Any]:
     """How the images of a scan are made: the method, the reason, the fallback, and the sampling."""
     how = {"method": choice.method, "why": choice.why, "sampling": asdict(found)}
     return {**how, "instead": choice.instead or "classical", **networks.evidence(choice.method, job.recipe.solve)}
@@ -153,7 +153,7 @@ def _alike(
         yield list(some)
 
 
-def _handed(
+def _hand_on(
     job: Job, key: tuple[int, int], made: Finished, item: int, how: dict[str, Any], notes: Sequence[str]
 ) -> None:
     """Pass on the image of one frame, with the notes from its own evidence."""
@@ -216,7 +216,7 @@ def _ghost_free(lines: Lines, rows: NDArray[np.intp], job: Job, said: list[str])
     return lines
 
 
-def _apart(
+def _calibrating(
     lines: Lines, image: Lines, own: NDArray[np.intp], rows: NDArray[np.intp], job: Job, said: list[str]
 ) -> Lines:
     """The calibrating lines without the ghost: those of the `image` if they are its `own`, else corrected here."""
@@ -324,7 +324,7 @@ def measurements(job: Job, most: int) -> list[Measurement]:
     for n in ((2 * np.arange(count) + 1) * len(keys) // (2 * count)).tolist():
         own, rows = job.frames[keys[n]].rows, calibrating_rows(job, job.frames[keys[n]], acquired[keys[n]])
         image = _ghost_free(lines, own, job, [])
-        known = calibrated(_apart(lines, image, own, rows, job, []), rows, "unrolled", job)
+        known = calibrated(_calibrating(lines, image, own, rows, job, []), rows, "unrolled", job)
         slab = _slab(replace(image, compression=known.compression), own, job, [])
         top = max(1, int(acquired[keys[n]].max()))
         m = encoded.measurement(slab.y[None], slab.counts[None], [known], top, 1)

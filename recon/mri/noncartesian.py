@@ -67,10 +67,10 @@ def volumes(job: Job, report: Report) -> tuple[NDArray[np.complex64], dict[str, 
             z = 0 if len(job.stack.slices) == 1 else key[1]
             out[key[0], z : z + image.shape[0]] = image
             if job.hand:
-                job.hand(key, image, _how(job, choice, [share], reached), notes)
+                job.hand(key, image, _description(job, choice, [share], reached), notes)
         done += len(some)
         report("reconstruct", done, len(keys))
-    return out, _how(job, choice, sampled, reached), notes
+    return out, _description(job, choice, sampled, reached), notes
 
 
 def _otherwise(prepare: Prepare) -> list[str]:
@@ -83,7 +83,7 @@ def _otherwise(prepare: Prepare) -> list[str]:
     ]
 
 
-def _how(job: Job, choice: Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:
+def _description(job: Job, choice: Choice, sampled: list[float], reached: Pace) -> dict[str, Any]:
     """How the images were made, given the sampled shares of their grids."""
     sampling = {"trajectory": job.encoding.trajectory, "samples_per_voxel": round(float(np.mean(sampled)), 4)}
     device = devices(job.device, reached.device)

@@ -74,7 +74,7 @@ def walk(
             if smaller is None:
                 raise
         if smaller is not None:  # the exception is deleted by now, and with it the tensors that it held
-            notes.append(_said(reason, smaller, pace))
+            notes.append(_note(reason, smaller, pace))
             pace = smaller
             _release()
             continue
@@ -101,7 +101,7 @@ def _release() -> None:
             torch.cuda.empty_cache()
 
 
-def _said(reason: str, pace: Pace, before: Pace) -> str:
+def _note(reason: str, pace: Pace, before: Pace) -> str:
     where = "GPU" if before.device.type != "cpu" else "machine"
     what = f"the {where} ran out of memory" if reason == "memory" else "the GPU failed"
     if pace.device != before.device:

@@ -65,7 +65,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, 2, h, w) → (n, 2, h, w)."""
         if features.serves(x) and _lean(x) and not any(n % (1 << len(self.up_conv)) for n in x.shape[-2:]):
-            return self._alone(x)
+            return self._single(x)
         skips: list[Tensor] = []
         for block in self.down_sample_layers:
             skips.append(block(x))
@@ -79,7 +79,7 @@ class UNet(nn.Module):
             x = block(torch.cat([x, skip], 1))
         return x
 
-    def _alone(self, x: Tensor) -> Tensor:
+    def _single(self, x: Tensor) -> Tensor:
         """The same for one image without gradients; features of a level are written next to each other."""
         levels: list[Tensor] = []
         for block in self.down_sample_layers:
@@ -118,14 +118,14 @@ class NormUNet(nn.Module):
         border = left, -w % MULTIPLE - left, top, -h % MULTIPLE - top
         parts = torch.view_as_real(x).movedim(-1, 1)
         if _lean(x):
-            return self._alone(parts, border)
+            return self._single(parts, border)
         sd, mean = torch.std_mean(parts, (-2, -1), keepdim=True)
         sd = sd.clamp_min(torch.finfo(sd.dtype).tiny)  # a coil without signal stays zero
         out = self.unet(F.pad((parts - mean) / sd, border))
         out = out[..., top : top + h, left : left + w].to(sd.dtype) * sd + mean
         return torch.complex(out[:, 0], out[:, 1])
 
-    def _alone(self, parts: Tensor, border: tuple[int, int, int, int]) -> Tensor:
+    def _single(self, parts: Tensor, border: tuple[int, int, int, int]) -> Tensor:
         """The same for one image without gradients, row by row, real and imaginary parts next to each other."""
         h, w = parts.shape[-2:]
         mean, variance = _moments(parts)

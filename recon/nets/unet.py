@@ -25,7 +25,7 @@ class Conditioned(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Features (n, inputs, y, x) and condition (n, condition) → (n, outputs, y, x)."""
         if len(x) == 1 and not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type):
-            return self._alone(x, condition)
+            return self._single(x, condition)
         g1, b1, g2, b2 = self.modulation(condition)[..., None, None].chunk(4, 1)
         if x.dtype == torch.float32 and self.exact:
             # Half precision would lose fine detail next to large values, so the input of this layer must not be
@@ -37,7 +37,7 @@ class Conditioned(nn.Module):
         x = F.leaky_relu(torch.addcmul(b1, h, 1 + g1), 0.1, inplace=True)
         return F.leaky_relu(torch.addcmul(b2, self.second(x), 1 + g2), 0.1, inplace=True)
 
-    def _alone(self, x: Tensor, condition: Tensor) -> Tensor:
+    def _single(self, x: Tensor, condition: Tensor) -> Tensor:
         """The same for one item without gradients; its modulation is folded into the weights and needs no pass."""
         for conv, (g, b) in zip((self.first, self.second), self.modulation(condition)[0].view(2, 2, -1)):
             bias = torch.addcmul(b, cast(Tensor, conv.bias), 1 + g)

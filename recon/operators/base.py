@@ -45,7 +45,7 @@ class Linear:
         return self.forward(x)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{f.name}={_said(getattr(self, f.name))}' for f in _fields(self))})"
+        return f"{type(self).__name__}({', '.join(f'{f.name}={_short(getattr(self, f.name))}' for f in _fields(self))})"
 
     @property
     def H(self) -> Linear:
@@ -118,7 +118,7 @@ def _fields(op: Linear) -> tuple[Field[Any], ...]:
     return fields(cast(Any, op)) if is_dataclass(op) else ()
 
 
-def _said(value: Any) -> str:
+def _short(value: Any) -> str:
     """A short description of a value: for a tensor its kind, shape and device."""
     if isinstance(value, Tensor) and value.ndim:
         where = "" if value.device.type == "cpu" else f" on {value.device}"

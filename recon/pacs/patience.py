@@ -40,13 +40,13 @@ def _write(transport: Any, seconds: float, message: bytes) -> None:
 def _send(peer: socket.socket, piece: memoryview, until: float) -> None:
     try:
         while piece:
-            peer.settimeout(_left(until))
+            peer.settimeout(_remaining(until))
             piece = piece[peer.send(piece) :]
     finally:
         peer.settimeout(None)
 
 
-def _left(until: float) -> float:
+def _remaining(until: float) -> float:
     """Seconds until a monotonic time; raises TimeoutError if it has passed."""
     left = until - time.monotonic()
     if left <= 0:
@@ -59,7 +59,7 @@ def _read(transport: Any, seconds: float, count: int) -> bytearray:
     peer, until, out = transport.socket, time.monotonic() + seconds, bytearray()
     try:
         while len(out) < count:
-            peer.settimeout(_left(until))
+            peer.settimeout(_remaining(until))
             part = peer.recv(min(count - len(out), _PIECE))
             if not part:
                 break

@@ -36,14 +36,14 @@ def faulty(p: Tensor, lost: Tensor) -> Tensor:
     ends = p.new_tensor([0.05, 0.95])
     varies = torch.stack([torch.diff(one.quantile(ends, dim=0), dim=0)[0] for one in some])
     gone = lost.float().mean(-2)
-    alive = _either(gone, torch.minimum, (1, 2, 3)) < ALIVE
-    near = _either(varies, torch.maximum, (2, 3))
+    alive = _worse_side(gone, torch.minimum, (1, 2, 3)) < ALIVE
+    near = _worse_side(varies, torch.maximum, (2, 3))
     inner = torch.zeros_like(alive)
     inner[..., 3:-3] = True
     return inner & (((gone > DEAD) & alive) | ((varies < STILL * near) & (near > VARIES)))
 
 
-def _either(values: Tensor, best: Callable[[Tensor, Tensor], Tensor], steps: tuple[int, ...]) -> Tensor:
+def _worse_side(values: Tensor, best: Callable[[Tensor, Tensor], Tensor], steps: tuple[int, ...]) -> Tensor:
     """For each element (..., detector) the worse of its two sides; a side is the best of the neighbours at `steps`."""
     sides = []
     for sign in (1, -1):

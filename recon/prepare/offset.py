@@ -71,7 +71,7 @@ def offset(slab: Slab) -> Offset | None:
     noise = float(y.abs().square().sum(0).median(0).values.min()) / abs(complex(p[x0])) ** 2
     if not _even(told, ky[outer] - ny // 2, c):
         return None
-    if coils > 1 and not _apart(middle, slab.counts > 0, c, noise, len(outer)):
+    if coils > 1 and not _differs(middle, slab.counts > 0, c, noise, len(outer)):
         return None
     return Offset(c.to(slab.y.dtype), p)
 
@@ -109,7 +109,7 @@ def _even(told: Tensor, ky: Tensor, c: Tensor) -> bool:
     )
 
 
-def _apart(middle: Tensor, mask: Tensor, c: Tensor, noise: float, outer: int) -> bool:
+def _differs(middle: Tensor, mask: Tensor, c: Tensor, noise: float, outer: int) -> bool:
     """Whether tissue in the middle (coil, kz, ky), from contiguous lines, has other channel weights than c."""
     block = central_block(mask.numpy())
     if block is None:

@@ -87,7 +87,7 @@ def grid(
     for at, columns in blocks:
         if data is None:
             data = columns.new_zeros(columns.shape[1], nz * ny, columns.shape[2])
-        for turn in _turns(flat[at]) if again else [np.arange(len(at))]:
+        for turn in _rounds(flat[at]) if again else [np.arange(len(at))]:
             rows = _indices(flat[at][turn], columns.device)
             part = columns if len(turn) == len(columns) else columns.index_select(0, _indices(turn, columns.device))
             part = part.movedim(0, 1)
@@ -118,7 +118,7 @@ def _fetched(host: Tensor, device: torch.device) -> Tensor:
     return (host.pin_memory() if pinned else host).to(device, non_blocking=True)
 
 
-def _turns(flat: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+def _rounds(flat: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     """Lines in rounds without repeated rows: the first line of each row, then the second, and so on."""
     order = np.argsort(flat, kind="stable")
     counts = np.bincount(flat)

@@ -73,7 +73,7 @@ def _tile(nz: int, ny: int, nx: int, pixels: int) -> tuple[int, int]:
 
 def _correlation(images: Tensor, zs: slice, ys: slice, size: list[int]) -> Tensor:
     """Local means of x_c x_c'* in a tile, (c, c, z, y, x), over the part of the window inside the image."""
-    (z0, z1), (y0, y1) = (_around(part, n, of) for part, n, of in zip((zs, ys), size, images.shape[1:]))
+    (z0, z1), (y0, y1) = (_reach(part, n, of) for part, n, of in zip((zs, ys), size, images.shape[1:]))
     around = images[:, z0:z1, y0:y1]
     pairs = around[:, None] * around[None].conj()
     planes = torch.view_as_real(pairs).movedim(-1, 0).flatten(0, 2)[:, None]
@@ -82,7 +82,7 @@ def _correlation(images: Tensor, zs: slice, ys: slice, size: list[int]) -> Tenso
     return torch.complex(mean[0], mean[1])
 
 
-def _around(part: slice, window: int, length: int) -> tuple[int, int]:
+def _reach(part: slice, window: int, length: int) -> tuple[int, int]:
     """The range that the windows of a part cover, at least as long as one window."""
     low = max(0, min(part.start - window // 2, length - window))
     return low, min(length, max(part.stop + window // 2, low + window))

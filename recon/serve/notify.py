@@ -12,15 +12,15 @@ _BESIDE_S = 20.0
 
 def ready() -> None:
     """The server is listening."""
-    _say("READY=1")
+    _notify("READY=1")
 
 
 def stopping(seconds: float) -> None:
     """The server is stopping, and may take this long, whatever TimeoutStopSec says."""
-    _say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + _BESIDE_S) * 1e6)}")
+    _notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + _BESIDE_S) * 1e6)}")
 
 
-def _say(words: str) -> None:
+def _notify(words: str) -> None:
     """Send a datagram to systemd's socket (sd_notify(3)); does nothing if there is none."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if name:

@@ -60,7 +60,7 @@ def _cards(s: Mapping[str, Any]) -> Iterable[str]:
     yield _card(wrong, "scans failed or incomplete")
     turned = sum(counts.get(name, 0) for name in ("busy", "not allowed", "no TLS", "silent"))
     yield _card(turned, "connections turned away")
-    yield from _soon(s)
+    yield from _expiring(s)
     if (spool := s.get("spool")) is not None:
         waiting = sum(int(spool.get(name) or 0) for name in ("new", "sending", "unconfirmed"))
         oldest = f", oldest {_long(spool['oldest_s'])}" if spool.get("oldest_s") else ""
@@ -70,7 +70,7 @@ def _cards(s: Mapping[str, Any]) -> Iterable[str]:
             yield _card("!", str(spool["last_error"]))
 
 
-def _soon(s: Mapping[str, Any]) -> Iterable[str]:
+def _expiring(s: Mapping[str, Any]) -> Iterable[str]:
     for one in s.get("certificates", ()):
         if one["days"] < SOON:
             yield _card(counted(max(0, round(one["days"])), "day"), f"until the certificate {one['file']} expires")

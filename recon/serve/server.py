@@ -187,7 +187,7 @@ class Server:
         for what in said:
             self._note(worker, what)
         if not alive:
-            self._gone(worker)
+            self._ended(worker)
 
     def _note(self, worker: Worker, what: dict[str, Any]) -> None:
         if "message" in what:
@@ -216,7 +216,7 @@ class Server:
             self._log(f"job {worker.session.name}: {what['last_line_to_image_s']:.2f} s from last line to first image")
         record.update(what)
 
-    def _gone(self, worker: Worker) -> None:
+    def _ended(self, worker: Worker) -> None:
         """A worker has ended: its peer receives the reason unless it already has, and the audit records the outcome."""
         self._selector.unregister(worker.control.socket)
         worker.control.close()

@@ -210,7 +210,7 @@ class Front:
     def begin(self, connection: socket.socket, peer: str) -> None:
         """Start a handshake with a peer; with too many already running, it is dropped."""
         if self._free.acquire(blocking=False):
-            threading.Thread(target=self._shake, args=(connection, peer), daemon=True).start()
+            threading.Thread(target=self._handshake, args=(connection, peer), daemon=True).start()
         else:
             connection.close()
             self._ended(None, peer, "too many clients connect at once")
@@ -232,7 +232,7 @@ class Front:
         self.ready.close()
         self._bell.close()
 
-    def _shake(self, connection: socket.socket, peer: str) -> None:
+    def _handshake(self, connection: socket.socket, peer: str) -> None:
         try:
             self._ended(shake(connection, self._context, self._seconds), peer, "")
         except ReconError as e:

@@ -206,12 +206,12 @@ def _acquisition(take: Take, bound: Limits) -> Acquisition:
             f"announced; the header allows at most {bound.samples}, {bound.channels} and {bound.dimensions}"
         )
     # Thousands of these arrive per second: the empty value that most lines need is created once.
-    trajectory = _array(take, (samples, dimensions), _F4) if dimensions else _nowhere(samples)
+    trajectory = _array(take, (samples, dimensions), _F4) if dimensions else _no_trajectory(samples)
     return Acquisition(head, trajectory, np.frombuffer(take(8 * channels * samples), _C8).reshape(channels, samples))
 
 
 @lru_cache(64)
-def _nowhere(samples: int) -> NDArray[np.float32]:
+def _no_trajectory(samples: int) -> NDArray[np.float32]:
     out = np.zeros((samples, 0), _F4)
     out.flags.writeable = False
     return out

@@ -91,7 +91,7 @@ def _of(x: Tensor, core: Tensor) -> Detail | None:
     size, here = float(total(u.abs(), 3)), complex(total(u, 3))
     if not (math.isfinite(size) and size > 0 and abs(here) > 0):
         return None
-    moves = [_farther(u.sum(others), abs(here)) if u.shape[axis] > 1 else (0.0, 1.0) for axis, others in ALONG]
+    moves = [_best_shift(u.sum(others), abs(here)) if u.shape[axis] > 1 else (0.0, 1.0) for axis, others in ALONG]
     gain = max(g for _, g in moves)
     # Gains along the other axes follow from the largest one, because bodies are not symmetric.
     r, s, t = (by if g == gain else 0.0 for by, g in moves)
@@ -99,7 +99,7 @@ def _of(x: Tensor, core: Tensor) -> Detail | None:
     return Detail(s, t, gain, turned, abs(here) / size, r)
 
 
-def _farther(line: Tensor, here: float) -> tuple[float, float]:
+def _best_shift(line: Tensor, here: float) -> tuple[float, float]:
     """The shift that aligns most of a line (n,), and the gain over no shift."""
     n = len(line)
     shifts = torch.linspace(-FARTHEST, FARTHEST, 2 * STEPS + 1, dtype=torch.float64, device=line.device)

@@ -45,7 +45,7 @@ def exact(A: Linear, b: Tensor, lam: float | Tensor, ndim: int = 3) -> Tensor | 
     lead = b.shape[: b.ndim - ndim]
     maps, right = (A.maps, b) if A.sets else (A.maps.unsqueeze(-5), b.unsqueeze(-4))
     maps, shift = maps.expand(*lead, *maps.shape[-5:]), shift.expand(lead)
-    spread = _spread(w, periods).expand(*lead, *periods)
+    spread = _aliasing(w, periods).expand(*lead, *periods)
     x = torch.empty_like(right, memory_format=torch.contiguous_format)
     for item in itertools.product(*map(range, lead)):
         s, r, out = (_groups(t, periods) for t in (maps[item].movedim(1, 0), right[item], x[item]))
@@ -83,7 +83,7 @@ def _periods(w: Tensor) -> tuple[int, int] | None:
     return (found[0], found[1]) if all(found) else None
 
 
-def _spread(w: Tensor, periods: tuple[int, int]) -> Tensor:
+def _aliasing(w: Tensor, periods: tuple[int, int]) -> Tensor:
     """s (..., Pz, Py), complex128: how much of a voxel aliases to which voxel of its group."""
     s: Tensor = torch.fft.ifft2(w[..., : periods[0], : periods[1]].to(torch.complex128))
     for axis, p in zip((-2, -1), periods):

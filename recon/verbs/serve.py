@@ -57,7 +57,7 @@ def serve(
         known = settings.registered(site)
     from recon.serve.service import serve as run
 
-    run(site, known, _say, log)
+    run(site, known, _print_line, log)
 
 
 def _echo(pacs: Pacs) -> None:
@@ -117,7 +117,9 @@ def stream(
     from recon.io.read import read_raw
     from recon.serve.client import stream as send
 
-    answer = send(read_raw(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_hear, tls=context)
+    answer = send(
+        read_raw(scan), host.strip("[]"), int(port), recipe, patience_s=patience, hear=_print_text, tls=context
+    )
     errors = [t for t in answer.texts if t.startswith("ERR")]
     if errors:
         raise ReconError(f"the server says: {errors[0]}")
@@ -141,10 +143,10 @@ def _turned_away(within_tls: bool) -> str:
     )
 
 
-def _hear(text: str) -> None:
+def _print_text(text: str) -> None:
     if not text.startswith("ERR"):
         typer.echo(f"  {one_line(text)}", err=True)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     tell(line, out=True)
