@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -31,10 +32,12 @@ SCAN = ct_scan.Scan(beam="cone", views=180, fineness=0.7, photons=1e6)
 PARTS = (((0, -20, 0), 10, 40), ((0, 60, 2), 7, 40), ((-36, 34, 0), 6, 50), ((36, 34, 24), 5, 80))
 
 
+@cache
 def exact() -> CTProjections:
     """Line integrals without noise."""
     made, _ = ct_scan.of_phantom(N, SCAN)
     p = ct_cone.integrals(ct_cone.HEAD, prepare.cone(made)).float().numpy()
+    p.setflags(write=False)
     return replace(made, values=p, kind="line integrals", air=None)
 
 
