@@ -13,6 +13,7 @@ from recon import __version__
 from recon.data import ReconError, counted
 from recon.io import provenance
 from recon.recipe import digest, parse
+from recon.starting import torch_version
 
 #: Keys of the evidence on learned images, of MR and of CT, and how they are shown.
 _NUMBERS = {
@@ -110,6 +111,5 @@ def _weights(p: Mapping[str, Any], of_ct: bool) -> list[str]:
 
 def _versions() -> dict[str, str]:
     import numpy
-    import torch
 
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
+    return {"python": platform.python_version(), "torch": torch_version(), "numpy": numpy.__version__}

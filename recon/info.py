@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.ct import report as ct_report
-from recon.ct.report import CTReport
 from recon.data import (
     FRAME_COUNTERS,
     CTImages,
@@ -30,6 +28,9 @@ from recon.prepare import sort
 from recon.prepare.oddities import oddities
 from recon.prepare.sampling import Sampling, sampling
 from recon.prepare.stacks import stacks
+
+if TYPE_CHECKING:
+    from recon.ct.report import CTReport
 
 #: Samples (bytes) that are examined for NaN and dead channels.
 _LOOK = 64 * 2**20
@@ -128,7 +129,11 @@ def describe(scan: RawScan) -> Report:
 
 def describe_any(scan: RawScan | CTImages | CTProjections | CTViews) -> Report | CTReport:
     """Report on a scan of any kind."""
-    return describe(scan) if isinstance(scan, RawScan) else ct_report.describe(scan)
+    if isinstance(scan, RawScan):
+        return describe(scan)
+    from recon.ct import report  # it imports torch, which a raw scan's report does without
+
+    return report.describe(scan)
 
 
 def _encoding(e: Encoding, lines: int) -> dict[str, Any]:
@@ -207,8 +212,10 @@ def _samples(scan: RawScan, rows: NDArray[np.intp]) -> tuple[dict[str, Any], lis
 
 def text(report: Report | CTReport) -> str:
     """The report as text: one line per subject, then what is ignored, odd or noted."""
-    if isinstance(report, CTReport):
-        return ct_report.text(report)
+    if not isinstance(report, Report):
+        from recon.ct.report import text as of_ct
+
+        return of_ct(report)
     r = report
     e, s = r.encodings[r.encoding], r.sampling
     field_T = f"{r.system['field_T']:g} T" if r.system["field_T"] else ""

@@ -84,6 +84,12 @@ def defer() -> None:
         sys.meta_path.insert(0, _FINDER)
 
 
+def torch_version() -> str:
+    """`torch.__version__`, where possible without the second or two that an import of torch takes."""
+    spec = None if "torch" in sys.modules else PathFinder.find_spec("torch")
+    return (_version(spec) if spec else "") or str(import_module("torch").__version__)
+
+
 def complete() -> None:
     """Load what was skipped of torch; does nothing if nothing was."""
     if _FINDER in sys.meta_path:
@@ -171,13 +177,18 @@ class _Finder:
 
 
 def _known(spec: ModuleSpec) -> bool:
-    """Whether the installed torch is of a version KNOWN, by the line of its file that states it."""
+    """Whether the installed torch is of a version KNOWN."""
+    return _version(spec).startswith(KNOWN)
+
+
+def _version(spec: ModuleSpec) -> str:
+    """The version of the installed torch by the line of its file that states it; empty where that says nothing."""
     try:
         text = Path(spec.origin or "").with_name("version.py").read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return False
+        return ""
     found = re.search(r"^__version__ = '(.*)'$", text, re.MULTILINE)
-    return found is not None and found[1].startswith(KNOWN)
+    return found[1] if found else ""
 
 
 _FINDER = _Finder()

@@ -55,7 +55,7 @@ MAY_IMPORT = {
         ),
     },
     "trust": {"data", "kernels", "nets", "solve", "recipe"},
-    "check": {"data", "io", "nets", "ct", "recipe", "__init__"},
+    "check": {"data", "io", "nets", "ct", "recipe", "starting", "__init__"},
     "mri": {
         *("data", "errors", "job", "kernels", "learn", "nets", "operators", "plan", "prepare", "progress", "recipe"),
         *("solve", "trust"),

@@ -11,9 +11,11 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 from recon import simulation, starting
 from recon.starting import KNOWN, PLAIN, staying
+from tests.command import recon
 
 PROGRAM = """
 import gc, sys
@@ -57,6 +59,29 @@ def test_a_collector_that_was_off_stays_off() -> None:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+TOLD = """
+import sys
+from recon import cli
+for words in sys.argv[1:]:
+    try:
+        cli.main(words.split("|"))
+    except SystemExit as e:
+        print(f"code={e.code}")
+print("torch" in sys.modules)
+"""
+
+
+def test_what_a_scan_holds_and_how_an_image_was_made_are_told_without_torch(tmp_path: Path) -> None:
+    scan, image = tmp_path / "scan.h5", tmp_path / "a.nii.gz"
+    simulation.simulate_to(scan, simulation.preset(coils=2, matrix=32))
+    assert recon("run", scan, "-o", image).code == 0
+    *said, imported = run(TOLD, f"info|{scan}", f"check|{image}|--json")
+    assert imported == "False"
+    assert f'"{torch.__version__}"' in "".join(said)
+    assert "differences: []" in " ".join(said).replace('"', "")
+    assert said.count("code=0") == 2
 
 
 RUN = """
@@ -110,8 +135,6 @@ print(there(), starting._FINDER in sys.meta_path, type(torch.export.__loader__).
 
 @pytest.mark.parametrize("asked", ["starting.complete()", "import torch.utils.model_zoo"])
 def test_what_was_left_out_of_torch_is_there_when_it_is_asked_for(asked: str) -> None:
-    import torch
-
     assert run(META, asked) == [str(not torch.__version__.startswith(KNOWN)), "True", "False", "SourceFileLoader"]
 
 
