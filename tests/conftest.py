@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real scans at {path}; set RECON_DATA to the folder that holds them")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _simulated_once() -> Iterator[None]:
+    from tests import simulated
+
+    with simulated.kept():
+        yield
 
 
 @pytest.fixture(autouse=True)
