@@ -68,6 +68,15 @@ def test_the_few_columns_that_a_body_leaves_free_in_a_short_readout_tell_the_noi
         assert 0.8 < float(ratio) < 1.25
 
 
+@pytest.mark.parametrize("part", [4, 3])
+@pytest.mark.parametrize("snr", [10, 100])
+def test_one_channel_with_an_asymmetric_readout_has_the_noise_of_a_full_one(snr: float, part: int) -> None:
+    """The quietest of the columns behind the filter had down to 0.7 of the noise."""
+    lines = received(ellipses(80, 160, 1, span=1.0), torch.ones(1) / snr)
+    lines[..., : 160 // part] = 0
+    assert float(levels(estimate(lines, oversampling=2.0).matrix)) * snr == pytest.approx(1, rel=0.12)
+
+
 def test_an_object_that_reaches_beyond_the_margin_is_no_noise() -> None:
     for snr in (10, 1000):
         truth = torch.full((2,), 1.0) / snr
