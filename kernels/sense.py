@@ -61,9 +61,9 @@ def transforms(n: int, device: torch.device) -> bool:
 def prepare(weights: Tensor, volume: bool) -> Filter:
     """The filter F⁻¹ w F for centred, real weights (item, z, ky); `volume` transforms z too.
 
-    A length N with a prime factor above 5, or along either axis of a volume above 13, becomes a circular convolution of
-    the next length M ≥ 2N − 1 without one above 5: the kernel c[d mod N] with d = −(N−1) … N−1 in M, whose spectrum is
-    real since c[−d] = conj c[d].
+    A length N with a prime factor above 5 (for a volume above 13) becomes a circular convolution of the next length M ≥
+    2N − 1 without a prime factor above 5. Its kernel is c[d mod N], d = −(N−1) … N−1, within M. The spectrum is real
+    because c[−d] = conj c[d].
     """
     axes = (-2, -1) if volume else (-1,)
     w = torch.fft.ifftshift(weights.to(torch.float64), dim=axes)

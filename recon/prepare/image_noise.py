@@ -1,4 +1,4 @@
-"""How strong the noise of a CT image is and how it is correlated, found in the image itself."""
+"""The strength and the correlation of a CT image's noise, estimated from the image itself."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from torch import Tensor
 
 from recon.operators.windows import box, highest
 
-#: Width in pixels of the window in which a local standard deviation is taken.
+#: Width in pixels of the window in which a local standard deviation is computed.
 WINDOW = 9
 
-#: Share of the windows that are taken to show more than noise.
+#: Share of the windows that are assumed to contain more than noise.
 STRUCTURED = 0.7
 
-#: Mean HU of a window that may show soft tissue or water, and of anything but air.
+#: Mean HU of a window that may contain soft tissue or water, and of anything but air.
 SOFT, SOLID = (-200.0, 250.0), -900.0
 
-#: Mean HU of a window that may show lung, where no soft tissue tells the noise.
+#: Mean HU of a window that may contain lung, if there is no soft tissue from which to estimate noise.
 LUNG = (-950.0, -600.0)
 
-#: Share of an image's pixels that soft tissue must have, for the rest to be left out.
+#: Share of an image's pixels that must be soft tissue for the rest to be left out.
 ENOUGH = 0.005
 
-#: Windows of one soft material that an image must have for them to count alone, and the share of `estimate`'s level
-#: below which what they show is believed more: edges of thin walls in air pass for soft tissue there. Both were chosen
-#: on validation slices with known noise (bench/ct_noise.py), which is found within 20 % at 5 to 250 HU.
+#: Windows of one homogeneous soft material above which only these count; and the share of `estimate`'s level below
+#: which they are trusted more, because `estimate` takes edges of thin walls in air for soft tissue. Both were chosen on
+#: validation slices with known noise (bench/ct_noise.py), which is found within 20 % at 5 to 250 HU.
 FLAT, BELIEVED = 25, 0.85
 
-#: Measured slices whose median a slice without a place to measure is held against, and how far above it may be.
+#: Number of measured slices whose median a slice without a place to measure is compared with, and how far above it may
+#: be.
 NEAR, ABOVE = 5, 1.3
 
 #: Steps of the regression that tells noise from structure in a difference; how far a window may lie above its line, as
@@ -47,17 +48,18 @@ STEPS, BEYOND, EVENLY, LEAST = 8, 0.5, 0.05, 0.5
 #: were chosen on slices of `train` and `validation` with added noise (bench/ct_kinds.py).
 SAME, AGREE, COMMON = 0.1, (0.6, 0.85), 0.7
 
-#: HU that values within EVEN × EVEN pixels may differ by where nothing was measured: noise differs by more.
+#: Largest difference in HU between values within EVEN × EVEN pixels where nothing was measured: noise differs by more.
 ALIKE, EVEN = 0.1, 5
 
 #: Number of values that describe a correlation.
 BANDS = 3
 
-#: Share of the finest band in the noise of filtered backprojections of validation slices, as they come; interpolated to
-#: z times as many pixels along each axis it falls as z to the power of −1/FALLS, up to 2 times (linear and cubic).
+#: Share of the finest band in the noise of filtered backprojections of validation slices, as they are. After
+#: interpolation to z times as many pixels along each axis it falls as z to the power of −1/FALLS, up to 2 times (linear
+#: and cubic).
 FINEST, FALLS = 0.55, 0.8
 
-#: What `_lowest` finds for white noise of unit strength: the level and the bands, the finest first.
+#: Result of `_lowest` for white noise of unit strength: the level and the bands, the finest first.
 _WHITE = (0.948, 0.7590, 0.2514, 0.1010)
 
 
@@ -66,8 +68,8 @@ class ImageNoise:
     """Noise of images: `level` (...,) in HU, `texture` (..., BANDS).
 
     `texture` holds log(σ_band / σ_white band) − log(level) for three octaves from the finest: zero for white noise,
-    negative in the first values where a smooth kernel or interpolation took fine noise away. `sure` (...,): the slice
-    has places of soft tissue or lung alone; without them edges may pass for noise, and the level is the most it can be.
+    negative in the first values if a smooth kernel or interpolation removed fine noise. `sure` (...,) says that the
+    slice has homogeneous soft tissue or lung; without it edges may look like noise, and the level is an upper bound.
     """
 
     level: Tensor
@@ -76,12 +78,12 @@ class ImageNoise:
 
 
 def estimate(image: Tensor) -> ImageNoise:
-    """Noise of images (..., y, x) in HU, each on its own; the images' own values decide where it is measured.
+    """Noise of images (..., y, x) in HU, each separately; the image's own values decide where it is measured.
 
-    The local standard deviation is taken in windows of 9 × 9 pixels, of the image less its local mean and of three
-    band-pass images (differences of binomial averages), over soft tissue, or over everything but air where there is no
-    soft tissue. Where nothing but noise is in a window, its deviation is small: the level is the 30th percentile.
-    It is an estimate of the noise in soft tissue of the image; noise varies within it. An image of air has level 0.
+    The local standard deviation is computed in windows of 9 × 9 pixels, for the image without its local mean and for
+    three band-pass images (differences of binomial averages). Windows lie in soft tissue, or in everything but air if
+    there is no soft tissue. Windows with only noise have a small deviation: the level is the 30th percentile. It is an
+    estimate of the noise in soft tissue of the image; noise varies within the image. An image of air has level 0.
 
     Similar in kind to O. Christianson et al., Automated technique to measure noise in clinical CT examinations, AJR
     Am. J. Roentgenol. 205 (2015) W93, which takes the mode.
@@ -90,22 +92,22 @@ def estimate(image: Tensor) -> ImageNoise:
 
 
 def sharpness(noise: ImageNoise) -> float:
-    """How many pixels a sample of a slice takes, from 1 to 2, by what is missing of its finest noise.
+    """How many pixels a sample of a slice takes, from 1 to 2, by how much of its finest noise is missing.
 
         z = min(2, max(1, (FINEST / σ_finest) ^ FALLS)),
         σ_finest over that of white noise of the same level
 
-    2 where a matrix of 512² was interpolated to 1024², or a smooth kernel made as little of the finest detail.
+    2 if a matrix of 512² was interpolated to 1024², or if a smooth kernel left equally little fine detail.
     """
     finest = float(noise.texture.reshape(-1, BANDS)[0, 0].exp())
     return float(min(2.0, max(1.0, (FINEST / finest) ** FALLS)))
 
 
 def measured(image: Tensor) -> ImageNoise:
-    """Noise as `estimate` finds it, or that of windows around which all is one soft material where it is far lower.
+    """Noise as found by `estimate`, or by windows within one soft material if they show far less.
 
-    Phantoms and skulls without a brain show more rims than tissue: the mean of a window across a thin wall of bone is
-    that of tissue, and its deviation is no noise.
+    Phantoms, and skulls without a brain, show more edges than tissue: the mean of a window across a thin wall of bone
+    is that of tissue, and its deviation is not noise.
     """
     usual, flat, lung = _found(image, _soft, _soft_alone, _lung_alone)
     lower = (flat.level > 0) & (flat.level < BELIEVED * usual.level)
@@ -167,16 +169,16 @@ def octaves(image: Tensor) -> list[Tensor]:
 
 
 def unmeasured(image: Tensor) -> Tensor:
-    """Pixels of images (..., y, x) in HU that lie in EVEN × EVEN of one value: air that was cut off, a filling."""
+    """Pixels of images (..., y, x) in HU within EVEN × EVEN pixels of one value: clipped air, or padding."""
     even = highest(image, EVEN) + highest(-image, EVEN) < ALIKE
-    # Windows at the border hold fewer pixels, and would be alike by chance.
+    # Windows at the border contain fewer pixels, which could be equal by chance.
     even[..., : EVEN // 2, :] = even[..., -(EVEN // 2) :, :] = False
     even[..., : EVEN // 2] = even[..., -(EVEN // 2) :] = False
     return highest(even.float(), EVEN) > 0
 
 
 def drawn(noise: ImageNoise, shape: tuple[int, int]) -> Tensor:
-    """Noise (item, y, x) of the level and texture that `noise` has, made of octaves of white noise, always the same."""
+    """Noise (item, y, x) with the level and texture of `noise`, made of octaves of white noise, always the same."""
     white = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(noise.level.device)
     bands = torch.stack(octaves(white)[:BANDS], 1)
     coloured = (bands * noise.texture.exp()[..., None, None]).sum(1)
@@ -186,9 +188,9 @@ def drawn(noise: ImageNoise, shape: tuple[int, int]) -> Tensor:
 def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:
     """Noise of the slices of one series, each (1,), and how many were given that of their neighbours.
 
-    A skull without brain, an arm, a table hold no place where noise could be told from edges, which are ten to a
-    hundred times as strong. Where such a slice seems noisier by ABOVE than the median of the NEAR sure slices next to
-    it, it takes level and texture of that one of them whose level is the median.
+    A skull without brain, an arm, or a table has no place where noise could be distinguished from edges, which are ten
+    to a hundred times as strong. If such a slice seems noisier by ABOVE than the median of the NEAR sure slices next to
+    it, it takes level and texture of the one with the median level.
     """
     sure = [k for k, s in enumerate(slices) if bool(s.sure.all())]
     out, taken = list(slices), 0
@@ -203,7 +205,7 @@ def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:
 
 
 def of_volume(volume: NDArray[np.float32], device: torch.device) -> tuple[list[ImageNoise], tuple[str, ...]]:
-    """Noise of the slices (z, y, x) in HU of a series, by `beside` and `of_series`, and sentences about it."""
+    """Noise of the slices (z, y, x) in HU of a series, by `beside` and `of_series`, and notes."""
     limited = []
     for k in range(len(volume)):
         first = max(0, min(k - 1, len(volume) - 3))
@@ -220,7 +222,7 @@ def of_volume(volume: NDArray[np.float32], device: torch.device) -> tuple[list[I
 
 
 def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise]:
-    """Noise by each kind of windows that are to count."""
+    """Noise from each kind of windows that count."""
     x = image.detach().reshape(-1, 1, *image.shape[-2:]).float()
     mean, local = _box(x), _local(x)
     lead = image.shape[:-2]
@@ -231,12 +233,12 @@ def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise
 
 
 def _local(x: Tensor) -> list[Tensor]:
-    """Deviations in the windows of images (item, 1, y, x) less their local mean, and of their octaves."""
+    """Deviations in the windows of images (item, 1, y, x) without their local mean, and of their octaves."""
     return [_deviation(x - _box(x)), *(_deviation(b[:, None]) for b in octaves(x[:, 0])[:BANDS])]
 
 
 def _slopes(x: Tensor) -> Tensor:
-    """Mean squared slopes in the windows of an image (1, 1, y, x) that is smoothed."""
+    """Mean squared slopes in the windows of an image (1, 1, y, x), after smoothing."""
     dy, dx = torch.gradient(_binomial(_binomial(x, 1), 1), dim=(-2, -1))
     return _box(dy.square() + dx.square())
 
@@ -266,11 +268,11 @@ def _flat(deviations: Tensor, slopes: Tensor) -> Tensor:
 
 
 def _noise(found: Tensor, lead: torch.Size) -> ImageNoise:
-    """Level and texture of the lowest deviations (item, 1 + BANDS), as those of white noise would be."""
+    """Level and texture from the lowest deviations (item, 1 + BANDS), relative to those of white noise."""
     values = found / torch.tensor(_WHITE, device=found.device)
     level = values[:, :1].clamp_min(1e-3)
     texture = (values[:, 1:].clamp_min(1e-4) / level).log()
-    # Windows hold fewer independent values of coarse noise: their deviations scatter more and lose to their means.
+    # Windows contain fewer independent values of coarse noise: their deviations vary more and lose more to their means.
     level = level * (1 + 0.27 * (-2 * (texture[:, :1].clamp_min(-2.2) + 1.535)).exp())
     level = torch.where(values[:, :1] > 0, level, 0.0)
     return ImageNoise(
@@ -279,19 +281,19 @@ def _noise(found: Tensor, lead: torch.Size) -> ImageNoise:
 
 
 def _soft(mean: Tensor) -> Tensor:
-    """Windows that count, of a mean (y, x): soft tissue, or everything but air where there is none."""
+    """Windows that count, of a mean (y, x): soft tissue, or everything but air if there is none."""
     m = mean[4:-4:2, 4:-4:2]
     where = (m > SOFT[0]) & (m < SOFT[1])
     return where if where.sum() >= ENOUGH * where.numel() else m > SOLID
 
 
 def _soft_alone(mean: Tensor) -> Tensor:
-    """Windows in soft tissue whose surroundings are soft tissue too; none where they are few."""
+    """Windows in soft tissue surrounded by soft tissue; none if there are few."""
     return _alone(mean, SOFT)
 
 
 def _lung_alone(mean: Tensor) -> Tensor:
-    """The same of lung."""
+    """The same for lung."""
     return _alone(mean, LUNG)
 
 
@@ -302,14 +304,14 @@ def _alone(mean: Tensor, kind: tuple[float, float]) -> Tensor:
 
 
 def _lowest(where: Tensor, deviations: list[Tensor]) -> Tensor:
-    """The 30th percentile of each deviation over the windows that count; zeros where there are none."""
+    """The 30th percentile of each deviation over the windows that count; zeros if there are none."""
     if not bool(where.any()):
         return deviations[0].new_zeros(len(deviations))
     return _seen(where, deviations).quantile(1 - STRUCTURED, dim=1)
 
 
 def _seen(where: Tensor, images: list[Tensor]) -> Tensor:
-    """Values (image, window) of images in the windows that count, not all where there are very many."""
+    """Values (image, window) of images in the windows that count, a selection if there are very many."""
     seen = torch.stack([d.reshape(d.shape[-2:])[4:-4:2, 4:-4:2][where] for d in images])
     return seen[:, :: 1 + seen.shape[1] // 1_000_000]
 

@@ -104,8 +104,8 @@ def count(scan: RawScan, numbered: Mapping[Key, bool] | None = None) -> Count:
     slab.
 
     If a line marks the end of the frame, another the end of the measurement, and the numbers show that nothing was
-    lost, frames and phase encodes may have fewer averages than announced, as in diffusion, and slices without
-    acceleration may lack one end of the k-space within the limits.
+    lost, two more cases are complete. Frames and phase encodes may have fewer averages than announced, as in diffusion.
+    Slices without acceleration may lack one end of the k-space within the limits.
 
     A repetition is complete when all its frames are present and complete.
     """
