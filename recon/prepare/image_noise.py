@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,9 +44,9 @@ STEPS, BEYOND, EVENLY, LEAST = 8, 0.5, 0.05, 0.5
 
 #: Where less than SAME of the finest band's noise is left in a difference, slices are the same slice, or interpolated.
 #: The second band shows as large a share where neighbours have noise in common, and a far smaller one where the slice
-#: shows structure: between the ratios AGREE one passes to the other. Below COMMON they share much of it. All of these
-#: were chosen on slices of `train` and `validation` with added noise (bench/ct_kinds.py).
-SAME, AGREE, COMMON = 0.1, (0.6, 0.85), 0.7
+#: shows structure: between the ratios AGREE one passes to the other. EVENEST of the windows show the share at first.
+#: All of these were chosen on slices of `train` and `validation` with added noise (bench/ct_kinds.py).
+SAME, AGREE, EVENEST = 0.1, (0.6, 0.85), 0.1
 
 #: Largest difference in HU between values within EVEN × EVEN pixels where nothing was measured: noise differs by more.
 ALIKE, EVEN = 0.1, 5
@@ -127,11 +127,10 @@ def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
     from slice to slice, which is most where slices are steep. In windows the difference has the variance σ² + β·S, with
     S the squared slopes of the mean of the slices less what noise has of them, and σ² is what counts (`_flat`). From
     BELIEVED of it on the slice is believed. Noise that neighbours have in common (slices that overlap or were
-    interpolated) goes from the difference: its level is divided by the share that is left of the finest band, and the
-    slice is believed where all of the difference is as strong. A single slice keeps what is its own, and one with fewer
-    than FLAT windows.
+    interpolated) goes from the difference: its level is divided by the share that is left of the finest band. A single
+    slice keeps what is its own, and one with fewer than FLAT windows.
     """
-    if len(near) < 2 or float(own.level) <= 0:
+    if len(near) < 2:
         return own
     x, weights = image.float()[:, None], near.new_tensor([1.0, -2.0, 1.0] if len(near) == 3 else [1.0, -1.0])
     apart = (near.float() * weights[:, None, None] / weights.norm()).sum(0)[None, None]
@@ -140,22 +139,40 @@ def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
     windows = _soft(_box(x)[0, 0]) & whole
     if int(windows.sum()) < FLAT:
         return own
-    # Mean and difference of independent noise are independent, and the mean has as many times less of it as slices.
-    slopes = _slopes(near.float().mean(0)[None, None]) - _slopes(apart) / len(near)
-    steep = _seen(windows, [slopes])[0]
     alone, differ = (_seen(windows, _local(v)) for v in (x, apart))
-    flat = _flat(differ, steep)
-    found = _noise(flat[None], own.level.shape)
-    _, fine, coarser, _ = (flat / _flat(alone, steep).clamp_min(1e-6)).tolist()
-    if fine < SAME:
+    steep, noise = _seen(windows, [_slopes(near.float().mean(0)[None, None]), _slopes(apart)])
+    # Noise may vary over a body as slopes do: its share in the difference is first that of windows least steep for
+    # their noise, and then that of all of them without the slopes that so much noise makes.
+    least = steep / differ[0].square().clamp_min(1e-12)
+    left = _left((differ / alone.clamp_min(1e-6))[:, least <= least.quantile(EVENEST)].quantile(0.5, dim=1))
+    if left > 0:
+        anatomy = steep - noise * _in_mean(left**2, len(near))
+        left = _left(_flat(differ, anatomy) / _flat(alone, anatomy).clamp_min(1e-6))
+    if left == 0:
         return own
-    agree = min(1.0, max(0.0, (coarser / fine - AGREE[0]) / (AGREE[1] - AGREE[0])))
-    left, most = min(1.0, fine**agree), BELIEVED * float(own.level)
-    # Of noise in common the mean has more than its share, and noise that varies over a body passes for structure.
-    usual = _noise(differ.quantile(1 - STRUCTURED, dim=1)[None], own.level.shape)
-    if float(found.level) >= left * most or (left < COMMON and float(usual.level) >= left * most):
+    flat, most = _flat(differ, steep - noise * _in_mean(left**2, len(near))), BELIEVED * float(own.level)
+    found = _noise(flat[None], own.level.shape)
+    if float(found.level) >= left * most:
         return own
     return ImageNoise(found.level / left, found.texture, own.sure)
+
+
+def _left(ratios: Tensor) -> float:
+    """Share of the noise that a difference of slices holds, by ratios (1 + BANDS,) to that of one; 0 for copies."""
+    _, fine, coarser, _ = ratios.tolist()
+    agree = min(1.0, max(0.0, (coarser / max(fine, 1e-6) - AGREE[0]) / (AGREE[1] - AGREE[0])))
+    return float(min(1.0, fine**agree)) if fine >= SAME else 0.0
+
+
+def _in_mean(apart: float, slices: int) -> float:
+    """Variance of the mean of neighbouring slices over that of their difference, `apart`, which is over that of one.
+
+    For a correlation r of neighbours that falls linearly from slice to slice: of three slices the difference has
+    1 − 4r/3 up to r = ½, (2 − 2r)/3 beyond, and their mean (3 + 4r)/9 and (1 + 8r)/9.
+    """
+    if slices == 2:
+        return (1 - apart / 2) / apart
+    return ((2 - apart) / 3 if apart > 1 / 3 else 1 - 4 * apart / 3) / apart
 
 
 def octaves(image: Tensor) -> list[Tensor]:
@@ -200,7 +217,7 @@ def of_series(slices: Sequence[ImageNoise]) -> tuple[list[ImageNoise], int]:
             continue
         middle = slices[sorted(near, key=lambda i: float(slices[i].level))[len(near) // 2]]
         if float(own.level) > ABOVE * float(middle.level):
-            out[k], taken = replace(middle, sure=own.sure), taken + 1
+            out[k], taken = middle, taken + 1
     return out, taken
 
 
@@ -224,12 +241,18 @@ def of_volume(volume: NDArray[np.float32], device: torch.device) -> tuple[list[I
 def _found(image: Tensor, *kinds: Callable[[Tensor], Tensor]) -> list[ImageNoise]:
     """Noise from each kind of windows that count."""
     x = image.detach().reshape(-1, 1, *image.shape[-2:]).float()
-    mean, local = _box(x), _local(x)
+    mean, local = _box(x).masked_fill(highest(_masked(x).float(), WINDOW) > 0, torch.nan), _local(x)
     lead = image.shape[:-2]
     return [
         _noise(torch.stack([_lowest(windows(mean[i, 0]), [v[i, 0] for v in local]) for i in range(len(x))]), lead)
         for windows in kinds
     ]
+
+
+def _masked(x: Tensor) -> Tensor:
+    """Pixels of images (item, 1, y, x) in HU that a mask left at one value of tissue, as it left the first corner."""
+    even = unmeasured(x) & (x > SOLID)
+    return even & even[..., :1, :1] & ((x - x[..., :1, :1]).abs() < ALIKE)
 
 
 def _local(x: Tensor) -> list[Tensor]:

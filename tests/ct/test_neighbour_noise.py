@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from recon.prepare import image_noise
 
 CPU = torch.device("cpu")
 SIGMA = 15.0
+Body = Callable[[int, int], np.ndarray]
 
 
 def crowded(slices: int = 4, size: int = 60) -> np.ndarray:
@@ -65,6 +69,60 @@ def test_structure_that_bends_from_slice_to_slice_does_not_pass_for_noise() -> N
 def test_noise_that_varies_over_a_body_does_not_pass_for_structure() -> None:
     noisy = plain(4, 160) + 7 * SIGMA * drawn((4, 160, 160)) * np.linspace(0.2, 1.8, 160, dtype=np.float32)
     assert levels(noisy) == pytest.approx(alone(noisy), rel=0.1)
+
+
+@pytest.mark.parametrize("thick", [2, 3])
+def test_noise_in_common_that_varies_over_a_body_does_not_pass_for_structure(thick: int) -> None:
+    noise = drawn((6, 160, 160)) * np.linspace(0.1, 1.9, 160, dtype=np.float32)
+    overlapping = np.stack([noise[k : k + thick].sum(0) for k in range(4)]) / np.float32(thick**0.5)
+    noisy = plain(4, 160) + 3 * SIGMA * overlapping
+    assert levels(noisy) == pytest.approx(alone(noisy), rel=0.1)
+    assert levels(noisy[:2]) == pytest.approx(alone(noisy[:2]), rel=0.1)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_noise_in_common_is_found_beneath_structure_that_leaves_some_of_a_slice_even(smooth: bool) -> None:
+    noise = ndimage.gaussian_filter(drawn((6, 120, 120)), (0, 1.2, 1.2)) if smooth else drawn((6, 120, 120))
+    noise *= 20 / noise.std()
+    noisy = bending() + (noise[:4] + noise[1:5] + noise[2:6]) / np.float32(3**0.5)
+    assert min(alone(noisy)) > 60
+    assert levels(noisy) == pytest.approx([20] * 4, rel=0.2)
+
+
+@pytest.mark.parametrize("value", [-150, 0, 200])
+@pytest.mark.parametrize("kind", [plain, crowded])
+def test_the_value_that_a_mask_left_outside_of_the_body_is_no_noise(kind: Body, value: int) -> None:
+    noisy = kind(4, 120) + SIGMA * drawn((4, 120, 120))
+    y, x = np.mgrid[-1:1:120j, -1:1:120j]
+    masked = np.where(x**2 + y**2 < 0.6, noisy, np.float32(value))
+    assert levels(masked) == pytest.approx([SIGMA] * 4, rel=0.1)
+
+
+@pytest.mark.parametrize("around", [-1000, 0])
+def test_slices_without_any_noise_show_none_whatever_is_around_them(around: int) -> None:
+    assert alone(np.where(plain(1) > 0, np.float32(60), np.float32(around))) == [0]
+
+
+def test_a_thin_plate_in_air_that_was_cut_off_is_no_slice_without_noise() -> None:
+    plate = np.full((1, 96, 96), -1000, np.float32)
+    plate[:, 44:52] = 20
+    assert alone(np.maximum(plate + SIGMA * drawn(plate.shape), -1000))[0] > SIGMA
+
+
+def test_variance_that_rises_with_slopes_is_read_off_where_these_end_and_never_falls_below_nothing() -> None:
+    rng = np.random.default_rng(0)
+    slopes, spread = rng.exponential(1, 3000), rng.chisquare(60, 3000) / 60
+    flat = np.sort(slopes)[900] >= slopes
+
+    def found(variance: np.ndarray) -> float:
+        deviations = torch.from_numpy(np.sqrt(variance))[None].float()
+        return float(image_noise._flat(deviations, torch.from_numpy(slopes).float())[0])
+
+    noise = 10 * float(np.sqrt(np.quantile(spread, 0.3)))
+    assert found((100 + 400 * slopes) * spread) == pytest.approx(noise, rel=0.03)
+    assert 0.1 * noise < found(400 * slopes * spread) < 0.2 * noise
+    falling = 100 * (1.5 - np.minimum(slopes, 1.2)) * spread
+    assert found(falling) == pytest.approx(float(np.sqrt(np.quantile(falling[flat], 0.3))), rel=0.01)
 
 
 def test_noise_that_neighbours_have_in_common_is_found_nevertheless() -> None:

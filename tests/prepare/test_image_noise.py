@@ -74,6 +74,28 @@ def test_a_series_without_a_place_to_measure_and_a_slice_that_is_cleaner_keep_th
     assert float(found[0].level) == 0
 
 
+def test_only_slices_without_a_place_to_measure_take_the_noise_of_others_and_only_if_it_is_far_less() -> None:
+    given = ((10, True), (35, True), (10, True), (12.5, False), (14, False), (6, False), (10, True))
+    texture = torch.zeros(1, image_noise.BANDS)
+    series = [image_noise.ImageNoise(torch.tensor([s]), texture, torch.tensor([k])) for s, k in given]
+    found, taken = image_noise.of_series(series)
+    assert [float(n.level) for n in found] == [10, 35, 10, 12.5, 10, 6, 10]
+    assert taken == 1
+
+
+@pytest.mark.parametrize(("side", "enough"), [(20, False), (40, True)])
+def test_a_patch_of_one_material_counts_where_it_holds_enough_windows(side: int, enough: bool) -> None:
+    # Across the rims of stripes of bone and air the mean is that of tissue.
+    x = np.mgrid[:160, :160][1]
+    image = np.where(x // 24 % 2, 1000.0, -1000.0)
+    image[60 : 60 + side, 60 : 60 + side] = 20
+    image += 10 * np.random.default_rng(0).standard_normal(image.shape)
+    noise = image_noise.measured(torch.from_numpy(image).float()[None])
+    assert bool(noise.sure) == enough
+    assert float(noise.level) == pytest.approx(10, rel=0.15) if enough else float(noise.level) > 100
+    assert (abs(float(noise.texture[0, 0])) < 0.1) == enough
+
+
 def test_a_skull_at_the_end_of_a_series_keeps_its_edges() -> None:
     volume = slices(10, BRAIN, BRAIN, SKULL)
     recipe, cpu = Recipe(solve=Solve(method="tv", iterations=20)), torch.device("cpu")
