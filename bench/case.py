@@ -71,9 +71,9 @@ def python_of(peer: str) -> str:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The same for all: a fixed number of threads, which do not spin while waiting."""
+    """The same environment for every program: a fixed number of threads, otherwise the shell's own variables."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
-    return {**os.environ, **{f"{n}_NUM_THREADS": str(threads) for n in names}, "OMP_WAIT_POLICY": "passive"}
+    return {**os.environ, **{f"{n}_NUM_THREADS": str(threads) for n in names}}
 
 
 #: Seconds that a worker may take for imports and preparation, untimed.

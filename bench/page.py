@@ -148,7 +148,8 @@ def growth_section(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         f"Measured on {when} by `python bench/sweep.py`, {first['machine']}, {first['threads']} threads, medians of "
         f"{first['repeats']} runs, with the peers that are fastest in at least one case. Sides are even, odd and "
-        "prime; coils range from 1 to 64. At some sizes only recon was measured.",
+        "prime; coils range from 1 to 64. At some sizes only recon was measured. Waiting threads slept "
+        "(`OMP_WAIT_POLICY=passive`) in this measurement.",
         "",
         "- *Ratio*: time of the fastest equally accurate peer over recon's, smallest and largest.",
         "- *Strided*: data with their axes in reversed order in memory.",

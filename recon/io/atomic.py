@@ -13,8 +13,8 @@ from pathlib import Path
 from recon.errors import ReconError
 
 _REASONS = {
-    errno.ENOSPC: "the disk is full; free some space or write to another disk with --output",
-    errno.EDQUOT: "the disk quota is used up; free some space or write to another disk with --output",
+    errno.ENOSPC: "the disk is full; free some space or choose another disk for the output",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another disk for the output",
     errno.EFBIG: "the file would be larger than this system allows; raise the limit (ulimit -f) or write elsewhere",
     errno.EACCES: "writing there is not permitted; choose a folder of your own with --output",
     errno.EPERM: "writing there is not permitted; choose a folder of your own with --output",
