@@ -195,13 +195,16 @@ def page(
     when = days(records)
     counts = sorted({r["repeats"] for r in records})
     runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    limits = sorted({r["limit_s"] for r in records})
+    fewer = any(p.get("runs", r["repeats"]) < r["repeats"] for r in records for p in r["peers"].values())
+    slow = f"Peers that would have taken more than {limits[0]:g} s in all ran less often, down to once. " if fewer else ""
     ended = "With >, the fastest peer was stopped at this time. " if any(map(_bounded, records)) else ""
     lines = [
         "# Performance",
         "",
         f"Measured on {when}, {first['machine']}, {first['threads']} threads: medians of {runs} "
         "runs after a warm-up, each program in its own process with the same data. "
-        f"{others}`make bench-peers` and `python bench/speed.py` repeat the measurement.",
+        f"{slow}{others}`make bench-peers` and `python bench/speed.py` repeat the measurement.",
         "",
         f"- *Ratio*: time of the fastest equally accurate peer over recon's. {ended}".rstrip(),
         "- “loop” is a plain torch loop, which never counts as the fastest peer.",

@@ -45,6 +45,8 @@ CASES = {
     "parallel-beam projection": "projection",
     "exact backprojection": "backprojection",
     "filtered backprojection": "fbp",
+    "cone-beam projection": "cone_projection",
+    "FDK": "fdk",
     "`recon run` to NIfTI, one slice *": "cold_run",
     "`recon run` to DICOM": "run_to_dicom",
 }
