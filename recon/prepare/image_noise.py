@@ -37,14 +37,15 @@ FLAT, BELIEVED = 25, 0.85
 #: be.
 NEAR, ABOVE = 5, 1.3
 
-#: Steps of the regression that tells noise from structure in a difference; how far a window may lie above its line, as
-#: a share of it, before it counts for half; the variance of slopes, over their mean squared, below which they say
-#: little; and the least noise that is believed, over that of the tenth of the windows that show the least.
+#: The regression that separates noise from structure in a difference of slices. STEPS: number of iterations. BEYOND:
+#: how far above the line, as a share of it, a window has half the weight. EVENLY: relative variance of the slopes below
+#: which they carry little information. LEAST: smallest accepted noise, relative to the windows' 10th percentile.
 STEPS, BEYOND, EVENLY, LEAST = 8, 0.5, 0.05, 0.5
 
-#: Where less than SAME of the finest band's noise is left in a difference, slices are the same slice, or interpolated.
-#: The second band shows as large a share where neighbours have noise in common, and a far smaller one where the slice
-#: shows structure: between the ratios AGREE one passes to the other. EVENEST of the windows show the share at first.
+#: Noise that neighbouring slices share. If less than SAME of the finest band's noise is left in their difference, the
+#: slices are copies, or interpolated. If neighbours share noise, about as much is left of the second band; if the slice
+#: has structure, far less. Between the ratios AGREE of the two, the correction fades in. EVENEST: share of the windows,
+#: those with the smallest slopes relative to their noise, that give the first value.
 #: All of these were chosen on slices of `train` and `validation` with added noise (bench/ct_kinds.py).
 SAME, AGREE, EVENEST = 0.1, (0.6, 0.85), 0.1
 
@@ -119,30 +120,32 @@ def measured(image: Tensor) -> ImageNoise:
 
 
 def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
-    """Noise of a slice (1, y, x) that by itself is `own`: no more than its neighbours `near` (n, y, x), n ≤ 3, show.
+    """Noise of a slice (1, y, x), from its estimate `own` and from the neighbours `near` (n, y, x), n ≤ 3.
 
         (x₁ − 2x₂ + x₃) / √6,   of two slices (x₁ − x₂) / √2
 
-    holds noise as strong and as fine as each slice's where their noise is independent, and of anatomy only how it bends
-    from slice to slice, which is most where slices are steep. In windows the difference has the variance σ² + β·S, with
-    S the squared slopes of the mean of the slices less what noise has of them, and σ² is what counts (`_flat`). From
-    BELIEVED of it on the slice is believed. Noise that neighbours have in common (slices that overlap or were
-    interpolated) goes from the difference: its level is divided by the share that is left of the finest band. A single
-    slice keeps what is its own, and one with fewer than FLAT windows.
+    If the noise of the slices is independent, this difference has the noise of one slice. Of the anatomy it contains
+    only the curvature from slice to slice, which is largest where the image is steep. In a window its variance is
+    modelled as σ² + β·S, with S the squared slopes of the slices' mean, without noise, and σ² is the result (`_flat`).
+
+    Noise that neighbours share (overlapping or interpolated slices) cancels in the difference, so the level is divided
+    by the share that is left of the finest band. The slice keeps `own` if it has no neighbour, if fewer than FLAT
+    windows count, if the slices are copies, or if the result is not below BELIEVED of it.
     """
     if len(near) < 2:
         return own
     x, weights = image.float()[:, None], near.new_tensor([1.0, -2.0, 1.0] if len(near) == 3 else [1.0, -1.0])
     apart = (near.float() * weights[:, None, None] / weights.norm()).sum(0)[None, None]
-    # Windows that reach over the rim of a filling, or of air that was cut off, show that rim.
+    # Windows that contain the edge of a padded region or of clipped air show that edge instead of noise.
     whole = highest(unmeasured(image)[0].float(), WINDOW)[4:-4:2, 4:-4:2] == 0
     windows = _soft(_box(x)[0, 0]) & whole
     if int(windows.sum()) < FLAT:
         return own
     alone, differ = (_seen(windows, _local(v)) for v in (x, apart))
     steep, noise = _seen(windows, [_slopes(near.float().mean(0)[None, None]), _slopes(apart)])
-    # Noise may vary over a body as slopes do: its share in the difference is first that of windows least steep for
-    # their noise, and then that of all of them without the slopes that so much noise makes.
+    # Noise varies over the body, as slopes do. So the share of the noise that is left in the difference is read first
+    # from the windows with the smallest slopes relative to their noise; then from all windows, with slopes corrected
+    # for the noise that was found first.
     least = steep / differ[0].square().clamp_min(1e-12)
     left = _left((differ / alone.clamp_min(1e-6))[:, least <= least.quantile(EVENEST)].quantile(0.5, dim=1))
     if left > 0:
@@ -158,17 +161,18 @@ def beside(image: Tensor, near: Tensor, own: ImageNoise) -> ImageNoise:
 
 
 def _left(ratios: Tensor) -> float:
-    """Share of the noise that a difference of slices holds, by ratios (1 + BANDS,) to that of one; 0 for copies."""
+    """Share of one slice's noise that is left in the difference, from the ratios (1 + BANDS,); 0 for copies."""
     _, fine, coarser, _ = ratios.tolist()
     agree = min(1.0, max(0.0, (coarser / max(fine, 1e-6) - AGREE[0]) / (AGREE[1] - AGREE[0])))
     return float(min(1.0, fine**agree)) if fine >= SAME else 0.0
 
 
 def _in_mean(apart: float, slices: int) -> float:
-    """Variance of the mean of neighbouring slices over that of their difference, `apart`, which is over that of one.
+    """Noise variance of the mean of neighbouring slices, relative to that of their difference.
 
-    For a correlation r of neighbours that falls linearly from slice to slice: of three slices the difference has
-    1 − 4r/3 up to r = ½, (2 − 2r)/3 beyond, and their mean (3 + 4r)/9 and (1 + 8r)/9.
+    `apart` is the variance of the difference relative to one slice. The correlation r of neighbours is assumed to fall
+    linearly with distance: for three slices the difference has 1 − 4r/3 and the mean (3 + 4r)/9 up to r = ½, and
+    (2 − 2r)/3 and (1 + 8r)/9 beyond.
     """
     if slices == 2:
         return (1 - apart / 2) / apart
@@ -267,9 +271,10 @@ def _slopes(x: Tensor) -> Tensor:
 
 
 def _flat(deviations: Tensor, slopes: Tensor) -> Tensor:
-    """A low quantile of each deviation (1 + BANDS, window) as it would be without slopes: σ² of its square σ² + β·S.
+    """Low quantile of each deviation (1 + BANDS, window) at zero slope: the σ² of its square σ² + β·S.
 
-    Regressions of relative errors over the windows with the least slopes; those far above the line count for less.
+    Robust regression with relative errors over the windows with the smallest slopes; windows far above the line have
+    less weight.
     """
     plain = slopes <= slopes.quantile(1 - STRUCTURED)
     square, steep = deviations[:, plain].square(), slopes[plain].clamp_min(0)
