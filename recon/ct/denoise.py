@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recon.ct import learned, strength
 from recon.data import Measurement, ReconError
 from recon.operators import Identity
-from recon.prepare import image_noise
+from recon.prepare import series_noise
 from recon.progress import Report
 from recon.recipe import Recipe
 from recon.solve import pdhg
@@ -112,7 +112,7 @@ def total_variation(
     The result is written into `into`, which may be the volume itself.
     """
     out = np.empty_like(volume) if into is None else into
-    noises, said = image_noise.of_volume(volume, torch.device("cpu"))
+    noises, said = series_noise.of_volume(volume, torch.device("cpu"))
     sigma = [float(n.level) for n in noises]
     for k in range(len(volume)):
         report("denoise", k, len(volume))

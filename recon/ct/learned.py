@@ -17,7 +17,7 @@ from recon.ct.evidence import evidence, in_short
 from recon.data import Measurement, ReconError, counted
 from recon.nets import denoiser, weights
 from recon.operators.windows import box
-from recon.prepare import image_noise
+from recon.prepare import image_noise, series_noise
 from recon.prepare.image_noise import ImageNoise
 from recon.progress import Report
 from recon.recipe import Recipe
@@ -73,7 +73,7 @@ def denoise(
     known = trained(name)
     out = np.empty_like(volume) if into is None else into
     items, coarse, spread = list[dict[str, Any]](), list[float](), list[NDArray[np.float32]]()
-    found_noise, said = image_noise.of_volume(volume, device)
+    found_noise, said = series_noise.of_volume(volume, device)
     for k, noise in enumerate(found_noise):
         report("denoise", k, len(volume))
         y, level = torch.from_numpy(volume[k : k + 1]).to(device), float(noise.level)

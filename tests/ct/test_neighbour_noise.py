@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from recon.prepare import image_noise
+from recon.prepare import image_noise, series_noise
 
 CPU = torch.device("cpu")
 SIGMA = 15.0
@@ -35,7 +35,7 @@ def drawn(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def levels(volume: np.ndarray) -> list[float]:
-    return [float(n.level) for n in image_noise.of_volume(volume, CPU)[0]]
+    return [float(n.level) for n in series_noise.of_volume(volume, CPU)[0]]
 
 
 def alone(volume: np.ndarray) -> list[float]:
@@ -116,7 +116,7 @@ def test_variance_that_rises_with_slopes_is_read_off_where_these_end_and_never_f
 
     def found(variance: np.ndarray) -> float:
         deviations = torch.from_numpy(np.sqrt(variance))[None].float()
-        return float(image_noise._flat(deviations, torch.from_numpy(slopes).float())[0])
+        return float(series_noise.without_slopes(deviations, torch.from_numpy(slopes).float())[0])
 
     noise = 10 * float(np.sqrt(np.quantile(spread, 0.3)))
     assert found((100 + 400 * slopes) * spread) == pytest.approx(noise, rel=0.03)
@@ -145,7 +145,7 @@ def test_noise_of_plain_slices_is_what_each_shows_by_itself() -> None:
 def test_texture_is_read_off_where_the_level_is() -> None:
     clean, noise = crowded(), torch.from_numpy(drawn((4, 60, 60)))
     smooth = torch.nn.functional.avg_pool2d(noise, 3, 1, 1).numpy()
-    found = image_noise.of_volume(clean + 3 * SIGMA * smooth, CPU)[0][1].texture[0, 0]
-    white = image_noise.of_volume(clean + SIGMA * noise.numpy(), CPU)[0][1].texture[0, 0]
+    found = series_noise.of_volume(clean + 3 * SIGMA * smooth, CPU)[0][1].texture[0, 0]
+    white = series_noise.of_volume(clean + SIGMA * noise.numpy(), CPU)[0][1].texture[0, 0]
     assert abs(float(white)) < 0.15
     assert float(found) < float(white) - 0.4

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recon.ct import denoise
-from recon.prepare import image_noise
+from recon.prepare import image_noise, series_noise
 from recon.recipe import Recipe, Solve
 from recon.simulation.ct_phantom import BODY, Ellipse, picture
 
@@ -41,7 +41,7 @@ def test_slices_with_only_edges_take_the_noise_of_their_neighbours(sigma: float,
     own = alone(volume)
     assert [bool(n.sure) for n in own] == [False, False, True, True, True, False]
     assert min(float(own[k].level) for k in (0, 1, 5)) > 3 * sigma
-    found, taken = image_noise.of_series(own)
+    found, taken = series_noise.of_series(own)
     assert taken == 3
     assert [float(n.level) for n in found] == pytest.approx([sigma] * 6, rel=0.3)
     assert float(np.ptp([float(n.texture[0, 0]) for n in found])) < 0.1
@@ -52,14 +52,14 @@ def test_the_noise_of_bodies_and_lungs_is_trusted(sigma: float) -> None:
     own = alone(slices(sigma, BODY, BRAIN, LUNG))
     assert all(bool(n.sure) for n in own)
     assert [float(n.level) for n in own[1:]] == pytest.approx([sigma] * 2, rel=0.2)
-    found, taken = image_noise.of_series(own)
+    found, taken = series_noise.of_series(own)
     assert taken == 0
     assert all(a is b for a, b in zip(found, own, strict=True))
 
 
 def test_the_nearest_slices_count_where_noise_changes_along_the_series() -> None:
     volume = np.concatenate([slices(10, SKULL, *[BRAIN] * 6), slices(60, *[BRAIN] * 6, SKULL)])
-    found, taken = image_noise.of_series(alone(volume))
+    found, taken = series_noise.of_series(alone(volume))
     assert taken == 2
     assert float(found[0].level) == pytest.approx(10, rel=0.12)
     assert float(found[-1].level) == pytest.approx(60, rel=0.12)
@@ -67,9 +67,9 @@ def test_the_nearest_slices_count_where_noise_changes_along_the_series() -> None
 
 def test_a_series_without_a_place_to_measure_and_a_slice_that_is_cleaner_keep_their_own() -> None:
     bones = alone(slices(20, SKULL, BONES))
-    assert image_noise.of_series(bones) == (bones, 0)
+    assert series_noise.of_series(bones) == (bones, 0)
     air = alone(slices(20, (), BRAIN))
-    found, taken = image_noise.of_series(air)
+    found, taken = series_noise.of_series(air)
     assert taken == 0
     assert float(found[0].level) == 0
 
@@ -78,7 +78,7 @@ def test_only_slices_without_a_place_to_measure_take_the_noise_of_others_and_onl
     given = ((10, True), (35, True), (10, True), (12.5, False), (14, False), (6, False), (10, True))
     texture = torch.zeros(1, image_noise.BANDS)
     series = [image_noise.ImageNoise(torch.tensor([s]), texture, torch.tensor([k])) for s, k in given]
-    found, taken = image_noise.of_series(series)
+    found, taken = series_noise.of_series(series)
     assert [float(n.level) for n in found] == [10, 35, 10, 12.5, 10, 6, 10]
     assert taken == 1
 
