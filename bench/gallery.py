@@ -140,7 +140,7 @@ def grouped(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], di
     return out
 
 
-def told(methods: Mapping[str, Mapping[str, Any]]) -> str:
+def summary(methods: Mapping[str, Mapping[str, Any]]) -> str:
     """A line on a scan: the classical PSNR and the gain of each network, in brackets if its image was not shown."""
     cs = methods["cs"]
     if "psnr" not in cs:
@@ -175,7 +175,7 @@ def main() -> None:
     for family, case, seed in [] if options.table else todo:
         made = record(family, case, seed, CASES[family][case], options.data / "validation", {})
         records.store(options.json, made, ("family", "case", "seed", "method"), head)
-        print(f"{family}: {case}, {seed}: {told(grouped(made)[family, case, seed])}", flush=True)
+        print(f"{family}: {case}, {seed}: {summary(grouped(made)[family, case, seed])}", flush=True)
     wanted = set(todo)
     scans = {k: m for k, m in grouped(records.stored(options.json)).items() if k in wanted}
     for name in ("mri-small", "mri-base", "auto"):

@@ -149,7 +149,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [_line(key, rows) for key, rows in groups.items()]
 
 
-def told(r: Mapping[str, Any]) -> bool:
+def doubted(r: Mapping[str, Any]) -> bool:
     """Whether the present limits give a reason against a network's image, or a part of it."""
     others = [reason for reason in r["reasons"] if "without the object's phase" not in reason]
     return bool(others) or (r["evidence"]["rephased"] or 0) > Trust().rephased
@@ -170,8 +170,8 @@ def _line(key: tuple[Any, ...], rows: Sequence[Mapping[str, Mapping[str, Any]]])
         line += (
             f" | {name} {min(gains):+.1f} to {max(gains):+.1f}, windows up to {max(r['invented'] for r in mine):.1f} "
             f"times cs and {max(r['contrast'] for r in mine):.1f} times the contrast, {len(far)} of {len(rows)} beyond "
-            f"{FAR:g}, {sum(not told(r) for r in far)} of them untold, "
-            f"{sum(map(told, mine))} told{alone}"
+            f"{FAR:g}, {sum(not doubted(r) for r in far)} of them without a warning, "
+            f"{sum(map(doubted, mine))} with a warning{alone}"
         )
     return line
 

@@ -80,7 +80,7 @@ def correlation(a: Tensor, b: Tensor, where: Tensor) -> float:
     return float((a * b)[where].sum() / (a[where].square().sum() * b[where].square().sum()).sqrt())
 
 
-def foretold(error: Tensor, where: Tensor, *about: Tensor) -> float:
+def predicted(error: Tensor, where: Tensor, *about: Tensor) -> float:
     """The share of an error's power that 5 × 5 pixels of each image predict on pixels not used for the fit."""
     chosen, e = where.flatten(), error[where]
     P = torch.cat([F.unfold(a[None, None], 5, padding=2)[0].T[chosen] for a in about], 1)
@@ -106,7 +106,7 @@ def main() -> None:
             for a, b in ((0, 1), (1, 2)):
                 where = made[a][1].abs() > 0.1 * made[a][1].abs().max()
                 own, other = detail(made[a][0]), detail(made[b][1])
-                alone, both = foretold(errors[a], where, own), foretold(errors[a], where, own, other)
+                alone, both = predicted(errors[a], where, own), predicted(errors[a], where, own, other)
                 gain = -10 * math.log10((1 - max(0.0, both)) / (1 - max(0.0, alone)))
                 print(
                     f"{name}, R = {R}, slices {a} and {b}: correlation of detail "

@@ -52,7 +52,7 @@ def settings(number: int, raw: bool = False) -> synth.Settings:
     )  # fmt: skip
 
 
-def beside(m: Measurement, factor: Tensor | complex) -> Measurement:
+def outer_lines_times(m: Measurement, factor: Tensor | complex) -> Measurement:
     """Every line outside the ACS block multiplied, in hybrid space."""
     measured = m.A.mask.reshape(-1) > 0
     outer = measured & ~rows.acs(measured)
@@ -62,7 +62,7 @@ def beside(m: Measurement, factor: Tensor | complex) -> Measurement:
 def late(m: Measurement, samples: float) -> Measurement:
     """The readout of every line outside the ACS block shifted."""
     nx = m.y.shape[-1]
-    return beside(m, torch.exp(2j * math.pi * samples * (torch.arange(nx) - nx // 2) / nx))
+    return outer_lines_times(m, torch.exp(2j * math.pi * samples * (torch.arange(nx) - nx // 2) / nx))
 
 
 def uneven(m: Measurement, degrees: float, samples: float) -> Measurement:
@@ -79,7 +79,7 @@ FAULTS: dict[str, Callable[[Measurement], Measurement]] = {
     "one row down": lambda m: rows.moved(m, -1),
     "readout half a sample late": lambda m: late(m, 0.5),
     "readout a sample early": lambda m: late(m, -1.0),
-    "phase turned by 45°": lambda m: beside(m, complex(math.sqrt(0.5), math.sqrt(0.5))),
+    "phase turned by 45°": lambda m: outer_lines_times(m, complex(math.sqrt(0.5), math.sqrt(0.5))),
     "every second line 10°": lambda m: uneven(m, 10, 0),
     "every second line 20°": lambda m: uneven(m, 20, 0),
     "every second line 45°": lambda m: uneven(m, 45, 0),

@@ -70,7 +70,7 @@ def moved(m: Measurement, by: int, axis: int) -> Measurement:
     return replace(m, y=y, A=Sense(m.A.maps, (inner | there).to(m.A.mask)[None, None, ..., None], m.A.axes))
 
 
-def beside(m: Measurement, degrees: float, samples: float) -> Measurement:
+def outer_lines_off(m: Measurement, degrees: float, samples: float) -> Measurement:
     """Lines outside the ACS block with another phase, or a late readout, simulated on the examined columns."""
     nx = m.y.shape[-1]
     angle = math.radians(degrees) + 2 * math.pi * samples * (torch.arange(nx) - nx // 2) / nx
@@ -102,8 +102,8 @@ FAULTS: dict[str, Fault] = {
     "good": lambda m: m,
     "one row off": lambda m: moved(m, 1, 1),
     "one partition off": lambda m: moved(m, 1, 0),
-    "readout half a sample late": lambda m: beside(m, 0, 0.5),
-    "phase of 45°": lambda m: beside(m, 45, 0),
+    "readout half a sample late": lambda m: outer_lines_off(m, 0, 0.5),
+    "phase of 45°": lambda m: outer_lines_off(m, 45, 0),
     "motion between shots": shots,
     "spark": spiked,
     "noise told 10 times too low": lambda m: replace(m, sigma=m.sigma / 10),

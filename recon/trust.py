@@ -110,7 +110,7 @@ class Witnesses:
     position: Position | None = None
     phase: Rephased | None = None
 
-    def told(self) -> dict[str, Any]:
+    def results(self) -> dict[str, Any]:
         """The results, with the keys of the evidence."""
         told: dict[str, Any] = {}
         if self.line is not None:
@@ -165,7 +165,7 @@ def examine(
         (1 / sampled(normal, classical, ndim)).expand(lead).reshape(-1).tolist(),
     )
     heard = witnesses or [Witnesses()] * lead.numel()
-    found = [Evidence(*n, **w.told()) for n, w in zip(numbers, heard, strict=True)]
+    found = [Evidence(*n, **w.results()) for n, w in zip(numbers, heard, strict=True)]
     # Nor is a rotation: one of them seemed to rotate by 6° and 7.5°, with two of three masks.
     judged = [replace(limits, apart=1e9) if alone and e.apart_degrees else limits for e in found]
     return [replace(e, reasons=tuple(_reasons(e, by, trained))) for e, by in zip(found, judged)]

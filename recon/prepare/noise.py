@@ -276,7 +276,7 @@ def _places(used: Tensor, mask: Tensor, oversampling: float) -> dict[str, Tensor
     inside = (torch.arange(nx, device=used.device) - nx // 2).abs() <= nx / (2 * oversampling) * 1.05
     margin = oversampling >= 1.25 and int((~inside).sum()) >= FEW
     fall = quiet.steepest(hybrid, inside, outer) if margin else 0.0
-    found = quiet.beside(hybrid, inside, fall) if margin else None
+    found = quiet.outside_columns(hybrid, inside, fall) if margin else None
     allowed, gain, _ = found or (~inside if margin else columns, 1.0, 1.0)
     where = MARGIN if margin else BESIDE
     single = used.shape[1] == 1 and apart > 1 and (found is not None or not margin)
@@ -294,7 +294,7 @@ def _places(used: Tensor, mask: Tensor, oversampling: float) -> dict[str, Tensor
     # Signal reaches all columns beside the field of view, for instance of a leg, so that noise is left only in outer
     # lines.
     places = {OUTER: outer, FULL: quiet.passed(hybrid, mask, inside, apart, quiet_ones)}
-    least = quiet.beside(hybrid[quiet.outermost(hybrid, inside)], inside, fall)
+    least = quiet.outside_columns(hybrid[quiet.outermost(hybrid, inside)], inside, fall)
     return quiet.filtered(places, FULL, least[2]) if least else places
 
 

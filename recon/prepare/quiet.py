@@ -87,7 +87,7 @@ def every_line(lines: Tensor, allowed: Tensor, choose: bool = True) -> Tensor | 
     return samples[None] if mean < EVEN * middle else None
 
 
-def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, float] | None:
+def outside_columns(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, float] | None:
     """Columns next to the field of view that no signal reaches, and ratios of noise power to theirs.
 
     The ratios are those of the noise power in the field of view and in the whole band. `image` (n, coil, nx) holds
@@ -134,8 +134,8 @@ def beside(image: Tensor, inside: Tensor, least: float) -> tuple[Tensor, float, 
 def steepest(image: Tensor, inside: Tensor, outer: Tensor) -> float:
     """The b of exp(b u⁴) by which noise at the ends of the readout's band is lower than in all of it; 0 if it is not.
 
-    `image` is (n, coil, nx) as in `beside`; its outermost lines show the ends, samples `outer` (coil, N) of k-space the
-    whole band.
+    `image` is (n, coil, nx) as in `outside_columns`; its outermost lines show the ends, samples `outer` (coil, N) of
+    k-space the whole band.
     """
     u, b = _outward(inside), torch.linspace(STEEPEST, 0, 101, dtype=torch.float64)
     ends = u > ENDS

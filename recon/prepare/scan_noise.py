@@ -73,7 +73,7 @@ def settled(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Set
         channels = int(lines["active_channels"][kinds.imaging[0]])
         eye = torch.eye(channels, dtype=torch.complex64)
         return Settled(Whitening(eye, "none", ("noise was not whitened, as requested",)), ())
-    tried = tellers(scan, kinds, encoding, choice)
+    tried = candidates(scan, kinds, encoding, choice)
     for n, some in enumerate(tried, start=1):
         with suppress(DataError):
             found = (
@@ -85,7 +85,7 @@ def settled(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> Set
     return None
 
 
-def tellers(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> tuple[NDArray[np.intp], ...]:
+def candidates(scan: RawScan, kinds: Kinds, encoding: Encoding, choice: str) -> tuple[NDArray[np.intp], ...]:
     """Rows of the lines that may show the noise, the best first: noise lines and `first_lines`, if they exist."""
     rows, lines = _noise_rows(scan, kinds), scan.lines
     noise = (rows,) if choice == "auto" and len(rows) else ()

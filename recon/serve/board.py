@@ -53,7 +53,7 @@ class Board:
         with self._lock:
             self._running[job] = {"job": job, "peer": peer, "began": _now(), "monotonic": time.monotonic()}
 
-    def told(self, job: str, what: dict[str, Any]) -> None:
+    def reported(self, job: str, what: dict[str, Any]) -> None:
         """A worker has reported; keys that the page does not show are ignored, and pictures are removed from `what`."""
         with self._lock:
             one = self._running.get(job, {})

@@ -127,7 +127,7 @@ class Noise:
         """Whether the same lines determine the noise of the whole scan."""
         if self._settled is None:
             return True
-        here = scan_noise.tellers(*_sorted(scan), recipe.prepare.noise)
+        here = scan_noise.candidates(*_sorted(scan), recipe.prepare.noise)
         tried = self._settled.tried
         return len(here) >= len(tried) and all(np.array_equal(a, b) for a, b in zip(tried, here))
 
@@ -225,7 +225,7 @@ def may_go(scan: RawScan, *, once: bool = False) -> bool:
         return False  # errors are reported for the whole scan
 
 
-def beside(lines: NDArray[np.void], key: Key) -> int:
+def calibration_lines(lines: NDArray[np.void], key: Key) -> int:
     """Number of lines that calibrate this frame but belong to no image: with its counters, ACS lines or navigators.
 
     If there are none, the ACS lines of its slice, which then calibrate it, as a negative number.

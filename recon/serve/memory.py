@@ -110,7 +110,7 @@ def bound_gpu(site: Site) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), number)
 
 
-def told(site: Site) -> str:
+def described(site: Site) -> str:
     """One sentence for the operators of the server."""
     each, most = limit(site), plan.machine()
     together = each * site.max_sessions

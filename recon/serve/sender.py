@@ -54,7 +54,7 @@ class Sender:
         self._inbox, self._out, self._job = inbox, out, job
         self.sent: dict[Key, int] = {}
         #: Lines, not belonging to the image, that calibrated each frame.
-        self.beside: dict[Key, int] = {}
+        self.calibration_lines: dict[Key, int] = {}
         #: Images of whole stacks, if no frame was sent early.
         self.whole: list[Image] = []
         #: Slices that were sent early, each with the method expected for all.
@@ -91,7 +91,7 @@ class Sender:
         except DataError:
             inbox.usual = usual
             self.sent.pop(key, None)
-            self.beside.pop(key, None)
+            self.calibration_lines.pop(key, None)
         if not known:  # those that were complete earlier
             with inbox.changed:
                 inbox.candidates.extend(k for k in inbox.named if k not in self.sent and k not in inbox.candidates)
@@ -104,7 +104,7 @@ class Sender:
         inbox, self._arrived = self._inbox, time.monotonic()
         if not self.sent:
             self._steps = Steps(self._which(), later=True)
-        self.beside[key] = early.beside(scan.lines, key)
+        self.calibration_lines[key] = early.calibration_lines(scan.lines, key)
         stack = self._orientation(inbox.lines[inbox.frames[key][0]])
         with inbox.changed:
             self.sent[key] = lines = inbox.named[key]
@@ -207,7 +207,7 @@ class Sender:
     def _messages(self, image: Image, stack: int) -> Iterator[ImageMessage]:
         """The messages of the next image of a stack."""
         pixel = self._job.site.pixel
-        step = self._steps.told(stack, image) if pixel == "int16" else None
+        step = self._steps.steps_of(stack, image) if pixel == "int16" else None
         return messages(image, parts=self._which(), pixel=pixel, step=step)
 
     def _which(self) -> Sequence[ImagePart]:

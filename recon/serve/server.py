@@ -206,7 +206,7 @@ class Server:
         if worker.session is None:
             return
         record = worker.session.record
-        self._board.told(worker.session.name, what)
+        self._board.reported(worker.session.name, what)
         for many, one in (("images", "image"), ("notes", "note")):
             if one in what:
                 record.setdefault(many, []).append(what.pop(one))
@@ -286,7 +286,7 @@ class Server:
                 continue
             held = memory.held(worker.process.pid) + session.outbox.held
             session.record["memory_MiB"] = max(-(-held // MiB), session.record.get("memory_MiB", 0))
-            self._board.told(session.name, {"memory_MiB": session.record["memory_MiB"]})
+            self._board.reported(session.name, {"memory_MiB": session.record["memory_MiB"]})
             if held > self._most:
                 worker.end(memory.exceeded(self._site, held), now + 60)
             else:

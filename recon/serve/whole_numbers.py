@@ -22,7 +22,7 @@ class Steps:
         """Whether all parts of a series have their step."""
         return len(self._known.get(series, {})) == len(self._parts)
 
-    def told(self, series: int, image: Image) -> Mapping[ImagePart, float]:
+    def steps_of(self, series: int, image: Image) -> Mapping[ImagePart, float]:
         """The steps of a series whose next image this is; without one while everything so far is zero."""
         found = self._known.setdefault(series, {})
         if not self.known(series):

@@ -130,7 +130,7 @@ def _work(inbox: Inbox, out: Outgoing, job: Job, keep: list[Callable[[], None]])
     late = [
         key
         for key, n in sender.sent.items()
-        if len(inbox.frames[key]) != n or early.beside(whole.lines, key) != sender.beside[key]
+        if len(inbox.frames[key]) != n or early.calibration_lines(whole.lines, key) != sender.calibration_lines[key]
     ]
     if late:
         raise DataError(

@@ -38,7 +38,7 @@ def serve(
             known = settings.registered(site)
         settings.rehearse(site, known)
         typer.echo(f"{check} is valid; it listens on {site.host}:{site.port} with the recipes {', '.join(known)}")
-        typer.echo(memory.told(site))
+        typer.echo(memory.described(site))
         for warning in expiry.warnings(site):
             typer.echo(f"warning: {warning}")
         if site.pacs.to:

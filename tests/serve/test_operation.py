@@ -100,7 +100,7 @@ def test_prometheus_reads_the_numbers() -> None:
     empty = {f.name for f in parsed(metrics(board.snapshot()))}
     board.began("j0b", "192.168.2.9")
     board.refused("busy")
-    board.told("j0b", {"last_line_to_image_s": 0.25})
+    board.reported("j0b", {"last_line_to_image_s": 0.25})
     board.ended("j0b", 1.0, {"state": "incomplete"})
     board.began("another", "192.168.2.9")
     text = metrics(board.snapshot())

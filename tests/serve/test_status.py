@@ -122,7 +122,7 @@ def test_a_port_in_use_is_reported(port: int) -> None:
 
 def test_what_peers_and_errors_say_is_text_and_never_markup() -> None:
     one = board()
-    one.told("j0b", {"recipe": "<b>x</b>"})
+    one.reported("j0b", {"recipe": "<b>x</b>"})
     assert "&lt;b&gt;x" in page(one.snapshot())
     one.ended("j0b", 1.0, {"state": "failed", "reason": '<img src="x">'})
     text = page(one.snapshot())
@@ -137,10 +137,10 @@ def test_the_board_counts_and_forgets() -> None:
     for n in range(40):
         picture = thumbnail(np.ones((1, 1, 4, 4)))
         what = {"thumbnail": __import__("base64").b64encode(picture).decode(), "image": {"series": 0, "index": n}}
-        one.told("j0b", what)
+        one.reported("j0b", what)
         assert "thumbnail" not in what
-    one.told("j0b", {"last_line_to_image_s": 0.5})
-    one.told("gone", {"last_line_to_image_s": 0.7, "progress": {"lines": 3}})
+    one.reported("j0b", {"last_line_to_image_s": 0.5})
+    one.reported("gone", {"last_line_to_image_s": 0.7, "progress": {"lines": 3}})
     one.ended("j0b", 2.0, {"state": "done", "lines_received": 5, "lines_expected": 9})
     s = one.snapshot()
     assert (s["running"], s["counts"]) == ([], {"busy": 1, "done": 1})
