@@ -195,9 +195,9 @@ def page(
     when = days(records)
     counts = sorted({r["repeats"] for r in records})
     runs = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    limits = sorted({r["limit_s"] for r in records})
-    fewer = any(p.get("runs", r["repeats"]) < r["repeats"] for r in records for p in r["peers"].values())
-    slow = f"Peers that would have taken more than {limits[0]:g} s in all ran less often, down to once. " if fewer else ""
+    limits = [r["limit_s"] for r in records if "limit_s" in r]
+    once = any(p.get("runs", r["repeats"]) < r["repeats"] for r in records for p in r["peers"].values())
+    slow = f"Peers that need more than {min(limits):g} s made fewer runs, at least one. " if once and limits else ""
     ended = "With >, the fastest peer was stopped at this time. " if any(map(_bounded, records)) else ""
     lines = [
         "# Performance",
