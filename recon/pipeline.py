@@ -325,10 +325,7 @@ def _oriented(data: NDArray[Any], job: Job) -> NDArray[Any]:
 
 
 def fingerprint(scan: RawScan, imaging: NDArray[np.intp]) -> str:
-    """SHA-256 of the table of lines and the samples of a few: no two measurements have the same noise.
-
-    Patient data are not included, so it reveals nothing about the patient.
-    """
+    """SHA-256 of the table of lines and some samples, whose noise is never the same; patient data are not included."""
     alike = imaging[scan.lines["number_of_samples"][imaging] == scan.lines["number_of_samples"][imaging[0]]]
     few = alike[np.unique(np.linspace(0, len(alike) - 1, 16).astype(np.intp))]
     return hashlib.sha256(scan.lines.tobytes() + scan.samples.read(few).tobytes()).hexdigest()

@@ -123,15 +123,31 @@ def _all_hu(slices: Sequence[Slice]) -> Iterator[NDArray[np.float32]]:
 
 def _hu(s: Slice) -> NDArray[np.float32]:
     """HU of one slice in a separate file."""
-    import pydicom
-
     try:
-        stored = pydicom.dcmread(s.path).pixel_array
+        stored = _pixels(s.path)
     except (MemoryError, OSError):
         raise
     except Exception as error:
         raise _unreadable(s, error) from None
     return _scaled(s, stored)
+
+
+def _pixels(path: Path) -> NDArray[Any]:
+    """Pixels of a file, right aligned.
+
+    Older files have 12 bits in the upper part of 16 (HighBit ≥ BitsStored, which PS3.5, 8.1.1, no longer allows), above
+    overlays. pydicom takes them for the lower part; decoders of compressed files align them.
+    """
+    import pydicom
+
+    d = pydicom.dcmread(path)
+    bits, high = whole(d, "BitsStored"), whole(d, "HighBit")
+    compressed = d.file_meta.TransferSyntaxUID.is_compressed
+    below = 0 if compressed or bits is None or high is None else max(0, high + 1 - bits)
+    if below == 0:
+        return np.asarray(d.pixel_array)
+    d.BitsStored = d.HighBit + 1
+    return np.asarray(d.pixel_array >> below)
 
 
 def _scaled(s: Slice, stored: NDArray[Any]) -> NDArray[np.float32]:

@@ -190,3 +190,21 @@ def test_files_without_a_preamble_are_never_left_out(syntax: str, meta: bool, tm
     if tool := shutil.which("dcmconv"):
         subprocess.run([tool, str(paths[-1]), str(paths[-1])], check=True)
         assert np.array_equal(recon.read(tmp_path / "in").series[0].voxels.read(0, len(HU)), HU)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high", [15, 13])
+def test_pixels_stored_above_overlay_bits_come_back_in_hu(signed: bool, high: int, tmp_path: Path) -> None:
+    intercept = 0 if signed else -1024
+
+    def above(d: pydicom.Dataset, k: int) -> None:
+        d.BitsStored, d.HighBit, d.PixelRepresentation = 12, high, int(signed)
+        d.RescaleIntercept = str(intercept)
+        twelve = (HU[k].astype(int) - intercept) & 0xFFF
+        overlay = 0xFFFF & ~(0xFFF << (high - 11))  # every other bit is set
+        d.PixelData = ((twelve << (high - 11)) | overlay).astype("<u2").tobytes()
+
+    ct_files.write(tmp_path, HU, change=above)
+    scan = recon.read(tmp_path)
+    assert isinstance(scan, CTImages)
+    assert np.array_equal(scan.series[0].voxels.read(0, len(HU)), HU)
