@@ -38,7 +38,7 @@ def send(
     json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
-    """Send DICOM images to a PACS and check that it stores them."""
+    """Send DICOM images to a PACS and check that they arrive."""
     from recon.pacs import settings
     from recon.pacs import spool as spools
     from recon.pacs.summary import summary, text
