@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,22 +14,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-
-#: Tests during which a worker process died.
-_CRASHED: set[str] = set()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-    """Repeat a test once if its worker process dies: rarely one does, after thousands of tests, and not yet explained.
-
-    The crash stays visible: its trace is printed, and the summary counts the test as "rerun". Dying twice is a failure.
-    """
-    if crashitem not in _CRASHED:
-        _CRASHED.add(crashitem)
-        report.outcome = "rerun"  # type: ignore[assignment]
-        sched.mark_test_pending(crashitem)
-
 
 ROOT = Path(__file__).resolve().parent.parent
 
